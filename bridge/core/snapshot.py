@@ -1,0 +1,36 @@
+"""A source snapshot: which transactions are visible. The stream's position outside of one slot's life."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`xmin:xmax:xip,...` as pg_current_snapshot() prints it (PostgreSQL manual, 9.27.7).
+
+    An xid is shown (visible, if it committed) when it is below xmin, or below xmax and not in xip.
+    """
+
+    xmin: int
+    xmax: int
+    xip: frozenset[int] = frozenset()
+
+    def shows(self, xid: int) -> bool:
+        """True when this snapshot sees what `xid` did, provided it committed."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
+
+    def __str__(self) -> str:
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
+
+
+NOTHING = Snapshot(3, 3)
+"""Shows no normal transaction (FirstNormalTransactionId is 3): the floor of a stream that starts at the earliest row."""
+
+
+def parse_snapshot(text: str) -> Snapshot:
+    """Parse the text form. Inside a slot's exported snapshot Postgres can print xmin > xmax, which
+    pg_snapshot's own input refuses; the meaning is xmax := xmin (seen on 15 and 18)."""
+    xmin, xmax, xip = text.split(":")
+    low, high = int(xmin), int(xmax)
+    return Snapshot(low, max(low, high), frozenset(int(x) for x in xip.split(",") if x))

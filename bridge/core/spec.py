@@ -1,0 +1,110 @@
+"""What a configuration says, as plain frozen values: the language `config/` speaks to `core/`.
+
+The pydantic models that outsiders write stand in config/; core must not know them.
+Value sources (`columns`, `set`, keys, texts) stay as the strings or literals that were written:
+`$name...` an expression, `$$` a literal dollar, a text with `{{` a template, else a literal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FieldType = Literal["string", "number", "integer", "boolean", "object", "array", "timestamp", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldSpec:
+    """One field of an event contract."""
+
+    name: str
+    type: FieldType = "string"
+    enum: tuple[str | int | float | bool, ...] | None = None
+    required: bool = True
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContractSpec:
+    """The shape an event type promises. unknown: what to do with fields it does not name."""
+
+    event: str
+    fields: tuple[FieldSpec, ...]
+    unknown: Literal["payload", "reject"] = "payload"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrichSpec:
+    """`enrich.entity`: one batched lookup a batch. The first column of `sql` is the key."""
+
+    as_name: str
+    key: str
+    source: str  # "source" or the name of a postgres connection
+    sql: str  # takes %(keys)s
+    cache_seconds: float = 0.0
+    missing: Literal["continue", "retry", "dead"] = "continue"
+    retry_for_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class FilterSpec:
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpec:
+    values: Mapping[str, Any]  # name -> expression
+
+
+@dataclass(frozen=True, slots=True)
+class RedactSpec:
+    fields: tuple[str, ...]
+
+
+StepSpec = EnrichSpec | FilterSpec | SetSpec | RedactSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BranchSpec:
+    """First match wins. when None always matches."""
+
+    name: str
+    when: str | None
+    to: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """A target: a Postgres table written inside the apply transaction. columns None: the default mapping."""
+
+    name: str
+    connection: str
+    table: str  # "schema.table" as written
+    mode: Literal["insert", "upsert"] = "insert"
+    key: tuple[str, ...] = ()
+    version: str | None = None
+    columns: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSpec:
+    """Anything else: at least once. `fields` are the vendor's own words, each a value source."""
+
+    name: str
+    connection: str
+    kind: str  # slack, webhook, ...
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    max_age_seconds: float = 86400.0
+
+
+DestinationSpec = TableSpec | SinkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSpec:
+    name: str
+    events: tuple[str, ...]  # exact types or globs such as "usage.*"
+    steps: tuple[StepSpec, ...]
+    branches: tuple[BranchSpec, ...] | None  # None: every destination
+    destinations: Mapping[str, DestinationSpec]

@@ -1,0 +1,108 @@
+"""Every error the bridge raises on purpose, and what follows from it.
+
+An error carries a verdict (what the stream does about it), a reason (the word that stands on /readyz,
+in the `halted` metric and in the docs) and a hint: the command or SQL that mends it. The docstring of
+a class is its message unless one is given. Policy for SQLSTATEs a server sends is in `verdict_of`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from inspect import cleandoc
+
+
+class Verdict(Enum):
+    """What the stream does about an error."""
+
+    RETRY = "retry"  # back off, then again in the same order; nothing is dead-lettered
+    DEAD_LETTER = "dead-letter"  # this one unit cannot be applied; its neighbours can
+    HALT = "halt"  # stop applying and acknowledging; not ready; tried again until mended
+    STAND_BY = "stand-by"  # another bridge holds the stream; wait for it to go
+    FATAL = "fatal"  # the process ends: usage, configuration, fenced
+
+
+class BridgeError(Exception):
+    """Something went wrong."""
+
+    verdict = Verdict.FATAL
+    reason = "error"
+    hint: str = ""
+
+    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message or cleandoc(type(self).__doc__ or ""))
+        if hint is not None:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\n  fix: {self.hint}" if self.hint else text
+
+
+class ConfigError(BridgeError):
+    """The configuration is wrong."""
+
+    reason = "config"
+
+
+class CannotConnect(BridgeError):
+    """A server could not be reached."""
+
+    verdict = Verdict.RETRY
+    reason = "cannot_connect"
+
+
+class Retry(BridgeError):
+    """A passing fault: tried again after a back-off."""
+
+    verdict = Verdict.RETRY
+    reason = "retry"
+
+
+class Halt(BridgeError):
+    """The stream has stopped and waits for a person."""
+
+    verdict = Verdict.HALT
+    reason = "halt"
+
+    def __init__(self, message: str = "", *, reason: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        if reason is not None:
+            self.reason = reason
+
+
+class StandBy(BridgeError):
+    """Another bridge works on this stream; this one waits to take over."""
+
+    verdict = Verdict.STAND_BY
+    reason = "stand_by"
+
+
+class Fenced(BridgeError):
+    """Another bridge has taken this stream over; this one can no longer commit and ends."""
+
+    verdict = Verdict.FATAL
+    reason = "fenced"
+
+
+# SQLSTATE classes (first two characters), PostgreSQL manual, appendix A; design: docs/guarantees.md
+_RETRY_CLASSES = frozenset({"08", "40", "53", "57", "58", "XX"})
+_RETRY_CODES = frozenset({"55P03", "55006", "25P03", "25P04"})
+_DATA_CLASSES = frozenset({"21", "22", "23", "44"})
+_HALT_CLASSES = frozenset({"42", "3F", "3D", "28", "0A", "25"})
+
+
+def verdict_of(sqlstate: str | None) -> Verdict | None:
+    """What an error of this SQLSTATE means for a batch; None: not known, find out by bisection.
+
+    Connection, resource, conflict and shutdown classes are retried in order; data classes cost one
+    unit; structure and privilege halt. No SQLSTATE at all means that the connection is gone.
+    """
+    if sqlstate is None:
+        return Verdict.RETRY
+    if sqlstate in _RETRY_CODES or sqlstate[:2] in _RETRY_CLASSES:
+        return Verdict.RETRY
+    if sqlstate[:2] in _DATA_CLASSES:
+        return Verdict.DEAD_LETTER
+    if sqlstate[:2] in _HALT_CLASSES:
+        return Verdict.HALT
+    return None
