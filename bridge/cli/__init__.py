@@ -48,7 +48,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: errors become exit codes (1 findings or failure, 2 usage or configuration, 3 cannot connect)."""
+    """Entry point. Exit codes: 1 findings or failure, 2 usage or configuration, 3 cannot connect."""
     try:
         cli()
     except CannotConnect as error:

@@ -25,7 +25,7 @@ class Snapshot:
 
 
 NOTHING = Snapshot(3, 3)
-"""Shows no normal transaction (FirstNormalTransactionId is 3): the floor of a stream that starts at the earliest row."""
+"""Shows no transaction (FirstNormalTransactionId is 3): the floor of a stream from the earliest row."""
 
 
 def parse_snapshot(text: str) -> Snapshot:
