@@ -1,0 +1,323 @@
+"""The SQL that defines: read from sql/, printed for people, applied to the source. Never applied to a target.
+
+Apart from everything that runs: the daemon creates nothing. The files are numbered migrations
+(`001_name.sql`), each written so that running it again changes nothing, then the publication and the
+two roles, which are brought up to date at every install. What the installing role may not do is handed
+back as SQL for an administrator instead of failing the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from psycopg import Connection, Cursor, errors
+from psycopg.rows import TupleRow, tuple_row
+
+from bridge.errors import BridgeError, ConfigError
+
+_LOCK = 0x6F7574626F78  # "outbox": the advisory lock that installs take turns by
+_MIGRATION = re.compile(r"(\d{3})_(\w+)\.sql")
+_MIGRATION_TABLES = {"source": "outbox.migration", "target": "bridge.migration"}
+_PUBLICATION_NAME = re.compile(r"[a-z0-9_]{1,63}")  # what Postgres allows in a slot's name, which it shares
+
+
+class SchemaError(BridgeError):
+    """The outbox's schema cannot be installed or is not the one this bridge knows."""
+
+    reason = "schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file. `checksum` is the SHA-256 of its text, hexadecimal."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return sha256(self.sql.encode()).hexdigest()
+
+    def record(self, table: str) -> str:
+        """The statement that says it has been run."""
+        return (
+            f"insert into {table} (version, name, checksum)\n"
+            f"values ({self.version}, '{self.name}', '{self.checksum}') on conflict do nothing;\n"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """Something that the installing role could not or should not do, and the SQL that does it."""
+
+    reason: str
+    sql: str
+
+
+@dataclass(slots=True)
+class Installation:
+    """What an install did, in sentences, and what is left for an administrator."""
+
+    version: int = 0
+    done: list[str] = field(default_factory=list)
+    remaining: list[Remaining] = field(default_factory=list)
+
+
+def sql_directory() -> Traversable | Path:
+    """Where the SQL is: bridge/sql in a wheel, sql/ beside the package in a checkout or editable install."""
+    packaged = files("bridge") / "sql"
+    if packaged.is_dir():
+        return packaged
+    checkout = Path(__file__).resolve().parents[2] / "sql"
+    if checkout.is_dir():
+        return checkout
+    raise SchemaError(
+        f"the SQL files are neither in {packaged} nor in {checkout}",
+        hint="install outbox-bridge again: its wheel carries them",
+    )
+
+
+def migrations(side: str) -> list[Migration]:
+    """The numbered files of `source` or `target`, in order."""
+    named = ((_MIGRATION.fullmatch(file.name), file) for file in (sql_directory() / side).iterdir())
+    found = [Migration(int(match[1]), match[2], _read(file)) for match, file in named if match]
+    return sorted(found, key=lambda migration: migration.version)
+
+
+def source_sql(publication: str = "outbox_bridge", after: int = 0) -> str:
+    """Everything the source needs, as one script for psql. It may be run again.
+
+    `after` leaves out the migrations up to that version.
+    """
+    parts = [_script("source", after)]
+    parts += [publication_sql(publication), role_sql("producer"), role_sql("bridge")]
+    return _transaction(parts)
+
+
+def target_sql(after: int = 0) -> str:
+    """The ledger, for the customer to run in the target database: one script for psql.
+
+    `after` leaves out the migrations up to that version: what a target that has them still needs.
+    """
+    return _transaction([_script("target", after)])
+
+
+def publication_sql(publication: str = "outbox_bridge") -> str:
+    """Creates the publication where it is missing."""
+    if not _PUBLICATION_NAME.fullmatch(publication):
+        raise ConfigError(
+            f"{publication!r} cannot name a publication and its slots",
+            hint="source.slot takes 1 to 63 lower-case letters, digits and underscores",
+        )
+    text = _read(sql_directory() / "source" / "publication.sql")
+    return text.replace("'outbox_bridge'", f"'{publication}'").replace(
+        "create publication outbox_bridge ", f'create publication "{publication}" '
+    )
+
+
+def role_sql(role: str) -> str:
+    """Creates the role `producer` or `bridge` where it is missing, and grants it what it needs."""
+    return _read(sql_directory() / "source" / f"role_{role}.sql")
+
+
+def source_version(connection: Connection[Any]) -> int:
+    """The newest migration applied to this source; 0 where there is none."""
+    with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        return max(_applied(cursor), default=0)
+
+
+def install_source(connection: Connection[Any], publication: str = "outbox_bridge") -> Installation:
+    """Bring the source to the newest version, in one transaction; installs take turns.
+
+    Raises `SchemaError` when a migration that was applied is not the one carried here, when the source
+    is newer than this bridge, or when the role may not create the schema; nothing is changed then.
+    """
+    server_version = connection.info.server_version
+    if server_version < 140000:
+        raise SchemaError(
+            f"the source runs PostgreSQL {server_version // 10000}; 14 is the oldest supported",
+            hint="upgrade the server, see https://www.postgresql.org/support/versioning/",
+        )
+    installation = Installation()
+    try:
+        with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            _migrate(cursor, installation)
+            _publish(connection, cursor, publication, installation)
+            _grant(connection, cursor, installation)
+    except errors.InsufficientPrivilege as error:
+        user, database = connection.info.user, connection.info.dbname
+        raise SchemaError(
+            f"role {user} may not create the outbox in database {database}: {error.diag.message_primary}",
+            hint=f"run `bridge schema source | psql -d {database}` as the database's owner, "
+            f'or: grant create on database "{database}" to "{user}";',
+        ) from error
+    except errors.ReadOnlySqlTransaction as error:
+        raise SchemaError(
+            f"{connection.info.host} is read-only, so the outbox cannot be created there",
+            hint="connect to the primary: add target_session_attrs=read-write to source.dsn",
+        ) from error
+    return installation
+
+
+def _migrate(cursor: Cursor[TupleRow], installation: Installation) -> None:
+    applied = _applied(cursor)
+    known = {migration.version: migration for migration in migrations("source")}
+    for version, (name, checksum, applied_at) in sorted(applied.items()):
+        which = f"migration {version} ({name}), applied on {applied_at:%Y-%m-%d},"
+        if version not in known:
+            raise SchemaError(
+                f"{which} is from a newer bridge",
+                hint="upgrade this one: pip install --upgrade outbox-bridge",
+            )
+        if checksum != known[version].checksum:
+            raise SchemaError(
+                f"{which} is not the one this bridge carries",
+                hint="compare schema outbox with the output of `bridge schema source`; when they agree: "
+                f"update outbox.migration set checksum = '{known[version].checksum}' "
+                f"where version = {version};",
+            )
+    for version, migration in sorted(known.items()):
+        if version not in applied:
+            cursor.execute(migration.sql.encode())
+            cursor.execute(migration.record("outbox.migration").encode())
+            installation.done.append(f"applied migration {version} ({migration.name})")
+        installation.version = version
+
+
+def _publish(
+    connection: Connection[Any], cursor: Cursor[TupleRow], publication: str, installation: Installation
+) -> None:
+    statement = publication_sql(publication)
+    existed = _publication(cursor, publication) is not None
+    try:
+        with connection.transaction():
+            cursor.execute(statement.encode())
+    except errors.InsufficientPrivilege as error:
+        reason = f"publication {publication} is missing: {error.diag.message_primary}"
+        installation.remaining.append(Remaining(reason, statement))
+        return
+    if not existed:
+        installation.done.append(f"created publication {publication}")
+    _check_publication(cursor, publication, installation)
+    wal_level = cursor.execute("show wal_level").fetchone()
+    if wal_level != ("logical",):
+        installation.remaining.append(
+            Remaining(
+                "wal_level is not logical: `capture: slot` needs it, `capture: poll` does not",
+                "alter system set wal_level = 'logical';  -- then restart the server\n",
+            )
+        )
+
+
+def _check_publication(cursor: Cursor[TupleRow], publication: str, installation: Installation) -> None:
+    found = _publication(cursor, publication)
+    if found is None:
+        return
+    all_tables, publishes, tables, filtered = found
+    if all_tables or tables != ["outbox.event"] or filtered:
+        what = (
+            "a row filter"
+            if filtered
+            else "all tables"
+            if all_tables
+            else f"{', '.join(tables) or 'nothing'}"
+        )
+        installation.remaining.append(
+            Remaining(
+                f"publication {publication} existed and is for {what}, where outbox.event alone is wanted",
+                f'drop publication "{publication}";  -- when nothing else needs it\n'
+                + publication_sql(publication),
+            )
+        )
+    elif publishes != "insert":
+        installation.remaining.append(
+            Remaining(
+                f"publication {publication} existed and publishes {publishes or 'nothing'}, "
+                "where insert alone is wanted",
+                f"alter publication \"{publication}\" set (publish = 'insert');"
+                "  -- every stream then catches up once\n",
+            )
+        )
+
+
+def _publication(cursor: Cursor[TupleRow], publication: str) -> tuple[bool, str, list[str], bool] | None:
+    """(all tables, what it publishes, its tables, any row filter), or None."""
+    row_filter = (
+        "bool_or(r.prqual is not null)" if cursor.connection.info.server_version >= 150000 else "false"
+    )
+    return cursor.execute(
+        f"""
+        select p.puballtables,
+               concat_ws(', ',
+                         case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
+                         case when p.pubdelete then 'delete' end, case when p.pubtruncate then 'truncate' end),
+               coalesce(array_agg(format('%%I.%%I', n.nspname, c.relname) order by c.oid)
+                        filter (where c.oid is not null), '{{}}'),
+               coalesce({row_filter}, false)
+        from pg_catalog.pg_publication p
+        left join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
+        left join pg_catalog.pg_class c on c.oid = r.prrelid
+        left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where p.pubname = %s
+        group by p.oid, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate
+        """,
+        [publication],
+    ).fetchone()
+
+
+def _grant(connection: Connection[Any], cursor: Cursor[TupleRow], installation: Installation) -> None:
+    for role in ("producer", "bridge"):
+        statement = role_sql(role)
+        existed = _replicates(cursor, f"outbox_{role}") is not None
+        try:
+            with connection.transaction():
+                cursor.execute(statement.encode())
+        except errors.InsufficientPrivilege as error:
+            reason = f"role outbox_{role} is not there: {error.diag.message_primary}"
+            installation.remaining.append(Remaining(reason, statement))
+            continue
+        did = "granted role" if existed else "created role"
+        installation.done.append(f"{did} outbox_{role} what it needs" if existed else f"{did} outbox_{role}")
+    if _replicates(cursor, "outbox_bridge") is False:
+        installation.remaining.append(
+            Remaining(
+                "role outbox_bridge has no REPLICATION: `capture: slot` needs it, `capture: poll` does not",
+                "alter role outbox_bridge replication;\n",
+            )
+        )
+
+
+def _replicates(cursor: Cursor[TupleRow], role: str) -> bool | None:
+    row = cursor.execute(
+        "select rolreplication from pg_catalog.pg_roles where rolname = %s", [role]
+    ).fetchone()
+    return None if row is None else bool(row[0])
+
+
+def _applied(cursor: Cursor[TupleRow]) -> dict[int, tuple[str, str, Any]]:
+    present = cursor.execute("select to_regclass('outbox.migration')").fetchone()
+    if present is None or present[0] is None:
+        return {}
+    rows = cursor.execute("select version, name, checksum, applied_at from outbox.migration").fetchall()
+    return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def _script(side: str, after: int) -> str:
+    table = _MIGRATION_TABLES[side]
+    return "\n".join(m.sql + m.record(table) for m in migrations(side) if m.version > after)
+
+
+def _transaction(parts: list[str]) -> str:
+    return "begin;\nset local client_min_messages = warning;\n\n" + "\n".join(parts) + "\ncommit;\n"
+
+
+def _read(file: Traversable | Path) -> str:
+    return file.read_text(encoding="utf-8").replace("\r\n", "\n")

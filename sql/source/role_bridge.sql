@@ -1,0 +1,19 @@
+-- The bridge. REPLICATION lets it create and read its slot; it is a cluster-wide right to read everything
+-- (BASE_BACKUP works with it): with `capture: poll` the role does not need it, make it `login` alone.
+-- Give it a password or a certificate as you do for other roles, and SELECT on what your enrichments read.
+do $$
+begin
+    if not exists (select from pg_catalog.pg_roles where rolname = 'outbox_bridge') then
+        create role outbox_bridge login replication;
+    end if;
+exception when duplicate_object or unique_violation then
+    null;  -- made meanwhile, from another database of the cluster
+end
+$$;
+grant usage on schema outbox to outbox_bridge;
+grant select, delete on outbox.event to outbox_bridge;                  -- capture, catch-up, pruning
+grant update (payload, headers) on outbox.event to outbox_bridge;       -- pruning empties keyed rows
+grant insert (id, type, key, payload, idempotency_key, headers, occurred_at) on outbox.event to outbox_bridge;  -- ingress
+grant execute on function outbox.first_id(text, text), outbox.emit(text, jsonb, text, text, jsonb) to outbox_bridge;
+grant select, insert, update, delete on outbox.stream, outbox.pruned to outbox_bridge;
+grant select on outbox.migration to outbox_bridge;
