@@ -258,7 +258,8 @@ def _publication(cursor: Cursor[TupleRow], publication: str) -> tuple[bool, str,
         select p.puballtables,
                concat_ws(', ',
                          case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
-                         case when p.pubdelete then 'delete' end, case when p.pubtruncate then 'truncate' end),
+                         case when p.pubdelete then 'delete' end,
+                         case when p.pubtruncate then 'truncate' end),
                coalesce(array_agg(format('%%I.%%I', n.nspname, c.relname) order by c.oid)
                         filter (where c.oid is not null), '{{}}'),
                coalesce({row_filter}, false)

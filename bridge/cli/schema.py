@@ -1,0 +1,48 @@
+"""`bridge schema`: prints SQL and JSON Schema. Unlike `install` it connects to nothing."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import rich_click as click
+
+from bridge.errors import ConfigError
+
+
+@click.group()
+def schema() -> None:
+    """Print SQL (source, target, recipe) or JSON Schema (config, event)."""
+
+
+@schema.command()
+@click.option("--publication", default="outbox_bridge", show_default=True, help="The config's source.slot.")
+@click.option("--after", default=0, metavar="VERSION", help="Leave out migrations up to this one.")
+def source(publication: str, after: int) -> None:
+    """The outbox, its publication and roles, for psql. `bridge install` applies the same."""
+    from bridge.postgres.schema import source_sql  # noqa: PLC0415  (loads psycopg)
+
+    click.echo(source_sql(publication, after), nl=False)
+
+
+@schema.command()
+@click.option("--after", default=0, metavar="VERSION", help="Leave out migrations up to this one.")
+def target(after: int) -> None:
+    """The ledger, for you to run in the target database with psql. The bridge never does."""
+    from bridge.postgres.schema import target_sql  # noqa: PLC0415  (loads psycopg)
+
+    click.echo(target_sql(after), nl=False)
+
+
+@schema.command()
+@click.argument("name")
+def recipe(name: str) -> None:
+    """The target tables of recipe NAME, for you to run."""
+    recipes = files("bridge") / "recipes"
+    names = sorted(entry.name for entry in recipes.iterdir() if entry.is_dir()) if recipes.is_dir() else []
+    names = [each for each in names if (recipes / each / "target.sql").is_file()]
+    if name not in names:
+        raise ConfigError(
+            f"there is no recipe {name!r} with tables of its own",
+            hint=f"one of: {', '.join(names)}" if names else "`bridge recipe list` names what there is",
+        )
+    click.echo((recipes / name / "target.sql").read_text(encoding="utf-8"), nl=False)
