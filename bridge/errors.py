@@ -28,8 +28,10 @@ class BridgeError(Exception):
     reason = "error"
     hint: str = ""
 
-    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+    def __init__(self, message: str = "", *, reason: str | None = None, hint: str | None = None) -> None:
         super().__init__(message or cleandoc(type(self).__doc__ or ""))
+        if reason is not None:
+            self.reason = reason
         if hint is not None:
             self.hint = hint
 
@@ -63,11 +65,6 @@ class Halt(BridgeError):
 
     verdict = Verdict.HALT
     reason = "halt"
-
-    def __init__(self, message: str = "", *, reason: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        if reason is not None:
-            self.reason = reason
 
 
 class StandBy(BridgeError):

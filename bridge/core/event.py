@@ -31,8 +31,10 @@ class Batch:
     """Whole transactions in commit order, or a chunk of one that is larger than memory allows."""
 
     events: list[Event] = field(default_factory=list)
-    xids: list[int] = field(default_factory=list)  # xid8 of each transaction that has events here
+    xids: list[int] = field(default_factory=list)  # xid8 of each transaction that ends here with events
+    end_lsns: list[Lsn] = field(default_factory=list)  # of each of them
     commit_times: list[tuple[int, int]] = field(default_factory=list)  # (unix microseconds, events)
     end_lsn: Lsn = ZERO  # just after the last commit record; the only kind of stream position
     size: int = 0  # payload bytes, roughly
+    chunk: bool = False  # part of a transaction that came in chunks; the last one is whole
     whole: bool = True  # False: more of the same transaction follows

@@ -26,8 +26,9 @@ create table bridge.checkpoint (
     floor                pg_snapshot not null,           -- every outbox transaction this shows is applied
     floor_lsn            pg_lsn not null default '0/0',  -- WAL position read after `floor`
     next                 pg_snapshot,                    -- catch-up and polling: being applied now, by seq
-    next_lsn             pg_lsn,                         -- where the slot made with `next` starts; null: no slot
-    next_seq             bigint,                         -- applied up to here
+    next_lsn             pg_lsn,                         -- WAL position of `next`
+    next_from_slot       boolean not null default false, -- it came with a slot, which starts at next_lsn
+    next_seq             bigint not null default 0,      -- applied up to here
     since                timestamptz,                    -- a stream that started at a time: older rows are not its own
     witness_id           text,                           -- the last applied event: still in the outbox, or history diverged
     witness_xid          xid8,
@@ -40,9 +41,10 @@ create table bridge.applied (
     stream      text not null,
     incarnation integer not null,   -- of the slot that brought them
     end_lsn     pg_lsn not null,
-    xids        xid8[] not null
+    xids        xid8[] not null,
+    end_lsns    pg_lsn[] not null   -- of each: a promotion may cut a batch in two
 );
-alter table bridge.applied alter column xids set storage external;
+alter table bridge.applied alter column xids set storage external, alter column end_lsns set storage external;
 create index applied_stream on bridge.applied (stream, end_lsn);
 
 -- What could not be applied. id = uuid5(event, pipeline, destination).

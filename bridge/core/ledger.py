@@ -1,0 +1,123 @@
+"""What the two servers say about a stream, as values: the ledger row of the target, the facts of the source.
+
+Apart from protocol.py so that the judgement over them (preflight.py) and the statements that read and
+write them (postgres/ledger.py, postgres/source.py) speak of the same nouns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bridge.core.lsn import ZERO, Lsn
+from bridge.core.snapshot import NOTHING, Snapshot
+
+
+class Mode(StrEnum):
+    """Where a stream stands; stored in the ledger.
+
+    | mode | set by | meaning |
+    | --- | --- | --- |
+    | new | the first fence | nothing applied yet; `since` says which rows are wanted |
+    | catchup | before a slot is made | the table is read up to `next`; LSNs mean nothing until it ends |
+    | stream | the last batch of catch-up | the slot's transactions after `applied_lsn` are next |
+    | poll | the first poll | the table is read from snapshot to snapshot; there is no slot |
+    """
+
+    NEW = "new"
+    CATCHUP = "catchup"
+    STREAM = "stream"
+    POLL = "poll"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A snapshot that is being applied from the table, by seq. Once stored it is always finished.
+
+    lsn: WAL position read after the snapshot; for one that came with a slot, where the slot starts.
+    """
+
+    snapshot: Snapshot
+    lsn: Lsn
+    from_slot: bool = False
+    seq: int = 0  # applied up to here
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The checkpoint row of one stream. sql/target/001_ledger.sql says what each column is for."""
+
+    stream: str
+    epoch: int
+    session: str
+    mode: Mode = Mode.NEW
+    system_identifier: str | None = None
+    timeline: int | None = None
+    publication: str | None = None
+    incarnation: int = 0
+    applied_lsn: Lsn = ZERO
+    safe_lsn: Lsn = ZERO
+    floor: Snapshot = NOTHING
+    floor_lsn: Lsn = ZERO
+    next: Goal | None = None
+    since: str | None = None
+    witness_id: str | None = None
+    witness_xid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFacts:
+    """A row of pg_replication_slots."""
+
+    name: str
+    confirmed_flush: Lsn
+    active: bool
+    usable: bool  # logical, pgoutput, in this database, not invalidated
+    problem: str = ""  # why it is not usable: wal_status lost, other plugin, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What prune has deleted from the outbox so far: rows of transactions up to `greatest_xid` that
+    `floor` shows."""
+
+    greatest_xid: int
+    floor: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """The source as it is now, read in one go."""
+
+    system_identifier: str
+    timeline: int
+    flush_lsn: Lsn
+    publication: str | None  # its identity; None: it does not exist
+    slot: SlotFacts | None
+    switch_points: dict[int, Lsn] = field(default_factory=dict)  # timeline -> where history left it
+    witness_present: bool = True
+    in_recovery: bool = False
+    slot_refused: str | None = None  # why no slot can be had here (wal_level, privilege); None: it can
+    pruned: Pruned | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The stream's row in the source's registry, outbox.stream."""
+
+    stream: str
+    target_system: str
+    target_database: str
+    slot: str | None
+    floor: Snapshot
+    witness_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """The target before it is fenced. `busy`: another live session of this stream is connected."""
+
+    system_identifier: str
+    database: str
+    ledger: Ledger | None
+    busy: bool = False

@@ -1,0 +1,162 @@
+"""May this stream go on from where its ledger says it is? A pure judgement over the facts of both servers.
+
+Every test compares identities, never mere presence: a slot, a publication or a row that is there now
+proves nothing about what happened while nobody looked. docs/guarantees.md, "Preflight".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bridge.core.ledger import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.core.lsn import Lsn, format_lsn
+from bridge.core.snapshot import Snapshot
+from bridge.errors import Halt, Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """catch_up: why the slot cannot simply go on, in a word; None: stream from `ledger`."""
+
+    ledger: Ledger
+    catch_up: str | None
+    forget_above: Lsn | None = None
+
+
+def check_registration(registration: Registration | None, target: TargetFacts) -> None:
+    """A registered stream belongs to one target database. Raises Halt."""
+    if registration is None:
+        return
+    here = (target.system_identifier, target.database)
+    if (registration.target_system, registration.target_database) != here:
+        raise Halt(
+            f"stream {registration.stream} is registered for another target: database "
+            f"{registration.target_database!r} of system {registration.target_system}, "
+            f"not {target.database!r} of system {target.system_identifier}",
+            reason="other_target",
+            hint="point the connection back, or tell the bridge that this copy is the target now: "
+            "bridge recover --accept-target",
+        )
+
+
+def judge(ledger: Ledger, source: SourceFacts, *, slot_wanted: bool) -> Judgement:
+    """Compare the ledger with the source. Raises Halt with a named reason, or Retry on a standby."""
+    if source.in_recovery:
+        raise Retry("the source is in recovery (a standby): waiting for a primary")
+    if slot_wanted and source.publication is None:
+        raise Halt(
+            "the publication does not exist on the source",
+            reason="publication_missing",
+            hint="bridge install",
+        )
+    if ledger.mode is Mode.NEW:
+        fresh = replace(
+            ledger,
+            system_identifier=source.system_identifier,
+            timeline=source.timeline,
+            publication=source.publication,
+        )
+        return Judgement(fresh, "new")
+    if source.system_identifier != ledger.system_identifier:
+        raise Halt(
+            f"this source is another cluster: system identifier {source.system_identifier}, "
+            f"the ledger knows {ledger.system_identifier}",
+            reason="other_system",
+            hint="point source.dsn back, or begin with the new cluster: bridge recover --accept-source",
+        )
+    ledger, reason, forget_above = _history(ledger, source)
+    reason = reason or _slot(ledger, source, slot_wanted)
+    if reason is not None or source.slot is None:
+        _not_pruned(ledger, source.pruned)
+        return Judgement(ledger, reason, forget_above)
+    # An old idle advance must not let this session acknowledge what it has not seen.
+    safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
+    return Judgement(replace(ledger, safe_lsn=safe), None)
+
+
+def _history(ledger: Ledger, source: SourceFacts) -> tuple[Ledger, str | None, Lsn | None]:
+    """Is what we applied still part of the source's past?"""
+    reached = max(ledger.applied_lsn, ledger.floor_lsn)
+    if source.timeline != ledger.timeline:
+        switch = source.switch_points.get(ledger.timeline or 0)
+        if switch is None:
+            raise _diverged(
+                f"the source is on timeline {source.timeline}, which does not come from {ledger.timeline}"
+            )
+        ledger = replace(ledger, timeline=source.timeline)
+        goal = ledger.next.lsn if ledger.next else reached
+        if switch < max(reached, goal):
+            if ledger.floor_lsn > switch or (ledger.next and goal > switch):
+                raise _diverged(
+                    f"the source was promoted at {format_lsn(switch)}, before what this target has applied "
+                    f"({format_lsn(reached)}), and the snapshot of the last checkpoint is younger than that"
+                )
+            # Applied events are gone from the source and their xids are used again.
+            ledger = replace(ledger, applied_lsn=switch, safe_lsn=switch, witness_id=None, witness_xid=None)
+            return ledger, "promoted_behind", switch
+        if switch < ledger.safe_lsn:
+            return replace(ledger, safe_lsn=ledger.applied_lsn), "promoted", None
+    elif source.flush_lsn < reached:
+        raise Halt(
+            f"the source's WAL ends at {format_lsn(source.flush_lsn)}, before {format_lsn(reached)}, which "
+            "this target has applied: an older copy of the source was restored",
+            reason="source_behind",
+            hint="restore the source completely, or accept the loss: bridge recover --accept-source",
+        )
+    if not source.witness_present and not _pruned_since(ledger.witness_xid, source.pruned):
+        raise _diverged(
+            "the last applied event is no longer in the outbox (or has another xid): the source was "
+            "restored from a copy, or the row was deleted by hand"
+        )
+    return ledger, None, None
+
+
+def _diverged(message: str) -> Halt:
+    return Halt(
+        message,
+        reason="history_diverged",
+        hint="bridge prove shows what differs; then choose: bridge recover --help",
+    )
+
+
+def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
+    """Why the slot cannot go on from the ledger; None: it can."""
+    slot = source.slot
+    goal = ledger.next.lsn if ledger.next and ledger.next.from_slot else ledger.safe_lsn
+    from_table = ledger.mode is Mode.CATCHUP
+    reasons = (
+        ("poll", not slot_wanted),
+        ("from_poll", ledger.mode is Mode.POLL),
+        ("slot_missing", slot is None),
+        ("slot_lost", slot is not None and not slot.usable),
+        ("publication_changed", source.publication != ledger.publication),
+        (
+            "slot_advanced",
+            slot is not None and slot.confirmed_flush > (goal if from_table else ledger.safe_lsn),
+        ),
+        ("catchup", from_table),
+    )
+    return next((reason for reason, holds in reasons if holds), None)
+
+
+def _not_pruned(ledger: Ledger, pruned: Pruned | None) -> None:
+    """Catch-up needs every row since the floor; halt when some may have been pruned."""
+    if pruned is not None and _may_miss(ledger.floor, pruned):
+        raise Halt(
+            f"rows that this target has not seen may have been pruned from the outbox (up to xid "
+            f"{pruned.greatest_xid}; the target's floor is {ledger.floor.xmin}:{ledger.floor.xmax})",
+            reason="outbox_pruned",
+            hint="restore the target further, or accept the gap: bridge recover --accept-gap",
+        )
+
+
+def _pruned_since(xid: int | None, pruned: Pruned | None) -> bool:
+    """May this witness have been pruned by right? Only after the target went back behind a prune."""
+    return xid is not None and pruned is not None and xid <= pruned.greatest_xid and pruned.floor.shows(xid)
+
+
+def _may_miss(floor: Snapshot, pruned: Pruned) -> bool:
+    end = min(pruned.floor.xmax, pruned.greatest_xid + 1)
+    if floor.xmax < end:
+        return True
+    return any(pruned.floor.shows(xid) and xid <= pruned.greatest_xid for xid in floor.xip)

@@ -1,0 +1,370 @@
+"""The exactly-once protocol of one stream, from fence to confirmation, as one pure generator.
+
+It yields requests (requests.py) and is sent answers; it never waits, reads a clock or touches a socket,
+so the model checker drives the same code that runs in production. There is no error handling here on
+purpose: an act that fails ends the session, and the next session starts over at the fence. A crash and
+an error are the same thing. docs/guarantees.md gives the argument and names the invariants I1 to I6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bridge.core.done import Done, located
+from bridge.core.event import Batch
+from bridge.core.ledger import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
+from bridge.core.lsn import Lsn
+from bridge.core.preflight import check_registration, judge
+from bridge.core.requests import (
+    Apply,
+    Asking,
+    BeginSlot,
+    Confirm,
+    DropSlot,
+    Fence,
+    Observation,
+    Observe,
+    OpenStream,
+    Prepare,
+    ReadApplied,
+    ReadMissing,
+    ReadRegistration,
+    ReadSource,
+    ReadTarget,
+    Receive,
+    Register,
+    Request,
+    Save,
+    Settle,
+    SlotMade,
+    StillRunning,
+    TakeSnapshot,
+    Wait,
+    ask,
+)
+from bridge.core.snapshot import Snapshot
+from bridge.errors import Halt, Retry, StandBy
+
+POLLED = 0
+"""The incarnation under which `applied` lists what polling applied while a slot was being made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says about a stream. slot: the prefix, slots are `<prefix>_<n>`."""
+
+    stream: str
+    slot: str
+    session: str
+    capture: Literal["slot", "poll", "auto"] = "slot"
+    since: str | None = None  # first start only: earliest (None), a timestamp, or "infinity" for now
+    has_xid: bool = True  # False: an outbox of the customer's own without xid: slot-only, no catch-up
+
+    def slot_name(self, incarnation: int) -> str:
+        return f"{self.slot}_{incarnation}"
+
+
+def session(settings: Settings) -> Generator[Request[Any], Any, None]:
+    """One life of a stream: fence, preflight, catch up, then stream (or poll) until asked to stop."""
+    target = yield from ask(ReadTarget())
+    registration = yield from ask(ReadRegistration())
+    check_registration(registration, target)
+    yield from _stand_by(settings, target, registration)
+    ledger = yield from ask(Fence(settings.session, create=registration is None, since=settings.since))
+    if ledger is None:
+        raise Halt(
+            f"stream {settings.stream} is registered at the source but this target has no ledger row for it: "
+            "the ledger was wiped, or this is another database",
+            reason="ledger_missing",
+            hint="restore the ledger with the target; or begin anew: bridge recover --restart-stream",
+        )
+    name = settings.slot_name(ledger.incarnation) if ledger.incarnation else None
+    source = yield from ask(ReadSource(name, ledger.witness_id, ledger.witness_xid))
+    slot_wanted = _slot_wanted(settings, source)
+    judgement = judge(ledger, source, slot_wanted=slot_wanted)
+    yield from ask(Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
+    life = _Life(settings, judgement.ledger, target)
+    if not slot_wanted:
+        yield from life.poll()
+        return
+    if judgement.catch_up is not None:
+        yield from life.catch_up(source, judgement.catch_up)
+    yield from life.register()
+    yield from life.stream()
+
+
+def _stand_by(settings: Settings, target: TargetFacts, registration: Registration | None) -> Asking[None]:
+    """Do not fence a bridge that works: wait for it to go. Only politeness; the fence gives safety."""
+    if target.busy:
+        raise StandBy(f"another bridge is applying stream {settings.stream} to this target")
+    incarnation = target.ledger.incarnation if target.ledger else 0
+    name = settings.slot_name(incarnation or 1)
+    source = yield from ask(ReadSource(name, None, None))
+    if source.slot is None:
+        return
+    if registration is None and target.ledger is None:
+        raise Halt(
+            f"slot {name} exists, but neither the source nor the target knows stream {settings.stream}: "
+            "it belongs to something else",
+            reason="slot_in_use",
+            hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
+        )
+    if source.slot.active:
+        raise StandBy(f"another bridge reads slot {name}")
+
+
+def _slot_wanted(settings: Settings, source: SourceFacts) -> bool:
+    if settings.capture == "poll":
+        return False
+    if source.slot_refused is None:
+        return True
+    if settings.capture == "auto":
+        return False
+    raise Halt(
+        f"no replication slot can be had on the source: {source.slot_refused}",
+        reason="slot_refused",
+        hint="mend that, or set source.capture to poll",
+    )
+
+
+@dataclass(slots=True)
+class _Look:
+    """What the stream loop knows between two looks at the source."""
+
+    position: Lsn  # everything up to here was received and handed out
+    inside: bool = False  # chunks of a huge transaction are open in the target
+    dirty: bool = True  # events were applied since the candidate was read
+    candidate: Observation | None = None  # becomes the floor once its LSN is covered
+
+
+class _Life:
+    """The ledger as it is durable in the target (`ledger`), and what one session does with it."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, target: TargetFacts) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.target = target
+        self.sent: Ledger | None = None  # becomes `ledger` when what was sent is durable
+
+    # --- the ledger ---------------------------------------------------------------------------
+
+    def save(self, after: Ledger, *, thin: Snapshot | None = None) -> Asking[None]:
+        """Write the row; nothing is in flight. thin: what this snapshot shows need not be listed."""
+        yield from ask(Save(self.ledger, after, thin=thin))
+        self.ledger = after
+
+    def apply(
+        self, batch: Batch, after: Ledger, *, list_as: int | None = None, thin: Snapshot | None = None
+    ) -> Asking[None]:
+        """Plan and encode while the commit before is still in flight; then wait for it; then send."""
+        yield from ask(Prepare(batch))
+        yield from self.settle()
+        if batch.events:
+            last = batch.events[-1]
+            after = replace(after, witness_id=last.id.decode(), witness_xid=int(last.xid))
+        yield from ask(Apply(batch, self.ledger, after, list_as=list_as, thin=thin))
+        if batch.whole:
+            self.sent = after
+
+    def settle(self) -> Asking[None]:
+        if self.sent is not None:
+            yield from ask(Settle())
+            self.ledger, self.sent = self.sent, None
+
+    def register(self) -> Asking[None]:
+        """Tell the source how far this stream is, for prune and for the next start."""
+        incarnation = self.ledger.incarnation
+        streams = incarnation and self.ledger.mode is not Mode.POLL
+        registration = Registration(
+            stream=self.settings.stream,
+            target_system=self.target.system_identifier,
+            target_database=self.target.database,
+            slot=self.settings.slot_name(incarnation) if streams else None,
+            floor=self.ledger.floor,
+            witness_id=self.ledger.witness_id,
+        )
+        yield from ask(Register(registration))
+
+    # --- from the table -----------------------------------------------------------------------
+
+    def catch_up(self, source: SourceFacts, reason: str) -> Asking[None]:
+        """Make the floor and a slot meet: afterwards the slot alone brings what is missing."""
+        if not self.settings.has_xid:
+            yield from self.without_table(source, reason)
+            return
+        slot_good = reason == "catchup"  # the slot that the stored goal came with starts where it did
+        while True:
+            if (goal := self.ledger.next) is not None:
+                streams = goal.from_slot and slot_good
+                yield from self.finish(goal, Mode.STREAM if streams else Mode.CATCHUP)
+                if streams:
+                    return
+            yield from self.new_slot(source, poll=True)
+            slot_good = True
+
+    def new_slot(self, source: SourceFacts, *, poll: bool) -> Asking[Goal]:
+        """The name is durable before the slot exists; its snapshot is durable before it is read. poll:
+        events flow from the table while the slot waits for open transactions."""
+        old = self.ledger
+        number = old.incarnation + 1
+        after = replace(old, mode=Mode.CATCHUP, incarnation=number, publication=source.publication)
+        yield from self.save(after)
+        yield from self.register()
+        if old.incarnation:
+            yield from ask(DropSlot(self.settings.slot_name(old.incarnation)))
+        yield from ask(BeginSlot(self.settings.slot_name(number)))
+        while (made := (yield from ask(SlotMade()))) is None:
+            if poll:
+                yield from self.poll_once(Mode.CATCHUP, list_as=POLLED)
+        lsn, snapshot = made
+        goal = Goal(snapshot, lsn, from_slot=True)
+        yield from self.save(replace(self.ledger, next=goal))
+        return goal
+
+    def without_table(self, source: SourceFacts, reason: str) -> Asking[None]:
+        """An outbox without xids: a new stream starts with its slot; a lost slot needs a person."""
+        if reason not in ("new", "catchup"):
+            raise Halt(
+                f"the slot cannot go on ({reason}), and the outbox table has no xid column to catch up by",
+                reason="no_catch_up",
+                hint="bridge doctor prints the two ALTERs that add it; then: bridge recover --accept-gap",
+            )
+        goal = yield from self.new_slot(source, poll=False)
+        yield from self.save(_raised(self.ledger, goal, Mode.STREAM))
+
+    def finish(self, goal: Goal, mode: Mode, *, list_as: int | None = None) -> Asking[None]:
+        """Apply what is visible in the goal and not yet applied; then it is the floor. A stored goal is
+        always finished before another one is stored."""
+        while goal.from_slot and (yield from ask(StillRunning(goal.snapshot))):
+            pass  # WAL runs ahead of visibility
+        floor, since = self.ledger.floor, self.ledger.since
+        applied = yield from ask(ReadApplied())
+        seq, more = goal.seq, True
+        while more:
+            missing = yield from ask(ReadMissing(floor, goal.snapshot, seq, since, applied))
+            seq, more = missing.last_seq, missing.more
+            if missing.batch.events:
+                after = replace(self.sent or self.ledger, next=replace(goal, seq=seq))
+                yield from self.apply(located(missing.batch, goal.lsn), after, list_as=list_as)
+        yield from self.settle()
+        thin = goal.snapshot if list_as is None else None
+        yield from self.save(_raised(self.ledger, goal, mode), thin=thin)
+        yield from self.register()
+
+    def poll(self) -> Asking[None]:
+        """Capture without a slot: from snapshot to snapshot, until asked to stop."""
+        if (goal := self.ledger.next) is not None:
+            yield from self.finish(goal, Mode.POLL)
+        if self.ledger.mode is not Mode.POLL:
+            incarnation = self.ledger.incarnation
+            yield from self.save(replace(self.ledger, mode=Mode.POLL))
+            if incarnation:
+                yield from ask(DropSlot(self.settings.slot_name(incarnation)))
+        yield from self.register()
+        while True:
+            more = yield from self.poll_once(Mode.POLL)
+            if not more and (yield from ask(Wait())):
+                return
+
+    def poll_once(self, mode: Mode, *, list_as: int | None = None) -> Asking[bool]:
+        """All that is visible now and not in the floor. True: there was something.
+
+        list_as: a slot is being made, whose snapshot may be older than this one; so list what is
+        applied, and thin nothing.
+        """
+        snapshot, lsn = yield from ask(TakeSnapshot())
+        goal = Goal(snapshot, lsn)
+        before = self.ledger
+        applied = yield from ask(ReadApplied())
+        missing = yield from ask(ReadMissing(before.floor, snapshot, 0, before.since, applied))
+        if not missing.batch.events:
+            if before.since is not None:  # a stream that starts now: what is there is not its own
+                yield from self.save(_raised(before, goal, mode))
+            return False
+        if missing.more:
+            yield from self.save(replace(before, mode=mode, next=goal))
+            yield from self.finish(goal, mode, list_as=list_as)
+            return True
+        thin = snapshot if list_as is None else None
+        after = _raised(before, goal, mode)
+        yield from self.apply(located(missing.batch, lsn), after, list_as=list_as, thin=thin)
+        yield from self.settle()
+        return True
+
+    # --- from the slot ------------------------------------------------------------------------
+
+    def stream(self) -> Asking[None]:
+        """Transactions in commit order, one target transaction a batch, the next batch read and prepared
+        while the one before commits."""
+        incarnation = self.ledger.incarnation
+        yield from ask(OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
+        listed = yield from ask(ReadApplied(except_incarnation=incarnation))
+        done = Done(listed, self.ledger.floor)
+        look = _Look(self.ledger.applied_lsn)
+        while True:
+            received = yield from ask(Receive())
+            if received.settled:
+                yield from self.settle()
+            if received.batch is not None:
+                batch = done.without(received.batch) if self.settings.has_xid else received.batch
+                look.inside = yield from self.take(batch, inside=look.inside)
+                look.dirty = look.dirty or bool(batch.events)
+            look.position = received.position
+            if (received.tick or received.stop) and not look.inside:
+                yield from self.look_at_source(look)
+            if received.stop:
+                return
+
+    def take(self, batch: Batch, *, inside: bool) -> Asking[bool]:
+        """Send one batch. inside, and the answer: chunks of a huge transaction are open in the target."""
+        if not batch.events and not inside:
+            return False
+        after = self.sent or self.ledger
+        if batch.whole:
+            after = replace(after, applied_lsn=batch.end_lsn, safe_lsn=batch.end_lsn)
+        yield from self.apply(batch, after, list_as=self.ledger.incarnation)
+        return not batch.whole
+
+    def look_at_source(self, look: _Look) -> Asking[None]:
+        """About once a second, with nothing in flight: is the publication still the one that we know; may
+        the floor rise; what may the slot be told.
+
+        The check runs after `position` was received, so it covers it. The floor rises to a snapshot S
+        when everything up to L, a WAL position read after S, has been received, applied and covered.
+        """
+        yield from self.settle()
+        seen = yield from ask(Observe(look.position))
+        if seen.publication != self.ledger.publication:
+            raise Retry(
+                "the publication was changed: catching up from the table", reason="publication_changed"
+            )
+        verified = look.position
+        raised = look.candidate
+        if raised is not None and verified < raised.insert_lsn:
+            raised = None
+        if raised is not None or seen.idle_write_due:
+            after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
+            if raised is not None:
+                after = replace(after, floor=raised.snapshot, floor_lsn=raised.insert_lsn)
+                look.candidate = None
+            yield from self.save(after, thin=raised.snapshot if raised else None)
+            yield from self.register()
+        if look.candidate is None and look.dirty:
+            look.candidate, look.dirty = seen, False
+        yield from ask(Confirm(self.confirmable(verified)))
+
+    def confirmable(self, verified: Lsn) -> Lsn:
+        """The only place that says what the slot may be told: durable in the target, and covered by a
+        check of the publication that ran after it was received."""
+        return min(self.ledger.safe_lsn, verified)
+
+
+def _raised(now: Ledger, goal: Goal, mode: Mode) -> Ledger:
+    """The ledger once `goal` is applied completely. floor_lsn only bounds what the floor can know."""
+    floor_lsn = max(now.floor_lsn, goal.lsn)
+    after = replace(now, mode=mode, floor=goal.snapshot, floor_lsn=floor_lsn, next=None, since=None)
+    if mode is Mode.STREAM:
+        after = replace(after, applied_lsn=goal.lsn, safe_lsn=goal.lsn)
+    return after
