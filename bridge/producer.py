@@ -1,0 +1,121 @@
+"""Put an event into the outbox from Python, inside the caller's own transaction.
+
+Apart from everything else so that an application which only produces loads nothing but psycopg. It calls
+the SQL function `outbox.emit`; the event commits or rolls back with the caller's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from typing import Any, overload
+from uuid import UUID
+
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg.rows import tuple_row
+
+from bridge.core.json_text import json_text, refuse_text
+
+_EMIT = "select outbox.emit(%s::text, %s::jsonb, %s::text, %s::text, %s::jsonb)"
+# As the table's check constraints (sql/source/001_outbox.sql): a refusal by the server ends the transaction.
+_LONGEST = {"type": 200, "idempotency_key": 255, "key": 500}
+
+
+@overload
+def emit(
+    connection: Connection[Any] | Cursor[Any],
+    type: str,
+    payload: Mapping[str, object],
+    *,
+    idempotency_key: str | None = None,
+    key: str | None = None,
+    headers: Mapping[str, object] | None = None,
+) -> UUID: ...
+
+
+@overload
+def emit(
+    connection: AsyncConnection[Any] | AsyncCursor[Any],
+    type: str,
+    payload: Mapping[str, object],
+    *,
+    idempotency_key: str | None = None,
+    key: str | None = None,
+    headers: Mapping[str, object] | None = None,
+) -> Coroutine[Any, Any, UUID]: ...
+
+
+def emit(
+    connection: Connection[Any] | Cursor[Any] | AsyncConnection[Any] | AsyncCursor[Any],
+    type: str,
+    payload: Mapping[str, object],
+    *,
+    idempotency_key: str | None = None,
+    key: str | None = None,
+    headers: Mapping[str, object] | None = None,
+) -> UUID | Coroutine[Any, Any, UUID]:
+    """Put one event in and return its id; with an asynchronous connection or cursor, await it.
+
+    `connection` is psycopg 3's, in the transaction that the event belongs to; it is neither committed nor
+    closed. With an `idempotency_key` that was used before for this type, nothing is put in and the first
+    event's id returned. Events with the same `key` stay in order. Numbers keep their exact value.
+
+    Raises ValueError or TypeError before anything is sent for what Postgres would refuse (NaN, NUL
+    characters, names too long), so that the caller's transaction is not lost by it; psycopg's errors for
+    the rest.
+    """
+    parameters = _parameters(type, payload, idempotency_key, key, headers)
+    if isinstance(connection, (Connection, Cursor)):
+        own = connection.connection if isinstance(connection, Cursor) else connection
+        with own.cursor(row_factory=tuple_row) as cursor:
+            return _id(cursor.execute(_EMIT, parameters).fetchone())
+    if isinstance(connection, (AsyncConnection, AsyncCursor)):
+        return _emit_async(connection, parameters)
+    raise TypeError(
+        f"emit takes a psycopg 3 connection or cursor, not a {connection.__class__.__module__}."
+        f"{connection.__class__.__qualname__}: take the driver's own connection from it, "
+        "or run `select outbox.emit(...)` through it (docs/producers.md)"
+    )
+
+
+async def _emit_async(
+    connection: AsyncConnection[Any] | AsyncCursor[Any], parameters: list[str | None]
+) -> UUID:
+    own = connection.connection if isinstance(connection, AsyncCursor) else connection
+    async with own.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_EMIT, parameters)
+        return _id(await cursor.fetchone())
+
+
+def _parameters(
+    type_: str,
+    payload: Mapping[str, object],
+    idempotency_key: str | None,
+    key: str | None,
+    headers: Mapping[str, object] | None,
+) -> list[str | None]:
+    for name, text in (("type", type_), ("idempotency_key", idempotency_key), ("key", key)):
+        if text is None and name != "type":
+            continue
+        if not isinstance(text, str):
+            raise TypeError(f"{name} is a {text.__class__.__name__}, not a str")
+        if not text and name != "key":
+            raise ValueError(f"{name} is empty")
+        if len(text) > _LONGEST[name]:
+            raise ValueError(f"{name} has {len(text)} characters; {_LONGEST[name]} are the most")
+        refuse_text(text, name)
+    for name, document in (("payload", payload), ("headers", headers)):
+        if not isinstance(document, Mapping) and (document is not None or name == "payload"):
+            raise TypeError(f"{name} is a {document.__class__.__name__}, not a mapping of its fields")
+    return [
+        type_,
+        json_text(payload),
+        idempotency_key,
+        key,
+        None if headers is None else json_text(headers, "headers"),
+    ]
+
+
+def _id(row: tuple[Any, ...] | None) -> UUID:
+    if row is None:  # a function call has one row
+        raise RuntimeError("outbox.emit returned no row")
+    return row[0] if isinstance(row[0], UUID) else UUID(str(row[0]))
