@@ -1,0 +1,115 @@
+"""Where things go: Postgres databases, and the vendors behind sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, WrapValidator, model_validator
+
+from bridge.config.quantity import Integer
+from bridge.config.section import OpenSection, Section
+
+SinkKind = Literal["slack", "discord", "telegram", "email", "webhook", "notion"]
+SINK_KINDS: tuple[str, ...] = get_args(SinkKind)
+
+
+class Libpq(Section):
+    """Parameters of a Postgres connection, as libpq spells them (PostgreSQL manual, 32.1.2).
+
+    After validation `dsn` has everything, the keys beside it included: it is what psycopg connects with.
+    """
+
+    dsn: str = Field(default="", repr=False)
+    """A connection string in any form libpq takes; empty means the PG* variables."""
+    service: str | None = None
+    """A section of pg_service.conf."""
+    host: str | None = None
+    """Host name, address, or directory of the server's socket."""
+    port: Integer | None = None
+    """The server's port."""
+    dbname: str | None = None
+    """The database."""
+    user: str | None = None
+    """The role to connect as."""
+    password: str | None = Field(default=None, repr=False)
+    """Its password: from a variable or file, not in the file itself."""
+    passfile: str | None = None
+    """A password file, instead."""
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None = None
+    """How far TLS is insisted on; verify-full is the one that proves who answers."""
+    sslrootcert: str | None = None
+    """The certificate authority's file, or `system`."""
+    sslcert: str | None = None
+    """The client certificate's file."""
+    sslkey: str | None = None
+    """The client key's file."""
+    sslcrl: str | None = None
+    """A file of revoked certificates."""
+    channel_binding: Literal["disable", "prefer", "require"] | None = None
+    """Binds the password exchange to the TLS session."""
+    target_session_attrs: (
+        Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"] | None
+    ) = None
+    """Which server of several hosts to take."""
+    connect_timeout: Integer | None = None
+    """Seconds to wait for a connection."""
+
+    @model_validator(mode="after")
+    def _one_dsn(self) -> Libpq:
+        from psycopg import ProgrammingError  # noqa: PLC0415  # a quarter of the start-up time of `lint`
+        from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
+
+        beside = {
+            name: getattr(self, name)
+            for name in Libpq.model_fields
+            if name != "dsn" and getattr(self, name) is not None
+        }
+        if self.dsn.startswith("${"):  # not set on this machine; offline commands connect to nothing
+            return self
+        try:
+            merged = make_conninfo(self.dsn, **beside) if beside else self.dsn
+            conninfo_to_dict(merged)
+        except ProgrammingError:  # its text can quote the connection string
+            raise ValueError("dsn is not a connection string that libpq can read") from None
+        self.__dict__["dsn"] = merged  # frozen for everybody else
+        return self
+
+
+class PostgresConnection(Libpq):
+    """A database that holds target tables, or rows to enrich from."""
+
+    type: Literal["postgres"]
+
+    @model_validator(mode="after")
+    def _says_where(self) -> PostgresConnection:
+        if not self.dsn.strip():
+            raise ValueError("needs a dsn: an empty one could be any database the PG* variables name")
+        return self
+
+
+class SinkConnection(OpenSection):
+    """A vendor's address and secrets. Its keys beside `type` are the vendor's own."""
+
+    type: SinkKind
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The vendor's keys, as written, references substituted."""
+        return self.__pydantic_extra__ or {}
+
+    def __repr__(self) -> str:
+        return f"SinkConnection(type={self.type!r}, {', '.join(f'{name}=***' for name in self.options)})"
+
+    __str__ = __repr__
+
+
+def _by_type(value: Any, _handler: Any) -> Any:
+    if isinstance(value, PostgresConnection | SinkConnection):
+        return value
+    if isinstance(value, dict) and value.get("type") == "postgres":
+        return PostgresConnection.model_validate(value)
+    return SinkConnection.model_validate(value)
+
+
+Connection = Annotated[PostgresConnection | SinkConnection, WrapValidator(_by_type)]

@@ -1,0 +1,126 @@
+"""bridge.yaml to a Config: read, substitute, check, and report everything that is wrong at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from bridge.config.document import Document, read
+from bridge.config.model import Config
+from bridge.config.names import check_names, connection_kinds
+from bridge.config.problem import InvalidConfig, KeyPath, nearest
+from bridge.config.schema import keys_at
+
+_SHAPES = {
+    "model_type": "must be a mapping (key: value)",
+    "model_attributes_type": "must be a mapping (key: value)",
+    "dict_type": "must be a mapping (key: value)",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be text: put quotes around it",
+    "int_type": "must be a whole number",
+}
+
+
+def load(path: Path, environ: Mapping[str, str], *, offline: bool = False) -> Config:
+    """The configuration in the file at `path`.
+
+    environ: what `${VAR}` refers to. offline: a variable or file that is not there is left as it is written,
+    for commands that connect to nothing. Raises InvalidConfig (a ConfigError) with every problem.
+    """
+    document = read(path, environ)
+    config = build(document, offline=offline)
+    if config is None or document.problems:
+        raise InvalidConfig(document.file, document.problems)
+    return config
+
+
+def build(document: Document, *, offline: bool = False) -> Config | None:
+    """Models from a document; its problems go into the document. None: no Config could be made."""
+    if not offline:
+        for path, message in document.unset:
+            document.problem(path, message)
+    for key, value in document.tree.items() if isinstance(document.tree, dict) else ():
+        if value is None:
+            document.problem((key,), "is empty", "give it a value, or remove the key", key=True)
+    broken = {problem.path for problem in document.problems}
+    config = None
+    try:
+        context = {"connections": connection_kinds(document.tree)}
+        config = Config.model_validate(document.tree, context=context)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            _report(detail, document, broken)
+    for path, message, hint, key in check_names(document.tree):
+        shown = "" if key else _shown(document, path)
+        document.problem(path, f"{shown}{message}", hint, key=key)
+    return config
+
+
+def _report(detail: ErrorDetails, document: Document, broken: set[KeyPath]) -> None:
+    location = detail["loc"]
+    about_key = bool(location) and location[-1] == "[key]"
+    path = _in_tree(location[:-1] if about_key else location, document.tree)
+    if any(path[: len(other)] == other for other in broken if other):
+        return  # already told: it could not be read
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "missing":
+        document.problem(path, f"`{location[-1]}` is missing", key=True)
+    elif kind == "extra_forbidden":
+        known = keys_at(path[:-1])
+        hint = nearest(str(location[-1]), known) or (f"known: {', '.join(sorted(known))}" if known else "")
+        document.problem(path, "unknown key", hint, key=True)
+    elif kind == "literal_error":
+        choices = re.findall(r"'([^']*)'|(\d+)", context.get("expected", ""))
+        words = [text or number for text, number in choices]
+        if path[:1] == ("connections",) and path[-1] == "type":
+            words.insert(0, "postgres")
+        value = document_value(document.tree, path)
+        hint = nearest(value, words) if isinstance(value, str) and path not in document.substituted else ""
+        document.problem(path, f"{_shown(document, path)}must be {' or '.join(words)}", hint)
+    elif document_value(document.tree, path) is None and not kind.startswith("value_error"):
+        document.problem(path, "is empty", "give it a value, or remove the key")
+    elif kind == "value_error":
+        document.problem(path, str(context["error"]), key=about_key)
+    elif kind in _SHAPES:
+        document.problem(path, _SHAPES[kind])
+    else:
+        document.problem(path, detail["msg"][0].lower() + detail["msg"][1:])
+
+
+def _shown(document: Document, path: KeyPath) -> str:
+    """The text at `path` for a message, unless it came from a variable or is long."""
+    value = document_value(document.tree, path)
+    if isinstance(value, str) and len(value) <= 60 and path not in document.substituted:
+        return f"`{value}` "
+    return ""
+
+
+def document_value(tree: Any, path: KeyPath) -> Any:
+    """The value at `path`, or None."""
+    for step in path:
+        if not _has(tree, step):
+            return None
+        tree = tree[step]
+    return tree
+
+
+def _has(tree: Any, step: int | str) -> bool:
+    if isinstance(tree, dict):
+        return step in tree
+    return isinstance(tree, list) and isinstance(step, int) and step < len(tree)
+
+
+def _in_tree(location: tuple[int | str, ...], tree: Any) -> KeyPath:
+    """A model's location as a path of the file; steps that only the model has (`fields`) are left out."""
+    if not location:
+        return ()
+    step, rest = location[0], location[1:]
+    best = (step, *_in_tree(rest, tree[step])) if _has(tree, step) else ()
+    skipped = _in_tree(rest, tree) if len(best) < len(rest) else ()
+    return skipped if len(skipped) > len(best) else best

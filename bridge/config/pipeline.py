@@ -1,0 +1,142 @@
+"""Pipelines: which events, through which steps, along which branch, to which destinations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WrapValidator, model_validator
+
+from bridge.config.quantity import Duration
+from bridge.config.section import OpenSection, PlainName, RootName, Section
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+def _expression(value: Any) -> Any:
+    """YAML reads `when: true` and `filter: 1` as what they are; as expressions they are their text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+Expression = Annotated[str, Field(min_length=1), BeforeValidator(_expression)]
+"""An expression over $event, $meta, enrichments and names made by `set`."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _takes_keys(sql: str) -> str:
+    if "%(keys)s" not in sql:
+        raise ValueError("must take its keys as %(keys)s, such as: where customer_id = any(%(keys)s)")
+    return sql
+
+
+class EnrichEntity(Section):
+    """One lookup for all keys of a batch. The first column of `sql` is the key."""
+
+    as_name: Annotated[RootName, Field(alias="as")]
+    """What expressions call the row found."""
+    key: Text
+    """The value to look for, such as $event.customer_id."""
+    source: Annotated[str, Field(alias="from")] = "source"
+    """`source`, or the name of a postgres connection."""
+    sql: Annotated[str, AfterValidator(_takes_keys)]
+    """One query that takes %(keys)s and whose first column is the key."""
+    cache: Duration = timedelta(0)
+    """How long a row found may be used again."""
+    missing: Literal["continue", "retry", "dead"] = "continue"
+    """No such row: go on with nulls, park the unit and try again, or dead letter."""
+    retry_for: Duration = timedelta(minutes=10)
+    """With missing: retry, how long the parked unit tries itself again."""
+
+
+class Step(Section):
+    """One step. In the file: a mapping with exactly one of these keys."""
+
+    enrich_entity: Annotated[EnrichEntity | None, Field(alias="enrich.entity")] = None
+    """Look rows up."""
+    filter: Expression | None = None
+    """Go on only where this is true."""
+    set: Annotated[dict[RootName, Expression], Field(min_length=1)] | None = None
+    """Name to expression."""
+    redact: Annotated[tuple[Text, ...], BeforeValidator(_as_list), Field(min_length=1)] | None = None
+    """Event fields to blank from here on, payload column included."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Step:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("must have exactly one of enrich.entity, filter, set, redact")
+        return self
+
+
+class Branch(Section):
+    """One way through. The first whose `when` holds is taken."""
+
+    name: PlainName
+    """Stands in metrics, tests and explain."""
+    when: Expression | None = None
+    """Absent: always. Branches after it can't be reached."""
+    to: Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+    """Names of destinations; [] for none."""
+
+
+class TableDestination(Section):
+    """A target: a table of a postgres connection, written exactly once."""
+
+    connection: str
+    """The name of a postgres connection."""
+    table: Text
+    """The table, schema-qualified: events.usage_limits."""
+    mode: Literal["insert", "upsert"] = "insert"
+    """insert adds rows; upsert writes over the row with the same key."""
+    key: Annotated[tuple[Text, ...], BeforeValidator(_as_list)] = ()
+    """With upsert: the columns of a unique index."""
+    version: Text | None = None
+    """With upsert: a column gets this value ($meta.seq), and an older one never overwrites a newer."""
+    columns: dict[str, Any] | None = None
+    """Column to value. Absent: the default mapping."""
+
+
+class SinkDestination(OpenSection):
+    """A sink: at least once, always with the same id. Further keys are the vendor's own, each a value."""
+
+    connection: str
+    """The name of a sink's connection."""
+    max_age: Duration = timedelta(hours=24)
+    """An undelivered message older than this is a dead letter."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The vendor's keys, as written."""
+        return self.__pydantic_extra__ or {}
+
+
+def _by_connection(value: Any, _handler: Any, info: ValidationInfo) -> Any:
+    """A table where the connection is a database; without the context of a file, where `table` stands."""
+    if isinstance(value, TableDestination | SinkDestination) or not isinstance(value, dict):
+        return TableDestination.model_validate(value)
+    kinds: Mapping[str, str] = (info.context or {}).get("connections", {})
+    kind = kinds.get(value.get("connection", ""))
+    is_table = kind == "postgres" or (kind is None and "table" in value)
+    model = TableDestination if is_table else SinkDestination
+    return model.model_validate(value, context=info.context)
+
+
+Destination = Annotated[TableDestination | SinkDestination, WrapValidator(_by_connection)]
+
+
+class Pipeline(Section):
+    """What happens to events of some types."""
+
+    events: Annotated[tuple[Text, ...], BeforeValidator(_as_list), Field(alias="event", min_length=1)]
+    """A type, a list of types, or globs such as "usage.*"."""
+    steps: tuple[Step, ...] = ()
+    """Taken in order."""
+    branches: tuple[Branch, ...] | None = None
+    """First match wins; absent: every destination."""
+    destinations: Annotated[dict[PlainName, Destination], Field(min_length=1)]
+    """Where it goes, by name."""

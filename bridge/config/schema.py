@@ -1,0 +1,95 @@
+"""JSON Schemas (draft 2020-12): of bridge.yaml, and of an event type's payload."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from bridge.config.model import Config
+from bridge.config.problem import nearest
+from bridge.core.spec import ContractSpec, FieldSpec
+from bridge.errors import ConfigError
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_JSON_TYPES: dict[str, dict[str, Any]] = {
+    "string": {"type": "string"},
+    "number": {"type": "number"},
+    "integer": {"type": "integer"},
+    "boolean": {"type": "boolean"},
+    "object": {"type": "object"},
+    "array": {"type": "array"},
+    "timestamp": {"type": "string", "format": "date-time"},
+    "any": {},
+}
+
+
+@lru_cache(maxsize=1)
+def config_json_schema() -> dict[str, Any]:
+    """The schema of bridge.yaml, for editors (yaml-language-server) and for did-you-mean."""
+    schema = Config.model_json_schema(by_alias=True)
+    return {"$schema": _DIALECT, **schema, "title": "bridge.yaml"}
+
+
+def event_json_schema(config: Config, event_type: str) -> dict[str, Any]:
+    """The schema of an event type's payload. ConfigError when the configuration has no contract for it."""
+    from bridge.config.specs import contract_specs  # noqa: PLC0415  # specs needs nothing from here
+
+    contract = contract_specs(config).get(event_type)
+    if contract is None:
+        hint = nearest(event_type, config.events) or f"contracts are: {', '.join(config.events) or 'none'}"
+        raise ConfigError(f"{event_type} has no contract under events", hint=hint)
+    return contract_json_schema(contract)
+
+
+def contract_json_schema(contract: ContractSpec) -> dict[str, Any]:
+    """The schema of one contract."""
+    return {
+        "$schema": _DIALECT,
+        "title": contract.event,
+        "type": "object",
+        "properties": {field.name: _field(field) for field in contract.fields},
+        "required": [field.name for field in contract.fields if field.required],
+        "additionalProperties": contract.unknown == "payload",
+    }
+
+
+def _field(field: FieldSpec) -> dict[str, Any]:
+    schema = dict(_JSON_TYPES[field.type])
+    if field.enum is not None:
+        schema["enum"] = [*field.enum, *([None] if field.nullable else [])]
+    if field.nullable and "type" in schema:
+        schema["type"] = [schema["type"], "null"]
+    return schema
+
+
+def keys_at(path: tuple[str | int, ...]) -> set[str]:
+    """The keys that bridge.yaml knows at `path`; empty where names are free."""
+    schema = config_json_schema()
+    places = [schema]
+    for step in path:
+        places = [
+            below for place in places for choice in _choices(place, schema) for below in _below(choice, step)
+        ]
+    return {
+        key for place in places for choice in _choices(place, schema) for key in choice.get("properties", {})
+    }
+
+
+def _choices(place: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    if "$ref" in place:
+        return _choices(schema["$defs"][place["$ref"].rsplit("/", 1)[1]], schema)
+    found = [place]
+    for choice in place.get("anyOf", []):
+        found += _choices(choice, schema)
+    return found
+
+
+def _below(place: dict[str, Any], step: str | int) -> list[dict[str, Any]]:
+    if isinstance(step, int):
+        items = place.get("items")
+        return [items] if isinstance(items, dict) else []
+    if step in place.get("properties", {}):
+        return [place["properties"][step]]
+    extra = place.get("additionalProperties")
+    named = list(place.get("patternProperties", {}).values())
+    return [*named, extra] if isinstance(extra, dict) else named

@@ -1,0 +1,95 @@
+"""The models as the plain values of core/spec: what the planner, the capture and the sinks work from."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from bridge.config.contract import EventContract
+from bridge.config.model import Config
+from bridge.config.pipeline import Pipeline, SinkDestination, Step, TableDestination
+from bridge.core.spec import (
+    BranchSpec,
+    ContractSpec,
+    DestinationSpec,
+    EnrichSpec,
+    FieldSpec,
+    FilterSpec,
+    PipelineSpec,
+    RedactSpec,
+    SetSpec,
+    SinkSpec,
+    StepSpec,
+    TableSpec,
+)
+
+
+def pipeline_specs(config: Config) -> list[PipelineSpec]:
+    """Every pipeline, in the order of the file."""
+    return [_pipeline(name, pipeline, config) for name, pipeline in config.pipelines.items()]
+
+
+def contract_specs(config: Config) -> dict[str, ContractSpec]:
+    """Every event contract, by event type."""
+    return {name: _contract(name, contract) for name, contract in config.events.items()}
+
+
+def _contract(name: str, contract: EventContract) -> ContractSpec:
+    fields = tuple(
+        FieldSpec(key, field.type, field.enum, field.required, field.nullable)
+        for key, field in contract.fields.items()
+    )
+    return ContractSpec(name, fields, contract.unknown)
+
+
+def _pipeline(name: str, pipeline: Pipeline, config: Config) -> PipelineSpec:
+    branches = None
+    if pipeline.branches is not None:
+        branches = tuple(BranchSpec(branch.name, branch.when, branch.to) for branch in pipeline.branches)
+    return PipelineSpec(
+        name=name,
+        events=pipeline.events,
+        steps=tuple(_step(step) for step in pipeline.steps),
+        branches=branches,
+        destinations={key: _destination(key, value, config) for key, value in pipeline.destinations.items()},
+    )
+
+
+def _step(step: Step) -> StepSpec:
+    if step.enrich_entity is not None:
+        enrich = step.enrich_entity
+        return EnrichSpec(
+            as_name=enrich.as_name,
+            key=enrich.key,
+            source=enrich.source,
+            sql=enrich.sql,
+            cache_seconds=enrich.cache.total_seconds(),
+            missing=enrich.missing,
+            retry_for_seconds=enrich.retry_for.total_seconds(),
+        )
+    if step.filter is not None:
+        return FilterSpec(step.filter)
+    if step.set is not None:
+        return SetSpec(MappingProxyType(dict(step.set)))
+    return RedactSpec(step.redact or ())
+
+
+def _destination(
+    name: str, destination: TableDestination | SinkDestination, config: Config
+) -> DestinationSpec:
+    if isinstance(destination, TableDestination):
+        return TableSpec(
+            name=name,
+            connection=destination.connection,
+            table=destination.table,
+            mode=destination.mode,
+            key=destination.key,
+            version=destination.version,
+            columns=destination.columns,
+        )
+    return SinkSpec(
+        name=name,
+        connection=destination.connection,
+        kind=config.connections[destination.connection].type,
+        fields=dict(destination.fields),
+        max_age_seconds=destination.max_age.total_seconds(),
+    )

@@ -1,0 +1,99 @@
+"""The example of the documentation, whole, through load and into specs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from bridge.config.load import load
+from bridge.config.model import Config, PostgresConnection, SinkConnection
+from bridge.config.problem import InvalidConfig
+from bridge.config.specs import contract_specs, pipeline_specs
+from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
+
+EXAMPLE = Path(__file__).parent / "example.yaml"
+ENVIRON = {
+    "WAREHOUSE_DSN": "postgresql://bridge:CANARY@warehouse.example/db?sslmode=verify-full",
+    "SLACK_WEBHOOK_URL": "https://hooks.example/CANARY",
+    "BRIDGE_API_KEY": "CANARY",
+}
+
+
+@pytest.fixture
+def config() -> Config:
+    return load(EXAMPLE, ENVIRON)
+
+
+def test_the_example_loads_with_its_variables_in_place(config: Config) -> None:
+    warehouse = config.connections["warehouse"]
+    assert isinstance(warehouse, PostgresConnection)
+    assert warehouse.dsn == ENVIRON["WAREHOUSE_DSN"]
+    assert config.source.dsn == "service=app"
+    csm = config.connections["csm"]
+    assert isinstance(csm, SinkConnection)
+    assert csm.options == {"webhook_url": ENVIRON["SLACK_WEBHOOK_URL"]}
+    assert config.ingress is not None
+    assert config.ingress.api_keys == ("CANARY",)
+
+
+def test_durations_sizes_and_addresses_are_parsed(config: Config) -> None:
+    assert config.source.retention == timedelta(days=7)
+    assert config.source.max_retained_wal == 8 * 2**30
+    assert config.ingress is not None
+    assert config.ingress.max_payload == 2**20
+    assert (config.admin.listen.host, config.admin.listen.port) == ("127.0.0.1", 8377)
+
+
+def test_pipelines_become_specs(config: Config) -> None:
+    (spec,) = pipeline_specs(config)
+    assert spec.name == "usage-limit-hits"
+    assert spec.events == ("usage.limit_reached",)
+    assert [type(step) for step in spec.steps] == [EnrichSpec, FilterSpec, SetSpec, RedactSpec]
+    enrich = spec.steps[0]
+    assert isinstance(enrich, EnrichSpec)
+    assert (enrich.as_name, enrich.source, enrich.cache_seconds) == ("customer", "source", 300.0)
+    assert spec.branches is not None
+    assert [(branch.name, branch.to) for branch in spec.branches] == [
+        ("blocked", ("events", "nudge")),
+        ("nudge", ("events",)),
+        ("rest", ()),
+    ]
+    table, sink = spec.destinations["events"], spec.destinations["nudge"]
+    assert isinstance(table, TableSpec)
+    assert (table.table, table.mode, table.key) == ("events.usage_limits", "upsert", ("event_id",))
+    assert isinstance(sink, SinkSpec)
+    assert (sink.kind, sink.max_age_seconds, list(sink.fields)) == ("slack", 86400.0, ["text"])
+
+
+def test_contracts_become_specs(config: Config) -> None:
+    contract = contract_specs(config)["usage.limit_reached"]
+    assert [(field.name, field.type, field.enum) for field in contract.fields] == [
+        ("customer_id", "string", None),
+        ("metric", "string", ("seats", "api-calls", "storage")),
+        ("limit", "number", None),
+        ("used", "number", None),
+        ("plan", "string", None),
+    ]
+
+
+def test_no_secret_stands_in_the_text_of_a_config(config: Config) -> None:
+    assert "CANARY" not in repr(config)
+    assert "CANARY" not in str(config)
+
+
+def test_missing_variables_are_all_named_with_their_places() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(EXAMPLE, {})
+    text = str(caught.value)
+    assert (
+        "example.yaml:11:37: connections.warehouse.dsn: WAREHOUSE_DSN is not set: set WAREHOUSE_DSN" in text
+    )
+    assert "example.yaml:12:42: connections.csm.webhook_url: SLACK_WEBHOOK_URL is not set" in text
+    assert "ingress.api_keys[0]: BRIDGE_API_KEY is not set" in text
+    assert len(caught.value.problems) == 3
+
+
+def test_offline_needs_no_variables() -> None:
+    assert pipeline_specs(load(EXAMPLE, {}, offline=True)) == pipeline_specs(load(EXAMPLE, ENVIRON))
