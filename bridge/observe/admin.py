@@ -1,0 +1,217 @@
+"""The admin server's routes: liveness, readiness, metrics, status as JSON and as a page.
+
+Who may ask: `/livez` everybody (a word, no facts); everything else whoever knows `admin.token`, sent as
+`Authorization: Bearer TOKEN` or as the password of HTTP Basic, which is how a browser asks for it. Without
+a token the server must listen on loopback, and then the Host header must name loopback too: a page of the
+web could otherwise read this server through a name that it points at 127.0.0.1 (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hmac
+import ipaddress
+import platform
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bridge import __version__
+from bridge.errors import ConfigError
+from bridge.observe.metrics import Metrics
+from bridge.observe.page import render_page
+from bridge.observe.server import bind, serve
+
+PUBLIC_PATHS = frozenset({"/livez"})
+
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and the addresses that only this machine reaches."""
+    host = host.strip("[]")
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """Middleware that lets a request pass or answers 401 or 421. Nothing behind it checks again."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._token = token.encode() if token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        answer = None if scope["path"] in PUBLIC_PATHS else self._refusal(Headers(scope=scope))
+        await (answer or self._app)(scope, receive, send)
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        if self._token is None:
+            if is_loopback(_without_port(headers.get("host", ""))):
+                return None
+            return PlainTextResponse("this server answers for localhost only\n", 421, _HEADERS)
+        if hmac.compare_digest(_credential(headers.get("authorization", "")), self._token):
+            return None
+        challenge = {"www-authenticate": 'Basic realm="outbox-bridge", charset="UTF-8"'}
+        return PlainTextResponse("admin.token is needed\n", 401, {**_HEADERS, **challenge})
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.rpartition(":")[0] if ":" in host else host
+
+
+def _credential(authorization: str) -> bytes:
+    """What was sent as the token; empty for whatever is malformed."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode()
+    if scheme.lower() == "basic":
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+    return b""
+
+
+def status_of(metrics: Metrics) -> dict[str, Any]:
+    """Everything that `bridge status` and the page show, as JSON values. No row values in it."""
+    health = metrics.health
+    now = health.clock()
+    outcomes: dict[str, dict[str, int]] = {}
+    dead: dict[str, int] = {}
+    deliveries: dict[str, dict[str, int]] = {}
+    for family, label, into in (
+        (metrics.events, "pipeline", outcomes),
+        (metrics.deliveries, "destination", deliveries),
+    ):
+        for sample in next(iter(family.collect())).samples:
+            into.setdefault(sample.labels[label], {})[sample.labels["outcome"]] = int(sample.value)
+    for sample in next(iter(metrics.dead_letters.collect())).samples:
+        dead[sample.labels["pipeline"]] = int(sample.value)
+    names = sorted({*outcomes, *dead})
+    problems = [problem.as_dict() for problem in health.problems()]
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "now": now,
+        "started_at": health.started_at,
+        "live": health.live,
+        "ready": not problems,
+        "problems": problems,
+        "last_reload_successful": bool(
+            next(iter(metrics.config_last_reload_successful.collect())).samples[0].value
+        ),
+        "streams": [
+            {**state.snapshot.as_dict(now), "events_per_second": round(health.rate(name), 1)}
+            for name, state in health.streams.items()
+        ],
+        "pipelines": [
+            {
+                "pipeline": name,
+                "events": outcomes.get(name, {}),
+                "dead_letters": dead.get(name, 0),
+                "latency_p50_seconds": metrics.latency.quantile(name, 0.5),
+                "latency_p99_seconds": metrics.latency.quantile(name, 0.99),
+            }
+            for name in names
+        ],
+        "deliveries": deliveries,
+    }
+
+
+def build_admin(metrics: Metrics, *, host: str = "127.0.0.1", token: str | None = None) -> Starlette:
+    """The admin application. Raises ConfigError when `host` is not loopback and there is no token."""
+    if not token and not is_loopback(host):
+        raise ConfigError(
+            f"admin.listen is {host}, which other machines reach, and admin.token is not set",
+            hint="set admin: { token: ${ADMIN_TOKEN} }, or listen on 127.0.0.1",
+        )
+    health = metrics.health
+
+    def answer(make: Callable[[], Response]) -> Callable[[Request], Any]:
+        async def endpoint(_: Request) -> Response:
+            response = make()
+            response.headers.update(_HEADERS)
+            return response
+
+        return endpoint
+
+    def livez() -> Response:
+        return (
+            PlainTextResponse("ok\n")
+            if health.live
+            else PlainTextResponse("a stream's thread has died\n", 503)
+        )
+
+    def readyz() -> Response:
+        problems = health.problems()
+        if not problems:
+            return JSONResponse({"status": "ready", "reasons": []})
+        return JSONResponse({"status": "not ready", "reasons": [one.as_dict() for one in problems]}, 503)
+
+    def exposition() -> Response:
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def status() -> Response:
+        return JSONResponse(status_of(metrics))
+
+    def page() -> Response:
+        nonce = secrets.token_urlsafe(12)
+        rates = {name: health.rates(name) for name in health.streams}
+        policy = (
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        html = render_page(status_of(metrics), rates, nonce)
+        return Response(html, media_type="text/html", headers={"content-security-policy": policy})
+
+    app = Starlette(
+        routes=[
+            Route("/livez", answer(livez)),
+            Route("/readyz", answer(readyz)),
+            Route("/metrics", answer(exposition)),
+            Route("/status", answer(status)),
+            Route("/", answer(page)),
+        ],
+        middleware=[Middleware(Guard, token=token)],
+    )
+    app.state.health = health
+    return app
+
+
+async def serve_admin(app: Starlette, host: str, port: int, stop: asyncio.Event) -> None:
+    """Serve `app` until `stop` is set. Raises ConfigError naming host:port when it cannot listen there."""
+    listening = bind(host.strip("[]"), port, "admin.listen")
+    sampling = asyncio.create_task(_sample(app), name="admin-rates")
+    try:
+        await serve(app, listening, stop)
+    finally:
+        sampling.cancel()
+
+
+async def _sample(app: Starlette) -> None:
+    while True:
+        app.state.health.sample()
+        await asyncio.sleep(1)

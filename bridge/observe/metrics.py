@@ -1,0 +1,249 @@
+"""Every metric of the bridge, on a registry of its own. One attribute here is one row of docs/metrics.md.
+
+Counters and histograms are written by the stream threads, the dispatcher and the ingress. What a stream
+*is* (halted, slot, oldest pending event, phase) is not written twice: it is read from `Health` when
+somebody scrapes, so a hung thread still shows a growing age. No label carries customer data: label
+values are names from the configuration, words of this package and HTTP status codes.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from bridge import __version__
+from bridge.observe.state import PHASES, Health
+
+PREFIX = "outbox_bridge"
+
+LATENCY_BUCKETS = (
+    *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
+)
+"""Upper bounds in seconds: dense where a stream lives (0.5 to 25 ms), then up to an outage."""
+
+WORK_BUCKETS = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
+
+
+class LatencyHistogram(Collector):
+    """A cumulative histogram that takes a whole batch at once: one lock and one bisection a transaction.
+
+    prometheus_client's own takes a lock and a bucket walk for each observation, which an event cannot pay.
+    """
+
+    def __init__(self, name: str, documentation: str, bounds: tuple[float, ...] = LATENCY_BUCKETS) -> None:
+        self._name, self._documentation, self._bounds = name, documentation, bounds
+        self._lock = threading.Lock()
+        self._counts: dict[str, list[int]] = {}  # pipeline -> a count a bucket, the last one +Inf
+        self._sums: dict[str, float] = {}
+
+    def observe_many(self, pipeline: str, observations: Iterable[tuple[float, int]]) -> None:
+        """Add (seconds, number of events) pairs. Negative seconds (clocks that differ) count as 0."""
+        bounds, found, total = self._bounds, [0] * (len(self._bounds) + 1), 0.0
+        for seconds, count in observations:
+            if seconds > 0:
+                found[bisect_left(bounds, seconds)] += count
+                total += seconds * count
+            else:
+                found[0] += count
+        with self._lock:
+            counts = self._counts.get(pipeline)
+            if counts is None:
+                self._counts[pipeline], self._sums[pipeline] = found, total
+            else:
+                counts[:] = [a + b for a, b in zip(counts, found, strict=True)]
+                self._sums[pipeline] += total
+
+    def quantile(self, pipeline: str, q: float) -> float | None:
+        """Seconds, interpolated in its bucket as Prometheus' histogram_quantile does; None: no events yet."""
+        with self._lock:
+            counts = list(self._counts.get(pipeline, ()))
+        wanted = q * sum(counts)
+        if not wanted:
+            return None
+        below = 0
+        for index, count in enumerate(counts):
+            if count and below + count >= wanted:
+                if index == len(self._bounds):
+                    break
+                low = self._bounds[index - 1] if index else 0.0
+                return low + (self._bounds[index] - low) * (wanted - below) / count
+            below += count
+        return self._bounds[-1]
+
+    def count(self, pipeline: str) -> int:
+        """How many events were observed."""
+        with self._lock:
+            return sum(self._counts.get(pipeline, ()))
+
+    def describe(self) -> Iterator[Metric]:
+        yield HistogramMetricFamily(self._name, self._documentation, labels=["pipeline"])
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=["pipeline"])
+        with self._lock:
+            seen = {name: (list(counts), self._sums[name]) for name, counts in self._counts.items()}
+        for pipeline, (counts, total) in sorted(seen.items()):
+            buckets, running = [], 0
+            for bound, count in zip([*map(str, self._bounds), "+Inf"], counts, strict=True):
+                running += count
+                buckets.append((bound, float(running)))
+            family.add_metric([pipeline], buckets=buckets, sum_value=total)
+        yield family
+
+
+class StreamCollector(Collector):
+    """Gauges of every stream, read from `Health` at the moment of the scrape."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def describe(self) -> Iterator[Metric]:
+        yield from self._families().values()
+
+    def _families(self) -> dict[str, GaugeMetricFamily]:
+        def gauge(name: str, documentation: str, *more: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"{PREFIX}_{name}", documentation, labels=[*more, "stream"])
+
+        return {
+            "pending": gauge(
+                "oldest_pending_event_age_seconds",
+                "Age of the oldest committed event that is not applied; 0 when nothing waits.",
+            ),
+            "retained": gauge("slot_retained_wal_bytes", "WAL that the source keeps for the stream's slot."),
+            "safe": gauge(
+                "slot_safe_wal_bytes",
+                "WAL that may still be written before Postgres invalidates the slot; absent without a limit.",
+            ),
+            "active": gauge("slot_active", "1 while a connection reads from the stream's slot."),
+            "halted": gauge("halted", "1 while the stream is halted for this reason, 0 after it.", "reason"),
+            "phase": gauge("stream_phase", "1 for the phase that the stream is in, else 0.", "phase"),
+            "epoch": gauge("stream_epoch", "Fencing token of the stream: one more at every start."),
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        families, now = self._families(), self._health.clock()
+        for name, state in self._health.streams.items():
+            at, known = state.snapshot, state.halted_reasons
+            families["pending"].add_metric([name], at.pending_age(now))
+            if at.slot_retained_bytes is not None:
+                families["retained"].add_metric([name], at.slot_retained_bytes)
+            if at.slot_safe_bytes is not None:
+                families["safe"].add_metric([name], at.slot_safe_bytes)
+            if at.slot_active is not None:
+                families["active"].add_metric([name], int(at.slot_active))
+            for reason in sorted(known):
+                halted = at.phase == "halted" and at.reason == reason
+                families["halted"].add_metric([reason, name], int(halted))
+            for phase in PHASES:
+                families["phase"].add_metric([phase, name], int(at.phase == phase))
+            families["epoch"].add_metric([name], at.epoch)
+        yield from families.values()
+
+
+class ReadyCollector(Collector):
+    """`outbox_bridge_ready`: what /readyz answers, as a number."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily(f"{PREFIX}_ready", "1 when /readyz answers 200.")
+        ready.add_metric([], int(self._health.ready))
+        yield ready
+
+
+class Metrics:
+    """All metrics of one process. Make one, hand its parts to the loops, serve `exposition()`."""
+
+    def __init__(self, health: Health | None = None) -> None:
+        # one `_created` series more for each series, that nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+        self.registry = CollectorRegistry()
+        self.health = health or Health()
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(f"{PREFIX}_{name}", documentation, labels, registry=self.registry)
+
+        def work(name: str, documentation: str, *labels: str) -> Histogram:
+            full = f"{PREFIX}_{name}"
+            return Histogram(full, documentation, labels, registry=self.registry, buckets=WORK_BUCKETS)
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(f"{PREFIX}_{name}", documentation, labels, registry=self.registry)
+
+        self.events = counter("events", "Events by pipeline and what became of them.", "pipeline", "outcome")
+        self.latency = LatencyHistogram(
+            f"{PREFIX}_event_latency_seconds", "Producer's commit to the target's commit."
+        )
+        self.registry.register(self.latency)
+        self.batch_seconds = work("batch_seconds", "Time to apply one batch, commit included.", "stream")
+        self.retries = counter(
+            "retries", "Batches or connections tried again, by SQLSTATE or reason.", "stream", "reason"
+        )
+        self.dead_letters = gauge("dead_letters", "Open dead letters.", "pipeline")
+        self._dead_letter_pipelines: set[str] = set()
+        self.deliveries = counter("deliveries", "Sends to sinks by outcome.", "destination", "outcome")
+        self.delivery_seconds = work("delivery_seconds", "Time that one send to a sink takes.", "destination")
+        self.enrich_lookups = counter(
+            "enrich_lookups", "Keys looked up for enrichment, by result.", "entity", "result"
+        )
+        self.ingress_requests = counter(
+            "ingress_requests", "HTTP requests to the ingress, by status code.", "endpoint", "code"
+        )
+        self.config_last_reload_successful = gauge(
+            "config_last_reload_successful", "0 after a reload that was refused: the old configuration stays."
+        )
+        self.config_last_reload_successful.set(1)
+        self.build_info = gauge("build_info", "1; the version is in the labels.", "version", "python")
+        self.build_info.labels(__version__, platform.python_version()).set(1)
+        self.registry.register(StreamCollector(self.health))
+        self.registry.register(ReadyCollector(self.health))
+        ProcessCollector(registry=self.registry)
+
+    def count_events(self, outcomes: Mapping[tuple[str, str], int]) -> None:
+        """Add a batch's (pipeline, outcome) -> events, as the planner counts them."""
+        for (pipeline, outcome), count in outcomes.items():
+            self.events.labels(pipeline, outcome).inc(count)
+
+    def set_dead_letters(self, open_letters: Mapping[str, int]) -> None:
+        """Replace the gauge: open dead letters by pipeline. A pipeline not named has none (0)."""
+        self._dead_letter_pipelines |= open_letters.keys()
+        for pipeline in self._dead_letter_pipelines:
+            self.dead_letters.labels(pipeline).set(open_letters.get(pipeline, 0))
+
+    def exposition(self) -> bytes:
+        """The text format that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,276 @@
+"""What each stream is doing right now, told by the stream's thread and read by everybody else.
+
+Apart from the metrics because the same facts answer /readyz, /status and the status page: there is one
+place where a stream says "halted, and this mends it", and nothing that can disagree with it.
+Loops do not import this module; they get a `StreamState` from the daemon through a Protocol of theirs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, Literal
+
+from bridge.core.lsn import format_lsn
+from bridge.errors import BridgeError
+
+Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
+Mode = Literal["new", "catchup", "stream", "poll"]
+
+PHASES: tuple[Phase, ...] = ("starting", "standby", "catchup", "streaming", "polling", "halted", "stopped")
+"""Set by the stream's thread, never stored: the ledger's `mode` is what survives a restart.
+
+starting   connecting, fencing and preflight; also while it backs off before its first batch
+standby    another bridge holds the stream; this one waits to take over
+catchup    rows come from the outbox table because a slot's history is not complete
+streaming  rows come from the slot
+polling    rows come from the outbox table by design (`capture: poll`)
+halted     nothing is applied or acknowledged until somebody mends the cause; tried again by itself
+stopped    the thread has ended
+"""
+
+READY_PHASES = frozenset({"standby", "catchup", "streaming", "polling"})
+"""Standing by is ready: the bridge does all it should, and a rolling update must not wait for it."""
+
+_SAMPLES = 121  # two minutes, one a second: what the status page draws
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSnapshot:
+    """One consistent view of a stream. Times are unix seconds, LSNs integers, sizes bytes."""
+
+    stream: str
+    connection: str
+    phase: Phase = "starting"
+    since: float = 0.0  # when this phase began
+    mode: Mode | None = None  # the ledger's
+    reason: str | None = None  # why it is halted or in trouble: a word of docs/operations.md
+    message: str = ""
+    hint: str = ""  # the command or SQL that mends it
+    waiting_for: str = ""  # slot creation: the pid, database or gid waited for
+    epoch: int = 0
+    applied_lsn: int = 0
+    safe_lsn: int = 0
+    last_event_at: float | None = None  # when the newest applied event was committed by its producer
+    pending_since: float | None = None  # producer commit of the oldest event not applied; None: nothing waits
+    events: int = 0  # applied since the process started
+    batches: int = 0
+    slot: str | None = None
+    slot_active: bool | None = None  # None: not known, or no slot
+    slot_retained_bytes: int | None = None
+    slot_safe_bytes: int | None = None  # None: max_slot_wal_keep_size sets no limit
+
+    def pending_age(self, now: float) -> float:
+        """Seconds that the oldest event not applied has waited. Grows even when the thread hangs."""
+        return 0.0 if self.pending_since is None else max(0.0, now - self.pending_since)
+
+    def as_dict(self, now: float) -> dict[str, Any]:
+        """The JSON form of /status. LSNs as Postgres prints them."""
+        return {
+            "stream": self.stream,
+            "connection": self.connection,
+            "phase": self.phase,
+            "since": self.since,
+            "mode": self.mode,
+            "reason": self.reason,
+            "message": self.message,
+            "hint": self.hint,
+            "waiting_for": self.waiting_for,
+            "epoch": self.epoch,
+            "applied_lsn": format_lsn(self.applied_lsn),
+            "safe_lsn": format_lsn(self.safe_lsn),
+            "last_event_at": self.last_event_at,
+            "oldest_pending_event_age_seconds": round(self.pending_age(now), 3),
+            "events": self.events,
+            "batches": self.batches,
+            "slot": {
+                "name": self.slot,
+                "active": self.slot_active,
+                "retained_wal_bytes": self.slot_retained_bytes,
+                "safe_wal_bytes": self.slot_safe_bytes,
+            },
+        }
+
+
+class StreamState:
+    """The cell that one stream writes and everybody reads. A read is one attribute: no lock, no tear."""
+
+    def __init__(
+        self,
+        stream: str,
+        connection: str,
+        *,
+        alive: Callable[[], bool] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`alive` tells whether the stream's thread still runs; /livez fails when it does not."""
+        self._clock = clock
+        self._alive = alive
+        self._lock = threading.Lock()
+        self.snapshot = StreamSnapshot(stream, connection, since=clock())
+        self.halted_reasons: frozenset[str] = frozenset()  # every reason it ever halted for, in this process
+
+    def enter(self, phase: Phase, **changes: Any) -> None:
+        """Enter a phase. Unless given, reason, message, hint and waiting_for are cleared: it works again."""
+        cleared: dict[str, Any] = {"reason": None, "message": "", "hint": "", "waiting_for": ""}
+        with self._lock:
+            since = self.snapshot.since if self.snapshot.phase == phase else self._clock()
+            self.snapshot = replace(self.snapshot, **{**cleared, **changes, "phase": phase, "since": since})
+
+    def update(self, **changes: Any) -> None:
+        """Change single facts (slot gauges, pending_since, epoch, ...) and leave the phase."""
+        with self._lock:
+            self.snapshot = replace(self.snapshot, **changes)
+
+    def halt(self, error: BridgeError) -> None:
+        """Stopped until mended: not ready, and `outbox_bridge_halted` is 1 for this reason."""
+        reason, message = error.reason, str(error.args[0])
+        with self._lock:
+            self.halted_reasons |= {reason}
+            same = self.snapshot.phase == "halted" and self.snapshot.reason == reason
+            self.snapshot = replace(
+                self.snapshot,
+                phase="halted",
+                since=self.snapshot.since if same else self._clock(),
+                reason=reason,
+                message=message,
+                hint=error.hint,
+            )
+
+    def trouble(self, error: BridgeError) -> None:
+        """A passing fault (a server is away, a conflict): not ready with its reason, the phase stays."""
+        self.update(reason=error.reason, message=str(error.args[0]), hint=error.hint)
+
+    def applied(
+        self,
+        events: int,
+        *,
+        applied_lsn: int | None = None,
+        safe_lsn: int | None = None,
+        last_event_at: float | None = None,
+        pending_since: float | None = None,
+    ) -> None:
+        """One batch is durable in the target. Whatever was in trouble works again."""
+        with self._lock:
+            was = self.snapshot
+            self.snapshot = replace(
+                was,
+                reason=None,
+                message="",
+                hint="",
+                events=was.events + events,
+                batches=was.batches + 1,
+                applied_lsn=was.applied_lsn if applied_lsn is None else applied_lsn,
+                safe_lsn=was.safe_lsn if safe_lsn is None else safe_lsn,
+                last_event_at=was.last_event_at if last_event_at is None else last_event_at,
+                pending_since=pending_since,
+            )
+
+    @property
+    def alive(self) -> bool:
+        """False when the stream's thread has ended although nobody asked it to."""
+        return self._alive is None or self.snapshot.phase == "stopped" or self._alive()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason why the bridge is not ready."""
+
+    where: str  # the stream, or a part such as "dispatcher"
+    reason: str
+    message: str = ""
+    hint: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """The JSON form of /readyz."""
+        return {"where": self.where, "reason": self.reason, "message": self.message, "hint": self.hint}
+
+
+class Health:
+    """Every stream and every other part that can be in trouble, added up. Thread-safe."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.started_at = clock()
+        self._lock = threading.Lock()
+        self._streams: dict[str, StreamState] = {}
+        self._parts: dict[str, Problem] = {}
+        self._rates: dict[str, deque[tuple[float, int]]] = {}
+
+    def add(self, state: StreamState) -> StreamState:
+        """Register a stream. A reload that rebuilds a stream of the same name replaces it."""
+        with self._lock:
+            self._streams = {**self._streams, state.snapshot.stream: state}
+        return state
+
+    def remove(self, stream: str) -> None:
+        """A reload took this stream away."""
+        with self._lock:
+            self._streams = {name: state for name, state in self._streams.items() if name != stream}
+            self._rates.pop(stream, None)
+
+    @property
+    def streams(self) -> Mapping[str, StreamState]:
+        """Streams by name, in the order they were added."""
+        return MappingProxyType(self._streams)
+
+    def part_failed(self, where: str, error: BridgeError) -> None:
+        """A part that is no stream (dispatcher, ingress, prune) is in trouble: not ready."""
+        problem = Problem(where, error.reason, str(error.args[0]), error.hint)
+        with self._lock:
+            self._parts = {**self._parts, where: problem}
+
+    def part_works(self, where: str) -> None:
+        """That part works again."""
+        if where in self._parts:
+            with self._lock:
+                self._parts = {name: part for name, part in self._parts.items() if name != where}
+
+    def problems(self) -> list[Problem]:
+        """Why the bridge is not ready; empty when it is."""
+        found = []
+        for state in self._streams.values():
+            now = state.snapshot
+            if now.phase not in READY_PHASES or now.reason is not None:
+                found.append(Problem(now.stream, now.reason or now.phase, now.message, now.hint))
+        if not self._streams:
+            found.append(Problem("bridge", "starting", "no stream has been set up yet"))
+        return found + list(self._parts.values())
+
+    @property
+    def ready(self) -> bool:
+        """True when every stream applies or stands by and no part is in trouble."""
+        return not self.problems()
+
+    @property
+    def live(self) -> bool:
+        """False when a stream's thread died: only a restart mends that. A halt is not death."""
+        return all(state.alive for state in self._streams.values())
+
+    def sample(self) -> None:
+        """Remember each stream's event count, once a second, for `rate` and the drawing."""
+        now = self.clock()
+        for name, state in self._streams.items():
+            self._rates.setdefault(name, deque(maxlen=_SAMPLES)).append((now, state.snapshot.events))
+
+    def rate(self, stream: str, seconds: float = 10.0) -> float:
+        """Events a second over the last `seconds`, 0.0 while too little is known."""
+        samples = list(self._rates.get(stream, ()))
+        if len(samples) < 2:
+            return 0.0
+        end, count = samples[-1]
+        start, first = next(((at, n) for at, n in samples if at >= end - seconds), samples[0])
+        return max(0.0, (count - first) / (end - start)) if end > start else 0.0
+
+    def rates(self, stream: str) -> list[float]:
+        """Events a second, one value a sample, oldest first."""
+        samples = list(self._rates.get(stream, ()))
+        return [
+            max(0.0, (count - before) / (at - earlier)) if at > earlier else 0.0
+            for (earlier, before), (at, count) in pairwise(samples)
+        ]
