@@ -1,0 +1,181 @@
+"""Fixtures: a source and a target database a test, on shared servers or, to crash, on private ones.
+
+`source` and `target` are fresh copies of a template on servers of the session. A test that also asks for
+`source_cluster` or `target_cluster` gets its database on a server of its own, which it may crash.
+On a DSN such tests are deselected, and the closing lines say so.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from bridge.demo.cluster import Cluster
+from tests.support import customer
+from tests.support.bridge_process import BridgeProcess
+from tests.support.proxy import FaultProxy
+from tests.support.servers import (
+    ContainerServer,
+    Database,
+    Server,
+    Servers,
+    create_database,
+    drop_database,
+    provider,
+)
+
+_numbers = itertools.count(1)
+_DESELECTED = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in (
+        "matrix: run on every PostgreSQL major by `make test-matrix`",
+        "data_directory: copies, restores or promotes a data directory; needs the embedded provider",
+        "slow: more than about ten seconds; `make test-all` runs it, `make test` does not",
+    ):
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_report_header() -> str:
+    return f"postgres: {provider()}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the chosen provider cannot do, and remember why."""
+    reasons: dict[str, int] = {}
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        reason = ""
+        if provider() == "dsn" and fixtures & {"source_cluster", "target_cluster"}:
+            reason = "they crash a server, which BRIDGE_TEST_DSN does not allow"
+        elif provider() != "embedded" and item.get_closest_marker("data_directory"):
+            reason = "they copy data directories, which needs the embedded provider"
+        if reason:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        (dropped if reason else kept).append(item)
+    config.stash[_DESELECTED] = reasons
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for reason, count in config.stash.get(_DESELECTED, {}).items():
+        terminalreporter.write_line(f"deselected {count} tests: {reason}")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Every server of this session."""
+    made = Servers()
+    yield made
+    made.close()
+
+
+def _template(server: Server, name: str, fill: Callable[[customer.Connection], None]) -> None:
+    customer.make_roles(server)
+    drop_database(Database(server, name))
+    database = create_database(server, name)
+    with database.connect() as connection:
+        fill(connection)
+
+
+def _fresh(server: Server, template: str) -> Iterator[Database]:
+    database = create_database(server, f"{template}_{next(_numbers)}", template)
+    yield database
+    drop_database(database)
+
+
+def _private(servers: Servers, name: str) -> Iterator[Cluster | ContainerServer]:
+    server = servers.private(name)
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def source_cluster(servers: Servers) -> Iterator[Cluster | ContainerServer]:
+    """A server of this test's own that holds its `source`."""
+    yield from _private(servers, "private-source")
+
+
+@pytest.fixture
+def target_cluster(servers: Servers) -> Iterator[Cluster | ContainerServer]:
+    """A server of this test's own that holds its `target`."""
+    yield from _private(servers, "private-target")
+
+
+def _database(request: pytest.FixtureRequest, kind: str) -> Iterator[Database]:
+    fill = customer.make_source if kind == "source" else customer.make_target
+    template = f"bridge_test_{kind}"
+    if f"{kind}_cluster" in request.fixturenames:
+        private = request.getfixturevalue(f"{kind}_cluster")
+        _template(private, template, fill)
+        yield Database(private, template)  # goes with its server
+        return
+    servers: Servers = request.getfixturevalue("servers")
+    server = servers.shared(kind, lambda fresh: _template(fresh, template, fill))
+    yield from _fresh(server, template)
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database with the outbox, crm.customer and rig.truth."""
+    yield from _database(request, "source")
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database with the ledger, events.usage_limits and rig.effects."""
+    yield from _database(request, "target")
+
+
+@pytest.fixture
+def source_connection(source: Database) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Superuser on the source, autocommit."""
+    with source.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def target_connection(target: Database) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Superuser on the target, autocommit."""
+    with target.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def proxy_to() -> Iterator[Callable[[str], FaultProxy]]:
+    """Makes fault proxies in front of a DSN: `proxy = proxy_to(target.bridge_dsn)`, then `proxy.dsn`."""
+    made: list[FaultProxy] = []
+
+    def make(dsn: str) -> FaultProxy:
+        made.append(FaultProxy(dsn))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()
+
+
+@pytest.fixture
+def bridge_process(tmp_path: Path) -> Iterator[Callable[..., BridgeProcess]]:
+    """Makes bridge processes that end with the test: `bridge_process(source=..., target=...)`."""
+    made: list[BridgeProcess] = []
+
+    def make(**arguments: Any) -> BridgeProcess:
+        arguments.setdefault("directory", tmp_path)
+        made.append(BridgeProcess(**arguments))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()

@@ -1,0 +1,252 @@
+"""Where the tests' servers come from: the embedded launcher, testcontainers, or a DSN.
+
+`BRIDGE_TEST_POSTGRES=testcontainers` (image: BRIDGE_TEST_IMAGE) and `BRIDGE_TEST_DSN` choose; without
+them a cluster of our own is started. Tests see a `Server`; those that crash one ask for a
+`RestartableServer`, which a DSN cannot be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from bridge.demo.cluster import Cluster, ClusterError, StopMode, Workspace
+
+Provider = Literal["embedded", "testcontainers", "dsn"]
+
+
+def provider() -> Provider:
+    """What the environment asks for."""
+    asked = os.environ.get("BRIDGE_TEST_POSTGRES", "")
+    if os.environ.get("BRIDGE_TEST_DSN"):
+        return "dsn"
+    if asked == "testcontainers":
+        return "testcontainers"
+    if asked not in ("", "embedded"):
+        raise ValueError(f"BRIDGE_TEST_POSTGRES={asked}: embedded or testcontainers; or set BRIDGE_TEST_DSN")
+    return "embedded"
+
+
+class Server(Protocol):
+    """A PostgreSQL server on which we are superuser."""
+
+    def dsn(self, dbname: str = "postgres", user: str = "postgres", **parameters: Any) -> str: ...
+
+
+class RestartableServer(Server, Protocol):
+    """One that a test may stop and crash."""
+
+    @property
+    def running(self) -> bool: ...
+    def start(self) -> Any: ...
+    def stop(self, mode: StopMode = "fast", deadline: float = 60.0) -> float: ...
+    def crash(self) -> None: ...
+    def restart(self, mode: StopMode = "fast") -> None: ...
+    def kill_backend(self, pid: int) -> None: ...
+    def log_tail(self, lines: int = 20) -> str: ...
+    def discard(self) -> None: ...
+
+
+class DsnServer:
+    """A server of the user's, given as BRIDGE_TEST_DSN. We may make databases and roles, not stop it."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+
+    def dsn(self, dbname: str = "postgres", user: str = "postgres", **parameters: Any) -> str:
+        if user != "postgres":  # "postgres" stands for whoever the DSN names
+            parameters |= {"user": user, "password": "bridge"}
+        return make_conninfo(self._conninfo, dbname=dbname, **parameters)
+
+
+class ContainerServer:
+    """A server in a container of its own, on a port that survives its restarts."""
+
+    def __init__(self, image: str) -> None:
+        # The old import path warns, and warnings are errors here.
+        from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this provider
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        settings = (
+            "wal_level=logical max_replication_slots=40 max_wal_senders=40 max_prepared_transactions=20"
+        )
+        command = " ".join(
+            f"-c {setting}" for setting in [*settings.split(), "log_statement=ddl", "fsync=off"]
+        )
+        container = PostgresContainer(image, username="postgres", password="bridge", dbname="postgres")
+        self._container = container.with_bind_ports(5432, self.port).with_command(command)
+        self._container.start()
+        self._host: str = self._container.get_container_host_ip()
+        self._wait_until_ready()
+
+    @property
+    def _docker(self) -> Any:
+        return self._container.get_wrapped_container()
+
+    def dsn(self, dbname: str = "postgres", user: str = "postgres", **parameters: Any) -> str:
+        values = {"host": self._host, "port": self.port, "dbname": dbname, "user": user, "password": "bridge"}
+        return make_conninfo("", **{**values, **parameters})
+
+    def _wait_until_ready(self, deadline: float = 60.0) -> None:
+        until = time.monotonic() + deadline
+        while True:
+            try:
+                psycopg.connect(self.dsn(), connect_timeout=3).close()
+            except psycopg.OperationalError as error:
+                if time.monotonic() > until:
+                    raise ClusterError(f"container not ready: {error}\n{self.log_tail()}") from error
+                time.sleep(0.05)
+            else:
+                return
+
+    @property
+    def running(self) -> bool:
+        self._docker.reload()
+        return bool(self._docker.status == "running")
+
+    def start(self) -> None:
+        self._docker.start()
+        self._wait_until_ready()
+
+    def stop(self, mode: StopMode = "fast", deadline: float = 60.0) -> float:
+        began = time.monotonic()
+        signals = {"smart": "SIGTERM", "fast": "SIGINT", "immediate": "SIGQUIT"}
+        if self.running:
+            self._docker.kill(signals[mode])
+            self._docker.wait(timeout=deadline)
+        return time.monotonic() - began
+
+    def crash(self) -> None:
+        self.stop("immediate")
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def kill_backend(self, pid: int) -> None:
+        self._docker.exec_run(["kill", "-KILL", str(pid)])
+
+    def log_tail(self, lines: int = 20) -> str:
+        return str(self._docker.logs(tail=lines).decode(errors="replace"))
+
+    def discard(self) -> None:
+        self._container.stop()
+
+
+class Servers:
+    """The session's servers: shared ones by name, started when first asked for, and private ones."""
+
+    def __init__(self) -> None:
+        self.provider = provider()
+        self._workspace: Workspace | None = None
+        self._shared: dict[str, Server] = {}
+        self._made = 0
+
+    @property
+    def workspace(self) -> Workspace:
+        if self._workspace is None:
+            self._workspace = Workspace()
+        return self._workspace
+
+    def shared(self, name: str, prepare: Callable[[Server], None]) -> Server:
+        """The session's server of this name; `prepare` runs once on it. A DSN serves every name."""
+        if name not in self._shared:
+            if self.provider == "dsn":
+                server: Server = DsnServer(os.environ["BRIDGE_TEST_DSN"])
+            else:
+                server = self.private(name)
+            prepare(server)
+            self._shared[name] = server
+        return self._shared[name]
+
+    def private(self, name: str, settings: dict[str, str | int] | None = None) -> Cluster | ContainerServer:
+        """A started server of the caller's own; the caller discards it."""
+        self._made += 1
+        if self.provider == "testcontainers":
+            return ContainerServer(os.environ.get("BRIDGE_TEST_IMAGE", "postgres:18"))
+        return self.workspace.cluster(f"{name}-{self._made}", settings=settings).start()
+
+    def close(self) -> None:
+        for server in self._shared.values():
+            if isinstance(server, ContainerServer):
+                server.discard()
+        if self._workspace is not None:
+            self._workspace.close()
+
+
+class Database:
+    """A database of one test, and who may connect to it as whom."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.server = server
+        self.name = name
+
+    @property
+    def dsn(self) -> str:
+        """As superuser: the customer."""
+        return self.server.dsn(self.name)
+
+    @property
+    def bridge_dsn(self) -> str:
+        """As `outbox_bridge`, the role with exactly the printed grants."""
+        return self.server.dsn(self.name, user="outbox_bridge")
+
+    @property
+    def producer_dsn(self) -> str:
+        """As `app`, a member of outbox_producer (source only)."""
+        return self.server.dsn(self.name, user="app")
+
+    def connect(self, user: str = "postgres", **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """An autocommit connection; the caller closes it."""
+        dsn = self.server.dsn(self.name, user=user)
+        return psycopg.connect(dsn, autocommit=True, connect_timeout=10, **parameters)
+
+    def execute(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """One statement as superuser; its rows, if it has any."""
+        with self.connect() as connection:
+            cursor = connection.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, statement: str, parameters: Any = None) -> Any:
+        """The only column of the only row."""
+        [(value,)] = self.execute(statement, parameters)
+        return value
+
+
+def create_database(server: Server, name: str, template: str = "template1") -> Database:
+    """A new database, a copy of `template`."""
+    with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=10) as connection:
+        statement = sql.SQL("create database {} template {}")
+        connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+    return Database(server, name)
+
+
+def drop_database(database: Database) -> None:
+    """Drop it with its replication slots, whoever holds them."""
+    with psycopg.connect(database.server.dsn(), autocommit=True, connect_timeout=10) as connection:
+        _drop_slots(connection, database.name)
+        statement = sql.SQL("drop database if exists {} with (force)")
+        connection.execute(statement.format(sql.Identifier(database.name)))
+
+
+def _drop_slots(connection: psycopg.Connection[tuple[Any, ...]], dbname: str, deadline: float = 20.0) -> None:
+    of_database = "from pg_replication_slots where database = %s"
+    until = time.monotonic() + deadline
+    while True:
+        connection.execute(f"select pg_terminate_backend(active_pid) {of_database} and active", [dbname])
+        with contextlib.suppress(psycopg.errors.ObjectInUse):  # its walsender has not gone yet
+            connection.execute(f"select pg_drop_replication_slot(slot_name) {of_database}", [dbname])
+            return
+        if time.monotonic() > until:
+            raise ClusterError(f"a slot of database {dbname} stays in use")
+        time.sleep(0.02)
