@@ -65,7 +65,7 @@ class Libpq(Section):
             for name in Libpq.model_fields
             if name != "dsn" and getattr(self, name) is not None
         }
-        if self.dsn.startswith("${"):  # not set on this machine; offline commands connect to nothing
+        if "${" in self.dsn:  # not set on this machine; offline commands connect to nothing
             return self
         try:
             merged = make_conninfo(self.dsn, **beside) if beside else self.dsn
@@ -74,6 +74,24 @@ class Libpq(Section):
             raise ValueError("dsn is not a connection string that libpq can read") from None
         self.__dict__["dsn"] = merged  # frozen for everybody else
         return self
+
+    def parameters(self) -> dict[str, str]:
+        """What `dsn` says, by libpq's keywords; empty when it is not known on this machine."""
+        from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415  # as above
+
+        if "${" in self.dsn:
+            return {}
+        return {name: str(value) for name, value in conninfo_to_dict(self.dsn).items()}
+
+    def place(self) -> str:
+        """Which database this is, without secrets; empty when `dsn` does not say it all."""
+        known = self.parameters()
+        named = [
+            f"{name}={known[name]}"
+            for name in ("service", "host", "hostaddr", "port", "dbname")
+            if name in known
+        ]
+        return " ".join(named)
 
 
 class PostgresConnection(Libpq):

@@ -93,7 +93,7 @@ def read(path: Path, environ: Mapping[str, str]) -> Document:
         content = path.read_bytes()
     except OSError as error:
         failure = Problem(TOP, (), f"cannot be read: {error.strerror}", "bridge init writes a new one")
-        raise InvalidConfig(str(path), [failure]) from None
+        raise InvalidConfig(str(path), [failure], unreadable=True) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

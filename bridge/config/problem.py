@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal
 
 from bridge.errors import ConfigError
 
@@ -24,6 +25,18 @@ class Position:
 
 
 TOP = Position(1, 1)
+Level = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What lint has to say of a path; where that stands in the file comes later. key: of the key itself."""
+
+    level: Level
+    path: KeyPath
+    message: str
+    fix: str = ""
+    key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,8 @@ class InvalidConfig(ConfigError):
 
     reason = "config"
 
-    def __init__(self, file: str, problems: Iterable[Problem]) -> None:
+    def __init__(self, file: str, problems: Iterable[Problem], *, unreadable: bool = False) -> None:
+        self.unreadable = unreadable  # there is no file to speak of
         self.problems = tuple(sorted(problems, key=lambda problem: problem.position))
         count = len(self.problems)
         lines = [problem.text(file) for problem in self.problems]

@@ -1,0 +1,37 @@
+"""`bridge lint`: what is wrong with the configuration, offline."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from bridge.cli.options import config_option
+from bridge.config.lint import lint as findings_of
+
+
+@click.command()
+@config_option
+@click.option("--strict", is_flag=True, help="Warnings fail too.")
+def lint(config_path: Path, strict: bool) -> None:
+    """Check the configuration without connecting to anything.
+
+    Findings come as file:line:col: level: path: message; fix. Exit code 1 with errors (or, with --strict,
+    warnings), 2 when there is no such file.
+    """
+    findings = findings_of(config_path, os.environ)
+    for finding in findings:
+        click.echo(finding.text(str(config_path)))
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = len(findings) - errors
+    if findings:
+        click.echo(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}", err=True)
+    else:
+        click.echo(f"{config_path} is well", err=True)
+    sys.exit(1 if errors or (strict and warnings) else 0)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,148 @@
+"""Lint of what leads where: connections, tables, keys, branches, and parts that nothing uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+
+from bridge.config.connection import Libpq, PostgresConnection
+from bridge.config.model import Config
+from bridge.config.pipeline import Pipeline, TableDestination
+from bridge.config.problem import KeyPath, Level, Remark, nearest
+from bridge.config.table import split_table
+
+
+def check_structure(config: Config) -> Iterator[Remark]:
+    """Every remark about the shape of a configuration whose names meet."""
+    yield from _connections(config)
+    yield from _events(config)
+    if split_table(config.source.table) is None:
+        yield _unqualified(("source", "table"), config.source.table)
+    for name, pipeline in config.pipelines.items():
+        path = ("pipelines", name)
+        yield from _branches(path, pipeline)
+        for key, destination in pipeline.destinations.items():
+            if isinstance(destination, TableDestination):
+                yield from _table((*path, "destinations", key), destination)
+
+
+def _connections(config: Config) -> Iterator[Remark]:
+    used = {
+        destination.connection
+        for pipeline in config.pipelines.values()
+        for destination in pipeline.destinations.values()
+    }
+    used |= {
+        step.enrich_entity.source
+        for pipeline in config.pipelines.values()
+        for step in pipeline.steps
+        if step.enrich_entity is not None
+    }
+    yield from _tls(("source", "dsn"), config.source)
+    seen: dict[str, str] = {}
+    for name, connection in config.connections.items():
+        path = ("connections", name)
+        if name not in used:
+            yield Remark("warning", path, "no pipeline uses this connection", "remove it", key=True)
+        if not isinstance(connection, PostgresConnection):
+            continue
+        yield from _tls((*path, "dsn"), connection)
+        where = connection.place()
+        if where in seen:
+            message = (
+                f"is the same database as {seen[where]}: each would have a slot and a ledger row of its own"
+            )
+            yield Remark("warning", path, message, f"use {seen[where]} for both", key=True)
+        if where:
+            seen[where] = name
+
+
+def _tls(path: KeyPath, connection: Libpq) -> Iterator[Remark]:
+    parameters = connection.parameters()
+    remote = [host for host in parameters.get("host", "").split(",") if host and not _is_local(host)]
+    mode = parameters.get("sslmode", "prefer")
+    if remote and mode != "verify-full":
+        message = f"sslmode is {mode}, which does not prove who answers at another host"
+        yield Remark("warning", path, message, "set sslmode: verify-full, and sslrootcert where it needs one")
+
+
+def _is_local(host: str) -> bool:
+    if host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _events(config: Config) -> Iterator[Remark]:
+    taken: set[str] = set()
+    for name, pipeline in config.pipelines.items():
+        for pattern in pipeline.events:
+            matched = [event for event in config.events if fnmatchcase(event, pattern)]
+            taken.update(matched)
+            if not matched:
+                near = nearest(pattern, config.events)
+                message = f"no event under `events` is {pattern}: nothing checks what comes in"
+                level: Level = "error" if near else "warning"
+                fix = near or "write its contract under events"
+                yield Remark(level, ("pipelines", name, "event"), message, fix)
+    for event in config.events:
+        if event not in taken:
+            yield Remark("warning", ("events", event), "no pipeline takes this event", key=True)
+
+
+def _branches(path: KeyPath, pipeline: Pipeline) -> Iterator[Remark]:
+    if pipeline.branches is None:
+        return
+    last: str | None = None
+    reached: set[str] = set()
+    for index, branch in enumerate(pipeline.branches):
+        if last is not None:
+            message = f"can never be reached: `{last}` before it takes everything"
+            yield Remark("error", (*path, "branches", index), message, f"put it before `{last}`")
+            continue
+        reached.update(branch.to)
+        if branch.when is None or branch.when.strip() == "true":
+            last = branch.name
+    for name in pipeline.destinations:
+        if name not in reached:
+            at = (*path, "destinations", name)
+            yield Remark(
+                "warning", at, "no branch leads to it", f"name it in a branch's to: [{name}]", key=True
+            )
+
+
+def _table(path: KeyPath, table: TableDestination) -> Iterator[Remark]:
+    if split_table(table.table) is None:
+        yield _unqualified((*path, "table"), table.table)
+    if table.mode == "insert":
+        for name in ("key", "version"):
+            if getattr(table, name):
+                fix = "say mode: upsert, or remove it"
+                yield Remark(
+                    "warning", (*path, name), f"`{name}` does nothing with mode: insert", fix, key=True
+                )
+        return
+    if not table.key:
+        fix = "name the columns of a unique index: key: [event_id]"
+        yield Remark("error", (*path, "mode"), "an upsert needs `key`", fix)
+        return
+    columns = table.columns
+    if columns is not None:
+        for index, name in enumerate(table.key):
+            if name not in columns:
+                fix = nearest(name, columns) or "add it to columns"
+                yield Remark("error", (*path, "key", index), f"key column {name} is not among `columns`", fix)
+    identity = (
+        "event_id" in table.key if columns is None else any(columns.get(k) == "$meta.id" for k in table.key)
+    )
+    if not identity and table.version is None:
+        message = "is not the event's identity: a retried older event would write over a newer one"
+        yield Remark("warning", (*path, "key"), message, "add version: $meta.seq", key=True)
+
+
+def _unqualified(path: KeyPath, table: str) -> Remark:
+    name = table.rpartition(".")[2] or "events"
+    return Remark("error", path, "a table is named with its schema", f"write {'public.' + name}")

@@ -1,0 +1,176 @@
+"""Lint: each finding stands at its line and column and says what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.config.lint import lint
+
+HEAD = """\
+version: 1
+connections:
+  warehouse: {{ type: postgres, dsn: "{dsn}" }}
+events:
+  usage.limit_reached: {{ customer_id: string, metric: {{ enum: [seats, storage] }}, used: number }}
+pipelines:
+  hits:
+    event: {event}
+    steps:
+      - {step}
+    branches:
+      - {branch}
+      - {second}
+    destinations:
+      events:
+        connection: warehouse
+        table: {table}
+        mode: {mode}
+        key: {key}
+        columns: {columns}
+"""
+WELL = {
+    "dsn": "host=localhost dbname=w",
+    "event": "usage.limit_reached",
+    "step": "set: { big: $event.used > 10 }",
+    "branch": '{ name: big, when: "$big", to: [events] }',
+    "second": "{ name: rest, to: [] }",
+    "table": "events.usage",
+    "mode": "upsert",
+    "key": "[event_id]",
+    "columns": '{ event_id: "$meta.id", used: "$event.used" }',
+}
+
+
+def found(tmp_path: Path, **changed: str) -> list[str]:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(HEAD.format(**{**WELL, **changed}))
+    return [finding.text("") for finding in lint(path, {})]
+
+
+def test_a_sound_file_has_no_findings(tmp_path: Path) -> None:
+    assert found(tmp_path) == []
+
+
+EVENTS = "pipelines.hits.destinations.events"
+CORPUS = {
+    "a field the contract has not": (
+        {"step": "filter: $event.usd > 0"},
+        ":10:17: error: pipelines.hits.steps[0].filter: the event's contract has no field usd; did you mean used?",
+    ),
+    "a field inside a number": (
+        {"columns": '{ event_id: "$meta.id", used: "$event.used.x" }'},
+        f":20:48: error: {EVENTS}.columns.used: used is a number: it has no x inside",
+    ),
+    "a root that nothing makes": (
+        {"branch": '{ name: big, when: "$bigg", to: [events] }'},
+        ":12:28: error: pipelines.hits.branches[0].when: there is no $bigg here; did you mean big?",
+    ),
+    "a name that a later step makes": (
+        {"step": "filter: $late > 1\n      - set: { late: $event.used }"},
+        ":10:17: error: pipelines.hits.steps[0].filter: $late is made by a later step; move that step up",
+    ),
+    "a word that $meta has not": (
+        {"columns": '{ event_id: "$meta.id", used: "$meta.sequence" }'},
+        f":20:48: error: {EVENTS}.columns.used: $meta has no sequence; "
+        "there is: id, type, key, seq, occurred_at, idempotency_key, headers",
+    ),
+    "a branch after one that takes all": (
+        {"branch": "{ name: all, to: [events] }"},
+        ":13:9: error: pipelines.hits.branches[1]: can never be reached: `all` before it takes everything; "
+        "put it before `all`",
+    ),
+    "a destination no branch leads to": (
+        {"branch": '{ name: big, when: "$big", to: [] }'},
+        f":15:7: warning: {EVENTS}: no branch leads to it; name it in a branch's to: [events]",
+    ),
+    "an upsert without a key": (
+        {"key": "[]"},
+        f":18:15: error: {EVENTS}.mode: an upsert needs `key`; "
+        "name the columns of a unique index: key: [event_id]",
+    ),
+    "an upsert by something that is not the event": (
+        {"key": "[used]"},
+        f":19:9: warning: {EVENTS}.key: is not the event's identity: "
+        "a retried older event would write over a newer one; add version: $meta.seq",
+    ),
+    "a key that is no column": (
+        {"key": "[event_idd]"},
+        f":19:15: error: {EVENTS}.key[0]: key column event_idd is not among `columns`; "
+        "did you mean event_id?",
+    ),
+    "a key that insert does not use": (
+        {"mode": "insert"},
+        f":19:9: warning: {EVENTS}.key: `key` does nothing with mode: insert; say mode: upsert, or remove it",
+    ),
+    "arithmetic in a column": (
+        {"columns": '{ event_id: "$meta.id", used: "$event.used / 3" }'},
+        f":20:48: warning: {EVENTS}.columns.used: is reckoned in float64: a numeric "
+        "column loses its exact decimals; map the field itself, or reckon in SQL (a generated column)",
+    ),
+    "a text compared with a number": (
+        {"step": "filter: $event.customer_id > 0"},
+        ":10:17: error: pipelines.hits.steps[0].filter: $event.customer_id is a text and 0 is a number: "
+        "they never compare; compare like with like, or mend the contract",
+    ),
+    "a number in quotes": (
+        {"step": "filter: $event.used >= '95'"},
+        ":10:17: error: pipelines.hits.steps[0].filter: $event.used is a number and '95' is a text: "
+        "they never compare; write 95 without quotes",
+    ),
+    "a value the enum has not": (
+        {"step": "filter: $event.metric == 'seat'"},
+        ":10:17: error: pipelines.hits.steps[0].filter: $event.metric is never 'seat'; did you mean seats?",
+    ),
+    "a table without its schema": (
+        {"table": "usage"},
+        f":17:16: error: {EVENTS}.table: a table is named with its schema; write public.usage",
+    ),
+    "a weak sslmode to another host": (
+        {"dsn": "host=db.example dbname=w sslmode=require"},
+        ":3:37: warning: connections.warehouse.dsn: sslmode is require, which does not prove who answers at "
+        "another host; set sslmode: verify-full, and sslrootcert where it needs one",
+    ),
+    "an event nobody has described": (
+        {"event": "usage.limit_reachd"},
+        ":8:12: error: pipelines.hits.event: no event under `events` is usage.limit_reachd: nothing checks "
+        "what comes in; did you mean usage.limit_reached?",
+    ),
+    "a variable that is not set here": (
+        {"dsn": "${WAREHOUSE_DSN:?set WAREHOUSE_DSN}"},
+        ":3:37: warning: connections.warehouse.dsn: WAREHOUSE_DSN is not set: set WAREHOUSE_DSN",
+    ),
+    "a dollar in the middle of a text": (
+        {"columns": '{ event_id: "$meta.id", used: "is $event.used" }'},
+        f":20:48: warning: {EVENTS}.columns.used: $event.used inside a text stays as it "
+        "is written; write {{ event.used }} for its value, or $$ for a dollar",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changed", "line"), CORPUS.values(), ids=CORPUS.keys())
+def test_finds(tmp_path: Path, changed: dict[str, str], line: str) -> None:
+    assert line in found(tmp_path, **changed)
+
+
+def test_two_connections_to_one_database_are_told(tmp_path: Path) -> None:
+    text = HEAD.format(**WELL).replace(
+        "events:\n", '  again: { type: postgres, dsn: "dbname=w host=localhost" }\nevents:\n', 1
+    )
+    path = tmp_path / "bridge.yaml"
+    path.write_text(text)
+    lines = [finding.text("") for finding in lint(path, {})]
+    assert lines == [
+        ":4:3: warning: connections.again: no pipeline uses this connection; remove it",
+        ":4:3: warning: connections.again: is the same database as warehouse: each would have a slot and a "
+        "ledger row of its own; use warehouse for both",
+    ]
+
+
+def test_yaml_that_cannot_be_parsed_is_a_finding_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text("version: 1\nconnections: { a: ${X} }\n")
+    (finding,) = lint(path, {})
+    assert (finding.level, finding.position.line) == ("error", 2)
+    assert "quote a value that has ${...}" in finding.fix
