@@ -57,7 +57,8 @@ EVENTS = "pipelines.hits.destinations.events"
 CORPUS = {
     "a field the contract has not": (
         {"step": "filter: $event.usd > 0"},
-        ":10:17: error: pipelines.hits.steps[0].filter: the event's contract has no field usd; did you mean used?",
+        ":10:17: error: pipelines.hits.steps[0].filter: the event's contract has no field usd; "
+        "did you mean used?",
     ),
     "a field inside a number": (
         {"columns": '{ event_id: "$meta.id", used: "$event.used.x" }'},
