@@ -1,0 +1,60 @@
+"""`bridge init`: the first files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from bridge.config.recipe import STARTER
+from bridge.config.recipe import recipe as recipe_of
+from bridge.errors import BridgeError
+
+_TARGET_HEAD = """\
+-- 1. The ledger, in the same database:   bridge schema target | psql "$WAREHOUSE_DSN"
+-- 2. The table below:                    psql "$WAREHOUSE_DSN" -f {file}
+
+"""
+
+
+class FilesInTheWay(BridgeError):
+    """init does not overwrite files."""
+
+    reason = "files_in_the_way"
+
+
+@click.command()
+@click.option("--recipe", "name", metavar="NAME", help="Start from this recipe (bridge recipe list).")
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False))
+def init(name: str | None, force: bool, directory: Path) -> None:
+    """Write bridge.yaml, .env.example and the SQL to run into DIR (default: here)."""
+    chosen = recipe_of(name or STARTER)
+    contents = {
+        "bridge.yaml": chosen.text("bridge.yaml"),
+        ".env.example": chosen.env_example(),
+        "target.sql": _TARGET_HEAD.format(file="target.sql") + chosen.text("target.sql"),
+    }
+    if chosen.text("source.sql"):
+        contents["source.sql"] = chosen.text("source.sql")
+    in_the_way = [file for file in contents if (directory / file).exists()]
+    if in_the_way and not force:
+        raise FilesInTheWay(
+            f"{', '.join(in_the_way)} in {directory} would be overwritten",
+            hint="another DIR, or --force to overwrite",
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, text in contents.items():
+        (directory / file).write_text(text, encoding="utf-8")
+        click.echo(f"wrote {directory / file}")
+    click.echo("\nNext:")
+    if directory != Path():
+        click.echo(f"  cd {directory}")
+    click.echo("  cp .env.example .env && $EDITOR .env && set -a && . ./.env && set +a")
+    click.echo("  bridge lint && bridge test")
+    click.echo("  bridge install                                    # the outbox, in the source")
+    if "source.sql" in contents:
+        click.echo('  psql "$SOURCE_DSN" -f source.sql                  # an example table to enrich from')
+    click.echo('  bridge schema target | psql "$WAREHOUSE_DSN"      # the ledger, run by you')
+    click.echo('  psql "$WAREHOUSE_DSN" -f target.sql               # the table, run by you')
+    click.echo("  bridge doctor && bridge run")

@@ -1,0 +1,73 @@
+"""`bridge recipe`: ready configurations to look at, and to add to one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import rich_click as click
+
+from bridge.cli.options import config_option
+from bridge.config.addition import add_to
+from bridge.config.recipe import recipe as recipe_of
+from bridge.config.recipe import recipes
+from bridge.errors import ConfigError
+
+
+@click.group()
+def recipe() -> None:
+    """Ready configurations: an event, its pipeline, its table and its tests."""
+
+
+@recipe.command("list")
+@click.option("--json", "as_json", is_flag=True, help="A list of objects.")
+def list_recipes(as_json: bool) -> None:
+    """Name every recipe."""
+    found = recipes()
+    if as_json:
+        click.echo(json.dumps([{"name": one.name, **one.about.model_dump()} for one in found], indent=2))
+        return
+    width = max(len(one.name) for one in found)
+    for one in found:
+        click.echo(f"{one.name:<{width}}  {one.about.category:<7}  {one.about.summary}")
+
+
+@recipe.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print recipe NAME: its configuration, and the SQL that goes with it."""
+    one = recipe_of(name)
+    about = one.about
+    click.echo(f"# {about.title} ({about.category}): {about.summary}")
+    click.echo(f"# event: {about.event}   idempotency key: {about.idempotency_key}")
+    for file in ("bridge.yaml", "target.sql", "source.sql"):
+        text = one.text(file)
+        if text:
+            click.echo(f"\n# ---- {file}\n{text}", nl=False)
+
+
+@recipe.command()
+@click.argument("name")
+@config_option
+@click.option("--dry-run", is_flag=True, help="Print the file instead of writing it.")
+def add(name: str, config_path: Path, dry_run: bool) -> None:
+    """Add recipe NAME to the configuration. Comments and order of the file stay."""
+    one = recipe_of(name)
+    try:
+        text = config_path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{config_path} cannot be read: {error.strerror}", hint=f"bridge init --recipe {name}"
+        ) from None
+    result = add_to(text, one.text("bridge.yaml"), str(config_path))
+    if dry_run:
+        click.echo(result, nl=False)
+        return
+    draft = config_path.with_name(f".{config_path.name}.new")
+    draft.write_text(result, encoding="utf-8")
+    draft.chmod(config_path.stat().st_mode & 0o777)
+    os.replace(draft, config_path)
+    click.echo(f"{name} is in {config_path}. Next:")
+    click.echo(f'  bridge schema recipe {name} | psql "$WAREHOUSE_DSN"   # its table, run by you')
+    click.echo(f"  bridge lint -c {config_path} && bridge test -c {config_path}")

@@ -1,0 +1,15 @@
+-- Run in the target database, as the owner of the table. The bridge itself never runs DDL here.
+create schema if not exists events;
+
+create table if not exists events.signups (
+    event_id    uuid primary key,
+    user_id     text not null,
+    email       text not null,
+    plan        text,
+    payload     jsonb not null,
+    occurred_at timestamptz not null
+);
+
+-- With the bridge's role named outbox_bridge:
+--   grant usage on schema events to outbox_bridge;
+--   grant select, insert, update on events.signups to outbox_bridge;
