@@ -61,6 +61,14 @@ class Write:
     names: tuple[str, ...]
     events: list[Event]
     columns: list[list[bytes | None]]
+    places: list[int] = field(default_factory=list)  # of the events in the batch: the order across writes
+
+    def pick(self, rows: list[int]) -> Write:
+        """The same write with these rows only."""
+        events = [self.events[row] for row in rows]
+        columns = [[column[row] for row in rows] for column in self.columns]
+        places = [self.places[row] for row in rows] if self.places else []
+        return Write(self.pipeline, self.spec, self.shape, self.names, events, columns, places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,16 @@ class TableSpec:
     version: str | None = None
     columns: Mapping[str, Any] | None = None
 
+    @property
+    def version_column(self) -> str | None:
+        """The column that holds `version`: the one it names or that has the same source, else `version`."""
+        if self.version is None:
+            return None
+        mapping = self.columns or {}
+        if self.version in mapping:
+            return self.version
+        return next((name for name, source in mapping.items() if source == self.version), "version")
+
 
 @dataclass(frozen=True, slots=True)
 class SinkSpec:

@@ -1,0 +1,83 @@
+"""One pipeline compiled for one stream: its steps, branches and the destinations the stream owns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+
+from bridge.core.destination import Sink, Table
+from bridge.core.expression import Expression, compile_expression
+from bridge.core.plan import TableShape
+from bridge.core.rows import Rows
+from bridge.core.spec import EnrichSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.core.steps import compile_step
+
+Unit = tuple[str, str]
+"""(pipeline, destination)."""
+
+
+class Pipeline:
+    """One pipeline, compiled, with the destinations that this stream owns."""
+
+    def __init__(
+        self, spec: PipelineSpec, tables: Mapping[Unit, TableShape], sinks: Collection[Unit]
+    ) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.tables: dict[str, Table] = {}
+        self.sinks: dict[str, Sink] = {}
+        for name, destination in spec.destinations.items():
+            unit = (spec.name, name)
+            if isinstance(destination, TableSpec) and unit in tables:
+                self.tables[name] = Table(spec.name, destination, tables[unit])
+            elif isinstance(destination, SinkSpec) and unit in sinks:
+                self.sinks[name] = Sink(spec.name, destination)
+        self.owned = [name for name in spec.destinations if name in self.tables or name in self.sinks]
+        self.branches: list[tuple[Expression | None, frozenset[str]]] = [
+            (None if b.when is None else compile_expression(b.when), frozenset(b.to))
+            for b in spec.branches or ()
+        ]
+        self.reads = self._names()
+        entities = [step.as_name for step in spec.steps if isinstance(step, EnrichSpec)]
+        fields = {entity: frozenset(_fields(entity, self.reads)) for entity in entities}
+        self.steps = [compile_step(step, fields) for step in spec.steps]
+        self.needs_document = (
+            any(name.startswith("event.") for name in self.reads)
+            or any(table.spec.columns is None for table in self.tables.values())
+            or any("event" in sink.reads for sink in self.sinks.values())
+        )
+
+    def _names(self) -> frozenset[str]:
+        names: set[str] = set()
+        for step in self.spec.steps:
+            names |= compile_step(step, {}).reads
+        for when, _ in self.branches:
+            names |= when.names if when is not None else frozenset()
+        for table in self.tables.values():
+            names |= table.reads
+        for sink in self.sinks.values():
+            names |= sink.reads
+        return frozenset(names)
+
+    def takes(self, event_type: str) -> bool:
+        """True when one of its patterns matches the type."""
+        return any(fnmatchcase(event_type, pattern) for pattern in self.spec.events)
+
+    def branch(self, rows: Rows) -> list[int]:
+        """The first branch that matches, for every row; one past the last where none does."""
+        chosen = [len(self.branches)] * len(rows)
+        left = list(range(len(rows)))
+        for number, (when, _) in enumerate(self.branches):
+            if not left:
+                break
+            matches = [True] * len(left) if when is None else list(map(bool, rows.evaluate(when)))
+            for row, match in zip(left, matches, strict=True):
+                if match:
+                    chosen[row] = number
+            rows = rows.keep([not match for match in matches])
+            left = [row for row, match in zip(left, matches, strict=True) if not match]
+        return chosen
+
+
+def _fields(root: str, names: Collection[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith(root + ".")}

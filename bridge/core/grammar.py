@@ -1,0 +1,303 @@
+"""Read an expression into closures.
+
+The operators (and, or, not, comparisons, in, + - * /, x if y else z) run here, because the engine's
+own answers for mixed kinds are traps (operators.py) and a call into it costs several microseconds.
+What it does better (filters, tests, calls, `~`, `//`, `%`, `**`, objects) is handed to it as a span
+of the source in which every `$path` has become a variable. The grammar and its precedence are
+minijinja's (https://docs.rs/minijinja, "syntax"), so that both read a text alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridge.core import nodes
+from bridge.core.operators import MISSING, add, divide, multiply, negate, subtract
+from bridge.core.path import Path, Reader, reader
+from bridge.core.tokens import ExpressionSyntaxError, path_of, tokens_of
+
+Engine = Callable[[str, Mapping[str, Path]], Reader]
+
+_CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "none": None, "None": None}
+
+
+class Parser:
+    """Recursive descent over the tokens of one expression. `read()` gives its closure, once."""
+
+    def __init__(self, source: str, engine: Engine) -> None:
+        self.source = source
+        self.engine = engine
+        self.tokens = tokens_of(source)
+        self.at = 0
+        self.paths: list[Path] = [path_of(t.text) for t in self.tokens if t.kind == "path"]
+
+    def read(self) -> Reader:
+        node = self.choice()
+        if self.tokens[self.at].kind != "end":
+            self.fail()
+        return node
+
+    # -- tokens
+
+    def fail(self) -> None:
+        token = self.tokens[self.at]
+        what = "the end" if token.kind == "end" else repr(token.text)
+        hint = f"write ${token.text} for a field or root of that name" if token.kind == "name" else ""
+        raise ExpressionSyntaxError(
+            f"unexpected {what} in expression {self.source!r}", token.start, hint=hint
+        )
+
+    def sees(self, *texts: str) -> bool:
+        token = self.tokens[self.at]
+        return token.kind in ("operator", "name") and token.text in texts
+
+    def take(self, *texts: str) -> str | None:
+        if not self.sees(*texts):
+            return None
+        self.at += 1
+        return self.tokens[self.at - 1].text
+
+    def expect(self, text: str) -> None:
+        if self.take(text) is None:
+            self.fail()
+
+    def label(self, start: int) -> str:
+        """The source from token `start` up to here: how an operand is called in a message."""
+        return self.source[self.tokens[start].start : self.tokens[self.at - 1].end]
+
+    def delegate(self, start: int) -> Reader:
+        """Hand the tokens from `start` up to here to the engine."""
+        variables: dict[str, Path] = {}
+        parts: list[str] = []
+        for token in self.tokens[start : self.at]:
+            if token.kind == "path":
+                name = f"_{len(variables)}"
+                variables[name] = path_of(token.text)
+                parts.append(name)
+            else:
+                parts.append(token.text)
+        text = re.sub(r"(_\d+) \. ", r"\1.", " ".join(parts))
+        try:
+            return self.engine(text, variables)
+        except ValueError:
+            raise ExpressionSyntaxError(
+                f"cannot read {self.label(start)!r} in expression {self.source!r}", self.tokens[start].start
+            ) from None
+
+    # -- the grammar, loosest first
+
+    def choice(self) -> Reader:
+        """x if condition else y"""
+        node = self.either()
+        while self.take("if"):
+            start = self.at
+            condition = nodes.guard(self.either(), self.label(start))
+            otherwise = self.choice() if self.take("else") else nodes.Constant(None)
+            node = nodes.choose(condition, node, otherwise)
+        return node
+
+    def either(self) -> Reader:
+        start = self.at
+        node = self.both()
+        while self.take("or"):
+            left = nodes.guard(node, self.label_before(start))
+            node = nodes.either(left, self.both())
+        return node
+
+    def both(self) -> Reader:
+        start = self.at
+        node = self.negation()
+        while self.take("and"):
+            left = nodes.guard(node, self.label_before(start))
+            node = nodes.both(left, self.negation())
+        return node
+
+    def label_before(self, start: int) -> str:
+        """As label(), without the operator just taken."""
+        return self.source[self.tokens[start].start : self.tokens[self.at - 2].end]
+
+    def negation(self) -> Reader:
+        if self.take("not"):
+            start = self.at
+            node = self.negation()
+            test = nodes.guard(node, self.label(start))
+            return lambda context: not test(context)
+        return self.comparison()
+
+    def comparison(self) -> Reader:
+        start = self.at
+        left = self.sum()
+        left_label = self.label(start)
+        links: list[Reader] = []
+        while True:
+            inverted = self.sees("not") and self.tokens[self.at + 1].text == "in"
+            if inverted:
+                self.at += 1
+            word = self.take("==", "!=", "<", "<=", ">", ">=", "in")
+            if word is None:
+                break
+            start = self.at
+            right = self.sum()
+            label = self.label(start)
+            links.append(nodes.compare(word, inverted, left, right, left_label, label))
+            left, left_label = right, label
+        if not links:
+            return left
+        if len(links) == 1:
+            return links[0]
+        return lambda context: all(link(context) for link in links)
+
+    def sum(self) -> Reader:
+        return self.binary({"+": add, "-": subtract}, self.joined)
+
+    def joined(self) -> Reader:
+        start = self.at
+        node = self.product()
+        if not self.sees("~"):
+            return node
+        while self.take("~"):
+            self.product()
+        return self.delegate(start)
+
+    def product(self) -> Reader:
+        start = self.at
+        node = self.binary({"*": multiply, "/": divide}, self.unary)
+        if not self.sees("//", "%"):
+            return node
+        while self.take("//", "%", "*", "/"):
+            self.unary()
+        return self.delegate(start)
+
+    def binary(self, words: Mapping[str, Callable[[Any, Any], Any]], operand: Callable[[], Reader]) -> Reader:
+        start = self.at
+        node = operand()
+        while (word := self.take(*words)) is not None:
+            left_label = self.label_before(start)
+            right_start = self.at
+            node = nodes.calculate(words[word], node, operand(), left_label, self.label(right_start))
+        return node
+
+    def unary(self) -> Reader:
+        start = self.at
+        minus = self.take("-") is not None
+        node = self.power()
+        if minus:
+            inner, label = node, self.label(start + 1)
+            node = lambda context: nodes.named(negate, (inner(context),), (label,))  # noqa: E731  a closure like its kin
+        return self.suffixes(start, node)
+
+    def power(self) -> Reader:
+        start = self.at
+        node = self.primary()
+        if not self.sees("**"):
+            return node
+        while self.take("**"):
+            self.take("-")
+            self.primary()
+        return self.delegate(start)
+
+    def suffixes(self, start: int, node: Reader) -> Reader:
+        """Filters and tests. `is defined` and `is none` are ours, the rest the engine's."""
+        ours = True
+        while True:
+            if self.take("|"):
+                self.word()
+                self.arguments()
+                ours = False
+            elif self.take("is"):
+                test = presence(node, self) if ours else None
+                if test is not None:
+                    return test
+                self.take("not")
+                self.word()
+                self.arguments()
+                ours = False
+            else:
+                return node if ours else self.delegate(start)
+
+    def word(self) -> None:
+        if self.tokens[self.at].kind != "name":
+            self.fail()
+        self.at += 1
+
+    def arguments(self) -> None:
+        """Step over `( ... )`, if it stands here."""
+        if self.sees("("):
+            self.brackets()
+
+    def brackets(self) -> None:
+        """Step over one bracketed group; its inside is the engine's to read."""
+        depth = 0
+        while True:
+            token = self.tokens[self.at]
+            if token.kind == "end":
+                self.fail()
+            self.at += 1
+            if token.kind == "operator":
+                depth += (token.text in "([{") - (token.text in ")]}")
+                if depth == 0:
+                    return
+
+    def primary(self) -> Reader:
+        start = self.at
+        node = self.atom()
+        ours = True
+        while self.sees(".", "[", "("):
+            ours = False
+            if self.take("."):
+                self.at += 1
+            else:
+                self.brackets()
+        return node if ours else self.delegate(start)
+
+    def atom(self) -> Reader:
+        token = self.tokens[self.at]
+        if token.kind == "path":
+            self.at += 1
+            return reader(path_of(token.text))
+        if token.kind == "name" and token.text in _CONSTANTS:
+            self.at += 1
+            return nodes.Constant(_CONSTANTS[token.text])
+        if token.kind in ("number", "string"):
+            start = self.at
+            while self.tokens[self.at].kind == token.kind:  # neighbouring strings are one, as in Python
+                self.at += 1
+            return nodes.Constant(self.delegate(start)({}))
+        if self.take("("):
+            node = self.choice()
+            if self.take(")"):
+                return node
+        elif self.take("["):
+            return self.array()
+        elif self.sees("{"):
+            start = self.at
+            self.brackets()
+            return self.delegate(start)
+        self.fail()
+        raise AssertionError
+
+    def array(self) -> Reader:
+        items: list[Reader] = []
+        while not self.take("]"):
+            items.append(self.choice())
+            if not self.take(",") and not self.sees("]"):
+                self.fail()
+        if all(isinstance(item, nodes.Constant) for item in items):
+            return nodes.Constant([item({}) for item in items])
+        return lambda context: [None if (v := item(context)) is MISSING else v for item in items]
+
+
+def presence(node: Reader, parser: Parser) -> Reader | None:
+    """`is [not] defined`, `is [not] undefined`, `is [not] none`, when they stand here."""
+    at = parser.at
+    inverted = parser.take("not") is not None
+    word = parser.take("defined", "undefined", "none")
+    if word is None:
+        parser.at = at
+        return None
+    if word == "none":
+        return lambda context: (node(context) is None) is not inverted
+    wanted = (word == "undefined") is not inverted
+    return lambda context: (node(context) is MISSING) is wanted

@@ -1,0 +1,112 @@
+"""The closures an expression is made of: each takes a context and gives a value, MISSING, or a refusal.
+
+A refusal names its operands as they stand in the source, never their values.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridge.core.operators import MISSING, PLAIN_NUMBERS, Refused, comparable, contains, same
+from bridge.core.path import Reader
+
+_ORDERS: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+class Constant:
+    """A closure whose answer is known when it is read."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self, _context: Mapping[str, Any]) -> Any:
+        return self.value
+
+
+def guard(node: Reader, label: str) -> Reader:
+    """A condition's truth: a Refused names the operand."""
+
+    def test(context: Mapping[str, Any]) -> Any:
+        value = node(context)
+        if value is MISSING:
+            raise Refused(f"{label} is missing")
+        return value
+
+    return test
+
+
+def named(operate: Callable[..., Any], values: tuple[Any, ...], labels: tuple[str, ...]) -> Any:
+    """Run an operator; a refusal names the operands as they were written, never their values."""
+    try:
+        return operate(*values)
+    except Refused as refused:
+        for value, label in zip(values, labels, strict=True):
+            if value is MISSING:
+                raise Refused(f"{label} is missing") from None
+        raise Refused(f"{' and '.join(labels)}: {refused}") from None
+
+
+def choose(condition: Reader, then: Reader, otherwise: Reader) -> Reader:
+    return lambda context: then(context) if condition(context) else otherwise(context)
+
+
+def either(left: Reader, right: Reader) -> Reader:
+    return lambda context: left(context) or right(context)
+
+
+def both(left: Reader, right: Reader) -> Reader:
+    return lambda context: left(context) and right(context)
+
+
+def calculate(
+    operate: Callable[[Any, Any], Any], left: Reader, right: Reader, left_label: str, right_label: str
+) -> Reader:
+    labels = (left_label, right_label)
+    return lambda context: named(operate, (left(context), right(context)), labels)
+
+
+def compare(  # noqa: PLR0917  an operator, its two sides and what they are called
+    word: str, inverted: bool, left: Reader, right: Reader, left_label: str, right_label: str
+) -> Reader:
+    labels = (left_label, right_label)
+    if word == "in":
+        if isinstance(right, Constant) and isinstance(right.value, list):
+            texts = frozenset(item for item in right.value if isinstance(item, str))
+
+            def within(context: Mapping[str, Any]) -> bool:
+                value = left(context)
+                if value.__class__ is str:
+                    return (value in texts) is not inverted
+                return named(contains, (value, right(context)), labels) is not inverted
+
+            return within
+        return lambda context: named(contains, (left(context), right(context)), labels) is not inverted
+    if word in ("==", "!="):
+        wanted = word == "=="
+
+        def equal(context: Mapping[str, Any]) -> bool:
+            a, b = left(context), right(context)
+            if a.__class__ is str and b.__class__ is str:
+                return (a == b) is wanted
+            return named(same, (a, b), labels) is wanted
+
+        return equal
+    order = _ORDERS[word]
+
+    def ordered(context: Mapping[str, Any]) -> bool:
+        a, b = left(context), right(context)
+        if a.__class__ in PLAIN_NUMBERS and b.__class__ in PLAIN_NUMBERS:
+            return order(a, b)  # type: ignore[no-any-return]  # two numbers
+        a, b = named(comparable, (a, b), labels)
+        return order(a, b)  # type: ignore[no-any-return]  # what comparable() gives is ordered
+
+    return ordered

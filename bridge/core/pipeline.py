@@ -1,0 +1,214 @@
+"""From a batch of events to what it does to a target: the planner.
+
+Columnar and pure: a generator that asks for the rows it wants to enrich with and ends with the plan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Generator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Literal
+
+from bridge.core.compiled import Pipeline, Unit
+from bridge.core.contract import Contract
+from bridge.core.event import Event
+from bridge.core.failure import Unmatched
+from bridge.core.plan import DeadLetter, Lookup, Planned, TableShape
+from bridge.core.reading import read_documents
+from bridge.core.rows import Failures, Rows, survivors
+from bridge.core.spec import ContractSpec, PipelineSpec
+from bridge.core.steps import Answer, Answers
+
+_ROUTES = 10_000  # types remembered; a producer that makes types up must not fill the memory
+
+
+class Route:
+    """What happens to one type of event."""
+
+    __slots__ = ("contract", "needs_document", "pipelines", "unmatched")
+
+    def __init__(self, contract: Contract | None, pipelines: list[int], needs: bool, unmatched: bool) -> None:
+        self.contract = contract
+        self.pipelines = pipelines
+        self.needs_document = needs
+        self.unmatched = unmatched
+
+
+class Planner:
+    """Plans batches for one stream. Raises ConfigError for what cannot be compiled, Halt for a table that
+    lacks a mapped column.
+
+    tables: shapes of the tables that this stream's connection owns, by (pipeline, destination); units of
+    other destinations are not planned here. sinks: the sink destinations it owns. only: plan nothing but
+    these units (a replay, a retry of dead letters).
+    """
+
+    def __init__(
+        self,
+        pipelines: Sequence[PipelineSpec],
+        contracts: Mapping[str, ContractSpec],
+        tables: Mapping[Unit, TableShape],
+        *,
+        sinks: Collection[Unit] = (),
+        unmatched: Literal["ignore", "dead"] = "ignore",
+        only: Collection[Unit] | None = None,
+    ) -> None:
+        if only is not None:
+            tables = {unit: shape for unit, shape in tables.items() if unit in only}
+            sinks = [unit for unit in sinks if unit in only]
+        self.pipelines = [Pipeline(spec, tables, sinks) for spec in pipelines]
+        self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
+        self._unmatched = unmatched
+        self._routes: dict[bytes, Route] = {}
+
+    def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
+        """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), returns the plan."""
+        planned = Planned()
+        answers: Answers = {}
+        rows, places = self._read(list(events), planned)
+        for number, pipeline in enumerate(self.pipelines):
+            if pipeline.owned and number in places:
+                chosen, failures = places[number]
+                some = rows if len(chosen) == len(rows) else _pick(rows, chosen)
+                yield from self._run(pipeline, some, failures, answers, planned)
+        return planned
+
+    # -- reading: parse, contract, which pipeline takes what
+
+    def _route(self, event_type: bytes) -> Route:
+        route = self._routes.get(event_type)
+        if route is None:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            name = event_type.decode(errors="surrogateescape")
+            contract = self._contracts.get(name)
+            taken = [number for number, pipeline in enumerate(self.pipelines) if pipeline.takes(name)]
+            owned = [number for number in taken if self.pipelines[number].owned]
+            needs = contract is not None or any(self.pipelines[number].needs_document for number in owned)
+            route = Route(contract, owned, needs and bool(owned), not taken and contract is None)
+            self._routes[event_type] = route
+        return route
+
+    def _read(
+        self, events: list[Event], planned: Planned
+    ) -> tuple[Rows, dict[int, tuple[list[int], Failures]]]:
+        """All events with documents; for each pipeline, the rows that reach it and those that failed."""
+        groups: dict[bytes, list[int]] = {}
+        types = set(map(itemgetter(3), events))
+        if len(types) == 1:
+            groups[types.pop()] = list(range(len(events)))
+        else:
+            for place, event in enumerate(events):
+                groups.setdefault(event.type, []).append(place)
+        documents: list[dict[str, Any]] = [{}] * len(events)
+        places: dict[int, tuple[list[int], Failures]] = {}
+        for event_type, group in groups.items():
+            route = self._route(event_type)
+            if route.unmatched:
+                self._leave(event_type, [events[place] for place in group], planned)
+            if not route.pipelines:
+                continue
+            good = group
+            failures: Failures = []
+            if route.needs_document:
+                good, failures = read_documents(route.contract, events, group, documents)
+            for number in route.pipelines:
+                if number in places:
+                    places[number][0].extend(good)
+                    places[number][1].extend(failures)
+                else:
+                    places[number] = (list(good), list(failures))
+        if len(groups) > 1:
+            for chosen, _ in places.values():
+                chosen.sort()
+        return Rows(list(range(len(events))), events, documents), places
+
+    def _leave(self, event_type: bytes, events: list[Event], planned: Planned) -> None:
+        if self._unmatched == "ignore":
+            planned.outcomes["", "unmatched"] += len(events)
+            return
+        planned.outcomes["", "dead"] += len(events)
+        why = Unmatched("no pipeline and no contract takes this type of event")
+        planned.dead_letters += [DeadLetter("", "", event, why.code, why.cause) for event in events]
+
+    # -- one pipeline
+
+    def _run(
+        self, pipeline: Pipeline, rows: Rows, failures: Failures, answers: Answers, planned: Planned
+    ) -> Generator[Lookup, Answer, None]:
+        outcomes = _Outcomes(pipeline, planned)
+        outcomes.fail(failures, pipeline.owned)
+        for step in pipeline.steps:
+            if not rows:
+                break
+            passed = yield from step.run(rows, answers)
+            outcomes.fail(passed.failures, pipeline.owned)
+            outcomes.count("filtered", passed.filtered)
+            rows = passed.rows
+        if rows:
+            self._deliver(pipeline, rows, outcomes, planned)
+        outcomes.settle()
+
+    def _deliver(self, pipeline: Pipeline, rows: Rows, outcomes: _Outcomes, planned: Planned) -> None:
+        if pipeline.spec.branches is None:
+            outcomes.route(len(rows))
+            parts = dict.fromkeys(pipeline.owned, rows)
+        else:
+            rows, chosen, failures = survivors(pipeline.branch, rows)
+            outcomes.fail(failures, pipeline.owned)
+            parts = {}
+            targets = [to for _, to in pipeline.branches] + [frozenset[str]()]
+            counts = Counter(chosen)
+            outcomes.count("unrouted", sum(n for branch, n in counts.items() if not targets[branch]))
+            owned = frozenset(pipeline.owned)
+            outcomes.route(sum(n for branch, n in counts.items() if targets[branch] & owned))
+            for name in pipeline.owned:
+                mask = [name in targets[branch] for branch in chosen]
+                parts[name] = rows if all(mask) else rows.keep(mask)
+        for name, part in parts.items():
+            if not part:
+                continue
+            if name in pipeline.tables:
+                _, writes, failures = survivors(pipeline.tables[name].writes, part)
+                planned.writes += [write for write in writes if write.events]
+            else:
+                _, deliveries, failures = survivors(pipeline.sinks[name].deliveries, part)
+                planned.deliveries += deliveries
+            outcomes.fail(failures, [name], routed=True)
+
+
+def _pick(rows: Rows, chosen: list[int]) -> Rows:
+    return Rows(chosen, [rows.events[place] for place in chosen], [rows.documents[place] for place in chosen])
+
+
+class _Outcomes:
+    """Counts each event once for its pipeline: dead when any of its units is."""
+
+    def __init__(self, pipeline: Pipeline, planned: Planned) -> None:
+        self.pipeline = pipeline
+        self.planned = planned
+        self.routed = 0
+        self.dead: set[int] = set()
+        self.dead_routed: set[int] = set()
+
+    def count(self, outcome: str, events: int) -> None:
+        if events:
+            self.planned.outcomes[self.pipeline.name, outcome] += events
+
+    def route(self, events: int) -> None:
+        self.routed = events
+
+    def fail(self, failures: Failures, destinations: Sequence[str], *, routed: bool = False) -> None:
+        for place, event, failure in failures:
+            (self.dead_routed if routed else self.dead).add(place)
+            self.planned.dead_letters += [
+                DeadLetter(
+                    self.pipeline.name, name, event, failure.code, failure.cause, failure.retry_for_seconds
+                )
+                for name in destinations
+            ]
+
+    def settle(self) -> None:
+        self.count("dead", len(self.dead) + len(self.dead_routed))
+        self.count("applied", self.routed - len(self.dead_routed))

@@ -1,0 +1,49 @@
+"""Events to documents that keep their contracts: the first thing that happens to a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from bridge.core.contract import Contract
+from bridge.core.document import parse
+from bridge.core.event import Event
+from bridge.core.failure import PayloadFailure, UnitFailure
+from bridge.core.rows import Failures
+
+
+def read_documents(
+    contract: Contract | None, events: list[Event], group: list[int], documents: list[dict[str, Any]]
+) -> tuple[list[int], Failures]:
+    """Parse a group of one type and hold it to its contract; fills `documents`."""
+    failures: Failures = []
+    try:
+        parsed = [orjson.loads(events[place][5]) for place in group]
+    except ValueError:
+        parsed = []
+    if set(map(type, parsed)) != {dict}:
+        parsed, good = [], []
+        for place in group:
+            try:
+                parsed.append(parse(events[place].payload))
+                good.append(place)
+            except PayloadFailure as failure:
+                failures.append((place, events[place], failure))
+        group = good
+    if contract is not None:
+        broken: dict[int, UnitFailure] = {}
+        for row in contract.check(parsed):
+            violation = contract.violation(parsed[row], events[group[row]].payload)
+            if violation is not None:
+                broken[row] = violation
+        if broken:
+            failures += [(group[row], events[group[row]], failure) for row, failure in broken.items()]
+            parsed = [document for row, document in enumerate(parsed) if row not in broken]
+            group = [place for row, place in enumerate(group) if row not in broken]
+    if len(group) == len(documents):
+        documents[:] = parsed
+    else:
+        for place, document in zip(group, parsed, strict=True):
+            documents[place] = document
+    return group, failures
