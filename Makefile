@@ -1,7 +1,56 @@
 # Each target sets up what it needs. `make help` lists them.
 .DEFAULT_GOAL := help
+PYTHON ?= python3
 PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+ARGS ?=
+
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 setup"; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || \
+		{ echo "python3 -m venv does not work here; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo]' --group dev
+	@touch $@
+
+setup: .venv/.ready ## a .venv with everything; .venv/bin/bridge is the command
+
+demo: setup ## embedded Postgres, producers, a bridge killed mid-stream, and the verdict
+	.venv/bin/bridge demo $(ARGS)
+
+test: setup ## the tests, without the slow ones
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: setup ## the tests, all of them
+	$(PYTEST) $(ARGS)
+
+test-matrix: setup ## the tests marked `matrix`, on PostgreSQL 14 to 18
+	$(PY) -m tests.matrix $(ARGS)
+
+check: setup ## lint, format, types, import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup ## throughput and latency against native replication; writes build/bench.json
+	$(PY) -m bench $(ARGS)
+
+torture: setup ## faults at random under load, the conservation law every minute
+	$(PY) -m tests.torture $(ARGS)
+
+mutants: setup ## break the protocol on purpose, one way at a time: each must be caught
+	$(PY) -m tests.mutants $(ARGS)
+
+test-sdk: ## the TypeScript SDK's tests; needs node
+	cd sdk/typescript && npm ci --no-audit --no-fund && npm test
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-.PHONY: help
+
+.PHONY: setup demo test test-all test-matrix check bench torture mutants test-sdk clean help

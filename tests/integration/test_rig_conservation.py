@@ -14,17 +14,19 @@ from tests.support.truth import Unit, conservation, settle
 
 # What a correct bridge would do, done by hand: rows of the truth with the customer's columns.
 _ROWS = """
-select t.event_id, t.payload->>'customer_id', c.mrr, c.csm, c.renewal, t.payload
+select t.event_id, t.payload->>'customer_id', t.payload->>'metric', (t.payload->>'limit')::numeric,
+    (t.payload->>'used')::numeric, t.payload->>'plan', c.mrr, c.csm, c.renewal, t.payload::text
 from rig.truth t left join crm.customer c on c.customer_id = t.payload->>'customer_id' order by t.n
 """
 _INSERT = """
-insert into events.usage_limits (event_id, customer_id, mrr, csm, renewal, payload)
-values (%s, %s, %s, %s, %s, %s)
+insert into events.usage_limits
+    (event_id, customer_id, metric, "limit", used, plan, mrr, csm, renewal, payload)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 
 
 def carry(source: Database, target: Database) -> list[UUID]:
-    rows = source.execute(_ROWS.replace("t.payload\nfrom", "t.payload::text\nfrom"))
+    rows = source.execute(_ROWS)
     with target.connect() as connection, connection.transaction():
         connection.cursor().executemany(_INSERT, rows)
     return [row[0] for row in rows]
@@ -68,6 +70,7 @@ def test_an_upsert_that_hides_a_second_effect_is_seen(
     [
         ("mrr = mrr + 0.01", "mrr"),
         ("csm = null", "csm"),
+        ("used = used + 1", "used"),
         ("renewal = renewal + 1", "renewal"),
         ("customer_id = customer_id || ' '", "customer_id"),
         ("payload = payload || '{\"exact\": 9223372036854775808}'", "sha256"),

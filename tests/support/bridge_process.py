@@ -36,7 +36,7 @@ class BridgeProcess:
         failpoints: str = "",
         name: str = "bridge",
     ) -> None:
-        """`source`, `target`: DSNs, given to the process as SOURCE_DSN and TARGET_DSN."""
+        """`source`, `target`: DSNs, given to the process as SOURCE_DSN and WAREHOUSE_DSN."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -45,7 +45,7 @@ class BridgeProcess:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         self.environment |= {
             "SOURCE_DSN": source,
-            "TARGET_DSN": target,
+            "WAREHOUSE_DSN": target,
             "BRIDGE_ADMIN": f"127.0.0.1:{self.port}",
             "PYTHONPATH": str(REPOSITORY),
             **(environment or {}),

@@ -5,15 +5,14 @@ The only place of the tests where DDL meets a target. `outbox_bridge` has no CRE
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from bridge.postgres.schema import source_sql, target_sql
 from tests.support import truth
 from tests.support.servers import Server
 
-SQL = Path(__file__).parents[2] / "sql"
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _ROLES = """
@@ -75,12 +74,6 @@ grant select, insert, update on all tables in schema events to outbox_bridge;
 """
 
 
-def run_files(connection: Connection, folder: Path) -> None:
-    """What a customer does with `psql -f`, file by file in the order of their names."""
-    for file in sorted(folder.glob("*.sql")):
-        connection.execute(file.read_bytes())
-
-
 def make_roles(server: Server) -> None:
     """The bridge's role, and an application's."""
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
@@ -89,14 +82,14 @@ def make_roles(server: Server) -> None:
 
 def make_source(connection: Connection) -> None:
     """The outbox as printed, the customer's own data, and the truth table beside it."""
-    run_files(connection, SQL / "source")
+    connection.execute(source_sql().encode())
     connection.execute(CRM)
     truth.install_source(connection)
 
 
 def make_target(connection: Connection) -> None:
     """The ledger as printed, a table for usage limits, and the trigger that counts effects."""
-    run_files(connection, SQL / "target")
+    connection.execute(target_sql().encode())
     connection.execute(USAGE_LIMITS)
     connection.execute(TARGET_GRANTS)
     connection.execute("revoke create on schema public from public")  # as since 15

@@ -83,6 +83,10 @@ def watch(connection: Connection, table: str) -> None:
 
 USAGE_COLUMNS: Mapping[str, str] = {
     "customer_id": "t.payload->>'customer_id'",
+    "metric": "t.payload->>'metric'",
+    "limit": "t.payload->'limit'",
+    "used": "t.payload->'used'",
+    "plan": "t.payload->>'plan'",
     "mrr": "(select c.mrr from pg_temp.customer c where c.customer_id = t.payload->>'customer_id')",
     "csm": "(select c.csm from pg_temp.customer c where c.customer_id = t.payload->>'customer_id')",
     "renewal": "(select c.renewal from pg_temp.customer c where c.customer_id = t.payload->>'customer_id')",
