@@ -248,6 +248,8 @@ def _syntax(error: MarkedYAMLError, text: str) -> Problem:
     hint = ""
     if line[max(position.column - 2, 0) :].startswith("${") or line[position.column - 1 :].startswith("${"):
         hint = "inside { } and [ ], quote a value that has ${...}"
+    elif "got '?'" in (error.problem or ""):
+        hint = "inside { } and [ ], quote a text that has a question mark"
     elif "\t" in line[: position.column]:
         hint = "indent with spaces, not tabs"
     elif "mapping values are not allowed" in (error.problem or ""):

@@ -1,0 +1,175 @@
+"""Every recipe is whole, sound, and can be started from or added."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import cli
+from bridge.config.lint import lint
+from bridge.config.load import load
+from bridge.config.pipeline import TableDestination
+from bridge.config.recipe import STARTER, Recipe, recipe, recipes
+from bridge.config.table import split_table
+
+ALL = [*recipes(), recipe(STARTER)]
+NAMES = [one.name for one in ALL]
+JSON_KINDS = {"string": str, "number": (int, float), "integer": int, "boolean": bool, "object": dict}
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return 1, str(result.exception)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("one", ALL, ids=NAMES)
+def test_lint_finds_nothing_but_the_variables_to_set(one: Recipe) -> None:
+    path = one.folder / "bridge.yaml"
+    assert {finding.message.split(" ")[1:4] == ["is", "not", "set:"] for finding in lint(path, {})} == {True}
+    environ = {"SOURCE_DSN": "dbname=source", "WAREHOUSE_DSN": "dbname=warehouse"}
+    assert [finding.text("") for finding in lint(path, environ)] == []
+
+
+@pytest.mark.parametrize("one", ALL, ids=NAMES)
+def test_its_event_tables_and_columns_are_the_ones_its_files_speak_of(one: Recipe) -> None:
+    config = load(one.folder / "bridge.yaml", {}, offline=True)
+    assert one.about.event in config.events
+    sql = one.text("target.sql")
+    for pipeline in config.pipelines.values():
+        assert pipeline.events == (one.about.event,)
+        for table in pipeline.destinations.values():
+            assert isinstance(table, TableDestination)
+            assert split_table(table.table) is not None
+            body = re.search(
+                rf"create table if not exists {re.escape(table.table)} \((.*?)\n\);", sql, re.DOTALL
+            )
+            assert body is not None
+            declared = set(re.findall(r'^ +"?([a-z_]+)"? +[a-z]', body[1], re.MULTILINE))
+            assert set(table.columns or ()) == declared
+
+
+@pytest.mark.parametrize("one", ALL, ids=NAMES)
+def test_its_samples_keep_or_break_the_contract_as_they_say(one: Recipe) -> None:
+    contract = load(one.folder / "bridge.yaml", {}, offline=True).events[one.about.event]
+
+    def kept(payload: dict[str, object]) -> bool:
+        for name, field in contract.fields.items():
+            value = payload.get(name)
+            if value is None:
+                if field.required:
+                    return False
+                continue
+            kind = JSON_KINDS.get(field.type, object)
+            if not isinstance(value, kind) or (field.enum and value not in field.enum):  # type: ignore[arg-type]
+                return False
+        return True
+
+    samples = one.samples
+    assert samples.valid
+    assert samples.malformed
+    assert all(kept(payload) for payload in (*samples.valid, *samples.filtered))
+    assert not any(kept(payload) for payload in samples.malformed)
+    fields = set(re.findall(r"event\.([a-z_]+)", one.about.idempotency_key))
+    assert all(fields <= set(payload) for payload in samples.valid)
+
+
+def test_list_as_json_is_a_list_of_objects() -> None:
+    code, output = run("recipe", "list", "--json")
+    listed = json.loads(output)
+    assert code == 0
+    assert {"name": "usage-limits", "category": "monitor", "event": "usage.limit_reached"}.items() <= listed[
+        [entry["name"] for entry in listed].index("usage-limits")
+    ].items()
+    assert STARTER not in output
+
+
+def test_a_misspelt_recipe_is_told_the_right_name() -> None:
+    assert run("recipe", "show", "usage-limit") == (
+        1,
+        "there is no recipe 'usage-limit'\n  fix: did you mean usage-limits?",
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--recipe", "usage-limits"]])
+def test_init_writes_files_that_load_and_never_overwrites(tmp_path: Path, arguments: list[str]) -> None:
+    where = tmp_path / "new"
+    code, output = run("init", *arguments, str(where))
+    assert code == 0
+    assert "bridge doctor && bridge run" in output
+    written = {path.name for path in where.iterdir()}
+    assert {"bridge.yaml", ".env.example", "target.sql"} <= written
+    assert "bridge schema target" in (where / "target.sql").read_text()
+    variables = [line for line in (where / ".env.example").read_text().splitlines() if line.endswith("=")]
+    assert variables == ["SOURCE_DSN=", "WAREHOUSE_DSN="]
+    assert load(where / "bridge.yaml", {}, offline=True).pipelines
+
+    (where / "bridge.yaml").write_text("mine")
+    code, output = run("init", *arguments, str(where))
+    assert code == 1
+    assert "--force" in output
+    assert (where / "bridge.yaml").read_text() == "mine"
+    assert run("init", *arguments, "--force", str(where))[0] == 0
+    assert (where / "bridge.yaml").read_text() != "mine"
+
+
+def test_a_recipe_is_added_beside_what_is_there_and_comments_stay(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    before = recipe(STARTER).text("bridge.yaml") + "# the end\n"
+    path.write_text(before)
+    assert run("recipe", "add", "usage-limits", "-c", str(path))[0] == 0
+    text = path.read_text()
+    assert [line for line in before.splitlines() if line not in text.splitlines()] == []
+    config = load(path, {}, offline=True)
+    assert list(config.pipelines) == ["signups", "usage-limits"]
+    assert list(config.connections) == ["warehouse"]
+    assert len(config.tests) == 6
+
+
+def test_a_recipe_that_is_there_already_is_not_added_again(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(recipe("usage-limits").text("bridge.yaml"))
+    code, output = run("recipe", "add", "usage-limits", "-c", str(path))
+    assert code == 1
+    assert "events.usage.limit_reached is there already" in output
+    assert path.read_text() == recipe("usage-limits").text("bridge.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version: 1\n",
+        "version: 1\nevents:\n    other: { a: string }\nadmin: { listen: 127.0.0.1:0 }\n",
+        "version: 1\ntests: []\nconnections:\n      warehouse: { type: postgres, dsn: dbname=w }",
+        "pipelines:\nversion: 1\n",
+        "version: 1\nevents: { other: { a: string } }\n",
+    ],
+)
+def test_adding_to_any_file_gives_one_that_loads_or_says_why_not(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(text)
+    code, output = run("recipe", "add", "usage-limits", "-c", str(path))
+    if code == 0:
+        assert "usage-limits" in load(path, {}, offline=True).pipelines
+    else:
+        assert "on a line of its own" in output or "is empty" in output
+        assert path.read_text() == text
+
+
+def test_lint_exits_by_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(recipe(STARTER).text("bridge.yaml"))
+    monkeypatch.setenv("BRIDGE_CONFIG", str(path))
+    monkeypatch.delenv("SOURCE_DSN", raising=False)
+    assert run("lint")[0] == 0
+    assert run("lint", "--strict")[0] == 1
+    monkeypatch.setenv("SOURCE_DSN", "dbname=s")
+    monkeypatch.setenv("WAREHOUSE_DSN", "dbname=w")
+    assert run("lint", "--strict") == (0, f"{path} is well\n")
+    path.write_text("version: 3\n")
+    assert run("lint")[0] == 1
