@@ -18,7 +18,7 @@ class Admin(Section):
     listen: Address = Listen("127.0.0.1", 8377)
     """Off loopback it needs a token."""
     token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
-    """`authorization: Bearer` for everything but /livez and /readyz."""
+    """`authorization: Bearer` for everything but /livez."""
 
     @model_validator(mode="after")
     def _guarded(self) -> Admin:

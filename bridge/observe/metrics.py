@@ -169,7 +169,8 @@ class StreamCollector(Collector):
                 families["halted"].add_metric([reason, name], int(halted))
             for phase in PHASES:
                 families["phase"].add_metric([phase, name], int(at.phase == phase))
-            families["epoch"].add_metric([name], at.epoch)
+            if at.epoch:
+                families["epoch"].add_metric([name], at.epoch)
         yield from families.values()
 
 

@@ -1,0 +1,136 @@
+"""What stands in deploy/ speaks of metrics, labels, runbooks and settings that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.observe.test_metrics import labels_by_name, used_metrics
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+LABELS_OF_THE_SCRAPE = {"instance", "job"}
+
+
+def rules() -> list[dict[str, Any]]:
+    document = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
+    found: list[dict[str, Any]] = document["groups"][0]["rules"]
+    return found
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    return found
+
+
+def dashboard_queries() -> Iterator[tuple[str, str]]:
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+    for variable in dashboard()["templating"]["list"]:
+        if variable["type"] == "query":
+            yield variable["name"], variable["query"]["query"]
+    for annotation in dashboard()["annotations"]["list"]:
+        yield annotation["name"], annotation["expr"]
+
+
+def metrics_in(query: str) -> set[str]:
+    names = set(re.findall(r"\b(?:outbox_bridge|process)_\w+", query))
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+
+
+def labels_in(query: str) -> set[str]:
+    selected = re.findall(r"(\w+)\s*=~?\s*\"", query)
+    grouped = [name for group in re.findall(r"\bby \(([^)]*)\)", query) for name in re.split(r",\s*", group)]
+    return {*selected, *grouped}
+
+
+QUERIES = [*((rule["alert"], rule["expr"]) for rule in rules()), *dashboard_queries()]
+
+
+@pytest.mark.parametrize(("where", "query"), QUERIES, ids=[where for where, _ in QUERIES])
+def test_a_query_names_metrics_and_labels_that_exist(where: str, query: str) -> None:
+    known = labels_by_name(used_metrics())
+    names = metrics_in(query)
+    assert names <= known.keys(), where
+    allowed = set().union({"le"}, LABELS_OF_THE_SCRAPE, *(known[name] for name in names))
+    assert labels_in(query) <= allowed, where
+    assert names or "up{" in query
+
+
+def test_the_dashboard_and_the_alerts_leave_no_metric_of_ours_unwatched() -> None:
+    watched = set().union(*(metrics_in(query) for _, query in QUERIES))
+    ours = {name for name in labels_by_name(used_metrics()) if name.startswith("outbox_bridge_")}
+    assert ours - watched == set()
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+
+
+def test_each_alert_has_a_severity_a_summary_and_a_runbook_that_exists() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    anchors = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+    for rule in rules():
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert rule["annotations"]["summary"]
+        file, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert (file, anchor in anchors) == ("docs/operations.md", True), rule["alert"]
+
+
+def test_each_alert_is_seen_firing_and_seen_quiet_in_the_rules_test() -> None:
+    document = yaml.safe_load((DEPLOY / "prometheus" / "rules_test.yml").read_text())
+    cases = [case for test in document["tests"] for case in test["alert_rule_test"]]
+    firing = {case["alertname"] for case in cases if case.get("exp_alerts")}
+    quiet = {case["alertname"] for case in cases if not case.get("exp_alerts")}
+    names = {rule["alert"] for rule in rules()}
+    assert firing == names
+    assert quiet == names
+
+
+def test_the_image_runs_as_nobody_in_particular_and_takes_its_base_from_outside() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    code = [line for line in lines if line and not line.startswith("#")]
+    assert code[0].startswith("ARG BASE_IMAGE=")
+    last_stage = code[
+        len(code) - next(i for i, line in enumerate(reversed(code)) if line.startswith("FROM")) :
+    ]
+    assert "USER 10001:10001" in last_stage
+    assert any(line.startswith("HEALTHCHECK") for line in last_stage)
+    assert not any(line.startswith("# syntax=") for line in lines)
+
+
+def test_the_composed_bridge_is_read_only_without_capabilities_and_published_on_loopback() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    bridge = compose["services"]["bridge"]
+    assert bridge["read_only"] is True
+    assert bridge["cap_drop"] == ["ALL"]
+    assert bridge["user"] == "10001:10001"
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert compose["version"] == "3.8"
+
+
+def test_no_secret_stands_in_deploy() -> None:
+    for path in DEPLOY.rglob("*"):
+        if path.is_file():
+            text = path.read_text()
+            assert not re.search(r"password=(?!\$\{)[^\s'\"]", text), path
+            assert not re.search(r"token:\s*\"?(?!\$)[A-Za-z0-9]{8,}", text), path
