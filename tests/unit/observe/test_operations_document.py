@@ -30,4 +30,6 @@ def test_each_halted_reason_has_a_section_that_says_what_to_do() -> None:
     found = dict(reasons_of_halts())
     assert "ledger_missing" in found
     missing = {reason: at for reason, at in found.items() if reason not in sections}
-    assert not missing, f"add a section '#### {next(iter(missing))}' to docs/operations.md, Halted reasons: {missing}"
+    assert not missing, (
+        f"add a section '#### {next(iter(missing))}' to docs/operations.md, Halted reasons: {missing}"
+    )
