@@ -98,6 +98,7 @@ class PostgresConnection(Libpq):
     """A database that holds target tables, or rows to enrich from."""
 
     type: Literal["postgres"]
+    """postgres."""
 
     @model_validator(mode="after")
     def _says_where(self) -> PostgresConnection:
@@ -110,6 +111,7 @@ class SinkConnection(OpenSection):
     """A vendor's address and secrets. Its keys beside `type` are the vendor's own."""
 
     type: SinkKind
+    """slack, discord, telegram, email, webhook or notion."""
 
     @property
     def options(self) -> Mapping[str, Any]:

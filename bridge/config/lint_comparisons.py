@@ -10,8 +10,9 @@ from ast import literal_eval
 from collections.abc import Iterator, Mapping
 
 from bridge.config.contract import EventField
-from bridge.config.expressions import Token, tokens
+from bridge.config.expressions import tokens
 from bridge.config.problem import KeyPath, Remark, nearest
+from bridge.core.tokens import Token
 
 _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
 _KINDS = {

@@ -12,7 +12,7 @@ from bridge.config.expressions import (
     expression_names,
     has_arithmetic,
     is_expression,
-    tokens,
+    paths_in_text,
     value_names,
 )
 from bridge.config.lint_comparisons import check_comparisons
@@ -125,14 +125,11 @@ def _value(path: KeyPath, value: Any, scope: _Scope) -> Iterator[Remark]:
     if isinstance(value, str) and is_expression(value):
         yield from check_comparisons(path, value, scope.fields or {})
     elif isinstance(value, str) and "{{" not in value:
-        for token in tokens(value):
-            root = token.text[1:].partition(".")[0]
-            if token.kind == "path" and root in scope.roots and f"${token.text}" not in value:
-                message = f"{token.text} inside a text stays as it is written"
-                name = token.text[1:]
-                yield Remark(
-                    "warning", path, message, f"write {{{{ {name} }}}} for its value, or $$ for a dollar"
-                )
+        for name in paths_in_text(value):
+            if name.partition(".")[0] in scope.roots:
+                message = f"${name} inside a text stays as it is written"
+                fix = f"write {{{{ {name} }}}} for its value, or $$ for a dollar"
+                yield Remark("warning", path, message, fix)
 
 
 def _names(path: KeyPath, names: frozenset[str], scope: _Scope) -> Iterator[Remark]:

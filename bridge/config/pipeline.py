@@ -96,7 +96,7 @@ class TableDestination(Section):
     key: Annotated[tuple[Text, ...], BeforeValidator(_as_list)] = ()
     """With upsert: the columns of a unique index."""
     version: Text | None = None
-    """With upsert: a column gets this value ($meta.seq), and an older one never overwrites a newer."""
+    """With upsert: $meta.seq, or the column that holds it: older never writes over newer."""
     columns: dict[str, Any] | None = None
     """Column to value. Absent: the default mapping."""
 

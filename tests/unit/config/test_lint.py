@@ -120,6 +120,18 @@ CORPUS = {
         ":10:17: error: pipelines.hits.steps[0].filter: $event.used is a number and '95' is a text: "
         "they never compare; write 95 without quotes",
     ),
+    "an expression that cannot be read": (
+        {"step": "filter: $event.used >"},
+        ":10:17: error: pipelines.hits.steps[0].filter: unexpected the end in expression '$event.used >'",
+    ),
+    "a template that cannot be read": (
+        {"columns": '{ event_id: "$meta.id", used: "{{ event.used" }'},
+        f":20:48: error: {EVENTS}.columns.used: template '{{{{ event.used' cannot be read: SyntaxError",
+    ),
+    "a template's name that is not there": (
+        {"columns": '{ event_id: "$meta.id", used: "{{ event.usd }}" }'},
+        f":20:48: error: {EVENTS}.columns.used: the event's contract has no field usd; did you mean used?",
+    ),
     "a value the enum has not": (
         {"step": "filter: $event.metric == 'seat'"},
         ":10:17: error: pipelines.hits.steps[0].filter: $event.metric is never 'seat'; did you mean seats?",
