@@ -62,7 +62,7 @@ def _engine(text: str, variables: Mapping[str, Path]) -> Reader:
     try:
         engine.eval_expr(text)
     except TemplateError as error:
-        if str(error.kind).startswith("Unknown"):  # a filter, test or function that does not exist
+        if error.kind in ("UnknownFilter", "UnknownTest", "UnknownFunction"):
             raise ValueError(text) from error
     paths = tuple(variables.items())
 

@@ -181,12 +181,14 @@ class Parser:
 
     def unary(self) -> Reader:
         start = self.at
-        minus = self.take("-") is not None
-        node = self.power()
-        if minus:
-            inner, label = node, self.label(start + 1)
-            node = lambda context: nodes.named(negate, (inner(context),), (label,))  # noqa: E731  a closure like its kin
-        return self.suffixes(start, node)
+        return self.suffixes(start, self.signed())
+
+    def signed(self) -> Reader:
+        if not self.take("-"):
+            return self.power()
+        start = self.at
+        inner, label = self.signed(), self.label(start)
+        return lambda context: nodes.named(negate, (inner(context),), (label,))
 
     def power(self) -> Reader:
         start = self.at
@@ -208,11 +210,12 @@ class Parser:
                 ours = False
             elif self.take("is"):
                 test = presence(node, self) if ours else None
-                if test is not None:
+                if test is None:
+                    self.take("not")
+                    self.word()
+                    self.arguments()
+                elif not self.sees("|", "is"):
                     return test
-                self.take("not")
-                self.word()
-                self.arguments()
                 ours = False
             else:
                 return node if ours else self.delegate(start)
@@ -252,7 +255,7 @@ class Parser:
                 self.brackets()
         return node if ours else self.delegate(start)
 
-    def atom(self) -> Reader:
+    def atom(self) -> Reader:  # noqa: PLR0911  one return a kind of atom
         token = self.tokens[self.at]
         if token.kind == "path":
             self.at += 1
@@ -265,6 +268,11 @@ class Parser:
             while self.tokens[self.at].kind == token.kind:  # neighbouring strings are one, as in Python
                 self.at += 1
             return nodes.Constant(self.delegate(start)({}))
+        if token.kind == "name" and self.tokens[self.at + 1].text == "(":
+            start = self.at
+            self.at += 1
+            self.brackets()
+            return self.delegate(start)
         if self.take("("):
             node = self.choice()
             if self.take(")"):

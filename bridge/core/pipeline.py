@@ -6,7 +6,7 @@ Columnar and pure: a generator that asks for the rows it wants to enrich with an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -61,6 +61,8 @@ class Planner:
         self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
         self._unmatched = unmatched
         self._routes: dict[bytes, Route] = {}
+        self.on_branch: Callable[[str, str | None, Rows], None] | None = None
+        """Told (pipeline, branch taken or None, row) for each event: for tests of a configuration."""
 
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
         """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), returns the plan."""
@@ -157,6 +159,8 @@ class Planner:
         else:
             rows, chosen, failures = survivors(pipeline.branch, rows)
             outcomes.fail(failures, pipeline.owned)
+            if self.on_branch is not None:
+                self._tell(pipeline, rows, chosen)
             parts = {}
             targets = [to for _, to in pipeline.branches] + [frozenset[str]()]
             counts = Counter(chosen)
@@ -176,6 +180,13 @@ class Planner:
                 _, deliveries, failures = survivors(pipeline.sinks[name].deliveries, part)
                 planned.deliveries += deliveries
             outcomes.fail(failures, [name], routed=True)
+
+    def _tell(self, pipeline: Pipeline, rows: Rows, chosen: list[int]) -> None:
+        names = [branch.name for branch in pipeline.spec.branches or ()]
+        for row, branch in enumerate(chosen):
+            if self.on_branch is not None:
+                name = names[branch] if branch < len(names) else None
+                self.on_branch(pipeline.name, name, rows.part(row, row + 1))
 
 
 def _pick(rows: Rows, chosen: list[int]) -> Rows:
