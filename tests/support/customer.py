@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from bridge.demo.customer import CRM, TARGET_GRANTS, USAGE_LIMITS
 from bridge.postgres.schema import source_sql, target_sql
 from tests.support import truth
 from tests.support.servers import Server
@@ -31,48 +32,6 @@ end
 $$
 """
 
-CRM = """
-create schema crm;
-create table crm.customer (
-    customer_id text primary key,
-    mrr         numeric(12,2) not null,
-    csm         text not null,
-    renewal     date not null
-);
-insert into crm.customer
-select
-    'cus_' || n, (n % 97) * 10 + 0.50,
-    (array['ada', 'grace', 'edsger', 'barbara'])[1 + n % 4], date '2027-01-01' + n
-from generate_series(1, 500) as n;
-grant usage on schema crm to outbox_bridge;
-grant select on crm.customer to outbox_bridge;
-"""
-
-USAGE_LIMITS = """
-create schema events;
-create table events.usage_limits (
-    event_id        uuid primary key,
-    customer_id     text not null,
-    metric          text,
-    "limit"         numeric,
-    used            numeric,
-    plan            text,
-    mrr             numeric(12,2),
-    csm             text,
-    renewal         date,
-    ratio           double precision,
-    payload         jsonb not null,
-    idempotency_key text,
-    occurred_at     timestamptz
-);
-"""
-
-TARGET_GRANTS = """
-grant usage on schema bridge, events to outbox_bridge;
-grant select, insert, update, delete on all tables in schema bridge to outbox_bridge;
-grant select, insert, update on all tables in schema events to outbox_bridge;
-"""
-
 
 def make_roles(server: Server) -> None:
     """The bridge's role, and an application's."""
@@ -92,6 +51,5 @@ def make_target(connection: Connection) -> None:
     connection.execute(target_sql().encode())
     connection.execute(USAGE_LIMITS)
     connection.execute(TARGET_GRANTS)
-    connection.execute("revoke create on schema public from public")  # as since 15
     truth.install_target(connection)
     truth.watch(connection, "events.usage_limits")

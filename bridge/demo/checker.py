@@ -1,0 +1,131 @@
+"""The demo's judge: every committed event against every effect, field by field.
+
+Imports nothing of the bridge. It reads both databases as their owners, walks truth and effects in step
+by event id, counts effects by what a trigger wrote (an upsert would hide a second one), and takes
+latencies from the servers' own commit timestamps, source commit to target commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+COLUMNS = ("customer_id", "metric", "limit", "used", "plan", "mrr", "csm", "renewal", "payload")
+
+_TRUTH = """
+select t.event_id, t.phase, extract(epoch from pg_xact_commit_timestamp(t.xmin))::float8 as committed,
+    t.payload->>'customer_id' as customer_id, t.payload->>'metric' as metric,
+    (t.payload->>'limit')::numeric as "limit", (t.payload->>'used')::numeric as used,
+    t.payload->>'plan' as plan, c.mrr, c.csm, c.renewal, t.payload::text as payload
+from demo.truth t left join crm.customer c on c.customer_id = t.payload->>'customer_id'
+order by t.event_id
+"""
+_EFFECTS = """
+select event_id, coalesce(e.effects, 0) as effects, e.applied, u.event_id is not null as present,
+    u.customer_id, u.metric, u."limit", u.used, u.plan, u.mrr, u.csm, u.renewal, u.payload::text as payload
+from (
+    select event_id, count(*) as effects,
+        extract(epoch from min(pg_xact_commit_timestamp(xmin)))::float8 as applied
+    from demo.effect group by event_id
+) e full join events.usage_limits u using (event_id)
+order by event_id
+"""
+_DEAD = "select event_id::uuid from bridge.dead_letter where state = 'open'"
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of every event. Latencies in seconds, by the phase that the producers named."""
+
+    events: int = 0
+    rows: int = 0
+    lost: int = 0
+    duplicates: int = 0  # effects beyond the first
+    altered: int = 0  # events with a field that differs
+    unexpected: int = 0  # effects of events that nobody committed
+    dead_letters: int = 0
+    examples: list[str] = field(default_factory=list)  # "lost <event id>", at most a few of each kind
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+    span: dict[str, tuple[float, float]] = field(default_factory=dict)  # phase -> first, last effect (epoch)
+
+    @property
+    def holds(self) -> bool:
+        wrong = self.lost + self.duplicates + self.altered + self.unexpected + self.dead_letters
+        return wrong == 0 and self.events > 0
+
+    def percentile(self, percent: float, *phases: str) -> float:
+        """Latency in seconds, nearest rank, over the phases named (all of them when none is)."""
+        names = phases or tuple(self.latencies)
+        values = sorted(value for name in names for value in self.latencies.get(name, ()))
+        if not values:
+            return 0.0
+        return values[min(len(values) - 1, int(len(values) * percent / 100))]
+
+    def rate(self, phase: str) -> float:
+        """Events a second between the first and the last effect of a phase."""
+        first, last = self.span.get(phase, (0.0, 0.0))
+        return len(self.latencies.get(phase, ())) / (last - first) if last > first else 0.0
+
+
+def check(source_dsn: str, target_dsn: str) -> Verdict:
+    """Compare. Producers and bridge must have stopped."""
+    verdict = Verdict()
+    with _rows(source_dsn, _TRUTH) as truths, _rows(target_dsn, _EFFECTS) as effects:
+        with psycopg.connect(target_dsn) as connection:
+            dead = {row[0] for row in connection.execute(_DEAD)}
+        verdict.dead_letters = len(dead)
+        truth, effect = next(truths, None), next(effects, None)
+        while truth is not None or effect is not None:
+            if truth is not None and effect is not None and truth["event_id"] == effect["event_id"]:
+                _pair(verdict, truth, effect)
+                truth, effect = next(truths, None), next(effects, None)
+            elif truth is not None and (effect is None or truth["event_id"] < effect["event_id"]):
+                verdict.events += 1
+                if truth["event_id"] not in dead:
+                    _note(verdict, "lost", truth["event_id"])
+                truth = next(truths, None)
+            elif effect is not None:
+                _note(verdict, "unexpected", effect["event_id"])
+                verdict.rows += effect["present"]
+                effect = next(effects, None)
+    return verdict
+
+
+@contextmanager
+def _rows(dsn: str, query: str) -> Iterator[Iterator[Row]]:
+    with psycopg.connect(dsn) as connection, connection.cursor("rows", row_factory=dict_row) as cursor:
+        cursor.itersize = 5000
+        cursor.execute(query.encode())
+        yield iter(cursor)
+
+
+def _pair(verdict: Verdict, truth: Row, effect: Row) -> None:
+    event_id, phase = truth["event_id"], truth["phase"]
+    verdict.events += 1
+    verdict.rows += effect["present"]
+    if not effect["present"]:
+        _note(verdict, "lost", event_id)
+        return
+    differs = [name for name in COLUMNS if truth[name] != effect[name]]
+    if differs or effect["effects"] == 0:
+        _note(verdict, "altered", event_id, ", ".join(differs) or "written without a trace")
+    if effect["effects"] > 1:
+        _note(verdict, "duplicates", event_id, f"{effect['effects']} effects", effect["effects"] - 1)
+    if effect["applied"] is not None:
+        verdict.latencies.setdefault(phase, []).append(effect["applied"] - truth["committed"])
+        first, last = verdict.span.get(phase, (effect["applied"], effect["applied"]))
+        verdict.span[phase] = (min(first, effect["applied"]), max(last, effect["applied"]))
+
+
+def _note(verdict: Verdict, kind: str, event_id: object, what: str = "", count: int = 1) -> None:
+    before = getattr(verdict, kind)
+    setattr(verdict, kind, before + count)
+    if before < 3:
+        verdict.examples.append(f"{kind}: {event_id}" + (f" ({what})" if what else ""))

@@ -1,0 +1,104 @@
+"""What the demo shows: a live line while it runs, then the figures. No figure is computed here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bridge.demo.story import Outcome, Progress
+
+
+@contextmanager
+def live(console: Console, progress: Progress) -> Iterator[None]:
+    """Keep a line up to date on a terminal; nothing elsewhere, where the told sentences are enough."""
+    if not console.is_terminal:
+        yield
+        return
+    began = time.monotonic()
+
+    def line() -> Text:
+        waiting = max(0, progress.committed - progress.delivered)
+        return Text(
+            f"{progress.phase:<9}{progress.delivered:>9,} delivered of {progress.committed:,} committed"
+            f"  ({waiting:,} waiting, {len(progress.kills)} kills, {time.monotonic() - began:.0f} s)",
+            style="bold",
+        )
+
+    stop = threading.Event()
+    with Live(line(), console=console, refresh_per_second=8, transient=True) as display:
+
+        def draw() -> None:
+            while not stop.wait(0.12):
+                display.update(line())
+
+        thread = threading.Thread(target=draw, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def figures(outcome: Outcome) -> list[tuple[str, str]]:
+    """(what, value) in the order they are told; the report has the same."""
+    verdict = outcome.verdict
+
+    def milliseconds(percent: float, *phases: str) -> str:
+        return f"{verdict.percentile(percent, *phases) * 1000:,.1f} ms"
+
+    waits = ", ".join(f"{kill.waiting:,} waiting, back in {kill.back_after:.1f} s" for kill in outcome.kills)
+    return [
+        ("events committed", f"{verdict.events:,} in {outcome.transactions:,} transactions"),
+        (
+            "not events",
+            f"{outcome.rolled_back:,} rolled back, {outcome.repeated:,} repeated idempotency keys",
+        ),
+        ("SIGKILL mid-stream", f"{len(outcome.kills)} ({waits})"),
+        ("rows in the table", f"{verdict.rows:,}"),
+        ("altered fields", f"{verdict.altered:,}"),
+        ("effects of no event", f"{verdict.unexpected:,}"),
+        ("dead letters", f"{verdict.dead_letters:,}"),
+        ("latency, steady", f"p50 {milliseconds(50, 'steady')}  p99 {milliseconds(99, 'steady')}"),
+        (
+            "latency, with kills",
+            f"p50 {milliseconds(50, 'steady', 'rush')}  p99 {milliseconds(99, 'steady', 'rush')}"
+            f"  max {milliseconds(100, 'steady', 'rush')}",
+        ),
+        ("throughput", f"{verdict.rate('backlog'):,.0f} events/s, draining {outcome.backlog:,}"),
+        ("servers", f"two PostgreSQL {outcome.server_version}, durable commits on both"),
+    ]
+
+
+def sentence(outcome: Outcome) -> str:
+    """The line everything comes down to."""
+    return f"lost {outcome.verdict.lost}  duplicates {outcome.verdict.duplicates}"
+
+
+def show(console: Console, outcome: Outcome) -> None:
+    """Figures, one row, the verdict."""
+    table = Table.grid(padding=(0, 2))
+    for what, value in figures(outcome):
+        table.add_row(Text(what, style="dim"), Text(value))
+    console.print()
+    console.print(table)
+    console.print(
+        "\none row of events.usage_limits (mrr, csm and renewal looked up at the source):", style="dim"
+    )
+    console.print(
+        "  " + "  ".join(f"{name}={value}" for name, value in outcome.sample.items()), soft_wrap=True
+    )
+    console.print()
+    for example in outcome.verdict.examples:
+        console.print(Text(f"  {example}", style="red"))
+    good = outcome.verdict.holds
+    console.print(Text(sentence(outcome), style="bold green" if good else "bold red"), highlight=False)
+    if not good:
+        console.print(Text("the promise does NOT hold: see the figures above", style="bold red"))

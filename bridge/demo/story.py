@@ -1,0 +1,215 @@
+"""The demo as a sequence: steady traffic, a rush with kills, a backlog, the verdict.
+
+Apart from world.py (what exists) and screen.py (what is shown): here is what happens when.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, LiteralString
+
+import psycopg
+
+from bridge.demo.checker import Verdict, check
+from bridge.demo.producers import Producers
+from bridge.demo.world import Bridge, World
+
+Tamper = Literal["lose", "double", "alter"]
+KILLS = 3
+STEADY_SECONDS, STEADY_RATE = 3.0, 200.0
+_PATIENCE = 30.0  # seconds without a single new effect before we stop waiting and judge
+
+# What a broken bridge would have left behind: the demo's own test that its verdict can be no.
+_TAMPERING: dict[Tamper, str] = {
+    "lose": """
+        with gone as (delete from events.usage_limits where event_id = %(id)s returning event_id)
+        delete from demo.effect where event_id in (select event_id from gone)""",
+    "double": "insert into demo.effect values (%(id)s, 'UPDATE')",
+    "alter": "update events.usage_limits set mrr = mrr + 0.01 where event_id = %(id)s",
+}
+
+
+@dataclass(slots=True)
+class Kill:
+    """One SIGKILL: events committed and not delivered at that moment, seconds until ready again."""
+
+    waiting: int
+    back_after: float
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is going on, for whoever draws it. Counters are of this moment."""
+
+    phase: str = "starting"
+    events: int = 0  # to come in all
+    committed: int = 0
+    delivered: int = 0
+    kills: list[Kill] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The verdict and what it was about."""
+
+    verdict: Verdict
+    kills: list[Kill]
+    transactions: int
+    rolled_back: int
+    repeated: int
+    backlog: int
+    seconds: float
+    server_version: str
+    sample: dict[str, str]  # column -> printed value, of one enriched row
+
+
+class Story:
+    """Runs it in `world`; `progress` changes meanwhile and may be read from another thread."""
+
+    def __init__(self, world: World, bridge: Bridge, events: int) -> None:
+        self.world = world
+        self.bridge = bridge
+        self.progress = Progress(events=events)
+        self.producers = Producers(world.producer_dsn)
+        self._steady = min(int(STEADY_SECONDS * STEADY_RATE), events // 4)
+        self._backlog = events // 3
+        self._rush = events - self._steady - self._backlog
+        self._allowance = 0
+        self._chance = random.Random(1)
+
+    def run(self, tamper: Tamper | None = None, told: Callable[[str], None] = lambda _: None) -> Outcome:
+        """Everything, in about 20 s for 20,000 events. `told` gets a sentence at each turn of events."""
+        began = time.monotonic()
+        with psycopg.connect(self.world.target_dsn, autocommit=True) as self._warehouse:
+            try:
+                self._stream(told)
+            finally:
+                self.producers.stop()
+                self._allowance = 0
+            told("checking every event against every effect")
+            self.progress.phase = "check"
+            if tamper is not None:
+                self._tamper(tamper)
+            verdict = check(self.world.source_dsn, self.world.target_dsn)
+            return Outcome(
+                verdict=verdict,
+                kills=self.progress.kills,
+                transactions=self.producers.transactions,
+                rolled_back=self.producers.rolled_back,
+                repeated=self.producers.repeated,
+                backlog=self._backlog,
+                seconds=time.monotonic() - began,
+                server_version=self.world.source.binaries.version,
+                sample=self._sample(),
+            )
+
+    def _stream(self, told: Callable[[str], None]) -> None:
+        self.bridge.start()
+        told(f"bridge ready after {self.bridge.wait_ready():.1f} s")
+        with ThreadPoolExecutor(1, thread_name_prefix="producers") as pool:
+            self.progress.phase = "steady"
+            told(f"steady traffic: {STEADY_RATE:.0f} single-row transactions a second")
+            self._watch(pool.submit(self.producers.steady, self._steady, STEADY_RATE))
+            self._wait_until_delivered()
+            self.progress.phase = "rush"
+            told(f"rush: three producers, {self._rush:,} events, {KILLS} kills")
+            self._rush_with_kills(pool, told)
+            self._wait_until_delivered()
+            self.progress.phase = "backlog"
+            code = self.bridge.stop()
+            told(f"bridge stopped with SIGTERM (exit code {code}); {self._backlog:,} events pile up")
+            self._watch(pool.submit(self.producers.backlog, self._backlog))
+            self.bridge.start()
+            self._wait_until_delivered()
+            self.bridge.stop()  # what it still holds must come out before we judge
+
+    # -- the rush ---------------------------------------------------------------------------------------
+
+    def _rush_with_kills(self, pool: ThreadPoolExecutor, told: Callable[[str], None]) -> None:
+        part = self._rush / (KILLS + 1)
+        before = self.producers.events
+        self._allowance = int(part)
+        stop = threading.Event()
+        rush = pool.submit(self.producers.rush, lambda: 0 if stop.is_set() else self._allowance)
+        try:
+            for number in range(1, KILLS + 1):
+                # Mid-stream: half of this part is committed, and this bridge has delivered something of it.
+                delivered = self._look()
+                self._wait(lambda n=number: self.producers.events - before >= (n - 0.5) * part, rush)  # type: ignore[misc]
+                self._wait(lambda d=delivered: self._look() > d, rush)  # type: ignore[misc]
+                time.sleep(self._chance.uniform(0, 0.1))
+                self._kill(told)
+                self._allowance = int(part * (number + 1)) if number < KILLS else self._rush
+            self._wait(lambda: self.producers.events - before >= self._rush, rush)
+        finally:
+            stop.set()
+        rush.result()
+
+    def _kill(self, told: Callable[[str], None]) -> None:
+        self.bridge.kill()
+        waiting = self.producers.events - self._look()
+        began = time.monotonic()
+        self.bridge.start()
+        self.bridge.wait_ready()
+        kill = Kill(max(0, waiting), time.monotonic() - began)
+        self.progress.kills.append(kill)
+        told(
+            f"SIGKILL {len(self.progress.kills)} of {KILLS}: {kill.waiting:,} events were waiting;"
+            f" ready again after {kill.back_after:.1f} s"
+        )
+
+    # -- waiting ----------------------------------------------------------------------------------------
+
+    def _look(self, what: LiteralString = "*") -> int:
+        """Effects so far; `distinct event_id`: events that have one."""
+        row = self._warehouse.execute(f"select count({what}) from demo.effect").fetchone()
+        self.progress.delivered = row[0] if row else 0
+        self.progress.committed = self.producers.events
+        return self.progress.delivered
+
+    def _watch(self, work: Future[None]) -> None:
+        while not work.done():
+            self._look()
+            time.sleep(0.1)
+        work.result()
+
+    def _wait(self, condition: Callable[[], bool], work: Future[None]) -> None:
+        until = time.monotonic() + _PATIENCE
+        while not condition():
+            if work.done():
+                work.result()
+                return
+            if time.monotonic() > until:
+                raise TimeoutError(f"nothing happened for {_PATIENCE:.0f} s\n{self.bridge.log_tail()}")
+            time.sleep(0.02)
+
+    def _wait_until_delivered(self) -> None:
+        """All of it, or nothing new for a while: then the verdict will say what is missing."""
+        seen, since = -1, time.monotonic()
+        while (delivered := self._look("distinct event_id")) < self.producers.events:
+            if delivered != seen:
+                seen, since = delivered, time.monotonic()
+            if time.monotonic() - since > _PATIENCE:
+                return
+            time.sleep(0.05)
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def _tamper(self, tamper: Tamper) -> None:
+        with self._warehouse.transaction():
+            self._warehouse.execute("set local session_replication_role = replica")  # our trigger keeps quiet
+            row = self._warehouse.execute("select event_id from events.usage_limits limit 1").fetchone()
+            self._warehouse.execute(_TAMPERING[tamper].encode(), {"id": row[0] if row else None})
+
+    def _sample(self) -> dict[str, str]:
+        query = b"""
+            select event_id, customer_id, metric, "limit", used, plan, mrr, csm, renewal
+            from events.usage_limits where mrr is not null limit 1"""
+        cursor = self._warehouse.execute(query)
+        row = cursor.fetchone() or ()
+        return {column.name: str(value) for column, value in zip(cursor.description or (), row, strict=False)}

@@ -1,0 +1,155 @@
+"""The throw-away world: two servers, their customer's tables, and the bridge as a process to kill."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+import psycopg
+
+from bridge.demo import customer
+from bridge.demo.cluster import Cluster, Workspace
+from bridge.demo.supervise import ended, spawn
+
+CONFIG = Path(__file__).with_name("bridge.yaml")
+
+
+class BridgeFailed(Exception):
+    """The bridge did not start, or ended by itself; the message has its log's last lines."""
+
+
+class World:
+    """An application's database and a warehouse, each on a server of its own."""
+
+    def __init__(self) -> None:
+        self.workspace = Workspace()
+        self.password = secrets.token_hex(16)
+        self.source = self._server("app")
+        self.target = self._server("warehouse")
+        with psycopg.connect(self.source.dsn("app"), autocommit=True) as connection:
+            customer.make_source(connection)
+        with psycopg.connect(self.target.dsn("warehouse"), autocommit=True) as connection:
+            customer.make_target(connection)
+
+    def _server(self, name: str) -> Cluster:
+        settings: dict[str, str | int] = {"track_commit_timestamp": "on", "log_checkpoints": "off"}
+        cluster = self.workspace.cluster(name, fsync=True, password=self.password, settings=settings).start()
+        cluster.create_database(name)
+        with psycopg.connect(cluster.dsn(name), autocommit=True) as connection:
+            customer.make_roles(connection, self.password)
+        return cluster
+
+    @property
+    def source_dsn(self) -> str:
+        """As the owner."""
+        return self.source.dsn("app")
+
+    @property
+    def target_dsn(self) -> str:
+        """As the owner."""
+        return self.target.dsn("warehouse")
+
+    @property
+    def producer_dsn(self) -> str:
+        """As the application."""
+        return self.source.dsn("app", user="app", application_name="demo producer")
+
+    @property
+    def bridge_environment(self) -> dict[str, str]:
+        """What bridge.yaml refers to: both DSNs as the bridge's role, which may create nothing."""
+        return {
+            "SOURCE_DSN": self.source.dsn("app", user="outbox_bridge"),
+            "WAREHOUSE_DSN": self.target.dsn("warehouse", user="outbox_bridge"),
+        }
+
+    def close(self) -> None:
+        self.workspace.close()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Bridge:
+    """`bridge run` on the demo's bridge.yaml, as its own process."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.admin = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.log = log
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        self._environment = {**clean, **environment, "BRIDGE_ADMIN": self.admin}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start; wait_ready() waits."""
+        with self.log.open("ab") as log:
+            self._process = self._spawn(log)
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "bridge", "run", "-c", str(CONFIG)]
+        return spawn(command, log, env=self._environment)
+
+    def wait_ready(self, deadline: float = 30.0) -> float:
+        """Until /readyz says 200; seconds waited. Raises BridgeFailed."""
+        began = time.monotonic()
+        while not self._ready():
+            if not self.running:
+                raise BridgeFailed(f"the bridge ended by itself\n{self.log_tail()}")
+            if time.monotonic() - began > deadline:
+                raise BridgeFailed(f"the bridge was not ready after {deadline:.0f} s\n{self.log_tail()}")
+            time.sleep(0.01)
+        return time.monotonic() - began
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.admin}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # refused, or HTTPError: 503 with the reason
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL: no handler, no clean-up, no last word."""
+        if self._process is not None:
+            self._process.kill()
+            self._wait(self._process, 10)
+
+    def stop(self, deadline: float = 30.0) -> int:
+        """SIGTERM; its exit code."""
+        process = self._process
+        if process is None:
+            return 0
+        process.terminate()
+        try:
+            return self._wait(process, deadline)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise BridgeFailed(
+                f"SIGTERM did not end the bridge in {deadline:.0f} s\n{self.log_tail()}"
+            ) from None
+
+    def _wait(self, process: subprocess.Popen[bytes], deadline: float) -> int:
+        code = process.wait(deadline)
+        ended(process)
+        self._process = None
+        return code
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join([f"--- last lines of {self.log}", *text.splitlines()[-lines:]])

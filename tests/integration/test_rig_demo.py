@@ -1,0 +1,111 @@
+"""The demo's verdict can be no. Here its bridge is replaced by a faithful copy in SQL, so that what is
+tested is the world, the producers and the checker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from bridge.demo.checker import check
+from bridge.demo.report import html
+from bridge.demo.screen import sentence
+from bridge.demo.story import KILLS, Outcome, Story, Tamper
+from bridge.demo.world import Bridge, World
+
+_TRUTH = """
+select t.event_id, t.payload->>'customer_id', t.payload->>'metric', (t.payload->>'limit')::numeric,
+    (t.payload->>'used')::numeric, t.payload->>'plan', c.mrr, c.csm, c.renewal, t.payload::text
+from demo.truth t join crm.customer c on c.customer_id = t.payload->>'customer_id'
+where not t.event_id = any(%s)
+"""
+_INSERT = """
+insert into events.usage_limits
+    (event_id, customer_id, metric, "limit", used, plan, mrr, csm, renewal, payload)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+
+
+class CopyingBridge(Bridge):
+    """Reads the truth itself; stopping and killing it are the same."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__({}, world.workspace.root / "copy.log")
+        self._world = world
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._copy, daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, deadline: float = 30.0) -> float:
+        return 0.0
+
+    def kill(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def stop(self, deadline: float = 30.0) -> int:
+        self.kill()
+        return 0
+
+    def _copy(self) -> None:
+        with (
+            psycopg.connect(self._world.source_dsn, autocommit=True) as source,
+            psycopg.connect(self._world.target_dsn) as target,
+        ):
+            while not self._stop.wait(0.01):
+                done = [row[0] for row in target.execute("select event_id from events.usage_limits")]
+                target.cursor().executemany(_INSERT, source.execute(_TRUTH, [done]).fetchall())
+                target.commit()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with World() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def outcome(world: World) -> Outcome:
+    return Story(world, CopyingBridge(world), 1200).run()
+
+
+def test_a_faithful_bridge_loses_and_doubles_nothing(outcome: Outcome) -> None:
+    assert outcome.verdict.holds, outcome.verdict.examples
+    assert outcome.verdict.events == outcome.verdict.rows >= 1200
+    assert len(outcome.kills) == KILLS
+    assert outcome.rolled_back > 0
+    assert outcome.repeated > 0
+    assert 0 < outcome.verdict.percentile(50, "steady") < 60
+    assert sentence(outcome) == "lost 0  duplicates 0"
+    assert outcome.sample["csm"] in html(outcome)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "kind"), [("lose", "lost"), ("double", "duplicates"), ("alter", "altered")]
+)
+def test_one_tampered_row_turns_the_verdict(
+    world: World, outcome: Outcome, tamper: Tamper, kind: str
+) -> None:
+    story = Story(world, CopyingBridge(world), 1200)
+    with psycopg.connect(world.target_dsn) as story._warehouse:
+        story._tamper(tamper)
+        story._warehouse.commit()
+        verdict = check(world.source_dsn, world.target_dsn)
+    assert getattr(verdict, kind) == 1
+    assert not verdict.holds
+    assert any(example.startswith(kind) for example in verdict.examples)
+
+
+def test_the_bridge_of_the_demo_may_create_nothing_on_its_target(world: World) -> None:
+    with (
+        psycopg.connect(world.bridge_environment["WAREHOUSE_DSN"]) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("create table events.t ()")
