@@ -148,8 +148,10 @@ def test_status_tells_what_the_command_prints() -> None:
 
 def test_the_page_shows_the_halt_and_its_fix_and_allows_no_foreign_content() -> None:
     metrics = used_metrics()
-    for _ in range(3):
+    for second in range(3):
+        metrics.health.clock = lambda now=second: 1000.0 + now
         metrics.health.sample()
+        metrics.health.streams["outbox_bridge_warehouse"].applied(10)
     hostile = "<script>alert(1)</script>"
     metrics.health.streams["outbox_bridge_warehouse"].halt(
         Halt(hostile, reason="slot_lost", hint="bridge doctor")

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from bridge.cli import cli
 from tests.unit.observe.test_metrics import labels_by_name, used_metrics
 
 ROOT = Path(__file__).parents[3]
@@ -126,6 +128,26 @@ def test_the_composed_bridge_is_read_only_without_capabilities_and_published_on_
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
     assert compose["version"] == "3.8"
+
+
+def test_the_composed_databases_are_made_from_every_file_of_sql() -> None:
+    text = (DEPLOY / "compose" / "init" / "10-databases.sql").read_text()
+    named = re.findall(r"^\\ir /(sql/\S+)$", text, re.M)
+    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("sql/*/*.sql"))
+
+
+def test_the_composed_configuration_is_one_that_lint_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / "admin_token"
+    token.write_text("x\n")
+    config = tmp_path / "bridge.yaml"
+    text = (DEPLOY / "compose" / "bridge.yaml").read_text()
+    config.write_text(text.replace("/run/secrets/admin_token", str(token)))
+    for name in ("SOURCE_DSN", "WAREHOUSE_DSN"):
+        monkeypatch.setenv(name, "host=postgres dbname=app user=outbox_bridge")
+    done = CliRunner().invoke(cli, ["lint", "--config", str(config)])
+    assert done.exit_code == 0, done.output
 
 
 def test_no_secret_stands_in_deploy() -> None:
