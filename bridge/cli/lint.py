@@ -29,7 +29,7 @@ def lint(config_path: Path, strict: bool) -> None:
     if findings:
         click.echo(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}", err=True)
     else:
-        click.echo(f"{config_path} is well", err=True)
+        click.echo(f"{config_path}: no findings", err=True)
     sys.exit(1 if errors or (strict and warnings) else 0)
 
 

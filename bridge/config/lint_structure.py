@@ -79,15 +79,16 @@ def _is_local(host: str) -> bool:
 def _events(config: Config) -> Iterator[Remark]:
     taken: set[str] = set()
     for name, pipeline in config.pipelines.items():
-        for pattern in pipeline.events:
+        for index, pattern in enumerate(pipeline.events):
             matched = [event for event in config.events if fnmatchcase(event, pattern)]
             taken.update(matched)
             if not matched:
                 near = nearest(pattern, config.events)
                 message = f"no event under `events` is {pattern}: nothing checks what comes in"
                 level: Level = "error" if near else "warning"
-                fix = near or "write its contract under events"
-                yield Remark(level, ("pipelines", name, "event"), message, fix)
+                path: KeyPath = ("pipelines", name, "event")
+                path = (*path, index) if len(pipeline.events) > 1 else path
+                yield Remark(level, path, message, near or "write its contract under events")
     for event in config.events:
         if event not in taken:
             yield Remark("warning", ("events", event), "no pipeline takes this event", key=True)

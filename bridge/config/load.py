@@ -69,6 +69,10 @@ def _report(detail: ErrorDetails, document: Document, broken: set[KeyPath]) -> N
     if any(path[: len(other)] == other for other in broken if other):
         return  # already told: it could not be read
     kind, context = detail["type"], detail.get("ctx", {})
+    unset = dict(document.unset).get(path)
+    if unset is not None:
+        document.problem(path, unset, "its value decides whether the file is right")
+        return
     if kind == "missing":
         document.problem(path, f"`{location[-1]}` is missing", key=True)
     elif kind == "extra_forbidden":

@@ -120,7 +120,7 @@ def _by_connection(value: Any, _handler: Any, info: ValidationInfo) -> Any:
     if isinstance(value, TableDestination | SinkDestination) or not isinstance(value, dict):
         return TableDestination.model_validate(value)
     kinds: Mapping[str, str] = (info.context or {}).get("connections", {})
-    kind = kinds.get(value.get("connection", ""))
+    kind = kinds.get(str(value.get("connection")))
     is_table = kind == "postgres" or (kind is None and "table" in value)
     model = TableDestination if is_table else SinkDestination
     return model.model_validate(value, context=info.context)

@@ -95,5 +95,14 @@ def test_missing_variables_are_all_named_with_their_places() -> None:
     assert len(caught.value.problems) == 3
 
 
+def test_offline_tells_of_a_variable_whose_value_decides(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text("version: 1\nsource:\n  capture: ${CAPTURE}\n")
+    with pytest.raises(InvalidConfig, match="CAPTURE is not set") as caught:
+        load(path, {}, offline=True)
+    assert len(caught.value.problems) == 1
+    assert load(path, {"CAPTURE": "poll"}).source.capture == "poll"
+
+
 def test_offline_needs_no_variables() -> None:
     assert pipeline_specs(load(EXAMPLE, {}, offline=True)) == pipeline_specs(load(EXAMPLE, ENVIRON))

@@ -170,6 +170,6 @@ def test_lint_exits_by_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run("lint", "--strict")[0] == 1
     monkeypatch.setenv("SOURCE_DSN", "dbname=s")
     monkeypatch.setenv("WAREHOUSE_DSN", "dbname=w")
-    assert run("lint", "--strict") == (0, f"{path} is well\n")
+    assert run("lint", "--strict") == (0, f"{path}: no findings\n")
     path.write_text("version: 3\n")
     assert run("lint")[0] == 1
