@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -34,3 +35,26 @@ def parse_snapshot(text: str) -> Snapshot:
     xmin, xmax, xip = text.split(":")
     low, high = int(xmin), int(xmax)
     return Snapshot(low, max(low, high), frozenset(int(x) for x in xip.split(",") if x))
+
+
+def intersection(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Shows what every one of them shows; of at least one snapshot."""
+    every = list(snapshots)
+    xmax = min(each.xmax for each in every)
+    hidden = frozenset(x for each in every for x in each.xip if x < xmax)
+    return Snapshot(min(hidden, default=xmax), xmax, hidden)
+
+
+def union(one: Snapshot, other: Snapshot) -> Snapshot:
+    """Shows what either of them shows."""
+    xmax = max(one.xmax, other.xmax)
+    hidden = frozenset(x for x in one.xip | other.xip if not one.shows(x) and not other.shows(x) and x < xmax)
+    return Snapshot(min(hidden, default=xmax), xmax, hidden)
+
+
+def covers(outer: Snapshot, inner: Snapshot) -> bool:
+    """True when `outer` shows all that `inner` shows."""
+    beyond = range(outer.xmax, inner.xmax)
+    if len(beyond) > len(inner.xip) or any(inner.shows(x) for x in beyond):
+        return False
+    return not any(inner.shows(x) for x in outer.xip)
