@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
+from pathlib import Path
 
 import rich_click as click
 
+from bridge.cli.options import config_option, read_config
 from bridge.errors import ConfigError
 
 
@@ -46,3 +49,22 @@ def recipe(name: str) -> None:
             hint=f"one of: {', '.join(names)}" if names else "`bridge recipe list` names what there is",
         )
     click.echo((recipes / name / "target.sql").read_text(encoding="utf-8"), nl=False)
+
+
+@schema.command()
+def config() -> None:
+    """The JSON Schema of bridge.yaml, for editors."""
+    from bridge.config.schema import config_json_schema  # noqa: PLC0415  (loads pydantic)
+
+    click.echo(json.dumps(config_json_schema(), indent=2, ensure_ascii=False))
+
+
+@schema.command()
+@config_option
+@click.argument("event_type", metavar="TYPE")
+def event(config_path: Path, event_type: str) -> None:
+    """The JSON Schema of an event type's payload, from its contract in bridge.yaml."""
+    from bridge.config.schema import event_json_schema  # noqa: PLC0415  (loads pydantic)
+
+    found = event_json_schema(read_config(config_path, offline=True), event_type)
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -50,11 +50,3 @@ def union(one: Snapshot, other: Snapshot) -> Snapshot:
     xmax = max(one.xmax, other.xmax)
     hidden = frozenset(x for x in one.xip | other.xip if not one.shows(x) and not other.shows(x) and x < xmax)
     return Snapshot(min(hidden, default=xmax), xmax, hidden)
-
-
-def covers(outer: Snapshot, inner: Snapshot) -> bool:
-    """True when `outer` shows all that `inner` shows."""
-    beyond = range(outer.xmax, inner.xmax)
-    if len(beyond) > len(inner.xip) or any(inner.shows(x) for x in beyond):
-        return False
-    return not any(inner.shows(x) for x in outer.xip)

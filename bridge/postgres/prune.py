@@ -23,7 +23,7 @@ from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
-from bridge.core.snapshot import Snapshot, covers, intersection, parse_snapshot, union
+from bridge.core.snapshot import Snapshot, intersection, parse_snapshot, union
 
 KEY_MEMORY = timedelta(days=35)
 """How long an idempotency key is remembered at least."""
@@ -194,19 +194,6 @@ def _batch(cursor: Cursor[DictRow], order: _Order, walk: _Walk, so_far: Pruned, 
         if page["deleted"] or page["emptied"]:
             done.append(position["own_xid"])
     return Pruned(so_far.deleted + page["deleted"], so_far.emptied + page["emptied"], so_far.batches + 1)
-
-
-def shows_pruned(source: Connection[Any], floor: Snapshot) -> bool:
-    """True when `floor` shows every row that pruning has deleted or emptied: it can be caught up from here.
-
-    The stream's own row in outbox.stream, with this floor, must be committed before: a batch that did not
-    see it holds the row that is read here, and this waits for it.
-    """
-    with source.transaction(), source.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute("select xid::text, floor::text from outbox.pruned for share").fetchone()
-    if row is None or row["xid"] is None or int(row["xid"]) < floor.xmin:
-        return True
-    return covers(floor, parse_snapshot(row["floor"]))
 
 
 def _position(cursor: Cursor[DictRow], order: _Order) -> DictRow | None:

@@ -16,11 +16,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from psycopg import Connection, Cursor, errors
+from psycopg import Connection, Cursor, errors, sql
 from psycopg.rows import TupleRow, tuple_row
 
 from bridge.errors import BridgeError, ConfigError
 
+OUTBOX = "outbox.event"
 _LOCK = 0x6F7574626F78  # "outbox": the advisory lock that installs take turns by
 _MIGRATION = re.compile(r"(\d{3})_(\w+)\.sql")
 _MIGRATION_TABLES = {"source": "outbox.migration", "target": "bridge.migration"}
@@ -109,16 +110,18 @@ def target_sql(after: int = 0) -> str:
     return _transaction([_script("target", after)])
 
 
-def publication_sql(publication: str = "outbox_bridge") -> str:
-    """Creates the publication where it is missing."""
+def publication_sql(publication: str = "outbox_bridge", table: str = OUTBOX) -> str:
+    """Creates the publication where it is missing. `table` is `schema.name`."""
     if not _PUBLICATION_NAME.fullmatch(publication):
         raise ConfigError(
             f"{publication!r} cannot name a publication and its slots",
             hint="source.slot takes 1 to 63 lower-case letters, digits and underscores",
         )
     text = _read(sql_directory() / "source" / "publication.sql")
-    return text.replace("'outbox_bridge'", f"'{publication}'").replace(
-        "create publication outbox_bridge ", f'create publication "{publication}" '
+    return (
+        text.replace("'outbox_bridge'", f"'{publication}'")
+        .replace("create publication outbox_bridge ", f'create publication "{publication}" ')
+        .replace(f"for table {OUTBOX} ", f"for table {_quoted(table)} ")
     )
 
 
@@ -133,8 +136,11 @@ def source_version(connection: Connection[Any]) -> int:
         return max(_applied(cursor), default=0)
 
 
-def install_source(connection: Connection[Any], publication: str = "outbox_bridge") -> Installation:
-    """Bring the source to the newest version, in one transaction; installs take turns.
+def install_source(
+    connection: Connection[Any], publication: str = "outbox_bridge", table: str = OUTBOX
+) -> Installation:
+    """Bring the source to the newest version, in one transaction; installs take turns. `table` is what the
+    publication is for: an outbox of the customer's own still needs the registry in schema outbox.
 
     Raises `SchemaError` when a migration that was applied is not the one carried here, when the source
     is newer than this bridge, or when the role may not create the schema; nothing is changed then.
@@ -150,8 +156,8 @@ def install_source(connection: Connection[Any], publication: str = "outbox_bridg
         with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
             _migrate(cursor, installation)
-            _publish(connection, cursor, publication, installation)
-            _grant(connection, cursor, installation)
+            _publish(cursor, publication, table, installation)
+            _grant(cursor, table, installation)
     except errors.InsufficientPrivilege as error:
         user, database = connection.info.user, connection.info.dbname
         raise SchemaError(
@@ -192,23 +198,16 @@ def _migrate(cursor: Cursor[TupleRow], installation: Installation) -> None:
         installation.version = version
 
 
-def _publish(
-    connection: Connection[Any], cursor: Cursor[TupleRow], publication: str, installation: Installation
-) -> None:
-    statement = publication_sql(publication)
-    existed = _publication(cursor, publication) is not None
-    try:
-        with connection.transaction():
-            cursor.execute(statement.encode())
-    except errors.InsufficientPrivilege as error:
-        reason = f"publication {publication} is missing: {error.diag.message_primary}"
-        installation.remaining.append(Remaining(reason, statement))
-        return
-    if not existed:
-        installation.done.append(f"created publication {publication}")
-    _check_publication(cursor, publication, installation)
-    wal_level = cursor.execute("show wal_level").fetchone()
-    if wal_level != ("logical",):
+def _publish(cursor: Cursor[TupleRow], publication: str, table: str, installation: Installation) -> None:
+    existed = _publication(cursor, publication, table) is not None
+    statement = publication_sql(publication, table)
+    if refused := _try(cursor, statement):
+        installation.remaining.append(Remaining(f"publication {publication}: {refused}", statement))
+    elif not existed:
+        installation.done.append(f"created publication {publication} for {table}")
+    elif found := _publication(cursor, publication, table):
+        _check_publication(publication, table, found, installation)
+    if cursor.execute("show wal_level").fetchone() != ("logical",):
         installation.remaining.append(
             Remaining(
                 "wal_level is not logical: `capture: slot` needs it, `capture: poll` does not",
@@ -217,24 +216,16 @@ def _publish(
         )
 
 
-def _check_publication(cursor: Cursor[TupleRow], publication: str, installation: Installation) -> None:
-    found = _publication(cursor, publication)
-    if found is None:
-        return
-    all_tables, publishes, tables, filtered = found
-    if all_tables or tables != ["outbox.event"] or filtered:
-        what = (
-            "a row filter"
-            if filtered
-            else "all tables"
-            if all_tables
-            else f"{', '.join(tables) or 'nothing'}"
-        )
+def _check_publication(
+    publication: str, table: str, found: tuple[str, str, bool], installation: Installation
+) -> None:
+    publishes, tables, fits = found
+    if not fits:
         installation.remaining.append(
             Remaining(
-                f"publication {publication} existed and is for {what}, where outbox.event alone is wanted",
-                f'drop publication "{publication}";  -- when nothing else needs it\n'
-                + publication_sql(publication),
+                f"publication {publication} existed and is for {tables}; wanted: every row of {table}",
+                f'drop publication "{publication}";  -- if nothing else needs it\n'
+                + publication_sql(publication, table),
             )
         )
     elif publishes != "insert":
@@ -248,45 +239,36 @@ def _check_publication(cursor: Cursor[TupleRow], publication: str, installation:
         )
 
 
-def _publication(cursor: Cursor[TupleRow], publication: str) -> tuple[bool, str, list[str], bool] | None:
-    """(all tables, what it publishes, its tables, any row filter), or None."""
-    row_filter = (
-        "bool_or(r.prqual is not null)" if cursor.connection.info.server_version >= 150000 else "false"
-    )
+def _publication(cursor: Cursor[TupleRow], publication: str, table: str) -> tuple[str, str, bool] | None:
+    """(what it publishes, its tables, whether they are `table` alone, unfiltered), or None."""
+    row_filter = "r.prqual is not null" if cursor.connection.info.server_version >= 150000 else "false"
     return cursor.execute(
         f"""
-        select p.puballtables,
-               concat_ws(', ',
+        select concat_ws(', ',
                          case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
                          case when p.pubdelete then 'delete' end,
                          case when p.pubtruncate then 'truncate' end),
-               coalesce(array_agg(format('%%I.%%I', n.nspname, c.relname) order by c.oid)
-                        filter (where c.oid is not null), '{{}}'),
-               coalesce({row_filter}, false)
-        from pg_catalog.pg_publication p
-        left join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
-        left join pg_catalog.pg_class c on c.oid = r.prrelid
-        left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+               case when p.puballtables then 'all tables' else coalesce(string_agg(
+                   r.prrelid::regclass::text || case when {row_filter} then ' with a filter' else '' end,
+                   ', ' order by r.oid), 'no table') end,
+               not p.puballtables and count(r.oid) = 1
+                   and coalesce(bool_and(r.prrelid = to_regclass(%s) and not {row_filter}), false)
+        from pg_catalog.pg_publication p left join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
         where p.pubname = %s
         group by p.oid, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate
         """,
-        [publication],
+        [_quoted(table), publication],
     ).fetchone()
 
 
-def _grant(connection: Connection[Any], cursor: Cursor[TupleRow], installation: Installation) -> None:
+def _grant(cursor: Cursor[TupleRow], table: str, installation: Installation) -> None:
     for role in ("producer", "bridge"):
-        statement = role_sql(role)
-        existed = _replicates(cursor, f"outbox_{role}") is not None
-        try:
-            with connection.transaction():
-                cursor.execute(statement.encode())
-        except errors.InsufficientPrivilege as error:
-            reason = f"role outbox_{role} is not there: {error.diag.message_primary}"
-            installation.remaining.append(Remaining(reason, statement))
-            continue
-        did = "granted role" if existed else "created role"
-        installation.done.append(f"{did} outbox_{role} what it needs" if existed else f"{did} outbox_{role}")
+        name = f"outbox_{role}"
+        existed = _replicates(cursor, name) is not None
+        if refused := _try(cursor, role_sql(role)):
+            installation.remaining.append(Remaining(f"role {name}: {refused}", role_sql(role)))
+        else:
+            installation.done.append(f"granted {name} what it needs" if existed else f"created role {name}")
     if _replicates(cursor, "outbox_bridge") is False:
         installation.remaining.append(
             Remaining(
@@ -294,6 +276,24 @@ def _grant(connection: Connection[Any], cursor: Cursor[TupleRow], installation: 
                 "alter role outbox_bridge replication;\n",
             )
         )
+    if table != OUTBOX:
+        schema = sql.Identifier(table.split(".", 1)[0]).as_string()
+        own = (
+            f"grant usage on schema {schema} to outbox_bridge;\n"
+            f"grant select on {_quoted(table)} to outbox_bridge;\n"
+        )
+        if refused := _try(cursor, own):
+            installation.remaining.append(Remaining(f"rights on {table}: {refused}", own))
+
+
+def _try(cursor: Cursor[TupleRow], statements: str) -> str:
+    """Run them in a savepoint; why the role may not, or empty."""
+    try:
+        with cursor.connection.transaction():
+            cursor.execute(statements.encode())
+    except (errors.InsufficientPrivilege, errors.UndefinedObject) as error:
+        return error.diag.message_primary or "not permitted"
+    return ""
 
 
 def _replicates(cursor: Cursor[TupleRow], role: str) -> bool | None:
@@ -309,6 +309,13 @@ def _applied(cursor: Cursor[TupleRow]) -> dict[int, tuple[str, str, Any]]:
         return {}
     rows = cursor.execute("select version, name, checksum, applied_at from outbox.migration").fetchall()
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def _quoted(table: str) -> str:
+    schema, _, name = table.partition(".")
+    if not schema or not name or "$" in table:
+        raise ConfigError(f"source.table {table!r} is not schema.name", hint="as in public.outbox_events")
+    return sql.Identifier(schema, name).as_string()
 
 
 def _script(side: str, after: int) -> str:

@@ -1,9 +1,9 @@
-"""Intersection, union and cover of snapshots, against the definition: what each of them shows."""
+"""Intersection and union of snapshots, against the definition: what each of them shows."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.snapshot import Snapshot, covers, intersection, union
+from bridge.core.snapshot import Snapshot, intersection, union
 
 XIDS = range(3, 20)
 
@@ -27,10 +27,3 @@ def test_an_intersection_shows_what_all_show(every: list[Snapshot]) -> None:
 @given(snapshots(), snapshots())
 def test_a_union_shows_what_either_shows(one: Snapshot, other: Snapshot) -> None:
     assert shown(union(one, other)) == shown(one) | shown(other)
-
-
-@given(snapshots(), snapshots())
-def test_a_snapshot_covers_another_when_it_shows_all_that_the_other_shows(
-    one: Snapshot, other: Snapshot
-) -> None:
-    assert covers(one, other) == (shown(one) >= shown(other))

@@ -1,0 +1,39 @@
+"""`bridge install`: brings the source's schema up to date. The target is the customer's to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+from bridge.config.connection import PostgresConnection
+
+
+@click.command()
+@config_option
+def install(config_path: Path) -> None:
+    """Create or upgrade the outbox in the source database; say what is left for you to run.
+
+    Never touches a target: `bridge schema target` prints what it needs.
+    """
+    from bridge.cli.connect import connect_source  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres.schema import install_source  # noqa: PLC0415
+
+    config = read_config(config_path)
+    with connect_source(config, command="install") as connection:
+        where = f"database {connection.info.dbname} on {connection.info.host or 'the local socket'}"
+        installation = install_source(connection, config.source.slot, config.source.table)
+    click.echo(f"source: {where}")
+    for sentence in installation.done:
+        click.echo(f"  {sentence}")
+    click.echo(f"  the outbox is at version {installation.version}")
+    for remaining in installation.remaining:
+        click.echo(f"\nleft for an administrator of the source: {remaining.reason}\n")
+        click.echo(remaining.sql.rstrip())
+    click.echo("\nnext:")
+    click.echo("  grant outbox_producer to <your application's role>;   -- in the source")
+    for name, target in config.connections.items():
+        if isinstance(target, PostgresConnection):
+            click.echo(f"  bridge schema target | psql ...   -- as the owner of connection {name}'s database")
+    click.echo("  bridge doctor   -- checks the rest")

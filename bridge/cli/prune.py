@@ -1,0 +1,28 @@
+"""`bridge prune`: delete what every stream has applied and the retention no longer keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+
+
+@click.command()
+@config_option
+@click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
+def prune(config_path: Path, dry_run: bool) -> None:
+    """Delete delivered events older than source.retention. `bridge run` does it by itself."""
+    from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres.prune import prune as prune_outbox  # noqa: PLC0415
+
+    config = read_config(config_path)
+    need_own_outbox(config, command="prune")
+    with connect_source(config, command="prune") as connection:
+        pruned = prune_outbox(connection, config.source.retention, dry_run=dry_run)
+    would = "would be " if dry_run else ""
+    click.echo(f"{pruned.deleted} events {would}deleted")
+    click.echo(f"{pruned.emptied} events with idempotency keys {would}emptied: they stay 35 days")
+    if pruned.stopped:
+        click.echo(f"not more, because {pruned.stopped}")
