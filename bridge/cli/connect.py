@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 
 from bridge.config.model import Config
-from bridge.errors import CannotConnect, ConfigError
+from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 OUTBOX = "outbox.event"
+_MENDS = {  # by SQLSTATE
+    "3F000": "bridge install",
+    "42P01": "bridge install",
+    "42883": "bridge install",
+    "42703": "bridge install",
+    "25006": "connect to the primary: add target_session_attrs=read-write to source.dsn",
+}
 
 
-def connect_source(config: Config, *, command: str) -> psycopg.Connection[tuple[Any, ...]]:
+class SourceRefused(BridgeError):
+    """The source refused what the command asked for."""
+
+    reason = "source_refused"
+
+
+@contextmanager
+def connect_source(
+    config: Config, *, command: str, grant: str = ""
+) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to the source, named after the command in pg_stat_activity.
 
-    Raises CannotConnect (exit code 3) with what libpq says; it names hosts and roles, never passwords.
+    `grant` is the role that has the rights the command needs. Raises CannotConnect (exit code 3) with
+    what libpq says, which names hosts and roles but no passwords; SourceRefused for errors of statements,
+    whose details (they may hold values of rows) are left out.
     """
-    dsn = config.source.dsn
     try:
-        return psycopg.connect(
-            dsn,
+        connection = psycopg.connect(
+            config.source.dsn,
             autocommit=True,
             connect_timeout=config.source.connect_timeout or 10,
             fallback_application_name=f"bridge {command}",
@@ -30,6 +49,21 @@ def connect_source(config: Config, *, command: str) -> psycopg.Connection[tuple[
             f"the source could not be reached: {error}".rstrip(),
             hint='see what source.dsn means: psql "$SOURCE_DSN" -c "select 1"',
         ) from error
+    with connection:
+        try:
+            yield connection
+        except psycopg.Error as error:
+            if error.sqlstate is None or connection.closed:
+                raise CannotConnect(
+                    f"the connection to the source was lost during `bridge {command}`"
+                ) from None
+            who = connection.info.user
+            raise SourceRefused(
+                f"the source refused `bridge {command}`: {error.diag.message_primary} ({error.sqlstate})",
+                hint=f'grant {grant} to "{who}";'
+                if error.sqlstate == "42501"
+                else _MENDS.get(error.sqlstate),
+            ) from None
 
 
 def need_own_outbox(config: Config, *, command: str) -> None:

@@ -12,13 +12,6 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.config.model import Config
-from bridge.errors import BridgeError
-
-
-class EmitRefused(BridgeError):
-    """The event was not put in."""
-
-    reason = "emit_refused"
 
 
 @click.command()
@@ -55,38 +48,20 @@ def put(
     config: Config, event_type: str, document: dict[str, Any], idempotency_key: str | None, key: str | None
 ) -> None:
     """Emit in a transaction of its own and print the id."""
-    import psycopg  # noqa: PLC0415  (a third of the start-up time)
-
-    from bridge import producer  # noqa: PLC0415
+    from bridge import producer  # noqa: PLC0415  (loads psycopg)
     from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415
 
     need_own_outbox(config, command="emit")
-    with connect_source(config, command="emit") as connection:
-        before = None
+    with connect_source(config, command="emit", grant="outbox_producer") as connection:
+        first = None
+        if idempotency_key is not None:
+            [first] = connection.execute(
+                "select outbox.first_id(%s, %s)", [event_type, idempotency_key]
+            ).fetchone() or [None]
         try:
-            with connection.transaction():
-                if idempotency_key is not None:
-                    found = connection.execute(
-                        "select outbox.first_id(%s, %s)", [event_type, idempotency_key]
-                    )
-                    before = found.fetchone()
-                event_id = producer.emit(
-                    connection, event_type, document, idempotency_key=idempotency_key, key=key
-                )
+            event_id = producer.emit(
+                connection, event_type, document, idempotency_key=idempotency_key, key=key
+            )
         except (ValueError, TypeError) as error:
             raise click.UsageError(str(error)) from None
-        except psycopg.Error as error:
-            raise EmitRefused(
-                f"the source refused the event: {error.diag.message_primary or error.__class__.__name__}",
-                hint=_HINTS.get(error.sqlstate or "", "bridge doctor"),
-            ) from None
-    duplicate = before is not None and before[0] is not None
-    click.echo(f"{event_id}  (put in before with this idempotency key)" if duplicate else str(event_id))
-
-
-_HINTS = {
-    "42501": "grant outbox_producer to the role that source.dsn names",
-    "3F000": "bridge install",
-    "42883": "bridge install",
-    "25006": "connect to the primary: add target_session_attrs=read-write to source.dsn",
-}
+    click.echo(f"{event_id}  (put in before with this idempotency key)" if first else str(event_id))

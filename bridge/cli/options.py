@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from bridge.config.load import load
-from bridge.config.model import Config
+if TYPE_CHECKING:
+    from bridge.config.model import Config
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -36,4 +36,6 @@ def read_config(path: Path, *, offline: bool = False) -> Config:
     offline: the command connects to nothing, so a variable that is not set is left as it is written.
     Raises ConfigError (exit code 2) with every problem of the file at once.
     """
+    from bridge.config.load import load  # noqa: PLC0415  (pydantic: `--help` and `schema source` need none)
+
     return load(path, os.environ, offline=offline)

@@ -19,7 +19,7 @@ def prune(config_path: Path, dry_run: bool) -> None:
 
     config = read_config(config_path)
     need_own_outbox(config, command="prune")
-    with connect_source(config, command="prune") as connection:
+    with connect_source(config, command="prune", grant="outbox_bridge") as connection:
         pruned = prune_outbox(connection, config.source.retention, dry_run=dry_run)
     would = "would be " if dry_run else ""
     click.echo(f"{pruned.deleted} events {would}deleted")

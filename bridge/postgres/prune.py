@@ -34,12 +34,12 @@ _OUTSTANDING = 20  # batches whose dead rows may wait for a snapshot older than 
 # The first 48 bits of a version 7 id are its milliseconds: the row's true age where occurred_at was given.
 _PAGE = """
 with page as materialized (
-    select place, id, xid, seq, keyed, occurred_at < now() - %(age)s as old, full,
+    select place, id, xid, seq, keyed, occurred_at < now() - %(age)s as old, unemptied,
            greatest(occurred_at, made_at) < now() - %(memory)s as forgotten,
            pg_visible_in_snapshot(xid, %(floor)s::pg_snapshot) as applied
     from (
         select ctid as place, id, xid, seq, occurred_at, idempotency_key is not null as keyed,
-               idempotency_key is not null and headers is distinct from '{"outbox.pruned": true}' as full,
+               idempotency_key is not null and headers is distinct from '{"outbox.pruned": true}' as unemptied,
                case when substr(id::text, 15, 1) = '7' then
                    to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0)
                end as made_at
@@ -66,7 +66,7 @@ _REMOVE = (
     where ctid = any(array(select place from ready where not keyed or forgotten)) returning 1
 ), emptied as (
     update outbox.event set payload = '{}', headers = '{"outbox.pruned": true}'
-    where ctid = any(array(select place from ready where full and not forgotten)) returning 1
+    where ctid = any(array(select place from ready where unemptied and not forgotten)) returning 1
 )
 select summary.*, (select count(*) from deleted) as deleted, (select count(*) from emptied) as emptied
 from summary
@@ -76,7 +76,7 @@ _COUNT = (
     _PAGE
     + """
 select summary.*, (select count(*) from ready where not keyed or forgotten) as deleted,
-       (select count(*) from ready where full and not forgotten) as emptied
+       (select count(*) from ready where unemptied and not forgotten) as emptied
 from summary
 """
 )

@@ -162,8 +162,8 @@ def install_source(
         user, database = connection.info.user, connection.info.dbname
         raise SchemaError(
             f"role {user} may not create the outbox in database {database}: {error.diag.message_primary}",
-            hint=f"run `bridge schema source | psql -d {database}` as the database's owner, "
-            f'or: grant create on database "{database}" to "{user}";',
+            hint="install as the database's owner (source.dsn with another user, for this once), or run "
+            f"`bridge schema source | psql -d {database}` as that owner",
         ) from error
     except errors.ReadOnlySqlTransaction as error:
         raise SchemaError(
