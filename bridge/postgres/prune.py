@@ -39,7 +39,8 @@ with page as materialized (
            pg_visible_in_snapshot(xid, %(floor)s::pg_snapshot) as applied
     from (
         select ctid as place, id, xid, seq, occurred_at, idempotency_key is not null as keyed,
-               idempotency_key is not null and headers is distinct from '{"outbox.pruned": true}' as unemptied,
+               idempotency_key is not null
+                   and headers is distinct from '{"outbox.pruned": true}' as unemptied,
                case when substr(id::text, 15, 1) = '7' then
                    to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0)
                end as made_at

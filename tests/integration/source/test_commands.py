@@ -1,0 +1,148 @@
+"""bridge schema, install, emit and prune as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import Database
+
+CONFIG = """
+version: 1
+source: {{ dsn: "{dsn}", slot: app_events }}
+connections:
+  warehouse: {{ type: postgres, dsn: "{dsn}" }}
+events:
+  usage.limit_reached: {{ customer_id: string, used: number }}
+"""
+
+
+class Command:
+    """Runs `bridge` with a configuration for one database."""
+
+    def __init__(self, directory: Path, dsn: str) -> None:
+        self.config = directory / "bridge.yaml"
+        self.config.write_text(CONFIG.format(dsn=dsn))
+
+    def __call__(self, *arguments: str, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        return ran
+
+
+@pytest.fixture
+def bridge(tmp_path: Path, empty: Database) -> Command:
+    return Command(tmp_path, empty.dsn)
+
+
+def test_install_says_what_it_did_and_what_to_run_next(bridge: Command, empty: Database) -> None:
+    said = bridge("install").stdout
+    assert f"source: database {empty.name} on 127.0.0.1" in said
+    assert "created publication app_events for outbox.event" in said
+    assert "bridge schema target | psql ...   -- as the owner of connection warehouse's database" in said
+    assert empty.value("select to_regnamespace('bridge')") is None  # the target is never touched
+    again = bridge("install").stdout
+    assert "applied migration" not in again
+    assert "the outbox is at version 1" in again
+
+
+def test_emit_prints_the_id_and_answers_a_used_key_with_the_first(bridge: Command, empty: Database) -> None:
+    bridge("install")
+    payload = '{"customer_id": "cus_1", "used": 12345678901234567890.123456789}'
+    first = bridge(
+        "emit", "usage.limit_reached", payload, "--idempotency-key", "k", "--key", "cus_1"
+    ).stdout.strip()
+    assert empty.execute("select id::text, key, payload->>'used' from outbox.event") == [
+        (first, "cus_1", "12345678901234567890.123456789")
+    ]
+    again = bridge("emit", "usage.limit_reached", "-", "--idempotency-key", "k", stdin=payload).stdout
+    assert again.strip() == f"{first}  (put in before with this idempotency key)"
+    assert empty.value("select count(*) from outbox.event") == 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        ('{"canary": ', "not valid JSON: Expecting value at line 1 column 12"),
+        ('["canary"]', "must be an object"),
+        ('{"customer_id": "canary", "used": NaN}', "payload.used is NaN"),
+        (r'{"customer_id": "canary\u0000", "used": 1}', "payload.customer_id holds a NUL character"),
+        ('{"customer_id": "canary", "used": ' + "9" * 5000 + "}", "a number too long"),
+    ],
+)
+def test_emit_refuses_a_payload_without_repeating_it(bridge: Command, payload: str, says: str) -> None:
+    said = bridge("emit", "usage.limit_reached", payload, code=2).stderr
+    assert says in " ".join(said.replace("│", " ").split())
+    assert "canary" not in said
+
+
+def test_emit_before_install_says_to_install(bridge: Command) -> None:
+    said = bridge("emit", "usage.limit_reached", '{"customer_id": "cus_1", "used": 1}', code=1).stderr
+    assert 'schema "outbox" does not exist (3F000)' in said
+    assert "fix: bridge install" in said
+
+
+def test_prune_before_install_says_to_install(bridge: Command) -> None:
+    assert "fix: bridge install" in bridge("prune", code=1).stderr
+
+
+def test_a_role_without_rights_is_told_the_grant(tmp_path: Path, source: Database) -> None:
+    source.execute("revoke usage on schema outbox from outbox_producer")
+    as_app = Command(tmp_path, source.producer_dsn)
+    said = as_app("emit", "usage.limit_reached", '{"customer_id": "cus_1", "used": 1}', code=1).stderr
+    assert 'fix: grant outbox_producer to "app";' in said
+
+
+def test_a_server_that_does_not_answer_is_exit_code_3(tmp_path: Path) -> None:
+    nobody = Command(tmp_path, "host=127.0.0.1 port=1 dbname=app")
+    for command in (
+        ["install"],
+        ["prune"],
+        ["emit", "usage.limit_reached", '{"customer_id": "c", "used": 1}'],
+    ):
+        said = nobody(*command, code=3).stderr
+        assert "the source could not be reached" in said
+        assert "fix: " in said
+
+
+def test_prune_reports_counts_and_a_dry_run_only_counts(tmp_path: Path, source: Database) -> None:
+    source.execute(
+        "insert into outbox.event (type, payload, occurred_at) values ('a', '{}', now() - interval '8 days')"
+    )
+    bridge = Command(tmp_path, source.bridge_dsn)
+    assert "no stream is registered" in bridge("prune").stdout
+    source.execute("insert into outbox.stream (stream, floor) values ('warehouse', pg_current_snapshot())")
+    assert bridge("prune", "--dry-run").stdout.startswith("1 events would be deleted")
+    assert source.value("select count(*) from outbox.event") == 1
+    assert bridge("prune").stdout.startswith("1 events deleted")
+    assert source.value("select count(*) from outbox.event") == 0
+
+
+def test_schema_prints_json_schemas(bridge: Command) -> None:
+    contract = json.loads(bridge("schema", "event", "usage.limit_reached").stdout)
+    assert contract["required"] == ["customer_id", "used"]
+    printed = subprocess.run(
+        [sys.executable, "-m", "bridge", "schema", "config"], capture_output=True, check=True
+    )
+    assert "pipelines" in json.loads(printed.stdout)["properties"]
+
+
+def test_an_unknown_recipe_is_an_error_of_usage() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "bridge", "schema", "recipe", "no-such"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert "there is no recipe 'no-such' with tables of its own" in ran.stderr
