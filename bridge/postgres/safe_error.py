@@ -25,6 +25,9 @@ _MESSAGE_WITHOUT_VALUES = (
     *("08", "0A", "25", "26", "28", "34", "3D", "3F"),
     *("40", "42", "53", "55", "57", "58"),
 )
+# Of class 42, these name catalog objects without a position in the statement: a missing privilege, and
+# an ON CONFLICT without its constraint.
+_NO_POSITION = ("42501", "42P10")
 # ... and messages of the data class that are safe because all of the message matches.
 _SAFE_DATA_MESSAGE = re.compile(
     r"value too long for type [a-z ]+\(\d+\)|(?:smallint|integer|bigint) out of range|numeric field overflow|"
@@ -109,12 +112,18 @@ def _server_message(error: psycopg.Error) -> str:
     raised_by_user = state.startswith("P0") or (diag.source_function or "") == "exec_stmt_raise"
     in_function = _function(diag.context)
     if primary and not raised_by_user and not in_function:
-        if state[:2] in _MESSAGE_WITHOUT_VALUES:
+        if state[:2] in _MESSAGE_WITHOUT_VALUES and not _may_name_a_value(state, diag):
             return mask_secrets(primary)
         if _SAFE_DATA_MESSAGE.fullmatch(primary):
             return primary
     where = f", in {in_function}" if in_function else ""
     return f"{_rephrased(state, primary or '', diag)}{where}"
+
+
+def _may_name_a_value(state: str, diag: errors.Diagnostic) -> bool:
+    """A value cast to regclass and its like fails with `relation "VALUE" does not exist`; a name that stands
+    in the statement fails with its position there. Values are never written into a statement."""
+    return state[:2] in ("42", "3F") and state not in _NO_POSITION and not diag.statement_position
 
 
 def _rephrased(state: str, primary: str, diag: errors.Diagnostic) -> str:

@@ -78,6 +78,7 @@ LEAKY = {
         context=f"SQL statement \"insert into log values ('{CANARY}')\"\n"
         "PL/pgSQL function audit.check_customer() line 9 at EXECUTE",
     ),
+    "value as a name": server_error("42P01", f'relation "{CANARY}" does not exist'),
     "client": psycopg.DataError(f"cannot send {CANARY}"),
     "ours": ValueError(f"could not convert string to float: '{CANARY}'"),
     "key": KeyError(CANARY),
@@ -231,7 +232,7 @@ def test_what_is_said_instead_still_helps(error: str, message: str) -> None:
 
 
 def test_messages_that_hold_names_only_are_kept() -> None:
-    missing = server_error("42P01", 'relation "events.usage" does not exist')
+    missing = server_error("42P01", 'relation "events.usage" does not exist', statement_position="15")
     denied = server_error("42501", "permission denied for table usage")
     length = server_error("22001", "value too long for type character varying(3)")
     assert [safe_message(one) for one in (missing, denied, length)] == [
