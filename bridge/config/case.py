@@ -20,7 +20,7 @@ class Expectation(OpenSection):
     branch: str | None = None
     """The branch taken."""
     filtered: Boolean = False
-    """A filter stopped it."""
+    """A filter stopped it; false: none did."""
     dead: str | None = None
     """The code of the dead letter: contract, missing_entity, expression."""
 

@@ -14,11 +14,13 @@ from bridge.config.case import Case, CaseMeta, Expectation
 from bridge.config.connection import SINK_KINDS, Libpq, PostgresConnection, SinkConnection
 from bridge.config.contract import FIELD_TYPES, EventContract, EventField
 from bridge.config.lint import lint
+from bridge.config.load import load
 from bridge.config.model import Config
 from bridge.config.pipeline import Branch, EnrichEntity, Pipeline, SinkDestination, Step, TableDestination
 from bridge.config.quantity import format_duration
 from bridge.config.server import Admin, Ingress, Webhook
 from bridge.config.source import BatchLimits, OutboxColumns, Source
+from bridge.config.trial import run_cases
 
 DOCS = Path(__file__).parents[3] / "docs" / "configuration.md"
 LIBPQ = set(Libpq.model_fields)
@@ -124,3 +126,6 @@ def test_the_examples_that_are_whole_files_have_no_lint(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yaml"
         path.write_text(text)
         assert [finding.text("") for finding in lint(path, environ)] == []
+        trials = run_cases(load(path, environ))
+        assert trials
+        assert [trial for trial in trials if trial.differences] == []

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from bridge.cli import cli
+from bridge.config.case import Case
 from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.pipeline import TableDestination
 from bridge.config.recipe import STARTER, Recipe, recipe, recipes
 from bridge.config.table import split_table
+from bridge.config.trial import run_cases
 
 ALL = [*recipes(), recipe(STARTER)]
 NAMES = [one.name for one in ALL]
-JSON_KINDS = {"string": str, "number": (int, float), "integer": int, "boolean": bool, "object": dict}
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -55,28 +57,42 @@ def test_its_event_tables_and_columns_are_the_ones_its_files_speak_of(one: Recip
 
 
 @pytest.mark.parametrize("one", ALL, ids=NAMES)
-def test_its_samples_keep_or_break_the_contract_as_they_say(one: Recipe) -> None:
-    contract = load(one.folder / "bridge.yaml", {}, offline=True).events[one.about.event]
-
-    def kept(payload: dict[str, object]) -> bool:
-        for name, field in contract.fields.items():
-            value = payload.get(name)
-            if value is None:
-                if field.required:
-                    return False
-                continue
-            kind = JSON_KINDS.get(field.type, object)
-            if not isinstance(value, kind) or (field.enum and value not in field.enum):  # type: ignore[arg-type]
-                return False
-        return True
-
+def test_its_samples_land_are_held_back_or_die_as_they_say(one: Recipe) -> None:
+    config = load(one.folder / "bridge.yaml", {}, offline=True)
     samples = one.samples
     assert samples.valid
     assert samples.malformed
-    assert all(kept(payload) for payload in (*samples.valid, *samples.filtered))
-    assert not any(kept(payload) for payload in samples.malformed)
+    for pipeline, model in config.pipelines.items():
+        nowhere = dict.fromkeys(model.destinations)
+
+        def failing(
+            payloads: tuple[dict[str, Any], ...], expect: dict[str, Any], pipeline: str = pipeline
+        ) -> list[str]:
+            """The payloads whose way is another than `expect`, by their index."""
+            cases = [
+                Case.model_validate(
+                    {"name": str(n), "pipeline": pipeline, "event": payload, "expect": expect}
+                )
+                for n, payload in enumerate(payloads)
+            ]
+            trials = run_cases(config.model_copy(update={"tests": tuple(cases)}))
+            return [trial.name for trial in trials if trial.differences]
+
+        assert len(failing(samples.valid, nowhere)) == len(samples.valid)
+        by_filter = failing(samples.filtered, {**nowhere, "filtered": True})
+        by_branch = failing(samples.filtered, nowhere)
+        assert set(by_filter) & set(by_branch) == set()
+        assert failing(samples.malformed, {"dead": "contract"}) == []
+        assert len(failing(samples.valid, {"dead": "contract"})) == len(samples.valid)
     fields = set(re.findall(r"event\.([a-z_]+)", one.about.idempotency_key))
     assert all(fields <= set(payload) for payload in samples.valid)
+
+
+@pytest.mark.parametrize("one", ALL, ids=NAMES)
+def test_its_own_tests_pass(one: Recipe) -> None:
+    trials = run_cases(load(one.folder / "bridge.yaml", {}, offline=True))
+    assert trials
+    assert [(trial.name, trial.differences) for trial in trials if trial.differences] == []
 
 
 def test_list_as_json_is_a_list_of_objects() -> None:
