@@ -48,6 +48,7 @@ def test_databases_of_different_tests_are_different(source: Database, target: Da
     assert target.value("select count(*) from rig.effects") == 0
 
 
+@pytest.mark.matrix
 def test_a_crashed_server_comes_back_on_its_port_with_what_was_committed(
     target_cluster: RestartableServer, target: Database
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_crashed_server_comes_back_on_its_port_with_what_was_committed(
     assert target.value("select i from t") == 1
 
 
+@pytest.mark.matrix
 def test_a_killed_backend_takes_every_session_down(
     target_cluster: RestartableServer, target: Database
 ) -> None:
