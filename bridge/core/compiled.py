@@ -71,11 +71,14 @@ class Pipeline:
             if not left:
                 break
             matches = [True] * len(left) if when is None else list(map(bool, rows.evaluate(when)))
+            if True not in matches:
+                continue
             for row, match in zip(left, matches, strict=True):
                 if match:
                     chosen[row] = number
-            rows = rows.keep([not match for match in matches])
             left = [row for row, match in zip(left, matches, strict=True) if not match]
+            if left:
+                rows = rows.keep([not match for match in matches])
         return chosen
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from minijinja import Environment, TemplateError
 
+from bridge.core.columnar import Column
 from bridge.core.failure import ExpressionFailure
 from bridge.core.grammar import Parser
 from bridge.core.operators import MISSING, Refused
@@ -81,6 +82,8 @@ class Expression:
     names: frozenset[str]
     plain_path: Path | None
     _read: Reader
+    column: Column | None = None
+    """The same over whole lists, where it has such a form; raises NotPlain for values that want more care."""
 
     @property
     def roots(self) -> frozenset[str]:
@@ -117,7 +120,7 @@ def compile_expression(source: str) -> Expression:
     parser = Parser(source, _engine)
     read = parser.read()
     names = frozenset(".".join(path) for path in parser.paths)
-    return Expression(source, names, plain_path_of(source), read)
+    return Expression(source, names, plain_path_of(source), read, parser.columns.get(read))
 
 
 def plain_path_of(source: str) -> Path | None:

@@ -43,9 +43,9 @@ def arrange(writes: list[Write]) -> list[Write]:
 
 
 def _settled(plans: list[Write]) -> bool:
-    """True when order and keys cannot matter: inserts only, or one upsert whose keys differ."""
+    """True when order and keys cannot matter: plain inserts, or one plan whose keys differ."""
     if all(plan.spec.mode == "insert" for plan in plans):
-        return True
+        return len(plans) == 1 or not any(plan.spec.key for plan in plans)  # with a key the first one stays
     if len(plans) > 1:
         return False
     (plan,) = plans
@@ -87,7 +87,7 @@ class _Generation:
 
 def _generations(plans: list[Write]) -> list[list[Write]]:
     """For each plan its parts, one a generation (some empty)."""
-    named = {plan.spec.key for plan in plans if plan.spec.mode == "upsert"}
+    named = {plan.spec.key for plan in plans if plan.spec.key}
     names = next(iter(named)) if len(named) == 1 else ()
     keys = [_keys(plan, names) if names else None for plan in plans]
     entries = sorted(
@@ -101,7 +101,7 @@ def _generations(plans: list[Write]) -> list[list[Write]]:
         if known is not None and None in known[row]:
             generations[-1].rows[number][row] = None  # null is never in conflict
             continue
-        if known is None and names and plans[number].spec.mode == "insert":
+        if known is None and plans[number].spec.mode == "insert" and (names or not plans[number].spec.key):
             generations[-1].rows[number][row] = None  # its key is made by the server
             continue
         key = known[row] if known is not None else _ANY

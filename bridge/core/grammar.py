@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from bridge.core import nodes
+from bridge.core import columnar, nodes
 from bridge.core.operators import MISSING, add, divide, multiply, negate, subtract
 from bridge.core.path import Path, Reader, reader
 from bridge.core.tokens import ExpressionSyntaxError, path_of, tokens_of
@@ -32,6 +33,8 @@ class Parser:
         self.tokens = tokens_of(source)
         self.at = 0
         self.paths: list[Path] = [path_of(t.text) for t in self.tokens if t.kind == "path"]
+        self.columns: dict[Reader, columnar.Column] = {}
+        """Nodes that have a form over whole lists."""
 
     def read(self) -> Reader:
         node = self.choice()
@@ -86,6 +89,11 @@ class Parser:
                 f"cannot read {self.label(start)!r} in expression {self.source!r}", self.tokens[start].start
             ) from None
 
+    def note(self, node: Reader, compile_column: Callable[..., columnar.Column]) -> None:
+        """Remember the node's form over lists, where it has one."""
+        with suppress(columnar.NotPlain):
+            self.columns[node] = compile_column()
+
     # -- the grammar, loosest first
 
     def choice(self) -> Reader:
@@ -102,16 +110,20 @@ class Parser:
         start = self.at
         node = self.both()
         while self.take("or"):
-            left = nodes.guard(node, self.label_before(start))
-            node = nodes.either(left, self.both())
+            label = self.label_before(start)
+            left, right = node, self.both()
+            node = nodes.either(nodes.guard(left, label), right)
+            self.note(node, lambda a=left, b=right: columnar.logical("or", a, b, self.columns))
         return node
 
     def both(self) -> Reader:
         start = self.at
         node = self.negation()
         while self.take("and"):
-            left = nodes.guard(node, self.label_before(start))
-            node = nodes.both(left, self.negation())
+            label = self.label_before(start)
+            left, right = node, self.negation()
+            node = nodes.both(nodes.guard(left, label), right)
+            self.note(node, lambda a=left, b=right: columnar.logical("and", a, b, self.columns))
         return node
 
     def label_before(self, start: int) -> str:
@@ -122,8 +134,9 @@ class Parser:
         if self.take("not"):
             start = self.at
             node = self.negation()
-            test = nodes.guard(node, self.label(start))
-            return lambda context: not test(context)
+            negated = nodes.negation(nodes.guard(node, self.label(start)))
+            self.note(negated, lambda: columnar.logical("not", node, None, self.columns))
+            return negated
         return self.comparison()
 
     def comparison(self) -> Reader:
@@ -141,7 +154,12 @@ class Parser:
             start = self.at
             right = self.sum()
             label = self.label(start)
-            links.append(nodes.compare(word, inverted, left, right, left_label, label))
+            link = nodes.compare(word, inverted, left, right, left_label, label)
+            self.note(
+                link,
+                lambda w=word, i=inverted, a=left, b=right: columnar.compare(w, i, a, b, self.columns),
+            )
+            links.append(link)
             left, left_label = right, label
         if not links:
             return left
@@ -176,7 +194,9 @@ class Parser:
         while (word := self.take(*words)) is not None:
             left_label = self.label_before(start)
             right_start = self.at
-            node = nodes.calculate(words[word], node, operand(), left_label, self.label(right_start))
+            left, right = node, operand()
+            node = nodes.calculate(words[word], left, right, left_label, self.label(right_start))
+            self.note(node, lambda o=words[word], a=left, b=right: columnar.calculate(o, a, b, self.columns))
         return node
 
     def unary(self) -> Reader:
@@ -259,7 +279,10 @@ class Parser:
         token = self.tokens[self.at]
         if token.kind == "path":
             self.at += 1
-            return reader(path_of(token.text))
+            steps = path_of(token.text)
+            node = reader(steps)
+            self.columns[node] = columnar.path(steps)
+            return node
         if token.kind == "name" and token.text in _CONSTANTS:
             self.at += 1
             return nodes.Constant(_CONSTANTS[token.text])

@@ -55,6 +55,10 @@ def named(operate: Callable[..., Any], values: tuple[Any, ...], labels: tuple[st
         raise Refused(f"{' and '.join(labels)}: {refused}") from None
 
 
+def negation(test: Reader) -> Reader:
+    return lambda context: not test(context)
+
+
 def choose(condition: Reader, then: Reader, otherwise: Reader) -> Reader:
     return lambda context: then(context) if condition(context) else otherwise(context)
 

@@ -6,6 +6,7 @@ Lists in step with each other, so that a step is a comprehension and not a loop 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from itertools import compress
 from operator import itemgetter
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from bridge.core.columnar import NotPlain
 from bridge.core.document import certain, holds_float, json_text, parse_exact, without
 from bridge.core.event import Event
 from bridge.core.expression import Expression
@@ -140,6 +142,9 @@ class Rows:
         """The expression's value in every row; raises ExpressionFailure for all when it fails in one."""
         if expression.plain_path is not None:
             return self.values(expression.plain_path)
+        if expression.column is not None:
+            with suppress(NotPlain):
+                return expression.column(self.values)
         evaluate = expression.evaluate
         return [evaluate(context) for context in self.contexts(expression.roots)]
 

@@ -13,8 +13,10 @@ from minijinja import Environment, TemplateError
 
 from bridge.core.expression import ExpressionSyntaxError, compile_expression
 from bridge.core.failure import ExpressionFailure
+from bridge.core.rows import Rows
 from bridge.core.source import Literal, Structure, classify
 from bridge.core.template import Template, TemplateSyntaxError, compile_template
+from tests.unit.pipeline.samples import event
 
 ENGINE = Environment(undefined_behavior="strict", debug=False)
 EVENT: dict[str, Any] = {
@@ -260,3 +262,52 @@ def test_a_template_with_a_name_that_is_not_there_fails_without_values() -> None
     assert caught.value.cause == "template '{{ event.n }} {{ event.m }}' (line 1): a field is missing"
     with pytest.raises(TemplateSyntaxError):
         compile_template("{{ event.n ")
+
+
+# -- the same over whole lists
+
+fields = st.sampled_from(
+    [
+        st.integers(-5, 5),
+        st.integers(-(2**63), 2**64 - 1),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.sampled_from(["x", "y", "", "10"]),
+        st.booleans(),
+        scalars,
+    ]
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Documents whose fields mostly keep their kind, as those of one producer do."""
+    kinds = {name: draw(fields) for name in "abc"}
+    return draw(st.lists(st.fixed_dictionaries(kinds), min_size=1, max_size=5))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.recursive(leaves, _combine, max_leaves=5), tables())
+def test_over_lists_an_expression_answers_as_event_by_event(source: str, table: list[dict[str, Any]]) -> None:
+    try:
+        expression = compile_expression(source)
+    except ExpressionSyntaxError:
+        return
+    rows = Rows(list(range(len(table))), [event({})] * len(table), table)
+    try:
+        one_by_one = [expression.evaluate({"event": document}) for document in table]
+    except ExpressionFailure:
+        with pytest.raises(ExpressionFailure):
+            rows.evaluate(expression)
+        return
+    together = rows.evaluate(expression)
+    assert [(type(v), v) for v in together] == [(type(v), v) for v in one_by_one]
+
+
+def test_the_usual_conditions_have_a_form_over_lists() -> None:
+    for source in (
+        "$event.used > 0",
+        "$event.used / $event.limit",
+        "$event.metric in ['api-calls', 'storage'] and $ratio >= 0.9",
+        "not ($event.plan == 'free') or $event.used - 1 < $event.limit * 2",
+    ):
+        assert compile_expression(source).column is not None, source

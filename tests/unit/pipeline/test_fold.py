@@ -113,6 +113,14 @@ def test_a_version_that_is_no_number_is_left_to_the_server() -> None:
     assert [len(w.events) for w in arranged] == [1, 1]
 
 
+def test_of_two_plans_that_insert_one_key_the_earlier_event_is_first() -> None:
+    first = write([(1, {"k": b"1"})], ("k", "a"), mode="insert", plan=0)
+    second = write([(0, {"k": b"1"}), (2, {"k": b"2"})], ("k", "b"), mode="insert", plan=1)
+    runs = arrange([first, second])
+    places = [[(w.places[n], w.columns[0][n]) for n in range(len(w.events))] for w in runs]
+    assert [place for run in places for place, key in run if key == b"1"] == [0, 1]
+
+
 def test_inserts_keep_every_row() -> None:
     same = write([(0, {"k": b"1"}), (1, {"k": b"1"})], ("k", "a"), mode="insert")
     assert arrange([same])[0].events == same.events
