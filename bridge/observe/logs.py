@@ -12,6 +12,7 @@ import asyncio
 import logging
 import sys
 import threading
+from functools import partial
 from types import TracebackType
 from typing import TextIO
 
@@ -89,13 +90,8 @@ def configure(level: str = "info", json: bool | None = None, stream: TextIO | No
 
 
 def _json_renderer() -> list[Processor]:
-    # "event" is this product's own word for a row of the outbox: the text of an entry is its message
-    return [
-        structlog.processors.EventRenamer("message"),
-        structlog.processors.JSONRenderer(
-            serializer=lambda entry, **_: orjson.dumps(entry, default=_name_of_type).decode()
-        ),
-    ]
+    serializer = partial(orjson.dumps, default=_name_of_type)
+    return [structlog.processors.JSONRenderer(serializer=lambda entry, **_: serializer(entry).decode())]
 
 
 def _terminal_renderer(out: TextIO) -> list[Processor]:

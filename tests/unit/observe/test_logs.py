@@ -148,7 +148,7 @@ def test_an_exception_that_a_task_lost_does_not_leak_through_asyncio(log: Callab
 
     asyncio.run(story())
     (entry,) = [one for one in entries(stream) if one["logger"] == "asyncio"]
-    assert entry["message"] == "Task exception was never retrieved"
+    assert entry["event"] == "Task exception was never retrieved"
     assert entry["raised"]["constraint"] == "usage_pkey"
     assert CANARY not in stream.getvalue()
 
@@ -187,7 +187,7 @@ def test_an_object_that_json_does_not_know_is_named_not_printed(log: Callable[..
     assert entries(stream)[0]["row"] == "<Row>"
 
 
-def test_an_entry_is_one_line_of_json_with_time_level_logger_and_message(
+def test_an_entry_is_one_line_of_json_with_time_level_logger_and_text(
     log: Callable[..., io.StringIO],
 ) -> None:
     stream = log("info")
@@ -199,16 +199,23 @@ def test_an_entry_is_one_line_of_json_with_time_level_logger_and_message(
     assert entry == {
         "level": "info",
         "logger": "bridge.apply",
-        "message": "batch applied",
+        "event": "batch applied",
         "stream": "outbox_bridge_warehouse",
         "events": 7,
     }
 
 
+def test_a_field_of_any_name_leaves_the_text_alone(log: Callable[..., io.StringIO]) -> None:
+    stream = log()
+    structlog.get_logger("bridge").error("halted", message="the slot is gone", reason="slot_lost")
+    (entry,) = entries(stream)
+    assert (entry["event"], entry["message"]) == ("halted", "the slot is gone")
+
+
 def test_json_is_chosen_when_the_stream_is_no_terminal(log: Callable[..., io.StringIO]) -> None:
     stream = log(as_json=None)
     structlog.get_logger("bridge").info("hello")
-    assert entries(stream)[0]["message"] == "hello"
+    assert entries(stream)[0]["event"] == "hello"
 
 
 def test_an_unknown_level_is_a_configuration_error() -> None:

@@ -10,19 +10,37 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 
 
+def words(node: ast.expr) -> Iterator[str]:
+    """The words that an expression such as `"a" if x else "b"` can give; none for what is computed."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from (*words(node.body), *words(node.orelse))
+    elif isinstance(node, ast.Call):  # TABLE.get(sqlstate, "otherwise")
+        yield from (word for argument in node.args for word in words(argument))
+    elif isinstance(node, ast.Dict):
+        yield from (word for value in node.values for word in words(value))
+
+
 def reasons_of_halts() -> Iterator[tuple[str, str]]:
-    """(reason, file:line) of each `Halt(..., reason="...")` and of each class that derives from Halt."""
+    """(reason, file:line) of each `Halt(..., reason=...)`, of a catalog `Finding(reason, ...)`, of each table
+    named _REASONS and of each class that derives from Halt."""
     for path in sorted((ROOT / "bridge").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             at = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Halt"):
-                for keyword in node.keywords:
-                    if keyword.arg == "reason" and isinstance(keyword.value, ast.Constant):
-                        yield str(keyword.value.value), at
-            elif isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Halt" for base in node.bases):
-                for statement in node.body:
-                    if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "reason":
-                        yield str(ast.literal_eval(statement.value)), at
+            found: list[ast.expr] = []
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called.endswith("Halt"):
+                    found = [keyword.value for keyword in node.keywords if keyword.arg == "reason"]
+                elif called == "Finding" and path.name == "catalog.py":
+                    found = node.args[:1]
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_REASONS":
+                found = [node.value]
+            elif isinstance(node, ast.ClassDef) and "Halt" in map(ast.unparse, node.bases):
+                assigned = [one for one in node.body if isinstance(one, ast.Assign)]
+                found = [one.value for one in assigned if ast.unparse(one.targets[0]) == "reason"]
+            yield from ((word, at) for value in found for word in words(value))
 
 
 def test_each_halted_reason_has_a_section_that_says_what_to_do() -> None:
