@@ -1,0 +1,193 @@
+"""The replication stream: a slot's changes over COPY BOTH on psycopg's `pq` layer.
+
+psycopg has no replication client (and plans none); this is ours, kept small enough to be offered there.
+It reads messages into the decoder and writes status updates; when to read and what to confirm is said
+elsewhere. PostgreSQL manual, 53.4 Streaming Replication Protocol.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from struct import Struct
+
+from psycopg import pq
+
+from bridge.core.lsn import Lsn, format_lsn
+from bridge.core.snapshot import Snapshot, parse_snapshot
+from bridge.errors import BridgeError, CannotConnect, Halt, Retry, StandBy, verdict_of
+from bridge.postgres import wire
+
+_STATUS = Struct("!cQQQQB").pack
+_POSTGRES_EPOCH_SECONDS = 946_684_800
+_BUFFER = 200  # messages read from libpq's buffer before we look around again
+
+
+def quoted(name: str) -> str:
+    """A slot or publication name in a replication command; both are restricted when configured."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _fail(result: pq.PGresult | None, connection: pq.PGconn, doing: str) -> BridgeError:
+    """The error that a failed replication command means."""
+    if result is None:
+        return CannotConnect(f"the source closed the connection while {doing}")
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    primary = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+    primary = primary or connection.get_error_message()
+    if state == "55006":
+        return StandBy(f"{doing}: {primary}")
+    if state in ("42704", "55000"):  # the slot or publication is gone: preflight finds out which
+        return Retry(f"{doing}: {primary}", reason="slot_lost")
+    if state == "42501":
+        return Halt(
+            f"{doing}: {primary}",
+            reason="no_replication_privilege",
+            hint="alter role <bridge role> replication, or set source.capture to poll",
+        )
+    if state == "53400":
+        return Halt(
+            f"{doing}: {primary}",
+            reason="no_free_slot",
+            hint="drop an unused slot (select slot_name, active from pg_replication_slots), or raise "
+            "max_replication_slots and restart the source",
+        )
+    if verdict_of(state or None) is not None and state[:2] not in ("42", "22"):
+        return Retry(f"{doing}: {primary}")
+    return Halt(f"{doing}: {primary} (SQLSTATE {state})", reason="replication_command")
+
+
+def command(connection: pq.PGconn, text: str, doing: str) -> list[list[bytes | None]]:
+    """Run one replication command and return its rows."""
+    result = connection.exec_(text.encode())
+    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        raise _fail(result, connection, doing)
+    return [[result.get_value(row, n) for n in range(result.nfields)] for row in range(result.ntuples)]
+
+
+def open_replication(dsn: str, stream: str) -> pq.PGconn:
+    conninfo = wire.complete(
+        dsn,
+        replication="database",
+        application_name=f"bridge/{stream}",
+        options="-c client_encoding=UTF8 -c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 "
+        "-c intervalstyle=iso_8601 -c statement_timeout=0 -c lock_timeout=0",
+    )
+    return wire.connect(conninfo, "the source for replication")
+
+
+class ReplicationStream:
+    """One START_REPLICATION. `pump` moves bytes; `confirm` and `status` answer."""
+
+    def __init__(self, dsn: str, stream: str, slot: str, publication: str, start: Lsn) -> None:
+        self._connection = open_replication(dsn, stream)
+        self.descriptor = self._connection.socket
+        self._received = start
+        self.confirmed = Lsn(0)
+        self.last_heard = time.monotonic()
+        self._last_status = 0.0
+        doing = f"starting replication from slot {slot}"
+        try:
+            self._start(slot, publication, start, doing)
+        except BaseException:
+            self._connection.finish()
+            raise
+
+    def _start(self, slot: str, publication: str, start: Lsn, doing: str) -> None:
+        connection = self._connection
+        literal = quoted(publication).replace("'", "''")
+        connection.send_query(
+            (
+                f"START_REPLICATION SLOT {quoted(slot)} LOGICAL {format_lsn(start)} "
+                f"(proto_version '1', publication_names '{literal}')"
+            ).encode()
+        )
+        end = wire.deadline(60)
+        while connection.flush() or connection.is_busy():
+            if time.monotonic() > end:
+                raise Retry(f"{doing}: no answer in 60 s")
+            if wire.wait([self.descriptor], [], 1.0):
+                connection.consume_input()
+        result = connection.get_result()
+        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
+            raise _fail(result, connection, doing)
+
+    def pump(self, feed: Callable[[memoryview], None], full: Callable[[], bool]) -> bool:
+        """Read what has arrived until nothing is left or `full`. True: there may be more at once."""
+        get = self._connection.get_copy_data
+        consumed = False
+        while True:
+            for _ in range(_BUFFER):
+                size, view = get(1)
+                if size <= 0:
+                    break
+                feed(view)
+            else:
+                if full():
+                    return True
+                continue
+            if size < 0:
+                raise self._ended()
+            if consumed or full():
+                return False
+            self._connection.consume_input()
+            self.last_heard = time.monotonic()
+            consumed = True
+
+    def _ended(self) -> BridgeError:
+        result = self._connection.get_result()
+        failed = result is not None and result.status == pq.ExecStatus.FATAL_ERROR
+        return _fail(result if failed else None, self._connection, "streaming")
+
+    def status(self, received: Lsn, *, reply: bool = False) -> None:
+        """A standby status update. received: what has come; flushed is what was confirmed so far."""
+        self._received = max(self._received, received, self.confirmed)
+        now = time.time()
+        clock = int((now - _POSTGRES_EPOCH_SECONDS) * 1_000_000)
+        message = _STATUS(b"r", self._received, self.confirmed, self.confirmed, clock, reply)
+        self._connection.put_copy_data(message)
+        self._connection.flush()
+        self._last_status = time.monotonic()
+
+    def status_due(self, seconds: float) -> bool:
+        """Nothing was said for so long: the server wants to hear from us (wal_sender_timeout)."""
+        return time.monotonic() - self._last_status >= seconds
+
+    def confirm(self, lsn: Lsn) -> None:
+        """From now on, say that everything up to here is durable. Never goes back."""
+        if lsn > self.confirmed:
+            self.confirmed = lsn
+            self.status(lsn)
+
+    def close(self) -> None:
+        """Say good-bye so that the slot is free at once; a dead link just ends."""
+        try:
+            self._connection.put_copy_end()
+            self._connection.flush()
+        except Exception:  # noqa: BLE001, S110  the link may be gone; finish() is what counts
+            pass
+        self._connection.finish()
+
+
+def create_slot(dsn: str, stream: str, name: str, connection: pq.PGconn) -> tuple[Lsn, Snapshot]:
+    """Create the slot on an open replication connection and read the snapshot that came with it.
+
+    Waits for every open transaction of the cluster that has an xid. The snapshot lives as long as
+    nothing else is sent on that connection, so it is read in another one.
+    """
+    rows = command(
+        connection,
+        f"CREATE_REPLICATION_SLOT {quoted(name)} LOGICAL pgoutput EXPORT_SNAPSHOT",
+        f"creating slot {name}",
+    )
+    point, exported = rows[0][1], rows[0][2]
+    if point is None or exported is None:
+        raise Halt(f"slot {name} came without a snapshot", reason="replication_command")
+    from bridge.postgres.source import read_exported  # noqa: PLC0415  the two modules know each other here only
+
+    return Lsn(_lsn(point)), parse_snapshot(read_exported(dsn, stream, exported.decode()))
+
+
+def _lsn(text: bytes) -> int:
+    high, low = text.split(b"/")
+    return (int(high, 16) << 32) | int(low, 16)
