@@ -9,9 +9,10 @@ Only inserts into the outbox are events; everything else that a publication may 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from struct import Struct
+from typing import Any
 
 from bridge.core.event import Batch, Event
 from bridge.core.lsn import Lsn
@@ -51,7 +52,7 @@ class Decoder:
         self._max_bytes = max_bytes
         self._relation = -1  # oid of the outbox as the stream spells it
         self._width = 0
-        self._pick: itemgetter[tuple[bytes | None, ...]] | None = None
+        self._pick: Callable[[list[bytes | None]], tuple[Any, ...]] | None = None
         self._batch = Batch()
         self._open: list[Event] = []  # rows of the transaction that has not ended yet
         self._open_size = 0

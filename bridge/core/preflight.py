@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from bridge.core.ledger import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.core.lsn import Lsn, format_lsn
-from bridge.core.snapshot import Snapshot
+from bridge.core.snapshot import NOTHING, Snapshot
 from bridge.errors import Halt, Retry
 
 
@@ -67,7 +67,6 @@ def judge(ledger: Ledger, source: SourceFacts, *, slot_wanted: bool) -> Judgemen
     ledger, reason, forget_above = _history(ledger, source)
     reason = reason or _slot(ledger, source, slot_wanted)
     if reason is not None or source.slot is None:
-        _not_pruned(ledger, source.pruned)
         return Judgement(ledger, reason, forget_above)
     # An old idle advance must not let this session acknowledge what it has not seen.
     safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
@@ -139,12 +138,13 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
     return next((reason for reason, holds in reasons if holds), None)
 
 
-def _not_pruned(ledger: Ledger, pruned: Pruned | None) -> None:
-    """Catch-up needs every row since the floor; halt when some may have been pruned."""
-    if pruned is not None and _may_miss(ledger.floor, pruned):
+def check_not_pruned(floor: Snapshot, pruned: Pruned | None) -> None:
+    """Reading the table needs every row since the floor: halt when some may have been pruned. A stream
+    from the earliest row takes what there is."""
+    if pruned is not None and floor != NOTHING and _may_miss(floor, pruned):
         raise Halt(
             f"rows that this target has not seen may have been pruned from the outbox (up to xid "
-            f"{pruned.greatest_xid}; the target's floor is {ledger.floor.xmin}:{ledger.floor.xmax})",
+            f"{pruned.greatest_xid}; the target's floor is {floor.xmin}:{floor.xmax})",
             reason="outbox_pruned",
             hint="restore the target further, or accept the gap: bridge recover --accept-gap",
         )

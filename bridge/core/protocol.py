@@ -16,7 +16,7 @@ from bridge.core.done import Done, located
 from bridge.core.event import Batch
 from bridge.core.ledger import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
 from bridge.core.lsn import Lsn
-from bridge.core.preflight import check_registration, judge
+from bridge.core.preflight import check_not_pruned, check_registration, judge
 from bridge.core.requests import (
     Apply,
     Asking,
@@ -30,6 +30,7 @@ from bridge.core.requests import (
     Prepare,
     ReadApplied,
     ReadMissing,
+    ReadPruned,
     ReadRegistration,
     ReadSource,
     ReadTarget,
@@ -86,12 +87,14 @@ def session(settings: Settings) -> Generator[Request[Any], Any, None]:
     judgement = judge(ledger, source, slot_wanted=slot_wanted)
     yield from ask(Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
     life = _Life(settings, judgement.ledger, target)
+    yield from life.register()
+    if judgement.catch_up is not None and settings.has_xid:
+        check_not_pruned(judgement.ledger.floor, (yield from ask(ReadPruned())))
     if not slot_wanted:
         yield from life.poll()
         return
     if judgement.catch_up is not None:
         yield from life.catch_up(source, judgement.catch_up)
-    yield from life.register()
     yield from life.stream()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from bridge.core.event import Batch
-from bridge.core.ledger import Ledger, Registration, SourceFacts, TargetFacts
+from bridge.core.ledger import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.core.lsn import Lsn
 from bridge.core.snapshot import Snapshot
 
@@ -108,6 +108,12 @@ class ReadRegistration(Request[Registration | None]):
 @dataclass(frozen=True, slots=True)
 class Register(Request[None]):
     registration: Registration
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPruned(Request[Pruned | None]):
+    """What prune has deleted, read after our floor was registered: a batch of prune that began before
+    has ended, and a later one respects the floor."""
 
 
 @dataclass(frozen=True, slots=True)

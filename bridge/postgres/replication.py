@@ -12,10 +12,10 @@ from collections.abc import Callable
 from struct import Struct
 
 from psycopg import pq
+from psycopg.pq.abc import PGconn, PGresult
 
 from bridge.core.lsn import Lsn, format_lsn
-from bridge.core.snapshot import Snapshot, parse_snapshot
-from bridge.errors import BridgeError, CannotConnect, Halt, Retry, StandBy, verdict_of
+from bridge.errors import BridgeError, CannotConnect, Halt, Retry, StandBy, Verdict, verdict_of
 from bridge.postgres import wire
 
 _STATUS = Struct("!cQQQQB").pack
@@ -23,41 +23,44 @@ _POSTGRES_EPOCH_SECONDS = 946_684_800
 _BUFFER = 200  # messages read from libpq's buffer before we look around again
 
 
+_MENDS = {
+    "42501": (
+        "no_replication_privilege",
+        "alter role <the bridge's role> replication, or set source.capture to poll",
+    ),
+    "53400": (
+        "no_free_slot",
+        "drop an unused slot (select slot_name, active from pg_replication_slots), or raise "
+        "max_replication_slots and restart the source",
+    ),
+}
+
+
 def quoted(name: str) -> str:
     """A slot or publication name in a replication command; both are restricted when configured."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _fail(result: pq.PGresult | None, connection: pq.PGconn, doing: str) -> BridgeError:
+def _fail(result: PGresult | None, connection: PGconn, doing: str) -> BridgeError:
     """The error that a failed replication command means."""
     if result is None:
         return CannotConnect(f"the source closed the connection while {doing}")
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
     primary = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
-    primary = primary or connection.get_error_message()
+    text = f"{doing}: {primary or connection.get_error_message()}"
     if state == "55006":
-        return StandBy(f"{doing}: {primary}")
+        return StandBy(text)
     if state in ("42704", "55000"):  # the slot or publication is gone: preflight finds out which
-        return Retry(f"{doing}: {primary}", reason="slot_lost")
-    if state == "42501":
-        return Halt(
-            f"{doing}: {primary}",
-            reason="no_replication_privilege",
-            hint="alter role <bridge role> replication, or set source.capture to poll",
-        )
-    if state == "53400":
-        return Halt(
-            f"{doing}: {primary}",
-            reason="no_free_slot",
-            hint="drop an unused slot (select slot_name, active from pg_replication_slots), or raise "
-            "max_replication_slots and restart the source",
-        )
-    if verdict_of(state or None) is not None and state[:2] not in ("42", "22"):
-        return Retry(f"{doing}: {primary}")
-    return Halt(f"{doing}: {primary} (SQLSTATE {state})", reason="replication_command")
+        return Retry(text, reason="slot_lost")
+    if state in _MENDS:
+        reason, hint = _MENDS[state]
+        return Halt(text, reason=reason, hint=hint)
+    if verdict_of(state or None) is Verdict.RETRY:
+        return Retry(text)
+    return Halt(f"{text} (SQLSTATE {state})", reason="replication_command")
 
 
-def command(connection: pq.PGconn, text: str, doing: str) -> list[list[bytes | None]]:
+def command(connection: PGconn, text: str, doing: str) -> list[list[bytes | None]]:
     """Run one replication command and return its rows."""
     result = connection.exec_(text.encode())
     if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
@@ -65,7 +68,7 @@ def command(connection: pq.PGconn, text: str, doing: str) -> list[list[bytes | N
     return [[result.get_value(row, n) for n in range(result.nfields)] for row in range(result.ntuples)]
 
 
-def open_replication(dsn: str, stream: str) -> pq.PGconn:
+def open_replication(dsn: str, stream: str) -> PGconn:
     conninfo = wire.complete(
         dsn,
         replication="database",
@@ -164,30 +167,6 @@ class ReplicationStream:
         try:
             self._connection.put_copy_end()
             self._connection.flush()
-        except Exception:  # noqa: BLE001, S110  the link may be gone; finish() is what counts
+        except Exception:  # noqa: S110  the link may be gone; finish() is what counts
             pass
         self._connection.finish()
-
-
-def create_slot(dsn: str, stream: str, name: str, connection: pq.PGconn) -> tuple[Lsn, Snapshot]:
-    """Create the slot on an open replication connection and read the snapshot that came with it.
-
-    Waits for every open transaction of the cluster that has an xid. The snapshot lives as long as
-    nothing else is sent on that connection, so it is read in another one.
-    """
-    rows = command(
-        connection,
-        f"CREATE_REPLICATION_SLOT {quoted(name)} LOGICAL pgoutput EXPORT_SNAPSHOT",
-        f"creating slot {name}",
-    )
-    point, exported = rows[0][1], rows[0][2]
-    if point is None or exported is None:
-        raise Halt(f"slot {name} came without a snapshot", reason="replication_command")
-    from bridge.postgres.source import read_exported  # noqa: PLC0415  the two modules know each other here only
-
-    return Lsn(_lsn(point)), parse_snapshot(read_exported(dsn, stream, exported.decode()))
-
-
-def _lsn(text: bytes) -> int:
-    high, low = text.split(b"/")
-    return (int(high, 16) << 32) | int(low, 16)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq.abc import PGconn
 
 from bridge.errors import CannotConnect
 
@@ -36,7 +37,7 @@ def complete(dsn: str, **parameters: str) -> str:
     return make_conninfo(**merged)
 
 
-def connect(conninfo: str, what: str) -> pq.PGconn:
+def connect(conninfo: str, what: str) -> PGconn:
     """Connect, blocking at most connect_timeout an address. what: for the error, such as "the source"."""
     connection = pq.PGconn.connect(conninfo.encode())
     if connection.status != pq.ConnStatus.OK:
@@ -50,9 +51,7 @@ def connect(conninfo: str, what: str) -> pq.PGconn:
     return connection
 
 
-def wait(
-    readable: Sequence[int], writable: Sequence[int], timeout: float
-) -> list[int]:
+def wait(readable: Sequence[int], writable: Sequence[int], timeout: float) -> list[int]:
     """The descriptors that are ready, after at most `timeout` seconds."""
     poller = select.poll()
     for descriptor in readable:

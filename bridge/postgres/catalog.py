@@ -1,0 +1,263 @@
+"""The target as its catalog tells it: are the ledger and the customer's tables there, do they fit, may we write.
+
+Asked when a session starts and again when a statement fails for a reason of structure. Every finding
+carries the SQL that mends it; the bridge runs none of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import psycopg
+
+from bridge.core.plan import Column, ColumnKind, TableShape
+from bridge.core.spec import TableSpec
+from bridge.postgres import wire
+
+LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that stops a stream. reason: the word for /readyz, metrics and docs."""
+
+    reason: str
+    message: str
+    fix: str
+
+
+def connect_target(dsn: str, application_name: str) -> psycopg.Connection:
+    """A short-lived autocommit connection for catalog questions."""
+    options = "-c search_path= -c statement_timeout=10s -c lock_timeout=5s -c client_encoding=UTF8"
+    conninfo = wire.complete(dsn, application_name=application_name, options=options)
+    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+
+
+def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
+    """Is the ledger there, and may this role use it."""
+    missing = []
+    refused = []
+    for name in LEDGER_TABLES:
+        row = connection.execute(
+            "select to_regclass(%(t)s) is not null, coalesce(has_schema_privilege('bridge', 'usage') and"
+            " has_table_privilege(to_regclass(%(t)s), 'select') and"
+            " has_table_privilege(to_regclass(%(t)s), 'insert') and"
+            " has_table_privilege(to_regclass(%(t)s), 'update') and"
+            " has_table_privilege(to_regclass(%(t)s), 'delete'), false)"
+            " where to_regnamespace('bridge') is not null",
+            {"t": f"bridge.{name}"},
+        ).fetchone()
+        if row is None or not row[0]:
+            missing.append(f"bridge.{name}")
+        elif not row[1]:
+            refused.append(f"bridge.{name}")
+    if missing:
+        return [
+            Finding(
+                "ledger_schema_missing",
+                f"the ledger is not in this database: no {', '.join(missing)}",
+                "bridge schema target | psql <target>   (as the owner of the database)",
+            )
+        ]
+    if refused:
+        (role,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
+        return [
+            Finding(
+                "privilege_missing",
+                f"role {role} may not use {', '.join(refused)}",
+                f"grant usage on schema bridge to {role}; "
+                f"grant select, insert, update, delete on all tables in schema bridge to {role};",
+            )
+        ]
+    return []
+
+
+def table_shape(
+    connection: psycopg.Connection, spec: TableSpec, kinds: Mapping[str, str]
+) -> tuple[TableShape | None, list[Finding]]:
+    """The table of a destination and what is wrong with it.
+
+    kinds: column -> contract type ("number", "object", ...) where the column is mapped from one field.
+    """
+    schema, _, table = spec.table.rpartition(".")
+    schema = schema or "public"
+    row = connection.execute(
+        "select c.oid, c.relkind, row_security_active(c.oid), quote_ident(current_user),"
+        " has_schema_privilege(n.oid, 'usage') from pg_catalog.pg_class c"
+        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = %s and c.relname = %s",
+        [schema, table],
+    ).fetchone()
+    if row is None:
+        return None, [
+            Finding(
+                "table_missing",
+                f"destination {spec.name}: table {schema}.{table} does not exist",
+                "create it (the bridge runs no DDL on a target); delivery goes on by itself then",
+            )
+        ]
+    oid, relkind, filtered, role, usage = row
+    quoted = f'"{schema}"."{table}"'
+    if relkind not in ("r", "p"):
+        return None, [Finding("table_kind", f"{schema}.{table} is not a table", "name a table")]
+    if not usage:
+        return None, [
+            Finding(
+                "privilege_missing",
+                f"role {role} may not look into schema {schema}",
+                f'grant usage on schema "{schema}" to {role};',
+            )
+        ]
+    shape = TableShape(schema, table, _columns(connection, oid))
+    findings = [*_column_findings(shape, spec, kinds), *_key_findings(connection, oid, shape, spec)]
+    findings += _privilege_findings(connection, oid, shape, spec, role)
+    if filtered:
+        findings.append(
+            Finding(
+                "row_security",
+                f"row-level security of {schema}.{table} applies to role {role}: rows could be hidden from it",
+                f"alter role {role} bypassrls;   or: alter table {quoted} disable row level security;",
+            )
+        )
+    return shape, findings
+
+
+def _columns(connection: psycopg.Connection, oid: int) -> dict[str, Column]:
+    """Types without a modifier: `::varchar(20)` would cut what an assignment refuses."""
+    rows = connection.execute(
+        "select a.attname, format_type(a.atttypid, -1), coalesce(b.typcategory, t.typcategory),"
+        " coalesce(b.typname, t.typname), a.attnotnull or t.typnotnull, a.atthasdef or a.attidentity <> '',"
+        " a.attgenerated = '' and a.attidentity <> 'a'"
+        " from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid"
+        " left join pg_catalog.pg_type b on b.oid = t.typbasetype"
+        " where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum",
+        [oid],
+    ).fetchall()
+    return {
+        name: Column(name, type_sql, _kind(category, base), not_null, has_default, writable)
+        for name, type_sql, category, base, not_null, has_default, writable in rows
+    }
+
+
+def _kind(category: str, base: str) -> ColumnKind:
+    if base in ("json", "jsonb"):
+        return "json"
+    if base == "bytea":
+        return "bytea"
+    if category == "A":
+        return "array"
+    return "text" if category == "S" else "other"
+
+
+def mapped(shape: TableShape, spec: TableSpec) -> list[str]:
+    """The columns this destination writes."""
+    if spec.columns is not None:
+        return list(spec.columns)
+    return [column.name for column in shape.columns.values() if column.writable]
+
+
+def _column_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str]) -> Iterable[Finding]:
+    where = f"destination {spec.name}: {shape.schema}.{shape.table}"
+    quoted = f'"{shape.schema}"."{shape.table}"'
+    names = mapped(shape, spec)
+    for name in dict.fromkeys([*names, *spec.key]):
+        column = shape.columns.get(name)
+        if column is None:
+            near = difflib.get_close_matches(name, shape.columns, 1)
+            guess = f"; did you mean {near[0]!r}?" if near else ""
+            yield Finding(
+                "column_missing",
+                f"{where} has no column {name!r}{guess}",
+                f'alter table {quoted} add column "{name}" <type>;   or take it out of bridge.yaml',
+            )
+        elif not column.writable:
+            yield Finding(
+                "column_generated",
+                f"{where}: column {name!r} is generated always and cannot be written",
+                "take it out of bridge.yaml",
+            )
+        elif (problem := _misfit(column, kinds.get(name))) is not None:
+            yield Finding(
+                "column_type",
+                f"{where}: column {name!r} is {column.type_sql}, and the contract says {problem}",
+                "map another field, or change the column's type",
+            )
+    if spec.columns is not None:
+        for column in shape.columns.values():
+            if column.not_null and not column.has_default and column.writable and column.name not in names:
+                yield Finding(
+                    "column_required",
+                    f"{where}: column {column.name!r} is NOT NULL, has no default and is not mapped",
+                    f'map it in bridge.yaml, or: alter table {quoted} alter column "{column.name}" drop not null;',
+                )
+
+
+_NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+
+
+def _misfit(column: Column, kind: str | None) -> str | None:
+    """A contract type that this column's type can never take."""
+    if kind is None or column.kind in ("text", "json"):
+        return None
+    numeric = column.type_sql in _NUMBERS
+    never = (
+        (kind == "boolean" and column.type_sql != "boolean")
+        or (
+            kind in ("number", "integer")
+            and not numeric
+            and column.type_sql not in ("money", "oid", "boolean")
+        )
+        or (kind == "object" and column.kind != "json" and column.type_sql != "hstore")
+        or (kind == "array" and column.kind != "array")
+    )
+    return kind if never and not (kind != "boolean" and "." in column.type_sql) else None
+
+
+def _key_findings(
+    connection: psycopg.Connection, oid: int, shape: TableShape, spec: TableSpec
+) -> Iterable[Finding]:
+    if not spec.key:
+        return
+    row = connection.execute(
+        "select exists (select from pg_catalog.pg_index i where i.indrelid = %s and i.indisunique"
+        " and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null and"
+        " (select array_agg(a.attname::text order by a.attname::text) from pg_catalog.pg_attribute a"
+        "  where a.attrelid = i.indrelid and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]))"
+        " = (select array_agg(k order by k) from unnest(%s::text[]) as k))",
+        [oid, list(spec.key)],
+    ).fetchone()
+    if row is None or not row[0]:
+        columns = ", ".join(f'"{name}"' for name in spec.key)
+        yield Finding(
+            "key_not_unique",
+            f"destination {spec.name}: no unique index on exactly ({', '.join(spec.key)}) "
+            f"of {shape.schema}.{shape.table}",
+            f'create unique index concurrently on "{shape.schema}"."{shape.table}" ({columns});',
+        )
+
+
+def _privilege_findings(
+    connection: psycopg.Connection, oid: int, shape: TableShape, spec: TableSpec, role: str
+) -> Iterable[Finding]:
+    names = [name for name in mapped(shape, spec) if name in shape.columns]
+    key = [name for name in spec.key if name in shape.columns]
+    wanted = {"insert": names}
+    if spec.mode == "upsert":
+        wanted["update"] = [name for name in names if name not in key]
+    if key:
+        version = [spec.version] if spec.version and spec.version in shape.columns else []
+        wanted["select"] = [*key, *version]
+    for privilege, columns in wanted.items():
+        row = connection.execute(
+            "select coalesce(bool_and(has_column_privilege(%s::oid, c, %s)), true) from unnest(%s::text[]) as c",
+            [oid, privilege, columns],
+        ).fetchone()
+        if row is None or not row[0]:
+            yield Finding(
+                "privilege_missing",
+                f"role {role} may not {privilege} into {shape.schema}.{shape.table}".replace(
+                    "update into", "update"
+                ).replace("select into", "select from"),
+                f'grant {privilege} on "{shape.schema}"."{shape.table}" to {role};',
+            )

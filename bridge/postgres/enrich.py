@@ -1,0 +1,110 @@
+"""Look entities up for a batch: one query for all keys that are not cached. Runs beside the stream's thread,
+which goes on answering keepalives meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from bridge.core.plan import Lookup
+from bridge.errors import Halt, Retry, Verdict, verdict_of
+from bridge.postgres import wire
+
+Row = Mapping[str, Any]
+_CACHE_LIMIT = 100_000
+
+
+class Enricher:
+    """Answers Lookups from a cache and from the connection each entity names.
+
+    dsns: "source" and connection names -> dsn. count: (entity, result, n) for metrics, results hit,
+    found, missing. Rows that are missing are never cached: the next event may come with them.
+    """
+
+    def __init__(self, dsns: Mapping[str, str], stream: str, count: Callable[[str, str, int], None]) -> None:
+        self._dsns = dsns
+        self._stream = stream
+        self._count = count
+        self._cache: dict[str, dict[str, tuple[float, Row]]] = {}
+        self._connections: dict[str, psycopg.Connection] = {}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
+
+    def cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
+        """The rows that are still fresh, and the keys to ask for."""
+        cache = self._cache.get(lookup.entity.as_name, {})
+        now = time.monotonic()
+        found: dict[Any, Row] = {}
+        wanted: list[Any] = []
+        for key in lookup.keys:
+            entry = cache.get(str(key))
+            if entry is not None and entry[0] > now:
+                found[key] = entry[1]
+            else:
+                wanted.append(key)
+        if found:
+            self._count(lookup.entity.as_name, "hit", len(found))
+        return found, wanted
+
+    def fetch(self, lookup: Lookup, keys: Sequence[Any], done: Callable[[], None]) -> Future[dict[str, Row]]:
+        """Ask for these keys in the background. The result maps key text to its row; done() when ready."""
+        future = self._worker.submit(self._fetch, lookup, list(keys))
+        future.add_done_callback(lambda _: done())
+        return future
+
+    def _fetch(self, lookup: Lookup, keys: list[Any]) -> dict[str, Row]:
+        entity = lookup.entity
+        try:
+            connection = self._connection(entity.source)
+            cursor = connection.cursor(row_factory=dict_row)
+            cursor.execute(entity.sql.encode(), {"keys": keys})
+            columns = [column.name for column in cursor.description or ()]
+            rows = {str(row[columns[0]]): row for row in cursor} if columns else {}
+        except psycopg.Error as error:
+            self._connections.pop(entity.source, None)
+            raise self._refused(entity.as_name, error) from None
+        self._count(entity.as_name, "found", len(rows))
+        self._count(entity.as_name, "missing", max(0, len(keys) - len(rows)))
+        if entity.cache_seconds > 0:
+            cache = self._cache.setdefault(entity.as_name, {})
+            if len(cache) > _CACHE_LIMIT:
+                cache.clear()
+            expires = time.monotonic() + entity.cache_seconds
+            cache.update((key, (expires, row)) for key, row in rows.items())
+        return rows
+
+    def _refused(self, name: str, error: psycopg.Error) -> Exception:
+        state = error.sqlstate
+        if verdict_of(state) is Verdict.RETRY:
+            return Retry(
+                f"the lookup of {name} failed ({state or 'connection lost'})", reason="enrich_failed"
+            )
+        primary = error.diag.message_primary or type(error).__name__
+        return Halt(
+            f"the lookup of {name} failed: {primary} (SQLSTATE {state})",
+            reason="enrich_failed",
+            hint=f"mend the sql of enrich.entity {name} in bridge.yaml, or grant what it reads; "
+            "the first column it selects must be the key",
+        )
+
+    def _connection(self, name: str) -> psycopg.Connection:
+        connection = self._connections.get(name)
+        if connection is None or connection.closed:
+            conninfo = wire.complete(
+                self._dsns[name],
+                application_name=f"bridge/{self._stream}/enrich",
+                options="-c statement_timeout=10s -c default_transaction_read_only=on -c client_encoding=UTF8",
+            )
+            connection = psycopg.connect(conninfo, autocommit=True)
+            self._connections[name] = connection
+        return connection
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        for connection in self._connections.values():
+            connection.close()

@@ -1,0 +1,219 @@
+"""The ledger's statements: bridge.checkpoint and bridge.applied in the target. Every change names the row
+that it expects, so that a fenced bridge cannot write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.core.event import Batch
+from bridge.core.ledger import Goal, Ledger, Mode
+from bridge.core.lsn import Lsn, format_lsn, parse_lsn
+from bridge.core.snapshot import Snapshot, parse_snapshot
+from bridge.postgres.arrays import PG_LSN, XID8, eight_byte_array
+from bridge.postgres.target import Statement
+
+_COLUMNS = (
+    "stream, epoch, session::text, mode, system_identifier, timeline, publication_identity, slot_incarnation,"
+    " applied_lsn::text, safe_lsn::text, floor::text, floor_lsn::text, next::text, next_lsn::text,"
+    " next_from_slot, next_seq, since::text, witness_id, witness_xid::text"
+)
+
+READ = f"select {_COLUMNS} from bridge.checkpoint where stream = $1".encode()
+
+LOCK = f"select {_COLUMNS} from bridge.checkpoint where stream = $1 for update".encode()
+
+CREATE = (
+    b"insert into bridge.checkpoint (stream, session, mode, floor, since)"
+    b" values ($1, $2::uuid, 'new', '3:3:', $3::timestamptz) on conflict do nothing"
+)
+
+FENCE = (
+    f"update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
+    f" where stream = $1 returning {_COLUMNS}"
+).encode()
+
+_EXPECTED = (
+    "stream = $1 and epoch = $2::bigint and session = $3::uuid and applied_lsn = $4::pg_lsn"
+    " and next_seq = $5::bigint"
+)
+
+# Where another bridge has taken over there is no such row: 1 / 0 fails the statement, and with it everything
+# that was sent behind it in the same flight.
+_HOLD = f"select 1 / count(*)::int from (select from bridge.checkpoint where {_EXPECTED} for update) as held"
+
+_ADVANCE = (
+    f"with held as (update bridge.checkpoint set applied_lsn = $6::pg_lsn, safe_lsn = $7::pg_lsn,"
+    f" witness_id = $8, witness_xid = $9::xid8, updated_at = now() where {_EXPECTED} returning 1)"
+    f" select 1 / count(*)::int from held"
+)
+
+_REPLACE = (
+    f"with held as (update bridge.checkpoint set mode = $6, system_identifier = $7, timeline = $8::int,"
+    f" publication_identity = $9, slot_incarnation = $10::int, applied_lsn = $11::pg_lsn,"
+    f" safe_lsn = $12::pg_lsn, floor = $13::pg_snapshot, floor_lsn = $14::pg_lsn,"
+    f" next = $15::pg_snapshot, next_lsn = $16::pg_lsn,"
+    f" next_from_slot = $17::boolean, next_seq = $18::bigint, since = $19::timestamptz, witness_id = $20,"
+    f" witness_xid = $21::xid8, updated_at = now() where {_EXPECTED} returning 1)"
+    f" select 1 / count(*)::int from held"
+)
+
+_LIST = (
+    b"insert into bridge.applied (stream, incarnation, end_lsn, xids, end_lsns)"
+    b" values (convert_from($1, 'UTF8'), $2, $3, $4::xid8[], $5::pg_lsn[])"
+)
+
+_THIN = (
+    b"delete from bridge.applied where stream = $1 and not exists"
+    b" (select from unnest(xids) as x where not pg_visible_in_snapshot(x, $2::pg_snapshot))"
+)
+
+_FORGET = (
+    b"with gone as (delete from bridge.applied where stream = $1 and end_lsn > $2::pg_lsn returning *)"
+    b" insert into bridge.applied (stream, incarnation, end_lsn, xids, end_lsns)"
+    b" select stream, incarnation, max(l), array_agg(x), array_agg(l)"
+    b" from gone, unnest(xids, end_lsns) as kept(x, l) where l <= $2::pg_lsn"
+    b" group by stream, incarnation, end_lsn"
+)
+
+LISTED = (
+    b"select x::text from bridge.applied, unnest(xids) as x"
+    b" where stream = $1 and ($2::int is null or incarnation <> $2::int)"
+)
+
+BUSY = (
+    b"select exists (select from pg_catalog.pg_stat_activity where application_name like $1"
+    b" and pid <> pg_backend_pid() and datname = current_database())"
+)
+
+IDENTITY = b"select (select system_identifier::text from pg_control_system()), current_database()"
+
+# Sessions of this stream and role that hold the row; for when the fence's lock times out.
+EVICT = (
+    b"select pg_terminate_backend(pid) from pg_catalog.pg_stat_activity where application_name like $1"
+    b" and usename = current_user and pid <> pg_backend_pid() and datname = current_database()"
+)
+
+
+def _text(value: object) -> bytes | None:
+    return None if value is None else str(value).encode()
+
+
+def _lsn(value: int) -> bytes:
+    return format_lsn(value).encode()
+
+
+def _expected(before: Ledger) -> list[bytes | None]:
+    return [
+        before.stream.encode(),
+        b"%d" % before.epoch,
+        before.session.encode(),
+        _lsn(before.applied_lsn),
+        b"%d" % (before.next.seq if before.next else 0),
+    ]
+
+
+def hold(before: Ledger) -> Statement:
+    """Lock the row, or fail: the first statement of a transaction that comes in chunks."""
+    return Statement(_HOLD.encode(), _expected(before))
+
+
+def change(before: Ledger, after: Ledger) -> Statement:
+    """Lock and write the row, or fail: the first statement of every other transaction."""
+    if _only_advances(before, after):
+        return Statement(
+            _ADVANCE.encode(),
+            [
+                *_expected(before),
+                _lsn(after.applied_lsn),
+                _lsn(after.safe_lsn),
+                _text(after.witness_id),
+                _text(after.witness_xid),
+            ],
+        )
+    goal = after.next
+    return Statement(
+        _REPLACE.encode(),
+        [
+            *_expected(before),
+            after.mode.value.encode(),
+            _text(after.system_identifier),
+            _text(after.timeline),
+            _text(after.publication),
+            b"%d" % after.incarnation,
+            _lsn(after.applied_lsn),
+            _lsn(after.safe_lsn),
+            _text(after.floor),
+            _lsn(after.floor_lsn),
+            _text(goal.snapshot) if goal else None,
+            _lsn(goal.lsn) if goal else None,
+            b"true" if goal and goal.from_slot else b"false",
+            b"%d" % (goal.seq if goal else 0),
+            _text(after.since),
+            _text(after.witness_id),
+            _text(after.witness_xid),
+        ],
+    )
+
+
+def _only_advances(before: Ledger, after: Ledger) -> bool:
+    return (
+        before.mode is after.mode is Mode.STREAM
+        and before.floor == after.floor
+        and before.publication == after.publication
+        and before.next is after.next is None
+        and before.floor_lsn == after.floor_lsn
+    )
+
+
+def list_applied(stream: str, incarnation: int, batch: Batch) -> Statement:
+    """One row in bridge.applied for the transactions of this batch."""
+    end = max(batch.end_lsns)
+    return Statement(
+        _LIST,
+        [
+            stream.encode(),
+            incarnation.to_bytes(4, "big"),
+            end.to_bytes(8, "big"),
+            eight_byte_array(XID8, batch.xids),
+            eight_byte_array(PG_LSN, batch.end_lsns),
+        ],
+        binary=True,
+    )
+
+
+def thin(stream: str, snapshot: Snapshot) -> Statement:
+    return Statement(_THIN, [stream.encode(), str(snapshot).encode()])
+
+
+def forget_above(stream: str, lsn: Lsn) -> Statement:
+    return Statement(_FORGET, [stream.encode(), _lsn(lsn)])
+
+
+def read_row(row: Sequence[bytes | None]) -> Ledger:
+    """A row of READ, LOCK or FENCE."""
+    values = [None if value is None else value.decode() for value in row]
+    (stream, epoch, session, mode, system, timeline, publication, incarnation) = values[:8]
+    (applied, safe, floor, floor_lsn, goal, goal_lsn, from_slot, seq, since, witness, witness_xid) = values[
+        8:
+    ]
+    return Ledger(
+        stream=stream or "",
+        epoch=int(epoch or 0),
+        session=session or "",
+        mode=Mode(mode or ""),
+        system_identifier=system,
+        timeline=int(timeline) if timeline else None,
+        publication=publication,
+        incarnation=int(incarnation or 0),
+        applied_lsn=parse_lsn(applied or "0/0"),
+        safe_lsn=parse_lsn(safe or "0/0"),
+        floor=parse_snapshot(floor or ""),
+        floor_lsn=parse_lsn(floor_lsn or "0/0"),
+        next=Goal(parse_snapshot(goal), parse_lsn(goal_lsn), from_slot == "t", int(seq or 0))
+        if goal and goal_lsn
+        else None,
+        since=since,
+        witness_id=witness,
+        witness_xid=int(witness_xid) if witness_xid else None,
+    )

@@ -1,0 +1,108 @@
+"""Slots: make one with the snapshot that belongs to it, drop one. Making waits, so it has its own thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import psycopg
+
+from bridge.core.lsn import Lsn, parse_lsn
+from bridge.core.snapshot import Snapshot, parse_snapshot
+from bridge.errors import Halt
+from bridge.postgres import wire
+from bridge.postgres.replication import command, open_replication, quoted
+
+
+class SlotMaker:
+    """Creates one slot in the background. CREATE_REPLICATION_SLOT waits for every transaction of the
+    cluster that has an xid, in any database, prepared ones too."""
+
+    def __init__(self, dsn: str, stream: str, name: str, done: Callable[[], None]) -> None:
+        self._dsn = dsn
+        self._stream = stream
+        self._name = name
+        self._done = done
+        self._made: tuple[Lsn, Snapshot] | None = None
+        self._error: BaseException | None = None
+        self._connection = open_replication(dsn, stream)
+        self._connection.nonblocking = 0
+        self._thread = threading.Thread(target=self._run, name=f"slot {name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._made = self._create()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._connection.finish()
+            self._done()
+
+    def _create(self) -> tuple[Lsn, Snapshot]:
+        doing = f"creating slot {self._name}"
+        rows = command(
+            self._connection,
+            f"CREATE_REPLICATION_SLOT {quoted(self._name)} LOGICAL pgoutput EXPORT_SNAPSHOT",
+            doing,
+        )
+        point, exported = rows[0][1], rows[0][2]
+        if point is None or exported is None:
+            raise Halt(f"{doing}: it came without a snapshot", reason="replication_command")
+        # Any command on the replication connection would destroy the snapshot: read it in another one.
+        return parse_lsn(point.decode()), read_exported(self._dsn, exported.decode())
+
+    def made(self) -> tuple[Lsn, Snapshot] | None:
+        """The consistent point and the snapshot; None while it still waits. Raises what went wrong."""
+        if self._thread.is_alive():
+            return None
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._made
+
+    def abandon(self) -> None:
+        """Stop waiting; the server forgets a slot that was not finished."""
+        if self._thread.is_alive():
+            self._connection.get_cancel().cancel()
+            self._thread.join(timeout=5)
+
+
+def read_exported(dsn: str, name: str) -> Snapshot:
+    """pg_current_snapshot() inside an exported snapshot."""
+    with psycopg.connect(wire.complete(dsn)) as connection:
+        connection.execute("set transaction isolation level repeatable read, read only")
+        connection.execute(
+            f"set transaction snapshot '{name}'"
+        )  # utility: takes no parameter; the server named it
+        row = connection.execute("select pg_current_snapshot()::text").fetchone()
+    if row is None:
+        raise Halt("no snapshot could be read", reason="replication_command")
+    return parse_snapshot(row[0])
+
+
+def drop_slot(connection: psycopg.Connection, name: str) -> None:
+    """Drop it if it is there. A walsender of our own that has not noticed yet keeps it a moment longer."""
+    connection.execute(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots"
+        " where slot_name = %s and active and pg_has_role(current_user,"
+        " (select usesysid from pg_stat_activity where pid = active_pid), 'usage')",
+        [name],
+    )
+    for _ in range(50):
+        try:
+            connection.execute(
+                "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s",
+                [name],
+            )
+        except psycopg.errors.ObjectInUse:
+            connection.execute("select pg_sleep(0.1)")
+        except psycopg.errors.UndefinedObject:
+            return
+        else:
+            return
+    raise Halt(
+        f"slot {name} is in use and cannot be dropped",
+        reason="slot_in_use",
+        hint=f"end what reads it: select active_pid from pg_replication_slots where slot_name = '{name}'",
+    )

@@ -1,0 +1,251 @@
+"""What the bridge asks the source about: identity, history, publication, slot, registry. One control
+connection a stream, short statements only; events come through replication.py or outbox.py.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+
+from bridge.core.ledger import Pruned, Registration, SlotFacts, SourceFacts
+from bridge.core.lsn import Lsn, format_lsn, parse_lsn
+from bridge.core.requests import Observation
+from bridge.core.snapshot import Snapshot, parse_snapshot
+from bridge.errors import Halt, Retry
+from bridge.postgres import wire
+from bridge.postgres.outbox import Outbox
+from bridge.postgres.replication import command, open_replication
+
+# (oid, xmin) of the publication's rows and the outbox' oid: whatever was dropped, recreated or altered
+# since gives another text. docs/guarantees.md, "Publication identity".
+PUBLICATION_IDENTITY: LiteralString = """
+    (select concat_ws(' ', p.oid || ':' || p.xmin,
+            (select string_agg(r.oid || ':' || r.xmin || ':' || r.prrelid, ',' order by r.oid)
+             from pg_catalog.pg_publication_rel r where r.prpubid = p.oid),
+            to_regclass(%(table)s)::oid::text)
+     from pg_catalog.pg_publication p where p.pubname = %(publication)s)"""
+
+_SLOT: LiteralString = """
+    select slot_type, plugin, database = current_database(), active, wal_status,
+           confirmed_flush_lsn::text, to_jsonb(s) ->> 'invalidation_reason'
+    from pg_catalog.pg_replication_slots s where slot_name = %s"""
+
+IDLE_WRITE_SECONDS = 10.0
+IDLE_WRITE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SlotHealth:
+    """For metrics. retained: WAL bytes the slot holds back; safe: bytes until it is lost, None: no limit."""
+
+    active: bool
+    retained: int
+    safe: int | None
+
+
+def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Connection:
+    """An autocommit connection to the source with an empty search_path and short timeouts."""
+    conninfo = wire.complete(
+        dsn,
+        application_name=f"bridge/{stream}",
+        options=f"-c search_path= -c statement_timeout={timeout} -c lock_timeout=5s -c client_encoding=UTF8 "
+        "-c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 -c intervalstyle=iso_8601 -c jit=off",
+    )
+    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+
+
+class Source:
+    """Everything the protocol wants to know of the source, over one connection."""
+
+    def __init__(self, dsn: str, stream: str, outbox: Outbox, publication: str) -> None:
+        self._dsn = dsn
+        self._stream = stream
+        self._outbox = outbox
+        self._names = {"publication": publication, "table": f'"{outbox.schema}"."{outbox.table}"'}
+        self.connection = connect_source(dsn, stream)
+        self.health: SlotHealth | None = None
+        self._idle_written = (time.monotonic(), Lsn(0))
+
+    def _row(self, query: LiteralString, parameters: Any = None) -> tuple[Any, ...]:
+        row = self.connection.execute(query, parameters).fetchone()
+        if row is None:
+            raise Retry("the source answered nothing")
+        return row
+
+    # --- preflight ------------------------------------------------------------------------------
+
+    def facts(self, slot: str | None, witness_id: str | None, witness_xid: int | None) -> SourceFacts:
+        (in_recovery,) = self._row("select pg_is_in_recovery()")
+        if in_recovery:
+            return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
+        system, timeline, flush, publication = self._row(
+            "select (select system_identifier::text from pg_control_system()),"
+            " ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,"
+            " pg_current_wal_flush_lsn()::text," + PUBLICATION_IDENTITY,
+            self._names,
+        )
+        return SourceFacts(
+            system_identifier=system,
+            timeline=timeline,
+            flush_lsn=parse_lsn(flush),
+            publication=publication,
+            slot=self._slot(slot) if slot else None,
+            switch_points=self._switch_points(timeline) if timeline > 1 else {},
+            witness_present=witness_id is None or self._present(witness_id, witness_xid),
+            slot_refused=self._slot_refused(),
+        )
+
+    def _slot(self, name: str) -> SlotFacts | None:
+        row = self.connection.execute(_SLOT, [name]).fetchone()
+        if row is None:
+            return None
+        kind, plugin, here, active, wal_status, confirmed, invalidated = row
+        problems = (
+            ("it is not a logical slot", kind != "logical"),
+            (f"its plugin is {plugin}", plugin != "pgoutput"),
+            ("it belongs to another database", not here),
+            (f"wal_status is {wal_status}", wal_status == "lost"),
+            (f"invalidated: {invalidated}", invalidated is not None),
+            ("it was never finished", confirmed is None),
+        )
+        problem = next((text for text, holds in problems if holds), "")
+        return SlotFacts(name, parse_lsn(confirmed or "0/0"), active, not problem, problem)
+
+    def _present(self, witness_id: str, witness_xid: int | None) -> bool:
+        outbox = self._outbox
+        query = psycopg.sql.SQL("select exists (select from {} where {} = %s").format(
+            outbox.name, outbox.column("id")
+        )
+        parameters: list[object] = [witness_id]
+        if outbox.has_xid:
+            query += psycopg.sql.SQL(" and {} = %s::xid8").format(outbox.column("xid"))
+            parameters.append(str(witness_xid))
+        row = self.connection.execute(query + psycopg.sql.SQL(")"), parameters).fetchone()
+        return row is not None and bool(row[0])
+
+    def _slot_refused(self) -> str | None:
+        level, replication = self._row(
+            "select current_setting('wal_level'), (select rolreplication or rolsuper from pg_catalog.pg_roles"
+            " where rolname = current_user)"
+        )
+        if level != "logical":
+            return f"wal_level is {level}: alter system set wal_level = logical, then restart the source"
+        if not replication:
+            return "the role has no REPLICATION attribute: alter role ... replication"
+        return None
+
+    def _switch_points(self, timeline: int) -> dict[int, Lsn]:
+        """Where history left each earlier timeline. Needs the replication protocol; without it, unknown."""
+        try:
+            connection = open_replication(self._dsn, self._stream)
+        except psycopg.Error:
+            return {}
+        except Exception as error:
+            if getattr(error, "reason", "") == "cannot_connect":
+                return {}
+            raise
+        try:
+            rows = command(connection, f"TIMELINE_HISTORY {timeline}", "reading the timeline history")
+        finally:
+            connection.finish()
+        text = (rows[0][1] or b"").decode(errors="replace")
+        found = re.findall(r"^\s*(\d+)\s+([0-9A-F]+/[0-9A-F]+)", text, re.MULTILINE)
+        return {int(old): parse_lsn(lsn) for old, lsn in found}
+
+    # --- the registry ---------------------------------------------------------------------------
+
+    def registration(self) -> Registration | None:
+        row = self.connection.execute(
+            "select target_system, target_database, slot, floor::text, witness_id"
+            " from outbox.stream where stream = %s",
+            [self._stream],
+        ).fetchone()
+        if row is None:
+            return None
+        system, database, slot, floor, witness = row
+        return Registration(self._stream, system, database, slot, parse_snapshot(floor), witness)
+
+    def register(self, registration: Registration) -> None:
+        self.connection.execute(
+            "insert into outbox.stream (stream, target_system, target_database, slot, floor, witness_id)"
+            " values (%s, %s, %s, %s, %s::pg_snapshot, %s)"
+            " on conflict (stream) do update set target_system = excluded.target_system,"
+            " target_database = excluded.target_database, slot = excluded.slot, floor = excluded.floor,"
+            " witness_id = excluded.witness_id, updated_at = now()",
+            [
+                registration.stream,
+                registration.target_system,
+                registration.target_database,
+                registration.slot,
+                str(registration.floor),
+                registration.witness_id,
+            ],
+        )
+
+    def pruned(self) -> Pruned | None:
+        """Waits for a batch of prune that began before our floor was registered."""
+        row = self.connection.execute(
+            "select xid::text, floor::text from outbox.pruned where xid is not null for share"
+        ).fetchone()
+        return None if row is None else Pruned(int(row[0]), parse_snapshot(row[1]))
+
+    # --- while streaming ------------------------------------------------------------------------
+
+    def observe(self, slot: str, position: Lsn) -> Observation:
+        """One statement: its snapshot is taken before it reads the insert position."""
+        identity, snapshot, insert, active, retained, safe, flush = self._row(
+            "select "
+            + PUBLICATION_IDENTITY
+            + ", pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, s.active,"
+            " pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,"
+            " pg_current_wal_flush_lsn()::text"
+            " from (values (1)) as one left join pg_catalog.pg_replication_slots s on s.slot_name = %(slot)s",
+            {**self._names, "slot": slot},
+        )
+        if active is None:
+            raise Retry(f"slot {slot} is gone", reason="slot_missing")
+        if parse_lsn(flush) < position:
+            raise Retry(
+                f"the source's WAL ends at {flush}, before {format_lsn(position)}", reason="source_behind"
+            )
+        self.health = SlotHealth(active, retained or 0, safe)
+        when, where = self._idle_written
+        due = time.monotonic() - when >= IDLE_WRITE_SECONDS and position - where >= IDLE_WRITE_BYTES
+        if due:
+            self._idle_written = (time.monotonic(), position)
+        return Observation(identity, parse_snapshot(snapshot), parse_lsn(insert), idle_write_due=due)
+
+    def take_snapshot(self) -> tuple[Snapshot, Lsn]:
+        snapshot, insert = self._row("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text")
+        return parse_snapshot(snapshot), parse_lsn(insert)
+
+    def still_running(self, snapshot: Snapshot) -> bool:
+        """Is any xid that `snapshot` shows still running?"""
+        now, _ = self.take_snapshot()
+        return any(snapshot.shows(xid) for xid in now.xip) or now.xmax < snapshot.xmax
+
+    def visible(self, xids: list[int]) -> bool:
+        """Are all of these transactions visible by now? The stream can run ahead of visibility."""
+        now, _ = self.take_snapshot()
+        return all(now.shows(xid) for xid in xids)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def require_outbox(connection: psycopg.Connection, outbox: Outbox) -> None:
+    """Halt with what to run when the outbox or its registry is not there."""
+    row = connection.execute(
+        "select to_regclass(%s) is not null, to_regclass('outbox.stream') is not null",
+        [f'"{outbox.schema}"."{outbox.table}"'],
+    ).fetchone()
+    if row is None or not all(row):
+        raise Halt(
+            f"the source has no table {outbox.schema}.{outbox.table} or no registry outbox.stream",
+            reason="outbox_missing",
+            hint="bridge install",
+        )

@@ -1,0 +1,195 @@
+"""The target's connection: whole transactions as one pipeline of prepared statements, sent without waiting.
+
+A transaction is `begin`, its statements and `commit` in one flight with one answer to wait for. Nothing
+here knows what the statements do; ledger.py and write.py make them, apply.py decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from psycopg import pq
+from psycopg.pq.abc import PGresult
+
+from bridge.errors import Retry
+from bridge.postgres import wire
+
+_OK = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+
+# The protocol's own needs, whatever the role is set to: durable, unfiltered, qualified, never stuck.
+_SESSION = (
+    "-c synchronous_commit=on -c row_security=off -c search_path= -c lock_timeout=10s"
+    " -c statement_timeout=60s -c idle_in_transaction_session_timeout=120s"
+    " -c client_encoding=UTF8 -c datestyle=ISO,YMD -c timezone=UTC"
+    " -c intervalstyle=iso_8601 -c bytea_output=hex -c standard_conforming_strings=on -c jit=off"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+    " -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off"
+)
+
+
+Rows = list[list[tuple[bytes | None, ...]]]
+"""The rows of each statement that was sent, values as text."""
+
+
+class Statement(NamedTuple):
+    """SQL with its parameters: bytes in text format, or an encoded array where `binary`."""
+
+    text: bytes
+    parameters: Sequence[bytes | None] = ()
+    binary: bool = False
+
+
+BEGIN = Statement(b"begin")
+COMMIT = Statement(b"commit")
+ROLLBACK = Statement(b"rollback")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """What the server refused. Names only: messages and details carry row values."""
+
+    statement: int  # index into what was sent
+    sqlstate: str
+    primary: str  # message_primary: may hold a value for classes 22 and P0; see words()
+    schema: str
+    table: str
+    column: str
+    constraint: str
+    datatype: str
+
+
+class Refused(Exception):
+    """A statement failed; the transaction did nothing."""
+
+    def __init__(self, error: ServerError) -> None:
+        super().__init__(error.sqlstate)
+        self.error = error
+
+
+class TargetLink:
+    """One connection in pipeline mode. send() returns at once; settle() waits for all that was sent."""
+
+    def __init__(self, dsn: str, application_name: str) -> None:
+        conninfo = wire.complete(dsn, application_name=application_name, options=_SESSION)
+        self._connection = wire.connect(conninfo, "the target")
+        self._connection.enter_pipeline_mode()
+        self.descriptor = self._connection.socket
+        self._names: dict[bytes, bytes] = {}  # SQL -> prepared statement's name
+        self._prepared = 0
+        self._expected: deque[tuple[str, bytes]] = deque()  # ("prepare" | "run" | "sync", SQL)
+        self._rows: Rows = []
+        self._error: ServerError | None = None
+        self._statement = 0
+        self._want_write = False
+
+    @property
+    def busy(self) -> bool:
+        """Something was sent whose answer is not complete."""
+        return bool(self._expected)
+
+    @property
+    def wants_write(self) -> bool:
+        return self._want_write
+
+    def send(self, statements: Sequence[Statement]) -> None:
+        """Put statements into the pipeline, followed by a sync."""
+        connection = self._connection
+        self._rows, self._error, self._statement = [], None, 0
+        for text, parameters, binary in statements:
+            name = self._names.get(text)
+            if name is None:
+                self._prepared += 1
+                name = self._names[text] = b"s%d" % self._prepared
+                connection.send_prepare(name, text)
+                self._expected.append(("prepare", text))
+            formats = [1 if binary else 0] * len(parameters) if parameters else None
+            connection.send_query_prepared(name, parameters or None, formats)
+            self._expected.append(("run", text))
+        connection.pipeline_sync()
+        self._expected.append(("sync", b""))
+        self._want_write = bool(connection.flush())
+
+    def pump(self) -> bool:
+        """Take what has arrived. True: the answer to what was sent is complete."""
+        connection = self._connection
+        if self._want_write:
+            self._want_write = bool(connection.flush())
+        connection.consume_input()
+        between = False  # after the last result of a statement comes one None; two mean: no more for now
+        while self._expected and not connection.is_busy():
+            result = connection.get_result()
+            if result is not None:
+                self._take(result)
+            elif between:
+                break
+            between = result is None
+        return not self._expected
+
+    def _take(self, result: PGresult) -> None:
+        kind, text = self._expected[0]
+        status = result.status
+        if status == pq.ExecStatus.PIPELINE_SYNC:
+            self._expected.popleft()
+            return
+        if kind == "sync":  # an error at the very end, from a deferred constraint
+            self._error = self._error or _read(result, self._statement)
+            return
+        self._expected.popleft()
+        if status == pq.ExecStatus.FATAL_ERROR:
+            self._error = self._error or _read(result, self._statement)
+            if not self._error.sqlstate:
+                raise Retry("the connection to the target broke", reason="target_lost")
+        if status not in _OK and kind == "prepare":
+            self._names.pop(text, None)
+        if kind == "run":
+            self._statement += 1
+            width = range(result.nfields)
+            self._rows.append(
+                [tuple(result.get_value(row, n) for n in width) for row in range(result.ntuples)]
+            )
+
+    def outcome(self) -> Rows:
+        """The rows of each statement, once pump() said that all is there. Raises Refused."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise Refused(error)
+        return self._rows
+
+    def settle(self, wait: Callable[[], None]) -> Rows:
+        """Wait until the answer is complete; `wait` blocks until there is something to read or write."""
+        while not self.pump():
+            wait()
+        return self.outcome()
+
+    def run(
+        self, statements: Sequence[Statement], wait: Callable[[], None]
+    ) -> list[list[tuple[bytes | None, ...]]]:
+        self.send(statements)
+        return self.settle(wait)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.transaction_status != pq.TransactionStatus.IDLE
+
+    def close(self) -> None:
+        self._connection.finish()
+
+
+def _read(result: PGresult, statement: int) -> ServerError:
+    def part(field: pq.DiagnosticField) -> str:
+        return (result.error_field(field) or b"").decode(errors="replace")
+
+    field = pq.DiagnosticField
+    return ServerError(
+        statement,
+        part(field.SQLSTATE),
+        part(field.MESSAGE_PRIMARY),
+        part(field.SCHEMA_NAME),
+        part(field.TABLE_NAME),
+        part(field.COLUMN_NAME),
+        part(field.CONSTRAINT_NAME),
+        part(field.DATATYPE_NAME),
+    )

@@ -1,0 +1,169 @@
+"""Compile what a batch does to the target into statements: upserts, deliveries, dead letters.
+
+The only place that composes identifiers into SQL (psycopg.sql.Identifier); values always travel as
+parameters. Every column is one text[] in binary form, cast on the server to the column's own type without
+its modifier, so that the assignment checks length and scale as a plain INSERT would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from bridge.core.plan import DeadLetter, Deliver, TableShape, Write, unit_id
+from bridge.core.spec import TableSpec
+from bridge.postgres.arrays import text_array
+from bridge.postgres.target import Statement
+
+
+def write_statement(write: Write) -> Statement:
+    """One set-based insert or upsert for all rows of the write; no key may stand in it twice."""
+    text = _compile(write.spec, write.shape, write.names)
+    return Statement(text, [text_array(column) for column in write.columns], binary=True)
+
+
+class _Compiled:
+    """SQL by what determines it. Specs and shapes are frozen and few; identity is enough to find them."""
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[int, int, tuple[str, ...]], tuple[bytes, TableSpec, TableShape]] = {}
+
+    def __call__(self, spec: TableSpec, shape: TableShape, names: tuple[str, ...]) -> bytes:
+        known = self._texts.get((id(spec), id(shape), names))
+        if known is None:
+            if len(self._texts) > 512:
+                self._texts.clear()
+            known = (compile_write(spec, shape, names), spec, shape)
+            self._texts[id(spec), id(shape), names] = known
+        return known[0]
+
+
+_compile = _Compiled()
+
+
+def compile_write(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> bytes:
+    """`insert into t (a, b) select a::type, ... from unnest($1::text[], ...) [on conflict ...]`."""
+    table = sql.Identifier(shape.schema, shape.table)
+    columns = sql.SQL(", ").join(map(sql.Identifier, names))
+    places = [sql.Identifier(f"c{n}") for n in range(len(names))]
+    values = sql.SQL(", ").join(
+        place
+        if shape.columns[name].type_sql == "text"
+        # format_type() quotes and qualifies what it prints
+        else sql.SQL("{}::{}").format(place, sql.SQL(shape.columns[name].type_sql))  # type: ignore[arg-type]
+        for name, place in zip(names, places, strict=True)
+    )
+    arrays = sql.SQL(", ").join(sql.SQL(f"${n + 1}::text[]") for n in range(len(names)))  # type: ignore[arg-type]
+    query = sql.SQL("insert into {} as target ({}) select {} from unnest({}) as r({})").format(
+        table, columns, values, arrays, sql.SQL(", ").join(places)
+    )
+    return (query + _on_conflict(spec, names)).as_string().encode()
+
+
+def _on_conflict(spec: TableSpec, names: Sequence[str]) -> sql.Composed:
+    if not spec.key:
+        return sql.Composed([])
+    key = sql.SQL(", ").join(map(sql.Identifier, spec.key))
+    others = [name for name in names if name not in spec.key]
+    if spec.mode == "insert" or not others:
+        return sql.SQL(" on conflict ({}) do nothing").format(key)
+    changes = sql.SQL(", ").join(
+        sql.SQL("{} = excluded.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in others
+    )
+    query = sql.SQL(" on conflict ({}) do update set {}").format(key, changes)
+    if spec.version_column:
+        version = sql.Identifier(spec.version_column)
+        query += sql.SQL(" where target.{} < excluded.{} or target.{} is null").format(
+            version, version, version
+        )
+    return query
+
+
+def _arrays(rows: Sequence[Sequence[bytes | None]]) -> list[bytes | None]:
+    return [text_array(list(column)) for column in zip(*rows, strict=True)]
+
+
+_DEAD = b"""
+    insert into bridge.dead_letter (id, stream, pipeline, destination, event_id, event_seq, event_xid, event_type,
+        event_key, occurred_at, idempotency_key, headers, payload, raw, code, cause, retry_at, retry_until)
+    select id::uuid, stream, pipeline, destination, event_id, seq::bigint, xid::xid8, type, key, at::timestamptz,
+        idempotency_key, headers::jsonb, payload::jsonb, raw::bytea, code, cause,
+        now() + (wait || 'seconds')::interval, now() + (patience || 'seconds')::interval
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+        $17::text[], $18::text[])
+        as r(id, stream, pipeline, destination, event_id, seq, xid, type, key, at, idempotency_key, headers,
+             payload, raw, code, cause, wait, patience)
+    on conflict (id) do update set state = 'open', code = excluded.code, cause = excluded.cause,
+        attempts = dead_letter.attempts + 1, retry_at = excluded.retry_at, updated_at = now()"""
+
+RETRY_SECONDS = 10
+"""A parked unit (`missing: retry`) tries itself again after so long."""
+
+
+def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bool = False) -> Statement:
+    """raw: the payloads are not valid jsonb here; keep their bytes instead."""
+    rows = [
+        (
+            str(unit_id(_text(letter.event.id), letter.pipeline, letter.destination)).encode(),
+            stream.encode(),
+            letter.pipeline.encode(),
+            letter.destination.encode(),
+            _safe(letter.event.id),
+            letter.event.seq,
+            letter.event.xid,
+            _safe(letter.event.type),
+            _safe(letter.event.key),
+            letter.event.occurred_at,
+            _safe(letter.event.idempotency_key),
+            None if raw else letter.event.headers,
+            None if raw or letter.code == "payload" else letter.event.payload,
+            b"\\x" + letter.event.payload.hex().encode() if raw or letter.code == "payload" else None,
+            letter.code.encode(),
+            letter.cause.encode(),
+            None if letter.retry_for_seconds is None else b"%d" % RETRY_SECONDS,
+            None if letter.retry_for_seconds is None else b"%f" % letter.retry_for_seconds,
+        )
+        for letter in letters
+    ]
+    return Statement(_DEAD, _arrays(rows), binary=True)
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")
+
+
+def _safe(value: bytes | None) -> bytes | None:
+    """Text that any UTF-8 database takes."""
+    return None if value is None else _text(value).encode()
+
+
+_DELIVER = b"""
+    insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,
+        occurred_at, body)
+    select id::uuid, stream, pipeline, destination, event_id, seq::bigint, type, key, at::timestamptz, body::jsonb
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::text[], $10::text[])
+        as r(id, stream, pipeline, destination, event_id, seq, type, key, at, body)
+    on conflict (id) do nothing"""
+
+
+def delivery_statement(stream: str, deliveries: Sequence[Deliver]) -> Statement:
+    """Messages for sinks: rows of the apply transaction, sent by the dispatcher."""
+    rows = [
+        (
+            str(unit_id(_text(delivery.event.id), delivery.pipeline, delivery.destination)).encode(),
+            stream.encode(),
+            delivery.pipeline.encode(),
+            delivery.destination.encode(),
+            _safe(delivery.event.id),
+            delivery.event.seq,
+            _safe(delivery.event.type),
+            _safe(delivery.event.key),
+            delivery.event.occurred_at,
+            delivery.body,
+        )
+        for delivery in deliveries
+    ]
+    return Statement(_DELIVER, _arrays(rows), binary=True)
