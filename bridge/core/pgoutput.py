@@ -87,6 +87,11 @@ class Decoder:
         """Enough is waiting: read no further before somebody takes it."""
         return len(self.ready) > 1
 
+    @property
+    def collected(self) -> int:
+        """Events of whole transactions that wait for a batch to fill."""
+        return len(self._batch.events)
+
     def take(self) -> Batch | None:
         """The oldest batch; what has been collected so far when none is full."""
         if self.ready:

@@ -27,11 +27,12 @@ class Column:
     """One column of a target table as the catalog tells it."""
 
     name: str
-    type_sql: str  # format_type(): "numeric(12,2)", "text", "events.level"; safe to paste after ::
+    type_sql: str  # format_type() without modifier: "numeric", "text", "events.level"; goes behind ::
     kind: ColumnKind  # how a JSON value becomes this column's text
     not_null: bool = False
     has_default: bool = False  # default, identity or generated
     writable: bool = True  # False: generated always
+    declared: str = ""  # with its modifier, for naming a column that a value does not fit
 
 
 @dataclass(frozen=True, slots=True)

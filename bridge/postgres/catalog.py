@@ -1,4 +1,4 @@
-"""The target as its catalog tells it: are the ledger and the customer's tables there, do they fit, may we write.
+"""The target as its catalog tells it: are the ledger and the tables there, do they fit, may we write.
 
 Asked when a session starts and again when a statement fails for a reason of structure. Every finding
 carries the SQL that mends it; the bridge runs none of it.
@@ -128,15 +128,15 @@ def _columns(connection: psycopg.Connection, oid: int) -> dict[str, Column]:
     rows = connection.execute(
         "select a.attname, format_type(a.atttypid, -1), coalesce(b.typcategory, t.typcategory),"
         " coalesce(b.typname, t.typname), a.attnotnull or t.typnotnull, a.atthasdef or a.attidentity <> '',"
-        " a.attgenerated = '' and a.attidentity <> 'a'"
+        " a.attgenerated = '' and a.attidentity <> 'a', format_type(a.atttypid, a.atttypmod)"
         " from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid"
         " left join pg_catalog.pg_type b on b.oid = t.typbasetype"
         " where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum",
         [oid],
     ).fetchall()
     return {
-        name: Column(name, type_sql, _kind(category, base), not_null, has_default, writable)
-        for name, type_sql, category, base, not_null, has_default, writable in rows
+        name: Column(name, type_sql, _kind(category, base), not_null, has_default, writable, declared)
+        for name, type_sql, category, base, not_null, has_default, writable, declared in rows
     }
 
 

@@ -64,7 +64,7 @@ class Enricher:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(entity.sql.encode(), {"keys": keys})
             columns = [column.name for column in cursor.description or ()]
-            rows = {str(row[columns[0]]): row for row in cursor} if columns else {}
+            rows: dict[str, Row] = {str(row[columns[0]]): row for row in cursor} if columns else {}
         except psycopg.Error as error:
             self._connections.pop(entity.source, None)
             raise self._refused(entity.as_name, error) from None

@@ -233,6 +233,16 @@ class Source:
         now, _ = self.take_snapshot()
         return all(now.shows(xid) for xid in xids)
 
+    def holding_up(self) -> str:
+        """What the creation of a slot waits for: the oldest transaction with an xid, in any database."""
+        row = self.connection.execute(
+            "select * from (select 'pid ' || pid || ' in database ' || datname, age(backend_xid)"
+            " from pg_catalog.pg_stat_activity where backend_xid is not null union all"
+            " select 'prepared transaction ' || gid || ' in database ' || database, age(transaction)"
+            " from pg_catalog.pg_prepared_xacts) as t(what, age) order by age desc limit 1"
+        ).fetchone()
+        return "" if row is None else f"slot creation waits for {row[0]}"
+
     def close(self) -> None:
         self.connection.close()
 

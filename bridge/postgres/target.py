@@ -6,12 +6,14 @@ here knows what the statements do; ledger.py and write.py make them, apply.py de
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import psycopg
 from psycopg import pq
+from psycopg.errors import error_from_result
 from psycopg.pq.abc import PGresult
 
 from bridge.errors import Retry
@@ -47,26 +49,17 @@ COMMIT = Statement(b"commit")
 ROLLBACK = Statement(b"rollback")
 
 
-@dataclass(frozen=True, slots=True)
-class ServerError:
-    """What the server refused. Names only: messages and details carry row values."""
-
-    statement: int  # index into what was sent
-    sqlstate: str
-    primary: str  # message_primary: may hold a value for classes 22 and P0; see words()
-    schema: str
-    table: str
-    column: str
-    constraint: str
-    datatype: str
-
-
 class Refused(Exception):
-    """A statement failed; the transaction did nothing."""
+    """A statement failed; the transaction did nothing. statement: its index in what was sent."""
 
-    def __init__(self, error: ServerError) -> None:
+    def __init__(self, statement: int, error: psycopg.Error) -> None:
         super().__init__(error.sqlstate)
+        self.statement = statement
         self.error = error
+
+    @property
+    def sqlstate(self) -> str:
+        return self.error.sqlstate or ""
 
 
 class TargetLink:
@@ -81,9 +74,15 @@ class TargetLink:
         self._prepared = 0
         self._expected: deque[tuple[str, bytes]] = deque()  # ("prepare" | "run" | "sync", SQL)
         self._rows: Rows = []
-        self._error: ServerError | None = None
+        self._error: Refused | None = None
         self._statement = 0
         self._want_write = False
+        self._heard = 0.0  # when the last answer, or our question, went over the link
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which an answer has been owed and nothing came."""
+        return time.monotonic() - self._heard if self._expected else 0.0
 
     @property
     def busy(self) -> bool:
@@ -108,6 +107,7 @@ class TargetLink:
             formats = [1 if binary else 0] * len(parameters) if parameters else None
             connection.send_query_prepared(name, parameters or None, formats)
             self._expected.append(("run", text))
+        self._heard = time.monotonic()
         connection.pipeline_sync()
         self._expected.append(("sync", b""))
         self._want_write = bool(connection.flush())
@@ -129,17 +129,18 @@ class TargetLink:
         return not self._expected
 
     def _take(self, result: PGresult) -> None:
+        self._heard = time.monotonic()
         kind, text = self._expected[0]
         status = result.status
         if status == pq.ExecStatus.PIPELINE_SYNC:
             self._expected.popleft()
             return
         if kind == "sync":  # an error at the very end, from a deferred constraint
-            self._error = self._error or _read(result, self._statement)
+            self._error = self._error or Refused(self._statement, error_from_result(result))
             return
         self._expected.popleft()
         if status == pq.ExecStatus.FATAL_ERROR:
-            self._error = self._error or _read(result, self._statement)
+            self._error = self._error or Refused(self._statement, error_from_result(result))
             if not self._error.sqlstate:
                 raise Retry("the connection to the target broke", reason="target_lost")
         if status not in _OK and kind == "prepare":
@@ -155,7 +156,7 @@ class TargetLink:
         """The rows of each statement, once pump() said that all is there. Raises Refused."""
         if self._error is not None:
             error, self._error = self._error, None
-            raise Refused(error)
+            raise error
         return self._rows
 
     def settle(self, wait: Callable[[], None]) -> Rows:
@@ -176,20 +177,3 @@ class TargetLink:
 
     def close(self) -> None:
         self._connection.finish()
-
-
-def _read(result: PGresult, statement: int) -> ServerError:
-    def part(field: pq.DiagnosticField) -> str:
-        return (result.error_field(field) or b"").decode(errors="replace")
-
-    field = pq.DiagnosticField
-    return ServerError(
-        statement,
-        part(field.SQLSTATE),
-        part(field.MESSAGE_PRIMARY),
-        part(field.SCHEMA_NAME),
-        part(field.TABLE_NAME),
-        part(field.COLUMN_NAME),
-        part(field.CONSTRAINT_NAME),
-        part(field.DATATYPE_NAME),
-    )

@@ -7,6 +7,8 @@ socket, so TLS works as everywhere.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import time
 from collections.abc import Sequence
@@ -60,6 +62,27 @@ def wait(readable: Sequence[int], writable: Sequence[int], timeout: float) -> li
         mask = select.POLLOUT | (select.POLLIN if descriptor in readable else 0)
         poller.register(descriptor, mask)
     return [descriptor for descriptor, _ in poller.poll(max(0.0, timeout) * 1000)]
+
+
+class Waker:
+    """Lets another thread end a wait: put `descriptor` among the readable ones, then drain()."""
+
+    def __init__(self) -> None:
+        self.descriptor, self._write = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._write, False)
+
+    def nudge(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
+            os.write(self._write, b".")
+
+    def drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 4096)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        os.close(self._write)
 
 
 def deadline(seconds: float) -> float:

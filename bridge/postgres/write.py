@@ -51,10 +51,10 @@ def compile_write(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> b
         place
         if shape.columns[name].type_sql == "text"
         # format_type() quotes and qualifies what it prints
-        else sql.SQL("{}::{}").format(place, sql.SQL(shape.columns[name].type_sql))  # type: ignore[arg-type]
+        else sql.SQL("{}::{}").format(place, sql.SQL(shape.columns[name].type_sql))
         for name, place in zip(names, places, strict=True)
     )
-    arrays = sql.SQL(", ").join(sql.SQL(f"${n + 1}::text[]") for n in range(len(names)))  # type: ignore[arg-type]
+    arrays = sql.SQL(", ").join(sql.SQL(f"${n + 1}::text[]") for n in range(len(names)))
     query = sql.SQL("insert into {} as target ({}) select {} from unnest({}) as r({})").format(
         table, columns, values, arrays, sql.SQL(", ").join(places)
     )

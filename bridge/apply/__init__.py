@@ -1,0 +1,1 @@
+"""From batch to one target transaction: the loop that performs what the protocol asks for."""

@@ -1,0 +1,361 @@
+"""One target transaction a batch: send it, wait for it, and when the server refuses, decide.
+
+Passing refusals are sent again as they are. A refusal for the sake of data is bisected under savepoints,
+in the same transaction as all else, so that one bad unit costs only itself. Refusals of structure halt.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bridge.core.event import Batch
+from bridge.core.fold import arrange
+from bridge.core.ledger import Ledger
+from bridge.core.plan import DeadLetter, Planned, Write
+from bridge.core.snapshot import Snapshot
+from bridge.core.storm import Storm, Unit
+from bridge.errors import Fenced, Halt, Retry, Verdict, verdict_of
+from bridge.failpoints import hit
+from bridge.postgres import ledger as ledger_sql
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Statement, TargetLink
+from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
+
+_TRIES = 6
+_IMMEDIATE = Statement(b"set constraints all immediate")
+_DEFERRED = Statement(b"set constraints all deferred")
+_SAVE = Statement(b"savepoint part")
+_UNDO = Statement(b"rollback to savepoint part")
+_RELEASE = Statement(b"release savepoint part")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A batch, planned, with its effects encoded in the order they must run."""
+
+    batch: Batch
+    planned: Planned
+    effects: list[Statement]
+    dead: list[DeadLetter] = field(default_factory=list)  # found by bisection
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        return [*self.planned.dead_letters, *self.dead]
+
+
+@dataclass(slots=True)
+class _Flight:
+    prepared: Prepared
+    before: Ledger
+    head: list[Statement]  # lock and ledger, behind BEGIN
+    tail: list[Statement]
+    tries: int = 1
+
+
+def encode(stream: str, batch: Batch, planned: Planned) -> Prepared:
+    """The statements of a plan."""
+    effects = [write_statement(write) for write in arrange(planned.writes)]
+    if planned.deliveries:
+        effects.append(delivery_statement(stream, planned.deliveries))
+    if planned.dead_letters:
+        effects.append(dead_letter_statement(stream, planned.dead_letters))
+    return Prepared(batch, planned, effects)
+
+
+class Transactions:
+    """Sends prepared batches to one target, one at a time. wait(): block until a socket is ready, answering
+    whoever else wants something; pause(seconds): the same for a while."""
+
+    def __init__(
+        self,
+        stream: str,
+        link: TargetLink,
+        storm: Storm,
+        *,
+        wait: Callable[[], None],
+        pause: Callable[[float], None],
+        retried: Callable[[str], None],
+        allow_storm: bool = False,
+    ) -> None:
+        self._stream = stream
+        self._link = link
+        self._storm = storm
+        self._wait = wait
+        self._pause = pause
+        self._retried = retried
+        self._allow_storm = allow_storm
+        self._flight: _Flight | None = None
+        self._chunks: list[Prepared] = []  # of the transaction that is open
+
+    def send(
+        self, prepared: Prepared, before: Ledger, after: Ledger, list_as: int | None, thin: Snapshot | None
+    ) -> None:
+        """Send and return. A chunk, and the end of a transaction that began with one, are waited for."""
+        hit("apply.before")
+        self._check_storm([prepared])
+        ledger = [ledger_sql.change(before, after)]
+        if list_as is not None and prepared.batch.xids:
+            ledger.append(ledger_sql.list_applied(self._stream, list_as, prepared.batch))
+        if thin is not None:
+            ledger.append(ledger_sql.thin(self._stream, thin))
+        if prepared.batch.chunk:
+            self._send_chunk(prepared, before, ledger)
+            return
+        flight = _Flight(prepared, before, ledger, [_IMMEDIATE, COMMIT])
+        self._flight = flight
+        self._link.send([BEGIN, *flight.head, *prepared.effects, *flight.tail])
+        hit("apply.sent")
+
+    def save(self, before: Ledger, after: Ledger, more: Sequence[Statement]) -> None:
+        """Change the ledger alone, and wait."""
+        hit("ledger.before")
+        try:
+            self._link.run([BEGIN, ledger_sql.change(before, after), *more, COMMIT], self._wait)
+        except Refused as refused:
+            raise self._failed(refused, before) from None
+        hit("ledger.saved")
+
+    @property
+    def arrived(self) -> bool:
+        """The answer to what was sent is complete."""
+        return self._flight is not None and not self._link.busy
+
+    def settle(self) -> list[Prepared]:
+        """Wait until what was sent is durable; what that was."""
+        flight = self._flight
+        if flight is None:
+            done, self._chunks = self._chunks, []
+            return done
+        while True:
+            try:
+                self._link.settle(self._wait)
+            except Refused as refused:
+                hit("settle.refused")
+                self._link.run([ROLLBACK], self._wait)
+                if not self._again(refused, flight):
+                    self._bisect(flight)
+                    break
+            else:
+                break
+        self._flight = None
+        hit("settle.durable")
+        self._remember([flight.prepared])
+        return [flight.prepared]
+
+    # --- refusals ---------------------------------------------------------------------------------
+
+    def _again(self, refused: Refused, flight: _Flight) -> bool:
+        """Send the same flight again after a passing refusal. False: it wants bisection. Else raises."""
+        if refused.statement == 1:
+            raise self._failed(refused, flight.before)
+        verdict = verdict_of(refused.sqlstate)
+        if verdict is Verdict.HALT:
+            raise structure(refused)
+        if verdict is not Verdict.RETRY:
+            return False
+        if flight.tries >= _TRIES:
+            raise Retry(
+                f"the target refused a batch {flight.tries} times: {safe_message(refused.error)}",
+                reason="target_refused",
+            )
+        self._retried(refused.sqlstate)
+        self._pause(random.uniform(0.5, 1.0) * 0.05 * 2**flight.tries)  # noqa: S311  jitter
+        flight.tries += 1
+        self._link.send([BEGIN, *flight.head, *flight.prepared.effects, *flight.tail])
+        return True
+
+    def _failed(self, refused: Refused, before: Ledger) -> Exception:
+        """Why the ledger could not be changed."""
+        if self._link.in_transaction:
+            self._link.run([ROLLBACK], self._wait)
+        if refused.sqlstate != "22012":
+            verdict = verdict_of(refused.sqlstate)
+            return Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
+        rows = self._link.run([Statement(ledger_sql.READ, [self._stream.encode()])], self._wait)[0]
+        if not rows:
+            return Retry("the ledger row of this stream is gone", reason="ledger_missing")
+        now = ledger_sql.read_row(rows[0])
+        if now.epoch > before.epoch:
+            return Fenced(
+                f"stream {self._stream} was taken over by another bridge (epoch {now.epoch}, ours was "
+                f"{before.epoch}): nothing more is written by this one"
+            )
+        return Retry(
+            "the ledger went back: the target was restored from an older copy", reason="target_restored"
+        )
+
+    # --- a transaction larger than memory -----------------------------------------------------------
+
+    def _send_chunk(self, prepared: Prepared, before: Ledger, ledger: list[Statement]) -> None:
+        try:
+            if not self._chunks:
+                self._link.run([BEGIN, ledger_sql.hold(before)], self._wait)
+            self._apply_part(prepared)
+            self._chunks.append(prepared)
+            self._check_storm(self._chunks)
+            hit("apply.chunk")
+            if prepared.batch.whole:
+                self._link.run([_IMMEDIATE, *ledger, COMMIT], self._wait)
+                self._remember(self._chunks)
+        except Refused as refused:
+            raise self._failed(refused, before) from None
+
+    # --- bisection --------------------------------------------------------------------------------
+
+    def _bisect(self, flight: _Flight) -> None:
+        """The whole batch again, in halves, until each unit that fails alone is a dead letter."""
+        try:
+            self._link.run([BEGIN, *flight.head], self._wait)
+        except Refused as refused:
+            raise self._failed(refused, flight.before) from None
+        try:
+            self._apply_part(flight.prepared)
+            self._check_storm([flight.prepared])
+            hit("bisect.commit")
+            self._link.run(flight.tail, self._wait)
+        except Refused as refused:
+            self._link.run([ROLLBACK], self._wait)
+            raise Retry(
+                f"the target refused a bisected batch: {safe_message(refused.error)}", reason="target_refused"
+            ) from None
+
+    def _apply_part(self, prepared: Prepared) -> None:
+        """All effects of a batch inside an open transaction; what fails alone goes to `prepared.dead`."""
+        if self._try(prepared.effects) is None:
+            return
+        writes = prepared.planned.writes
+        units = sorted(
+            ((place, n, row) for n, write in enumerate(writes) for row, place in enumerate(_places(write))),
+        )
+        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])
+        statements = []
+        if prepared.planned.deliveries:
+            statements.append(delivery_statement(self._stream, prepared.planned.deliveries))
+        dead = prepared.dead_letters
+        if not dead:
+            letters: list[list[Statement]] = [[]]
+        else:  # as jsonb where the payload is that, else its bytes
+            letters = [[dead_letter_statement(self._stream, dead, raw=raw)] for raw in (False, True)]
+        for letter in letters:
+            refused = self._try([*letter, *statements])
+            if refused is None:
+                return
+        raise structure(refused) if refused else Retry("a batch without effects was refused")
+
+    def _halve(self, writes: Sequence[Write], units: Sequence[tuple[int, int]]) -> list[DeadLetter]:
+        """Apply these units in order; the dead letters of those that cannot be."""
+        if not units:
+            return []
+        rows: dict[int, list[int]] = {}
+        for n, row in units:
+            rows.setdefault(n, []).append(row)
+        parts = arrange([writes[n].pick(chosen) for n, chosen in rows.items()])
+        refused = self._try([write_statement(part) for part in parts])
+        if refused is None:
+            return []
+        if len(units) == 1:
+            hit("bisect.unit")
+            n, row = units[0]
+            write = writes[n]
+            cause = self._cause(write, row, refused)
+            return [DeadLetter(write.pipeline, write.spec.name, write.events[row], refused.sqlstate, cause)]
+        middle = len(units) // 2
+        return [*self._halve(writes, units[:middle]), *self._halve(writes, units[middle:])]
+
+    def _try(self, statements: Sequence[Statement]) -> Refused | None:
+        """Run under a savepoint; what refused them, for the sake of data. Raises for any other reason."""
+        if not statements:
+            return None
+        try:
+            self._link.run([_SAVE, *statements, _IMMEDIATE, _DEFERRED, _RELEASE], self._wait)
+        except Refused as refused:
+            verdict = verdict_of(refused.sqlstate)
+            if verdict in (Verdict.RETRY, Verdict.HALT):
+                self._link.run([ROLLBACK], self._wait)
+                raise (
+                    Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
+                ) from None
+            self._link.run([_UNDO, _RELEASE], self._wait)
+            return refused
+        return None
+
+    def _cause(self, write: Write, row: int, refused: Refused) -> str:
+        """What a person reads; names the column, found by casting each value alone, where the server does not."""
+        words = safe_message(refused.error)
+        if refused.error.diag.column_name or refused.sqlstate[:2] != "22":
+            return words
+        for name, column in zip(write.names, write.columns, strict=True):
+            value = column[row]
+            declared = write.shape.columns[name].declared or write.shape.columns[name].type_sql
+            if value is None:
+                continue
+            cast = Statement(f"select $1::text::{declared}".encode(), [value])
+            try:
+                self._link.run([_SAVE, cast, _RELEASE], self._wait)
+            except Refused as other:
+                self._link.run([_UNDO, _RELEASE], self._wait)
+                if other.sqlstate == refused.sqlstate:
+                    return f"column {name}: {words}"
+        return words
+
+    # --- storms -----------------------------------------------------------------------------------
+
+    def _check_storm(self, parts: Sequence[Prepared]) -> None:
+        if self._allow_storm:
+            return
+        for unit, outcomes in _outcomes(parts).items():
+            cause = self._storm.judge(unit, outcomes)
+            if cause is not None:
+                raise Halt(
+                    f"pipeline {unit[0]}, destination {unit[1]}: more than half of the last 200 events cannot "
+                    f"be applied for one reason: {cause}",
+                    reason="dead_letter_storm",
+                    hint="mend the table, the contract or the mapping and delivery goes on by itself; to dead-letter "
+                    "them all the same: bridge run --allow-storm",
+                )
+
+    def _remember(self, parts: Sequence[Prepared]) -> None:
+        for unit, outcomes in _outcomes(parts).items():
+            self._storm.remember(unit, outcomes)
+
+
+def _places(write: Write) -> Sequence[int]:
+    return write.places or range(len(write.events))
+
+
+def _outcomes(parts: Sequence[Prepared]) -> dict[Unit, list[str]]:
+    """By destination, the cause of death of each unit, "" for one that lives. At most a window of the living."""
+    found: dict[Unit, list[str]] = {}
+    for part in parts:
+        dead = Counter((letter.pipeline, letter.destination) for letter in part.dead)
+        for write in part.planned.writes:
+            unit = (write.pipeline, write.spec.name)
+            found.setdefault(unit, []).extend([""] * min(200, max(0, len(write.events) - dead[unit])))
+        for letter in part.dead_letters:
+            found.setdefault((letter.pipeline, letter.destination), []).append(
+                f"{letter.code} {letter.cause}"
+            )
+    return found
+
+
+_REASONS = {
+    "42P01": "table_missing",
+    "42703": "column_missing",
+    "42804": "column_type",
+    "42846": "column_type",
+    "42501": "privilege_missing",
+    "25006": "target_read_only",
+    "42P10": "key_not_unique",
+}
+
+
+def structure(refused: Refused) -> Halt:
+    """A refusal that a person must mend."""
+    return Halt(
+        f"the target refused a batch: {safe_message(refused.error)} (SQLSTATE {refused.sqlstate})",
+        reason=_REASONS.get(refused.sqlstate, "target_structure"),
+        hint="bridge doctor names what is missing and the SQL that mends it; delivery goes on by itself then",
+    )

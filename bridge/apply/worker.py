@@ -1,0 +1,205 @@
+"""One stream's thread: session after session, with back-off, halts that mend themselves, and stand-by.
+
+An error never leaves here half handled: every session starts over at the fence, as after a crash.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+
+import psycopg
+
+from bridge.apply.engine import Engine, Stopped
+from bridge.apply.stream_plan import StreamPlan, Watcher
+from bridge.core.pipeline import Planner
+from bridge.core.plan import TableShape
+from bridge.core.protocol import Settings, session
+from bridge.core.spec import TableSpec
+from bridge.core.storm import Storm
+from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
+from bridge.failpoints import FailpointRaised
+from bridge.postgres import wire
+from bridge.postgres.catalog import connect_target, ledger_findings, table_shape
+from bridge.postgres.safe_error import safe_error, safe_message
+
+_FIRST_BACKOFF = 0.1
+_LONGEST_BACKOFF = 10.0
+_HALT_SECONDS = 3.0  # how often a halted stream looks whether it was mended
+_STAND_BY_SECONDS = 1.0
+
+
+class Worker:
+    """Runs one stream until told to stop or fenced. `run` is the thread's body; `failed` what ended it."""
+
+    def __init__(self, plan: StreamPlan, watcher: Watcher, ended: Callable[[], None]) -> None:
+        self.plan = plan
+        self.watcher = watcher
+        self.failed: BaseException | None = None
+        self._ended = ended
+        self._storm = Storm()
+        self._waker = wire.Waker()
+        self._stopping = threading.Event()
+        self._reload: StreamPlan | None = None
+        self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Ask it to settle what is in flight, confirm and end."""
+        self._stopping.set()
+        self._waker.nudge()
+
+    def reload(self, plan: StreamPlan) -> None:
+        """End the session as stop() would and begin another with this plan."""
+        self._reload = plan
+        self._waker.nudge()
+
+    def _body(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self.failed = error
+        finally:
+            self.watcher.phase("stopped")
+            self._waker.close()
+            self._ended()
+
+    def run(self) -> None:
+        backoff = _FIRST_BACKOFF
+        while not self._stopping.is_set():
+            if self._reload is not None:
+                self.plan, self._reload = self._reload, None
+            began = time.monotonic()
+            error = self._session()
+            if time.monotonic() - began > _LONGEST_BACKOFF:
+                backoff = _FIRST_BACKOFF
+            if error is None:
+                continue
+            if error.verdict is Verdict.FATAL:
+                raise error
+            if error.verdict is Verdict.HALT:
+                self.watcher.halted(error)
+                self._sleep(_HALT_SECONDS)
+            elif error.verdict is Verdict.STAND_BY:
+                self.watcher.phase("standby")
+                self._sleep(_STAND_BY_SECONDS)
+            else:
+                self.watcher.troubled(error)
+                self._sleep(backoff)
+                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+
+    def _session(self) -> BridgeError | None:
+        """One session; why it ended, None when it was asked to."""
+        engine: Engine | None = None
+        try:
+            planner = plan_target(self.plan)
+            engine = Engine(
+                self.plan, planner, self._storm, self.watcher, waker=self._waker, stop=self._asked_to_stop
+            )
+            _drive(engine, self._settings())
+        except Stopped:
+            return None
+        except BridgeError as error:
+            return error
+        except psycopg.Error as error:
+            return _classify(error)
+        except (OSError, FailpointRaised) as error:
+            return Retry(f"{type(error).__name__}: {safe_message(error)}")
+        except Exception as error:  # noqa: BLE001  a defect of ours must not end the other streams
+            self.watcher.log("defect", **safe_error(error))
+            return Halt(
+                f"a defect in the bridge: {type(error).__name__}; the log has where",
+                reason="internal_error",
+                hint="please report it with the log line; the stream is tried again by itself",
+            )
+        finally:
+            if engine is not None:
+                engine.close()
+        return None
+
+    def _asked_to_stop(self) -> bool:
+        return self._stopping.is_set() or self._reload is not None
+
+    def _settings(self) -> Settings:
+        plan = self.plan
+        return Settings(
+            stream=plan.stream,
+            slot=plan.stream,
+            session=str(uuid.uuid4()),
+            capture=plan.capture,
+            since=plan.since,
+            has_xid=plan.outbox.has_xid,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        end = wire.deadline(seconds)
+        while not self._asked_to_stop() and (left := end - time.monotonic()) > 0:
+            wire.wait([self._waker.descriptor], [], left)
+            self._waker.drain()
+
+
+def _drive(engine: Engine, settings: Settings) -> None:
+    """The protocol asks, the engine answers."""
+    protocol = session(settings)
+    request = next(protocol)
+    while True:
+        answer = engine.perform(request)
+        try:
+            request = protocol.send(answer)
+        except StopIteration:
+            return
+
+
+def _classify(error: psycopg.Error) -> BridgeError:
+    """What an error of one of the control connections means."""
+    message = safe_message(error)
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return CannotConnect(message, hint="bridge doctor looks at each connection")
+    verdict = verdict_of(error.sqlstate)
+    if verdict is Verdict.RETRY:
+        return Retry(f"{message} (SQLSTATE {error.sqlstate})")
+    if error.sqlstate and error.sqlstate.startswith("28"):
+        return Halt(message, reason="login_refused", hint="check user, password and pg_hba.conf")
+    return Halt(
+        f"{message} (SQLSTATE {error.sqlstate})",
+        reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
+        hint="bridge doctor names each missing privilege and the GRANT that mends it",
+    )
+
+
+def plan_target(plan: StreamPlan) -> Planner:
+    """Check the target against its catalog and compile the pipelines for the tables as they are. Raises Halt."""
+    shapes: dict[tuple[str, str], TableShape] = {}
+    with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
+        findings = ledger_findings(connection)
+        for pipeline in plan.pipelines:
+            for name, destination in pipeline.destinations.items():
+                if isinstance(destination, TableSpec) and destination.connection == plan.connection:
+                    kinds = contract_kinds(plan, pipeline.events, destination)
+                    shape, found = table_shape(connection, destination, kinds)
+                    findings += found
+                    if shape is not None:
+                        shapes[pipeline.name, name] = shape
+    if findings:
+        first = findings[0]
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise Halt(f"{first.message}{more}", reason=first.reason, hint=first.fix)
+    return Planner(plan.pipelines, plan.contracts, shapes, sinks=plan.sinks, unmatched=plan.unmatched)
+
+
+def contract_kinds(plan: StreamPlan, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, str]:
+    """Column -> contract type, where the column is mapped from one field of one contract."""
+    contracts = [plan.contracts[name] for name in events if name in plan.contracts]
+    if len(contracts) != 1 or len(events) != 1:
+        return {}
+    fields = {f"$event.{field.name}": field.type for field in contracts[0].fields}
+    columns = spec.columns or {field.name: f"$event.{field.name}" for field in contracts[0].fields}
+    return {
+        column: fields[source]
+        for column, source in columns.items()
+        if isinstance(source, str) and source in fields
+    }

@@ -1,0 +1,107 @@
+"""Named places where a test makes the bridge die, fail or hang. Off, and free, unless a test's environment
+variable is set; configuration cannot switch them on. Loud when on.
+
+`BRIDGE_FAILPOINTS="apply.sent=kill@3;settle.durable=raise"`: at the third pass kill -9 ourselves, at the
+first raise. Acts: kill, raise, hang (for ever), sleep:SECONDS. `@n`: at the n-th pass only; `@n+`: from
+the n-th on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+POINTS = {
+    "session.start": "a session begins",
+    "session.fenced": "the epoch is ours, nothing else has changed",
+    "session.judged": "preflight passed, its verdict is in the ledger",
+    "registry.before": "before the source's registry is written",
+    "registry.written": "after",
+    "slot.before": "the slot's name is durable, the slot is not made yet",
+    "slot.made": "the slot exists, its snapshot was read, neither is stored",
+    "slot.dropped": "the old slot is gone",
+    "ledger.before": "before a change of the ledger alone",
+    "ledger.saved": "after it is durable",
+    "stream.opening": "before START_REPLICATION",
+    "stream.opened": "after it",
+    "stream.received": "a batch was taken from the stream",
+    "plan.before": "before a batch is planned",
+    "plan.lookup": "an enrichment is about to be asked for",
+    "plan.done": "a batch is planned and encoded",
+    "apply.before": "before a batch is sent to the target",
+    "apply.sent": "it was sent, the answer is not there",
+    "apply.chunk": "a chunk of a huge transaction is in, the transaction is open",
+    "settle.refused": "the target refused the batch; before it is tried again or bisected",
+    "bisect.unit": "a unit failed alone and becomes a dead letter",
+    "bisect.commit": "before the commit of a bisected batch",
+    "settle.durable": "the commit's answer is there, nothing is confirmed yet",
+    "observe.before": "before the source is looked at",
+    "observe.done": "after",
+    "confirm.before": "before the slot is told",
+    "confirm.sent": "after",
+    "missing.read": "rows of a catch-up or poll were read",
+    "poll.wait": "polling found nothing and waits",
+    "dead.retry": "a dead letter was applied again, its transaction is open",
+    "prune.batch": "a batch of rows was deleted, its transaction is open",
+}
+"""The registry: every point and where it stands. A test hits each one."""
+
+VARIABLE = "BRIDGE_FAILPOINTS"
+
+
+class FailpointRaised(Exception):
+    """A test made this point fail."""
+
+
+class _Armed:
+    def __init__(self, act: str, count: int, on: bool) -> None:
+        self.act = act
+        self.count = count
+        self.on = on  # and at every later pass
+        self.passed = 0
+
+
+def _parse(text: str) -> dict[str, _Armed]:
+    armed = {}
+    for item in filter(None, text.split(";")):
+        name, _, act = item.partition("=")
+        if name not in POINTS:
+            raise ValueError(f"{VARIABLE}: no failpoint {name!r}")
+        act, _, count = act.partition("@")
+        armed[name] = _Armed(act, int(count.rstrip("+") or 1), count.endswith("+"))
+    if armed:
+        sys.stderr.write(f"bridge: FAILPOINTS ARE ON: {text}\n")
+    return armed
+
+
+_armed = _parse(os.environ.get(VARIABLE, ""))
+
+
+def hit(name: str) -> None:
+    """Pass this point."""
+    if _armed:
+        _pass(name)
+
+
+def _pass(name: str) -> None:
+    point = _armed.get(name)
+    if point is None:
+        return
+    point.passed += 1
+    if point.passed != point.count and not (point.on and point.passed > point.count):
+        return
+    sys.stderr.write(f"bridge: failpoint {name}: {point.act}\n")
+    sys.stderr.flush()
+    if point.act == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif point.act == "hang":
+        threading.Event().wait()
+    elif point.act.startswith("sleep:"):
+        time.sleep(float(point.act.partition(":")[2]))
+    elif point.act == "raise":
+        raise FailpointRaised(name)
+    else:
+        raise ValueError(f"{VARIABLE}: no act {point.act!r}")
