@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from bridge.core.ledger import Ledger
+from bridge.core.ledger import Ledger, Phase
 from bridge.core.lsn import Lsn
 from bridge.core.spec import ContractSpec, PipelineSpec
 from bridge.errors import BridgeError
@@ -43,7 +43,7 @@ class StreamPlan:
 class Watcher(Protocol):
     """Whom a stream tells what it does; called from the stream's thread."""
 
-    def phase(self, phase: str, ledger: Ledger | None = None, *, slot: str | None = None) -> None: ...
+    def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None: ...
 
     def waiting(self, what: str) -> None: ...
 

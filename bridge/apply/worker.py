@@ -109,7 +109,7 @@ class Worker:
             return _classify(error)
         except (OSError, FailpointRaised) as error:
             return Retry(f"{type(error).__name__}: {safe_message(error)}")
-        except Exception as error:  # noqa: BLE001  a defect of ours must not end the other streams
+        except Exception as error:
             self.watcher.log("defect", **safe_error(error))
             return Halt(
                 f"a defect in the bridge: {type(error).__name__}; the log has where",

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from bridge.core.lsn import ZERO, Lsn
 from bridge.core.snapshot import NOTHING, Snapshot
+
+Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
+"""What a stream's thread is doing; never stored. observe/state.py says what each means."""
 
 
 class Mode(StrEnum):

@@ -16,10 +16,10 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
 
+from bridge.core.ledger import Phase
 from bridge.core.lsn import format_lsn
 from bridge.errors import BridgeError
 
-Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
 Mode = Literal["new", "catchup", "stream", "poll"]
 
 PHASES: tuple[Phase, ...] = ("starting", "standby", "catchup", "streaming", "polling", "halted", "stopped")

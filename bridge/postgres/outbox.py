@@ -91,13 +91,13 @@ class MissingReader:
         self._connection.execute("begin isolation level repeatable read, read only")
         self._connection.execute(
             sql.SQL(
-                "declare missing no scroll cursor for select {columns} from {table}"
+                "declare missing no scroll cursor for select {columns} from {table} as e"
                 " where ({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[]))"
                 " and pg_visible_in_snapshot({xid}, %(upto)s::pg_snapshot)"
                 " and not exists (select from unnest(%(applied)s::xid8[]) as a(x) where a.x = {xid})"
                 " and {seq} > %(seq)s"
                 " and (%(since)s::timestamptz is null or {occurred} >= %(since)s::timestamptz)"
-                " order by {seq}"
+                " order by e.{seq}"  # bare, it would be the text in the select list
             ).format(
                 columns=self._outbox.select_list(),
                 table=self._outbox.name,

@@ -1,0 +1,24 @@
+"""`bridge run`: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+
+
+@click.command()
+@config_option
+@click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+@click.option(
+    "--allow-storm", is_flag=True, help="Dead-letter on, even when most events of a destination fail."
+)
+def run(config_path: Path, log_level: str, allow_storm: bool) -> None:
+    """Run the bridge until SIGTERM. SIGHUP reads the configuration again."""
+    from bridge.daemon import run_daemon  # noqa: PLC0415  `bridge --help` must not import everything
+    from bridge.observe.logs import configure  # noqa: PLC0415
+
+    configure(log_level)
+    run_daemon(config_path, read_config, allow_storm=allow_storm)

@@ -1,0 +1,130 @@
+"""`bridge run`: the composition root. Wires streams, admin server and signals; asyncio supervises, the
+streams have threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from bridge.apply.stream_plan import StreamPlan
+from bridge.apply.worker import Worker
+from bridge.config.model import Config
+from bridge.errors import BridgeError, ConfigError
+from bridge.observe.admin import build_admin, serve_admin
+from bridge.observe.metrics import Metrics
+from bridge.observe.state import Health, StreamState
+from bridge.observe.watch import StreamWatch
+from bridge.plans import stream_plans
+
+GRACE_SECONDS = 20.0
+"""How long a SIGTERM waits for what is in flight; what has not settled then is rolled back by its end."""
+
+
+class Daemon:
+    """One process: a worker a stream, the admin server, signals."""
+
+    def __init__(self, config: Config, reread: Callable[[], Config], *, allow_storm: bool = False) -> None:
+        self._config = config
+        self._reread = reread
+        self._allow_storm = allow_storm
+        self._health = Health()
+        self._metrics = Metrics(self._health)
+        self._workers: dict[str, Worker] = {}
+        self._log = structlog.get_logger("bridge.daemon")
+        self._stop = asyncio.Event()
+        self._failed: BaseException | None = None
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises ConfigError for what cannot start, Fenced when taken over."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        plans = stream_plans(self._config, allow_storm=self._allow_storm)
+        admin = self._config.admin
+        app = build_admin(self._metrics, host=admin.listen.host, token=admin.token)
+        serving = asyncio.create_task(serve_admin(app, admin.listen.host, admin.listen.port, self._stop))
+        await asyncio.sleep(0)  # let it bind: a port in use must be told before anything is fenced
+        if not serving.done():
+            for plan in plans:
+                self._start(plan)
+            self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            self._stop.set()
+            await self._drain()
+        await serving
+        if self._failed is not None:
+            raise self._failed
+        self._log.info("stopped")
+
+    def _start(self, plan: StreamPlan) -> None:
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.call_soon_threadsafe(self._ended, plan.stream)
+
+        state = StreamState(plan.stream, plan.connection, alive=lambda: self._alive(plan.stream))
+        worker = Worker(plan, StreamWatch(self._metrics, state), ended)
+        self._workers[plan.stream] = worker
+        self._health.add(state)
+        worker.start()
+
+    def _alive(self, stream: str) -> bool:
+        return stream in self._workers and self._workers[stream].thread.is_alive()
+
+    def _ended(self, stream: str) -> None:
+        """A stream's thread has ended; unless asked to, that ends the process."""
+        worker = self._workers.get(stream)
+        if worker is not None and worker.failed is not None and not self._stop.is_set():
+            error = worker.failed
+            self._failed = error
+            if isinstance(error, BridgeError):
+                self._log.error("ended", stream=stream, reason=error.reason, message=str(error.args[0]))
+            self._stop.set()
+
+    async def _drain(self) -> None:
+        for worker in self._workers.values():
+            worker.stop()
+        end = asyncio.get_running_loop().time() + GRACE_SECONDS
+        for worker in self._workers.values():
+            left = max(0.0, end - asyncio.get_running_loop().time())
+            await asyncio.to_thread(worker.thread.join, left)
+            if worker.thread.is_alive():
+                self._log.warning(
+                    "grace is over: what is in flight is rolled back", stream=worker.plan.stream
+                )
+
+    def _reload(self) -> None:
+        """SIGHUP: a file that is wrong changes nothing."""
+        try:
+            config = self._reread()
+            plans = {plan.stream: plan for plan in stream_plans(config, allow_storm=self._allow_storm)}
+        except ConfigError as error:
+            self._metrics.config_last_reload_successful.set(0)
+            self._log.error("reload refused, the old configuration stays", message=str(error))
+            return
+        self._metrics.config_last_reload_successful.set(1)
+        for name in [name for name in self._workers if name not in plans]:
+            self._workers.pop(name).stop()
+            self._health.remove(name)
+        for name, plan in plans.items():
+            if name in self._workers:
+                self._workers[name].reload(plan)
+            else:
+                self._start(plan)
+        if config.admin != self._config.admin:
+            self._log.warning("admin changed: restart the bridge to use it")
+        self._config = config
+        self._log.info("reloaded", streams=list(plans))
+
+
+def run_daemon(path: Path, read: Callable[[Path], Config], *, allow_storm: bool = False) -> None:
+    """Read the configuration and run until told to stop."""
+    config = read(path)
+    asyncio.run(Daemon(config, lambda: read(path), allow_storm=allow_storm).run())

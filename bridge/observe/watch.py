@@ -1,0 +1,115 @@
+"""What a stream tells, turned into state, metrics and log lines. Called from the stream's thread.
+
+Apart from the stream so that the stream knows nothing of Prometheus or logging; it declares what it tells
+(apply/stream_plan.py, Watcher) and this keeps to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from bridge.core.ledger import Ledger, Phase
+from bridge.core.lsn import Lsn, format_lsn
+from bridge.errors import BridgeError
+from bridge.observe.metrics import Metrics
+from bridge.observe.state import StreamState
+from bridge.postgres.source import SlotHealth
+
+
+class StreamWatch:
+    """One stream's reporter."""
+
+    def __init__(self, metrics: Metrics, state: StreamState) -> None:
+        self._metrics = metrics
+        self._state = state
+        self._stream = state.snapshot.stream
+        self._log = structlog.get_logger("bridge.stream").bind(stream=self._stream)
+        self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
+
+    def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None:
+        if self._state.snapshot.phase != phase:
+            self._log.info("phase", phase=phase)
+        facts: dict[str, Any] = {}
+        if ledger is not None:
+            facts = {
+                "epoch": ledger.epoch,
+                "mode": ledger.mode.value,
+                "applied_lsn": ledger.applied_lsn,
+                "safe_lsn": ledger.safe_lsn,
+            }
+        if slot is not None:
+            facts |= {"slot": slot, "slot_active": True}
+        self._state.enter(phase, **facts)
+        if phase != "starting":
+            self._last = ("", "")
+
+    def waiting(self, what: str) -> None:
+        """What the creation of a slot waits for; "" when it is done."""
+        if what and self._state.snapshot.waiting_for != what:
+            self._log.warning("waiting", what=what)
+        self._state.update(waiting_for=what)
+
+    def applied(
+        self,
+        ledger: Ledger,
+        outcomes: Mapping[tuple[str, str], int],
+        commit_times: Sequence[tuple[int, int]],
+        events: int,
+        seconds: float,
+    ) -> None:
+        """A batch is durable. commit_times: (unix microseconds, events) of each transaction."""
+        now = time.time()
+        self._metrics.count_events(outcomes)
+        self._metrics.batch_seconds.labels(self._stream).observe(seconds)
+        latencies = [(now - at / 1_000_000, count) for at, count in commit_times]
+        for (pipeline, outcome), count in outcomes.items():
+            if outcome == "applied" and count > 0 and latencies:
+                shares = latencies if count == events else [(latencies[0][0], count)]
+                self._metrics.latency.observe_many(pipeline, shares)
+        self._state.applied(
+            events,
+            applied_lsn=ledger.applied_lsn,
+            safe_lsn=ledger.safe_lsn,
+            last_event_at=commit_times[-1][0] / 1_000_000 if commit_times else None,
+        )
+
+    def pending(self, oldest: float | None) -> None:
+        """Producer commit (unix seconds) of the oldest event that was read and is not durable yet."""
+        self._state.update(pending_since=oldest)
+
+    def observed(self, health: SlotHealth | None, confirmed: Lsn) -> None:
+        if health is not None:
+            self._state.update(
+                slot_active=health.active,
+                slot_retained_bytes=health.retained,
+                slot_safe_bytes=health.safe,
+            )
+        self._log.debug("confirmed", lsn=format_lsn(confirmed))
+
+    def enriched(self, entity: str, result: str, count: int) -> None:
+        if count:
+            self._metrics.enrich_lookups.labels(entity, result).inc(count)
+
+    def retried(self, reason: str) -> None:
+        self._metrics.retries.labels(self._stream, reason).inc()
+        self._log.warning("retry", reason=reason)
+
+    def halted(self, error: BridgeError) -> None:
+        self._state.halt(error)
+        if self._last != ("halted", str(error)):
+            self._log.error("halted", reason=error.reason, message=str(error.args[0]), fix=error.hint)
+        self._last = ("halted", str(error))
+
+    def troubled(self, error: BridgeError) -> None:
+        self._state.trouble(error)
+        self._metrics.retries.labels(self._stream, error.reason).inc()
+        if self._last != ("troubled", error.reason):
+            self._log.warning("trouble", reason=error.reason, message=str(error.args[0]), fix=error.hint)
+        self._last = ("troubled", error.reason)
+
+    def log(self, event: str, **fields: object) -> None:
+        self._log.info(event, **fields)

@@ -1,0 +1,84 @@
+"""From the configuration to what each stream needs: which target database gets which units.
+
+A sink's deliveries are rows of a target's ledger: of the first table destination's database in its
+pipeline, else of the first postgres connection, else of the source itself.
+"""
+
+from __future__ import annotations
+
+from bridge.apply.stream_plan import StreamPlan
+from bridge.config.connection import PostgresConnection
+from bridge.config.model import Config
+from bridge.config.specs import contract_specs, pipeline_specs
+from bridge.core.event import Event
+from bridge.core.spec import PipelineSpec, TableSpec
+from bridge.errors import ConfigError
+from bridge.postgres.outbox import Outbox
+
+SOURCE = "source"
+
+
+def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPlan]:
+    """One plan a target database, in the order of the configuration."""
+    targets = {
+        name: connection.dsn
+        for name, connection in config.connections.items()
+        if isinstance(connection, PostgresConnection)
+    }
+    pipelines = pipeline_specs(config)
+    homes = {unit: home for pipeline in pipelines for unit, home in _homes(pipeline, list(targets)).items()}
+    used = dict.fromkeys(homes.values())
+    if not used:
+        raise ConfigError("no pipeline has a destination", hint="bridge init --recipe usage-limits")
+    source = config.source
+    start = str(source.start)
+    return [
+        StreamPlan(
+            stream=f"{source.slot}_{name}",
+            connection=name,
+            publication=source.slot,
+            source_dsn=source.dsn,
+            target_dsn=source.dsn if name == SOURCE else targets[name],
+            dsns={SOURCE: source.dsn, **targets},
+            pipelines=pipelines,
+            contracts=contract_specs(config),
+            sinks=frozenset(
+                unit
+                for pipeline in pipelines
+                for unit, home in _homes(pipeline, list(targets)).items()
+                if home == name and not isinstance(pipeline.destinations[unit[1]], TableSpec)
+            ),
+            outbox=outbox_of(config),
+            capture=source.capture,
+            since={"earliest": None, "now": "infinity"}.get(start, start),
+            unmatched=source.unmatched,
+            max_events=source.batch.max_events,
+            max_bytes=source.batch.max_bytes,
+            max_payload=source.max_payload,
+            max_retained_wal=source.max_retained_wal,
+            poll_interval=source.poll_interval.total_seconds(),
+            strict=config.strict,
+            allow_storm=allow_storm,
+        )
+        for name in used
+    ]
+
+
+def _homes(pipeline: PipelineSpec, targets: list[str]) -> dict[tuple[str, str], str]:
+    """(pipeline, destination) -> the connection whose ledger the unit belongs to."""
+    tables = [spec.connection for spec in pipeline.destinations.values() if isinstance(spec, TableSpec)]
+    home = next(iter([*tables, *targets, SOURCE]))
+    return {
+        (pipeline.name, name): spec.connection if isinstance(spec, TableSpec) else home
+        for name, spec in pipeline.destinations.items()
+    }
+
+
+def outbox_of(config: Config) -> Outbox:
+    """The outbox table; one of the customer's own has the columns that were named."""
+    schema, _, table = config.source.table.rpartition(".")
+    columns = config.source.columns
+    if columns is None:
+        return Outbox(schema or "public", table)
+    named = {name: getattr(columns, name) for name in Event._fields}
+    return Outbox(schema or "public", table, {name: column for name, column in named.items() if column})
