@@ -42,9 +42,9 @@ class Pipeline:
         fields = {entity: frozenset(_fields(entity, self.reads)) for entity in entities}
         self.steps = [compile_step(step, fields) for step in spec.steps]
         self.needs_document = (
-            any(name.startswith("event.") for name in self.reads)
+            "event" in self.reads
+            or any(name.startswith("event.") for name in self.reads)
             or any(table.spec.columns is None for table in self.tables.values())
-            or any("event" in sink.reads for sink in self.sinks.values())
         )
 
     def _names(self) -> frozenset[str]:

@@ -91,11 +91,9 @@ class Table:
         )
         if not optional:
             return [rows]
-        roots = {name for name, values in rows.roots.items() if name in optional}
+        roots = {name: items for name, items in rows.roots.items() if name != "meta"}
         signatures = [
-            (optional & document.keys())
-            | roots
-            | {n for r in rows.roots.values() for n in _keys(r[row]) & optional}
+            optional.intersection(set(document).union(roots, *(_keys(i[row]) for i in roots.values())))
             for row, document in enumerate(rows.documents)
         ]
         return [

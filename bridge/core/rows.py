@@ -24,7 +24,7 @@ from bridge.core.path import Path, follow
 
 T = TypeVar("T")
 
-META = {name: itemgetter(at) for at, name in enumerate(Event._fields)}
+META = {name: itemgetter(at) for at, name in enumerate(Event._fields) if name not in ("xid", "payload")}
 """Readers of an event's own fields: text as bytes."""
 
 

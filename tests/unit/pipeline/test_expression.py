@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -311,3 +313,19 @@ def test_the_usual_conditions_have_a_form_over_lists() -> None:
         "not ($event.plan == 'free') or $event.used - 1 < $event.limit * 2",
     ):
         assert compile_expression(source).column is not None, source
+
+
+def test_the_failures_that_the_documentation_shows_are_what_is_said() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "expressions.md").read_text()
+    shown = re.findall(r"^(expression '(.*?)': .*)$", page, re.MULTILINE)
+    assert len(shown) == 4
+    contexts: list[dict[str, Any]] = [
+        {"event": {"used": 1, "limit": 0}},
+        {"event": {"used": "95"}},
+        {"customer": {"mrr": None}},
+        {"event": {"used": 6}},
+    ]
+    for (cause, source), context in zip(shown, contexts, strict=True):
+        with pytest.raises(ExpressionFailure) as caught:
+            compile_expression(source).evaluate(context)
+        assert caught.value.cause == cause
