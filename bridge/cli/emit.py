@@ -12,6 +12,15 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.config.model import Config
+from bridge.core.json_text import json_text
+from bridge.errors import BridgeError
+
+
+class ContractBroken(BridgeError):
+    """The event breaks its contract."""
+
+    reason = "contract"
+    hint = "mend the payload (bridge schema event TYPE shows the contract), or put it in with --force"
 
 
 @click.command()
@@ -20,12 +29,24 @@ from bridge.config.model import Config
 @click.argument("payload", metavar="JSON")
 @click.option("--idempotency-key", metavar="K", help="A key used before for this type: nothing is put in.")
 @click.option("--key", metavar="K", help="Events with the same key stay in order.")
+@click.option("--force", is_flag=True, help="Put it in although it breaks its contract.")
 def emit(
-    *, config_path: Path, event_type: str, payload: str, idempotency_key: str | None, key: str | None
+    *,
+    config_path: Path,
+    event_type: str,
+    payload: str,
+    idempotency_key: str | None,
+    key: str | None,
+    force: bool,
 ) -> None:
     """Put one event into the outbox and print its id. JSON is an object, or - to read standard input."""
     config = read_config(config_path)
     document = parse(sys.stdin.read() if payload == "-" else payload)
+    broken = contract_broken(config, event_type, document)
+    if broken and not force:
+        raise ContractBroken(f"{event_type} was not put in, because it breaks its contract: {broken}")
+    if broken:
+        click.echo(f"warning: {event_type} breaks its contract: {broken}", err=True)
     put(config, event_type, document, idempotency_key, key)
 
 
@@ -42,6 +63,20 @@ def parse(text: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise click.BadParameter('must be an object, as in {"name": "value"}', param_hint="JSON")
     return document
+
+
+def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -> str:
+    """What the event's contract in bridge.yaml objects to, naming the field; empty: nothing."""
+    from bridge.config.specs import contract_specs  # noqa: PLC0415  (loads pydantic)
+    from bridge.core.contract import Contract  # noqa: PLC0415  (loads orjson)
+
+    spec = contract_specs(config).get(event_type)
+    try:
+        payload = json_text(document).encode()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    failure = spec and Contract(spec).violation(document, payload)
+    return failure.cause if failure else ""
 
 
 def put(

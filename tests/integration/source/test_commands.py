@@ -86,6 +86,17 @@ def test_emit_refuses_a_payload_without_repeating_it(bridge: Command, payload: s
     assert "canary" not in said
 
 
+def test_emit_refuses_what_breaks_the_contract_and_names_the_field(bridge: Command, empty: Database) -> None:
+    bridge("install")
+    said = bridge("emit", "usage.limit_reached", '{"customer_id": "canary"}', code=1).stderr
+    assert 'it breaks its contract: field "used": missing' in said
+    assert "canary" not in said
+    assert empty.value("select count(*) from outbox.event") == 0
+    said = bridge("emit", "usage.limit_reached", '{"customer_id": "cus_1"}', "--force").stderr
+    assert said.startswith("warning: usage.limit_reached breaks its contract")
+    assert empty.value("select count(*) from outbox.event") == 1
+
+
 def test_emit_before_install_says_to_install(bridge: Command) -> None:
     said = bridge("emit", "usage.limit_reached", '{"customer_id": "cus_1", "used": 1}', code=1).stderr
     assert 'schema "outbox" does not exist (3F000)' in said

@@ -13,6 +13,7 @@ from psycopg import errors
 from tests.integration.source.conftest import until, waits_for_a_lock
 from tests.support.servers import Database
 
+pytestmark = pytest.mark.matrix
 App = psycopg.Connection[tuple[Any, ...]]
 
 

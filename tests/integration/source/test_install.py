@@ -21,6 +21,7 @@ from bridge.postgres.schema import (
 )
 from tests.support.servers import Database, create_database
 
+pytestmark = pytest.mark.matrix
 GRANTS = ["granted outbox_producer what it needs", "granted outbox_bridge what it needs"]
 
 

@@ -15,6 +15,7 @@ from bridge.postgres import prune as module
 from bridge.postgres.prune import Pruned, prune
 from tests.support.servers import Database
 
+pytestmark = pytest.mark.matrix
 WEEK = timedelta(days=7)
 MONTH_AND_A_WEEK = 36  # days
 
