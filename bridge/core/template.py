@@ -7,9 +7,8 @@ text; a name that does not exist is a failure of the unit, not a hole in a messa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +33,10 @@ def _printed(value: Any) -> Any:
     return "" if value is None else value
 
 
-@cache
+_NAME = "message"
+"""What the engine calls every template: without an extension, which would turn HTML escaping on."""
+
+
 def _environment() -> Environment:
     engine = Environment(undefined_behavior="strict", fuel=FUEL, debug=False, finalizer=_printed)
     for name in ("debug", "cycler", "joiner"):
@@ -59,19 +61,24 @@ def readable(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """names: the dotted names it reads, as far as they can be told without running it."""
+    """names: the dotted names it reads; a root by itself where it cannot be told which of its fields."""
 
     source: str
     names: frozenset[str]
+    _engine: Environment = field(compare=False, repr=False)
+    _needs: Mapping[str, frozenset[str] | None] = field(compare=False, repr=False)
 
     @property
     def roots(self) -> frozenset[str]:
-        return frozenset(name.partition(".")[0] for name in self.names)
+        return frozenset(self._needs)
 
     def render(self, context: Mapping[str, Any]) -> str:
         """The text for a context (root -> value); raises ExpressionFailure without values in its words."""
+        shown = {
+            root: _part(context[root], fields) for root, fields in self._needs.items() if root in context
+        }
         try:
-            return _environment().render_str(self.source, **{n: readable(v) for n, v in context.items()})
+            return self._engine.render_template(_NAME, **shown)
         except TemplateError as error:
             where = f" (line {error.line})" if error.line is not None else ""
             raise ExpressionFailure(
@@ -79,6 +86,13 @@ class Template:
             ) from None
         except (ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ExpressionFailure(f"template {shortened(self.source)!r}: {type(error).__name__}") from None
+
+
+def _part(value: Any, fields: frozenset[str] | None) -> Any:
+    """What a template reads of a root: converting the rest of an event would cost more than the message."""
+    if fields is None or not isinstance(value, Mapping):
+        return readable(value)
+    return {name: readable(value[name]) for name in fields if name in value}
 
 
 def shortened(source: str, limit: int = 120) -> str:
@@ -90,9 +104,19 @@ def compile_template(source: str) -> Template:
     """Check a template and learn its names; raises TemplateSyntaxError."""
     engine = _environment()
     try:
-        names = engine.undeclared_variables_in_str(source, nested=True)
+        found = engine.undeclared_variables_in_str(source, nested=True)
     except TemplateError as error:
         raise TemplateSyntaxError(
             f"template {shortened(source)!r} cannot be read: {error.kind}", error.line
         ) from None
-    return Template(source, frozenset(names) - {"range", "dict", "namespace"})
+    names = frozenset(found) - {"range", "dict", "namespace"}
+    engine.add_template(_NAME, source)
+    needs = {root: _fields(root, names) for root in {name.partition(".")[0] for name in names}}
+    return Template(source, names, engine, needs)
+
+
+def _fields(root: str, names: frozenset[str]) -> frozenset[str] | None:
+    """The fields of a root that are read; None: all, as far as one can tell."""
+    if root in names:
+        return None
+    return frozenset(name.split(".")[1] for name in names if name.startswith(root + "."))
