@@ -17,7 +17,7 @@ import psycopg
 from bridge.apply.stream_plan import StreamPlan, Watcher
 from bridge.apply.transaction import Prepared, Transactions, encode
 from bridge.core import requests as ask
-from bridge.core.ledger import Ledger, Registration, TargetFacts
+from bridge.core.ledger import Ledger, Mode, Registration, TargetFacts
 from bridge.core.lsn import Lsn
 from bridge.core.pgoutput import Decoder
 from bridge.core.plan import Lookup
@@ -28,6 +28,7 @@ from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres import wire
 from bridge.postgres.enrich import Enricher
+from bridge.postgres.listen import Listener
 from bridge.postgres.outbox import MissingReader
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.slots import SlotMaker, drop_slot
@@ -85,6 +86,7 @@ class Engine:
         self._transactions = self._transactions_of()
         self._reader: MissingReader | None = None
         self._maker: SlotMaker | None = None
+        self._listener: Listener | None = None
         self._stream: ReplicationStream | None = None
         self._slot: str | None = None
         self._decoder = self._new_decoder()
@@ -212,6 +214,8 @@ class Engine:
         more = [ledger_sql.thin(stream, request.thin)] if request.thin is not None else []
         if request.forget_above is not None:
             more.append(ledger_sql.forget_above(stream, request.forget_above))
+        if request.after.mode is Mode.CATCHUP:
+            self._watcher.phase("catchup", request.after)
         self._transactions.save(request.before, request.after, more)
         if request.before.mode is not request.after.mode:
             self._watcher.log("mode", mode=request.after.mode.value, before=request.before.mode.value)
@@ -253,6 +257,8 @@ class Engine:
             raise RuntimeError("the protocol applies what it prepared last")
         self._prepared = None
         self._sent.append((time.monotonic(), request.after))
+        if request.batch.commit_times:
+            self._watcher.pending(request.batch.commit_times[0][0] / 1_000_000)
         self._transactions.send(prepared, request.before, request.after, request.list_as, request.thin)
 
     def _settle(self, _: ask.Settle) -> None:
@@ -277,6 +283,7 @@ class Engine:
                     code=letter.code,
                     cause=letter.cause,
                 )
+        self._watcher.pending(None)
 
     def _read_applied(self, request: ask.ReadApplied) -> frozenset[int]:
         incarnation = None if request.except_incarnation is None else b"%d" % request.except_incarnation
@@ -340,9 +347,18 @@ class Engine:
     def _wait_to_poll(self, _: ask.Wait) -> bool:
         hit("poll.wait")
         self._watcher.pending(None)
+        self._watcher.phase("polling")
+        if self._listener is None:
+            self._listener = self._opened(Listener(self._plan.source_dsn, self._plan.stream))
+            self._watcher.log("polling", wakes_by="notify" if self._listener.descriptor else "timer")
         if not self._stop():
-            wire.wait([self._waker.descriptor], [], self._plan.poll_interval)
+            readable = [self._waker.descriptor]
+            if self._listener.descriptor is not None:
+                readable.append(self._listener.descriptor)
+            ready = wire.wait(readable, [], self._plan.poll_interval)
             self._waker.drain()
+            if len(ready) > 1 or self._waker.descriptor not in ready:
+                self._listener.drain()
         return self._stop()
 
     # --- the stream -------------------------------------------------------------------------------

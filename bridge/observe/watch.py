@@ -31,6 +31,8 @@ class StreamWatch:
         self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
 
     def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None:
+        if self._state.snapshot.phase == phase and ledger is None and slot is None:
+            return
         if self._state.snapshot.phase != phase:
             self._log.info("phase", phase=phase)
         facts: dict[str, Any] = {}
