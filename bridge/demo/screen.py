@@ -54,14 +54,18 @@ def figures(outcome: Outcome) -> list[tuple[str, str]]:
     def milliseconds(percent: float, *phases: str) -> str:
         return f"{verdict.percentile(percent, *phases) * 1000:,.1f} ms"
 
-    waits = ", ".join(f"{kill.waiting:,} waiting, back in {kill.back_after:.1f} s" for kill in outcome.kills)
+    waiting = ", ".join(f"{kill.waiting:,}" for kill in outcome.kills)
+    back = max((kill.back_after for kill in outcome.kills), default=0.0)
     return [
         ("events committed", f"{verdict.events:,} in {outcome.transactions:,} transactions"),
         (
             "not events",
             f"{outcome.rolled_back:,} rolled back, {outcome.repeated:,} repeated idempotency keys",
         ),
-        ("SIGKILL mid-stream", f"{len(outcome.kills)} ({waits})"),
+        (
+            "SIGKILL mid-stream",
+            f"{len(outcome.kills)}, with {waiting} events waiting; back in {back:.1f} s",
+        ),
         ("rows in the table", f"{verdict.rows:,}"),
         ("altered fields", f"{verdict.altered:,}"),
         ("effects of no event", f"{verdict.unexpected:,}"),

@@ -5,7 +5,6 @@ Apart from world.py (what exists) and screen.py (what is shown): here is what ha
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -80,7 +79,6 @@ class Story:
         self._backlog = events // 3
         self._rush = events - self._steady - self._backlog
         self._allowance = 0
-        self._chance = random.Random(1)
 
     def run(self, tamper: Tamper | None = None, told: Callable[[str], None] = lambda _: None) -> Outcome:
         """Everything, in about 20 s for 20,000 events. `told` gets a sentence at each turn of events."""
@@ -133,22 +131,25 @@ class Story:
     def _rush_with_kills(self, pool: ThreadPoolExecutor, told: Callable[[str], None]) -> None:
         part = self._rush / (KILLS + 1)
         before = self.producers.events
-        self._allowance = int(part)
         stop = threading.Event()
         rush = pool.submit(self.producers.rush, lambda: 0 if stop.is_set() else self._allowance)
         try:
             for number in range(1, KILLS + 1):
-                # Mid-stream: half of this part is committed, and this bridge has delivered something of it.
-                delivered = self._look()
-                self._wait(lambda n=number: self.producers.events - before >= (n - 0.5) * part, rush)  # type: ignore[misc]
-                self._wait(lambda d=delivered: self._look() > d, rush)  # type: ignore[misc]
-                time.sleep(self._chance.uniform(0, 0.1))
-                self._kill(told)
                 self._allowance = int(part * (number + 1)) if number < KILLS else self._rush
+                halfway, delivered = before + int(part * (number - 0.5)), self._look()
+                # Mid-stream: this bridge has delivered something, and there is more that it has not.
+                self._wait(lambda at=halfway: self.producers.events >= at, rush)  # type: ignore[misc]
+                self._wait(lambda at=delivered: self._look() > at, rush)  # type: ignore[misc]
+                self._wait(lambda: self._look() < self.producers.events or self._idle(before), rush)
+                self._kill(told)
             self._wait(lambda: self.producers.events - before >= self._rush, rush)
         finally:
             stop.set()
         rush.result()
+
+    def _idle(self, before: int) -> bool:
+        """The producers wait for us: no use in waiting for more."""
+        return self.producers.events - before >= self._allowance
 
     def _kill(self, told: Callable[[str], None]) -> None:
         self.bridge.kill()
@@ -186,7 +187,7 @@ class Story:
                 return
             if time.monotonic() > until:
                 raise TimeoutError(f"nothing happened for {_PATIENCE:.0f} s\n{self.bridge.log_tail()}")
-            time.sleep(0.02)
+            time.sleep(0.002)
 
     def _wait_until_delivered(self) -> None:
         """All of it, or nothing new for a while: then the verdict will say what is missing."""
