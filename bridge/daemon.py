@@ -16,6 +16,7 @@ from bridge.apply.worker import Worker
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.observe.admin import build_admin, serve_admin
+from bridge.observe.backlog import watch_backlog
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import StreamWatch
@@ -53,15 +54,20 @@ class Daemon:
         if not serving.done():
             for plan in plans:
                 self._start(plan)
+            looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             self._stop.set()
             await self._drain()
+            await looking
         await serving
         if self._failed is not None:
             raise self._failed
         self._log.info("stopped")
+
+    def _plans(self) -> list[StreamPlan]:
+        return [worker.plan for worker in self._workers.values()]
 
     def _start(self, plan: StreamPlan) -> None:
         loop = asyncio.get_running_loop()

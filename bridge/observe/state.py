@@ -120,6 +120,8 @@ class StreamState:
         cleared: dict[str, Any] = {"reason": None, "message": "", "hint": "", "waiting_for": ""}
         with self._lock:
             since = self.snapshot.since if self.snapshot.phase == phase else self._clock()
+            if self.snapshot.phase not in READY_PHASES and phase in READY_PHASES:
+                cleared["pending_since"] = None  # what others saw while it was away; now it tells itself
             self.snapshot = replace(self.snapshot, **{**cleared, **changes, "phase": phase, "since": since})
 
     def update(self, **changes: Any) -> None:

@@ -1,0 +1,145 @@
+"""What waits where no stream looks: the slot and the outbox of a stream that is halted or standing by,
+and the dead letters of every target.
+
+A stream tells its own facts while it runs. A halted one reads nothing, and that is when WAL piles up and
+events grow old; so this looks at the source in its place, on connections of its own, every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import LiteralString, Protocol, TypeVar
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from bridge.observe.metrics import Metrics
+from bridge.observe.state import READY_PHASES, StreamSnapshot, StreamState
+from bridge.postgres import wire
+from bridge.postgres.outbox import Outbox
+from bridge.postgres.safe_error import safe_message
+
+_T = TypeVar("_T")
+
+EVERY_SECONDS = 15.0
+
+_OPTIONS = "-c search_path= -c statement_timeout=3s -c lock_timeout=1s -c default_transaction_read_only=on"
+
+_SLOT: LiteralString = """
+    select s.slot, r.slot_name is not null, coalesce(r.active, false),
+           pg_wal_lsn_diff(
+               case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end,
+               r.restart_lsn)::bigint,
+           r.safe_wal_size
+    from outbox.stream s left join pg_catalog.pg_replication_slots r on r.slot_name = s.slot
+    where s.stream = %s"""
+
+# Rows that the registered floor does not show and that came after the stream's last event: the floor is up
+# to a second old, so by itself it would call the last second's events pending.
+_PENDING: LiteralString = """
+    select extract(epoch from min({occurred_at}))::float8
+    from {outbox}, outbox.stream s
+    where s.stream = %(stream)s
+      and ({xid} >= pg_snapshot_xmax(s.floor) or {xid} = any(array(select pg_snapshot_xip(s.floor))))
+      and {seq} > coalesce((select {seq} from {outbox} where {id}::text = s.witness_id), 0)
+      and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')"""
+
+_DEAD: LiteralString = """
+    select pipeline, count(*) from bridge.dead_letter where state = 'open' and stream = %s group by pipeline"""
+
+
+class Plan(Protocol):
+    """What must be known of a stream."""
+
+    @property
+    def stream(self) -> str: ...
+    @property
+    def source_dsn(self) -> str: ...
+    @property
+    def target_dsn(self) -> str: ...
+    @property
+    def outbox(self) -> Outbox: ...
+
+
+async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
+    """Look every EVERY_SECONDS until `stop` is set. What cannot be reached keeps its last value."""
+    stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
+    try:
+        while not stop.is_set():
+            looking = asyncio.create_task(look(metrics, plans()), name="backlog")
+            await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await looking
+            await asyncio.wait({stopping}, timeout=EVERY_SECONDS)
+    finally:
+        stopping.cancel()
+
+
+async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
+    """One look at every stream's source, where the stream is idle, and at every target's dead letters."""
+    dead: Counter[str] = Counter()
+    complete = True
+    for plan in plans:
+        state = metrics.health.streams.get(plan.stream)
+        if state is not None and idle(state.snapshot):
+            await _quietly(_look_at_source(state, plan), plan.stream, "source")
+        found = await _quietly(_dead_letters(plan), plan.stream, "target")
+        complete = complete and found is not None
+        dead.update(found or {})
+    if complete:
+        metrics.set_dead_letters(dead)
+
+
+def idle(stream: StreamSnapshot) -> bool:
+    """True when the stream itself does not look at the source now."""
+    return stream.phase == "standby" or stream.phase not in READY_PHASES or stream.reason is not None
+
+
+async def _quietly(work: Coroutine[None, None, _T], stream: str, server: str) -> _T | None:
+    """None when the server cannot be asked: the stream itself says so louder."""
+    try:
+        return await work
+    except (psycopg.Error, OSError) as error:
+        log = structlog.get_logger("bridge.backlog")
+        log.debug("cannot look", stream=stream, server=server, cause=safe_message(error))
+        return None
+
+
+async def _connect(dsn: str, stream: str) -> psycopg.AsyncConnection:
+    given = wire.complete(dsn, application_name=f"bridge-backlog/{stream}", options=_OPTIONS)
+    return await psycopg.AsyncConnection.connect(
+        given, autocommit=True, prepare_threshold=None, connect_timeout=3
+    )
+
+
+async def _look_at_source(state: StreamState, plan: Plan) -> None:
+    async with await _connect(plan.source_dsn, plan.stream) as connection:
+        row = await (await connection.execute(_SLOT, [plan.stream])).fetchone()
+        if row is None:
+            return  # not registered yet: a first start
+        slot, exists, active, retained, safe = row
+        pending = None
+        if {"xid", "seq", "occurred_at"} <= plan.outbox.columns.keys():
+            names = {name: plan.outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
+            query = sql.SQL(_PENDING).format(outbox=plan.outbox.name, **names)
+            after = {"stream": plan.stream, "after": state.snapshot.last_event_at}
+            found = await (await connection.execute(query, after)).fetchone()
+            pending = found[0] if found else None
+    if idle(state.snapshot):  # it may have begun to work meanwhile, and knows better
+        state.update(
+            slot=slot,
+            slot_active=active if slot else None,
+            slot_retained_bytes=retained if exists else None,
+            slot_safe_bytes=safe if exists else None,
+            pending_since=pending,
+        )
+
+
+async def _dead_letters(plan: Plan) -> dict[str, int]:
+    async with await _connect(plan.target_dsn, plan.stream) as connection:
+        return dict(await (await connection.execute(_DEAD, [plan.stream])).fetchall())

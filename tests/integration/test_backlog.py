@@ -1,0 +1,111 @@
+"""A halted stream's slot and oldest event are still seen, and so are every target's dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from bridge.errors import Halt
+from bridge.observe.backlog import look, watch_backlog
+from bridge.observe.metrics import Metrics
+from bridge.observe.state import StreamState
+from bridge.postgres.outbox import Outbox
+from tests.support.servers import Database
+
+STREAM = "outbox_bridge_warehouse"
+
+
+@dataclass
+class Plan:
+    source_dsn: str
+    target_dsn: str
+    stream: str = STREAM
+    outbox: Outbox = field(default_factory=Outbox)
+
+
+def halted_stream() -> tuple[Metrics, StreamState]:
+    metrics = Metrics()
+    state = metrics.health.add(StreamState(STREAM, "warehouse"))
+    state.halt(Halt("a table is gone", reason="table_missing"))
+    return metrics, state
+
+
+def register(source: Database, slot: str) -> None:
+    source.execute(
+        "insert into outbox.stream (stream, slot, floor) values (%s, %s, pg_current_snapshot())",
+        [STREAM, slot],
+    )
+
+
+def test_a_halted_stream_shows_its_slot_and_how_long_the_oldest_event_waits(
+    source: Database, target: Database
+) -> None:
+    slot = f"backlog_{source.name}"[:63]
+    source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    try:
+        register(source, slot)
+        metrics, state = halted_stream()
+        plan = Plan(source.bridge_dsn, target.bridge_dsn)
+        asyncio.run(look(metrics, [plan]))
+        assert state.snapshot.pending_since is None
+        source.execute(
+            "insert into outbox.event (type, payload, occurred_at) values"
+            " ('usage.limit_reached', '{}', now() - interval '1 hour'), ('usage.limit_reached', '{}', now())"
+        )
+        asyncio.run(look(metrics, [plan]))
+        assert 3599 < state.snapshot.pending_age(time.time()) < 3700
+        assert state.snapshot.slot == slot
+        assert state.snapshot.slot_active is False
+        assert (state.snapshot.slot_retained_bytes or 0) > 0
+        state.enter("streaming")
+        assert state.snapshot.pending_since is None
+        asyncio.run(look(metrics, [plan]))
+        assert state.snapshot.pending_since is None, "a stream that works speaks for itself"
+    finally:
+        source.execute("select pg_drop_replication_slot(%s)", [slot])
+
+
+def test_events_that_the_stream_has_applied_since_its_floor_are_not_pending(
+    source: Database, target: Database
+) -> None:
+    register(source, "no_such_slot")
+    source.execute("insert into outbox.event (type, payload) values ('usage.limit_reached', '{}')")
+    metrics, state = halted_stream()
+    state.update(last_event_at=time.time() + 1)
+    asyncio.run(look(metrics, [Plan(source.bridge_dsn, target.bridge_dsn)]))
+    assert state.snapshot.pending_since is None
+    assert state.snapshot.slot_active is False
+    assert state.snapshot.slot_retained_bytes is None
+
+
+def test_open_dead_letters_are_counted_by_pipeline(source: Database, target: Database) -> None:
+    target.execute(
+        "insert into bridge.dead_letter (id, stream, pipeline, destination, event_id, event_seq, event_type, code,"
+        " cause, state) select gen_random_uuid(), %s, 'p', 'd', n::text, n, 't', '23502', 'c',"
+        " case when n < 4 then 'open' else 'resolved' end from generate_series(1, 5) n",
+        [STREAM],
+    )
+    metrics, _ = halted_stream()
+    asyncio.run(look(metrics, [Plan(source.bridge_dsn, target.bridge_dsn)]))
+    assert b'outbox_bridge_dead_letters{pipeline="p"} 3.0' in metrics.exposition()
+
+
+def test_a_server_that_is_away_costs_nothing_but_the_news(target: Database) -> None:
+    away = "host=127.0.0.1 port=1 dbname=app"
+    metrics, state = halted_stream()
+    metrics.set_dead_letters({"p": 2})
+    state.update(pending_since=5.0)
+
+    async def story() -> None:
+        stop = asyncio.Event()
+        watching = asyncio.create_task(watch_backlog(metrics, lambda: [Plan(away, away)], stop))
+        await look(metrics, [Plan(away, target.bridge_dsn)])
+        stop.set()
+        async with asyncio.timeout(10):
+            await watching
+
+    asyncio.run(story())
+    assert state.snapshot.pending_since == 5.0
+    asyncio.run(look(metrics, [Plan(away, away)]))
+    assert b'outbox_bridge_dead_letters{pipeline="p"} 0.0' in metrics.exposition()
