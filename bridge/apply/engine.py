@@ -424,6 +424,12 @@ class Engine:
     def _observe(self, request: ask.Observe) -> ask.Observation:
         hit("observe.before")
         seen = self._source.observe(self._slot or "", request.position)
+        health = self._source.health
+        if health is not None and health.retained > self._plan.max_retained_wal and self._plan.outbox.has_xid:
+            raise Retry(
+                f"slot {self._slot} holds back {health.retained} bytes of WAL, more than source.max_retained_wal",
+                reason="wal_brake",
+            )
         hit("observe.done")
         return seen
 

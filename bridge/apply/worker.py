@@ -24,6 +24,7 @@ from bridge.failpoints import FailpointRaised
 from bridge.postgres import wire
 from bridge.postgres.catalog import connect_target, ledger_findings, table_shape
 from bridge.postgres.safe_error import safe_error, safe_message
+from bridge.postgres.slots import give_up_slot
 
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 10.0
@@ -79,6 +80,7 @@ class Worker:
                 backoff = _FIRST_BACKOFF
             if error is None:
                 continue
+            self._brake()
             if error.verdict is Verdict.FATAL:
                 raise error
             if error.verdict is Verdict.HALT:
@@ -120,6 +122,19 @@ class Worker:
             if engine is not None:
                 engine.close()
         return None
+
+    def _brake(self) -> None:
+        """The WAL brake: a stream that cannot go on must not fill the source's disk. Its slot is given up on
+        purpose; the events stay in the outbox, and catch-up brings them."""
+        if not self.plan.outbox.has_xid:
+            return
+        try:
+            given_up = give_up_slot(self.plan.source_dsn, self.plan.stream, self.plan.max_retained_wal)
+        except (psycopg.Error, BridgeError):
+            return  # the source is away too: next time
+        if given_up:
+            self.watcher.retried("wal_brake")
+            self.watcher.log("wal brake: slot given up", slot=given_up, limit=self.plan.max_retained_wal)
 
     def _asked_to_stop(self) -> bool:
         return self._stopping.is_set() or self._reload is not None

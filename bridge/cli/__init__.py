@@ -23,6 +23,7 @@ COMMANDS = {
     "emit": "bridge.cli.emit:emit",
     "dead": "bridge.cli.dead:dead",
     "prune": "bridge.cli.prune:prune",
+    "recover": "bridge.cli.recover:recover",
     "recipe": "bridge.cli.recipe:recipe",
 }
 

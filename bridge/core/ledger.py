@@ -67,6 +67,7 @@ class Ledger:
     since: str | None = None
     witness_id: str | None = None
     witness_xid: int | None = None
+    accepted_gap: int | None = None  # an operator accepted the loss of what was pruned up to this xid
 
 
 @dataclass(frozen=True, slots=True)

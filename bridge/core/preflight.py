@@ -138,10 +138,13 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
     return next((reason for reason, holds in reasons if holds), None)
 
 
-def check_not_pruned(floor: Snapshot, pruned: Pruned | None) -> None:
+def check_not_pruned(ledger: Ledger, pruned: Pruned | None) -> None:
     """Reading the table needs every row since the floor: halt when some may have been pruned. A stream
-    from the earliest row takes what there is."""
-    if pruned is not None and floor != NOTHING and _may_miss(floor, pruned):
+    from the earliest row takes what there is, and an operator may accept what is gone."""
+    floor = ledger.floor
+    if pruned is None or floor == NOTHING or (ledger.accepted_gap or 0) >= pruned.greatest_xid:
+        return
+    if _may_miss(floor, pruned):
         raise Halt(
             f"rows that this target has not seen may have been pruned from the outbox (up to xid "
             f"{pruned.greatest_xid}; the target's floor is {floor.xmin}:{floor.xmax})",

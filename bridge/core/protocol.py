@@ -89,7 +89,7 @@ def session(settings: Settings) -> Generator[Request[Any], Any, None]:
     life = _Life(settings, judgement.ledger, target)
     yield from life.register()
     if judgement.catch_up is not None and settings.has_xid:
-        check_not_pruned(judgement.ledger.floor, (yield from ask(ReadPruned())))
+        check_not_pruned(judgement.ledger, (yield from ask(ReadPruned())))
     if not slot_wanted:
         yield from life.poll()
         return

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from bridge.core.plan import Lookup
+from bridge.core.spec import EnrichSpec
 from bridge.errors import Halt, Retry, Verdict, verdict_of
 from bridge.postgres import wire
 
@@ -31,13 +32,13 @@ class Enricher:
         self._dsns = dsns
         self._stream = stream
         self._count = count
-        self._cache: dict[str, dict[str, tuple[float, Row]]] = {}
+        self._cache: dict[EnrichSpec, dict[str, tuple[float, Row]]] = {}
         self._connections: dict[str, psycopg.Connection] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
 
     def cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
         """The rows that are still fresh, and the keys to ask for."""
-        cache = self._cache.get(lookup.entity.as_name, {})
+        cache = self._cache.get(lookup.entity, {})
         now = time.monotonic()
         found: dict[Any, Row] = {}
         wanted: list[Any] = []
@@ -71,7 +72,7 @@ class Enricher:
         self._count(entity.as_name, "found", len(rows))
         self._count(entity.as_name, "missing", max(0, len(keys) - len(rows)))
         if entity.cache_seconds > 0:
-            cache = self._cache.setdefault(entity.as_name, {})
+            cache = self._cache.setdefault(entity, {})
             if len(cache) > _CACHE_LIMIT:
                 cache.clear()
             expires = time.monotonic() + entity.cache_seconds

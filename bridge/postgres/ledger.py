@@ -16,7 +16,8 @@ from bridge.postgres.target import Statement
 _COLUMNS = (
     "stream, epoch, session::text, mode, system_identifier, timeline, publication_identity, slot_incarnation,"
     " applied_lsn::text, safe_lsn::text, floor::text, floor_lsn::text, next::text, next_lsn::text,"
-    " next_from_slot, next_seq, since::text, witness_id, witness_xid::text"
+    " next_from_slot, next_seq, since::text, witness_id, witness_xid::text,"
+    " accepted_gap::text"
 )
 
 READ = f"select {_COLUMNS} from bridge.checkpoint where stream = $1".encode()
@@ -193,10 +194,9 @@ def forget_above(stream: str, lsn: Lsn) -> Statement:
 def read_row(row: Sequence[bytes | None]) -> Ledger:
     """A row of READ, LOCK or FENCE."""
     values = [None if value is None else value.decode() for value in row]
-    (stream, epoch, session, mode, system, timeline, publication, incarnation) = values[:8]
-    (applied, safe, floor, floor_lsn, goal, goal_lsn, from_slot, seq, since, witness, witness_xid) = values[
-        8:
-    ]
+    stream, epoch, session, mode, system, timeline, publication, incarnation = values[:8]
+    applied, safe, floor, floor_lsn, goal, goal_lsn, from_slot, seq = values[8:16]
+    since, witness, witness_xid, accepted_gap = values[16:]
     return Ledger(
         stream=stream or "",
         epoch=int(epoch or 0),
@@ -216,4 +216,5 @@ def read_row(row: Sequence[bytes | None]) -> Ledger:
         since=since,
         witness_id=witness,
         witness_xid=int(witness_xid) if witness_xid else None,
+        accepted_gap=int(accepted_gap) if accepted_gap else None,
     )

@@ -81,6 +81,23 @@ def read_exported(dsn: str, name: str) -> Snapshot:
     return parse_snapshot(row[0])
 
 
+def give_up_slot(dsn: str, stream: str, limit: int) -> str | None:
+    """Drop the stream's slot if it holds back more than `limit` bytes of WAL and nobody reads it. Its name, or
+    None."""
+    with psycopg.connect(wire.complete(dsn, application_name=f"bridge/{stream}"), autocommit=True) as source:
+        row = source.execute(
+            "select s.slot_name from pg_catalog.pg_replication_slots s"
+            " join outbox.stream r on r.slot = s.slot_name and r.stream = %s"
+            " where not s.active and pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) > %s"
+            " and not pg_is_in_recovery()",
+            [stream, limit],
+        ).fetchone()
+        if row is None:
+            return None
+        drop_slot(source, row[0])
+        return str(row[0])
+
+
 def drop_slot(connection: psycopg.Connection, name: str) -> None:
     """Drop it if it is there. A walsender of our own that has not noticed yet keeps it a moment longer."""
     connection.execute(

@@ -32,6 +32,7 @@ create table bridge.checkpoint (
     since                timestamptz,                    -- a stream that started at a time: older rows are not its own
     witness_id           text,                           -- the last applied event: still in the outbox, or history diverged
     witness_xid          xid8,
+    accepted_gap         xid8,                           -- an operator accepted what was pruned up to here
     started_at           timestamptz not null default now(),
     updated_at           timestamptz not null default now()
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
