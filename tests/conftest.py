@@ -27,6 +27,7 @@ from tests.support.servers import (
     create_database,
     drop_database,
     provider,
+    template_of,
 )
 
 _numbers = itertools.count(1)
@@ -115,7 +116,7 @@ def target_cluster(servers: Servers) -> Iterator[Cluster | ContainerServer]:
 
 def _database(request: pytest.FixtureRequest, kind: str) -> Iterator[Database]:
     fill = customer.make_source if kind == "source" else customer.make_target
-    template = f"bridge_test_{kind}"
+    template = template_of(kind)
     if f"{kind}_cluster" in request.fixturenames:
         private = request.getfixturevalue(f"{kind}_cluster")
         _template(private, template, fill)

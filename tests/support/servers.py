@@ -177,9 +177,11 @@ class Servers:
         return self.workspace.cluster(f"{name}-{self._made}", settings=settings).start()
 
     def close(self) -> None:
-        for server in self._shared.values():
+        for name, server in self._shared.items():
             if isinstance(server, ContainerServer):
                 server.discard()
+            elif isinstance(server, DsnServer):
+                drop_database(Database(server, template_of(name)))
         if self._workspace is not None:
             self._workspace.close()
 
@@ -221,6 +223,11 @@ class Database:
         """The only column of the only row."""
         [(value,)] = self.execute(statement, parameters)
         return value
+
+
+def template_of(kind: str) -> str:
+    """The database that a test's `source` or `target` is copied from."""
+    return f"bridge_test_{kind}"
 
 
 def create_database(server: Server, name: str, template: str = "template1") -> Database:
