@@ -26,7 +26,7 @@ check() { # WHAT EXPECTED ACTUAL
 check 'user' 10001 "$(run --entrypoint python "$image" -c 'import os; print(os.getuid())')"
 check 'command' "$(sed -n 's/^__version__ = "\(.*\)"/bridge, version \1/p' bridge/__init__.py)" "$(run "$image" --version)"
 check 'SQL travels with it' 'create schema if not exists bridge;' \
-    "$(run "$image" schema target | grep -m1 -o 'create schema if not exists bridge;')"
+    "$(sql=$(run "$image" schema target); grep -m1 -o 'create schema if not exists bridge;' <<<"$sql")"
 check 'pip is not in it' 1 "$(run --entrypoint python "$image" -m pip --version >/dev/null 2>&1; echo $?)"
 check 'no configuration' 2 "$(run "$image" >/dev/null 2>&1; echo $?)"
 check 'root file system' 'Read-only file system' \
