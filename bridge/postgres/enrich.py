@@ -16,6 +16,7 @@ from bridge.core.plan import Lookup
 from bridge.core.spec import EnrichSpec
 from bridge.errors import Halt, Retry, Verdict, verdict_of
 from bridge.postgres import wire
+from bridge.postgres.safe_error import safe_message
 
 Row = Mapping[str, Any]
 _CACHE_LIMIT = 100_000
@@ -85,9 +86,8 @@ class Enricher:
             return Retry(
                 f"the lookup of {name} failed ({state or 'connection lost'})", reason="enrich_failed"
             )
-        primary = error.diag.message_primary or type(error).__name__
         return Halt(
-            f"the lookup of {name} failed: {primary} (SQLSTATE {state})",
+            f"the lookup of {name} failed: {safe_message(error)} (SQLSTATE {state})",
             reason="enrich_failed",
             hint=f"mend the sql of enrich.entity {name} in bridge.yaml, or grant what it reads; "
             "the first column it selects must be the key",
