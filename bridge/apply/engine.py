@@ -91,6 +91,7 @@ class Engine:
         self._slot: str | None = None
         self._decoder = self._new_decoder()
         self._position = Lsn(0)
+        self._judged = False
         self._next_tick = 0.0
         self._prepared: Prepared | None = None
         self._sent: deque[tuple[float, Ledger]] = deque()  # when, and what the ledger becomes
@@ -217,6 +218,9 @@ class Engine:
         if request.after.mode is Mode.CATCHUP:
             self._watcher.phase("catchup", request.after)
         self._transactions.save(request.before, request.after, more)
+        if not self._judged:
+            self._judged = True
+            hit("session.judged")
         if request.before.mode is not request.after.mode:
             self._watcher.log("mode", mode=request.after.mode.value, before=request.before.mode.value)
 
@@ -418,6 +422,8 @@ class Engine:
         if self._decoder.reply_wanted or stream.status_due(_STATUS_SECONDS):
             self._decoder.reply_wanted = False
             stream.status(self._position)
+        if self._decoder.behind:  # we do not read now: silence says nothing
+            stream.last_heard = time.monotonic()
         if time.monotonic() - stream.last_heard > _SILENCE_SECONDS:
             raise Retry("the source has been silent for a minute though asked: the link is dead")
 

@@ -203,7 +203,14 @@ def plan_target(plan: StreamPlan) -> Planner:
         first = findings[0]
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         raise Halt(f"{first.message}{more}", reason=first.reason, hint=first.fix)
-    return Planner(plan.pipelines, plan.contracts, shapes, sinks=plan.sinks, unmatched=plan.unmatched)
+    return Planner(
+        plan.pipelines,
+        plan.contracts,
+        shapes,
+        sinks=plan.sinks,
+        unmatched=plan.unmatched,
+        max_payload=plan.max_payload,
+    )
 
 
 def contract_kinds(plan: StreamPlan, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, str]:

@@ -23,6 +23,12 @@ class PayloadFailure(UnitFailure):
     code = "payload"
 
 
+class TooLarge(UnitFailure):
+    """The payload is larger than source.max_payload; the dead letter refers to the outbox row."""
+
+    code = "too_large"
+
+
 class ContractFailure(UnitFailure):
     """The event breaks its contract."""
 

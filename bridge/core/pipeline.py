@@ -13,7 +13,7 @@ from typing import Any, Literal
 from bridge.core.compiled import Pipeline, Unit
 from bridge.core.contract import Contract
 from bridge.core.event import Event
-from bridge.core.failure import Unmatched
+from bridge.core.failure import TooLarge, Unmatched
 from bridge.core.plan import DeadLetter, Lookup, Planned, TableShape
 from bridge.core.reading import read_documents
 from bridge.core.rows import Failures, Rows, survivors
@@ -53,6 +53,7 @@ class Planner:
         sinks: Collection[Unit] = (),
         unmatched: Literal["ignore", "dead"] = "ignore",
         only: Collection[Unit] | None = None,
+        max_payload: int = 1 << 30,
     ) -> None:
         if only is not None:
             tables = {unit: shape for unit, shape in tables.items() if unit in only}
@@ -60,6 +61,7 @@ class Planner:
         self.pipelines = [Pipeline(spec, tables, sinks) for spec in pipelines]
         self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
         self._unmatched = unmatched
+        self._max_payload = max_payload
         self._routes: dict[bytes, Route] = {}
         self.on_branch: Callable[[str, str | None, Rows], None] | None = None
         """Told (pipeline, branch taken or None, row) for each event: for tests of a configuration."""
@@ -111,10 +113,10 @@ class Planner:
                 self._leave(event_type, [events[place] for place in group], planned)
             if not route.pipelines:
                 continue
-            good = group
-            failures: Failures = []
+            good, failures = _of_size(events, group, self._max_payload)
             if route.needs_document:
-                good, failures = read_documents(route.contract, events, group, documents)
+                good, broken = read_documents(route.contract, events, good, documents)
+                failures += broken
             for number in route.pipelines:
                 if number in places:
                     places[number][0].extend(good)
@@ -187,6 +189,20 @@ class Planner:
             if self.on_branch is not None:
                 name = names[branch] if branch < len(names) else None
                 self.on_branch(pipeline.name, name, rows.part(row, row + 1))
+
+
+def _of_size(events: list[Event], group: list[int], limit: int) -> tuple[list[int], Failures]:
+    """The places whose payloads are not too large, and the failures of the others."""
+    if max(len(events[place].payload) for place in group) <= limit:
+        return group, []
+    failures: Failures = []
+    for place in group:
+        size = len(events[place].payload)
+        if size > limit:
+            failure = TooLarge(f"the payload has {size} bytes, source.max_payload is {limit}")
+            failures.append((place, events[place], failure))
+    large = {place for place, _, _ in failures}
+    return [place for place in group if place not in large], failures
 
 
 def _pick(rows: Rows, chosen: list[int]) -> Rows:

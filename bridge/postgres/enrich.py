@@ -98,7 +98,7 @@ class Enricher:
         if connection is None or connection.closed:
             conninfo = wire.complete(
                 self._dsns[name],
-                application_name=f"bridge/{self._stream}/enrich",
+                application_name=f"bridge-enrich/{self._stream}",
                 options="-c statement_timeout=10s -c default_transaction_read_only=on -c client_encoding=UTF8",
             )
             connection = psycopg.connect(conninfo, autocommit=True)

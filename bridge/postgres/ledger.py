@@ -83,7 +83,7 @@ LISTED = (
 )
 
 BUSY = (
-    b"select exists (select from pg_catalog.pg_stat_activity where application_name like $1"
+    b"select exists (select from pg_catalog.pg_stat_activity where starts_with(application_name, $1)"
     b" and pid <> pg_backend_pid() and datname = current_database())"
 )
 
@@ -91,7 +91,7 @@ IDENTITY = b"select (select system_identifier::text from pg_control_system()), c
 
 # Sessions of this stream and role that hold the row; for when the fence's lock times out.
 EVICT = (
-    b"select pg_terminate_backend(pid) from pg_catalog.pg_stat_activity where application_name like $1"
+    b"select pg_terminate_backend(pid) from pg_catalog.pg_stat_activity where starts_with(application_name, $1)"
     b" and usename = current_user and pid <> pg_backend_pid() and datname = current_database()"
 )
 

@@ -24,7 +24,7 @@ class Listener:
         self.descriptor: int | None = None
         try:
             connection = psycopg.connect(
-                wire.complete(dsn, application_name=f"bridge/{stream}/listen"), autocommit=True
+                wire.complete(dsn, application_name=f"bridge-listen/{stream}"), autocommit=True
             )
         except psycopg.Error:
             return

@@ -89,6 +89,7 @@ class MissingReader:
     def _open(self, request: ReadMissing) -> None:
         self.close()
         self._connection.execute("begin isolation level repeatable read, read only")
+        self._connection.execute("set local datestyle = 'ISO, YMD'; set local timezone = 'UTC'")
         self._connection.execute(
             sql.SQL(
                 "declare missing no scroll cursor for select {columns} from {table} as e"

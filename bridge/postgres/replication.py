@@ -72,7 +72,7 @@ def open_replication(dsn: str, stream: str) -> PGconn:
     conninfo = wire.complete(
         dsn,
         replication="database",
-        application_name=f"bridge/{stream}",
+        application_name=f"bridge-stream/{stream}",
         options="-c client_encoding=UTF8 -c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 "
         "-c intervalstyle=iso_8601 -c statement_timeout=0 -c lock_timeout=0",
     )

@@ -84,7 +84,9 @@ def read_exported(dsn: str, name: str) -> Snapshot:
 def give_up_slot(dsn: str, stream: str, limit: int) -> str | None:
     """Drop the stream's slot if it holds back more than `limit` bytes of WAL and nobody reads it. Its name, or
     None."""
-    with psycopg.connect(wire.complete(dsn, application_name=f"bridge/{stream}"), autocommit=True) as source:
+    with psycopg.connect(
+        wire.complete(dsn, application_name=f"bridge-source/{stream}"), autocommit=True
+    ) as source:
         row = source.execute(
             "select s.slot_name from pg_catalog.pg_replication_slots s"
             " join outbox.stream r on r.slot = s.slot_name and r.stream = %s"

@@ -48,14 +48,21 @@ class SlotHealth:
 
 
 def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Connection:
-    """An autocommit connection to the source with an empty search_path and short timeouts."""
+    """An autocommit connection to the source with an empty search_path and short timeouts. A pooler that takes
+    no startup options (PgBouncer in transaction mode) gets none: statements here are qualified anyway."""
+    name = f"bridge-source/{stream}"
     conninfo = wire.complete(
         dsn,
-        application_name=f"bridge/{stream}",
+        application_name=name,
         options=f"-c search_path= -c statement_timeout={timeout} -c lock_timeout=5s -c client_encoding=UTF8 "
         "-c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 -c intervalstyle=iso_8601 -c jit=off",
     )
-    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    try:
+        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        if "startup parameter" not in str(error):
+            raise
+    return psycopg.connect(wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None)
 
 
 class Source:
@@ -188,10 +195,10 @@ class Source:
 
     def pruned(self) -> Pruned | None:
         """Waits for a batch of prune that began before our floor was registered."""
-        row = self.connection.execute(
-            "select xid::text, floor::text from outbox.pruned where xid is not null for share"
-        ).fetchone()
-        return None if row is None else Pruned(int(row[0]), parse_snapshot(row[1]))
+        row = self.connection.execute("select xid::text, floor::text from outbox.pruned for share").fetchone()
+        if row is None or row[0] is None:  # tested here: a WHERE would pass by a first batch in flight
+            return None
+        return Pruned(int(row[0]), parse_snapshot(row[1]))
 
     # --- while streaming ------------------------------------------------------------------------
 

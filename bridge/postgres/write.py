@@ -118,8 +118,7 @@ def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bo
             letter.event.occurred_at,
             _safe(letter.event.idempotency_key),
             None if raw else letter.event.headers,
-            None if raw or letter.code == "payload" else letter.event.payload,
-            b"\\x" + letter.event.payload.hex().encode() if raw or letter.code == "payload" else None,
+            *_payload(letter, raw=raw),
             letter.code.encode(),
             letter.cause.encode(),
             None if letter.retry_for_seconds is None else b"%d" % RETRY_SECONDS,
@@ -128,6 +127,15 @@ def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bo
         for letter in letters
     ]
     return Statement(_DEAD, _arrays(rows), binary=True)
+
+
+def _payload(letter: DeadLetter, *, raw: bool) -> tuple[bytes | None, bytes | None]:
+    """The columns payload and raw. One that is too large stays in the outbox: the dead letter refers to it."""
+    if letter.code == "too_large":
+        return None, None
+    if raw or letter.code == "payload":
+        return None, b"\\x" + letter.event.payload.hex().encode()
+    return letter.event.payload, None
 
 
 def _text(value: bytes) -> str:
