@@ -96,6 +96,13 @@ class Bridge:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process id while it runs."""
+        if self._process is None:
+            raise BridgeFailed("the bridge is not running")
+        return self._process.pid
+
     def start(self) -> None:
         """Start; wait_ready() waits."""
         with self.log.open("ab") as log:
