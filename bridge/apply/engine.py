@@ -21,6 +21,7 @@ from bridge.core.ledger import Ledger, Mode, Registration, TargetFacts
 from bridge.core.lsn import Lsn
 from bridge.core.pgoutput import Decoder
 from bridge.core.plan import Lookup
+from bridge.core.protocol import POLLED
 from bridge.core.snapshot import Snapshot
 from bridge.core.storm import Storm
 from bridge.errors import Retry
@@ -213,6 +214,10 @@ class Engine:
     def _save(self, request: ask.Save) -> None:
         stream = self._plan.stream
         more = [ledger_sql.thin(stream, request.thin)] if request.thin is not None else []
+        if request.polled:
+            xids = sorted(request.polled)
+            lsns = [request.after.floor_lsn] * len(xids)
+            more.append(ledger_sql.list_applied(stream, POLLED, xids, lsns))
         if request.forget_above is not None:
             more.append(ledger_sql.forget_above(stream, request.forget_above))
         if request.after.mode is Mode.CATCHUP:

@@ -98,7 +98,9 @@ class Transactions:
         self._check_storm([prepared])
         ledger = [ledger_sql.change(before, after)]
         if list_as is not None and prepared.batch.xids:
-            ledger.append(ledger_sql.list_applied(self._stream, list_as, prepared.batch))
+            ledger.append(
+                ledger_sql.list_applied(self._stream, list_as, prepared.batch.xids, prepared.batch.end_lsns)
+            )
         if thin is not None:
             ledger.append(ledger_sql.thin(self._stream, thin))
         if prepared.batch.chunk:

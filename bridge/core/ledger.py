@@ -69,6 +69,11 @@ class Ledger:
     witness_xid: int | None = None
     accepted_gap: int | None = None  # an operator accepted the loss of what was pruned up to this xid
 
+    @property
+    def snapshot_lsn(self) -> Lsn:
+        """Where the source's WAL was, at least, when the snapshots in this row were taken."""
+        return max(self.floor_lsn, self.next.lsn if self.next else ZERO)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotFacts:
@@ -92,23 +97,34 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """The source as it is now, read in one go."""
+    """The source as it is now, read in one go over the session's own connection: when that is lost, the
+    session is over, for it may be another server that answers next.
+
+    publication: None also where it does not publish the outbox's inserts. While the witness' transaction
+    is still in the running set (WAL runs ahead of visibility) these facts cannot be had: Retry.
+    """
 
     system_identifier: str
     timeline: int
     flush_lsn: Lsn
-    publication: str | None  # its identity; None: it does not exist
+    publication: str | None  # its identity
     slot: SlotFacts | None
     switch_points: dict[int, Lsn] = field(default_factory=dict)  # timeline -> where history left it
     witness_present: bool = True
     in_recovery: bool = False
+    two_phase: bool = False  # max_prepared_transactions > 0
     slot_refused: str | None = None  # why no slot can be had here (wal_level, privilege); None: it can
     pruned: Pruned | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """The stream's row in the source's registry, outbox.stream."""
+    """The stream's row in the source's registry, outbox.stream.
+
+    reached: a WAL position of this source that the ledger may rely on. It is written here, and flushed,
+    before a floor or a goal of that position is written to the ledger: a source that says less is an
+    older copy, however far its WAL has come since. The writer keeps the greater of two.
+    """
 
     stream: str
     target_system: str
@@ -116,6 +132,7 @@ class Registration:
     slot: str | None
     floor: Snapshot
     witness_id: str | None
+    reached: Lsn = ZERO
 
 
 @dataclass(frozen=True, slots=True)

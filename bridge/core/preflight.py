@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bridge.core.ledger import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
-from bridge.core.lsn import Lsn, format_lsn
+from bridge.core.lsn import ZERO, Lsn, format_lsn
 from bridge.core.snapshot import NOTHING, Snapshot
 from bridge.errors import Halt, Retry
 
@@ -39,13 +39,16 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
         )
 
 
-def judge(ledger: Ledger, source: SourceFacts, *, slot_wanted: bool) -> Judgement:
-    """Compare the ledger with the source. Raises Halt with a named reason, or Retry on a standby."""
+def judge(
+    ledger: Ledger, source: SourceFacts, registration: Registration | None, *, slot_wanted: bool
+) -> Judgement:
+    """Compare the ledger with the source; the registration must have been read after the fence. Raises
+    Halt with a named reason, or Retry on a standby."""
     if source.in_recovery:
         raise Retry("the source is in recovery (a standby): waiting for a primary")
     if slot_wanted and source.publication is None:
         raise Halt(
-            "the publication does not exist on the source",
+            "the publication does not exist on the source, or does not publish the outbox's inserts",
             reason="publication_missing",
             hint="bridge install",
         )
@@ -56,6 +59,7 @@ def judge(ledger: Ledger, source: SourceFacts, *, slot_wanted: bool) -> Judgemen
             timeline=source.timeline,
             publication=source.publication,
         )
+        check_not_pruned(ledger, registration, source.pruned)
         return Judgement(fresh, "new")
     if source.system_identifier != ledger.system_identifier:
         raise Halt(
@@ -64,18 +68,21 @@ def judge(ledger: Ledger, source: SourceFacts, *, slot_wanted: bool) -> Judgemen
             reason="other_system",
             hint="point source.dsn back, or begin with the new cluster: bridge recover --accept-source",
         )
-    ledger, reason, forget_above = _history(ledger, source)
+    ledger, reason, forget_above = _history(ledger, source, registration)
     reason = reason or _slot(ledger, source, slot_wanted)
     if reason is not None or source.slot is None:
+        check_not_pruned(ledger, registration, source.pruned)
         return Judgement(ledger, reason, forget_above)
     # An old idle advance must not let this session acknowledge what it has not seen.
     safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
     return Judgement(replace(ledger, safe_lsn=safe), None)
 
 
-def _history(ledger: Ledger, source: SourceFacts) -> tuple[Ledger, str | None, Lsn | None]:
+def _history(
+    ledger: Ledger, source: SourceFacts, registration: Registration | None
+) -> tuple[Ledger, str | None, Lsn | None]:
     """Is what we applied still part of the source's past?"""
-    reached = max(ledger.applied_lsn, ledger.floor_lsn)
+    reached = max(ledger.applied_lsn, ledger.snapshot_lsn)
     if source.timeline != ledger.timeline:
         switch = source.switch_points.get(ledger.timeline or 0)
         if switch is None:
@@ -83,17 +90,24 @@ def _history(ledger: Ledger, source: SourceFacts) -> tuple[Ledger, str | None, L
                 f"the source is on timeline {source.timeline}, which does not come from {ledger.timeline}"
             )
         ledger = replace(ledger, timeline=source.timeline)
-        goal = ledger.next.lsn if ledger.next else reached
-        if switch < max(reached, goal):
-            if ledger.floor_lsn > switch or (ledger.next and goal > switch):
+        if switch < reached:
+            if ledger.snapshot_lsn > switch:
                 raise _diverged(
                     f"the source was promoted at {format_lsn(switch)}, before what this target has applied "
                     f"({format_lsn(reached)}), and the snapshot of the last checkpoint is younger than that"
                 )
+            if source.two_phase:
+                raise _diverged(
+                    f"the source was promoted at {format_lsn(switch)}, before what this target has applied "
+                    f"({format_lsn(reached)}); a transaction prepared before and committed after that may be "
+                    "committed once more here, and nothing tells it from a new one with the same xid"
+                )
+            _in_registry(ledger, registration)
             # Applied events are gone from the source and their xids are used again.
             ledger = replace(ledger, applied_lsn=switch, safe_lsn=switch, witness_id=None, witness_xid=None)
             return ledger, "promoted_behind", switch
         if switch < ledger.safe_lsn:
+            _in_registry(ledger, registration)
             return replace(ledger, safe_lsn=ledger.applied_lsn), "promoted", None
     elif source.flush_lsn < reached:
         raise Halt(
@@ -102,12 +116,24 @@ def _history(ledger: Ledger, source: SourceFacts) -> tuple[Ledger, str | None, L
             reason="source_behind",
             hint="restore the source completely, or accept the loss: bridge recover --accept-source",
         )
+    _in_registry(ledger, registration)
     if not source.witness_present and not _pruned_since(ledger.witness_xid, source.pruned):
         raise _diverged(
             "the last applied event is no longer in the outbox (or has another xid): the source was "
             "restored from a copy, or the row was deleted by hand"
         )
     return ledger, None, None
+
+
+def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
+    """LSNs and the witness prove nothing about xids: on an older copy of the source those that our snapshots
+    show are used again. What the registry says of itself was true before we relied on them."""
+    known = registration.reached if registration else ZERO
+    if known < ledger.snapshot_lsn:
+        raise _diverged(
+            f"the source's registry knows of {format_lsn(known)} for this stream, and the target's "
+            f"checkpoint is of {format_lsn(ledger.snapshot_lsn)}: the source was restored from a copy"
+        )
 
 
 def _diverged(message: str) -> Halt:
@@ -138,13 +164,21 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
     return next((reason for reason, holds in reasons if holds), None)
 
 
-def check_not_pruned(ledger: Ledger, pruned: Pruned | None) -> None:
+def is_first_catch_up(ledger: Ledger, registration: Registration | None) -> bool:
+    """Has this stream never been further than its first catch-up? The registry, read after the fence and
+    before we write to it, knows better than a target that may have been restored."""
+    if registration is None:
+        return ledger.floor == NOTHING
+    return ledger.floor == registration.floor == NOTHING and registration.reached <= ledger.snapshot_lsn
+
+
+def check_not_pruned(ledger: Ledger, registration: Registration | None, pruned: Pruned | None) -> None:
     """Reading the table needs every row since the floor: halt when some may have been pruned. A stream
-    from the earliest row takes what there is, and an operator may accept what is gone."""
+    in its first catch-up takes what there is, and an operator may accept what is gone."""
     floor = ledger.floor
-    if pruned is None or floor == NOTHING or (ledger.accepted_gap or 0) >= pruned.greatest_xid:
+    if pruned is None or (ledger.accepted_gap or 0) >= pruned.greatest_xid:
         return
-    if _may_miss(floor, pruned):
+    if not is_first_catch_up(ledger, registration) and _may_miss(floor, pruned):
         raise Halt(
             f"rows that this target has not seen may have been pruned from the outbox (up to xid "
             f"{pruned.greatest_xid}; the target's floor is {floor.xmin}:{floor.xmax})",

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from bridge.core.done import Done, located
 from bridge.core.event import Batch
 from bridge.core.ledger import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
-from bridge.core.lsn import Lsn
-from bridge.core.preflight import check_not_pruned, check_registration, judge
+from bridge.core.lsn import ZERO, Lsn
+from bridge.core.preflight import check_not_pruned, check_registration, is_first_catch_up, judge
 from bridge.core.requests import (
     Apply,
     Asking,
@@ -32,7 +32,6 @@ from bridge.core.requests import (
     ReadMissing,
     ReadPruned,
     ReadRegistration,
-    ReadSource,
     ReadTarget,
     Receive,
     Register,
@@ -46,25 +45,13 @@ from bridge.core.requests import (
     ask,
 )
 from bridge.core.snapshot import Snapshot
-from bridge.errors import Halt, Retry, StandBy
+from bridge.core.start import Settings, facts, slot_wanted, stand_by
+from bridge.errors import Halt, Retry
+
+__all__ = ["POLLED", "Settings", "session"]
 
 POLLED = 0
 """The incarnation under which `applied` lists what polling applied while a slot was being made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the configuration says about a stream. slot: the prefix, slots are `<prefix>_<n>`."""
-
-    stream: str
-    slot: str
-    session: str
-    capture: Literal["slot", "poll", "auto"] = "slot"
-    since: str | None = None  # first start only: earliest (None), a timestamp, or "infinity" for now
-    has_xid: bool = True  # False: an outbox of the customer's own without xid: slot-only, no catch-up
-
-    def slot_name(self, incarnation: int) -> str:
-        return f"{self.slot}_{incarnation}"
 
 
 def session(settings: Settings) -> Generator[Request[Any], Any, None]:
@@ -72,7 +59,7 @@ def session(settings: Settings) -> Generator[Request[Any], Any, None]:
     target = yield from ask(ReadTarget())
     registration = yield from ask(ReadRegistration())
     check_registration(registration, target)
-    yield from _stand_by(settings, target, registration)
+    yield from stand_by(settings, target, registration)
     ledger = yield from ask(Fence(settings.session, create=registration is None, since=settings.since))
     if ledger is None:
         raise Halt(
@@ -81,55 +68,24 @@ def session(settings: Settings) -> Generator[Request[Any], Any, None]:
             reason="ledger_missing",
             hint="restore the ledger with the target; or begin anew: bridge recover --restart-stream",
         )
-    name = settings.slot_name(ledger.incarnation) if ledger.incarnation else None
-    source = yield from ask(ReadSource(name, ledger.witness_id, ledger.witness_xid))
-    slot_wanted = _slot_wanted(settings, source)
-    judgement = judge(ledger, source, slot_wanted=slot_wanted)
+    registration = yield from ask(ReadRegistration())
+    source = yield from ask(facts(settings, ledger))
+    from_slot = slot_wanted(settings, source)
+    judgement = judge(ledger, source, registration, slot_wanted=from_slot)
     yield from ask(Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
     life = _Life(settings, judgement.ledger, target)
-    yield from life.register()
+    # From here on prune respects our floor. If it may have gone further before, the registry must not
+    # forget that when it takes our floor: a position one above our own says so.
+    first = is_first_catch_up(ledger, registration)
+    yield from life.register(ZERO if first else Lsn(ledger.snapshot_lsn + 1))
     if judgement.catch_up is not None and settings.has_xid:
-        check_not_pruned(judgement.ledger, (yield from ask(ReadPruned())))
-    if not slot_wanted:
+        check_not_pruned(ledger, registration, (yield from ask(ReadPruned())))
+    if not from_slot:
         yield from life.poll()
         return
     if judgement.catch_up is not None:
         yield from life.catch_up(source, judgement.catch_up)
     yield from life.stream()
-
-
-def _stand_by(settings: Settings, target: TargetFacts, registration: Registration | None) -> Asking[None]:
-    """Do not fence a bridge that works: wait for it to go. Only politeness; the fence gives safety."""
-    if target.busy:
-        raise StandBy(f"another bridge is applying stream {settings.stream} to this target")
-    incarnation = target.ledger.incarnation if target.ledger else 0
-    name = settings.slot_name(incarnation or 1)
-    source = yield from ask(ReadSource(name, None, None))
-    if source.slot is None:
-        return
-    if registration is None and target.ledger is None:
-        raise Halt(
-            f"slot {name} exists, but neither the source nor the target knows stream {settings.stream}: "
-            "it belongs to something else",
-            reason="slot_in_use",
-            hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
-        )
-    if source.slot.active:
-        raise StandBy(f"another bridge reads slot {name}")
-
-
-def _slot_wanted(settings: Settings, source: SourceFacts) -> bool:
-    if settings.capture == "poll":
-        return False
-    if source.slot_refused is None:
-        return True
-    if settings.capture == "auto":
-        return False
-    raise Halt(
-        f"no replication slot can be had on the source: {source.slot_refused}",
-        reason="slot_refused",
-        hint="mend that, or set source.capture to poll",
-    )
 
 
 @dataclass(slots=True)
@@ -153,9 +109,11 @@ class _Life:
 
     # --- the ledger ---------------------------------------------------------------------------
 
-    def save(self, after: Ledger, *, thin: Snapshot | None = None) -> Asking[None]:
+    def save(
+        self, after: Ledger, *, thin: Snapshot | None = None, polled: frozenset[int] = frozenset()
+    ) -> Asking[None]:
         """Write the row; nothing is in flight. thin: what this snapshot shows need not be listed."""
-        yield from ask(Save(self.ledger, after, thin=thin))
+        yield from ask(Save(self.ledger, after, thin=thin, polled=polled))
         self.ledger = after
 
     def apply(
@@ -176,8 +134,9 @@ class _Life:
             yield from ask(Settle())
             self.ledger, self.sent = self.sent, None
 
-    def register(self) -> Asking[None]:
-        """Tell the source how far this stream is, for prune and for the next start."""
+    def register(self, reached: Lsn = ZERO) -> Asking[None]:
+        """Tell the source how far this stream is, for prune and for the next start. reached: the ledger is
+        about to rely on a snapshot that was taken before this position."""
         incarnation = self.ledger.incarnation
         streams = incarnation and self.ledger.mode is not Mode.POLL
         registration = Registration(
@@ -187,6 +146,7 @@ class _Life:
             slot=self.settings.slot_name(incarnation) if streams else None,
             floor=self.ledger.floor,
             witness_id=self.ledger.witness_id,
+            reached=max(reached, self.ledger.snapshot_lsn),
         )
         yield from ask(Register(registration))
 
@@ -220,9 +180,10 @@ class _Life:
         yield from ask(BeginSlot(self.settings.slot_name(number)))
         while (made := (yield from ask(SlotMade()))) is None:
             if poll:
-                yield from self.poll_once(Mode.CATCHUP, list_as=POLLED)
+                yield from self.poll_once(Mode.CATCHUP, listing=True)
         lsn, snapshot = made
         goal = Goal(snapshot, lsn, from_slot=True)
+        yield from self.register(lsn)
         yield from self.save(replace(self.ledger, next=goal))
         return goal
 
@@ -237,23 +198,30 @@ class _Life:
         goal = yield from self.new_slot(source, poll=False)
         yield from self.save(_raised(self.ledger, goal, Mode.STREAM))
 
-    def finish(self, goal: Goal, mode: Mode, *, list_as: int | None = None) -> Asking[None]:
+    def finish(self, goal: Goal, mode: Mode, *, listing: bool = False) -> Asking[None]:
         """Apply what is visible in the goal and not yet applied; then it is the floor. A stored goal is
-        always finished before another one is stored."""
+        always finished before another one is stored.
+
+        listing: see poll_once. Only the last write lists: a transaction of which a batch has brought one
+        row is not applied yet, and a session that resumes here would skip the others. (That one need not
+        list at all: its slot is made later than this goal.)
+        """
         while goal.from_slot and (yield from ask(StillRunning(goal.snapshot))):
             pass  # WAL runs ahead of visibility
         floor, since = self.ledger.floor, self.ledger.since
         applied = yield from ask(ReadApplied())
+        polled: set[int] = set()
         seq, more = goal.seq, True
         while more:
             missing = yield from ask(ReadMissing(floor, goal.snapshot, seq, since, applied))
             seq, more = missing.last_seq, missing.more
             if missing.batch.events:
                 after = replace(self.sent or self.ledger, next=replace(goal, seq=seq))
-                yield from self.apply(located(missing.batch, goal.lsn), after, list_as=list_as)
+                yield from self.apply(located(missing.batch, goal.lsn), after)
+                polled.update(missing.batch.xids if listing else ())
         yield from self.settle()
-        thin = goal.snapshot if list_as is None else None
-        yield from self.save(_raised(self.ledger, goal, mode), thin=thin)
+        thin = None if listing else goal.snapshot
+        yield from self.save(_raised(self.ledger, goal, mode), thin=thin, polled=frozenset(polled))
         yield from self.register()
 
     def poll(self) -> Asking[None]:
@@ -271,10 +239,10 @@ class _Life:
             if not more and (yield from ask(Wait())):
                 return
 
-    def poll_once(self, mode: Mode, *, list_as: int | None = None) -> Asking[bool]:
+    def poll_once(self, mode: Mode, *, listing: bool = False) -> Asking[bool]:
         """All that is visible now and not in the floor. True: there was something.
 
-        list_as: a slot is being made, whose snapshot may be older than this one; so list what is
+        listing: a slot is being made, whose snapshot may be older than this one; so list what is
         applied, and thin nothing.
         """
         snapshot, lsn = yield from ask(TakeSnapshot())
@@ -282,15 +250,17 @@ class _Life:
         before = self.ledger
         applied = yield from ask(ReadApplied())
         missing = yield from ask(ReadMissing(before.floor, snapshot, 0, before.since, applied))
-        if not missing.batch.events:
-            if before.since is not None:  # a stream that starts now: what is there is not its own
-                yield from self.save(_raised(before, goal, mode))
+        if not missing.batch.events and before.since is None:
+            return False
+        yield from self.register(lsn)
+        if not missing.batch.events:  # a stream that starts now: what is there is not its own
+            yield from self.save(_raised(before, goal, mode))
             return False
         if missing.more:
             yield from self.save(replace(before, mode=mode, next=goal))
-            yield from self.finish(goal, mode, list_as=list_as)
+            yield from self.finish(goal, mode, listing=listing)
             return True
-        thin = snapshot if list_as is None else None
+        thin, list_as = (None, POLLED) if listing else (snapshot, None)
         after = _raised(before, goal, mode)
         yield from self.apply(located(missing.batch, lsn), after, list_as=list_as, thin=thin)
         yield from self.settle()
@@ -303,6 +273,10 @@ class _Life:
         while the one before commits."""
         incarnation = self.ledger.incarnation
         yield from ask(OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
+        # Now that the slot is ours nobody moves it. Before, somebody could: the start would be skipped ahead.
+        slot = (yield from ask(facts(self.settings, self.ledger))).slot
+        if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:
+            raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
         listed = yield from ask(ReadApplied(except_incarnation=incarnation))
         done = Done(listed, self.ledger.floor)
         look = _Look(self.ledger.applied_lsn)
@@ -352,8 +326,8 @@ class _Life:
             if raised is not None:
                 after = replace(after, floor=raised.snapshot, floor_lsn=raised.insert_lsn)
                 look.candidate = None
+                yield from self.register(raised.insert_lsn)
             yield from self.save(after, thin=raised.snapshot if raised else None)
-            yield from self.register()
         if look.candidate is None and look.dirty:
             look.candidate, look.dirty = seen, False
         yield from ask(Confirm(self.confirmable(verified)))

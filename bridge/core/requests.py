@@ -54,12 +54,14 @@ class Fence(Request[Ledger | None]):
 @dataclass(frozen=True, slots=True)
 class Save(Request[None]):
     """Replace the row `before` by `after` if it still is `before` (epoch, session, applied_lsn,
-    next_seq), else raise Fenced. thin: delete from `applied` what this snapshot shows. forget_above:
-    the source lost its WAL above this LSN; take what was listed above it out of `applied`."""
+    next_seq), else raise Fenced. thin: delete from `applied` what this snapshot shows. polled: list
+    these xids in `applied` under incarnation 0, each at after.floor_lsn. forget_above: the source lost
+    its WAL above this LSN; take what was listed above it out of `applied`."""
 
     before: Ledger
     after: Ledger
     thin: Snapshot | None = None
+    polled: frozenset[int] = frozenset()
     forget_above: Lsn | None = None
 
 
@@ -107,6 +109,8 @@ class ReadRegistration(Request[Registration | None]):
 
 @dataclass(frozen=True, slots=True)
 class Register(Request[None]):
+    """Committed and flushed when answered; of two values of `reached` the greater one stays."""
+
     registration: Registration
 
 
@@ -204,7 +208,7 @@ class Receive(Request[Received]):
 class Observation:
     """Read in this order, after the positions that it is to cover."""
 
-    publication: str | None
+    publication: str | None  # its identity; None also where it does not publish the outbox's inserts
     snapshot: Snapshot
     insert_lsn: Lsn
     idle_write_due: bool = False  # 10 s and 1 MiB since the last idle write, or the WAL brake is near

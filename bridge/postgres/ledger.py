@@ -5,8 +5,8 @@ that it expects, so that a fenced bridge cannot write.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from bridge.core.event import Batch
 from bridge.core.ledger import Goal, Ledger, Mode
 from bridge.core.lsn import Lsn, format_lsn, parse_lsn
 from bridge.core.snapshot import Snapshot, parse_snapshot
@@ -158,26 +158,27 @@ def change(before: Ledger, after: Ledger) -> Statement:
 
 
 def _only_advances(before: Ledger, after: Ledger) -> bool:
-    return (
-        before.mode is after.mode is Mode.STREAM
-        and before.floor == after.floor
-        and before.publication == after.publication
-        and before.next is after.next is None
-        and before.floor_lsn == after.floor_lsn
+    """Is the change one that _ADVANCE writes completely?"""
+    advanced = replace(
+        before,
+        applied_lsn=after.applied_lsn,
+        safe_lsn=after.safe_lsn,
+        witness_id=after.witness_id,
+        witness_xid=after.witness_xid,
     )
+    return advanced == after
 
 
-def list_applied(stream: str, incarnation: int, batch: Batch) -> Statement:
-    """One row in bridge.applied for the transactions of this batch."""
-    end = max(batch.end_lsns)
+def list_applied(stream: str, incarnation: int, xids: Sequence[int], end_lsns: Sequence[Lsn]) -> Statement:
+    """One row in bridge.applied for these transactions."""
     return Statement(
         _LIST,
         [
             stream.encode(),
             incarnation.to_bytes(4, "big"),
-            end.to_bytes(8, "big"),
-            eight_byte_array(XID8, batch.xids),
-            eight_byte_array(PG_LSN, batch.end_lsns),
+            max(end_lsns).to_bytes(8, "big"),
+            eight_byte_array(XID8, xids),
+            eight_byte_array(PG_LSN, end_lsns),
         ],
         binary=True,
     )

@@ -21,13 +21,19 @@ from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication
 
 # (oid, xmin) of the publication's rows and the outbox' oid: whatever was dropped, recreated or altered
-# since gives another text. docs/guarantees.md, "Publication identity".
+# since gives another text. Null unless it publishes the outbox's inserts now. docs/guarantees.md,
+# "Publication identity".
 PUBLICATION_IDENTITY: LiteralString = """
     (select concat_ws(' ', p.oid || ':' || p.xmin,
             (select string_agg(r.oid || ':' || r.xmin || ':' || r.prrelid, ',' order by r.oid)
              from pg_catalog.pg_publication_rel r where r.prpubid = p.oid),
             to_regclass(%(table)s)::oid::text)
-     from pg_catalog.pg_publication p where p.pubname = %(publication)s)"""
+     from pg_catalog.pg_publication p where p.pubname = %(publication)s and p.pubinsert and exists (
+            select from pg_catalog.pg_publication_tables t
+                join pg_catalog.pg_namespace n on n.nspname = t.schemaname
+                join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
+            where t.pubname = p.pubname and (c.oid = to_regclass(%(table)s)
+                or c.oid in (select relid from pg_partition_tree(to_regclass(%(table)s))))))"""
 
 _SLOT: LiteralString = """
     select slot_type, plugin, database = current_database(), active, wal_status,
@@ -103,7 +109,9 @@ class Source:
             slot=self._slot(slot) if slot else None,
             switch_points=self._switch_points(timeline) if timeline > 1 else {},
             witness_present=witness_id is None or self._present(witness_id, witness_xid),
+            two_phase=self._row("select current_setting('max_prepared_transactions')::int > 0")[0],
             slot_refused=self._slot_refused(),
+            pruned=self._pruned(),
         )
 
     def _slot(self, name: str) -> SlotFacts | None:
@@ -132,7 +140,11 @@ class Source:
             query += psycopg.sql.SQL(" and {} = %s::xid8").format(outbox.column("xid"))
             parameters.append(str(witness_xid))
         row = self.connection.execute(query + psycopg.sql.SQL(")"), parameters).fetchone()
-        return row is not None and bool(row[0])
+        if row is not None and row[0]:
+            return True
+        if witness_xid is not None and witness_xid in self.take_snapshot()[0].xip:
+            raise Retry("the last applied event's transaction is not visible yet: looking again")
+        return False
 
     def _slot_refused(self) -> str | None:
         level, replication = self._row(
@@ -167,35 +179,45 @@ class Source:
 
     def registration(self) -> Registration | None:
         row = self.connection.execute(
-            "select target_system, target_database, slot, floor::text, witness_id"
+            "select target_system, target_database, slot, floor::text, witness_id, reached::text"
             " from outbox.stream where stream = %s",
             [self._stream],
         ).fetchone()
         if row is None:
             return None
-        system, database, slot, floor, witness = row
-        return Registration(self._stream, system, database, slot, parse_snapshot(floor), witness)
+        system, database, slot, floor, witness, reached = row
+        return Registration(
+            self._stream, system, database, slot, parse_snapshot(floor), witness, parse_lsn(reached)
+        )
 
     def register(self, registration: Registration) -> None:
-        self.connection.execute(
-            "insert into outbox.stream (stream, target_system, target_database, slot, floor, witness_id)"
-            " values (%s, %s, %s, %s, %s::pg_snapshot, %s)"
-            " on conflict (stream) do update set target_system = excluded.target_system,"
-            " target_database = excluded.target_database, slot = excluded.slot, floor = excluded.floor,"
-            " witness_id = excluded.witness_id, updated_at = now()",
-            [
-                registration.stream,
-                registration.target_system,
-                registration.target_database,
-                registration.slot,
-                str(registration.floor),
-                registration.witness_id,
-            ],
-        )
+        with self.connection.transaction():
+            self.connection.execute("set local synchronous_commit = local")  # flushed, whatever the role has
+            self.connection.execute(
+                "insert into outbox.stream as s"
+                " (stream, target_system, target_database, slot, floor, witness_id, reached)"
+                " values (%s, %s, %s, %s, %s::pg_snapshot, %s, %s::pg_lsn)"
+                " on conflict (stream) do update set target_system = excluded.target_system,"
+                " target_database = excluded.target_database, slot = excluded.slot, floor = excluded.floor,"
+                " witness_id = excluded.witness_id, reached = greatest(s.reached, excluded.reached),"
+                " updated_at = now()",
+                [
+                    registration.stream,
+                    registration.target_system,
+                    registration.target_database,
+                    registration.slot,
+                    str(registration.floor),
+                    registration.witness_id,
+                    format_lsn(registration.reached),
+                ],
+            )
 
     def pruned(self) -> Pruned | None:
         """Waits for a batch of prune that began before our floor was registered."""
-        row = self.connection.execute("select xid::text, floor::text from outbox.pruned for share").fetchone()
+        return self._pruned("for share")
+
+    def _pruned(self, lock: LiteralString = "") -> Pruned | None:
+        row = self.connection.execute("select xid::text, floor::text from outbox.pruned " + lock).fetchone()
         if row is None or row[0] is None:  # tested here: a WHERE would pass by a first batch in flight
             return None
         return Pruned(int(row[0]), parse_snapshot(row[1]))

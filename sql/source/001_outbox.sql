@@ -76,6 +76,7 @@ create table if not exists outbox.stream (
     slot            text,                 -- the present incarnation; null: polling
     floor           pg_snapshot not null, -- what this shows is applied; pruning stays below every stream's floor
     witness_id      text,                 -- the last applied event: never pruned
+    reached         pg_lsn not null default '0/0',  -- the ledger's snapshots are older than this: greater there, and this is an old copy
     updated_at      timestamptz not null default now()
 );
 
