@@ -1,0 +1,159 @@
+"""What must hold: I1 to I6 after every act, the promise at rest, and which halt which history allows.
+
+Apart from world.py so that what is checked is read in one place. Nothing here looks into the protocol:
+only at the two servers. docs/guarantees.md states the invariants.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.core.ledger import Ledger, Mode
+from bridge.errors import BridgeError, Fenced, StandBy, Verdict
+
+if TYPE_CHECKING:
+    from tests.model.source import Row
+    from tests.model.world import Bridge, World
+
+
+class Violation(AssertionError):
+    """The protocol broke its word."""
+
+
+def require(holds: bool, *words: object) -> None:
+    if not holds:
+        raise Violation(" ".join(map(str, words)))
+
+
+def after_target(world: World) -> None:
+    """Nothing twice; I2 and I6."""
+    twice = [name for name, times in world.target.ids.items() if times > 1]
+    require(not twice, "applied twice:", twice)
+    if not world.unjudged:
+        told_as_applied(world)
+
+
+def after_source(world: World) -> None:
+    if not world.unjudged:
+        told_as_applied(world)
+
+
+def told_as_applied(world: World) -> None:
+    """I6: applied <=> visible in floor, listed in `applied`, or read already by the stored goal.
+    I2: while streaming, nothing that the slot brought before applied_lsn is missing."""
+    ledger = world.target.ledger
+    if ledger is None:
+        return
+    listed = world.target.listed()
+    for commit in world.source.wal:
+        for row in commit.rows:
+            told = knows(ledger, listed, row)
+            applied = row.id in world.target.ids
+            if told and not applied:
+                require(
+                    not wanted(world, row), "I6: the ledger says applied, and it is not:", row, ledger, listed
+                )
+            if applied and not told:
+                require(False, "I6: applied, and the ledger does not know:", row, ledger, listed)
+            if (
+                ledger.mode is Mode.STREAM
+                and row.published == "yes"
+                and commit.end <= ledger.applied_lsn
+                and not applied
+            ):
+                require(
+                    not wanted(world, row), "I2: applied_lsn is past a row that is not applied:", row, ledger
+                )
+
+
+def knows(ledger: Ledger, listed: frozenset[int], row: Row) -> bool:
+    goal = ledger.next
+    return (
+        ledger.floor.shows(row.xid)
+        or row.xid in listed
+        or (goal is not None and goal.snapshot.shows(row.xid) and row.seq <= goal.seq)
+    )
+
+
+def wanted(world: World, row: Row) -> bool:
+    """Rows older than the stream's beginning may come or not."""
+    if world.since is None:
+        return True
+    if world.since == "infinity":
+        ledger = world.target.ledger
+        return ledger is not None and ledger.since is None and row.born > world.began_at
+    return row.born >= int(world.since)
+
+
+def monotonic(world: World, before: Ledger, after: Ledger) -> None:
+    """I3, and that only the fence changes who may write."""
+    require((before.epoch, before.session) == (after.epoch, after.session), "I4: written by another session")
+    same = before.incarnation == after.incarnation and before.timeline == after.timeline
+    if same and before.mode is Mode.STREAM is after.mode:
+        require(after.applied_lsn >= before.applied_lsn, "I3: applied_lsn fell", before, after)
+    if before.next is not None and after.next is not None:
+        require(
+            before.next.snapshot == after.next.snapshot and before.next.seq <= after.next.seq,
+            "a stored goal was abandoned half-read",
+        )
+
+
+def confirmable(world: World, bridge: Bridge, lsn: int) -> None:
+    """I1: the slot is told only what is durable. A target restored under the session is no word of ours."""
+    ledger = world.target.ledger
+    require(lsn <= world.source.lsn, "confirmed beyond the source's WAL")
+    if bridge.target_generation == world.target_generation and ledger is not None:
+        mine = bridge.fenced_as is not None and ledger.session == bridge.fenced_as.session
+        if mine:
+            require(lsn <= ledger.safe_lsn, "I1: confirmed", lsn, "and only", ledger.safe_lsn, "is durable")
+
+
+# --- how a session may end --------------------------------------------------------------------------
+
+
+def legal_end(world: World, error: BridgeError) -> None:
+    """Halts are legal only where the history gives cause."""
+    if error.verdict is not Verdict.HALT:
+        require(
+            error.verdict is Verdict.RETRY or isinstance(error, Fenced | StandBy), "unexpected end:", error
+        )
+        return
+    cause = {
+        "publication_missing": world.source.identity() is None,
+        "ledger_missing": world.ledger_wiped,
+        "slot_in_use": world.counts["somebody made a slot of our name"] > 0,
+        "history_diverged": world.history_lost,
+        "source_behind": world.history_lost,
+        "outbox_pruned": world.target_restored,
+    }
+    require(cause.get(error.reason, False), "halted without a cause:", error.reason, error)
+    if error.reason != "publication_missing":
+        world.halted = error
+
+
+# --- at rest ----------------------------------------------------------------------------------------
+
+
+def promise(world: World) -> None:
+    """Every committed row that the source has is applied exactly once; per key in the promised order."""
+    target = world.target
+    rows = [row for commit in world.source.wal for row in commit.rows]
+    missing = [row for row in rows if target.ids.get(row.id, 0) != 1 and wanted(world, row)]
+    require(not missing, "lost:", missing, target.ledger)
+    twice = [name for name, times in target.ids.items() if times > 1]
+    require(not twice, "applied twice:", twice)
+    order(world, rows)
+
+
+def order(world: World, rows: list[Row]) -> None:
+    """Events of one key whose transactions were ordered by a lock keep that order, unless the publication
+    withheld one of them."""
+    of = {row.id: row for row in rows}
+    withheld = {row.key for row in rows if row.published != "yes"}
+    last: dict[int, int] = {}
+    for event in world.target.effects:
+        row = of.get(event.id.decode())
+        if row is None or row.key is None or row.key < 0 or row.key in withheld or not wanted(world, row):
+            continue
+        require(last.get(row.key, 0) < row.seq, "out of order for key", row.key, row)
+        last[row.key] = row.seq

@@ -1,0 +1,186 @@
+"""Random walks through the world, each ending at rest with the promise checked.
+
+`python -m tests.model.walk --walks N --seed S` prints what really happened; a class of fault that never
+did is a failure. Apart from the hypothesis machine because it is ten times as fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections import Counter
+from random import Random
+
+from bridge.core.requests import Receive, Wait
+from tests.model import checks, faults
+from tests.model.world import Bridge, World
+
+MUST_HAPPEN = (
+    *("act failed", "commit answer lost", "bridge crashed", "second bridge beside a live one"),
+    *("died with a batch in flight", "died inside a huge transaction", "late commit of an orphan"),
+    *("zombie's batch fenced", "waited for a late commit", "batch rolled back by the server"),
+    *("target crashed", "target restored to an older copy", "slot dropped", "slot advanced by somebody"),
+    *("slot recreated by somebody", "somebody made a slot of our name", "slot invalidated"),
+    *("publication toggled", "publication dropped", "publication recreated", "pruned"),
+    *("rows that the publication withheld", "decoder stopped on a row without publication"),
+    *("source crashed", "source crash lost commits", "confirmed_flush went back"),
+    *("source restored from a disk copy", "restored source passed the old WAL"),
+    *("promoted with a failover slot", "promoted without a slot", "promotion lost commits"),
+    *("capture switched", "committed before an older xid", "commit not flushed"),
+    *("prepared transaction committed", "decodable before it is visible", "rolled back with rows"),
+    *("waited for a slot to be made", "a goal showed a running xid", "stored a slot's goal", "chunk sent"),
+    *("a commit inside an observation", "forgot applied xids above a switch point"),
+    *("listed what a poll of many batches applied", "ended: fenced", "ended: history_diverged"),
+    *("ended: source_behind", "ended: outbox_pruned", "ended: publication_missing"),
+    *("ended: publication_changed", "ended: slot_advanced", "ended: ledger_missing", "ended: slot_in_use"),
+    *("ended: stand_by",),
+)
+
+
+def new_world(rng: Random) -> tuple[World, dict[faults.Act, float]]:
+    """Every walk has its own settings and its own mixture of faults."""
+    world = World(
+        rng,
+        capture="poll" if rng.random() < 0.25 else "slot",
+        since=rng.choice((None, None, None, None, "infinity", "20")),
+        failing=rng.choice((0.0, 0.01, 0.05)),
+    )
+    world.two_phase = rng.random() < 0.5
+    world.stopping = rng.choice((0.0, 0.01))
+    world.source.decoder_raises = rng.random() < 0.5
+    acts = dict(faults.WORK)
+    severity = rng.choice((0.0, 0.5, 1.0, 2.0))
+    for act, weight in faults.FAULTS.items():
+        if rng.random() < 0.7:
+            acts[act] = weight * severity
+    if rng.random() < 0.35:
+        acts |= faults.HISTORY
+    return world, acts
+
+
+def drive(world: World, acts: dict[faults.Act, float], steps: int) -> None:
+    """Interleave bridges, producers and faults; stop where the bridge has halted for good."""
+    rng = world.rng
+    names, weights = list(acts), list(acts.values())
+    chosen = rng.choices(names, weights, k=steps)
+    suspended: Bridge | None = None
+    for act in chosen:
+        if not world.bridges:
+            world.start_bridge()
+        for _ in range(rng.choice((0, 1, 1, 2, 4))):
+            if not world.bridges:
+                break
+            if rng.random() < 0.02:
+                suspended = rng.choice(world.bridges)
+            elif rng.random() < 0.02:
+                suspended = None
+            bridge = rng.choice(world.bridges)
+            if bridge is not suspended:
+                world.step(bridge)
+        if world.halted is not None:
+            return
+        act(world)
+
+
+def rest(world: World) -> None:
+    """Faults are over: transactions end, one bridge runs until it has nothing to do. Then the promise."""
+    world.failing, world.stopping, world.calm = 0.0, 0.0, True
+    for bridge in list(world.bridges):
+        world.crash(bridge)
+    while world.orphans:
+        sent = world.orphans.pop()
+        if world.chance(0.5):
+            world.progress(sent)
+            world.progress(sent)
+        world.target.roll_back(sent)
+    while world.dead_readers:
+        faults.reader_noticed(world)
+    for transaction in list(world.source.running.values()):
+        if transaction.recorded:
+            world.source.leave(transaction)
+        elif world.chance(0.5):
+            world.record(transaction)
+            world.source.leave(transaction)
+        else:
+            world.source.abort(transaction)
+    world.source.flush()
+    for _ in range(2):
+        faults.recreate_publication(world)
+        run_until_idle(world)
+        if world.halted is not None:
+            return
+        checks.promise(world)
+        world.emit(1)
+        world.source.flush()
+
+
+def run_until_idle(world: World, limit: int = 3000) -> None:
+    for _ in range(limit):
+        if not world.bridges:
+            world.start_bridge()
+        bridge = world.bridges[0]
+        if bridge.idle > 12 and isinstance(bridge.request, Receive | Wait) and bridge.sent is None:
+            bridge.idle = 0
+            return
+        world.step(bridge)
+        if world.halted is not None:
+            return
+    raise checks.Violation(f"never came to rest: {world.bridges} {world.target.ledger}")
+
+
+def walk(seed: str, counts: Counter[str] | None = None, steps: int = 160) -> World:
+    """One walk. Raises checks.Violation."""
+    world, acts = new_world(Random(seed))
+    try:
+        drive(world, acts, steps)
+        if world.halted is None:
+            rest(world)
+    finally:
+        if counts is not None:
+            counts.update(world.counts)
+            counts["steps"] += world.clock
+            counts["walks"] += 1
+            counts["events"] += world.serial
+            counts["walks that ended in a halt"] += world.halted is not None
+    return world
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.model.walk", description=__doc__)
+    parser.add_argument("--walks", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--keep-going", action="store_true", help="count violations instead of stopping")
+    parser.add_argument("--figures", action="store_true", help="print every count")
+    options = parser.parse_args()
+    counts: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    began = time.monotonic()
+    for number in range(options.walks):
+        seed = f"{options.seed}/{number}"
+        try:
+            walk(seed, counts, options.steps)
+        except AssertionError as error:
+            failures[str(error)[:60]] += 1
+            print(f"walk {seed}: {error}")
+            if not options.keep_going:
+                traceback.print_exc()
+                return 1
+    never = [name for name in MUST_HAPPEN if not counts[name]]
+    if options.figures:
+        for name, count in sorted(counts.items()):
+            print(f"{count:>9}  {name}")
+    print(
+        f"{counts['walks']} walks, {counts['steps']} requests, {counts['events']} events, "
+        f"{counts['walks that ended in a halt']} ended in a halt, {time.monotonic() - began:.0f} s"
+    )
+    print(f"violations: {sum(failures.values())}; never happened: {never or 'none'}")
+    for words, count in failures.most_common():
+        print(f"{count:>6}  {words}")
+    return 1 if failures or never else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
