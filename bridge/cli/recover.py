@@ -67,7 +67,7 @@ def recover(
     ):
         if accept_source:
             when = {"now": "infinity", "earliest": None}.get(since, since)
-            done = choices.accept_source(target, plan.stream, when)
+            done = choices.accept_source(source, target, plan.stream, when)
             said = f"{plan.stream} begins anew with this source, from {since}"
         elif accept_target:
             done = choices.accept_target(source, target, plan.stream) is not None

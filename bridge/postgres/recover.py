@@ -15,9 +15,15 @@ _FORGET = (
 )
 
 
-def accept_source(target: psycopg.Connection, stream: str, since: str | None) -> bool:
+def accept_source(
+    source: psycopg.Connection, target: psycopg.Connection, stream: str, since: str | None
+) -> bool:
     """Begin anew with the source as it is now. since: the first event's time, "infinity" for from now on, None
     for every row that the outbox holds (applied ones again). False: no such stream here."""
+    source.execute(
+        "update outbox.stream set floor = '3:3:', reached = '0/0', witness_id = null where stream = %s",
+        [stream],
+    )
     with target.transaction():
         target.execute(_FORGET[0], [stream])
         return target.execute(_FORGET[1], [since, stream]).rowcount == 1
