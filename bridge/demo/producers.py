@@ -82,16 +82,16 @@ class Producers:
                     return
                 self._single(connection, chance, "steady")
 
-    def rush(self, allowance: Callable[[], int]) -> None:
-        """Three producers at once, as fast as they can, until `allowance()` (of events of this call,
-        growing) is used up and 0 is answered."""
+    def rush(self, allowance: Callable[[], int], rate: float) -> None:
+        """Three producers at once, the one of bursts at about `rate` events a second, until `allowance()`
+        (of events of this call, growing) is used up and 0 is answered."""
         began_with = self.events
         with ThreadPoolExecutor() as pool:
             kinds = ("singles", "bursts", "awkward")
-            for done in [pool.submit(self._rush, kind, allowance, began_with) for kind in kinds]:
+            for done in [pool.submit(self._rush, kind, allowance, began_with, rate) for kind in kinds]:
                 done.result()
 
-    def _rush(self, name: str, allowance: Callable[[], int], began_with: int) -> None:
+    def _rush(self, name: str, allowance: Callable[[], int], began_with: int, rate: float) -> None:
         chance = random.Random(f"{name} {self._seed}")
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             while not self._stopping.is_set() and (allowed := allowance()):
@@ -101,8 +101,9 @@ class Producers:
                 elif name == "singles":
                     self._single(connection, chance, "rush")
                 elif name == "bursts":
-                    self._burst(connection, chance, "rush", min(left, chance.randint(2, 200)))
-                    self._stopping.wait(0.02)
+                    size = min(left, chance.randint(2, 200))
+                    self._burst(connection, chance, "rush", size)
+                    self._stopping.wait(size / rate)
                 else:
                     self._awkward(connection, chance)
                     self._stopping.wait(0.01)

@@ -20,6 +20,7 @@ from bridge.demo.world import Bridge, World
 
 Tamper = Literal["lose", "double", "alter"]
 KILLS = 3
+RUSH_SECONDS = 8.0
 STEADY_SECONDS, STEADY_RATE = 3.0, 200.0
 _PATIENCE = 30.0  # seconds without a single new effect before we stop waiting and judge
 
@@ -132,7 +133,8 @@ class Story:
         part = self._rush / (KILLS + 1)
         before = self.producers.events
         stop = threading.Event()
-        rush = pool.submit(self.producers.rush, lambda: 0 if stop.is_set() else self._allowance)
+        allowance: Callable[[], int] = lambda: 0 if stop.is_set() else self._allowance  # noqa: E731 - one line
+        rush = pool.submit(self.producers.rush, allowance, self._rush / RUSH_SECONDS)
         try:
             for number in range(1, KILLS + 1):
                 self._allowance = int(part * (number + 1)) if number < KILLS else self._rush
@@ -180,12 +182,14 @@ class Story:
         work.result()
 
     def _wait(self, condition: Callable[[], bool], work: Future[None]) -> None:
-        until = time.monotonic() + _PATIENCE
+        seen, since = -1, time.monotonic()
         while not condition():
             if work.done():
                 work.result()
                 return
-            if time.monotonic() > until:
+            if seen != (now := self.producers.events + self._look()):
+                seen, since = now, time.monotonic()
+            if time.monotonic() - since > _PATIENCE:
                 raise TimeoutError(f"nothing happened for {_PATIENCE:.0f} s\n{self.bridge.log_tail()}")
             time.sleep(0.002)
 
