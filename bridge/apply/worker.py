@@ -23,6 +23,7 @@ from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verd
 from bridge.failpoints import FailpointRaised
 from bridge.postgres import wire
 from bridge.postgres.catalog import connect_target, ledger_findings, table_shape
+from bridge.postgres.roles import excess_powers
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_slot
 
@@ -44,6 +45,7 @@ class Worker:
         self._waker = wire.Waker()
         self._stopping = threading.Event()
         self._reload: StreamPlan | None = None
+        self._roles_checked: StreamPlan | None = None
         self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
 
     def start(self) -> None:
@@ -99,6 +101,7 @@ class Worker:
         engine: Engine | None = None
         try:
             planner = plan_target(self.plan)
+            self._check_roles()
             engine = Engine(
                 self.plan, planner, self._storm, self.watcher, waker=self._waker, stop=self._asked_to_stop
             )
@@ -122,6 +125,32 @@ class Worker:
             if engine is not None:
                 engine.close()
         return None
+
+    def _check_roles(self) -> None:
+        """Once a plan: a role that may do more than it needs is told of, and refused under `strict`."""
+        plan = self.plan
+        if self._roles_checked is plan:
+            return
+        tables = [
+            spec.table
+            for pipeline in plan.pipelines
+            for spec in pipeline.destinations.values()
+            if isinstance(spec, TableSpec) and spec.connection == plan.connection
+        ]
+        with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as target:
+            powers = [f"on the target, {power}" for power in excess_powers(target, tables)]
+        with connect_target(plan.source_dsn, f"bridge-check/{plan.stream}") as source:
+            outbox = f"{plan.outbox.schema}.{plan.outbox.table}"
+            powers += [f"on the source, {power}" for power in excess_powers(source, [outbox])]
+        if powers and plan.strict:
+            raise Halt(
+                f"strict: {'; '.join(powers)}",
+                reason="role_too_powerful",
+                hint="connect as a role with exactly the printed grants: bridge schema source, bridge schema target",
+            )
+        for power in powers:
+            self.watcher.log("the role may do more than the bridge needs", what=power)
+        self._roles_checked = plan
 
     def _brake(self) -> None:
         """The WAL brake: a stream that cannot go on must not fill the source's disk. Its slot is given up on
