@@ -40,6 +40,7 @@ TICK_SECONDS = 1.0
 _STATUS_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0  # a stream that says nothing, though asked every second, is a half-open link
 _TARGET_SECONDS = 90.0  # beyond the target's statement_timeout: nobody is there
+_LATELY_SECONDS = 3.0
 _WORTHWHILE = 500  # events worth planning while the commit before is in flight
 
 
@@ -168,6 +169,10 @@ class Engine:
         """What the application_name of a working session of this stream starts with (Postgres keeps 63 bytes)."""
         return f"bridge/{self._plan.stream}/".encode()[:63]
 
+    def _lately(self) -> float:
+        """Seconds within which a bridge that works on this stream says something to the target."""
+        return _LATELY_SECONDS + (0 if self._plan.capture == "slot" else 3 * self._plan.poll_interval)
+
     def _run(self, *statements: Statement) -> list[list[tuple[bytes | None, ...]]]:
         try:
             return self._link.run(statements, self._wait_for_target)
@@ -181,7 +186,7 @@ class Engine:
         identity, rows, busy = self._run(
             Statement(ledger_sql.IDENTITY),
             Statement(ledger_sql.READ, [stream]),
-            Statement(ledger_sql.BUSY, [self._prefix()]),
+            Statement(ledger_sql.BUSY, [self._prefix(), b"%f" % self._lately()]),
         )
         system, database = identity[0]
         return TargetFacts(

@@ -82,9 +82,13 @@ LISTED = (
     b" where stream = $1 and ($2::int is null or incarnation <> $2::int)"
 )
 
+# A session that did something lately, or is at work within its statement_timeout. One that is only connected
+# may be a frozen process: it must not keep a successor waiting for ever.
 BUSY = (
     b"select exists (select from pg_catalog.pg_stat_activity where starts_with(application_name, $1)"
-    b" and pid <> pg_backend_pid() and datname = current_database())"
+    b" and usename = current_user and pid <> pg_backend_pid() and datname = current_database()"
+    b" and state_change > clock_timestamp() - case when state = 'active' then interval '60 s'"
+    b" else ($2 || 's')::interval end)"
 )
 
 IDENTITY = b"select (select system_identifier::text from pg_control_system()), current_database()"
