@@ -6,12 +6,16 @@ pipeline, else of the first postgres connection, else of the source itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from bridge.apply.stream_plan import StreamPlan
 from bridge.config.connection import PostgresConnection
 from bridge.config.model import Config
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.core.event import Event
-from bridge.core.spec import PipelineSpec, TableSpec
+from bridge.core.pipeline import Planner
+from bridge.core.source import classify
+from bridge.core.spec import ContractSpec, PipelineSpec, TableSpec
 from bridge.errors import ConfigError
 from bridge.postgres.outbox import Outbox
 
@@ -32,6 +36,7 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
         raise ConfigError("no pipeline has a destination", hint="bridge init --recipe usage-limits")
     source = config.source
     start = str(source.start)
+    check_compiles(pipelines, contract_specs(config))
     return [
         StreamPlan(
             stream=f"{source.slot}_{name}",
@@ -62,6 +67,22 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
         )
         for name in used
     ]
+
+
+def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, ContractSpec]) -> None:
+    """Every expression, template and contract, before anything is started or replaced. Raises ConfigError."""
+    for pipeline in pipelines:
+        tables = [spec for spec in pipeline.destinations.values() if isinstance(spec, TableSpec)]
+        sinks = [(pipeline.name, name) for name in pipeline.destinations]
+        try:
+            Planner([pipeline], contracts, {}, sinks=sinks)
+            for table in tables:
+                for value in (*(table.columns or {}).values(), table.version):
+                    classify(value)
+        except ConfigError as error:
+            raise ConfigError(
+                f"pipeline {pipeline.name}: {error.args[0]}", reason=error.reason, hint=error.hint
+            ) from None
 
 
 def _homes(pipeline: PipelineSpec, targets: list[str]) -> dict[tuple[str, str], str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 import time
 from collections.abc import Sequence
 
@@ -69,20 +70,26 @@ class Waker:
 
     def __init__(self) -> None:
         self.descriptor, self._write = os.pipe()
+        self._closing = threading.Lock()
+        self._closed = False
         os.set_blocking(self.descriptor, False)
         os.set_blocking(self._write, False)
 
     def nudge(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
-            os.write(self._write, b".")
+        """Nothing happens when nobody waits any more: the number of a closed pipe may be another file's."""
+        with self._closing, contextlib.suppress(BlockingIOError):  # full: it will wake anyway
+            if not self._closed:
+                os.write(self._write, b".")
 
     def drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self.descriptor, 4096)
 
     def close(self) -> None:
-        os.close(self.descriptor)
-        os.close(self._write)
+        with self._closing:
+            self._closed = True
+            os.close(self.descriptor)
+            os.close(self._write)
 
 
 def deadline(seconds: float) -> float:
