@@ -37,6 +37,7 @@ _DESELECTED = pytest.StashKey[dict[str, int]]()
 def pytest_configure(config: pytest.Config) -> None:
     for marker in (
         "matrix: run on every PostgreSQL major by `make test-matrix`",
+        "fault(row, ...): proves these rows of the fault matrix (docs/fault-matrix.md is made from them)",
         "data_directory: copies, restores or promotes a data directory; needs the embedded provider",
         "slow: more than about ten seconds; `make test-all` runs it, `make test` does not",
     ):
