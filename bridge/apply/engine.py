@@ -228,6 +228,7 @@ class Engine:
         if request.after.mode is Mode.CATCHUP:
             self._watcher.phase("catchup", request.after)
         self._transactions.save(request.before, request.after, more)
+        self._watcher.saved(request.after)
         if not self._judged:
             self._judged = True
             hit("session.judged")

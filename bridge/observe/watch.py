@@ -49,6 +49,10 @@ class StreamWatch:
         if phase != "starting":
             self._last = ("", "")
 
+    def saved(self, ledger: Ledger) -> None:
+        """The ledger row was written without events."""
+        self._state.update(mode=ledger.mode.value, applied_lsn=ledger.applied_lsn, safe_lsn=ledger.safe_lsn)
+
     def waiting(self, what: str) -> None:
         """What the creation of a slot waits for; "" when it is done."""
         if what and self._state.snapshot.waiting_for != what:

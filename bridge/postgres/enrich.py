@@ -61,15 +61,7 @@ class Enricher:
 
     def _fetch(self, lookup: Lookup, keys: list[Any]) -> dict[str, Row]:
         entity = lookup.entity
-        try:
-            connection = self._connection(entity.source)
-            cursor = connection.cursor(row_factory=dict_row)
-            cursor.execute(entity.sql.encode(), {"keys": keys})
-            columns = [column.name for column in cursor.description or ()]
-            rows: dict[str, Row] = {str(row[columns[0]]): row for row in cursor} if columns else {}
-        except psycopg.Error as error:
-            self._connections.pop(entity.source, None)
-            raise self._refused(entity.as_name, error) from None
+        rows = self._query(entity, keys)
         self._count(entity.as_name, "found", len(rows))
         self._count(entity.as_name, "missing", max(0, len(keys) - len(rows)))
         if entity.cache_seconds > 0:
@@ -79,6 +71,24 @@ class Enricher:
             expires = time.monotonic() + entity.cache_seconds
             cache.update((key, (expires, row)) for key, row in rows.items())
         return rows
+
+    def _query(self, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
+        """The rows by key. A key that the query's types cannot hold has no row; it is found by halving."""
+        try:
+            cursor = self._connection(entity.source).cursor(row_factory=dict_row)
+            cursor.execute(entity.sql.encode(), {"keys": keys})
+            columns = [column.name for column in cursor.description or ()]
+            return {str(row[columns[0]]): row for row in cursor} if columns else {}
+        except psycopg.DataError:
+            if len(keys) == 1:
+                return {}
+            middle = len(keys) // 2
+            return {**self._query(entity, keys[:middle]), **self._query(entity, keys[middle:])}
+        except psycopg.Error as error:
+            broken = self._connections.pop(entity.source, None)
+            if broken is not None:
+                broken.close()
+            raise self._refused(entity.as_name, error) from None
 
     def _refused(self, name: str, error: psycopg.Error) -> Exception:
         state = error.sqlstate
