@@ -30,7 +30,7 @@ from bridge.postgres import ledger as ledger_sql
 from bridge.postgres import wire
 from bridge.postgres.enrich import Enricher
 from bridge.postgres.listen import Listener
-from bridge.postgres.outbox import MissingReader
+from bridge.postgres.outbox import MissingReader, decoded
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.slots import SlotMaker, drop_slot
 from bridge.postgres.source import Source, connect_source, require_outbox
@@ -237,7 +237,8 @@ class Engine:
 
     def _prepare(self, request: ask.Prepare) -> None:
         hit("plan.before")
-        planning = self._planner.plan(request.batch.events)
+        events = request.batch.events
+        planning = self._planner.plan(decoded(events) if self._plan.outbox.is_foreign else events)
         xids = request.batch.xids
         try:
             lookup = next(planning)

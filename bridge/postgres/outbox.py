@@ -31,6 +31,11 @@ class Outbox:
         return sql.Identifier(self.schema, self.table)
 
     @property
+    def is_foreign(self) -> bool:
+        """One of the customer's own."""
+        return (self.schema, self.table) != ("outbox", "event")
+
+    @property
     def has_xid(self) -> bool:
         return "xid" in self.columns
 
@@ -43,6 +48,18 @@ class Outbox:
     def select_list(self) -> sql.Composed:
         """All fields of Event, as text."""
         return sql.SQL(", ").join(sql.SQL("{}::text").format(self.column(name)) for name in Event._fields)
+
+
+def decoded(events: list[Event]) -> list[Event]:
+    """Payloads of a bytea column are printed as hex; no JSON text begins with a backslash."""
+    if not any(event.payload.startswith(b"\\x") for event in events):
+        return events
+    return [
+        event._replace(payload=bytes.fromhex(event.payload[2:].decode()))
+        if event.payload.startswith(b"\\x")
+        else event
+        for event in events
+    ]
 
 
 def _events(result: PGresult) -> list[Event]:
