@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 
 import psycopg
 
-from bridge.apply.engine import Engine, Stopped
+from bridge.apply.engine import Engine
+from bridge.apply.sockets import Stopped
 from bridge.apply.stream_plan import StreamPlan, Watcher
 from bridge.core.pipeline import Planner
 from bridge.core.plan import TableShape
