@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import psycopg
 
+from bridge.apply.prepared import Prepared, encode
 from bridge.apply.sockets import Sockets
 from bridge.apply.stream_plan import StreamPlan, Watcher
-from bridge.apply.transaction import Prepared, Transactions, encode
+from bridge.apply.transaction import Transactions
 from bridge.core import requests as ask
 from bridge.core.ledger import Ledger, Mode, TargetFacts
 from bridge.core.plan import Lookup

@@ -7,16 +7,16 @@ in the same transaction as all else, so that one bad unit costs only itself. Ref
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from bridge.core.event import Batch
+from bridge.apply.prepared import Prepared, outcomes_of, places
+from bridge.apply.refusal import structure, too_long, unmapped
 from bridge.core.fold import arrange
 from bridge.core.ledger import Ledger
-from bridge.core.plan import DeadLetter, Planned, Write
+from bridge.core.plan import DeadLetter, Write
 from bridge.core.snapshot import Snapshot
-from bridge.core.storm import Storm, Unit
+from bridge.core.storm import Storm
 from bridge.errors import Fenced, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
@@ -33,36 +33,12 @@ _RELEASE = Statement(b"release savepoint part")
 
 
 @dataclass(slots=True)
-class Prepared:
-    """A batch, planned, with its effects encoded in the order they must run."""
-
-    batch: Batch
-    planned: Planned
-    effects: list[Statement]
-    dead: list[DeadLetter] = field(default_factory=list)  # found by bisection
-
-    @property
-    def dead_letters(self) -> list[DeadLetter]:
-        return [*self.planned.dead_letters, *self.dead]
-
-
-@dataclass(slots=True)
 class _Flight:
     prepared: Prepared
     before: Ledger
     head: list[Statement]  # lock and ledger, behind BEGIN
     tail: list[Statement]
     tries: int = 1
-
-
-def encode(stream: str, batch: Batch, planned: Planned) -> Prepared:
-    """The statements of a plan."""
-    effects = [write_statement(write) for write in arrange(planned.writes)]
-    if planned.deliveries:
-        effects.append(delivery_statement(stream, planned.deliveries))
-    if planned.dead_letters:
-        effects.append(dead_letter_statement(stream, planned.dead_letters))
-    return Prepared(batch, planned, effects)
 
 
 class Transactions:
@@ -230,7 +206,7 @@ class Transactions:
             return
         writes = prepared.planned.writes
         units = sorted(
-            ((place, n, row) for n, write in enumerate(writes) for row, place in enumerate(_places(write))),
+            ((place, n, row) for n, write in enumerate(writes) for row, place in enumerate(places(write))),
         )
         prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])
         statements = []
@@ -262,6 +238,9 @@ class Transactions:
             hit("bisect.unit")
             n, row = units[0]
             write = writes[n]
+            if (halt := unmapped(write, refused)) is not None:
+                self._link.run([ROLLBACK], self._wait)
+                raise halt
             cause = self._cause(write, row, refused)
             return [DeadLetter(write.pipeline, write.spec.name, write.events[row], refused.sqlstate, cause)]
         middle = len(units) // 2
@@ -294,6 +273,10 @@ class Transactions:
             declared = write.shape.columns[name].declared or write.shape.columns[name].type_sql
             if value is None:
                 continue
+            if refused.sqlstate == "22001":  # a cast would cut it
+                if too_long(write.shape.columns[name], value):
+                    return f"column {name}: {words}"
+                continue
             cast = Statement(f"select $1::text::{declared}".encode(), [value])
             try:
                 self._link.run([_SAVE, cast, _RELEASE], self._wait)
@@ -308,7 +291,7 @@ class Transactions:
     def _check_storm(self, parts: Sequence[Prepared]) -> None:
         if self._allow_storm:
             return
-        for unit, outcomes in _outcomes(parts).items():
+        for unit, outcomes in outcomes_of(parts).items():
             cause = self._storm.judge(unit, outcomes)
             if cause is not None:
                 raise Halt(
@@ -320,44 +303,5 @@ class Transactions:
                 )
 
     def _remember(self, parts: Sequence[Prepared]) -> None:
-        for unit, outcomes in _outcomes(parts).items():
+        for unit, outcomes in outcomes_of(parts).items():
             self._storm.remember(unit, outcomes)
-
-
-def _places(write: Write) -> Sequence[int]:
-    return write.places or range(len(write.events))
-
-
-def _outcomes(parts: Sequence[Prepared]) -> dict[Unit, list[str]]:
-    """By destination, the cause of death of each unit, "" for one that lives. At most a window of the living."""
-    found: dict[Unit, list[str]] = {}
-    for part in parts:
-        dead = Counter((letter.pipeline, letter.destination) for letter in part.dead)
-        for write in part.planned.writes:
-            unit = (write.pipeline, write.spec.name)
-            found.setdefault(unit, []).extend([""] * min(200, max(0, len(write.events) - dead[unit])))
-        for letter in part.dead_letters:
-            found.setdefault((letter.pipeline, letter.destination), []).append(
-                f"{letter.code} {letter.cause}"
-            )
-    return found
-
-
-_REASONS = {
-    "42P01": "table_missing",
-    "42703": "column_missing",
-    "42804": "column_type",
-    "42846": "column_type",
-    "42501": "privilege_missing",
-    "25006": "target_read_only",
-    "42P10": "key_not_unique",
-}
-
-
-def structure(refused: Refused) -> Halt:
-    """A refusal that a person must mend."""
-    return Halt(
-        f"the target refused a batch: {safe_message(refused.error)} (SQLSTATE {refused.sqlstate})",
-        reason=_REASONS.get(refused.sqlstate, "target_structure"),
-        hint="bridge doctor names what is missing and the SQL that mends it; delivery goes on by itself then",
-    )

@@ -1,0 +1,69 @@
+"""A batch that is ready to be sent: its plan, its effects as statements, and what became of each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bridge.core.event import Batch
+from bridge.core.fold import arrange
+from bridge.core.plan import DeadLetter, Planned, Write
+from bridge.core.storm import WINDOW, Unit
+from bridge.postgres.target import Statement
+from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A batch, planned, with its effects encoded in the order they must run."""
+
+    batch: Batch
+    planned: Planned
+    effects: list[Statement]
+    dead: list[DeadLetter] = field(default_factory=list)  # found by bisection
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        return [*self.planned.dead_letters, *self.dead]
+
+
+def encode(stream: str, batch: Batch, planned: Planned) -> Prepared:
+    """The statements of a plan."""
+    effects = [write_statement(write) for write in arrange(planned.writes)]
+    if planned.deliveries:
+        effects.append(delivery_statement(stream, planned.deliveries))
+    if planned.dead_letters:
+        effects.append(dead_letter_statement(stream, planned.dead_letters))
+    return Prepared(batch, planned, effects)
+
+
+def places(write: Write) -> Sequence[int]:
+    return write.places or range(len(write.events))
+
+
+def outcomes_of(parts: Sequence[Prepared]) -> dict[Unit, list[str]]:
+    """By destination, the cause of death of each unit in the order of events, "" for one that lives. At most
+    a window of the living where none died."""
+    found: dict[Unit, list[str]] = {}
+    for part in parts:
+        if part.dead_letters:
+            for unit, outcomes in _in_order(part).items():
+                found.setdefault(unit, []).extend(outcomes)
+            continue
+        for write in part.planned.writes:
+            unit = (write.pipeline, write.spec.name)
+            found.setdefault(unit, []).extend([""] * min(WINDOW, len(write.events)))
+    return found
+
+
+def _in_order(part: Prepared) -> dict[Unit, list[str]]:
+    """The same for a batch with dead letters: grouped by fate, a few among many would look like a storm."""
+    place_of = {event.id: place for place, event in enumerate(part.batch.events)}
+    found: dict[Unit, dict[int, str]] = {}
+    for write in part.planned.writes:
+        living = found.setdefault((write.pipeline, write.spec.name), {})
+        living.update((place_of[event.id], "") for event in write.events)
+    for letter in part.dead_letters:
+        unit = (letter.pipeline, letter.destination)
+        found.setdefault(unit, {})[place_of[letter.event.id]] = f"{letter.code} {letter.cause}"
+    return {unit: [outcomes[place] for place in sorted(outcomes)] for unit, outcomes in found.items()}
