@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import psycopg
@@ -67,27 +67,37 @@ class DsnServer:
         return make_conninfo(self._conninfo, dbname=dbname, **parameters)
 
 
+_CONTAINER_SETTINGS: dict[str, str | int] = {
+    "wal_level": "logical",
+    "max_replication_slots": 40,
+    "max_wal_senders": 40,
+    "max_prepared_transactions": 20,
+    "log_statement": "ddl",
+    "fsync": "off",
+}
+
+
 class ContainerServer:
     """A server in a container of its own, on a port that survives its restarts."""
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, settings: Mapping[str, str | int] | None = None) -> None:
         # The old import path warns, and warnings are errors here.
         from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this provider
 
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        settings = (
-            "wal_level=logical max_replication_slots=40 max_wal_senders=40 max_prepared_transactions=20"
-        )
-        command = " ".join(
-            f"-c {setting}" for setting in [*settings.split(), "log_statement=ddl", "fsync=off"]
-        )
         container = PostgresContainer(image, username="postgres", password="bridge", dbname="postgres")
-        self._container = container.with_bind_ports(5432, self.port).with_command(command)
+        self._container = container.with_bind_ports(5432, self.port)
         self._container.start()
         self._host: str = self._container.get_container_host_ip()
         self._wait_until_ready()
+        # Not on its command line, which would win over a test's own ALTER SYSTEM.
+        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+            for name, value in {**_CONTAINER_SETTINGS, **(settings or {})}.items():
+                statement = sql.SQL("alter system set {} = {}")
+                connection.execute(statement.format(sql.Identifier(name), str(value)))
+        self.restart()
 
     @property
     def _docker(self) -> Any:
@@ -173,7 +183,7 @@ class Servers:
         """A started server of the caller's own; the caller discards it."""
         self._made += 1
         if self.provider == "testcontainers":
-            return ContainerServer(os.environ.get("BRIDGE_TEST_IMAGE", "postgres:18"))
+            return ContainerServer(os.environ.get("BRIDGE_TEST_IMAGE", "postgres:18"), settings)
         return self.workspace.cluster(f"{name}-{self._made}", settings=settings).start()
 
     def close(self) -> None:
