@@ -44,7 +44,7 @@ from bridge.core.requests import (
     Wait,
     ask,
 )
-from bridge.core.snapshot import Snapshot
+from bridge.core.snapshot import Snapshot, intersection
 from bridge.core.start import Settings, facts, slot_wanted, stand_by
 from bridge.errors import Halt, Retry
 
@@ -106,6 +106,7 @@ class _Life:
         self.ledger = ledger
         self.target = target
         self.sent: Ledger | None = None  # becomes `ledger` when what was sent is durable
+        self.held: Snapshot | None = None  # the floor before a slot is made: its snapshot shows no less
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -137,14 +138,17 @@ class _Life:
     def register(self, reached: Lsn = ZERO) -> Asking[None]:
         """Tell the source how far this stream is, for prune and for the next start. reached: the ledger is
         about to rely on a snapshot that was taken before this position."""
-        incarnation = self.ledger.incarnation
+        incarnation, goal = self.ledger.incarnation, self.ledger.next
+        floor = self.held or self.ledger.floor
+        if goal is not None and goal.from_slot:  # the next floor may be an older one
+            floor = intersection([floor, goal.snapshot])
         streams = incarnation and self.ledger.mode is not Mode.POLL
         registration = Registration(
             stream=self.settings.stream,
             target_system=self.target.system_identifier,
             target_database=self.target.database,
             slot=self.settings.slot_name(incarnation) if streams else None,
-            floor=self.ledger.floor,
+            floor=floor,
             witness_id=self.ledger.witness_id,
             reached=max(reached, self.ledger.snapshot_lsn),
         )
@@ -177,6 +181,7 @@ class _Life:
         yield from self.register()
         if old.incarnation:
             yield from ask(DropSlot(self.settings.slot_name(old.incarnation)))
+        self.held = self.ledger.floor
         yield from ask(BeginSlot(self.settings.slot_name(number)))
         while (made := (yield from ask(SlotMade()))) is None:
             if poll:
@@ -222,6 +227,7 @@ class _Life:
         yield from self.settle()
         thin = None if listing else goal.snapshot
         yield from self.save(_raised(self.ledger, goal, mode), thin=thin, polled=frozenset(polled))
+        self.held = None if goal.from_slot else self.held
         yield from self.register()
 
     def poll(self) -> Asking[None]:

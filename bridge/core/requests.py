@@ -53,10 +53,11 @@ class Fence(Request[Ledger | None]):
 
 @dataclass(frozen=True, slots=True)
 class Save(Request[None]):
-    """Replace the row `before` by `after` if it still is `before` (epoch, session, applied_lsn,
-    next_seq), else raise Fenced. thin: delete from `applied` what this snapshot shows. polled: list
-    these xids in `applied` under incarnation 0, each at after.floor_lsn. forget_above: the source lost
-    its WAL above this LSN; take what was listed above it out of `applied`."""
+    """Replace the row `before` by `after` if it still is `before` (epoch, session, applied_lsn, next_seq,
+    floor_lsn: the target may be restored under an open session), else raise Fenced. thin: delete from
+    `applied` what this snapshot shows. polled: list these xids in `applied` under incarnation 0, each at
+    after.floor_lsn. forget_above: the source lost its WAL above this LSN; take what was listed above it
+    out of `applied`."""
 
     before: Ledger
     after: Ledger

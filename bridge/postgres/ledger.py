@@ -36,7 +36,7 @@ FENCE = (
 
 _EXPECTED = (
     "stream = $1 and epoch = $2::bigint and session = $3::uuid and applied_lsn = $4::pg_lsn"
-    " and next_seq = $5::bigint"
+    " and next_seq = $5::bigint and floor_lsn = $6::pg_lsn"
 )
 
 # Where another bridge has taken over there is no such row: 1 / 0 fails the statement, and with it everything
@@ -44,18 +44,18 @@ _EXPECTED = (
 _HOLD = f"select 1 / count(*)::int from (select from bridge.checkpoint where {_EXPECTED} for update) as held"
 
 _ADVANCE = (
-    f"with held as (update bridge.checkpoint set applied_lsn = $6::pg_lsn, safe_lsn = $7::pg_lsn,"
-    f" witness_id = $8, witness_xid = $9::xid8, updated_at = now() where {_EXPECTED} returning 1)"
+    f"with held as (update bridge.checkpoint set applied_lsn = $7::pg_lsn, safe_lsn = $8::pg_lsn,"
+    f" witness_id = $9, witness_xid = $10::xid8, updated_at = now() where {_EXPECTED} returning 1)"
     f" select 1 / count(*)::int from held"
 )
 
 _REPLACE = (
-    f"with held as (update bridge.checkpoint set mode = $6, system_identifier = $7, timeline = $8::int,"
-    f" publication_identity = $9, slot_incarnation = $10::int, applied_lsn = $11::pg_lsn,"
-    f" safe_lsn = $12::pg_lsn, floor = $13::pg_snapshot, floor_lsn = $14::pg_lsn,"
-    f" next = $15::pg_snapshot, next_lsn = $16::pg_lsn,"
-    f" next_from_slot = $17::boolean, next_seq = $18::bigint, since = $19::timestamptz, witness_id = $20,"
-    f" witness_xid = $21::xid8, updated_at = now() where {_EXPECTED} returning 1)"
+    f"with held as (update bridge.checkpoint set mode = $7, system_identifier = $8, timeline = $9::int,"
+    f" publication_identity = $10, slot_incarnation = $11::int, applied_lsn = $12::pg_lsn,"
+    f" safe_lsn = $13::pg_lsn, floor = $14::pg_snapshot, floor_lsn = $15::pg_lsn,"
+    f" next = $16::pg_snapshot, next_lsn = $17::pg_lsn,"
+    f" next_from_slot = $18::boolean, next_seq = $19::bigint, since = $20::timestamptz, witness_id = $21,"
+    f" witness_xid = $22::xid8, updated_at = now() where {_EXPECTED} returning 1)"
     f" select 1 / count(*)::int from held"
 )
 
@@ -115,6 +115,7 @@ def _expected(before: Ledger) -> list[bytes | None]:
         before.session.encode(),
         _lsn(before.applied_lsn),
         b"%d" % (before.next.seq if before.next else 0),
+        _lsn(before.floor_lsn),
     ]
 
 
