@@ -102,7 +102,7 @@ def confirmable(world: World, bridge: Bridge, lsn: int) -> None:
     """I1: the slot is told only what is durable. A target restored under the session is no word of ours."""
     ledger = world.target.ledger
     require(lsn <= world.source.lsn, "confirmed beyond the source's WAL")
-    if bridge.target_generation == world.target_generation and ledger is not None:
+    if bridge.target_restores == world.target_restores and ledger is not None:
         mine = bridge.fenced_as is not None and ledger.session == bridge.fenced_as.session
         if mine:
             require(lsn <= ledger.safe_lsn, "I1: confirmed", lsn, "and only", ledger.safe_lsn, "is durable")

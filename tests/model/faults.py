@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.core.snapshot import NOTHING
-from tests.model.source import Slot
+from bridge.core.requests import Register, TakeSnapshot
+from tests.model.source import Making, Slot, Source
 from tests.model.world import KEYS, SLOT, World
 
 Act = Callable[[World], None]
@@ -138,6 +138,48 @@ def advance_making(world: World) -> None:
             return
 
 
+def _unhindered(world: World) -> Making | None:
+    """A slot that is being made, with nothing in its way any more."""
+    for bridge in world.bridges:
+        making = bridge.making
+        usable = making is not None and making.made is None and not making.broken
+        if not usable or bridge.source_generation != world.source_generation:
+            continue
+        assert making is not None
+        if making.name in world.source.slots:
+            continue
+        for transaction in list(world.source.running.values()):
+            if transaction.recorded:
+                world.source.leave(transaction)
+            else:
+                world.source.abort(transaction)
+        return making
+    return None
+
+
+def slot_ahead_of_visibility(world: World) -> None:
+    """The slot's snapshot shows a transaction that is still in the running set."""
+    making = _unhindered(world)
+    if making is None:
+        return
+    world.source.advance_making(making)
+    transaction = world.source.begin()
+    world.insert(transaction, world.rng.choice(KEYS))
+    world.record(transaction)
+    world.source.advance_making(making)
+
+
+def slot_behind_a_poll(world: World) -> None:
+    """The slot is made, nobody has noticed, and the poll under way takes a younger snapshot."""
+    if not any(isinstance(bridge.request, TakeSnapshot) and bridge.making for bridge in world.bridges):
+        return
+    making = _unhindered(world)
+    if making is not None:
+        while not world.source.advance_making(making):
+            pass
+        emit(world)
+
+
 # --- the target -------------------------------------------------------------------------------------
 
 
@@ -158,8 +200,10 @@ def restore_target(world: World) -> None:
         return
     if copy.ledger == world.target.ledger:
         return
-    world.replace_target(copy)
+    in_place = world.target.lock is None and world.chance(0.4)  # or behind a pooler
+    world.replace_target(copy, connections_survive=in_place)
     world.counts["target restored to an older copy"] += 1
+    world.counts["target restored under open connections"] += in_place
     world.target_restored = True
     world.ledger_wiped = copy.ledger is None
 
@@ -266,6 +310,12 @@ def gone_and_back(world: World) -> None:
     recreate_publication(world)
 
 
+def prune_at_a_start(world: World) -> None:
+    """Between the look at what was pruned and the registration that holds prune back."""
+    if any(isinstance(bridge.request, Register) and bridge.stream is None for bridge in world.bridges):
+        prune(world)
+
+
 def prune(world: World) -> None:
     if world.source.prune():
         world.counts["pruned"] += 1
@@ -312,8 +362,26 @@ def promote(world: World) -> None:
     behind = bool(world.source_copies) and world.chance(0.6)
     copies = world.source_copies[-1:] if world.chance(0.7) else world.source_copies
     base = (world.rng.choice(copies) if behind else before).clone()
-    if base.timeline != before.timeline:
+    if base.timeline == before.timeline:
+        _take_over(world, base)
+
+
+def lagging_promotion(world: World) -> None:
+    """A standby that lacks only what was applied a moment ago takes over."""
+    reading = [b for b in world.bridges if b.stream is not None]
+    if not reading:
         return
+    standby = world.source.clone()
+    emit(world)
+    for _ in range(8):
+        if reading[0] in world.bridges:
+            world.step(reading[0])
+            target_progress(world)
+    _take_over(world, standby)
+
+
+def _take_over(world: World, base: Source) -> None:
+    before = world.source
     slots = world.chance(0.5)
     after = base.promote(failover_slots=slots)
     world.counts["promoted with a failover slot" if after.slots else "promoted without a slot"] += 1
@@ -327,12 +395,12 @@ def promote(world: World) -> None:
 WORK: dict[Act, float] = {
     emit: 6, begin: 4, insert: 6, record: 5, leave: 5, roll_back: 1, prepare: 0.5, other_wal: 1, flush: 1,
     target_progress: 6, advance_making: 3, reader_noticed: 2, persist_slots: 1,
+    slot_ahead_of_visibility: 0.5, slot_behind_a_poll: 0.5,
 }  # fmt: skip
 FAULTS: dict[Act, float] = {
-    crash_bridge: 5, second_bridge: 3, switch_capture: 0.6, connection_lost: 1, crash_target: 0.7,
-    copy_target: 1.5, restore_target: 0.7, drop_slot: 1, advance_slot: 1, recreate_slot: 0.6,
-    foreign_slot: 0.1, lose_slot: 0.7, toggle_publish: 0.6, drop_publication: 0.4, recreate_publication: 2,
-    off_and_on: 0.6, gone_and_back: 0.4, prune: 1.5, crash_source: 1,
+    crash_bridge: 2, second_bridge: 1, switch_capture: 0.6, connection_lost: 1, crash_target: 0.7,
+    copy_target: 1.5, restore_target: 0.7, drop_slot: 0.7, advance_slot: 1.5, recreate_slot: 0.6,
+    foreign_slot: 0.1, lose_slot: 0.7, toggle_publish: 0.4, drop_publication: 0.2, recreate_publication: 2,
+    off_and_on: 0.8, gone_and_back: 1.0, prune: 1.5, prune_at_a_start: 0.5, crash_source: 0.8,
 }  # fmt: skip
-HISTORY: dict[Act, float] = {copy_source: 2.5, restore_source: 0.5, promote: 0.9}
-__all__ = ["FAULTS", "HISTORY", "NOTHING", "WORK", "Act"]
+HISTORY: dict[Act, float] = {copy_source: 2.5, restore_source: 0.5, promote: 0.6, lagging_promotion: 0.5}

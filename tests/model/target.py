@@ -30,7 +30,7 @@ def same_row(stored: Ledger | None, before: Ledger) -> bool:
 
 
 def _token(row: Ledger) -> tuple[object, ...]:
-    return row.epoch, row.session, row.applied_lsn, row.next.seq if row.next else 0
+    return row.epoch, row.session, row.applied_lsn, row.next.seq if row.next else 0, row.floor_lsn
 
 
 @dataclass(eq=False)
@@ -54,10 +54,12 @@ class Target:
         self.effects: list[Event] = []
         self.ids: dict[str, int] = {}
         self.lock: Sent | None = None
+        self.history = 0  # of the source, as it was when this copy was made
 
     def clone(self) -> Target:
         other = Target()
         other.ledger, other.applied = self.ledger, list(self.applied)
+        other.history = self.history
         other.effects, other.ids = list(self.effects), dict(self.ids)
         return other
 

@@ -48,6 +48,7 @@ class Bridge:
     request: Request[Any]
     source_generation: int
     target_generation: int
+    target_restores: int
     sent: Sent | None = None
     stream: Stream | None = None
     making: Making | None = None
@@ -79,6 +80,7 @@ class World:
         self.target = Target()
         self.source_generation = 0
         self.target_generation = 0
+        self.target_restores = 0
         self.bridges: list[Bridge] = []
         self.orphans: list[Sent] = []
         self.dead_readers: list[Slot] = []
@@ -90,6 +92,7 @@ class World:
         self.serial = 0
         self.births = 0  # of bridges and slots
         self.began_at = 0  # `since = infinity`: rows born later are wanted
+        self.histories = 0  # how often the source lost a part of its history
         self.unjudged = False  # the source lost history, and no session has looked at it since
         self.history_lost = False
         self.target_restored = False
@@ -107,7 +110,12 @@ class World:
         )
         generator = protocol.session(settings)
         bridge = Bridge(
-            self.births, generator, next(generator), self.source_generation, self.target_generation
+            self.births,
+            generator,
+            next(generator),
+            self.source_generation,
+            self.target_generation,
+            self.target_restores,
         )
         self.bridges.append(bridge)
         return bridge
@@ -226,6 +234,7 @@ class World:
             self.counts["stored a slot's goal"] += 1
         if bridge.judged == self.source_generation:
             self.unjudged = False
+            self.target.history = self.histories
         checks.monotonic(self, before, request.after)
         checks.after_target(self)
 
@@ -326,7 +335,7 @@ class World:
         assert making is not None
         if self.chance(0.6):
             self.advance_making(making)
-        if making.made is None:
+        if making.made is None or (not self.calm and self.chance(0.4)):  # made, and not noticed yet
             self.counts["waited for a slot to be made"] += 1
             return None
         made, bridge.making = making.made, None
@@ -533,6 +542,7 @@ class World:
     def replace_source(self, after: Source, *, lost: bool) -> None:
         """Another cluster state answers from now on; every connection is gone."""
         relied = self.target.ledger is not None
+        self.histories += lost
         if lost and relied:
             self.unjudged = True
             self.history_lost = True
@@ -546,15 +556,24 @@ class World:
                 bridge.making.broken = True
         checks.after_source(self)
 
-    def replace_target(self, after: Target) -> None:
-        """A crash or a restore: what was in flight is gone."""
+    def replace_target(self, after: Target, *, connections_survive: bool = False) -> None:
+        """A crash or a restore: what was in flight is gone, unless the connections survive it."""
+        self.target_restores += 1
+        after.lock = None
+        if connections_survive:
+            self._put_target(after)
+            return
         for sent in [*self.orphans, *(b.sent for b in self.bridges if b.sent)]:
             if sent.state in ("sent", "locked"):
                 sent.state = "failed"
-        after.lock = None
         self.orphans = []
-        self.target = after
         self.target_generation += 1
+        self._put_target(after)
+
+    def _put_target(self, after: Target) -> None:
+        if after.history != self.histories and after.ledger is not None:
+            self.unjudged = self.history_lost = True
+        self.target = after
 
 
 def _event(row: Row) -> Event:

@@ -1,0 +1,414 @@
+"""Protocols that are wrong in one way each. The model must catch every one, or its silence means nothing.
+
+A mutant replaces functions of the core (or, for the row lock and the fence, of the imagined target) while it
+is applied. FOCUS names the acts that must happen often for a mutant to show itself soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from bridge.core import done, preflight, protocol, requests
+from bridge.core.lsn import ZERO, Lsn
+from bridge.core.snapshot import Snapshot
+from tests.model import faults
+from tests.model import target as target_module
+from tests.model.target import Target
+from tests.model.world import World
+
+EVERYTHING = Snapshot(10**9, 10**9)
+Life = protocol._Life
+Patch = tuple[Any, str, Any]
+MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
+
+
+def mutant(function: Callable[[], list[Patch]]) -> Callable[[], list[Patch]]:
+    MUTANTS[function.__name__] = function
+    return function
+
+
+@contextmanager
+def applied(name: str) -> Iterator[None]:
+    patches = [patch.object(*each) for each in MUTANTS[name]()]
+    for each in patches:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in reversed(patches):
+            each.stop()
+
+
+def answering(generator: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """Run a part of the protocol with some answers changed: change(request, answer)."""
+    answer = None
+    while True:
+        try:
+            request = generator.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        answer = change(request, (yield request))
+
+
+def judging(change: Callable[[Any, Any], Any]) -> Patch:
+    """judge() with other facts: change(ledger, source) -> source."""
+    judge = protocol.judge
+    return (
+        protocol,
+        "judge",
+        lambda ledger, source, registration, **more: judge(
+            ledger, change(ledger, source), registration, **more
+        ),
+    )
+
+
+# --- acknowledging ----------------------------------------------------------------------------------
+
+
+@mutant
+def confirms_what_it_received() -> list[Patch]:
+    return [(Life, "confirmable", lambda self, verified: verified)]
+
+
+@mutant
+def confirms_before_the_commit() -> list[Patch]:
+    take = Life.take
+
+    def early(self: Any, batch: Any, *, inside: bool) -> Any:
+        answer = yield from take(self, batch, inside=inside)
+        if batch.events and batch.whole:
+            yield from protocol.ask(requests.Confirm(batch.end_lsn))
+        return answer
+
+    return [(Life, "take", early)]
+
+
+@mutant
+def takes_commit_lsn_for_end_lsn() -> list[Patch]:
+    take = Life.take
+
+    def early(self: Any, batch: Any, *, inside: bool) -> Any:
+        moved = replace(batch, end_lsn=Lsn(batch.end_lsn - 16)) if batch.whole and batch.events else batch
+        return (yield from take(self, moved, inside=inside))
+
+    return [(Life, "take", early)]
+
+
+def _same_publication(self: Any, request: Any, answer: Any) -> Any:
+    if isinstance(request, requests.Observe) and answer.publication is not None:
+        return replace(answer, publication=self.ledger.publication)
+    return answer
+
+
+@mutant
+def idles_without_a_publication_check() -> list[Patch]:
+    look = Life.look_at_source
+    return [
+        (
+            Life,
+            "look_at_source",
+            lambda self, at: answering(look(self, at), lambda r, a: _same_publication(self, r, a)),
+        )
+    ]
+
+
+@mutant
+def checks_that_the_publication_exists() -> list[Patch]:
+    return [
+        *idles_without_a_publication_check(),
+        judging(
+            lambda ledger, source: replace(
+                source, publication=source.publication and (ledger.publication or source.publication)
+            )
+        ),
+    ]
+
+
+# --- the ledger -------------------------------------------------------------------------------------
+
+
+@mutant
+def writes_the_ledger_in_its_own_transaction() -> list[Patch]:
+    def apply(self: Any, batch: Any, after: Any, *, list_as: Any = None, thin: Any = None) -> Any:
+        yield from protocol.ask(requests.Prepare(batch))
+        yield from self.settle()
+        yield from protocol.ask(requests.Apply(batch, self.ledger, self.ledger))
+        if batch.whole:
+            yield from protocol.ask(requests.Settle())
+            yield from self.save(after, thin=thin, polled=frozenset(batch.xids))
+
+    return [(Life, "apply", apply)]
+
+
+@mutant
+def fences_nobody() -> list[Patch]:
+    def token(row: Any) -> Any:
+        return row.applied_lsn, row.next.seq if row.next else 0, row.floor_lsn
+
+    return [(target_module, "_token", token)]
+
+
+@mutant
+def fences_by_epoch_alone() -> list[Patch]:
+    def token(row: Any) -> Any:
+        return row.epoch, row.applied_lsn, row.next.seq if row.next else 0, row.floor_lsn
+
+    return [(target_module, "_token", token)]
+
+
+@mutant
+def knows_its_place_in_the_stream_only() -> list[Patch]:
+    """A target restored under an open session that polls: only the floor tells."""
+
+    def token(row: Any) -> Any:
+        return row.epoch, row.session, row.applied_lsn, row.next.seq if row.next else 0
+
+    return [(target_module, "_token", token)]
+
+
+@mutant
+def does_not_wait_for_the_row() -> list[Patch]:
+    def no_lock(self: Target, sent: Any) -> bool:
+        sent.state = "locked" if target_module.same_row(self.ledger, sent.apply.before) else "fenced"
+        return True
+
+    def commit(self: Target, sent: Any) -> None:
+        self.lock = sent
+        Target_commit(self, sent)
+
+    Target_commit = Target.commit
+    return [
+        (Target, "take_lock", no_lock),
+        (Target, "commit", commit),
+        (World, "free_row", lambda self: None),
+    ]
+
+
+@mutant
+def empties_applied() -> list[Patch]:
+    save, apply = Life.save, Life.apply
+
+    def empty(function: Any) -> Any:
+        def emptied(self: Any, *arguments: Any, thin: Any = None, **more: Any) -> Any:
+            yield from function(self, *arguments, thin=thin and EVERYTHING, **more)
+
+        return emptied
+
+    return [(Life, "save", empty(save)), (Life, "apply", empty(apply))]
+
+
+@mutant
+def skips_nothing_that_is_listed() -> list[Patch]:
+    return [(done.Done, "_has", lambda self, xid: self.floor.shows(xid))]
+
+
+@mutant
+def polls_unlisted_while_a_slot_is_made() -> list[Patch]:
+    poll_once = Life.poll_once
+
+    def unlisted(self: Any, mode: Any, *, listing: bool = False) -> Any:
+        return poll_once(self, mode, listing=False)
+
+    return [(Life, "poll_once", unlisted)]
+
+
+@mutant
+def lists_a_polled_transaction_by_its_first_row() -> list[Patch]:
+    finish, apply = Life.finish, Life.apply
+
+    def finished(self: Any, goal: Any, mode: Any, *, listing: bool = False) -> Any:
+        self.listing = listing
+        yield from finish(self, goal, mode, listing=listing)
+
+    def applying(self: Any, batch: Any, after: Any, *, list_as: Any = None, thin: Any = None) -> Any:
+        if getattr(self, "listing", False) and after.next is not None:
+            list_as = protocol.POLLED
+        yield from apply(self, batch, after, list_as=list_as, thin=thin)
+
+    life = type("Life", (Life,), {"finish": finished, "apply": applying})
+    return [(protocol, "_Life", life)]
+
+
+# --- floors and goals -------------------------------------------------------------------------------
+
+
+@mutant
+def raises_the_floor_before_l_was_received() -> list[Patch]:
+    look = Life.look_at_source
+
+    def hasty(self: Any, at: Any) -> Any:
+        if at.candidate is not None:
+            at.candidate = replace(at.candidate, insert_lsn=ZERO)
+        yield from look(self, at)
+
+    return [(Life, "look_at_source", hasty)]
+
+
+@mutant
+def abandons_a_goal_half_read() -> list[Patch]:
+    catch_up = Life.catch_up
+
+    def abandon(self: Any, source: Any, reason: str) -> Any:
+        if self.ledger.next is not None:
+            yield from self.save(replace(self.ledger, next=None))
+        yield from catch_up(self, source, reason)
+
+    return [(Life, "catch_up", abandon)]
+
+
+@mutant
+def reads_a_goal_that_shows_a_running_xid() -> list[Patch]:
+    def ask(request: Any) -> Any:
+        if isinstance(request, requests.StillRunning):
+            return False
+        return (yield request)
+
+    return [(protocol, "ask", ask)]
+
+
+@mutant
+def keeps_the_greater_of_two_positions() -> list[Patch]:
+    raised, judge = protocol._raised, protocol.judge
+
+    def greater(now: Any, goal: Any, mode: Any) -> Any:
+        after = raised(now, goal, mode)
+        return replace(
+            after,
+            applied_lsn=max(now.applied_lsn, after.applied_lsn),
+            safe_lsn=max(now.safe_lsn, after.safe_lsn),
+        )
+
+    def kept(ledger: Any, source: Any, registration: Any, **more: Any) -> Any:
+        judgement = judge(ledger, source, registration, **more)
+        if judgement.forget_above is None:
+            return judgement
+        same = replace(judgement.ledger, applied_lsn=ledger.applied_lsn, safe_lsn=ledger.safe_lsn)
+        return replace(judgement, ledger=same)
+
+    return [(protocol, "_raised", greater), (protocol, "judge", kept)]
+
+
+@mutant
+def does_not_forget_a_lost_tail() -> list[Patch]:
+    judge = protocol.judge
+    return [
+        (
+            protocol,
+            "judge",
+            lambda *facts, **more: replace(judge(*facts, **more), forget_above=None),
+        )
+    ]
+
+
+# --- preflight --------------------------------------------------------------------------------------
+
+
+@mutant
+def asks_for_no_witness() -> list[Patch]:
+    return [judging(lambda ledger, source: replace(source, witness_present=True))]
+
+
+@mutant
+def trusts_a_source_that_forgot_what_it_registered() -> list[Patch]:
+    return [(preflight, "_in_registry", lambda ledger, registration: None)]
+
+
+@mutant
+def judges_by_positions_only() -> list[Patch]:
+    return [*asks_for_no_witness(), *trusts_a_source_that_forgot_what_it_registered()]
+
+
+@mutant
+def does_not_look_at_the_end_of_the_wal() -> list[Patch]:
+    """Alone it hides behind the witness and the registry, which see all that it would."""
+    return [
+        judging(lambda ledger, source: replace(source, flush_lsn=Lsn(10**12), witness_present=True)),
+        *trusts_a_source_that_forgot_what_it_registered(),
+    ]
+
+
+def _slot_where_we_left_it(ledger: Any, source: Any) -> Any:
+    if source.slot is None:
+        return source
+    goal = ledger.next.lsn if ledger.next and ledger.next.from_slot else ledger.safe_lsn
+    return replace(
+        source,
+        slot=replace(source.slot, confirmed_flush=min(source.slot.confirmed_flush, goal, ledger.safe_lsn)),
+    )
+
+
+def _stream_from_any_slot() -> Patch:
+    stream = Life.stream
+
+    def change(self: Any, request: Any, answer: Any) -> Any:
+        if isinstance(request, requests.ReadSource) and answer.slot is not None:
+            return replace(answer, slot=replace(answer.slot, confirmed_flush=ZERO))
+        return answer
+
+    return (Life, "stream", lambda self: answering(stream(self), lambda r, a: change(self, r, a)))
+
+
+@mutant
+def does_not_compare_slot_and_ledger() -> list[Patch]:
+    return [judging(_slot_where_we_left_it), _stream_from_any_slot()]
+
+
+@mutant
+def does_not_look_again_when_it_holds_the_slot() -> list[Patch]:
+    return [_stream_from_any_slot()]
+
+
+@mutant
+def reads_the_table_below_what_was_pruned() -> list[Patch]:
+    def nothing(*facts: Any) -> None:
+        return None
+
+    return [(preflight, "check_not_pruned", nothing), (protocol, "check_not_pruned", nothing)]
+
+
+@mutant
+def looks_at_prune_only_before_it_registers() -> list[Patch]:
+    return [(protocol, "check_not_pruned", lambda *facts: None)]
+
+
+@mutant
+def lets_prune_follow_a_floor_that_may_go_back() -> list[Patch]:
+    never = property(lambda self: None, lambda self, value: None)
+    return [
+        (protocol, "_Life", type("Life", (Life,), {"held": never})),
+        (protocol, "intersection", lambda snapshots: snapshots[0]),
+    ]
+
+
+FOCUS: dict[str, tuple[faults.Act, ...]] = {
+    "takes_commit_lsn_for_end_lsn": (faults.crash_bridge,),
+    "idles_without_a_publication_check": (faults.off_and_on,),
+    "checks_that_the_publication_exists": (faults.off_and_on,),
+    "fences_by_epoch_alone": (faults.copy_target, faults.restore_target),
+    "knows_its_place_in_the_stream_only": (faults.copy_target, faults.restore_target),
+    "skips_nothing_that_is_listed": (faults.slot_behind_a_poll,),
+    "reads_a_goal_that_shows_a_running_xid": (faults.slot_ahead_of_visibility,),
+    "keeps_the_greater_of_two_positions": (faults.lagging_promotion,),
+    "does_not_forget_a_lost_tail": (faults.lagging_promotion,),
+    "asks_for_no_witness": (faults.copy_source, faults.restore_source),
+    "trusts_a_source_that_forgot_what_it_registered": (faults.copy_source, faults.restore_source),
+    "judges_by_positions_only": (faults.copy_source, faults.restore_source),
+    "does_not_look_at_the_end_of_the_wal": (faults.copy_source, faults.restore_source),
+    "does_not_compare_slot_and_ledger": (faults.advance_slot, faults.crash_bridge),
+    "does_not_look_again_when_it_holds_the_slot": (faults.advance_slot, faults.recreate_slot),
+    "reads_the_table_below_what_was_pruned": (faults.copy_target, faults.restore_target, faults.prune),
+    "looks_at_prune_only_before_it_registers": (
+        faults.copy_target,
+        faults.restore_target,
+        faults.prune_at_a_start,
+    ),
+    "lets_prune_follow_a_floor_that_may_go_back": (
+        faults.slot_behind_a_poll,
+        faults.prune,
+        faults.crash_bridge,
+    ),
+}

@@ -1,0 +1,67 @@
+"""The same world driven by hypothesis, which shrinks what it finds to a few named acts."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.model import faults, walk
+from tests.model.world import World
+
+
+class Protocol(RuleBasedStateMachine):
+    """Bridges, producers and faults in any order; at the end everything comes to rest."""
+
+    world: World
+
+    @initialize(
+        seed=st.integers(0, 2**16),
+        capture=st.sampled_from(["slot", "poll"]),
+        failing=st.sampled_from([0.0, 0.03]),
+    )
+    def begin(self, seed: int, capture: str, failing: float) -> None:
+        self.world = World(Random(seed), capture=capture, failing=failing)
+
+    def at_work(self) -> bool:
+        return self.world.halted is None
+
+    @rule(steps=st.integers(1, 40), which=st.integers(0, 2))
+    def bridge_works(self, steps: int, which: int) -> None:
+        for _ in range(steps):
+            if not self.at_work():
+                return
+            if not self.world.bridges:
+                self.world.start_bridge()
+            self.world.step(self.world.bridges[which % len(self.world.bridges)])
+
+    @rule(act=st.sampled_from(list(faults.WORK)))
+    def work_is_done(self, act: faults.Act) -> None:
+        if self.at_work():
+            act(self.world)
+
+    @rule(act=st.sampled_from(list(faults.FAULTS)))
+    def a_fault_happens(self, act: faults.Act) -> None:
+        if self.at_work():
+            act(self.world)
+
+    @rule(act=st.sampled_from(list(faults.HISTORY)))
+    def the_source_changes_its_past(self, act: faults.Act) -> None:
+        if self.at_work():
+            act(self.world)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world") and self.at_work():
+            walk.rest(self.world)
+
+
+TestProtocol = Protocol.TestCase
+TestProtocol.settings = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
