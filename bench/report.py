@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.drain import Drain
 from bench.latency import Latency
+from bridge import __version__
 
 PATH = Path("build/bench.json")
 
@@ -37,8 +38,9 @@ def machine() -> dict[str, Any]:
 
 def versions(postgres: str) -> dict[str, str]:
     """Of everything that takes part."""
-    names = ("outbox-bridge", "psycopg", "psycopg-binary", "orjson")
-    return {"postgres": postgres, "python": platform.python_version(), **{n: version(n) for n in names}}
+    names = ("psycopg", "psycopg-binary", "orjson")
+    ours = {"bridge": __version__, "postgres": postgres, "python": platform.python_version()}
+    return {**ours, **{name: version(name) for name in names}}
 
 
 def summary(drains: Sequence[Drain]) -> dict[str, Any]:

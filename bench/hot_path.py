@@ -1,0 +1,138 @@
+"""What an event costs the bridge's own process: decode, plan, encode; no server. `python -m bench.hot_path`.
+
+Apart from the drains because it is steady on a busy machine: it counts this process's CPU time only, over
+the messages that a walsender would send for the benchmark's backlog.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from struct import pack
+from time import process_time
+from typing import Any
+
+from bridge.apply.transaction import Prepared, encode
+from bridge.config.load import load
+from bridge.config.specs import contract_specs, pipeline_specs
+from bridge.core.event import Batch, Event
+from bridge.core.pgoutput import Decoder
+from bridge.core.pipeline import Planner
+from bridge.core.plan import Column, TableShape
+
+_KINDS = {
+    "event_id": ("uuid", "other"),
+    "limit": ("numeric", "other"),
+    "used": ("numeric", "other"),
+    "mrr": ("numeric", "other"),
+    "renewal": ("date", "other"),
+    "payload": ("jsonb", "json"),
+}
+_COLUMNS = {name: name for name in Event._fields}
+
+
+def messages(events: int, rows: int) -> Iterator[bytes]:
+    """CopyData messages of transactions of `rows` events, protocol version 1, text."""
+    yield _data(
+        b"R" + pack("!I", 16400) + b"outbox\0event\0d" + pack("!H", len(_COLUMNS))
+        + b"".join(b"\0" + name.encode() + b"\0" + pack("!Ii", 25, -1) for name in Event._fields)
+    )  # fmt: skip
+    for first in range(0, events, rows):
+        lsn = 1 << 33 | first * 512
+        yield _data(b"B" + pack("!QQI", lsn, 8 * 10**14 + first, 700 + first))
+        for n in range(first, min(events, first + rows)):
+            yield _data(b"I" + pack("!I", 16400) + b"N" + pack("!H", len(_COLUMNS)) + _row(n, 700 + first))
+        yield _data(b"C" + pack("!BQQQ", 0, lsn, lsn + 48, 8 * 10**14 + first))
+
+
+def _data(message: bytes) -> bytes:
+    return b"w" + bytes(24) + message
+
+
+def _row(n: int, xid: int) -> bytes:
+    metric = (b"seats", b"api-calls", b"storage")[n % 3]
+    payload = (
+        b'{"note": "%b", "plan": "pro", "tags": ["billing", "limit"], "used": %d, "limit": 100000, '
+        b'"metric": "%b", "region": "eu-central-1", "workspace": "ws_%d", "customer_id": "cus_%d"}'
+    ) % (b"n" * 150, 90000 + n % 20000, metric, n % 9973, 1 + n % 500)
+    values = (
+        b"0190f1c2-0000-7000-8000-%012d" % n,
+        b"%d" % (n + 1),
+        b"%d" % xid,
+        b"usage.limit_reached",
+        None,
+        payload,
+        None,
+        None,
+        b"2026-11-23 05:00:00.123456+00",
+    )
+    return b"".join(b"n" if value is None else b"t" + pack("!I", len(value)) + value for value in values)
+
+
+def planner() -> Planner:
+    """Of the demo's bridge.yaml."""
+    environment = {"SOURCE_DSN": "service=a", "WAREHOUSE_DSN": "service=b"}
+    config = load(Path("bridge/demo/bridge.yaml"), environment)
+    pipelines = pipeline_specs(config)
+    (spec,) = (table for pipeline in pipelines for table in pipeline.destinations.values())
+    columns = {name: Column(name, *_KINDS.get(name, ("text", "text"))) for name in spec.columns}  # type: ignore
+    shape = TableShape("events", "usage_limits", columns)
+    return Planner(pipelines, contract_specs(config), {(pipelines[0].name, "events"): shape})
+
+
+def decode(data: list[bytes]) -> list[Batch]:
+    """All batches, through the decoder as the replication stream feeds it."""
+    decoder = Decoder("outbox", "event", _COLUMNS)
+    batches = []
+    for message in data:
+        decoder.feed(memoryview(message))
+        if decoder.ready:
+            batches.append(decoder.ready.popleft())
+    if (last := decoder.take()) is not None:
+        batches.append(last)
+    return batches
+
+
+def prepare(plans: Planner, batch: Batch, customers: dict[str, dict[str, Any]]) -> Prepared:
+    """A batch's statements, every lookup answered from `customers`."""
+    planning = plans.plan(batch.events)
+    try:
+        next(planning)
+        while True:
+            planning.send(customers)
+    except StopIteration as done:
+        return encode("stream", batch, done.value)
+
+
+def timed(work: Callable[[], Any], events: int, rounds: int = 9) -> float:
+    """Microseconds of CPU an event, the least of some rounds."""
+    least = float("inf")
+    for _ in range(rounds):
+        gc.collect()
+        began = process_time()
+        work()
+        least = min(least, process_time() - began)
+    return least / events * 1e6
+
+
+def main() -> None:
+    """Print both kinds of backlog."""
+    events = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    customers: dict[str, dict[str, Any]] = {
+        f"cus_{n}": {"customer_id": f"cus_{n}", "mrr": "1490.50", "csm": "ada", "renewal": "2027-01-01"}
+        for n in range(1, 501)
+    }
+    plans = planner()
+    for rows in (1, 1000):
+        data = list(chain(messages(events, rows)))
+        batches = decode(data)
+        decoding = timed(lambda data=data: decode(data), events)  # type: ignore[misc]
+        preparing = timed(lambda some=batches: [prepare(plans, b, customers) for b in some], events)  # type: ignore
+        print(f"{rows:5} rows a transaction: decode {decoding:.2f}, plan and encode {preparing:.2f} us/event")
+
+
+if __name__ == "__main__":
+    main()
