@@ -17,6 +17,7 @@ from bridge.demo.world import Bridge
 
 EVENT_TABLE = ("outbox", "event", "id")
 LIMITS_TABLE = ("events", "usage_limits", "event_id")
+_SLOTS = "outbox_bridge_warehouse_%"
 
 
 class Contestant(Protocol):
@@ -104,6 +105,12 @@ class Ours:
         self._servers.on_target(self.database, "truncate events.usage_limits")
         self.bridge.start()
         self.bridge.wait_ready()
+        end = time.monotonic() + 30
+        mode = "select 1 from bridge.checkpoint where mode = 'stream'"
+        while not self._servers.on_target(self.database, mode):  # ready while it still makes its slot
+            if time.monotonic() > end:
+                raise TimeoutError(f"the bridge does not stream\n{self.bridge.log_tail()}")
+            time.sleep(0.05)
         self.bridge.stop()
 
     def start(self) -> None:
@@ -120,7 +127,7 @@ class Ours:
         )
         return {
             "bridge": self.bridge.pid,
-            **walsender(self._servers, "outbox_bridge_warehouse_%"),
+            **walsender(self._servers, _SLOTS),
             **({"target": worker[0][0]} if worker else {}),
         }
 
@@ -136,7 +143,7 @@ def walsender(servers: Servers, slot: str) -> dict[str, int]:
 def drop_slot(servers: Servers, slot: str) -> None:
     """Once its reader has gone."""
     end = time.monotonic() + 10
-    while servers.on_source("select from pg_replication_slots where slot_name = %s and active", [slot]):
+    while servers.on_source("select 1 from pg_replication_slots where slot_name = %s and active", [slot]):
         if time.monotonic() > end:
             break  # then dropping it says who reads it
         time.sleep(0.01)

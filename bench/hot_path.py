@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from struct import pack
@@ -31,6 +33,7 @@ _KINDS = {
     "renewal": ("date", "other"),
     "payload": ("jsonb", "json"),
 }
+_TYPES = {"id": 2950, "seq": 20, "xid": 5069, "payload": 3802, "headers": 3802, "occurred_at": 1184}
 _COLUMNS = {name: name for name in Event._fields}
 
 
@@ -38,7 +41,7 @@ def messages(events: int, rows: int) -> Iterator[bytes]:
     """CopyData messages of transactions of `rows` events, protocol version 1, text."""
     yield _data(
         b"R" + pack("!I", 16400) + b"outbox\0event\0d" + pack("!H", len(_COLUMNS))
-        + b"".join(b"\0" + name.encode() + b"\0" + pack("!Ii", 25, -1) for name in Event._fields)
+        + b"".join(b"\0" + name.encode() + b"\0" + pack("!Ii", _TYPES.get(name, 25), -1) for name in Event._fields)
     )  # fmt: skip
     for first in range(0, events, rows):
         lsn = 1 << 33 | first * 512
@@ -87,9 +90,9 @@ def decode(data: list[bytes]) -> list[Batch]:
     """All batches, through the decoder as the replication stream feeds it."""
     decoder = Decoder("outbox", "event", _COLUMNS)
     batches = []
-    for message in data:
-        decoder.feed(memoryview(message))
-        if decoder.ready:
+    for at in range(0, len(data), 100):
+        decoder.feed(data[at : at + 100])
+        while decoder.ready:
             batches.append(decoder.ready.popleft())
     if (last := decoder.take()) is not None:
         batches.append(last)
@@ -122,7 +125,12 @@ def main() -> None:
     """Print both kinds of backlog."""
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     customers: dict[str, dict[str, Any]] = {
-        f"cus_{n}": {"customer_id": f"cus_{n}", "mrr": "1490.50", "csm": "ada", "renewal": "2027-01-01"}
+        f"cus_{n}": {
+            "customer_id": f"cus_{n}",
+            "mrr": Decimal("1490.50"),
+            "csm": "ada",
+            "renewal": date(2027, 1, 1),
+        }
         for n in range(1, 501)
     }
     plans = planner()

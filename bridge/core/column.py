@@ -21,6 +21,7 @@ _NONE = type(None)
 _STRINGS = frozenset({str})
 _OPTIONAL_STRINGS = frozenset({str, _NONE})
 _INTEGERS = frozenset({int})
+_REPEATED = frozenset({Decimal, date, datetime, _NONE})
 _INTEGER_TYPES = frozenset({"smallint", "integer", "bigint"})
 
 
@@ -35,6 +36,12 @@ def texts(column: Column, values: list[Any]) -> Texts:
         if kinds <= _INTEGERS:
             return [b"%d" % value for value in values]
     encode = encoder(column)
+    if kinds <= _REPEATED:
+        # the same objects again and again where a cache of entities gave them
+        distinct = {id(value): value for value in values}
+        if len(distinct) * 2 < len(values):
+            known = {key: None if value is None else encode(value) for key, value in distinct.items()}
+            return list(map(known.__getitem__, map(id, values)))
     return [None if value is None else encode(value) for value in values]
 
 

@@ -9,13 +9,12 @@ Only inserts into the outbox are events; everything else that a publication may 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from struct import Struct
-from typing import Any
 
 from bridge.core.event import Batch, Event
 from bridge.core.lsn import Lsn
+from bridge.core.row_parser import RowParser, compile_rows
 from bridge.errors import Halt
 
 _U32 = Struct("!I").unpack_from
@@ -25,12 +24,12 @@ _KEEPALIVE = Struct("!cQQB").unpack_from  # 'k', end of WAL, clock, reply wanted
 _POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in unix microseconds
 _HEADER = 25  # of XLogData: 'w', start, end, clock
 
-_NULL = ord("n")
-_TEXT = ord("t")
-
 
 class Decoder:
     """Feed it CopyData messages in order; it hands out batches.
+
+    feed() is called with many messages at a time, take() once a batch: what is in feed() runs for every
+    event, three times where each is a transaction of its own.
 
     columns: Event field -> the outbox' column name; a field whose column is absent is b"0" for seq and
     xid, else None. Batches hold whole transactions, about max_events of them in rows; a transaction
@@ -50,9 +49,8 @@ class Decoder:
         self._columns = columns
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._relation = -1  # oid of the outbox as the stream spells it
-        self._width = 0
-        self._pick: Callable[[list[bytes | None]], tuple[Any, ...]] | None = None
+        self._relation = b""  # oid of the outbox as the stream spells it
+        self._parse: RowParser | None = None
         self._batch = Batch()
         self._open: list[Event] = []  # rows of the transaction that has not ended yet
         self._open_size = 0
@@ -63,24 +61,31 @@ class Decoder:
         self.wal_end = Lsn(0)  # of the last keepalive
         self.reply_wanted = False
 
-    def feed(self, view: memoryview) -> None:
-        """One CopyData message."""
-        if view[0] != 0x77:  # 'w'
-            _, end, _, reply = _KEEPALIVE(view)
-            self.wal_end = Lsn(end)
-            self.reply_wanted = self.reply_wanted or bool(reply)
-            return
-        tag = view[_HEADER]
-        if tag == 0x49:  # Insert
-            self._insert(bytes(view))
-        elif tag == 0x42:  # Begin
-            self.inside = True
-            self._xid = 0
-        elif tag == 0x43:  # Commit
-            _, _, end, clock = _COMMIT(view, _HEADER + 1)
-            self._commit(Lsn(end), clock)
-        elif tag == 0x52:  # Relation
-            self._describe(bytes(view))
+    def feed(self, messages: Sequence[bytes]) -> None:
+        """CopyData messages as they came."""
+        for data in messages:
+            if data[0] != 0x77:  # not 'w', so 'k'
+                _, end, _, reply = _KEEPALIVE(data)
+                self.wal_end = Lsn(end)
+                self.reply_wanted = self.reply_wanted or bool(reply)
+                continue
+            tag = data[_HEADER]
+            if tag == 0x49:  # Insert
+                if data[_HEADER + 1 : _HEADER + 5] == self._relation:
+                    self._open.append(self._parse(data))  # type: ignore[misc]  # set with _relation
+                    self._open_size += len(data)
+                    if self._open_size >= self._max_bytes or len(self._open) >= self._max_events * 2:
+                        self._chunk()
+            elif tag == 0x42:  # Begin
+                self.inside = True
+                self._xid = 0
+            elif tag == 0x43:  # Commit
+                self.inside = False
+                if self._open or self._chunked:
+                    _, _, end, clock = _COMMIT(data, _HEADER + 1)
+                    self._commit(end, clock)
+            elif tag == 0x52:  # Relation
+                self._describe(data)
 
     @property
     def behind(self) -> bool:
@@ -106,32 +111,6 @@ class Decoder:
         """Nothing received waits to be taken: a keepalive's position covers all that came."""
         return not (self.inside or self.ready or self._batch.xids)
 
-    def _insert(self, data: bytes) -> None:
-        if _U32(data, _HEADER + 1)[0] != self._relation:
-            return
-        values: list[bytes | None] = []
-        append = values.append
-        at = _HEADER + 8
-        for _ in range(self._width):
-            kind = data[at]
-            if kind == _TEXT:
-                end = at + 5 + _U32(data, at + 1)[0]
-                append(data[at + 5 : end])
-                at = end
-            elif kind == _NULL:
-                append(None)
-                at += 1
-            else:
-                raise Halt(f"pgoutput sent a column of kind {chr(kind)!r}", reason="stream_format")
-        values.append(b"0")
-        values.append(None)
-        assert self._pick is not None  # noqa: S101  set with _relation; this runs for every event
-        event = Event._make(self._pick(values))
-        self._open.append(event)
-        self._open_size += len(data)
-        if len(self._open) >= self._max_events * 2 or self._open_size >= self._max_bytes:
-            self._chunk()
-
     def _chunk(self) -> None:
         """The open transaction is larger than a batch may be: hand out what there is of it."""
         if self._batch.xids:
@@ -143,10 +122,7 @@ class Decoder:
         self._open, self._open_size = [], 0
 
     def _commit(self, end: Lsn, clock: int) -> None:
-        self.inside = False
         events = self._open
-        if not events and not self._chunked:
-            return
         batch = Batch(chunk=True) if self._chunked else self._batch
         batch.events += events
         batch.xids.append(int(events[0].xid) if events else self._xid)
@@ -163,7 +139,6 @@ class Decoder:
 
     def _describe(self, data: bytes) -> None:
         """A Relation message comes before the first row, and again whenever the table was altered."""
-        oid = _U32(data, _HEADER + 1)[0]
         at = _HEADER + 5
         names: list[str] = []
         for _ in range(2):
@@ -174,17 +149,17 @@ class Decoder:
             return
         count = (data[at + 1] << 8) | data[at + 2]
         at += 3
-        columns: list[str] = []
+        columns: dict[str, int] = {}
         for _ in range(count):
             end = data.index(0, at + 1)
-            columns.append(data[at + 1 : end].decode())
+            columns[data[at + 1 : end].decode()] = _U32(data, end + 1)[0]
             at = end + 9  # type oid, type modifier
-        self._compile(oid, columns)
+        self._parse = compile_rows(_HEADER + 8, list(columns.values()), self._places(list(columns)))
+        self._relation = data[_HEADER + 1 : _HEADER + 5]
 
-    def _compile(self, oid: int, columns: list[str]) -> None:
-        """Where each field of Event stands in a row; two columns are added behind: b"0" and NULL."""
-        width = len(columns)
-        places: list[int] = []
+    def _places(self, columns: list[str]) -> list[int | None]:
+        """Where each field of Event stands in a row."""
+        places: list[int | None] = []
         for name in Event._fields:
             column = self._columns.get(name)
             if column in columns:
@@ -196,6 +171,5 @@ class Decoder:
                     hint="rename it back, or name it under source.columns in bridge.yaml and restart",
                 )
             else:
-                places.append(width if name in ("seq", "xid") else width + 1)
-        self._relation, self._width = oid, width
-        self._pick = itemgetter(*places)
+                places.append(None)
+        return places

@@ -23,17 +23,20 @@ def text_array(values: Sequence[bytes | None]) -> bytes:
     """text[]: elements are UTF-8 bytes as they are."""
     if not values:
         return _EMPTY(0, 0, TEXT)
-    lengths = _LENGTHS
-    parts = [_HEAD(1, 1, TEXT, len(values), 1)]
-    append = parts.append
-    for value in values:
-        if value is None:
-            append(_NULL)
-        else:
-            size = len(value)
-            append(lengths[size] if size < 4096 else size.to_bytes(4, "big"))
-            append(value)
+    if None in values:
+        return _HEAD(1, 1, TEXT, len(values), 1) + b"".join(map(_element, values))
+    parts: list[bytes] = [_HEAD(1, 0, TEXT, len(values), 1)] * (2 * len(values) + 1)
+    lengths = list(map(len, values))  # type: ignore[arg-type]  # there is no None among them
+    if max(lengths) < len(_LENGTHS):
+        parts[1::2] = map(_LENGTHS.__getitem__, lengths)
+    else:
+        parts[1::2] = [length.to_bytes(4, "big") for length in lengths]
+    parts[2::2] = values  # type: ignore[assignment]
     return b"".join(parts)
+
+
+def _element(value: bytes | None) -> bytes:
+    return _NULL if value is None else len(value).to_bytes(4, "big") + value
 
 
 def eight_byte_array(oid: int, values: Sequence[int]) -> bytes:

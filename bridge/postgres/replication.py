@@ -115,23 +115,29 @@ class ReplicationStream:
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
             raise _fail(result, connection, doing)
 
-    def pump(self, feed: Callable[[memoryview], None], full: Callable[[], bool]) -> bool:
+    def pump(self, feed: Callable[[list[bytes]], None], full: Callable[[], bool]) -> bool:
         """Read what has arrived until nothing is left or `full`. True: there may be more at once."""
         get = self._connection.get_copy_data
         consumed = False
         while True:
-            for _ in range(_BUFFER):
-                size, view = get(1)
-                if size <= 0:
+            messages: list[bytes] = []
+            append = messages.append
+            size, view = get(1)
+            while size > 0:
+                append(bytes(view))
+                if len(messages) >= _BUFFER:
                     break
-                feed(view)
-            else:
-                if full():
-                    return True
-                continue
+                size, view = get(1)
+            if messages:
+                feed(messages)
+                consumed = False
             if size < 0:
                 raise self._ended()
-            if consumed or full():
+            if full():
+                return True
+            if size > 0:
+                continue
+            if consumed:
                 return False
             self._connection.consume_input()
             self.last_heard = time.monotonic()

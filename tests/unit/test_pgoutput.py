@@ -1,0 +1,136 @@
+"""Messages in, batches out: any cut of the stream, any layout of the outbox, gives the same events."""
+
+from __future__ import annotations
+
+from struct import pack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.event import Batch, Event
+from bridge.core.pgoutput import Decoder
+from bridge.errors import Halt
+
+OID = 16400
+UUID, INT8, XID8, TIMESTAMPTZ, TEXT, JSONB = 2950, 20, 5069, 1184, 25, 3802
+TYPES = dict(zip(Event._fields, (UUID, INT8, XID8, TEXT, TEXT, JSONB, TEXT, JSONB, TIMESTAMPTZ), strict=True))
+NAMES = {name: name for name in Event._fields}
+
+
+def relation(columns: list[str], oid: int = OID, table: bytes = b"event") -> bytes:
+    head = b"R" + pack("!I", oid) + b"outbox\0" + table + b"\0d" + pack("!H", len(columns))
+    return message(
+        head
+        + b"".join(b"\1" + name.encode() + b"\0" + pack("!Ii", TYPES.get(name, TEXT), -1) for name in columns)
+    )
+
+
+def message(body: bytes) -> bytes:
+    return b"w" + bytes(24) + body
+
+
+def begin(xid: int) -> bytes:
+    return message(b"B" + pack("!QQI", 0, 0, xid))
+
+
+def commit(end: int, clock: int = 0) -> bytes:
+    return message(b"C" + pack("!BQQQ", 0, end - 8, end, clock))
+
+
+def insert(values: list[bytes | None], oid: int = OID) -> bytes:
+    body = b"".join(b"n" if v is None else b"t" + pack("!I", len(v)) + v for v in values)
+    return message(b"I" + pack("!I", oid) + b"N" + pack("!H", len(values)) + body)
+
+
+def event(n: int, payload: bytes = b"{}") -> Event:
+    return Event(b"%036d" % n, b"%d" % n, b"%d" % (700 + n), b"t", None, payload, None, None, b"2026-11-23")
+
+
+def drained(decoder: Decoder) -> list[Batch]:
+    batches = []
+    while (batch := decoder.take()) is not None:
+        batches.append(batch)
+    return batches
+
+
+texts = st.none() | st.binary(max_size=300)
+rows = st.builds(
+    Event,
+    st.binary(min_size=36, max_size=36),
+    st.integers(0, 2**63 - 1).map(lambda n: b"%d" % n),
+    st.integers(3, 2**63 - 1).map(lambda n: b"%d" % n),
+    st.binary(min_size=1, max_size=300),
+    texts,
+    st.binary(max_size=70_000),
+    texts,
+    texts,
+    st.none() | st.binary(max_size=40),
+)
+
+
+@given(st.lists(rows, min_size=1, max_size=5), st.permutations(list(Event._fields)))
+def test_a_row_is_read_as_it_was_sent_in_any_order_of_columns(sent: list[Event], order: list[str]) -> None:
+    decoder = Decoder("outbox", "event", NAMES)
+    columns = [*order[:4], "added_by_the_customer", *order[4:]]
+    decoder.feed([relation(columns), begin(1)])
+    for row in sent:
+        decoder.feed([insert([row._asdict().get(name, b"x" * 1000) for name in columns])])
+    decoder.feed([commit(100)])
+    assert [e for batch in drained(decoder) for e in batch.events] == sent
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=30), st.integers(1, 9))
+def test_batches_hold_whole_transactions_or_chunks_of_one_and_lose_nothing(
+    sizes: list[int], limit: int
+) -> None:
+    decoder = Decoder("outbox", "event", NAMES, max_events=limit)
+    decoder.feed([relation(list(Event._fields))])
+    sent, expected = 0, []
+    for number, size in enumerate(sizes):
+        some = [event(sent + n) for n in range(size)]
+        sent += size
+        expected += some
+        decoder.feed([begin(number), *(insert(list(e)) for e in some), commit(100 + number)])
+    batches = drained(decoder)
+    assert [e for batch in batches for e in batch.events] == expected
+    ends = [lsn for batch in batches for lsn in batch.end_lsns]
+    assert ends == [100 + number for number, size in enumerate(sizes) if size]
+    assert all(batch.chunk or (batch.whole and batch.end_lsn) for batch in batches)
+
+
+def test_rows_of_other_tables_and_empty_transactions_are_passed_over() -> None:
+    decoder = Decoder("outbox", "event", NAMES)
+    decoder.feed([relation(list(Event._fields)), relation(["a"], 17, b"other")])
+    decoder.feed([begin(1), insert([b"1"], 17), commit(50), begin(2), commit(60)])
+    assert drained(decoder) == []
+    assert decoder.drained
+
+
+def test_a_table_altered_in_between_is_read_by_its_new_layout() -> None:
+    decoder = Decoder("outbox", "event", NAMES)
+    first, second = event(1), event(2)
+    decoder.feed([relation(list(Event._fields)), begin(1), insert(list(first)), commit(50)])
+    decoder.feed([relation(["more", *Event._fields]), begin(2), insert([b"more", *second]), commit(60)])
+    assert drained(decoder)[0].events == [first, second]
+
+
+def test_an_outbox_without_seq_and_xid_counts_them_as_zero() -> None:
+    decoder = Decoder("outbox", "event", {"id": "id", "type": "kind", "payload": "payload"})
+    decoder.feed([relation(["id", "kind", "payload"]), begin(1), insert([b"a", b"b", b"{}"]), commit(50)])
+    assert drained(decoder)[0].events == [Event(b"a", b"0", b"0", b"b", None, b"{}", None, None, None)]
+
+
+def test_a_value_that_was_not_sent_halts_with_the_reason() -> None:
+    decoder = Decoder("outbox", "event", NAMES)
+    unchanged = message(b"I" + pack("!I", OID) + b"N" + pack("!H", 9) + b"u")
+    decoder.feed([relation(list(Event._fields)), begin(1)])
+    with pytest.raises(Halt) as halt:
+        decoder.feed([unchanged])
+    assert halt.value.reason == "stream_format"
+
+
+def test_a_column_that_was_renamed_halts_with_its_name() -> None:
+    decoder = Decoder("outbox", "event", NAMES)
+    with pytest.raises(Halt, match="no column 'payload' any more"):
+        decoder.feed([relation([name for name in Event._fields if name != "payload"])])
