@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from bridge.apply.stream_plan import StreamPlan
+from bridge.apply.upkeep import Upkeep
 from bridge.apply.worker import Worker
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
@@ -36,6 +37,7 @@ class Daemon:
         self._health = Health()
         self._metrics = Metrics(self._health)
         self._workers: dict[str, Worker] = {}
+        self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention)
         self._log = structlog.get_logger("bridge.daemon")
         self._stop = asyncio.Event()
         self._failed: BaseException | None = None
@@ -54,6 +56,7 @@ class Daemon:
         if not serving.done():
             for plan in plans:
                 self._start(plan)
+            self._upkeep.start()
             looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             stopping = asyncio.create_task(self._stop.wait())
@@ -95,6 +98,7 @@ class Daemon:
             self._stop.set()
 
     async def _drain(self) -> None:
+        self._upkeep.stop()
         for worker in self._workers.values():
             worker.stop()
         end = asyncio.get_running_loop().time() + GRACE_SECONDS

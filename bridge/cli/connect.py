@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from bridge.config.model import Config
 from bridge.errors import BridgeError, CannotConnect, ConfigError
+
+if TYPE_CHECKING:
+    from bridge.apply.stream_plan import StreamPlan
 
 OUTBOX = "outbox.event"
 _MENDS = {  # by SQLSTATE
@@ -73,3 +76,44 @@ def need_own_outbox(config: Config, *, command: str) -> None:
             f"`bridge {command}` works on {OUTBOX}; source.table is {config.source.table}, a table of yours",
             hint="do it with your own SQL, or remove source.table to use the one `bridge install` makes",
         )
+
+
+@contextmanager
+def connect_ledger(plan: StreamPlan, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """An autocommit connection to a stream's target, with an empty search_path. Raises CannotConnect."""
+    from bridge.postgres.catalog import connect_target  # noqa: PLC0415  most commands need none
+
+    try:
+        connection = connect_target(plan.target_dsn, f"bridge {command}")
+    except psycopg.OperationalError as error:
+        raise CannotConnect(
+            f"the target ({plan.connection}) could not be reached: {error}".rstrip(),
+            hint="bridge doctor looks at each step of the way",
+        ) from error
+    with connection:
+        yield connection
+
+
+@contextmanager
+def target_errors(command: str) -> Iterator[None]:
+    """Errors of statements on a target, as the command line tells them: without values of rows."""
+    from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
+    from bridge.postgres.target import Refused  # noqa: PLC0415
+
+    try:
+        yield
+    except (psycopg.Error, Refused) as caught:
+        error = caught.error if isinstance(caught, Refused) else caught
+        if error.sqlstate is None:
+            raise CannotConnect(
+                f"a connection was lost during `bridge {command}`: {safe_message(error)}"
+            ) from None
+        hint = "bridge doctor names what is missing, with the SQL or command that mends it"
+        if error.sqlstate in ("42P01", "3F000"):
+            hint = (
+                "bridge schema target | psql <target>   (as the owner of the database); then: bridge doctor"
+            )
+        raise BridgeError(
+            f"the target refused `bridge {command}`: {safe_message(error)} (SQLSTATE {error.sqlstate})",
+            hint=hint,
+        ) from None

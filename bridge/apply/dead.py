@@ -1,0 +1,244 @@
+"""Apply dead letters again, each exactly once: one target transaction a letter, which locks it, plans that one
+unit from the event as the letter kept it, writes, and marks it resolved.
+
+The lock and the mark stand in the transaction of the effect, so a crash leaves the letter open and the effect
+undone. Two retries at once skip each other's letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bridge.apply.overtaken import Overtaken
+from bridge.apply.stream_plan import StreamPlan
+from bridge.apply.transaction import structure
+from bridge.apply.worker import contract_kinds, plan_target
+from bridge.core.event import Event
+from bridge.core.fold import arrange
+from bridge.core.pipeline import Planner
+from bridge.core.plan import Lookup, Planned, TableShape
+from bridge.core.spec import DestinationSpec, TableSpec
+from bridge.errors import BridgeError, Halt, Retry, Verdict, verdict_of
+from bridge.failpoints import hit
+from bridge.postgres import dead_letters as letters_sql
+from bridge.postgres import wire
+from bridge.postgres.catalog import connect_target, table_shape
+from bridge.postgres.dead_letters import Letter
+from bridge.postgres.enrich import Enricher
+from bridge.postgres.ledger import LISTED
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Rows, Statement, TargetLink
+from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
+
+_SILENT_SECONDS = 90.0
+_IMMEDIATE = Statement(b"set constraints all immediate")
+_SAVE = Statement(b"savepoint unit")
+_UNDO = Statement(b"rollback to savepoint unit")
+
+Result = Literal["applied", "filtered", "failed", "refused", "skipped"]
+"""applied: its effect is there now. filtered: the pipeline lets it go nowhere now; resolved. failed: still
+open, with the new cause. refused: a later event of its key was applied; open. skipped: another retry has it,
+or it is settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one letter. why: in words without row values."""
+
+    id: str
+    result: Result
+    code: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A letter's plan, or why there is none."""
+
+    planned: Planned | None = None
+    code: str = ""
+    cause: str = ""
+
+
+class DeadLetterRetry:
+    """One stream's retries, over connections of its own. Close it."""
+
+    def __init__(self, plan: StreamPlan, *, force: bool = False, dry_run: bool = False) -> None:
+        """force: also where a later event of the key was applied. dry_run: do it, then roll back."""
+        self._plan = plan
+        self._force = force
+        self._end = ROLLBACK if dry_run else COMMIT
+        self._planners: dict[tuple[str, str], Planner] = {}
+        self._specs: dict[tuple[str, str], DestinationSpec] = {
+            (pipeline.name, name): spec
+            for pipeline in plan.pipelines
+            for name, spec in pipeline.destinations.items()
+        }
+        self._overtaken = Overtaken(plan)
+        self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}", lambda _entity, _result, _count: None)
+        try:
+            self._link = TargetLink(plan.target_dsn, f"bridge-dead/{plan.stream}")
+        except BaseException:
+            self._enricher.close()
+            raise
+
+    def close(self) -> None:
+        self._overtaken.close()
+        self._enricher.close()
+        self._link.close()
+
+    def __enter__(self) -> DeadLetterRetry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def retry(self, ids: Iterable[str]) -> Iterator[Outcome]:
+        """Each in turn. Raises Halt for what stops all of a destination (a table that is missing), Retry for
+        passing faults; what was done before stays done."""
+        for letter_id in ids:
+            try:
+                yield self._one(letter_id)
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _one(self, letter_id: str) -> Outcome:
+        rows = self._run(BEGIN, letters_sql.claim(letter_id))[-1]
+        if not rows:
+            self._run(ROLLBACK)
+            return Outcome(letter_id, "skipped", why="it is settled, or another retry has it")
+        letter = letters_sql.read_letter(letter_id, rows[0])
+        unit = (letter.pipeline, letter.destination)
+        if letter.event is None:
+            return self._failed(letter, "payload", "the letter holds no payload", parked=False)
+        if any(unit) and unit not in self._specs:
+            why = "the configuration has no such pipeline or destination any more"
+            return self._failed(letter, "no_destination", why, parked=False)
+        overtaken = None if self._force else self._overtaken.why(letter.event, unit, self)
+        if overtaken is not None:
+            self._run(letters_sql.fail(letter.id, "overtaken", overtaken, parked=False), self._end)
+            return Outcome(letter.id, "refused", "overtaken", overtaken)
+        attempt = self._attempt(letter.event, unit)
+        if attempt.planned is None:
+            return self._failed(letter, attempt.code, attempt.cause)
+        return self._apply(letter, attempt.planned)
+
+    # --- what Overtaken asks the target ---------------------------------------------------------------
+
+    def hold(self) -> tuple[str | None, frozenset[int]]:
+        """The floor and the xids beyond it, with the checkpoint locked: nothing is applied until we end."""
+        stream = self._plan.stream
+        floor, listed = self._run(letters_sql.hold_floor(stream), Statement(LISTED, [stream.encode(), None]))
+        value = floor[0][0] if floor else None
+        return (value.decode() if value else None), frozenset(int(row[0] or 0) for row in listed)
+
+    def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
+        """Those of the events whose unit is an open dead letter itself."""
+        rows = self._run(letters_sql.still_dead(self._plan.stream, unit, event_ids))[0]
+        return {(row[0] or b"").decode() for row in rows}
+
+    # --- planning -----------------------------------------------------------------------------------
+
+    def _attempt(self, event: Event, unit: tuple[str, str]) -> _Attempt:
+        planned = self._planned(event, unit)
+        own = [letter for letter in planned.dead_letters if (letter.pipeline, letter.destination) == unit]
+        if own:
+            return _Attempt(code=own[0].code, cause=own[0].cause)
+        return _Attempt(planned)
+
+    def _planned(self, event: Event, unit: tuple[str, str]) -> Planned:
+        work = self._planner(unit).plan([event])
+        try:
+            lookup = next(work)
+            while True:
+                lookup = work.send(self._look_up(lookup))
+        except StopIteration as done:
+            planned: Planned = done.value
+            return planned
+
+    def _look_up(self, lookup: Lookup) -> Mapping[Any, Mapping[str, Any]]:
+        found, wanted = self._enricher.cached(lookup)
+        if wanted:
+            rows = self._enricher.fetch(lookup, wanted, lambda: None).result()
+            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
+        return found
+
+    def _planner(self, unit: tuple[str, str]) -> Planner:
+        planner = self._planners.get(unit)
+        if planner is None:
+            planner = self._planners[unit] = self._compile(unit)
+        return planner
+
+    def _compile(self, unit: tuple[str, str]) -> Planner:
+        plan = self._plan
+        if not any(unit):  # no pipeline took it then: all that take it now
+            return plan_target(replace(plan, unmatched="dead"))
+        spec = self._specs[unit]
+        shapes: dict[tuple[str, str], TableShape] = {}
+        if isinstance(spec, TableSpec):
+            events = next(pipeline.events for pipeline in plan.pipelines if pipeline.name == unit[0])
+            with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
+                shape, findings = table_shape(connection, spec, contract_kinds(plan, events, spec))
+            if findings or shape is None:
+                first = findings[0]
+                raise Halt(first.message, reason=first.reason, hint=first.fix)
+            shapes[unit] = shape
+        return Planner(
+            plan.pipelines, plan.contracts, shapes, sinks=plan.sinks, unmatched="dead", only={unit}
+        )
+
+    # --- the transaction ----------------------------------------------------------------------------
+
+    def _apply(self, letter: Letter, planned: Planned) -> Outcome:
+        effects = [write_statement(write) for write in arrange(planned.writes)]
+        if planned.deliveries:
+            effects.append(delivery_statement(self._plan.stream, planned.deliveries))
+        if planned.dead_letters:  # of other units, where no pipeline took the event before
+            effects.append(dead_letter_statement(self._plan.stream, planned.dead_letters))
+        try:
+            self._run(_SAVE, *effects, _IMMEDIATE)
+        except Refused as refused:
+            verdict = verdict_of(refused.sqlstate)
+            if verdict is Verdict.HALT:
+                raise structure(refused) from None
+            if verdict is Verdict.RETRY:
+                raise Retry(f"the target refused for now: {safe_message(refused.error)}") from None
+            self._run(_UNDO)
+            return self._failed(letter, refused.sqlstate, safe_message(refused.error))
+        self._run(letters_sql.resolve(letter.id))
+        hit("dead.retry")
+        self._run(self._end)
+        return Outcome(letter.id, "applied" if effects else "filtered")
+
+    def _failed(self, letter: Letter, code: str, cause: str, *, parked: bool = True) -> Outcome:
+        self._run(letters_sql.fail(letter.id, code, cause, parked=parked), self._end)
+        return Outcome(letter.id, "failed", code, cause)
+
+    def _run(self, *statements: Statement) -> Rows:
+        return self._link.run(statements, self._wait)
+
+    def _wait(self) -> None:
+        link = self._link
+        wire.wait([link.descriptor], [link.descriptor] if link.wants_write else [], 1.0)
+        if link.silent_for > _SILENT_SECONDS:
+            raise Retry("the target has not answered for 90 s: the link is dead", reason="target_lost")
+
+    def _roll_back(self) -> None:
+        try:
+            if self._link.in_transaction and not self._link.busy:
+                self._run(ROLLBACK)
+        except (BridgeError, Refused):
+            pass  # the link is gone, and the transaction with it
+
+
+def retry_due(plan: StreamPlan) -> list[Outcome]:
+    """Retry the parked letters whose time has come. Raises as DeadLetterRetry.retry, and psycopg.Error."""
+    with connect_target(plan.target_dsn, f"bridge-dead/{plan.stream}") as connection:
+        ids = letters_sql.due(connection, plan.stream)
+    if not ids:
+        return []
+    with DeadLetterRetry(plan) as retrying:
+        return list(retrying.retry(ids))

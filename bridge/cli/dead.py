@@ -1,0 +1,219 @@
+"""`bridge dead`: the dead letters, for a person to look at and to settle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from bridge.apply.dead import Outcome
+    from bridge.apply.stream_plan import StreamPlan
+    from bridge.postgres.dead_letters import Choice
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@click.group()
+def dead() -> None:
+    """Events that could not be applied: list, show, retry, discard."""
+
+
+def _chosen(command: _F) -> _F:
+    """Which letters are meant: ids, --pipeline, --cause, --all."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="For programs."),
+        click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing."),
+        click.option("--all", "everything", is_flag=True, help="Every open one."),
+        click.option("--cause", metavar="CODE", help="Those with this code, as `bridge dead list` shows it."),
+        click.option("--pipeline", metavar="P", help="Those of this pipeline."),
+        click.argument("ids", nargs=-1, metavar="[ID]..."),
+    ):
+        command = option(command)
+    return command
+
+
+def _choice(ids: tuple[str, ...], pipeline: str | None, cause: str | None, everything: bool) -> Choice:
+    from bridge.postgres.dead_letters import Choice  # noqa: PLC0415  (loads psycopg)
+
+    for each in ids:
+        if len(each) < 8 or set(each.lower()) - set("0123456789abcdef-"):
+            raise click.BadParameter(
+                f"{each!r} is not an id, or less than 8 characters of one: see `bridge dead list`",
+                param_hint="ID",
+            )
+    if not (ids or pipeline or cause or everything):
+        raise click.UsageError("which ones? Give IDs, --pipeline P, --cause CODE or --all")
+    return Choice(tuple(each.lower() for each in ids), pipeline, cause)
+
+
+@contextmanager
+def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamPlan, psycopg.Connection]]]:
+    """Each stream with a connection to its target; errors as the command line tells them."""
+    from contextlib import ExitStack  # noqa: PLC0415
+
+    from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.plans import stream_plans  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        stack.enter_context(target_errors(command))
+        plans = stream_plans(read_config(path))
+        yield [(plan, stack.enter_context(connect_ledger(plan, command))) for plan in plans]
+
+
+@dead.command("list")
+@config_option
+@click.option("--pipeline", metavar="P", help="Those of this pipeline.")
+@click.option("--cause", metavar="CODE", help="Those with this code.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: bool) -> None:
+    """List open dead letters, grouped by cause."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from bridge.postgres.dead_letters import Choice, groups  # noqa: PLC0415  (loads psycopg)
+
+    with _ledgers(config_path, "dead list") as ledgers:
+        found = [
+            group
+            for plan, connection in ledgers
+            for group in groups(connection, plan.stream, Choice((), pipeline, cause))
+        ]
+    if as_json:
+        click.echo(json.dumps([asdict(group) for group in found], default=str, indent=2))
+        return
+    if not found:
+        click.echo("no open dead letters")
+    for group in found:
+        where = f"{group.pipeline} -> {group.destination}" if group.pipeline else "no pipeline"
+        parked = f", {group.parked} retry themselves" if group.parked else ""
+        click.echo(f"{group.letters:>6}  {where}  {group.code}: {group.cause}{parked}")
+        click.echo(
+            f"        {group.oldest:%Y-%m-%d %H:%M} to {group.newest:%Y-%m-%d %H:%M}, such as {group.ids[0]}"
+        )
+    if found:
+        click.echo("\nbridge dead show ID; when it is mended: bridge dead retry --cause CODE --dry-run")
+
+
+@dead.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.argument("letter_id", metavar="ID")
+def show(config_path: Path, letter_id: str, as_json: bool) -> None:
+    """Show one dead letter with its event, values included. ID: whole, or how it begins."""
+    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.postgres.dead_letters import show as show_letter  # noqa: PLC0415  (loads psycopg)
+
+    with _ledgers(config_path, "dead show") as ledgers:
+        found = next(
+            (
+                row
+                for plan, connection in ledgers
+                if (row := show_letter(connection, [plan.stream], letter_id.lower())) is not None
+            ),
+            None,
+        )
+    if found is None:
+        raise BridgeError(f"there is no dead letter {letter_id}", hint="bridge dead list")
+    raw = found.pop("raw")
+    if raw is not None:
+        found["payload"] = bytes(raw).decode(errors="backslashreplace")
+    if as_json:
+        click.echo(json.dumps(found, default=str, indent=2))
+        return
+    for name, value in found.items():
+        if value is not None:
+            click.echo(f"{name.replace('_', ' '):>16}  {value}")
+
+
+@dead.command()
+@config_option
+@_chosen
+@click.option("--force", is_flag=True, help="Also where a later event of the same key was applied.")
+def retry(
+    config_path: Path,
+    ids: tuple[str, ...],
+    pipeline: str | None,
+    cause: str | None,
+    *,
+    everything: bool,
+    dry_run: bool,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Apply dead letters again, each exactly once. Exit code 1 when one stays open.
+
+    With --dry-run it is done and rolled back.
+    """
+    from bridge.apply.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres.dead_letters import choose  # noqa: PLC0415
+
+    choice = _choice(ids, pipeline, cause, everything)
+    outcomes: list[Outcome] = []
+    with _ledgers(config_path, "dead retry") as ledgers:
+        for plan, connection in ledgers:
+            chosen = choose(connection, plan.stream, choice)
+            if chosen:
+                with DeadLetterRetry(plan, force=force, dry_run=dry_run) as retrying:
+                    outcomes += retrying.retry(chosen)
+    _tell(outcomes, dry_run=dry_run, as_json=as_json)
+    sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
+
+
+def _tell(outcomes: list[Outcome], *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        rows = [{"id": one.id, "result": one.result, "code": one.code, "why": one.why} for one in outcomes]
+        click.echo(json.dumps({"dry_run": dry_run, "letters": rows}, indent=2))
+        return
+    counts = Counter((one.result, one.code, one.why) for one in outcomes)
+    would = " (dry run: rolled back)" if dry_run else ""
+    for (result, code, why), count in counts.most_common():
+        first = next(one.id for one in outcomes if (one.result, one.code, one.why) == (result, code, why))
+        because = f"  {code}: {why}" if code else f"  {why}" if why else ""
+        click.echo(f"{count:>6}  {result}{would}{because}{f', such as {first}' if because else ''}")
+    if not outcomes:
+        click.echo("no open dead letter is meant by that")
+    if any(one.result == "refused" for one in outcomes):
+        click.echo("\nto apply them all the same, over what came later: --force", err=True)
+
+
+@dead.command()
+@config_option
+@_chosen
+def discard(
+    config_path: Path,
+    ids: tuple[str, ...],
+    pipeline: str | None,
+    cause: str | None,
+    *,
+    everything: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Mark dead letters as not needed. They stay in bridge.dead_letter, and are not retried."""
+    from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
+
+    choice = _choice(ids, pipeline, cause, everything)
+    chosen: list[str] = []
+    discarded = 0
+    with _ledgers(config_path, "dead discard") as ledgers:
+        for plan, connection in ledgers:
+            these = dead_letters.choose(connection, plan.stream, choice)
+            chosen += these
+            if these and not dry_run:
+                discarded += dead_letters.discard(connection, these)
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, "ids": chosen, "discarded": discarded}, indent=2))
+    elif dry_run:
+        click.echo(f"{len(chosen)} would be discarded")
+    else:
+        click.echo(f"{discarded} discarded")

@@ -1,0 +1,212 @@
+"""The statements of bridge.dead_letter: list, choose, claim, settle. Apart from write.py, which puts letters
+in with the batch that met them; these are asked by people and by the retry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row, dict_row
+
+from bridge.core.event import Event
+from bridge.errors import ConfigError
+from bridge.postgres.arrays import text_array
+from bridge.postgres.target import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which open letters are meant; every condition that is given must hold. ids: whole, or how they begin."""
+
+    ids: tuple[str, ...] = ()
+    pipeline: str | None = None
+    cause: str | None = None  # the code: contract, missing_entity, 23502, ...
+
+    def where(self, stream: str) -> tuple[sql.Composed, list[Any]]:
+        conditions = [sql.SQL("stream = %s"), sql.SQL("state = 'open'")]
+        values: list[Any] = [stream]
+        if self.ids:
+            conditions.append(sql.SQL("id::text like any(%s)"))
+            values.append([f"{each}%" for each in self.ids])
+        if self.pipeline is not None:
+            conditions.append(sql.SQL("pipeline = %s"))
+            values.append(self.pipeline)
+        if self.cause is not None:
+            conditions.append(sql.SQL("code = %s"))
+            values.append(self.cause)
+        return sql.SQL(" and ").join(conditions), values
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Open letters that died of one cause. ids: of the first three, in the order of their events."""
+
+    stream: str
+    pipeline: str
+    destination: str
+    code: str
+    cause: str
+    letters: int
+    parked: int  # of them, those that still retry themselves
+    oldest: datetime
+    newest: datetime
+    ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """An open letter that is locked: its unit and its event as it was."""
+
+    id: str
+    pipeline: str
+    destination: str
+    event: Event | None  # None: neither payload nor raw was kept
+
+
+def groups(connection: psycopg.Connection, stream: str, choice: Choice) -> list[Group]:
+    """Open letters by cause, the most frequent first."""
+    where, values = choice.where(stream)
+    with connection.cursor(row_factory=class_row(Group)) as cursor:
+        return cursor.execute(
+            sql.SQL(
+                "select stream, pipeline, destination, code, cause, count(*)::int as letters,"
+                " (count(*) filter (where retry_at is not null))::int as parked,"
+                " min(created_at) as oldest, max(created_at) as newest,"
+                " (array_agg(id::text order by event_seq))[1:3] as ids"
+                " from bridge.dead_letter where {} group by 1, 2, 3, 4, 5 order by 6 desc, 8"
+            ).format(where),
+            values,
+        ).fetchall()
+
+
+def choose(connection: psycopg.Connection, stream: str, choice: Choice) -> list[str]:
+    """The ids of the letters that are meant, in the order of their events."""
+    where, values = choice.where(stream)
+    query = sql.SQL("select id::text from bridge.dead_letter where {} order by event_seq, id").format(where)
+    return [row[0] for row in connection.execute(query, values)]
+
+
+def show(connection: psycopg.Connection, streams: Sequence[str], beginning: str) -> dict[str, Any] | None:
+    """One letter with all that it holds, whatever its state. Raises ConfigError where several begin so."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(
+            "select id::text, stream, pipeline, destination, state, code, cause, attempts, event_id, event_seq,"
+            " event_xid::text, event_type, event_key, occurred_at, idempotency_key, headers,"
+            " payload::text as payload, raw, retry_at, retry_until, created_at, updated_at"
+            " from bridge.dead_letter where stream = any(%s) and id::text like %s limit 2",
+            [list(streams), f"{beginning}%"],
+        ).fetchall()
+    if len(found) > 1:
+        raise ConfigError(
+            f"several dead letters begin with {beginning!r}", hint="give more characters of the id"
+        )
+    return found[0] if found else None
+
+
+def due(connection: psycopg.Connection, stream: str, limit: int = 500) -> list[str]:
+    """The parked letters whose time has come."""
+    rows = connection.execute(
+        "select id::text from bridge.dead_letter where stream = %s and state = 'open' and retry_at <= now()"
+        " order by event_seq limit %s",
+        [stream, limit],
+    )
+    return [row[0] for row in rows]
+
+
+def open_letters(connection: psycopg.Connection, stream: str) -> dict[str, int]:
+    """How many are open, by pipeline."""
+    rows = connection.execute(
+        "select pipeline, count(*) from bridge.dead_letter where stream = %s and state = 'open' group by 1",
+        [stream],
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def discard(connection: psycopg.Connection, ids: Sequence[str]) -> int:
+    """Mark them as not needed; how many were still open. One that is being retried is waited for."""
+    return connection.execute(
+        "update bridge.dead_letter set state = 'discarded', retry_at = null, updated_at = now()"
+        " where id = any(%s::uuid[]) and state = 'open'",
+        [list(ids)],
+    ).rowcount
+
+
+# --- statements of a retry's own transaction --------------------------------------------------------
+
+_CLAIM = (
+    b"select event_id, event_seq::text, coalesce(event_xid::text, '0'), event_type, event_key, payload::text,"
+    b" idempotency_key, headers::text, occurred_at::text, raw, pipeline, destination"
+    b" from bridge.dead_letter where id = $1::uuid and state = 'open' for update skip locked"
+)
+_RESOLVE = (
+    b"update bridge.dead_letter set state = 'resolved', attempts = attempts + 1, retry_at = null,"
+    b" updated_at = now() where id = $1::uuid"
+)
+# Parked: later and later, a minute at most, until retry_until; then it is a person's.
+_FAIL = (
+    b"update bridge.dead_letter set code = $2, cause = $3, attempts = attempts + 1, updated_at = now(),"
+    b" retry_at = case when $4::boolean and retry_at is not null and retry_until > now() then"
+    b" now() + least(60, 10 * attempts) * interval '1 second' end where id = $1::uuid"
+)
+# Whoever holds this lets nothing be applied meanwhile.
+_FLOOR = b"select floor::text from bridge.checkpoint where stream = $1 for share"
+
+
+_STILL_DEAD = (
+    b"select event_id from bridge.dead_letter where stream = $1 and pipeline = $2 and destination = $3"
+    b" and state = 'open' and event_id = any($4::text[])"
+)
+
+
+def still_dead(stream: str, unit: tuple[str, str], event_ids: Sequence[str]) -> Statement:
+    """Those of the events whose unit is open."""
+    names = [name.encode() for name in (stream, *unit)]
+    return Statement(_STILL_DEAD, [*names, text_array([each.encode() for each in event_ids])], binary=True)
+
+
+def claim(letter_id: str) -> Statement:
+    """Lock the letter; no row: somebody else has it, or it is settled."""
+    return Statement(_CLAIM, [letter_id.encode()])
+
+
+def resolve(letter_id: str) -> Statement:
+    return Statement(_RESOLVE, [letter_id.encode()])
+
+
+def fail(letter_id: str, code: str, cause: str, *, parked: bool = True) -> Statement:
+    """Why it failed this time. parked: go on retrying by itself where it does so."""
+    return Statement(
+        _FAIL, [letter_id.encode(), code.encode(), cause.encode(), b"true" if parked else b"false"]
+    )
+
+
+def hold_floor(stream: str) -> Statement:
+    return Statement(_FLOOR, [stream.encode()])
+
+
+def read_letter(letter_id: str, row: Sequence[bytes | None]) -> Letter:
+    """A row of `claim`."""
+    event_id, seq, xid, event_type, key, payload, idempotency_key, headers, at, raw, pipeline, destination = (
+        row
+    )
+    if raw is not None:
+        payload = bytes.fromhex(raw[2:].decode())
+    event = None
+    if payload is not None:
+        event = Event(
+            id=event_id or b"",
+            seq=seq or b"0",
+            xid=xid or b"0",
+            type=event_type or b"",
+            key=key,
+            payload=payload,
+            idempotency_key=idempotency_key,
+            headers=headers,
+            occurred_at=at,
+        )
+    return Letter(letter_id, (pipeline or b"").decode(), (destination or b"").decode(), event)
