@@ -40,14 +40,14 @@ def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
     missing = []
     refused = []
     for name in LEDGER_TABLES:
+        # by oid: to_regclass() fails in a schema that the role may not use
         row = connection.execute(
-            "select to_regclass(%(t)s) is not null, coalesce(has_schema_privilege('bridge', 'usage') and"
-            " has_table_privilege(to_regclass(%(t)s), 'select') and"
-            " has_table_privilege(to_regclass(%(t)s), 'insert') and"
-            " has_table_privilege(to_regclass(%(t)s), 'update') and"
-            " has_table_privilege(to_regclass(%(t)s), 'delete'), false)"
-            " where to_regnamespace('bridge') is not null",
-            {"t": f"bridge.{name}"},
+            "select true, has_schema_privilege(n.oid, 'usage') and"
+            " has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') and"
+            " has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')"
+            " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname = 'bridge' and c.relname = %s",
+            [name],
         ).fetchone()
         if row is None or not row[0]:
             missing.append(f"bridge.{name}")

@@ -199,13 +199,13 @@ def _migrate(cursor: Cursor[TupleRow], installation: Installation) -> None:
 
 
 def _publish(cursor: Cursor[TupleRow], publication: str, table: str, installation: Installation) -> None:
-    existed = _publication(cursor, publication, table) is not None
+    existed = published(cursor, publication, table) is not None
     statement = publication_sql(publication, table)
     if refused := _try(cursor, statement):
         installation.remaining.append(Remaining(f"publication {publication}: {refused}", statement))
     elif not existed:
         installation.done.append(f"created publication {publication} for {table}")
-    elif found := _publication(cursor, publication, table):
+    elif found := published(cursor, publication, table):
         _check_publication(publication, table, found, installation)
     if cursor.execute("show wal_level").fetchone() != ("logical",):
         installation.remaining.append(
@@ -239,7 +239,7 @@ def _check_publication(
         )
 
 
-def _publication(cursor: Cursor[TupleRow], publication: str, table: str) -> tuple[str, str, bool] | None:
+def published(cursor: Cursor[TupleRow], publication: str, table: str) -> tuple[str, str, bool] | None:
     """(what it publishes, its tables, whether they are `table` alone, unfiltered), or None."""
     row_filter = "r.prqual is not null" if cursor.connection.info.server_version >= 150000 else "false"
     return cursor.execute(

@@ -1,0 +1,57 @@
+"""`bridge doctor`: one line a check, and for each finding what mends it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+
+if TYPE_CHECKING:
+    from bridge.doctor.check import Check
+
+_COLORS = {"ok": "green", "warn": "yellow", "error": "red"}
+_RUN_WHERE = {"command": "run", "config": "in bridge.yaml", "advice": "fix", "": "fix"}
+
+
+@click.command()
+@config_option
+@click.option("--network", is_flag=True, help="Also measure: addresses, round trips, time to connect.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor(config_path: Path, network: bool, as_json: bool) -> None:
+    """Check every precondition on every server; say what mends what is wrong.
+
+    It changes nothing. Exit code 0 without errors (there may be warnings), 1 with errors, 2 for the
+    configuration, 3 when a server cannot be reached.
+    """
+    from bridge.doctor.examine import examine  # noqa: PLC0415  (loads psycopg)
+
+    checks: list[Check] = []
+    for check in examine(read_config(config_path), network=network):
+        checks.append(check)
+        if not as_json:
+            _show(check)
+    counts = {level: sum(one.level == level for one in checks) for level in ("error", "warn", "ok")}
+    if as_json:
+        rows = [one.as_dict() for one in checks]
+        click.echo(json.dumps({"ok": not counts["error"], "counts": counts, "checks": rows}, indent=2))
+    else:
+        click.echo(f"\n{counts['error']} errors, {counts['warn']} warnings, {counts['ok']} ok")
+    if any(one.unreachable for one in checks):
+        sys.exit(3)
+    sys.exit(1 if counts["error"] else 0)
+
+
+def _show(check: Check) -> None:
+    level = click.style(f"{check.level:<5}", fg=_COLORS[check.level])
+    click.echo(f"{level}  {check.where}: {check.check}: {check.message}")
+    if check.fix:
+        how = f"run at {check.where}" if check.kind == "sql" else _RUN_WHERE[check.kind]
+        first, *more = check.fix.splitlines()
+        click.echo(f"         {how}: {first}")
+        for line in more:
+            click.echo(f"         {' ' * len(how)}  {line}")

@@ -1,0 +1,50 @@
+"""One line of the doctor's report: what was looked at, how it is, and what mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Level = Literal["ok", "warn", "error"]
+Kind = Literal["", "sql", "command", "config", "advice"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """level: an error stops delivery or could lose it; a warning costs safety or comfort.
+
+    where: source, a connection's name, or bridge. check: the word for it. fix: of kind `sql` (to be run at
+    `where`, one statement a line, by its owner or an administrator), `command` (in a shell), `config` (a
+    change of bridge.yaml) or `advice`. unreachable: the server could not be asked.
+    """
+
+    level: Level
+    where: str
+    check: str
+    message: str
+    fix: str = ""
+    kind: Kind = ""
+    unreachable: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "level": self.level,
+            "where": self.where,
+            "check": self.check,
+            "message": self.message,
+            "fix": self.fix,
+            "fix_kind": self.kind,
+        }
+
+
+def ok(where: str, check: str, message: str) -> Check:
+    return Check("ok", where, check, message)
+
+
+def kind_of(fix: str) -> Kind:
+    """Of a fix that another module wrote: SQL alone, a command of ours, or something for a person."""
+    if "<" in fix or "   or" in fix:
+        return "advice"
+    if fix.startswith("bridge "):
+        return "command"
+    return "sql" if fix.rstrip().endswith(";") else "advice"

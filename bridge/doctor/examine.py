@@ -1,0 +1,140 @@
+"""Ask every server everything, in an order in which the first finding is the one to mend first."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
+
+import psycopg
+
+from bridge.apply.stream_plan import StreamPlan
+from bridge.config.model import Config
+from bridge.config.quantity import Listen
+from bridge.doctor import enrichment, reach, role, slot, source, target
+from bridge.doctor.check import Check, ok
+from bridge.plans import stream_plans
+
+Links = dict[str, psycopg.Connection | None]
+"""By "source" or the connection's name; None: it could not be reached."""
+
+
+def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
+    """Every check, as it is made. Raises ConfigError where the configuration has nothing to run."""
+    plans = stream_plans(config)
+    with ExitStack() as stack:
+        links: Links = {}
+        yield from _admin(config.admin.listen)
+        for where, dsn in plans[0].dsns.items():
+            links[where] = yield from _open(stack, where, dsn, network=network)
+        origin = links["source"]
+        if origin is not None:
+            yield from source.asked("source", _source(origin, plans, strict=config.strict))
+        for plan in plans:
+            ledger = links[plan.connection]
+            if ledger is not None:
+                yield from source.asked(plan.connection, _target(ledger, plan, strict=config.strict))
+            if origin is not None and ledger is not None:
+                yield from source.asked("source", _stream(origin, ledger, plan))
+        if origin is not None:
+            yield from source.asked("source", _slots(origin, plans, links))
+        yield from _enrichments(plans[0], links)
+
+
+def _open(
+    stack: ExitStack, where: str, dsn: str, *, network: bool
+) -> Generator[Check, None, psycopg.Connection | None]:
+    """Connect, and tell how that went; its value is the connection."""
+    try:
+        connection = reach.connect(dsn)
+    except psycopg.OperationalError as error:
+        yield reach.unreachable(where, dsn, error)
+        return None
+    stack.enter_context(closing(connection))
+    yield from reach.reached(where, connection)
+    if network:
+        yield from source.asked(where, reach.network(where, dsn, connection))
+    return connection
+
+
+def _source(link: psycopg.Connection, plans: list[StreamPlan], *, strict: bool) -> Iterator[Check]:
+    plan = plans[0]
+    yield from source.settings(link, plan)
+    yield from role.power(
+        "source", link, [(plan.outbox.schema, plan.outbox.table), ("outbox", "stream")], strict=strict
+    )
+    yield from source.outbox(link, plan)
+    yield from source.history(link)
+
+
+def _target(link: psycopg.Connection, plan: StreamPlan, *, strict: bool) -> Iterator[Check]:
+    yield from target.settings(link, plan)
+    yield from role.power(plan.connection, link, target.table_names(plan), strict=strict)
+    yield from target.ledger(link, plan)
+    yield from target.tables(link, plan)
+
+
+def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
+    if not source.installed(origin):
+        return
+    ledger = slot.ledger_of(link, plan.stream)
+    yield from slot.registry(origin, link, plan, ledger)
+    if plan.capture != "poll":
+        yield from slot.slot(origin, plan, slot.current(plan, ledger))
+
+
+def _slots(origin: psycopg.Connection, plans: list[StreamPlan], links: Links) -> Iterator[Check]:
+    """What concerns all slots of the source together."""
+    if plans[0].capture == "poll":
+        return
+    names = []
+    for plan in plans:
+        link = links[plan.connection]
+        if link is None:
+            return  # which slot is whose stands in its ledger
+        names.append(slot.current(plan, slot.ledger_of(link, plan.stream)))
+    yield from source.free_slots(origin, names)
+    yield from slot.brakes(origin, plans[0])
+    if source.installed(origin):
+        yield from slot.left_over(origin, plans[0].publication, [plan.stream for plan in plans], names)
+
+
+def _enrichments(plan: StreamPlan, links: Links) -> Iterator[Check]:
+    for pipeline, spec in enrichment.steps(plan):
+        if links.get(spec.source) is None:
+            continue
+        with closing(reach.connect(plan.dsns[spec.source], search_path=True)) as connection:
+            yield from source.asked(spec.source, enrichment.enrichment(connection, plan, pipeline, spec))
+
+
+def _admin(listen: Listen) -> Iterator[Check]:
+    """Is the port free, or a bridge of ours behind it."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        socket.create_server((listen.host.strip("[]"), listen.port), family=family).close()
+    except OSError as error:
+        yield _who_listens(listen, error)
+    else:
+        yield ok("bridge", "admin", f"admin.listen {listen} is free")
+
+
+def _who_listens(listen: Listen, error: OSError) -> Check:
+    connection = http.client.HTTPConnection(listen.host.strip("[]"), listen.port, timeout=2)
+    try:
+        connection.request("GET", "/livez")
+        answer = connection.getresponse()
+        if answer.status in (200, 503) and answer.read(100).startswith((b"ok", b"a stream")):
+            return ok("bridge", "admin", f"a bridge runs and answers on {listen}")
+    except (OSError, http.client.HTTPException):
+        pass
+    finally:
+        connection.close()
+    return Check(
+        "error",
+        "bridge",
+        "admin",
+        f"admin.listen: cannot listen on {listen}: {error.strerror or error}",
+        f"choose another address in admin.listen, or find who listens there: ss -ltnp 'sport = :{listen.port}'",
+        "config",
+    )

@@ -1,0 +1,229 @@
+"""Can a server be reached: name, port, TLS, login. A login that fails is told apart by what libpq says, since
+it has no SQLSTATE before the session stands.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from bridge.doctor.check import Check, Kind, ok
+from bridge.postgres import wire
+from bridge.postgres.safe_error import mask_secrets
+
+OLDEST, NEWEST = 14, 18
+_SLOW_SECONDS = 0.02
+
+# (check, what libpq says, what mends it, kind). The first that matches counts.
+_FAILURES: tuple[tuple[str, str, str, Kind], ...] = (
+    (
+        "name",
+        r"could not translate host name|failed to resolve host|Name or service not known|nodename nor servname",
+        "the host's name is not known here: correct `host` in the dsn, or ask the DNS: getent hosts {host}",
+        "config",
+    ),
+    (
+        "password",
+        r"password authentication failed|no password supplied",
+        "the password is wrong or missing for role {user}: correct it where the dsn comes from, or set it: "
+        "\\password {user} in psql; ${{VAR}} and ${{file:/run/secrets/x}} keep it out of the file",
+        "config",
+    ),
+    (
+        "database",
+        r'database ".*" does not exist',
+        "correct `dbname` in the dsn; which there are: psql -l",
+        "config",
+    ),
+    (
+        "role",
+        r'role ".*" does not exist',
+        "create the role: bridge schema source has it, as outbox_bridge; or correct `user` in the dsn",
+        "advice",
+    ),
+    (
+        "login",
+        r"is not permitted to log in",
+        'alter role "{user}" login;',
+        "sql",
+    ),
+    (
+        "login",
+        r"permission denied for database",
+        'grant connect on database "{dbname}" to "{user}";',
+        "sql",
+    ),
+    (
+        "pg_hba",
+        r"no pg_hba.conf entry|pg_hba.conf rejects",
+        "add a line to the server's pg_hba.conf, such as: hostssl {dbname} {user} <this machine>/32 scram-sha-256 "
+        "(and one whose database is `replication` is not needed); then: select pg_reload_conf();",
+        "advice",
+    ),
+    (
+        "tls",
+        r"certificate|SSL|sslmode|TLS",
+        "the server's certificate and `sslmode` do not meet: sslmode=verify-full needs sslrootcert=<the CA's file, or "
+        "system> and a certificate for the very host that the dsn names",
+        "config",
+    ),
+    (
+        "connections",
+        r"too many (clients|connections)|remaining connection slots",
+        "the server takes no more connections: end idle ones, or raise max_connections and restart it",
+        "advice",
+    ),
+    (
+        "starting",
+        r"starting up|shutting down|in recovery mode|not yet accepting",
+        "the server is starting or stopping: try again in a moment",
+        "advice",
+    ),
+    (
+        "port",
+        r"[Cc]onnection refused|No such file or directory",
+        "nobody listens at {host}:{port}: correct `host` and `port`, start the server, or set its listen_addresses",
+        "config",
+    ),
+    (
+        "closed",
+        r"server closed the connection",
+        "something answers at {host}:{port} and hangs up before the login: a proxy without a server behind it, "
+        "or no Postgres at all",
+        "config",
+    ),
+    (
+        "timeout",
+        r"timeout expired|timed out|[Nn]o route|unreachable",
+        "no answer from {host}:{port}: a firewall drops the packets, or the address is wrong; try: "
+        "nc -vz {host} {port}",
+        "advice",
+    ),
+)
+
+
+def parameters(dsn: str) -> Mapping[str, str]:
+    """host, port, dbname and user as libpq takes them, from the dsn and the environment."""
+    defaults = {
+        option.keyword.decode(): option.val.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.val
+    }
+    return {**defaults, **{name: str(value) for name, value in conninfo_to_dict(dsn).items()}}
+
+
+def place(dsn: str) -> str:
+    """Which database that is, for psql: without user and secrets."""
+    known = parameters(dsn)
+    return " ".join(f"{name}={known[name]}" for name in ("host", "port", "dbname") if known.get(name))
+
+
+def connect(dsn: str, *, search_path: bool = False) -> psycopg.Connection:
+    """As the bridge connects, autocommit. search_path: the role's own, as enrichments have it; else none.
+    Raises psycopg.OperationalError."""
+    path = "" if search_path else "-c search_path= "
+    options = f"{path}-c statement_timeout=15s -c lock_timeout=2s -c client_encoding=UTF8"
+    conninfo = wire.complete(dsn, application_name="bridge doctor", options=options)
+    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+
+
+def unreachable(where: str, dsn: str, error: psycopg.Error) -> Check:
+    """Which step of the way failed, and what to do about that one."""
+    known = {"host": "the local socket", "port": "5432", "dbname": "?", "user": "?", **parameters(dsn)}
+    said = " ".join(mask_secrets(str(error)).split())
+    for check, pattern, advice, kind in _FAILURES:
+        if re.search(pattern, said):
+            fix = advice.format(**{name: known[name] for name in ("host", "port", "dbname", "user")})
+            return Check(
+                "error", where, f"reach_{check}", f"cannot connect: {said}", fix, kind, unreachable=True
+            )
+    fix = "try the same dsn with psql, which tells the same"
+    return Check("error", where, "reach", f"cannot connect: {said}", fix, "advice", unreachable=True)
+
+
+def reached(where: str, connection: psycopg.Connection) -> Iterator[Check]:
+    """Version, TLS and who we are."""
+    info = connection.info
+    major = info.server_version // 10000
+    place = f"{info.dbname} on {info.host or 'the local socket'}:{info.port} as {info.user}"
+    yield ok(where, "reach", f"connected to {place}")
+    if major < OLDEST:
+        yield Check(
+            "error",
+            where,
+            "version",
+            f"PostgreSQL {major}; {OLDEST} is the oldest supported",
+            "upgrade it",
+            "advice",
+        )
+    elif major > NEWEST:
+        yield Check(
+            "warn",
+            where,
+            "version",
+            f"PostgreSQL {major} is newer than this bridge knows ({NEWEST})",
+            "pip install --upgrade outbox-bridge",
+            "advice",
+        )
+    else:
+        yield ok(where, "version", f"PostgreSQL {major}")
+    yield _tls(where, connection)
+
+
+def is_local(host: str) -> bool:
+    """A socket, or an address of this machine."""
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(where: str, connection: psycopg.Connection) -> Check:
+    info = connection.info
+    mode = str(info.get_parameters().get("sslmode") or "prefer")
+    if is_local(info.host) or is_local(info.hostaddr):
+        return ok(where, "tls", "on this machine")
+    if mode == "verify-full":
+        return ok(where, "tls", "sslmode verify-full")
+    used = "encrypted" if connection.pgconn.ssl_in_use else "not encrypted"
+    return Check(
+        "warn",
+        where,
+        "tls",
+        f"sslmode is {mode} ({used}) to {info.host}: who answers there is not proven",
+        "add sslmode: verify-full and sslrootcert: <the CA's file, or system> to this connection",
+        "config",
+    )
+
+
+def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Check]:
+    """Addresses, TLS and round trips, measured: for `--network`."""
+    info = connection.info
+    host, port = info.host, info.port
+    if host and not host.startswith(("/", "@")):
+        found = sorted({str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
+        yield ok(where, "addresses", f"{host} is {', '.join(found)}")
+    began = time.monotonic()
+    with connect(dsn):
+        opened = time.monotonic() - began
+    trips = []
+    for _ in range(20):
+        began = time.monotonic()
+        connection.execute("select 1")
+        trips.append(time.monotonic() - began)
+    median = statistics.median(trips)
+    said = f"round trip {median * 1000:.2f} ms (worst {max(trips) * 1000:.2f}), a connection {opened * 1000:.0f} ms"
+    if median > _SLOW_SECONDS:
+        advice = "each batch waits for a round trip: run the bridge nearer to this server"
+        yield Check("warn", where, "round_trip", said, advice, "advice")
+    else:
+        yield ok(where, "round_trip", said)

@@ -1,0 +1,409 @@
+"""Doctor finds what is wrong on real servers, and what it prints mends it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from bridge.config.load import load
+from bridge.demo.cluster import Cluster
+from bridge.doctor.check import Check
+from bridge.doctor.examine import examine
+from bridge.doctor.source import history
+from bridge.postgres.schema import install_source, source_sql, target_sql
+from tests.integration.ops.conftest import Commands, until
+from tests.support.bridge_process import BridgeProcess
+from tests.support.servers import Database
+
+_ROLE = "alter role outbox_bridge nosuperuser nobypassrls replication login"
+_SERVER = ("max_slot_wal_keep_size", "idle_replication_slot_timeout", "synchronous_commit", "wal_level")
+
+
+@pytest.fixture(autouse=True)
+def _put_back(source: Database, target: Database) -> Iterator[None]:
+    """What belongs to the whole server outlives a test's database."""
+    source.execute("alter system set max_slot_wal_keep_size = '16GB'")
+    source.execute("select pg_reload_conf()")
+    until(lambda: source.value("show max_slot_wal_keep_size") == "16GB", "the reload")
+    yield
+    for database in (source, target):
+        database.execute(_ROLE)
+    known = {row[0] for row in source.execute("select name from pg_settings")}
+    for name in known & set(_SERVER):
+        source.execute(f"alter system reset {name}")
+    source.execute("select pg_reload_conf()")
+
+
+def checks(commands: Commands) -> list[Check]:
+    environment = {
+        "SOURCE_DSN": commands.source.bridge_dsn,
+        "WAREHOUSE_DSN": commands.target.bridge_dsn,
+        **commands.environment,
+    }
+    return list(examine(load(commands.config, environment)))
+
+
+def findings(commands: Commands) -> list[Check]:
+    return [one for one in checks(commands) if one.level != "ok"]
+
+
+def mend(commands: Commands, finding: Check) -> None:
+    """Do what is printed, as the customer's superuser."""
+    database = commands.source if finding.where == "source" else commands.target
+    if finding.kind == "sql":
+        statements = [finding.fix] if "$$" in finding.fix else finding.fix.splitlines()
+        for statement in statements:
+            if not statement.startswith("--"):
+                database.execute(statement)
+    elif finding.fix == "bridge install":
+        with commands.source.connect() as connection:
+            install_source(connection)
+    elif finding.fix.startswith("bridge schema source"):
+        assert f"dbname={commands.source.name}" in finding.fix
+        commands.source.execute(source_sql())
+    elif finding.fix.startswith("bridge schema target | psql"):
+        assert f"dbname={commands.target.name}" in finding.fix
+        commands.target.execute(target_sql())
+    else:
+        raise AssertionError(f"nothing to run: {finding}")
+
+
+def mend_all(commands: Commands) -> None:
+    for _ in range(6):
+        found = findings(commands)
+        if not found:
+            return
+        for finding in found:
+            mend(commands, finding)
+    raise AssertionError(f"still: {found}")
+
+
+@pytest.mark.matrix
+def test_nothing_is_wrong_where_everything_is_as_printed(commands: Commands) -> None:
+    assert findings(commands) == []
+    said = commands("doctor")
+    assert "0 errors, 0 warnings" in said
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        ("drop publication outbox_bridge", "publication"),
+        ("alter publication outbox_bridge set (publish = 'insert, update')", "publication"),
+        ("alter publication outbox_bridge set (publish = 'update')", "publication"),
+        ("alter publication outbox_bridge set table crm.customer", "publication"),
+        ("revoke usage on schema outbox from outbox_bridge", "privilege_missing"),
+        ("revoke select on outbox.event from outbox_bridge", "privilege_missing"),
+        ("revoke delete on outbox.event from outbox_bridge", "privilege_missing"),
+        ("revoke update (payload, headers) on outbox.event from outbox_bridge", "privilege_missing"),
+        ("revoke all on outbox.stream from outbox_bridge", "privilege_missing"),
+        ("revoke update on outbox.pruned from outbox_bridge", "privilege_missing"),
+        ("revoke select on outbox.migration from outbox_bridge", "privilege_missing"),
+        ("drop schema outbox cascade", "outbox"),
+        ("drop table outbox.stream", "outbox"),
+        ("delete from outbox.migration", "migrations"),
+        ("alter role outbox_bridge noreplication", "replication"),
+        ("alter role outbox_bridge bypassrls", "role_bypassrls"),
+        ("alter table outbox.event owner to outbox_bridge", "role_owner"),
+        ("revoke select on crm.customer from outbox_bridge", "privilege_missing"),
+        ("revoke usage on schema crm from outbox_bridge", "privilege_missing"),
+        (
+            "insert into outbox.stream (stream, floor) values ('outbox_bridge_gone', '3:3:')",
+            "stream_left_over",
+        ),
+        ("select pg_create_logical_replication_slot('outbox_bridge_gone_1', 'pgoutput')", "slot_left_over"),
+    ],
+)
+def test_what_is_wrong_at_the_source_is_mended_by_what_is_printed(
+    commands: Commands, source: Database, broken: str, check: str
+) -> None:
+    source.execute(broken)
+    found = findings(commands)
+    assert check in {one.check for one in found}, found
+    mend_all(commands)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        ("drop schema bridge cascade", "ledger_schema_missing"),
+        ("revoke usage on schema bridge from outbox_bridge", "privilege_missing"),
+        ("revoke update on bridge.checkpoint from outbox_bridge", "privilege_missing"),
+        ("revoke select on bridge.migration from outbox_bridge", "privilege_missing"),
+        ("revoke usage on schema events from outbox_bridge", "privilege_missing"),
+        ("revoke insert on events.usage_limits from outbox_bridge", "privilege_missing"),
+        ("revoke update on events.usage_limits from outbox_bridge", "privilege_missing"),
+        ("revoke select on events.usage_limits from outbox_bridge", "privilege_missing"),
+        ("alter table events.usage_limits drop constraint usage_limits_pkey", "key_not_unique"),
+        ("alter table events.usage_limits owner to outbox_bridge", "role_owner"),
+        ("alter role outbox_bridge bypassrls", "role_bypassrls"),
+    ],
+)
+def test_what_is_wrong_at_the_target_is_mended_by_what_is_printed(
+    commands: Commands, target: Database, broken: str, check: str
+) -> None:
+    target.execute(broken)
+    found = findings(commands)
+    assert check in {one.check for one in found}, found
+    mend_all(commands)
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "mended"),
+    [
+        (
+            "alter table events.usage_limits drop column mrr",
+            "column_missing",
+            "alter table events.usage_limits add column mrr numeric",
+        ),
+        (
+            "alter table events.usage_limits rename to other",
+            "table_missing",
+            "alter table events.other rename to usage_limits",
+        ),
+        (
+            "alter table events.usage_limits add column needed int not null",
+            "column_required",
+            "alter table events.usage_limits alter column needed drop not null",
+        ),
+        (
+            "alter table events.usage_limits enable row level security",
+            "row_security",
+            "alter table events.usage_limits disable row level security",
+        ),
+        (
+            "alter table events.usage_limits alter column used type timestamptz using now()",
+            "column_type",
+            "alter table events.usage_limits alter column used type int using 1",
+        ),
+    ],
+)
+def test_what_only_the_owner_of_a_table_can_decide_is_told(
+    commands: Commands, target: Database, broken: str, check: str, mended: str
+) -> None:
+    target.execute(broken)
+    [finding] = findings(commands)
+    assert (finding.check, finding.level) == (check, "error")
+    assert finding.fix
+    target.execute(mended)
+    assert findings(commands) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check"),
+    [
+        ("max_slot_wal_keep_size", "-1", "max_slot_wal_keep_size"),
+        ("max_slot_wal_keep_size", "1GB", "max_slot_wal_keep_size"),
+        ("idle_replication_slot_timeout", "1h", "idle_replication_slot_timeout"),
+        ("synchronous_commit", "off", "synchronous_commit"),
+    ],
+)
+def test_settings_of_the_source_that_cost_safety_are_warned_of(
+    commands: Commands, source: Database, setting: str, value: str, check: str
+) -> None:
+    if not source.execute("select 1 from pg_settings where name = %s", [setting]):
+        assert setting == "idle_replication_slot_timeout"  # from 18 on
+        return
+    source.execute(f"alter system set {setting} = '{value}'")
+    source.execute("select pg_reload_conf()")
+    until(lambda: [one.check for one in findings(commands)] == [check], f"{check} is told")
+    [finding] = findings(commands)
+    assert finding.level == "warn"
+    mend(commands, finding)
+    until(lambda: findings(commands) == [], "the reload")
+
+
+def test_a_superuser_is_a_warning_and_under_strict_an_error(commands: Commands, source: Database) -> None:
+    source.execute("alter role outbox_bridge superuser")
+    [finding] = findings(commands)
+    assert (finding.check, finding.level) == ("role_superuser", "warn")
+    commands("doctor")
+    commands.text += "strict: true\n"
+    assert "error  source: role_superuser" in commands("doctor", code=1)
+
+
+def test_old_transactions_are_named_with_what_ends_them(source: Database) -> None:
+    with source.connect() as writer, source.connect(user="outbox_bridge") as doctor:
+        writer.autocommit = False
+        writer.execute("select pg_current_xact_id()")
+        found = [one for one in history(doctor, session=timedelta(0)) if one.level == "warn"]
+        assert any(f"pg_terminate_backend({writer.info.backend_pid})" in one.fix for one in found), found
+        writer.execute("prepare transaction 'forgotten'")
+        found = [one for one in history(doctor, prepared=timedelta(0)) if one.level == "warn"]
+        [finding] = found
+        assert "forgotten" in finding.message
+        source.execute(finding.fix)
+        assert [one.level for one in history(doctor, prepared=timedelta(0))] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "check"),
+    [
+        (
+            "select customer_id, mrr, csm, renewal from crm.customers where customer_id = any(%(keys)s)",
+            "enrichment_table",
+        ),
+        ("select customer_id, mrrr from crm.customer where customer_id = any(%(keys)s)", "enrichment_sql"),
+        ("select mrr, customer_id from crm.customer where customer_id = any(%(keys)s)", "enrichment_key"),
+    ],
+)
+def test_an_enrichment_that_cannot_work_is_told(commands: Commands, sql: str, check: str) -> None:
+    commands.text = re.sub(r"sql: select .*", f"sql: {sql}", commands.text)
+    [finding] = findings(commands)
+    assert (finding.check, finding.level, finding.kind) == (check, "error", "config")
+
+
+def test_an_enrichment_whose_key_is_of_another_type_is_told_the_cast(commands: Commands) -> None:
+    commands.text = commands.text.replace("key: $event.customer_id", "key: $event.used")
+    [finding] = findings(commands)
+    assert finding.check == "enrichment_type"
+    assert "any(%(keys)s::" in finding.fix
+
+
+_OWN = """
+create table public.outboxevent (
+    id uuid primary key, type text not null, aggregateid text, payload jsonb not null,
+    seq bigint generated always as identity
+);
+grant select on public.outboxevent to outbox_bridge;
+drop publication outbox_bridge;
+create publication outbox_bridge for table public.outboxevent with (publish = 'insert');
+"""
+
+
+def test_an_outbox_of_ones_own_without_xid_is_told_the_two_alters(
+    commands: Commands, source: Database
+) -> None:
+    source.execute(_OWN)
+    columns = "columns: { key: aggregateid, seq: seq }"
+    commands.text = commands.text.replace(
+        "  capture: slot", f"  capture: slot\n  table: public.outboxevent\n  {columns}"
+    )
+    [finding] = findings(commands)
+    assert finding.check == "xid_missing"
+    assert finding.fix.count("alter table") == 2
+    size = "select pg_relation_filenode('public.outboxevent')"
+    before = source.value(size)
+    mend(commands, finding)
+    assert source.value(size) == before  # not rewritten
+    commands.text = commands.text.replace("seq: seq }", "seq: seq, xid: xid }")
+    assert findings(commands) == []
+    source.execute("insert into public.outboxevent (id, type, payload) values (gen_random_uuid(), 'a', '{}')")
+    assert source.value("select xid is not null from public.outboxevent")
+    commands.text = commands.text.replace("key: aggregateid", "key: agregateid")
+    [finding] = findings(commands)
+    assert "source.columns.key" in finding.message
+
+
+def test_a_stream_that_the_ledger_does_not_know_is_told(
+    commands: Commands, source: Database, target: Database, bridge: Callable[[], BridgeProcess]
+) -> None:
+    bridge().terminate()
+    assert findings(commands) == []
+    target.execute("delete from bridge.checkpoint")
+    assert [one.check for one in findings(commands)] == ["ledger_missing"]
+    source.execute("update outbox.stream set target_database = 'another'")
+    assert [one.check for one in findings(commands)] == ["other_target"]
+
+
+def test_a_server_without_logical_wal_is_told_what_to_set(
+    commands: Commands, source: Database, source_cluster: Cluster
+) -> None:
+    source.execute("alter system set wal_level = 'replica'")
+    source_cluster.restart()
+    [finding] = [one for one in findings(commands) if one.check == "wal_level"]
+    assert finding.level == "error"
+    commands.text = commands.text.replace("capture: slot", "capture: poll")
+    assert not [one for one in findings(commands) if one.level == "error"]
+    mend(commands, finding)
+    source_cluster.restart()
+    commands.text = commands.text.replace("capture: poll", "capture: slot")
+    assert not [one for one in findings(commands) if one.level == "error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "advice"),
+    [
+        ({"host": "no-such-host.invalid"}, "reach_name", "no-such-host.invalid"),
+        ({"port": "1"}, "reach_port", "nobody listens"),
+        ({"dbname": "nowhere"}, "reach_database", "psql -l"),
+        ({"user": "nobody_such"}, "reach_role", "bridge schema source"),
+        ({"sslmode": "verify-full", "sslrootcert": "/nonexistent/ca.pem"}, "reach_tls", "sslrootcert"),
+    ],
+)
+def test_each_way_not_to_reach_a_server_has_its_own_advice(
+    commands: Commands, source: Database, change: dict[str, str], check: str, advice: str
+) -> None:
+    commands.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, **change)
+    found = commands.json("doctor", code=3)
+    [finding] = [one for one in found["checks"] if one["level"] == "error"]
+    assert finding["check"] == check
+    assert advice in finding["fix"]
+    assert any(one["where"] == "warehouse" and one["check"] == "table" for one in found["checks"])
+
+
+@pytest.mark.data_directory
+def test_a_wrong_password_and_a_host_that_pg_hba_refuses_are_told_apart(
+    commands: Commands, source: Database, source_cluster: Cluster
+) -> None:
+    rules = source_cluster.data / "pg_hba.conf"
+    trusted = "host all postgres all trust\n"
+    rules.write_text(trusted + "host all all all scram-sha-256\n")
+    source.execute("select pg_reload_conf()")
+    commands.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, password="canary")
+    until(lambda: [one.check for one in findings(commands)] == ["reach_password"], "the wrong password")
+    assert "canary" not in str(findings(commands))
+    commands.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, password="bridge")
+    assert findings(commands) == []
+    rules.write_text(trusted)
+    source.execute("select pg_reload_conf()")
+    until(lambda: [one.check for one in findings(commands)] == ["reach_pg_hba"], "the rule that is missing")
+
+
+def test_a_server_that_never_answers_is_told_as_such(commands: Commands, source: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        commands.environment["SOURCE_DSN"] = f"host=127.0.0.1 port={port} dbname=app connect_timeout=2"
+        found = findings(commands)
+    assert [one.check for one in found] == ["reach_timeout"]
+    assert f"127.0.0.1:{port}" in found[0].fix
+
+
+def test_a_role_that_may_not_log_in_is_told_the_statement(commands: Commands, source: Database) -> None:
+    source.execute("alter role outbox_bridge nologin")
+    [finding] = findings(commands)
+    assert finding.check == "reach_login"
+    mend(commands, finding)
+    assert findings(commands) == []
+
+
+def test_a_port_that_is_taken_is_told_and_a_bridge_that_runs_is_not(
+    commands: Commands, bridge: Callable[[], BridgeProcess], source: Database
+) -> None:
+    running = bridge()
+    assert findings(commands) == []
+    assert "a bridge runs and answers" in commands("doctor")
+    running.terminate()
+    taken = psycopg.conninfo.conninfo_to_dict(source.dsn)["port"]
+    commands.environment["BRIDGE_ADMIN"] = f"127.0.0.1:{taken}"
+    [finding] = findings(commands)
+    assert (finding.where, finding.check) == ("bridge", "admin")
+    assert "ss -ltnp" in finding.fix
+
+
+def test_the_network_is_measured_when_asked(commands: Commands) -> None:
+    assert re.search(r"warehouse: round_trip: round trip \d+\.\d\d ms", commands("doctor", "--network"))
+
+
+def test_a_configuration_that_is_wrong_is_exit_code_2(commands: Commands) -> None:
+    commands.text = commands.text.replace("pipelines:", "pipeline:")
+    ran = commands.run("doctor")
+    assert ran.returncode == 2
+    assert "pipelines" in ran.stderr
