@@ -1,0 +1,179 @@
+"""`bridge status`: asked of the bridge that runs; where none does, read from the ledger and the source."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from bridge import __version__
+from bridge.cli.options import config_option, read_config
+
+if TYPE_CHECKING:
+    from bridge.apply.stream_plan import StreamPlan
+    from bridge.config.server import Admin
+
+_SECONDS = 4.0
+_EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  where to ask, not to listen
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: what GET /status answers.")
+def status(config_path: Path, as_json: bool) -> None:
+    """Say whether it works: streams, lag, dead letters. Exit code 1 when it is not ready.
+
+    Asks the bridge that runs (admin.listen, admin.token); where none does, the ledger and the source.
+    """
+    config = read_config(config_path)
+    state = ask(config.admin)
+    if state is None:
+        from bridge.plans import stream_plans  # noqa: PLC0415  (loads psycopg)
+
+        state = _from_servers(stream_plans(config))
+    if as_json:
+        click.echo(json.dumps(state, indent=2))
+    else:
+        for line in lines(state):
+            click.echo(line)
+    sys.exit(0 if state["ready"] else 1)
+
+
+def ask(admin: Admin) -> dict[str, Any] | None:
+    """GET /status of the bridge that runs; None where none answers. Raises BridgeError when it refuses us."""
+    from bridge.errors import BridgeError  # noqa: PLC0415
+
+    host = _EVERY_INTERFACE.get(admin.listen.host.strip("[]"), admin.listen.host.strip("[]"))
+    connection = http.client.HTTPConnection(host, admin.listen.port, timeout=_SECONDS)
+    try:
+        headers = {"authorization": f"Bearer {admin.token}"} if admin.token else {}
+        connection.request("GET", "/status", headers=headers)
+        answer = connection.getresponse()
+        code, text = answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    if code == 401:
+        raise BridgeError(
+            f"the bridge on {admin.listen} refuses admin.token",
+            hint="it runs with another configuration: give that one with -c, or reload it (SIGHUP restarts no server)",
+        )
+    try:
+        state = json.loads(text)
+    except ValueError:
+        return None  # another program has the port; `bridge run` says so
+    ours = code == 200 and isinstance(state, dict) and "streams" in state
+    return {"running": True, **state} if ours else None
+
+
+def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
+    from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
+
+    streams = []
+    dead: dict[str, int] = {}
+    for plan in plans:
+        with target_errors("status"), connect_ledger(plan, "status") as target:
+            streams.append(_stream(plan, target))
+            for pipeline, letters in open_letters(target, plan.stream).items():
+                dead[pipeline] = dead.get(pipeline, 0) + letters
+    return {
+        "running": False,
+        "version": __version__,
+        "ready": False,
+        "problems": [
+            {
+                "where": "bridge",
+                "reason": "not_running",
+                "message": "no bridge answers on admin.listen",
+                "hint": "bridge run",
+            }
+        ],
+        "streams": streams,
+        "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
+    }
+
+
+def _stream(plan: StreamPlan, target: Any) -> dict[str, Any]:
+    """One stream as its ledger and the source tell it."""
+    import psycopg  # noqa: PLC0415
+
+    from bridge.errors import CannotConnect  # noqa: PLC0415
+    from bridge.postgres import progress  # noqa: PLC0415
+    from bridge.postgres.source import connect_source, require_outbox  # noqa: PLC0415
+
+    row = progress.checkpoint(target, plan.stream)
+    applied = progress.listed(target, plan.stream)
+    try:
+        source = connect_source(plan.source_dsn, "status")
+    except psycopg.OperationalError as error:
+        raise CannotConnect(
+            f"the source could not be reached: {error}".rstrip(), hint="bridge doctor"
+        ) from error
+    with source:
+        require_outbox(source, plan.outbox)
+        slot = f"{plan.stream}_{row['slot_incarnation']}" if row and row["slot_incarnation"] else None
+        return {
+            "stream": plan.stream,
+            "connection": plan.connection,
+            "phase": "stopped",
+            "mode": row["mode"] if row else None,
+            "epoch": row["epoch"] if row else 0,
+            "applied_lsn": row["applied_lsn"] if row else "0/0",
+            "safe_lsn": row["safe_lsn"] if row else "0/0",
+            "floor": row["floor"] if row else None,
+            "last_change_at": row["updated_at"] if row else None,
+            "registered": progress.registered(source, plan.stream) is not None,
+            "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
+            "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
+        }
+
+
+def lines(state: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    found = ["ready" if state["ready"] else "not ready"]
+    for problem in state["problems"]:
+        found.append(f"  {problem['where']}: {problem['reason']}  {problem['message']}".rstrip())
+        if problem["hint"]:
+            found.append(f"    fix: {problem['hint']}")
+    for stream in state["streams"]:
+        found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
+        slot = stream["slot"]
+        if slot.get("name"):
+            active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
+            found.append(
+                f"  slot {slot['name']}: {active}, holds {_size(slot.get('retained_wal_bytes'))} of WAL"
+            )
+        if stream.get("waiting_for"):
+            found.append(f"  {stream['waiting_for']}")
+    for pipeline in state["pipelines"]:
+        name = pipeline["pipeline"] or "(no pipeline)"
+        events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
+        letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
+        found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
+    return found
+
+
+def _position(stream: dict[str, Any]) -> str:
+    words = [f"applied to {stream['applied_lsn']}", f"epoch {stream['epoch']}"]
+    if stream.get("pending_events") is not None:
+        words.append(f"{stream['pending_events']} events wait")
+    if (age := stream.get("oldest_pending_event_age_seconds")) is not None:
+        words.append(f"oldest event waits {age:.1f} s" if age else "nothing waits")
+    if "events_per_second" in stream:
+        words.append(f"{stream['events_per_second']:.0f} events/s")
+    return ", ".join(words)
+
+
+def _size(count: int | None) -> str:
+    size = float(count or 0)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,73 @@
+"""bridge status: from the bridge that runs, and from the servers where none does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.integration.ops.conftest import Commands, emit, rows, until, usage
+from tests.support.bridge_process import BridgeProcess
+from tests.support.servers import Database
+
+Start = Callable[[], BridgeProcess]
+
+
+def test_a_running_bridge_answers_and_is_ready(
+    commands: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    bridge()
+    emit(source, usage())
+    until(lambda: rows(target) == 1, "a row")
+    state = commands.json("status")
+    assert (state["running"], state["ready"]) == (True, True)
+    [stream] = state["streams"]
+    assert stream["phase"] == "streaming"
+    said = commands("status")
+    assert said.startswith("ready\n")
+    assert "pipeline usage-limit-hits: 1 applied" in said
+
+
+def test_a_halted_bridge_is_not_ready_and_names_what_mends_it(
+    commands: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    running = bridge()
+    target.execute("alter table events.usage_limits rename to elsewhere")
+    emit(source, usage())
+    running.wait_halted("table_missing")
+    said = commands("status", code=1)
+    assert said.startswith("not ready\n")
+    assert "table_missing" in said
+    assert "fix: " in said
+
+
+def test_without_a_bridge_the_servers_tell_how_far_the_stream_is(
+    commands: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    running = bridge()
+    emit(source, usage(), usage(metric="no-such"))
+    until(lambda: rows(target) == 1, "a row")
+    running.terminate()
+    emit(source, usage(), usage(), usage())
+    state = commands.json("status", code=1)
+    assert (state["running"], state["ready"]) == (False, False)
+    [stream] = state["streams"]
+    assert (stream["mode"], stream["registered"], stream["pending_events"]) == ("stream", True, 3)
+    assert stream["slot"]["active"] is False
+    assert state["pipelines"] == [{"pipeline": "usage-limit-hits", "dead_letters": 1}]
+    said = commands("status", code=1)
+    assert "fix: bridge run" in said
+    assert "3 events wait" in said
+
+
+def test_servers_that_are_away_are_exit_code_3(commands: Commands) -> None:
+    commands.environment["WAREHOUSE_DSN"] = "host=127.0.0.1 port=1 dbname=x"
+    ran = commands.run("status")
+    assert ran.returncode == 3
+    assert "fix: bridge doctor" in ran.stderr
+
+
+def test_a_target_without_a_ledger_is_told_what_to_run(commands: Commands, target: Database) -> None:
+    target.execute("drop schema bridge cascade")
+    for command in (["status"], ["dead", "list"], ["dead", "retry", "--all"]):
+        ran = commands.run(*command)
+        assert ran.returncode == 1
+        assert "bridge schema target | psql" in ran.stderr
