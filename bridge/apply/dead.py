@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bridge.apply.overtaken import Overtaken
+from bridge.apply.refusal import cause_of, structure, unmapped
 from bridge.apply.stream_plan import StreamPlan
-from bridge.apply.transaction import structure
 from bridge.apply.worker import contract_kinds, plan_target
 from bridge.core.event import Event
 from bridge.core.fold import arrange
@@ -207,7 +207,13 @@ class DeadLetterRetry:
             if verdict is Verdict.RETRY:
                 raise Retry(f"the target refused for now: {safe_message(refused.error)}") from None
             self._run(_UNDO)
-            return self._failed(letter, refused.sqlstate, safe_message(refused.error))
+            cause = safe_message(refused.error)
+            if len(planned.writes) == 1:
+                write = planned.writes[0]
+                if (halt := unmapped(write, refused)) is not None:
+                    raise halt from None
+                cause = cause_of(lambda some: self._run(*some), write, 0, refused)
+            return self._failed(letter, refused.sqlstate, cause)
         self._run(letters_sql.resolve(letter.id))
         hit("dead.retry")
         self._run(self._end)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 from bridge.core.plan import Column, Write
 from bridge.errors import Halt
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.target import Refused
+from bridge.postgres.target import Refused, Statement
 
 _LIMIT = re.compile(r"character(?: varying)?\((\d+)\)")
+
+_SAVE = Statement(b"savepoint cause")
+_UNDO = Statement(b"rollback to savepoint cause")
+_RELEASE = Statement(b"release savepoint cause")
 
 _REASONS = {
     "42P01": "table_missing",
@@ -49,3 +54,30 @@ def too_long(column: Column, value: bytes) -> bool:
     """More characters than the column's type takes; a cast would cut them, an assignment refuses."""
     limit = _LIMIT.fullmatch(column.declared)
     return limit is not None and len(value.decode()) > int(limit[1])
+
+
+def cause_of(run: Callable[[Sequence[Statement]], object], write: Write, row: int, refused: Refused) -> str:
+    """What a person reads; names the column, found by casting each value alone, where the server does not.
+
+    run: sends statements in the open transaction and waits; raises Refused.
+    """
+    words = safe_message(refused.error)
+    if refused.error.diag.column_name or refused.sqlstate[:2] != "22":
+        return words
+    for name, column in zip(write.names, write.columns, strict=True):
+        value = column[row]
+        declared = write.shape.columns[name].declared or write.shape.columns[name].type_sql
+        if value is None:
+            continue
+        if refused.sqlstate == "22001":  # a cast would cut it
+            if too_long(write.shape.columns[name], value):
+                return f"column {name}: {words}"
+            continue
+        cast = Statement(f"select $1::text::{declared}".encode(), [value])
+        try:
+            run([_SAVE, cast, _RELEASE])
+        except Refused as other:
+            run([_UNDO, _RELEASE])
+            if other.sqlstate == refused.sqlstate:
+                return f"column {name}: {words}"
+    return words

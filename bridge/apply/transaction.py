@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.apply.prepared import Prepared, outcomes_of, places
-from bridge.apply.refusal import structure, too_long, unmapped
+from bridge.apply.refusal import cause_of, structure, unmapped
 from bridge.core.fold import arrange
 from bridge.core.ledger import Ledger
 from bridge.core.plan import DeadLetter, Write
@@ -241,7 +241,7 @@ class Transactions:
             if (halt := unmapped(write, refused)) is not None:
                 self._link.run([ROLLBACK], self._wait)
                 raise halt
-            cause = self._cause(write, row, refused)
+            cause = cause_of(lambda some: self._link.run(some, self._wait), write, row, refused)
             return [DeadLetter(write.pipeline, write.spec.name, write.events[row], refused.sqlstate, cause)]
         middle = len(units) // 2
         return [*self._halve(writes, units[:middle]), *self._halve(writes, units[middle:])]
@@ -262,29 +262,6 @@ class Transactions:
             self._link.run([_UNDO, _RELEASE], self._wait)
             return refused
         return None
-
-    def _cause(self, write: Write, row: int, refused: Refused) -> str:
-        """What a person reads; names the column, found by casting each value alone, where the server does not."""
-        words = safe_message(refused.error)
-        if refused.error.diag.column_name or refused.sqlstate[:2] != "22":
-            return words
-        for name, column in zip(write.names, write.columns, strict=True):
-            value = column[row]
-            declared = write.shape.columns[name].declared or write.shape.columns[name].type_sql
-            if value is None:
-                continue
-            if refused.sqlstate == "22001":  # a cast would cut it
-                if too_long(write.shape.columns[name], value):
-                    return f"column {name}: {words}"
-                continue
-            cast = Statement(f"select $1::text::{declared}".encode(), [value])
-            try:
-                self._link.run([_SAVE, cast, _RELEASE], self._wait)
-            except Refused as other:
-                self._link.run([_UNDO, _RELEASE], self._wait)
-                if other.sqlstate == refused.sqlstate:
-                    return f"column {name}: {words}"
-        return words
 
     # --- storms -----------------------------------------------------------------------------------
 

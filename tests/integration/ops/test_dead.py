@@ -244,3 +244,17 @@ def test_parked_letters_retry_themselves_until_the_row_comes(
     )
     assert target.value("select csm from events.usage_limits") == "ada"
     assert target.value("select count(*) from rig.effects") == 1
+
+
+def test_a_retry_that_fails_names_the_column_as_the_stream_does(
+    commands: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    target.execute("alter table events.usage_limits alter column plan type varchar(3)")
+    bridge()
+    emit(source, usage(plan="canary"))
+    until(lambda: letters(target) == 1, "a letter")
+    [before] = commands.json("dead", "list")
+    said = commands("dead", "retry", "--all", code=1)
+    assert before["cause"].startswith("column plan: ")
+    assert before["cause"] in said
+    assert "canary" not in said
