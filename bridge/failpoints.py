@@ -50,6 +50,7 @@ POINTS = {
 """The registry: every point and where it stands. A test hits each one."""
 
 VARIABLE = "BRIDGE_FAILPOINTS"
+_ACTS = ("kill", "raise", "hang")
 
 
 class FailpointRaised(Exception):
@@ -71,6 +72,8 @@ def _parse(text: str) -> dict[str, _Armed]:
         if name not in POINTS:
             raise ValueError(f"{VARIABLE}: no failpoint {name!r}")
         act, _, count = act.partition("@")
+        if act not in _ACTS and not act.startswith("sleep:"):
+            raise ValueError(f"{VARIABLE}: no act {act!r}")
         armed[name] = _Armed(act, int(count.rstrip("+") or 1), count.endswith("+"))
     if armed:
         sys.stderr.write(f"bridge: FAILPOINTS ARE ON: {text}\n")
@@ -101,7 +104,5 @@ def _pass(name: str) -> None:
         threading.Event().wait()
     elif point.act.startswith("sleep:"):
         time.sleep(float(point.act.partition(":")[2]))
-    elif point.act == "raise":
-        raise FailpointRaised(name)
     else:
-        raise ValueError(f"{VARIABLE}: no act {point.act!r}")
+        raise FailpointRaised(name)
