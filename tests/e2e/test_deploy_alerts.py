@@ -1,16 +1,25 @@
-"""The alert rules under promtool: valid, and each seen firing and seen quiet. Needs Debian's `prometheus`."""
+"""The alert rules under promtool: valid, and each seen firing and seen quiet."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+from tests.support.debian import tool
+
 PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 
 
 def promtool(*arguments: str) -> str:
+    path, environment = tool("promtool", "prometheus")
     done = subprocess.run(
-        ["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60, check=False
+        [path, *arguments],
+        cwd=PROMETHEUS,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -28,8 +37,10 @@ def test_every_alert_fires_when_it_must_and_stays_quiet_otherwise() -> None:
 def test_the_exposition_is_what_prometheus_reads() -> None:
     from tests.unit.observe.test_metrics import used_metrics  # noqa: PLC0415  # only this test needs the package
 
+    path, environment = tool("promtool", "prometheus")
     done = subprocess.run(
-        ["promtool", "check", "metrics"],
+        [path, "check", "metrics"],
+        env=environment,
         input=used_metrics().exposition(),
         capture_output=True,
         timeout=60,
