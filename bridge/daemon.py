@@ -15,13 +15,15 @@ from bridge.apply.stream_plan import StreamPlan
 from bridge.apply.upkeep import Upkeep
 from bridge.apply.worker import Worker
 from bridge.config.model import Config
+from bridge.dispatch.supervisor import Dispatchers
 from bridge.errors import BridgeError, ConfigError
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.backlog import watch_backlog
+from bridge.observe.deliveries import DispatchWatch
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import StreamWatch
-from bridge.plans import stream_plans
+from bridge.plans import dispatch_plans, stream_plans
 
 GRACE_SECONDS = 20.0
 """How long a SIGTERM waits for what is in flight; what has not settled then is rolled back by its end."""
@@ -39,6 +41,7 @@ class Daemon:
         self._workers: dict[str, Worker] = {}
         self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention)
         self._log = structlog.get_logger("bridge.daemon")
+        self._dispatchers: Dispatchers | None = None
         self._stop = asyncio.Event()
         self._failed: BaseException | None = None
 
@@ -54,6 +57,8 @@ class Daemon:
         serving = asyncio.create_task(serve_admin(app, admin.listen.host, admin.listen.port, self._stop))
         await asyncio.sleep(0)  # let it bind: a port in use must be told before anything is fenced
         if not serving.done():
+            self._dispatchers = Dispatchers(DispatchWatch(self._metrics))
+            self._dispatchers.use(dispatch_plans(self._config))
             for plan in plans:
                 self._start(plan)
             self._upkeep.start()
@@ -62,7 +67,7 @@ class Daemon:
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             self._stop.set()
-            await self._drain()
+            await asyncio.gather(self._drain(), self._dispatchers.stop())
             await looking
         await serving
         if self._failed is not None:
@@ -79,10 +84,15 @@ class Daemon:
             loop.call_soon_threadsafe(self._ended, plan.stream)
 
         state = StreamState(plan.stream, plan.connection, alive=lambda: self._alive(plan.stream))
-        worker = Worker(plan, StreamWatch(self._metrics, state), ended)
+        worker = Worker(plan, StreamWatch(self._metrics, state, self._nudge), ended)
         self._workers[plan.stream] = worker
         self._health.add(state)
         worker.start()
+
+    def _nudge(self, stream: str) -> None:
+        """A stream committed deliveries; called from its thread."""
+        if self._dispatchers is not None:
+            self._dispatchers.nudge(stream)
 
     def _alive(self, stream: str) -> bool:
         return stream in self._workers and self._workers[stream].thread.is_alive()
@@ -128,6 +138,8 @@ class Daemon:
                 self._workers[name].reload(plan)
             else:
                 self._start(plan)
+        if self._dispatchers is not None:
+            self._dispatchers.use(dispatch_plans(config))
         if config.admin != self._config.admin:
             self._log.warning("admin changed: restart the bridge to use it")
         self._config = config

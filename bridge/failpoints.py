@@ -45,6 +45,8 @@ POINTS = {
     "missing.read": "rows of a catch-up or poll were read",
     "poll.wait": "polling found nothing and waits",
     "dead.retry": "a dead letter was applied again, its transaction is open",
+    "deliver.claimed": "a message is leased, nothing is sent",
+    "deliver.sent": "the sink has answered, the delivery is not settled",
     "prune.batch": "a batch of rows was deleted, its transaction is open",
 }
 """The registry: every point and where it stands. A test hits each one."""

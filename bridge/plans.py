@@ -15,9 +15,11 @@ from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.core.event import Event
 from bridge.core.pipeline import Planner
 from bridge.core.source import classify
-from bridge.core.spec import ContractSpec, PipelineSpec, TableSpec
+from bridge.core.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.dispatch.plan import DispatchPlan, LanePlan
 from bridge.errors import ConfigError
 from bridge.postgres.outbox import Outbox
+from bridge.sinks.model import SinkConnection
 
 SOURCE = "source"
 
@@ -83,6 +85,30 @@ def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, Co
             raise ConfigError(
                 f"pipeline {pipeline.name}: {error.args[0]}", reason=error.reason, hint=error.hint
             ) from None
+
+
+def dispatch_plans(config: Config) -> list[DispatchPlan]:
+    """One plan a ledger that has deliveries, in the order of the configuration."""
+    plans = []
+    for stream in stream_plans(config):
+        lanes = [
+            _lane(pipeline.name, spec, config)
+            for pipeline in stream.pipelines
+            for name, spec in pipeline.destinations.items()
+            if isinstance(spec, SinkSpec) and (pipeline.name, name) in stream.sinks
+        ]
+        if lanes:
+            plans.append(DispatchPlan(stream.stream, stream.target_dsn, lanes))
+    return plans
+
+
+def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LanePlan:
+    sink = config.connections[spec.connection]
+    if not isinstance(sink, SinkConnection):
+        raise ConfigError(f"{spec.connection} is no sink")
+    return LanePlan(
+        pipeline, spec.name, spec.connection, sink, max_age=spec.max_age_seconds, timeout=spec.timeout_seconds
+    )
 
 
 def _homes(pipeline: PipelineSpec, targets: list[str]) -> dict[tuple[str, str], str]:

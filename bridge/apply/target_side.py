@@ -204,6 +204,8 @@ class TargetSide:
                 outcomes[letter.pipeline, "dead"] += 1
             batch = prepared.batch
             self._watcher.applied(ledger, outcomes, batch.commit_times, len(batch.events), now - began)
+            if planned.deliveries:
+                self._watcher.deliveries(len(planned.deliveries))
             for letter in prepared.dead_letters:
                 self._watcher.log(
                     "dead letter",

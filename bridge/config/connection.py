@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, WrapValidator, model_validator
+from pydantic import AfterValidator, Field, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from bridge.config.quantity import Integer
-from bridge.config.section import OpenSection, Section
+from bridge.config.section import Section
+from bridge.sinks.kinds import SINKS, AnySink
+from bridge.sinks.model import SinkConnection
 
-SinkKind = Literal["slack", "discord", "telegram", "email", "webhook", "notion"]
-SINK_KINDS: tuple[str, ...] = get_args(SinkKind)
+SINK_KINDS: tuple[str, ...] = tuple(SINKS)
+
+
+def _is_kind(kind: str) -> str:
+    if kind not in SINKS:
+        raise PydanticCustomError("literal_error", "no kind", {"expected": ", ".join(map(repr, SINK_KINDS))})
+    return kind
+
+
+SinkKind = Annotated[str, AfterValidator(_is_kind)]
 
 
 class Libpq(Section):
@@ -107,29 +117,19 @@ class PostgresConnection(Libpq):
         return self
 
 
-class SinkConnection(OpenSection):
-    """A vendor's address and secrets. Its keys beside `type` are the vendor's own."""
+class _Unknown(Section):
+    """Refuses a type that is none."""
 
     type: SinkKind
-    """slack, discord, telegram, email, webhook or notion."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The vendor's keys, as written, references substituted."""
-        return self.__pydantic_extra__ or {}
-
-    def __repr__(self) -> str:
-        return f"SinkConnection(type={self.type!r}, {', '.join(f'{name}=***' for name in self.options)})"
-
-    __str__ = __repr__
 
 
 def _by_type(value: Any, _handler: Any) -> Any:
     if isinstance(value, PostgresConnection | SinkConnection):
         return value
-    if isinstance(value, dict) and value.get("type") == "postgres":
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "postgres":
         return PostgresConnection.model_validate(value)
-    return SinkConnection.model_validate(value)
+    return SINKS.get(str(kind), _Unknown).model_validate(value)
 
 
-Connection = Annotated[PostgresConnection | SinkConnection, WrapValidator(_by_type)]
+Connection = Annotated[PostgresConnection | AnySink, WrapValidator(_by_type)]

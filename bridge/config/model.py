@@ -7,13 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from bridge.config.case import Case
-from bridge.config.connection import Connection, PostgresConnection, SinkConnection
+from bridge.config.connection import Connection, PostgresConnection
 from bridge.config.contract import Contract, EventContract
 from bridge.config.pipeline import Pipeline, SinkDestination, TableDestination
 from bridge.config.quantity import Boolean
 from bridge.config.section import EventType, PlainName, Section, SlotWord
 from bridge.config.server import Admin, Ingress
 from bridge.config.source import Source
+from bridge.sinks.model import SinkConnection
 
 __all__ = [
     "Admin",

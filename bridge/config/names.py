@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge.config.case import RESERVED_EXPECTATIONS
+from bridge.config.pipeline import SinkDestination
 from bridge.config.problem import KeyPath, nearest
+from bridge.sinks.kinds import SINKS
 
 SLOT_NAME_MAX = 63  # NAMEDATALEN - 1
 _INCARNATION_DIGITS = 6
+SINK_KEYS = frozenset(SinkDestination.model_fields)
 Found = tuple[KeyPath, str, str, bool]
 """Path, message, hint, and whether it is about the key rather than the value."""
 
@@ -83,6 +86,11 @@ def _destination(path: KeyPath, destination: Any, kinds: Mapping[str, str]) -> I
         databases = [name for name, kind in kinds.items() if kind == "postgres"]
         message = f"is a {kinds[connection]} connection: a table needs a postgres one"
         yield (*path, "connection"), message, _hint(connection, databases), False
+    elif kinds[connection] in SINKS and isinstance(destination, dict):
+        known = {*SINKS[kinds[connection]].message.model_fields, *SINK_KEYS}
+        for key in destination:
+            if key not in known:
+                yield (*path, key), f"is no key of a {kinds[connection]} message", _hint(key, known), True
 
 
 def _roots(path: KeyPath, pipeline: Any) -> Iterator[Found]:

@@ -108,6 +108,8 @@ class SinkDestination(OpenSection):
     """The name of a sink's connection."""
     max_age: Duration = timedelta(hours=24)
     """An undelivered message older than this is a dead letter."""
+    timeout: Duration = timedelta(seconds=10)
+    """How long one attempt may take."""
 
     @property
     def fields(self) -> Mapping[str, Any]:

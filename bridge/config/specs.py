@@ -21,6 +21,7 @@ from bridge.core.spec import (
     StepSpec,
     TableSpec,
 )
+from bridge.sinks.kinds import SINKS
 
 
 def pipeline_specs(config: Config) -> list[PipelineSpec]:
@@ -86,10 +87,14 @@ def _destination(
             version=destination.version,
             columns=destination.columns,
         )
+    kind = config.connections[destination.connection].type
+    message = SINKS[kind].message
     return SinkSpec(
         name=name,
         connection=destination.connection,
-        kind=config.connections[destination.connection].type,
-        fields=dict(destination.fields),
+        kind=kind,
+        fields={**message.given, **destination.fields},
+        escapes=message.escapes(destination.fields),
         max_age_seconds=destination.max_age.total_seconds(),
+        timeout_seconds=destination.timeout.total_seconds(),
     )

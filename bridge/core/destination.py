@@ -13,7 +13,7 @@ from bridge.core.document import json_text
 from bridge.core.expression import Expression
 from bridge.core.plan import Column, Deliver, TableShape, Write
 from bridge.core.rows import META, Rows
-from bridge.core.source import Literal, ValueSource, classify, names_of, values_of
+from bridge.core.source import Literal, Structure, ValueSource, classify, names_of, values_of
 from bridge.core.spec import SinkSpec, TableSpec
 from bridge.errors import Halt
 
@@ -155,7 +155,7 @@ class Sink:
     def __init__(self, pipeline: str, spec: SinkSpec) -> None:
         self.pipeline = pipeline
         self.spec = spec
-        self.source = classify(dict(spec.fields))
+        self.source = Structure({key: classify(v, spec.escapes.get(key)) for key, v in spec.fields.items()})
         self.reads = names_of(self.source)
 
     def deliveries(self, rows: Rows) -> list[Deliver]:

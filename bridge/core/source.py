@@ -7,8 +7,9 @@ hold sources themselves, anything else is a literal.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -34,23 +35,47 @@ class Structure:
     items: dict[str, ValueSource] | list[ValueSource]
 
 
-ValueSource = Expression | Template | Literal | Structure
+@dataclass(frozen=True, slots=True)
+class Escaped:
+    """An expression whose text must be inert in a vendor's markup."""
+
+    source: Expression
+    escape: Callable[[str], str]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return self.source.names
+
+    def made_inert(self, value: Any) -> Any:
+        """Texts and numbers; anything else is no markup."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+            return value
+        return self.escape(str(value))
 
 
-def classify(value: Any) -> ValueSource:  # noqa: PLR0911  one return a form of value
-    """Compile what was written; raises ExpressionSyntaxError or TemplateSyntaxError."""
+ValueSource = Expression | Escaped | Template | Literal | Structure
+
+
+def classify(  # noqa: PLR0911  one return a form of value
+    value: Any, escape: Callable[[str], str] | None = None
+) -> ValueSource:
+    """Compile what was written; raises ExpressionSyntaxError or TemplateSyntaxError.
+
+    escape: what values go through on their way into a text; what is written literally does not.
+    """
     if isinstance(value, str):
         if _EXPRESSION.match(value):
-            return compile_expression(value)
+            expression = compile_expression(value)
+            return expression if escape is None else Escaped(expression, escape)
         text = value.replace("$$", "$")
-        return compile_template(text) if "{{" in text else Literal(text)
+        return compile_template(text, escape) if "{{" in text else Literal(text)
     if isinstance(value, Mapping):
-        items = {str(name): classify(item) for name, item in value.items()}
+        items = {str(name): classify(item, escape) for name, item in value.items()}
         if all(isinstance(item, Literal) for item in items.values()):
             return Literal({name: item.value for name, item in items.items() if isinstance(item, Literal)})
         return Structure(items)
     if isinstance(value, list | tuple):
-        elements = [classify(item) for item in value]
+        elements = [classify(item, escape) for item in value]
         if all(isinstance(item, Literal) for item in elements):
             return Literal([item.value for item in elements if isinstance(item, Literal)])
         return Structure(elements)
@@ -75,6 +100,8 @@ def values_of(source: ValueSource, rows: Rows) -> list[Any]:
         if source.plain_path == ("event",):
             return [orjson.Fragment(payload) for payload in rows.payloads()]
         return rows.exact(source.plain_path) if source.plain_path else rows.evaluate(source)
+    if isinstance(source, Escaped):
+        return [source.made_inert(value) for value in values_of(source.source, rows)]
     if isinstance(source, Template):
         return [source.render(context) for context in rows.contexts(source.roots)]
     return structures(source, rows)

@@ -7,7 +7,7 @@ Value sources (`columns`, `set`, keys, texts) stay as the strings or literals th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -105,7 +105,9 @@ class SinkSpec:
     connection: str
     kind: str  # slack, webhook, ...
     fields: Mapping[str, Any] = field(default_factory=dict)
+    escapes: Mapping[str, Callable[[str], str]] = field(default_factory=dict)  # field -> makes values inert
     max_age_seconds: float = 86400.0
+    timeout_seconds: float = 10.0
 
 
 DestinationSpec = TableSpec | SinkSpec

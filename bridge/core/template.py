@@ -6,7 +6,7 @@ text; a name that does not exist is a failure of the unit, not a hole in a messa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -14,6 +14,7 @@ from uuid import UUID
 
 from minijinja import Environment, TemplateError
 
+from bridge.core.document import json_text
 from bridge.core.expression import FUEL, words_of
 from bridge.core.failure import ExpressionFailure
 from bridge.errors import ConfigError
@@ -37,8 +38,22 @@ _NAME = "message"
 """What the engine calls every template: without an extension, which would turn HTML escaping on."""
 
 
-def _environment() -> Environment:
-    engine = Environment(undefined_behavior="strict", fuel=FUEL, debug=False, finalizer=_printed)
+def _escaping(escape: Callable[[str], str]) -> Callable[[Any], Any]:
+    """Values become inert in a vendor's markup; the author's own text stays markup."""
+
+    def printed(value: Any) -> Any:
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return escape(value if isinstance(value, str) else json_text(value).decode())
+
+    return printed
+
+
+def _environment(escape: Callable[[str], str] | None = None) -> Environment:
+    printed = _printed if escape is None else _escaping(escape)
+    engine = Environment(undefined_behavior="strict", fuel=FUEL, debug=False, finalizer=printed)
     for name in ("debug", "cycler", "joiner"):
         engine.remove_global(name)
     return engine
@@ -100,9 +115,9 @@ def shortened(source: str, limit: int = 120) -> str:
     return source if len(source) <= limit else source[: limit - 3] + "..."
 
 
-def compile_template(source: str) -> Template:
-    """Check a template and learn its names; raises TemplateSyntaxError."""
-    engine = _environment()
+def compile_template(source: str, escape: Callable[[str], str] | None = None) -> Template:
+    """Check a template and learn its names; raises TemplateSyntaxError. escape: what values go through."""
+    engine = _environment(escape)
     try:
         found = engine.undeclared_variables_in_str(source, nested=True)
     except TemplateError as error:

@@ -7,7 +7,7 @@ Apart from the stream so that the stream knows nothing of Prometheus or logging;
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -23,9 +23,13 @@ from bridge.postgres.source import SlotHealth
 class StreamWatch:
     """One stream's reporter."""
 
-    def __init__(self, metrics: Metrics, state: StreamState) -> None:
+    def __init__(
+        self, metrics: Metrics, state: StreamState, nudge: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """nudge: told the stream's name when it has committed deliveries."""
         self._metrics = metrics
         self._state = state
+        self._nudge = nudge
         self._stream = state.snapshot.stream
         self._log = structlog.get_logger("bridge.stream").bind(stream=self._stream)
         self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
@@ -82,6 +86,10 @@ class StreamWatch:
             safe_lsn=ledger.safe_lsn,
             last_event_at=commit_times[-1][0] / 1_000_000 if commit_times else None,
         )
+
+    def deliveries(self, count: int) -> None:
+        """Messages for sinks are durable."""
+        self._nudge(self._stream)
 
     def pending(self, oldest: float | None) -> None:
         """Producer commit (unix seconds) of the oldest event that was read and is not durable yet."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bridge.config.case import Case, CaseMeta, Expectation
-from bridge.config.connection import SINK_KINDS, Libpq, PostgresConnection, SinkConnection
+from bridge.config.connection import SINK_KINDS, Libpq, PostgresConnection
 from bridge.config.contract import FIELD_TYPES, EventContract, EventField
 from bridge.config.lint import lint
 from bridge.config.load import load
@@ -31,7 +31,6 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "source.batch": (BatchLimits, set()),
     "Connection parameters": (Libpq, set()),
     "connections: postgres": (PostgresConnection, LIBPQ),
-    "connections: sinks": (SinkConnection, set()),
     "events": (EventContract, set()),
     "events: fields": (EventField, set()),
     "pipelines": (Pipeline, set()),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.load import load
-from bridge.config.model import Config, PostgresConnection, SinkConnection
+from bridge.config.model import Config, PostgresConnection
 from bridge.config.problem import InvalidConfig
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
@@ -32,8 +32,8 @@ def test_the_example_loads_with_its_variables_in_place(config: Config) -> None:
     assert warehouse.dsn == ENVIRON["WAREHOUSE_DSN"]
     assert config.source.dsn == "service=app"
     csm = config.connections["csm"]
-    assert isinstance(csm, SinkConnection)
-    assert csm.options == {"webhook_url": ENVIRON["SLACK_WEBHOOK_URL"]}
+    assert isinstance(csm, SlackConnection)
+    assert csm.webhook_url == ENVIRON["SLACK_WEBHOOK_URL"]
     assert config.ingress is not None
     assert config.ingress.api_keys == ("CANARY",)
 

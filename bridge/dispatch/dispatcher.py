@@ -1,0 +1,175 @@
+"""One ledger's dispatcher: hold its place, wake the lanes, tidy up, and begin anew after every fault."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+
+import psycopg
+
+from bridge.core.delivery import Pacer
+from bridge.dispatch.lane import Lane
+from bridge.dispatch.plan import DispatchPlan, DispatchWatcher
+from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
+from bridge.postgres import delivery as queue
+from bridge.postgres.safe_error import safe_message
+from bridge.sinks.model import Http
+
+POLL_SECONDS = 0.25
+KEEP_SECONDS = 7 * 86400.0
+"""Settled rows stay so long."""
+_RENEW_SECONDS = 3.0
+_TIDY_SECONDS = 60.0
+_STAND_BY_SECONDS = 1.0
+_AGAIN_SECONDS = 1.0
+_DRAIN_SECONDS = 15.0
+
+
+class _PlaceLost(Exception):
+    """Another dispatcher has taken over."""
+
+
+class Dispatcher:
+    """Sends one stream's deliveries until told to stop."""
+
+    def __init__(self, plan: DispatchPlan, http: Http, pacer: Pacer, watcher: DispatchWatcher) -> None:
+        self.plan = plan
+        self._http = http
+        self._pacer = pacer
+        self._watcher = watcher
+        self._stop = asyncio.Event()
+        self._nudged = asyncio.Event()
+        self._holder = f"{socket.gethostname()}/{os.getpid()}"
+        self._said = ""
+
+    def nudge(self) -> None:
+        """Deliveries were committed. Called in the loop."""
+        self._nudged.set()
+
+    def stop(self) -> None:
+        """Send what was claimed, claim nothing more, and end."""
+        self._stop.set()
+        self._nudged.set()
+
+    async def run(self) -> None:
+        """Session after session; every fault begins at the place again."""
+        while not self._stop.is_set():
+            try:
+                async with await queue.connect(self.plan.dsn, self.plan.stream) as connection:
+                    await self._session(connection)
+            except (psycopg.Error, OSError) as error:
+                self._trouble(error)
+                await self._sleep(_AGAIN_SECONDS)
+            except _PlaceLost:
+                self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
+
+    async def _session(self, connection: queue.Connection) -> None:
+        epoch = await self._place(connection)
+        if epoch is None:
+            return
+        self._said = ""
+        self._watcher.works(self.plan.stream)
+        self._watcher.log("info", "dispatching", stream=self.plan.stream, epoch=epoch)
+        lanes = [
+            Lane(
+                lane,
+                stream=self.plan.stream,
+                epoch=epoch,
+                connection=connection,
+                http=self._http,
+                pacer=self._pacer,
+                watcher=self._watcher,
+                stop=self._stop,
+            )
+            for lane in self.plan.lanes
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeping = [
+                    group.create_task(self._renew(connection, epoch), name="dispatch renew"),
+                    group.create_task(self._tidy(connection, lanes), name="dispatch tidy"),
+                ]
+                working = [group.create_task(lane.run(), name=f"lane {lane.plan.name}") for lane in lanes]
+                await self._wake(connection, lanes)
+                await asyncio.wait(working, timeout=_DRAIN_SECONDS)
+                claimed = [one for lane in lanes for one in lane.claimed]
+                for task in (*keeping, *working):
+                    task.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        await queue.let_go(connection, self.plan.stream, epoch, claimed)
+
+    async def _place(self, connection: queue.Connection) -> int | None:
+        """Wait for the place; None: told to stop."""
+        while not self._stop.is_set():
+            epoch = await queue.hold(connection, self.plan.stream, self._holder)
+            if epoch is not None:
+                return epoch
+            if self._said != "standing by":
+                self._said = "standing by"
+                self._watcher.log("info", "dispatcher stands by", stream=self.plan.stream)
+            self._watcher.works(self.plan.stream)
+            await self._sleep(_STAND_BY_SECONDS)
+        return None
+
+    async def _wake(self, connection: queue.Connection, lanes: Sequence[Lane]) -> None:
+        """Ask what is due, every POLL_SECONDS and at every nudge, until told to stop."""
+        names = [lane.plan.name for lane in lanes]
+        while not self._stop.is_set():
+            self._nudged.clear()
+            for index in await queue.due(connection, self.plan.stream, names):
+                lanes[index].wake.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nudged.wait(), POLL_SECONDS)
+        for lane in lanes:
+            lane.wake.set()
+
+    async def _renew(self, connection: queue.Connection, epoch: int) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            if not await queue.renew(connection, self.plan.stream, epoch):
+                raise _PlaceLost
+
+    async def _tidy(self, connection: queue.Connection, lanes: Sequence[Lane]) -> None:
+        """Expire what nobody could send, prune what is long settled; small batches with air between."""
+        while True:
+            for lane in lanes:
+                while count := await queue.expire(connection, lane.claim):
+                    for _ in range(count):
+                        self._watcher.delivered(lane.plan.destination, "dead", 0.0)
+                    await asyncio.sleep(POLL_SECONDS)
+            while await queue.prune(connection, self.plan.stream, KEEP_SECONDS):
+                await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(_TIDY_SECONDS)
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    def _trouble(self, error: psycopg.Error | OSError) -> None:
+        told = _told(error)
+        self._watcher.troubled(self.plan.stream, told)
+        if self._said != str(told):
+            self._said = str(told)
+            self._watcher.log(
+                "warning", "dispatcher in trouble", reason=told.reason, message=str(told.args[0])
+            )
+
+
+def _told(error: psycopg.Error | OSError) -> BridgeError:
+    """What an error of the dispatcher's session means."""
+    message = safe_message(error)
+    if isinstance(error, OSError) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
+        return CannotConnect(
+            f"the ledger of the deliveries: {message}", hint="bridge doctor looks at each connection"
+        )
+    if verdict_of(error.sqlstate) is Verdict.RETRY:
+        return Retry(f"{message} (SQLSTATE {error.sqlstate})")
+    return Halt(
+        f"deliveries cannot be claimed: {message} (SQLSTATE {error.sqlstate})",
+        reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
+        hint="the grants at the end of `bridge schema target` are what the dispatcher needs; it tries again by itself",
+    )

@@ -1,0 +1,226 @@
+"""One destination: claim what is due, send it, settle it. At most CAPACITY messages at a time, one a key.
+
+Apart from the dispatcher because everything that goes wrong with a destination stays in its lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from typing import Any
+
+from bridge.core.delivery import Breaker, Pacer, backoff
+from bridge.dispatch.plan import DispatchWatcher, LanePlan
+from bridge.failpoints import hit
+from bridge.postgres import delivery as queue
+from bridge.sinks.model import Delivery, Http, Outcome, SendError, Wire
+
+CAPACITY = 8
+_MARGIN_SECONDS = 5.0  # of a lease beyond the longest send
+_CHANCE = secrets.SystemRandom()
+
+
+class Lane:
+    """Runs until `stop`; `wake` says that something may be due."""
+
+    def __init__(
+        self,
+        plan: LanePlan,
+        *,
+        stream: str,
+        epoch: int,
+        connection: queue.Connection,
+        http: Http,
+        pacer: Pacer,
+        watcher: DispatchWatcher,
+        stop: asyncio.Event,
+    ) -> None:
+        self.plan = plan
+        self._connection = connection
+        self._epoch = epoch
+        self._pacer = pacer
+        self._watcher = watcher
+        self._stop = stop
+        self._wire = Wire(http, plan.timeout)
+        self._breaker = Breaker()
+        self._longest_wait = CAPACITY * plan.sink.slowest_pace
+        self.claim = queue.Claim(
+            stream=stream,
+            pipeline=plan.pipeline,
+            destination=plan.destination,
+            epoch=epoch,
+            lease=plan.timeout + _MARGIN_SECONDS + self._longest_wait,
+            max_age=plan.max_age,
+        )
+        self.wake = asyncio.Event()
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._keyless_first = False
+        self._after: str | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def claimed(self) -> list[str]:
+        """Ids of messages that were claimed and are not settled."""
+        return list(self._in_flight)
+
+    async def run(self) -> None:
+        """Raises psycopg.Error when the database is away; sends that are under way are cancelled then."""
+        try:
+            async with asyncio.TaskGroup() as sends:
+                while not self._stop.is_set():
+                    await self._fill(sends)
+                    await self._pause()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _fill(self, sends: asyncio.TaskGroup) -> None:
+        """Claim as long as there is room and something is due."""
+        while room := self._breaker.room(self._loop.time(), len(self._in_flight), CAPACITY):
+            claimed = await self._claim(room)
+            for one in claimed:
+                hit("deliver.claimed")
+                self._in_flight[one.id] = sends.create_task(self._deliver(one), name=f"deliver {one.id}")
+            if len(claimed) < room or self._stop.is_set():
+                return
+
+    async def _claim(self, room: int) -> list[queue.Claimed]:
+        """Keys in turn, behind the last one taken; events without a key and with one take turns too."""
+        self._keyless_first = not self._keyless_first
+        claimed: list[queue.Claimed] = []
+        for keyless in (self._keyless_first, not self._keyless_first):
+            left = room - len(claimed)
+            if not left:
+                break
+            if keyless:
+                claimed += await self.claim.keyless(self._connection, left)
+                continue
+            found = await self.claim.keyed(self._connection, left, self._after)
+            if len(found) < left and self._after is not None:
+                found += await self.claim.keyed(self._connection, left - len(found), None)
+            self._after = found[-1].event_key if found else None
+            claimed += found
+        return claimed
+
+    async def _pause(self) -> None:
+        """Until something may have changed: a nudge, a tick, a send that ended, the end of a break."""
+        wait = self._breaker.open_until - self._loop.time()
+        if wait > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), wait)
+            return
+        await self.wake.wait()
+        self.wake.clear()
+
+    # -- one message ------------------------------------------------------------------------------------
+
+    async def _deliver(self, claimed: queue.Claimed) -> None:
+        try:
+            delivery = _delivery(claimed)
+            began = self._loop.time()
+            if claimed.expires_in <= 0:
+                cause = "it waited longer than the destination's max_age"
+                outcome = Outcome("dead", "expired", cause, blame="message")
+            else:
+                if not await self._take_place(delivery):
+                    return
+                began = self._loop.time()
+                outcome = await self._attempt(delivery)
+                hit("deliver.sent")
+            await self._settle(claimed, outcome, self._loop.time() - began)
+        finally:
+            self._in_flight.pop(claimed.id, None)
+            self.wake.set()
+
+    async def _take_place(self, delivery: Delivery) -> bool:
+        """Wait as the vendor's rate limit says; False: the wait is too long, the message was put off."""
+        try:
+            pace = self.plan.sink.pace(delivery)
+        except SendError:
+            return True  # the send will say why
+        if pace is None:
+            return True
+        now = self._loop.time()
+        wait = self._pacer.reserve(
+            f"{self.plan.connection} {pace.recipient}", pace.seconds, now, self._longest_wait
+        )
+        if wait < 0:
+            self._breaker.pause(now + pace.seconds)
+            await queue.settle_retry(self._connection, delivery.id, self._epoch, -wait, None, counts=False)
+            return False
+        await asyncio.sleep(wait)
+        return True
+
+    async def _attempt(self, delivery: Delivery) -> Outcome:
+        try:
+            async with asyncio.timeout(self.plan.timeout + _MARGIN_SECONDS / 2):
+                return await self.plan.sink.send(delivery, self._wire)
+        except SendError as error:
+            return error.outcome
+        except TimeoutError:
+            cause = f"no answer within {self.plan.timeout:g} s"
+            return Outcome("retry", "timeout", cause, blame="destination")
+        except Exception as error:
+            # A defect of a sink must not stop its neighbours; the text of an unknown error can hold values.
+            self._log("error", "defect", delivery, error=type(error).__name__)
+            return Outcome(
+                "retry", "internal_error", f"a defect: {type(error).__name__}", blame="destination"
+            )
+
+    async def _settle(self, claimed: queue.Claimed, outcome: Outcome, seconds: float) -> None:
+        expired = claimed.expires_in - seconds <= 0
+        verdict = "dead" if outcome.verdict == "retry" and expired else outcome.verdict
+        if verdict == "sent":
+            ours = await queue.settle_sent(self._connection, claimed.id, self._epoch)
+        elif verdict == "dead":
+            late = "; it is older than the destination's max_age" if outcome.verdict == "retry" else ""
+            ours = await queue.settle_dead(
+                self._connection, claimed.id, self._epoch, outcome.code, outcome.cause + late
+            )
+        else:
+            delay = max(outcome.retry_after or 0.0, backoff(claimed.attempts + 1, _CHANCE.random()))
+            delay = min(delay, max(claimed.expires_in - seconds, 0.1))  # the last attempt is at max_age
+            cause = f"{outcome.code}: {outcome.cause}"
+            ours = await queue.settle_retry(self._connection, claimed.id, self._epoch, delay, cause)
+        self._learn(outcome)
+        self._watcher.delivered(self.plan.destination, verdict, seconds)
+        if not ours:
+            self._log("warning", "lease lost", claimed)
+        elif verdict == "dead":
+            self._log("warning", "dead letter", claimed, code=outcome.code, cause=outcome.cause)
+        elif verdict == "retry":
+            self._log("info", "retry", claimed, code=outcome.code, cause=outcome.cause)
+
+    def _learn(self, outcome: Outcome) -> None:
+        """What an outcome says about the destination."""
+        now = self._loop.time()
+        if outcome.verdict == "sent" or outcome.blame == "message":
+            if self._breaker.tripped:
+                self._log("info", "destination works again")
+            self._breaker.succeeded()
+        elif outcome.blame == "pace":
+            self._breaker.pause(now + min(outcome.retry_after or 1.0, 3600.0))
+        else:
+            if outcome.retry_after:
+                self._breaker.pause(now + min(outcome.retry_after, 3600.0))
+            if self._breaker.failed(now, _CHANCE.random()):
+                self._log("warning", "destination left alone for a while", code=outcome.code)
+
+    def _log(self, level: str, event: str, about: Any = None, **fields: object) -> None:
+        known = {} if about is None else {"delivery": about.id, "event_id": about.event_id}
+        self._watcher.log(
+            level, event, pipeline=self.plan.pipeline, destination=self.plan.destination, **known, **fields
+        )
+
+
+def _delivery(claimed: queue.Claimed) -> Delivery:
+    return Delivery(
+        id=claimed.id,
+        event_id=claimed.event_id,
+        event_type=claimed.event_type,
+        event_key=claimed.event_key,
+        occurred_at=claimed.occurred_at,
+        fields=claimed.fields,
+        attempts=claimed.attempts,
+        expires_in=claimed.expires_in,
+    )

@@ -1,0 +1,336 @@
+"""The delivery table's statements: claim, settle, put off, expire, prune, and one dispatcher a stream.
+
+A claim is a lease in the row, never a transaction that stays open while HTTP goes on. A claimed row is not
+due until its lease ends, so whoever comes after a crash finds it again by `next_attempt_at` alone. Every
+change is made only while the dispatcher's row still has our epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+
+from bridge.postgres import wire
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+_SESSION = (
+    "-c search_path= -c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+    " -c synchronous_commit=on -c row_security=off -c timezone=UTC -c datestyle=ISO,YMD -c jit=off"
+    " -c default_transaction_read_only=off"
+    # The queue's two orders are indexes. A plan made from stale statistics must not sort the whole backlog.
+    " -c enable_seqscan=off -c enable_sort=off -c plan_cache_mode=force_custom_plan"
+)
+
+LEASE_SECONDS = 10.0
+"""How long a dispatcher that says nothing keeps its place."""
+
+
+async def connect(dsn: str, stream: str) -> Connection:
+    """A session of the dispatcher. Raises psycopg.OperationalError."""
+    given = wire.complete(dsn, application_name=f"bridge-dispatch/{stream}", options=_SESSION)
+    return await psycopg.AsyncConnection.connect(
+        given, autocommit=True, prepare_threshold=None, connect_timeout=5
+    )
+
+
+# -- one dispatcher a stream ----------------------------------------------------------------------------
+
+_HOLD: LiteralString = """
+    insert into bridge.dispatcher as d (name, epoch, holder, held_until)
+    values (%(name)s, 1, %(holder)s, now() + %(lease)s * interval '1 second')
+    on conflict (name) do update set epoch = d.epoch + 1, holder = excluded.holder, held_until = excluded.held_until
+    where d.held_until is null or d.held_until < now()
+    returning epoch"""
+
+_RENEW: LiteralString = """
+    update bridge.dispatcher set held_until = now() + %(lease)s * interval '1 second'
+    where name = %(name)s and epoch = %(epoch)s returning epoch"""
+
+_LET_GO: LiteralString = """
+    with freed as (
+        update bridge.delivery set lease_epoch = null, lease_until = null, next_attempt_at = now()
+        where stream = %(name)s and state = 'pending' and lease_epoch = %(epoch)s and id = any(%(ids)s)
+    )
+    update bridge.dispatcher set held_until = null where name = %(name)s and epoch = %(epoch)s"""
+
+
+async def hold(connection: Connection, stream: str, holder: str) -> int | None:
+    """Become the stream's dispatcher: the epoch, or None while another one is."""
+    values = {"name": stream, "holder": holder, "lease": LEASE_SECONDS}
+    row = await (await connection.execute(_HOLD, values)).fetchone()
+    return None if row is None else int(row[0])
+
+
+async def renew(connection: Connection, stream: str, epoch: int) -> bool:
+    """Stay the dispatcher; False: another one took over."""
+    values = {"name": stream, "epoch": epoch, "lease": LEASE_SECONDS}
+    return await (await connection.execute(_RENEW, values)).fetchone() is not None
+
+
+async def let_go(connection: Connection, stream: str, epoch: int, claimed: Sequence[str]) -> None:
+    """Leave: what was claimed and not settled is due at once, and another dispatcher may come."""
+    await connection.execute(_LET_GO, {"name": stream, "epoch": epoch, "ids": list(map(UUID, claimed))})
+
+
+# -- claims ---------------------------------------------------------------------------------------------
+
+_DUE: LiteralString = """
+    select lane.ordinality - 1
+    from unnest(%(pipelines)s::text[], %(destinations)s::text[]) with ordinality
+        as lane(pipeline, destination, ordinality)
+    where exists (
+        select from bridge.delivery d
+        where d.destination = lane.destination and d.state = 'pending' and d.next_attempt_at <= now()
+          and d.pipeline = lane.pipeline and d.stream = %(stream)s)"""
+
+_TAKE: LiteralString = """
+    update bridge.delivery d
+    set lease_epoch = %(epoch)s, lease_until = now() + %(lease)s * interval '1 second',
+        next_attempt_at = now() + %(lease)s * interval '1 second'
+    from picked, me
+    where d.id = picked.id
+    returning d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts,
+        extract(epoch from d.created_at + %(max_age)s * interval '1 second' - now())::float8, d.event_seq"""
+
+_ME: LiteralString = """
+    me as materialized (
+        select from bridge.dispatcher where name = %(stream)s and epoch = %(epoch)s for share)"""
+
+# Events without a key: independent, oldest first.
+_KEYLESS: LiteralString = (
+    """
+    with """
+    + _ME
+    + """, picked as materialized (
+        select d.id from bridge.delivery d
+        where d.destination = %(destination)s and d.event_key is null and d.state = 'pending'
+          and d.pipeline = %(pipeline)s and d.stream = %(stream)s and d.next_attempt_at <= now()
+        order by d.event_seq limit %(limit)s for update skip locked)"""
+    + _TAKE
+)
+
+# The first pending message of each key, key after key, beginning behind the last one that was taken. Only
+# the first of a key can be due: later ones wait for it, whatever their own time says.
+_KEYED: LiteralString = (
+    """
+    with recursive """
+    + _ME
+    + """, head(id, event_key, event_seq, next_attempt_at) as (
+        (select d.id, d.event_key, d.event_seq, d.next_attempt_at from bridge.delivery d
+         where d.destination = %(destination)s and d.event_key > %(after)s and d.state = 'pending'
+           and d.pipeline = %(pipeline)s and d.stream = %(stream)s
+         order by d.destination, d.event_key, d.event_seq limit 1)
+        union all
+        select n.id, n.event_key, n.event_seq, n.next_attempt_at
+        from head cross join lateral (
+            select d.id, d.event_key, d.event_seq, d.next_attempt_at from bridge.delivery d
+            where d.destination = %(destination)s and d.event_key > head.event_key and d.state = 'pending'
+              and d.pipeline = %(pipeline)s and d.stream = %(stream)s
+            order by d.destination, d.event_key, d.event_seq limit 1) n
+    ), due as materialized (
+        select id from head where next_attempt_at <= now() limit %(limit)s
+    ), picked as materialized (
+        select d.id from bridge.delivery d
+        where d.id = any(array(select id from due)) and d.state = 'pending' and d.next_attempt_at <= now()
+        for update skip locked)"""
+    + _TAKE
+)
+_KEYED_FROM: LiteralString = _KEYED.replace("d.event_key > %(after)s", "d.event_key >= %(after)s")
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4000 else Decimal(digits)
+
+
+_JSON = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A row that is ours until its lease ends. expires_in: seconds until it is older than max_age."""
+
+    id: str
+    event_id: str
+    event_type: str
+    event_key: str | None
+    occurred_at: datetime | None
+    fields: dict[str, Any]
+    attempts: int
+    expires_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose rows, under which epoch and lease. Times in seconds."""
+
+    stream: str
+    pipeline: str
+    destination: str
+    epoch: int
+    lease: float
+    max_age: float
+
+    def _values(self, **more: Any) -> dict[str, Any]:
+        names = ("stream", "pipeline", "destination", "epoch", "lease", "max_age")
+        return {name: getattr(self, name) for name in names} | more
+
+    async def keyless(self, connection: Connection, limit: int) -> list[Claimed]:
+        """Due messages of events without a key."""
+        return await self._take(connection, _KEYLESS, limit=limit)
+
+    async def keyed(self, connection: Connection, limit: int, after: str | None) -> list[Claimed]:
+        """The first message of each key, where due, of keys behind `after`; None: of all keys."""
+        query = _KEYED_FROM if after is None else _KEYED
+        return await self._take(connection, query, limit=limit, after=after or "")
+
+    async def _take(self, connection: Connection, query: LiteralString, **more: Any) -> list[Claimed]:
+        rows = await (await connection.execute(query, self._values(**more))).fetchall()
+        rows.sort(key=lambda row: row[8])
+        return [
+            Claimed(identity, event_id, event_type, key, at, _JSON.decode(body), attempts, float(expires_in))
+            for identity, event_id, event_type, key, at, body, attempts, expires_in, _ in rows
+        ]
+
+
+async def due(connection: Connection, stream: str, lanes: Sequence[tuple[str, str]]) -> list[int]:
+    """Which of the (pipeline, destination) have something due, by their index."""
+    values = {
+        "stream": stream,
+        "pipelines": [pipeline for pipeline, _ in lanes],
+        "destinations": [destination for _, destination in lanes],
+    }
+    rows = await (await connection.execute(_DUE, values)).fetchall()
+    return [int(row[0]) for row in rows]
+
+
+# -- settling -------------------------------------------------------------------------------------------
+
+_SENT: LiteralString = """
+    update bridge.delivery set state = 'sent', attempts = attempts + 1, settled_at = now(), last_error = null,
+        lease_epoch = null, lease_until = null
+    where id = %(id)s and state = 'pending' and lease_epoch = %(epoch)s returning id"""
+
+_AGAIN: LiteralString = """
+    update bridge.delivery
+    set attempts = attempts + %(count)s, last_error = coalesce(%(cause)s, last_error),
+        lease_epoch = null, lease_until = null, next_attempt_at = now() + %(delay)s * interval '1 second'
+    where id = %(id)s and state = 'pending' and lease_epoch = %(epoch)s returning id"""
+
+_BURIED: LiteralString = """
+    insert into bridge.dead_letter as l (id, stream, pipeline, destination, event_id, event_seq, event_type,
+        event_key, occurred_at, code, cause, attempts)
+    select id, stream, pipeline, destination, event_id, event_seq, event_type, event_key, occurred_at,
+        %(code)s, %(cause)s, greatest(attempts, 1)
+    from dead
+    on conflict (id) do update set state = 'open', code = excluded.code, cause = excluded.cause,
+        attempts = l.attempts + excluded.attempts, retry_at = null, retry_until = null, updated_at = now()
+    returning l.id"""
+
+_DEAD: LiteralString = (
+    """
+    with dead as (
+        update bridge.delivery set state = 'dead', attempts = attempts + 1, settled_at = now(),
+            last_error = %(cause)s, lease_epoch = null, lease_until = null
+        where id = %(id)s and state = 'pending' and lease_epoch = %(epoch)s
+        returning *)"""
+    + _BURIED
+)
+
+_EXPIRED: LiteralString = (
+    """
+    with """
+    + _ME
+    + """, old as materialized (
+        select d.id from bridge.delivery d, me
+        where d.destination = %(destination)s and d.state = 'pending' and d.pipeline = %(pipeline)s
+          and d.stream = %(stream)s and d.created_at < now() - %(max_age)s * interval '1 second'
+          and (d.lease_until is null or d.lease_until < now())
+        limit 200 for update of d skip locked
+    ), dead as (
+        update bridge.delivery d set state = 'dead', settled_at = now(), lease_epoch = null, lease_until = null,
+            last_error = coalesce(last_error, %(cause)s)
+        from old where d.id = old.id returning d.*)"""
+    + _BURIED
+)
+
+
+async def settle_sent(connection: Connection, identity: str, epoch: int) -> bool:
+    """The sink took it. False: it was no longer ours."""
+    values = {"id": identity, "epoch": epoch}
+    return await (await connection.execute(_SENT, values)).fetchone() is not None
+
+
+async def settle_retry(
+    connection: Connection, identity: str, epoch: int, delay: float, cause: str | None, *, counts: bool = True
+) -> bool:
+    """Again after `delay` seconds. counts: an attempt was made."""
+    values = {"id": identity, "epoch": epoch, "delay": delay, "cause": cause, "count": int(counts)}
+    return await (await connection.execute(_AGAIN, values)).fetchone() is not None
+
+
+async def settle_dead(connection: Connection, identity: str, epoch: int, code: str, cause: str) -> bool:
+    """Never again: the row and its dead letter in one transaction."""
+    values = {"id": identity, "epoch": epoch, "code": code, "cause": cause}
+    return await (await connection.execute(_DEAD, values)).fetchone() is not None
+
+
+async def expire(connection: Connection, claim: Claim) -> int:
+    """What waited longer than max_age becomes a dead letter, up to 200 at a time; how many."""
+    values = {
+        "stream": claim.stream,
+        "pipeline": claim.pipeline,
+        "destination": claim.destination,
+        "epoch": claim.epoch,
+        "max_age": claim.max_age,
+        "code": "expired",
+        "cause": "it waited longer than the destination's max_age",
+    }
+    return len(await (await connection.execute(_EXPIRED, values)).fetchall())
+
+
+# -- afterwards -----------------------------------------------------------------------------------------
+
+_PRUNE: LiteralString = """
+    with old as materialized (
+        select d.id from bridge.delivery d
+        where d.settled_at < now() - %(keep)s * interval '1 second' and d.stream = %(stream)s
+          and d.state <> 'pending'
+          and (d.state <> 'dead'
+               or not exists (select from bridge.dead_letter l where l.id = d.id and l.state = 'open'))
+        limit %(limit)s for update skip locked)
+    delete from bridge.delivery d using old where d.id = old.id returning d.id"""
+
+
+async def prune(connection: Connection, stream: str, keep: float, limit: int = 500) -> int:
+    """Delete up to `limit` rows that were settled `keep` seconds ago; a dead one waits for its dead letter."""
+    values = {"stream": stream, "keep": keep, "limit": limit}
+    return len(await (await connection.execute(_PRUNE, values)).fetchall())
+
+
+_REDELIVER: LiteralString = """
+    with back as (
+        update bridge.delivery set state = 'pending', attempts = 0, created_at = now(), next_attempt_at = now(),
+            settled_at = null, lease_epoch = null, lease_until = null
+        where id = any(%s) and state = 'dead'
+        returning id
+    ), resolved as (
+        update bridge.dead_letter l set state = 'resolved', updated_at = now() from back where l.id = back.id
+    )
+    select id from back"""
+
+
+def redeliver(connection: psycopg.Connection[Any], ids: Iterable[UUID]) -> set[UUID]:
+    """Put dead deliveries back: pending with the same id and body, their dead letters resolved, max_age anew.
+
+    The ids that were put back; one that is missing has no dead delivery (its unit never got so far, or it
+    was pruned). Runs in the connection's transaction.
+    """
+    return {row[0] for row in connection.execute(_REDELIVER, [list(ids)]).fetchall()}

@@ -1,0 +1,72 @@
+"""What an HTTP answer means for a delivery: sent, try again, or dead.
+
+Apart from the vendors, most of which say nothing more than the status, and from the client, which does not
+judge.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from bridge.sinks.model import SENT, Answer, Outcome
+
+_PASSING = frozenset({408, 425})  # RFC 9110, 15.5.9; RFC 8470, 5.2: the same request may do later
+_OURS = frozenset({401, 402, 403, 404, 405, 407, 410})
+"""Statuses that the next message would get too: the address or the credentials are wrong."""
+
+
+def judge(answer: Answer, *, code: str = "", detail: str = "", retry_after: float | None = None) -> Outcome:
+    """The rule for every status. code, detail: the vendor's own word where it is known to hold no values."""
+    status = answer.status
+    said = f"HTTP {status}{f': {detail}' if detail else ''}"
+    code = code or f"http_{status}"
+    if 200 <= status < 300:
+        return SENT
+    if status == 429:
+        wait = retry_after if retry_after is not None else retry_after_of(answer)
+        return Outcome("retry", code, f"{said}: too many requests", wait, blame="pace")
+    if status in _PASSING or status >= 500:
+        return Outcome("retry", code, said, retry_after_of(answer), blame="destination")
+    if 300 <= status < 400:
+        cause = f"{said}: redirects are not followed, name the final address"
+        return Outcome("dead", code, cause, blame="destination")
+    return Outcome("dead", code, said, blame="destination" if status in _OURS else "message")
+
+
+def retry_after_of(answer: Answer) -> float | None:
+    """`Retry-After` in seconds (RFC 9110, 10.2.3: a number, or a date measured against the answer's own)."""
+    text = answer.headers.get("retry-after", "").strip()
+    if not text:
+        return None
+    try:
+        return max(0.0, float(text)) if text.replace(".", "", 1).isdigit() else _until(text, answer)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _until(text: str, answer: Answer) -> float:
+    then = parsedate_to_datetime(text)
+    try:
+        now = parsedate_to_datetime(answer.headers.get("date", ""))
+    except (ValueError, TypeError):
+        now = datetime.now(UTC)
+    return max(0.0, (then - now).total_seconds())
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """The body as a JSON object; empty when it is none."""
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def seconds(value: Any) -> float | None:
+    """A vendor's number of seconds to wait; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9:
+        return float(value)
+    return None

@@ -1,0 +1,202 @@
+"""What every sink has in common: the models that outsiders write, a delivery, and the outcome of a send.
+
+Apart from the vendors so that each of those is only its own words. Importing a sink imports no HTTP or mail
+library: `lint` reads these models too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from bridge.sinks.address import Guard
+
+Escape = Callable[[str], str]
+"""Makes a text inert in a vendor's markup."""
+
+Blame = Literal["destination", "message", "pace"]
+"""Who is at fault: the destination (it is down, or refuses us), this message, or nobody (too fast)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message, claimed. `id` is the same at every attempt: uuid5(event, pipeline, destination)."""
+
+    id: str
+    event_id: str
+    event_type: str
+    event_key: str | None
+    occurred_at: datetime | None
+    fields: Mapping[str, Any]  # rendered when the event was planned; numbers exact
+    attempts: int = 0  # that were made before
+    expires_in: float = 86400.0  # seconds until it is older than max_age
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one attempt. `cause` is words without values; retry_after is the vendor's wish in seconds."""
+
+    verdict: Literal["sent", "retry", "dead"]
+    code: str = ""  # http_404, smtp_451, timeout, connect, message, ...
+    cause: str = ""
+    retry_after: float | None = None
+    blame: Blame = "message"
+
+
+SENT = Outcome("sent")
+
+
+class SendError(Exception):
+    """A send that ended without an answer to judge."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.code)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP response; header names in lower case, the body capped."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Http(Protocol):
+    """The one HTTP client of all sinks. Raises SendError when there is no answer."""
+
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], content: bytes, timeout: float, guard: Guard | None
+    ) -> Answer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What a send goes over: the client, and how many seconds the whole send may take."""
+
+    http: Http
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A vendor's rate limit: at most one message every `seconds` to this recipient."""
+
+    recipient: str
+    seconds: float
+
+
+class SinkMessage(BaseModel):
+    """The keys of a destination; each is a value, rendered when an event is planned."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,
+        populate_by_name=True,
+    )
+
+    given: ClassVar[Mapping[str, Any]] = {}
+    """Value sources of keys that a destination leaves out."""
+
+    @classmethod
+    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
+        """Key -> how values that come from events are made inert in it. _written: the destination's keys."""
+        return {}
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """The rendered message; SendError (dead) naming the keys that are no message, without values."""
+        try:
+            return cls.model_validate({name: value for name, value in fields.items() if value is not None})
+        except ValidationError as error:
+            wrong = {".".join(map(str, one["loc"][:1])): _words(one) for one in error.errors()}
+            cause = "; ".join(f"{name}: {what}" for name, what in sorted(wrong.items()))
+            raise SendError(unfit(cause)) from None
+
+
+MessageModel = type[SinkMessage]
+
+
+def _words(problem: Any) -> str:
+    return "is missing, or null" if problem["type"] == "missing" else str(problem["msg"])
+
+
+def unfit(cause: str) -> Outcome:
+    """The message itself cannot be sent, today or ever."""
+    return Outcome("dead", "message", f"the message cannot be sent: {cause}", blame="message")
+
+
+class SinkConnection(BaseModel):
+    """A vendor's address and secrets, and how a message goes there."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+    type: str
+    """The vendor."""
+
+    message: ClassVar[MessageModel]
+    """What a destination of this connection may say."""
+    slowest_pace: ClassVar[float] = 0.0
+    """Upper bound of Pace.seconds."""
+
+    def pace(self, delivery: Delivery) -> Pace | None:
+        """The vendor's rate limit for this message; None: none is known."""
+        return None
+
+    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+        """One attempt. Raises SendError when there is no answer to judge."""
+        raise NotImplementedError
+
+
+# -- texts --------------------------------------------------------------------------------------------
+
+_URL = re.compile(r"https?://[\x21-\x7e]+")
+
+
+def is_reference(text: str) -> bool:
+    """A `${VAR}` that has no value on this machine; offline commands connect to nothing."""
+    return "${" in text
+
+
+def http_url(text: str) -> str:
+    """An address for HTTP. ValueError, which never quotes it, for anything else."""
+    if is_reference(text):
+        return text
+    try:
+        parts = urlsplit(text)
+        whole = bool(_URL.fullmatch(text)) and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError("must be an address such as https://example.com/hook, in ASCII and without blanks")
+    if "@" in parts.netloc:
+        raise ValueError("must not have a user or password in it: use headers")
+    return text.partition("#")[0]
+
+
+def one_line(text: str) -> str:
+    """A text that may stand in a header: ValueError for line breaks and other control characters."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("must not hold line breaks or control characters")
+    return text
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters, the last an ellipsis where something was cut."""
+    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+HttpUrl = Annotated[str, AfterValidator(http_url)]
+OneLine = Annotated[str, AfterValidator(one_line)]

@@ -1,0 +1,141 @@
+"""Slack: an incoming webhook, or chat.postMessage with a bot's token.
+
+Formatting: docs.slack.dev, "Formatting message text"; limits: "Rate limits", "chat.postMessage".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from bridge.core.document import json_text
+from bridge.sinks.judge import document, judge, retry_after_of
+from bridge.sinks.model import (
+    SENT,
+    Answer,
+    Delivery,
+    Escape,
+    HttpUrl,
+    MessageModel,
+    OneLine,
+    Outcome,
+    Pace,
+    SinkConnection,
+    SinkMessage,
+    Wire,
+    cut,
+    unfit,
+)
+
+TEXT_MAX = 40_000
+BLOCKS_MAX = 50
+_PASSING = {"internal_error", "fatal_error", "service_unavailable", "request_timeout", "rollup_error"}
+_OURS = {"invalid_auth", "account_inactive", "token_revoked", "token_expired", "not_authed", "missing_scope"}
+
+
+def escape(text: str) -> str:
+    """Slack's three control characters as entities: no mention, link or channel can come from a value."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+class SlackMessage(SinkMessage):
+    """A message in a channel."""
+
+    text: str | None = None
+    """The message in mrkdwn, as you write it; values in it cannot mention or link. With blocks: for notifications."""
+    blocks: list[dict[str, Any]] | None = None
+    """Block Kit blocks; values inside are rendered and escaped like text."""
+    channel: OneLine | None = None
+    """With a token: a channel's id or name, or a user's id."""
+    fallback: OneLine | None = None
+    """The channel when `channel` is null or empty."""
+    thread_ts: OneLine | None = None
+    """With a token: the message to answer to."""
+
+    @classmethod
+    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
+        return {"text": escape, "blocks": escape}
+
+
+class SlackConnection(SinkConnection):
+    """A workspace: webhook_url for one channel, or token for all that the bot may write to."""
+
+    type: Literal["slack"]
+    """slack."""
+    webhook_url: HttpUrl | None = Field(default=None, repr=False)
+    """An incoming webhook's address; it is a secret."""
+    token: OneLine | None = Field(default=None, repr=False)
+    """A bot's token (xoxb-...) with chat:write, instead."""
+    channel: OneLine | None = None
+    """With a token: the channel of messages that name none."""
+    api_url: HttpUrl = "https://slack.com/api"
+    """Where Slack's API is."""
+
+    message: ClassVar[MessageModel] = SlackMessage
+    slowest_pace: ClassVar[float] = 1.0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SlackConnection:
+        if (self.webhook_url is None) == (self.token is None):
+            raise ValueError("needs webhook_url or token, one of the two")
+        if self.webhook_url is not None and self.channel is not None:
+            raise ValueError("a webhook_url writes to its own channel: use a token to choose one")
+        return self
+
+    def _recipient(self, message: SlackMessage) -> str:
+        return message.channel or message.fallback or self.channel or ""
+
+    def pace(self, delivery: Delivery) -> Pace:
+        """One a second and channel."""
+        return Pace(self.webhook_url or self._recipient(SlackMessage.of(delivery.fields)), 1.0)
+
+    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+        message = SlackMessage.of(delivery.fields)
+        if not message.text and not message.blocks:
+            return unfit("neither text nor blocks")
+        if message.blocks is not None and len(message.blocks) > BLOCKS_MAX:
+            return unfit(f"more than {BLOCKS_MAX} blocks")
+        body: dict[str, Any] = {"text": cut(message.text or "", TEXT_MAX)}
+        if message.blocks:
+            body["blocks"] = message.blocks
+        headers = {"content-type": "application/json; charset=utf-8", "idempotency-key": delivery.id}
+        if self.webhook_url is not None:
+            url = self.webhook_url
+        else:
+            url = f"{self.api_url.rstrip('/')}/chat.postMessage"
+            headers["authorization"] = f"Bearer {self.token}"
+            body["channel"] = self._recipient(message)
+            if message.thread_ts:
+                body["thread_ts"] = message.thread_ts
+            if not body["channel"]:
+                return unfit("no channel, and no fallback")
+        answer = await wire.http.post(
+            url, headers=headers, content=json_text(body), timeout=wire.timeout, guard=None
+        )
+        return _webhook(answer) if self.webhook_url is not None else _api(answer)
+
+
+def _webhook(answer: Answer) -> Outcome:
+    said = answer.body.decode(errors="replace").strip()
+    return judge(answer, detail=said if re.fullmatch(r"[a-z_]{1,60}", said) else "")
+
+
+def _api(answer: Answer) -> Outcome:
+    """The Web API says what went wrong in a 200."""
+    if answer.status != 200:
+        return judge(answer)
+    found = document(answer)
+    if found.get("ok") is True:
+        return SENT
+    error = str(found.get("error", ""))
+    if not re.fullmatch(r"[a-z_]{1,60}", error):
+        return Outcome("retry", "unreadable", "the answer is not Slack's", blame="destination")
+    code, cause = f"slack_{error}", f"Slack says {error}"
+    if error in ("ratelimited", "rate_limited"):
+        return Outcome("retry", code, cause, retry_after_of(answer), blame="pace")
+    if error in _PASSING:
+        return Outcome("retry", code, cause, blame="destination")
+    return Outcome("dead", code, cause, blame="destination" if error in _OURS else "message")

@@ -1,0 +1,132 @@
+"""Telegram: a bot's sendMessage.
+
+core.telegram.org/bots/api: "sendMessage", "MarkdownV2 style", "HTML style"; rate: bots/faq, "broadcasting".
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from bridge.core.document import json_text
+from bridge.sinks.judge import document, judge, seconds
+from bridge.sinks.model import (
+    SENT,
+    Delivery,
+    Escape,
+    HttpUrl,
+    MessageModel,
+    OneLine,
+    Outcome,
+    Pace,
+    SinkConnection,
+    SinkMessage,
+    Wire,
+    cut,
+    is_reference,
+    unfit,
+)
+
+TEXT_MAX = 4096
+_RESERVED = re.compile(r"([\\_*\[\]()~`>#+\-=|{}.!])")
+_KNOWN = (
+    "chat not found",
+    "bot was blocked by the user",
+    "bot was kicked",
+    "can't parse entities",
+    "message is too long",
+    "message text is empty",
+    "not enough rights",
+    "user is deactivated",
+)
+
+
+def escape(text: str) -> str:
+    """Every character that MarkdownV2 reserves, behind a backslash."""
+    return _RESERVED.sub(r"\\\1", text)
+
+
+def _token(text: str) -> str:
+    if not is_reference(text) and not re.fullmatch(r"[0-9]{1,20}:[A-Za-z0-9_-]{10,100}", text):
+        raise ValueError("must be a bot's token as @BotFather gives it: digits, a colon and letters")
+    return text
+
+
+class TelegramMessage(SinkMessage):
+    """A message to a chat."""
+
+    text: str
+    """The message; values in it are plain text whatever `format` is. Without format: cut at 4096 characters."""
+    format: Literal["text", "markdown", "html"] = "text"
+    """text: as it is; markdown: you write MarkdownV2 (and escape your own . ! -); html: Telegram's HTML."""
+    chat_id: OneLine | None = None
+    """A chat's number, or @channel."""
+    fallback: OneLine | None = None
+    """The chat when `chat_id` is null or empty."""
+
+    @classmethod
+    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
+        forms: dict[str, Mapping[str, Escape]] = {
+            "markdown": {"text": escape},
+            "html": {"text": html.escape},
+        }
+        return forms.get(str(_written.get("format")), {})
+
+
+class TelegramConnection(SinkConnection):
+    """A bot."""
+
+    type: Literal["telegram"]
+    """telegram."""
+    token: Annotated[str, AfterValidator(_token)] = Field(repr=False)
+    """The bot's token."""
+    chat_id: OneLine | None = None
+    """The chat of messages that name none."""
+    api_url: HttpUrl = "https://api.telegram.org"
+    """Where Telegram's API is, or a Bot API server of your own."""
+
+    message: ClassVar[MessageModel] = TelegramMessage
+    slowest_pace: ClassVar[float] = 1.0
+
+    def _chat(self, message: TelegramMessage) -> str:
+        return message.chat_id or message.fallback or self.chat_id or ""
+
+    def pace(self, delivery: Delivery) -> Pace:
+        """One a second and chat."""
+        return Pace(self._chat(TelegramMessage.of(delivery.fields)), 1.0)
+
+    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+        message = TelegramMessage.of(delivery.fields)
+        chat = self._chat(message)
+        if not chat:
+            return unfit("no chat_id, and no fallback")
+        body: dict[str, Any] = {"chat_id": chat, "text": message.text}
+        if message.format == "text":
+            body["text"] = cut(message.text, TEXT_MAX)
+        else:
+            body["parse_mode"] = {"markdown": "MarkdownV2", "html": "HTML"}[message.format]
+        headers = {"content-type": "application/json", "idempotency-key": delivery.id}
+        answer = await wire.http.post(
+            f"{self.api_url.rstrip('/')}/bot{self.token}/sendMessage",
+            headers=headers,
+            content=json_text(body),
+            timeout=wire.timeout,
+            guard=None,
+        )
+        found = document(answer)
+        if found.get("ok") is True:
+            return SENT
+        if 200 <= answer.status < 300:
+            return Outcome("retry", "unreadable", "the answer is not Telegram's", blame="destination")
+        description = str(found.get("description", ""))
+        detail = next((f"Telegram says {words!r}" for words in _KNOWN if words in description), "")
+        parameters = found.get("parameters")
+        wait = seconds(parameters.get("retry_after")) if isinstance(parameters, dict) else None
+        outcome = judge(answer, detail=detail, retry_after=wait)
+        if outcome.code == "http_403":  # this chat's choice, not the bot's fault
+            return Outcome(outcome.verdict, outcome.code, outcome.cause, blame="message")
+        return outcome

@@ -1,0 +1,150 @@
+"""Any HTTP endpoint, signed as Standard Webhooks says (standardwebhooks.com, specification 1.0.0)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from bridge.core.document import json_text
+from bridge.sinks.address import Guard
+from bridge.sinks.judge import judge
+from bridge.sinks.model import (
+    Delivery,
+    HttpUrl,
+    MessageModel,
+    OneLine,
+    Outcome,
+    SinkConnection,
+    SinkMessage,
+    Wire,
+    is_reference,
+    unfit,
+)
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
+_TAKEN = {
+    *("host", "content-length", "content-type", "transfer-encoding", "connection", "user-agent"),
+    *("webhook-id", "webhook-timestamp", "webhook-signature"),
+}
+
+
+def _headers(headers: Mapping[str, str]) -> dict[str, str]:
+    for name in headers:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError("a header's name must be letters, digits and - only")
+        if name.lower() in _TAKEN:
+            raise ValueError(f"the header {name.lower()} is the bridge's own")
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _secret(text: str) -> str:
+    if is_reference(text):
+        return text
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ValueError(
+            "must be whsec_ and 24 to 64 random bytes in base64: "
+            "echo whsec_$(head -c 32 /dev/urandom | base64)"
+        )
+    return text
+
+
+def _network(text: str) -> str:
+    if not is_reference(text):
+        try:
+            ip_network(text)
+        except ValueError:
+            raise ValueError("must be networks such as 10.20.0.0/16") from None
+    return text
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Headers = Annotated[dict[str, OneLine], AfterValidator(_headers)]
+
+
+class WebhookMessage(SinkMessage):
+    """One POST: `{"type": ..., "timestamp": ..., "data": ...}`."""
+
+    data: Any = None
+    """What is sent as `data`."""
+    url: HttpUrl | None = None
+    """The address, instead of the connection's: a customer's own endpoint, say."""
+    fallback: HttpUrl | None = None
+    """The address when `url` is null."""
+    headers: Headers = Field(default_factory=dict)
+    """Further headers."""
+
+    given: ClassVar[Mapping[str, Any]] = {"data": "$event"}
+
+
+class WebhookConnection(SinkConnection):
+    """An endpoint."""
+
+    type: Literal["webhook"]
+    """webhook."""
+    url: HttpUrl | None = Field(default=None, repr=False)
+    """Where to POST; absent: each destination says."""
+    secret: Annotated[
+        tuple[Annotated[str, AfterValidator(_secret)], ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = Field(repr=False)
+    """The signing secret, whsec_ and base64; a list of several signs with each while one is rotated."""
+    headers: Headers = Field(default_factory=dict, repr=False)
+    """Further headers of every request, authorization say."""
+    allow: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    """Networks that may be reached although they are not public: 10.20.0.0/16."""
+
+    message: ClassVar[MessageModel] = WebhookMessage
+
+    @model_validator(mode="after")
+    def _no_blank_secret(self) -> WebhookConnection:
+        if any(not one for one in self.secret):
+            raise ValueError("secret is empty")
+        return self
+
+    @property
+    def guard(self) -> Guard:
+        """Which addresses it may reach."""
+        return Guard(tuple(ip_network(one) for one in self.allow))
+
+    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+        message = WebhookMessage.of(delivery.fields)
+        url = message.url or message.fallback or self.url
+        if url is None:
+            return unfit("no url, and no fallback")
+        body = json_text(
+            {
+                "type": delivery.event_type,
+                "timestamp": None if delivery.occurred_at is None else delivery.occurred_at.isoformat(),
+                "data": delivery.fields.get("data"),
+            }
+        )
+        headers = {**self.headers, **message.headers, **self.signed(delivery.id, body, datetime.now(UTC))}
+        headers["content-type"] = "application/json"
+        answer = await wire.http.post(
+            url, headers=headers, content=body, timeout=wire.timeout, guard=self.guard
+        )
+        return judge(answer)
+
+    def signed(self, identity: str, body: bytes, now: datetime) -> dict[str, str]:
+        """The three headers of the specification. `now` moves from attempt to attempt, `identity` does not."""
+        from standardwebhooks import Webhook  # noqa: PLC0415  # lint reads this module too
+
+        text = body.decode()
+        signatures = [Webhook(secret).sign(identity, now, text) for secret in self.secret]
+        return {
+            "webhook-id": identity,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        }
