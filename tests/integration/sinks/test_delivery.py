@@ -1,0 +1,204 @@
+"""Events become table rows and messages, through `bridge run` and real servers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+import psycopg
+from standardwebhooks import Webhook
+
+from bridge.postgres.schema import target_sql
+from tests.integration.sinks.conftest import SECRET, TABLE, Start
+from tests.support.producers import Producer
+from tests.support.receiver import Receiver, Reply
+from tests.support.servers import Database
+from tests.support.truth import conservation, settle
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+HOOK = """
+hook: { connection: hook, timeout: 2s }
+"""
+NUDGE = """
+nudge:
+  connection: csm
+  text: "{{ event.customer_id }} is at {{ event.used }}/{{ event.limit }}"
+"""
+
+
+def payload(**more: Any) -> dict[str, Any]:
+    return {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 9, "plan": "pro"} | more
+
+
+def until(connection: Connection, query: str, wanted: Any, deadline: float = 30.0) -> None:
+    """Await what a query answers."""
+    end = time.monotonic() + deadline
+    while (found := connection.execute(query).fetchone()) != (wanted,):
+        assert time.monotonic() < end, f"{query}: {found}, not {wanted}"
+        time.sleep(0.02)
+
+
+def test_one_event_is_one_row_and_one_slack_message(
+    source: Database, target: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    bridge = bridge_with(TABLE + NUDGE).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload(customer_id="<!channel> & co")])
+        (request,) = receiver.wait(1)
+        settle(source.dsn, target.dsn)
+    assert request.path == "/slack"
+    assert request.json == {"text": "&lt;!channel&gt; &amp; co is at 9/10"}
+    until(target_connection, "select state from bridge.delivery", "sent")
+    row = target_connection.execute("select id::text, attempts from bridge.delivery").fetchone()
+    assert row == (request.headers["idempotency-key"], 1)
+    assert conservation(source.dsn, target.dsn).holds
+    assert bridge.terminate() == 0
+    assert [one.json for one in receiver.requests].count(request.json) == 1
+
+
+def test_a_webhook_is_signed_and_numbers_are_exact(
+    source: Database, receiver: Receiver, bridge_with: Start
+) -> None:
+    bridge_with(HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.connection.execute(
+            "insert into outbox.event (type, payload, occurred_at) values ('usage.limit_reached', "
+            """'{"customer_id": "c", "limit": 123456789012345678901234567890, "used": 0.10}', '2027-03-01T00:00Z')"""
+        )
+    (request,) = receiver.wait(1)
+    Webhook(SECRET).verify(request.body, dict(request.headers))
+    assert request.body.startswith(
+        b'{"type":"usage.limit_reached","timestamp":"2027-03-01T00:00:00+00:00","data":'
+    )
+    assert b"123456789012345678901234567890" in request.body
+    assert b"0.10" in request.body
+
+
+def test_a_crash_after_the_sink_answered_sends_again_with_the_same_id(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    bridge = bridge_with(HOOK, failpoints="deliver.sent=kill@1").start()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload()], key="one")
+        receiver.wait(1)
+        bridge.wait(20)
+        bridge.environment.pop("BRIDGE_FAILPOINTS")
+        bridge.start().wait_ready()
+        first, second = receiver.wait(2)
+    assert first.identity == second.identity
+    assert first.body == second.body
+    until(target_connection, "select state from bridge.delivery", "sent")
+
+
+def test_messages_of_one_key_come_in_order_though_the_first_fails(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.replies = [Reply(500)]
+    with Producer(source.dsn) as producer:
+        for number in range(12):
+            producer.transaction(payloads=[payload(used=number)], key=("a", "b")[number % 2])
+        bridge_with(HOOK).start().wait_ready()
+        until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 12)
+    taken: dict[bool, list[int]] = {True: [], False: []}
+    for request in receiver.requests:
+        used = request.json["data"]["used"]
+        numbers = taken[used % 2 == 0]
+        if not numbers or numbers[-1] != used:  # the one that failed comes twice
+            numbers.append(used)
+    assert taken == {True: [0, 2, 4, 6, 8, 10], False: [1, 3, 5, 7, 9, 11]}
+    assert sorted(Counter(one.identity for one in receiver.requests).values()) == [1] * 11 + [2]
+
+
+def test_a_destination_that_is_down_delays_no_table_and_holds_no_wal(
+    source: Database, target: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.always = Reply(hang=True)
+    bridge = bridge_with(TABLE + HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.burst(2000)
+        settle(source.dsn, target.dsn)
+        assert conservation(source.dsn, target.dsn).holds
+        until(target_connection, "select count(*) >= 2000 from bridge.delivery", True)
+        until(target_connection, "select count(*) from bridge.delivery where state <> 'pending'", 0)
+        applied = target_connection.execute("select applied_lsn from bridge.checkpoint").fetchone()
+        assert applied is not None
+        with source.connect() as connection:
+            confirmed = f"select confirmed_flush_lsn >= '{applied[0]}' from pg_replication_slots"
+            until(connection, f"{confirmed} where database = current_database()", True)
+    assert bridge.get("/readyz")[0] == 200, "a sink that is down is no fault of the bridge"
+
+
+def test_a_refusal_is_a_dead_letter_at_once_and_the_next_message_goes(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.replies = [Reply(400, b"secret words of the vendor")]
+    bridge = bridge_with(HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload(customer_id="CANARY", used=1)], key="k")
+        producer.transaction(payloads=[payload(used=2)], key="k")
+        receiver.wait(2)
+    until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 1)
+    row = target_connection.execute(
+        "select d.state, l.state, l.code, l.cause, l.attempts, l.event_id = d.event_id, l.destination "
+        "from bridge.dead_letter l join bridge.delivery d using (id)"
+    ).fetchone()
+    assert row == ("dead", "open", "http_400", "HTTP 400", 1, True, "hook")
+    status, metrics = bridge.get("/metrics")
+    assert status == 200
+    assert 'outbox_bridge_deliveries_total{destination="hook",outcome="dead"} 1.0' in metrics
+    assert 'outbox_bridge_deliveries_total{destination="hook",outcome="sent"} 1.0' in metrics
+    assert 'outbox_bridge_delivery_seconds_count{destination="hook"} 2.0' in metrics
+    everything = "".join(bridge.lines) + metrics
+    assert "CANARY" not in everything
+    assert "secret words" not in everything
+
+
+def test_of_two_bridges_one_dispatches(
+    source: Database,
+    target_connection: Connection,
+    receiver: Receiver,
+    bridge_with: Start,
+) -> None:
+    first = bridge_with(HOOK, name="first").start().wait_ready()
+    first.wait_log("dispatching")
+    second = bridge_with(HOOK, name="second").start()
+    second.wait_log("dispatcher stands by")
+    with Producer(source.dsn) as producer:
+        producer.burst(200)
+        until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 200)
+        assert len(receiver.requests) == len({one.identity for one in receiver.requests}) == 200
+        assert first.terminate() == 0
+        second.wait_log("dispatching")
+        producer.transaction(payloads=[payload()])
+        receiver.wait(201)
+
+
+SINKS_ONLY = """
+version: 1
+source: {{ dsn: "${{SOURCE_DSN}}" }}
+admin: {{ listen: "${{BRIDGE_ADMIN}}" }}
+connections:
+  hook: {{ type: webhook, url: "{url}/hook", secret: "{secret}", allow: [127.0.0.0/8] }}
+pipelines:
+  usage:
+    event: usage.limit_reached
+    destinations:
+"""
+
+
+def test_with_sinks_only_the_ledger_is_in_the_source(
+    source: Database, receiver: Receiver, bridge_with: Start
+) -> None:
+    with source.connect() as connection:
+        connection.execute(target_sql().encode())
+        connection.execute("grant usage on schema bridge to outbox_bridge")
+        connection.execute(
+            "grant select, insert, update, delete on all tables in schema bridge to outbox_bridge"
+        )
+        bridge_with(HOOK, head=SINKS_ONLY).start().wait_ready()
+        with Producer(source.dsn) as producer:
+            producer.transaction(3)
+        receiver.wait(3)
+        until(connection, "select count(*) from bridge.delivery where state = 'sent'", 3)
