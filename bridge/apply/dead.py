@@ -26,6 +26,7 @@ from bridge.postgres import dead_letters as letters_sql
 from bridge.postgres import wire
 from bridge.postgres.catalog import connect_target, table_shape
 from bridge.postgres.dead_letters import Letter
+from bridge.postgres.delivery import redeliver
 from bridge.postgres.enrich import Enricher
 from bridge.postgres.ledger import LISTED
 from bridge.postgres.safe_error import safe_message
@@ -113,7 +114,7 @@ class DeadLetterRetry:
         letter = letters_sql.read_letter(letter_id, rows[0])
         unit = (letter.pipeline, letter.destination)
         if letter.event is None:
-            return self._failed(letter, "payload", "the letter holds no payload", parked=False)
+            return self._again(letter)
         if any(unit) and unit not in self._specs:
             why = "the configuration has no such pipeline or destination any more"
             return self._failed(letter, "no_destination", why, parked=False)
@@ -125,6 +126,13 @@ class DeadLetterRetry:
         if attempt.planned is None:
             return self._failed(letter, attempt.code, attempt.cause)
         return self._apply(letter, attempt.planned)
+
+    def _again(self, letter: Letter) -> Outcome:
+        """A sink's letter holds no payload: its message is still there, and only nobody took it."""
+        if not self._run(redeliver(letter.id))[-1]:
+            return self._failed(letter, "payload", "the letter holds no payload", parked=False)
+        self._run(letters_sql.resolve(letter.id), self._end)
+        return Outcome(letter.id, "applied")
 
     # --- what Overtaken asks the target ---------------------------------------------------------------
 

@@ -8,7 +8,7 @@ change is made only while the dispatcher's row still has our epoch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 
 from bridge.postgres import wire
+from bridge.postgres.target import Statement
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -315,22 +316,14 @@ async def prune(connection: Connection, stream: str, keep: float, limit: int = 5
     return len(await (await connection.execute(_PRUNE, values)).fetchall())
 
 
-_REDELIVER: LiteralString = """
-    with back as (
-        update bridge.delivery set state = 'pending', attempts = 0, created_at = now(), next_attempt_at = now(),
-            settled_at = null, lease_epoch = null, lease_until = null
-        where id = any(%s) and state = 'dead'
-        returning id
-    ), resolved as (
-        update bridge.dead_letter l set state = 'resolved', updated_at = now() from back where l.id = back.id
-    )
-    select id from back"""
+_REDELIVER = (
+    b"update bridge.delivery set state = 'pending', attempts = 0, created_at = now(), next_attempt_at = now(),"
+    b" settled_at = null, lease_epoch = null, lease_until = null"
+    b" where id = $1::uuid and state = 'dead' returning id"
+)
 
 
-def redeliver(connection: psycopg.Connection[Any], ids: Iterable[UUID]) -> set[UUID]:
-    """Put dead deliveries back: pending with the same id and body, their dead letters resolved, max_age anew.
-
-    The ids that were put back; one that is missing has no dead delivery (its unit never got so far, or it
-    was pruned). Runs in the connection's transaction.
-    """
-    return {row[0] for row in connection.execute(_REDELIVER, [list(ids)]).fetchall()}
+def redeliver(letter_id: str) -> Statement:
+    """Put a dead delivery back: pending, with the same id and body, max_age anew. It returns a row where there
+    was one; none: the unit of this dead letter never got as far as a delivery."""
+    return Statement(_REDELIVER, [letter_id.encode()])

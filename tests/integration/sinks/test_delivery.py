@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -76,12 +78,16 @@ def test_a_webhook_is_signed_and_numbers_are_exact(
     assert b"0.10" in request.body
 
 
-def test_a_crash_after_the_sink_answered_sends_again_with_the_same_id(
+def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
-    bridge = bridge_with(HOOK, failpoints="deliver.sent=kill@1").start()
+    bridge = bridge_with(HOOK, failpoints="deliver.claimed=kill@1").start()
     with Producer(source.dsn) as producer:
         producer.transaction(payloads=[payload()], key="one")
+        bridge.wait(20)
+        assert receiver.requests == []
+        bridge.environment["BRIDGE_FAILPOINTS"] = "deliver.sent=kill@1"
+        bridge.start()
         receiver.wait(1)
         bridge.wait(20)
         bridge.environment.pop("BRIDGE_FAILPOINTS")
@@ -140,6 +146,8 @@ def test_a_refusal_is_a_dead_letter_at_once_and_the_next_message_goes(
         producer.transaction(payloads=[payload(used=2)], key="k")
         receiver.wait(2)
     until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 1)
+    letters = "select count(*) from bridge.dead_letter where state = 'open'"
+    until(target_connection, letters, 1)
     row = target_connection.execute(
         "select d.state, l.state, l.code, l.cause, l.attempts, l.event_id = d.event_id, l.destination "
         "from bridge.dead_letter l join bridge.delivery d using (id)"
@@ -153,6 +161,23 @@ def test_a_refusal_is_a_dead_letter_at_once_and_the_next_message_goes(
     everything = "".join(bridge.lines) + metrics
     assert "CANARY" not in everything
     assert "secret words" not in everything
+
+
+def test_a_dead_message_is_sent_again_by_dead_retry(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.replies = [Reply(404)]
+    bridge = bridge_with(HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload()])
+        until(target_connection, "select count(*) from bridge.dead_letter where state = 'open'", 1)
+    command = [sys.executable, "-m", "bridge", "dead", "retry", "--all", "-c", str(bridge.config)]
+    done = subprocess.run(command, env=bridge.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    until(target_connection, "select state from bridge.delivery", "sent")
+    first, second = receiver.requests
+    assert first.identity == second.identity
+    assert target_connection.execute("select state from bridge.dead_letter").fetchone() == ("resolved",)
 
 
 def test_of_two_bridges_one_dispatches(
