@@ -15,6 +15,7 @@ from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
     from bridge.apply.stream_plan import StreamPlan
+    from bridge.config.model import Config
     from bridge.config.server import Admin
 
 _SECONDS = 4.0
@@ -29,18 +30,23 @@ def status(config_path: Path, as_json: bool) -> None:
 
     Asks the bridge that runs (admin.listen, admin.token); where none does, the ledger and the source.
     """
-    config = read_config(config_path)
-    state = ask(config.admin)
-    if state is None:
-        from bridge.plans import stream_plans  # noqa: PLC0415  (loads psycopg)
-
-        state = _from_servers(stream_plans(config))
+    state = state_of(read_config(config_path))
     if as_json:
         click.echo(json.dumps(state, indent=2))
     else:
         for line in lines(state):
             click.echo(line)
     sys.exit(0 if state["ready"] else 1)
+
+
+def state_of(config: Config) -> dict[str, Any]:
+    """From the bridge that runs, else from the servers. Raises CannotConnect where neither answers."""
+    state = ask(config.admin)
+    if state is None:
+        from bridge.plans import stream_plans  # noqa: PLC0415  (loads psycopg)
+
+        state = _from_servers(stream_plans(config))
+    return state
 
 
 def ask(admin: Admin) -> dict[str, Any] | None:

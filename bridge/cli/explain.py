@@ -1,0 +1,196 @@
+"""`bridge explain`: one event's journey. The one command, beside `dead show`, that shows values unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from bridge.apply.stream_plan import StreamPlan
+    from bridge.core.event import Event
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.argument("event_id", metavar="EVENT_ID")
+def explain(config_path: Path, event_id: str, as_json: bool) -> None:
+    """Tell one event's journey, with the values that each condition saw.
+
+    Pipelines and enrichment are those of now; whether it was applied, and its dead letters and deliveries,
+    are read from the ledger.
+    """
+    from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.postgres.journey import find  # noqa: PLC0415
+
+    config = read_config(config_path)
+    plans = stream_plans(config)
+    with connect_source(config, command="explain", grant="outbox_bridge") as source:
+        event = find(source, plans[0].outbox, event_id)
+    if event is None:
+        raise BridgeError(
+            f"the outbox has no event {event_id}: it was never committed, or it is pruned",
+            hint="bridge tail shows the newest; a dead letter keeps its event: bridge dead list",
+        )
+    with target_errors("explain"):
+        journey = [_journey(plan, event) for plan in plans]
+    told = {"event": _event(event), "streams": journey}
+    if as_json:
+        click.echo(json.dumps(told, indent=2, default=str))
+        return
+    for line in _lines(told):
+        click.echo(line)
+
+
+def _event(event: Event) -> dict[str, Any]:
+    fields = {name: None if value is None else value.decode() for name, value in event._asdict().items()}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _journey(plan: StreamPlan, event: Event) -> dict[str, Any]:
+    """What one stream makes of it, and what its ledger says."""
+    from bridge.cli.connect import connect_ledger  # noqa: PLC0415
+    from bridge.core.compiled import Pipeline  # noqa: PLC0415
+    from bridge.core.contract import Contract  # noqa: PLC0415
+    from bridge.core.trace import trace  # noqa: PLC0415
+    from bridge.postgres.journey import Applied  # noqa: PLC0415
+
+    kind = event.type.decode()
+    contract = plan.contracts.get(kind)
+    traces = []
+    with connect_ledger(plan, "explain") as target:
+        how = Applied(target, plan.stream).how(event)
+        columns = _planned(plan, event)
+        for spec in plan.pipelines:
+            pipeline = Pipeline(spec, {}, ())
+            if not pipeline.takes(kind):
+                continue
+            walked = _answered(plan, trace(pipeline, Contract(contract) if contract else None, event))
+            units = {name: _unit(target, event, spec.name, name) for name in _owned(plan, spec.name)}
+            traces.append(
+                {
+                    "pipeline": spec.name,
+                    "steps": [
+                        {"what": one.what, "saw": one.saw, "result": one.result} for one in walked.seen
+                    ],
+                    "branch": walked.branch,
+                    "ended": walked.ended,
+                    "to": walked.to,
+                    "destinations": {
+                        name: {"columns": columns.get((spec.name, name)), **unit}
+                        for name, unit in units.items()
+                    },
+                }
+            )
+    return {"stream": plan.stream, "applied": how, "pipelines": traces}
+
+
+def _owned(plan: StreamPlan, pipeline: str) -> list[str]:
+    """The destinations of a pipeline whose units this stream writes."""
+    from bridge.core.spec import TableSpec  # noqa: PLC0415
+
+    spec = next(one for one in plan.pipelines if one.name == pipeline)
+    return [
+        name
+        for name, destination in spec.destinations.items()
+        if (pipeline, name) in plan.sinks
+        or (isinstance(destination, TableSpec) and destination.connection == plan.connection)
+    ]
+
+
+def _planned(plan: StreamPlan, event: Event) -> dict[tuple[str, str], Any]:
+    """By unit, the columns or the message as they would be written now."""
+    from bridge.apply.worker import plan_target  # noqa: PLC0415
+    from bridge.core.fold import arrange  # noqa: PLC0415
+
+    planned = _answered(plan, plan_target(plan).plan([event]))
+    found: dict[tuple[str, str], Any] = {}
+    for write in arrange(planned.writes):
+        texts = [column[0] for column in write.columns]
+        values = [None if text is None else text.decode() for text in texts]
+        found[write.pipeline, write.spec.name] = dict(zip(write.names, values, strict=True))
+    for delivery in planned.deliveries:
+        found[delivery.pipeline, delivery.destination] = json.loads(delivery.body)
+    return found
+
+
+def _answered(plan: StreamPlan, work: Generator[Any, Any, Any]) -> Any:
+    """Drive a plan or a trace, looking up what it asks for."""
+    from bridge.postgres.enrich import Enricher  # noqa: PLC0415
+
+    enricher = Enricher(plan.dsns, "explain", lambda _entity, _result, _count: None)
+    try:
+        lookup = next(work)
+        while True:
+            rows = enricher.fetch(lookup, lookup.keys, lambda: None).result()
+            lookup = work.send({key: rows[str(key)] for key in lookup.keys if str(key) in rows})
+    except StopIteration as done:
+        return done.value
+    finally:
+        enricher.close()
+
+
+def _unit(target: psycopg.Connection, event: Event, pipeline: str, destination: str) -> dict[str, Any]:
+    from bridge.core.plan import unit_id  # noqa: PLC0415
+    from bridge.postgres.journey import deliveries, letters  # noqa: PLC0415
+
+    unit = str(unit_id(event.id.decode(), pipeline, destination))
+    return {
+        "id": unit,
+        "dead_letter": letters(target, [unit]).get(unit),
+        "delivery": deliveries(target, [unit]).get(unit),
+    }
+
+
+_APPLIED = {
+    "floor": "its transaction is applied (below the floor)",
+    "listed": "its transaction is applied (listed)",
+    "": "its transaction is not applied yet",
+    "unknown": "whether it is applied cannot be told: the outbox has no xid",
+}
+
+
+def _lines(told: dict[str, Any]) -> list[str]:
+    lines = [f"{name:>16}  {value}" for name, value in told["event"].items()]
+    for stream in told["streams"]:
+        lines.append(f"\nstream {stream['stream']}: {_APPLIED[stream['applied']]}")
+        if not stream["pipelines"]:
+            lines.append("  no pipeline takes this type")
+        for pipeline in stream["pipelines"]:
+            lines += _pipeline_lines(pipeline)
+    return lines
+
+
+def _pipeline_lines(pipeline: dict[str, Any]) -> list[str]:
+    lines = [f"  pipeline {pipeline['pipeline']}"]
+    for step in pipeline["steps"]:
+        lines.append(f"    {step['what']}")
+        lines += [f"        {name} is {_shown(value)}" for name, value in step["saw"].items()]
+        if step["result"] is not None:
+            lines.append(f"      -> {_shown(step['result'])}")
+    lines.append(f"    {pipeline['ended'] or 'goes to ' + ', '.join(pipeline['to'])}")
+    for name, unit in pipeline["destinations"].items():
+        if unit["columns"] is None and unit["dead_letter"] is None and unit["delivery"] is None:
+            continue
+        lines.append(f"    destination {name} (unit {unit['id']})")
+        lines += [f"        {column} = {_shown(value)}" for column, value in (unit["columns"] or {}).items()]
+        if letter := unit["dead_letter"]:
+            lines.append(f"      dead letter, {letter['state']}: {letter['code']}: {letter['cause']}")
+        if delivery := unit["delivery"]:
+            error = f", last error: {delivery['last_error']}" if delivery["last_error"] else ""
+            lines.append(f"      delivery {delivery['state']} after {delivery['attempts']} attempts{error}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,83 @@
+"""`bridge top`: what `bridge status` says, on a screen that stays."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+from bridge.cli.status import state_of
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+@click.command()
+@config_option
+@click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(0.2, 60), help="Seconds.")
+def top(config_path: Path, interval: float) -> None:
+    """Show streams and pipelines live, until Ctrl-C. Not on a terminal: once."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415
+
+    config = read_config(config_path)
+    console = Console()
+    if not console.is_terminal:
+        console.print(screen(state_of(config)))
+        return
+    with Live(screen(state_of(config)), console=console, screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(interval)
+                live.update(screen(state_of(config)), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def screen(state: dict[str, Any]) -> Group:
+    """The state as tables."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    ready = state["ready"]
+    head = Text("ready" if ready else "not ready", style="bold green" if ready else "bold red")
+    problems = [
+        Text(f"{one['where']}: {one['reason']}  {one['message']}\n  fix: {one['hint']}", style="red")
+        for one in state["problems"]
+    ]
+    streams = Table(
+        "stream", "phase", "applied", "events/s", "waits", "WAL held", "epoch", box=None, pad_edge=False
+    )
+    for one in state["streams"]:
+        held = one["slot"].get("retained_wal_bytes")
+        waits = one.get("oldest_pending_event_age_seconds")
+        streams.add_row(
+            one["stream"],
+            one["phase"],
+            one["applied_lsn"],
+            f"{one['events_per_second']:.0f}" if "events_per_second" in one else "",
+            f"{waits:.1f} s" if waits is not None else f"{one.get('pending_events')} events",
+            "" if held is None else f"{held >> 20} MiB",
+            str(one["epoch"]),
+        )
+    pipelines = Table(
+        "pipeline", "applied", "dead", "filtered", "p50", "p99", "open letters", box=None, pad_edge=False
+    )
+    for one in state["pipelines"]:
+        events = one.get("events", {})
+        pipelines.add_row(
+            one["pipeline"] or "(no pipeline)",
+            *(str(events.get(outcome, 0)) for outcome in ("applied", "dead", "filtered")),
+            _milliseconds(one.get("latency_p50_seconds")),
+            _milliseconds(one.get("latency_p99_seconds")),
+            str(one["dead_letters"]),
+        )
+    return Group(head, *problems, Text(""), streams, Text(""), pipelines)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.1f} ms"
