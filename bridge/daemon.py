@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from bridge.apply.worker import Worker
 from bridge.config.model import Config
 from bridge.dispatch.supervisor import Dispatchers
 from bridge.errors import BridgeError, ConfigError
+from bridge.ingress.app import Ingress
+from bridge.ingress.settings import settings_of
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.backlog import watch_backlog
 from bridge.observe.deliveries import DispatchWatch
 from bridge.observe.metrics import Metrics
+from bridge.observe.server import bind, serve
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import StreamWatch
 from bridge.plans import dispatch_plans, stream_plans
@@ -40,6 +44,7 @@ class Daemon:
         self._metrics = Metrics(self._health)
         self._workers: dict[str, Worker] = {}
         self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention)
+        self._ingress: Ingress | None = None
         self._log = structlog.get_logger("bridge.daemon")
         self._dispatchers: Dispatchers | None = None
         self._stop = asyncio.Event()
@@ -54,8 +59,11 @@ class Daemon:
         plans = stream_plans(self._config, allow_storm=self._allow_storm)
         admin = self._config.admin
         app = build_admin(self._metrics, host=admin.listen.host, token=admin.token)
+        taking = self._open_ingress()
         serving = asyncio.create_task(serve_admin(app, admin.listen.host, admin.listen.port, self._stop))
         await asyncio.sleep(0)  # let it bind: a port in use must be told before anything is fenced
+        if serving.done() and taking is not None:
+            taking.cancel()
         if not serving.done():
             self._dispatchers = Dispatchers(DispatchWatch(self._metrics))
             self._dispatchers.use(dispatch_plans(self._config))
@@ -65,14 +73,35 @@ class Daemon:
             looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             stopping = asyncio.create_task(self._stop.wait())
-            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                [serving, stopping, *([taking] if taking else [])], return_when=asyncio.FIRST_COMPLETED
+            )
             self._stop.set()
             await asyncio.gather(self._drain(), self._dispatchers.stop())
             await looking
         await serving
+        if taking is not None:
+            await taking
         if self._failed is not None:
             raise self._failed
         self._log.info("stopped")
+
+    def _open_ingress(self) -> asyncio.Task[None] | None:
+        """Listen for events, if the configuration says so. Raises ConfigError when it cannot."""
+        settings, ingress = settings_of(self._config), self._config.ingress
+        if settings is None or ingress is None:
+            return None
+        self._ingress = Ingress(
+            settings,
+            self._config.source.dsn,
+            count=lambda endpoint, code: self._metrics.ingress_requests.labels(endpoint, str(code)).inc(),
+            failed=lambda error: self._health.part_failed("ingress", error),
+            works=lambda: self._health.part_works("ingress"),
+        )
+        listening = bind(ingress.listen.host, ingress.listen.port, "ingress.listen")
+        self._log.info("ingress", listen=str(ingress.listen))
+        serving = serve_ingress(self._ingress, listening, self._stop, ingress.max_connections)
+        return asyncio.create_task(serving, name="ingress")
 
     def _plans(self) -> list[StreamPlan]:
         return [worker.plan for worker in self._workers.values()]
@@ -125,6 +154,7 @@ class Daemon:
         try:
             config = self._reread()
             plans = {plan.stream: plan for plan in stream_plans(config, allow_storm=self._allow_storm)}
+            ingress = settings_of(config)
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
             self._log.error("reload refused, the old configuration stays", message=str(error))
@@ -142,8 +172,30 @@ class Daemon:
             self._dispatchers.use(dispatch_plans(config))
         if config.admin != self._config.admin:
             self._log.warning("admin changed: restart the bridge to use it")
+        if _socket(config) != _socket(self._config):
+            self._log.warning("ingress was added, removed or moved: restart the bridge to use it")
+        if ingress is not None and self._ingress is not None:
+            self._ingress.reload(ingress)
         self._config = config
         self._log.info("reloaded", streams=list(plans))
+
+
+def _socket(config: Config) -> object:
+    """What of the ingress a running server cannot change."""
+    ingress = config.ingress
+    return ingress and (ingress.listen, ingress.max_connections, config.source.dsn)
+
+
+async def serve_ingress(
+    ingress: Ingress, listening: socket.socket, stop: asyncio.Event, connections: int
+) -> None:
+    """Take events until `stop` is set; the writer ends after the last answer."""
+    writing = asyncio.create_task(ingress.writer.run(), name="ingress-writer")
+    try:
+        await serve(ingress.app, listening, stop, limit_concurrency=connections)
+    finally:
+        writing.cancel()
+        await asyncio.wait([writing])
 
 
 def run_daemon(path: Path, read: Callable[[Path], Config], *, allow_storm: bool = False) -> None:

@@ -24,6 +24,7 @@ HEADER_BYTES = 16 * 1024  # a request's line and headers together
 HEADER_SECONDS = 5.0  # from connecting, or from a request's first byte, to the end of its header
 KEEP_ALIVE_SECONDS = 15  # between two requests; longer than a common scrape interval is of no use
 CONNECTIONS = 100  # more are answered 503 at once
+CONNECTIONS_OVER = 50  # so many more are told; beyond them connections are closed unread
 DRAIN_SECONDS = 3  # for answers under way when the bridge stops
 
 
@@ -34,6 +35,10 @@ class DeadlineProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
+        limit = self.config.limit_concurrency
+        if limit is not None and len(self.connections) > limit + CONNECTIONS_OVER:
+            transport.abort()  # the process' descriptors are the streams' too
+            return
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:

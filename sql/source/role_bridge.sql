@@ -16,4 +16,6 @@ grant update (payload, headers) on outbox.event to outbox_bridge;       -- pruni
 grant insert (id, type, key, payload, idempotency_key, headers, occurred_at) on outbox.event to outbox_bridge;  -- ingress
 grant execute on function outbox.first_id(text, text), outbox.emit(text, jsonb, text, text, jsonb) to outbox_bridge;
 grant select, insert, update, delete on outbox.stream, outbox.pruned to outbox_bridge;
+grant select, insert, delete on outbox.webhook_delivery to outbox_bridge;  -- ingress
+grant update (event_id) on outbox.webhook_delivery to outbox_bridge;
 grant select on outbox.migration to outbox_bridge;

@@ -7,6 +7,7 @@ create database warehouse;
 -- The source: the outbox, its publication and the grants (the same as `bridge schema source` prints).
 \connect app
 \ir /sql/source/001_outbox.sql
+\ir /sql/source/002_webhooks.sql
 \ir /sql/source/publication.sql
 \ir /sql/source/role_bridge.sql
 \ir /sql/source/role_producer.sql

@@ -229,7 +229,10 @@ def test_the_bridges_role_has_exactly_the_printed_rights(source: Database) -> No
     )
     registry = [f"{t} {p}" for t in ("pruned", "stream") for p in ("delete", "insert", "select", "update")]
     assert [row[0] for row in tables] == sorted(
-        ["event delete", "event select", "migration select", *registry]
+        [
+            *("event delete", "event select", "migration select", *registry),
+            *(f"webhook_delivery {privilege}" for privilege in ("delete", "insert", "select")),
+        ]
     )
     columns = source.execute(
         """

@@ -1,0 +1,216 @@
+"""The ingress' routes, and the guard in front of them.
+
+Who may ask: whoever has an API key; a webhook's request proves itself by its signature. Nothing is public,
+the document of the contracts neither. An unknown webhook is answered as a badly signed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from http import HTTPStatus
+
+import orjson
+import structlog
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bridge.errors import BridgeError
+from bridge.ingress.body import check_headers, read_body
+from bridge.ingress.keys import Keys
+from bridge.ingress.lines import read_lines, result_line
+from bridge.ingress.payload import hold_to_contract, read_payload
+from bridge.ingress.problem import Refusal, unauthorized
+from bridge.ingress.settings import Settings
+from bridge.ingress.store import Item
+from bridge.ingress.text import check_text
+from bridge.ingress.writer import Outcome, Writer
+from bridge.postgres.safe_error import safe_error
+
+PUBLIC_PATHS: frozenset[str] = frozenset()
+"""Paths that need no authentication: none."""
+
+_WEBHOOKS = "/v1/webhooks/"
+_EVENTS = "/v1/events/"
+_JSON, _LINES = b"application/json", b"application/x-ndjson"
+_KEY_HEADERS = {"idempotency_key": b"idempotency-key", "key": b"x-outbox-key"}
+
+Count = Callable[[str, int], None]
+"""(endpoint, HTTP status): one request more."""
+
+
+class Ingress:
+    """The application and its writer. `reload` replaces the settings under running requests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source_dsn: str,
+        *,
+        count: Count,
+        failed: Callable[[BridgeError], None],
+        works: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.writer = Writer(
+            source_dsn, failed=failed, works=works, deliveries=lambda: bool(self.settings.webhooks)
+        )
+        self.app = Starlette(
+            routes=[
+                Route("/v1/events/{type}", self.events, methods=["POST"]),
+                Route("/v1/webhooks/{name}", self.webhooks, methods=["POST"]),
+                Route("/openapi.json", self.openapi, methods=["GET"]),
+            ],
+            middleware=[
+                Middleware(Edge, count=count, webhooks=lambda: self.settings.webhooks),
+                Middleware(Guard, keys=lambda: self.settings.keys),
+            ],
+            exception_handlers={Refusal: _refused, 404: _no_route, 405: _no_route},
+        )
+
+    def reload(self, settings: Settings) -> None:
+        """Keys, contracts, webhooks and limits from now on; requests under way keep theirs."""
+        self.settings = settings
+
+    async def events(self, request: Request) -> Response:
+        """POST /v1/events/{type}"""
+        settings, scope = self.settings, request.scope
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        event_type = check_text("type", request.path_params["type"])
+        contract = settings.contract(event_type)
+        media_type = check_headers(headers, settings.max_payload, (_JSON, _LINES))
+        if media_type == _LINES:
+            return await self._lines(request, event_type, settings)
+        key, idempotency_key = _header(headers, "key"), _header(headers, "idempotency_key")
+        _take(settings, scope, 1)
+        body = await read_body(request.receive, settings.max_payload)
+        document = read_payload(body)
+        if contract is not None:
+            hold_to_contract(contract, document, body)
+        [outcome] = await self.writer.put([Item(event_type, body, key, idempotency_key)])
+        return _answer(outcome)
+
+    async def _lines(self, request: Request, event_type: str, settings: Settings) -> Response:
+        body = await read_body(request.receive, settings.max_payload)
+        found = read_lines(body, event_type, settings.contract(event_type))
+        _take(settings, request.scope, len(found))
+        items = [one for one in found if isinstance(one, Item)]
+        stored = iter(await self.writer.put(items) if items else ())
+        outcomes: list[Outcome] = [next(stored) if isinstance(one, Item) else one for one in found]
+        text = b"".join(result_line(outcome) + b"\n" for outcome in outcomes)
+        return Response(text, 200, media_type=_LINES.decode())
+
+    async def webhooks(self, request: Request) -> Response:
+        """POST /v1/webhooks/{name}"""
+        settings = self.settings
+        headers: dict[bytes, bytes] = dict(request.scope["headers"])
+        endpoint = settings.webhooks.get(request.path_params["name"])
+        if endpoint is None:
+            raise unauthorized()
+        check_headers(headers, settings.max_payload)
+        body = await read_body(request.receive, settings.max_payload)
+        [outcome] = await self.writer.put([endpoint.item(headers, body)])
+        return _answer(outcome)
+
+    async def openapi(self, _: Request) -> Response:
+        """GET /openapi.json"""
+        return Response(orjson.dumps(self.settings.openapi), media_type="application/json")
+
+
+def _header(headers: dict[bytes, bytes], name: str) -> str | None:
+    value = headers.get(_KEY_HEADERS[name])
+    if value is None:
+        return None
+    header = _KEY_HEADERS[name].decode()
+    try:
+        return check_text(name, value.decode(), header)
+    except UnicodeDecodeError:
+        raise Refusal(400, "malformed", f"{header} is not UTF-8 text", field=header) from None
+
+
+def _take(settings: Settings, scope: Scope, events: int) -> None:
+    wait = settings.keys.take(scope["bridge.key"], events)
+    if wait:
+        raise Refusal(429, "rate-limit", "this API key is over ingress.rate_limit", retry_after=wait)
+
+
+def _answer(outcome: Outcome) -> Response:
+    if isinstance(outcome, Refusal):
+        raise outcome
+    if outcome.duplicate:
+        return Response(orjson.dumps({"id": outcome.id, "duplicate": True}), media_type="application/json")
+    return Response(orjson.dumps({"id": outcome.id}), 202, media_type="application/json")
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    if not isinstance(error, Refusal):
+        raise error
+    return error.response()
+
+
+def _no_route(_: Request, error: Exception) -> Response:
+    status = HTTPStatus(getattr(error, "status_code", 404))
+    kind = "method" if status == HTTPStatus.METHOD_NOT_ALLOWED else "not-found"
+    response = Refusal(int(status), kind, status.description or status.phrase).response()
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response
+
+
+class Guard:
+    """Lets a request with a live API key pass; a webhook's own signature is its own affair."""
+
+    def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["path"].startswith(_WEBHOOKS) and scope["path"] not in PUBLIC_PATHS:
+            headers = dict(scope["headers"])
+            scope["bridge.key"] = self._keys().find(headers.get(b"authorization", b""))
+            if scope["bridge.key"] is None:
+                await unauthorized().response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class Edge:
+    """The outermost layer: counts answers, and turns what nobody expected into a 500 without values."""
+
+    def __init__(self, app: ASGIApp, count: Count, webhooks: Callable[[], Container[str]]) -> None:
+        self._app = app
+        self._count = count
+        self._webhooks = webhooks
+        self._log = structlog.get_logger("bridge.ingress")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            self._log.error("request failed", **safe_error(error))
+            if not status:
+                refusal = Refusal(500, "internal", "the bridge's log says more", retry_after=1)
+                await refusal.response()(scope, receive, sending)
+        finally:
+            self._count(self._label(scope["path"]), status)
+
+    def _label(self, path: str) -> str:
+        """A word of ours or a webhook's name: never what a client made up."""
+        if path.startswith(_EVENTS):
+            return "events"
+        if path.startswith(_WEBHOOKS):
+            name = path.removeprefix(_WEBHOOKS)
+            return f"webhooks/{name}" if name in self._webhooks() else "other"
+        return "openapi" if path == "/openapi.json" else "other"

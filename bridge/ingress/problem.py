@@ -1,0 +1,77 @@
+"""What is refused, and how it looks: problem+json (RFC 9457). No value of a request is repeated in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+_TITLES = {
+    "malformed": "The request cannot be read",
+    "unauthorized": "The request is not authenticated",
+    "unknown-event": "No such event type",
+    "not-found": "No such address",
+    "method": "This address takes another method",
+    "slow": "The body came too slowly",
+    "too-large": "The body is too large",
+    "media-type": "The body has a form that is not taken",
+    "contract": "The payload breaks its contract",
+    "payload": "The payload cannot be stored",
+    "rate-limit": "Too many events",
+    "unavailable": "Nothing was stored; try again",
+    "internal": "An error of the bridge; try again",
+}
+
+
+class Refusal(Exception):
+    """A request, or one line of it, that is not taken. `kind` is a word of docs/ingress.md."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        retry_after: float | None = None,
+        close: bool = False,
+    ) -> None:
+        """field: the field of the payload or the header it is about. retry_after: seconds.
+
+        close: the body was not read, so the connection cannot be used again.
+        """
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.field = field
+        self.retry_after = retry_after
+        self.close = close
+
+    def as_dict(self) -> dict[str, Any]:
+        """RFC 9457, section 3.1; `field` is ours."""
+        members = {
+            "type": f"urn:problem-type:outbox-bridge:{self.kind}",
+            "title": _TITLES[self.kind],
+            "status": self.status,
+            "detail": self.detail,
+        }
+        return members if self.field is None else {**members, "field": self.field}
+
+    def response(self) -> Response:
+        """The whole answer."""
+        headers = {"cache-control": "no-store"}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, round(self.retry_after + 0.5)))
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.close:
+            headers["connection"] = "close"
+        body = orjson.dumps(self.as_dict())
+        return Response(body, self.status, headers, media_type="application/problem+json")
+
+
+def unauthorized() -> Refusal:
+    """The one answer to every request that does not prove who sent it: it must not say what was wrong."""
+    return Refusal(401, "unauthorized", "a valid API key or signature is needed")

@@ -1,0 +1,238 @@
+"""Many events into the outbox with one statement and one commit.
+
+Like `outbox.emit` it looks before it inserts, so a used idempotency key costs no lock. A webhook's
+delivery is claimed by the same statement: no event without its delivery, no delivery without its event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
+
+from bridge.errors import BridgeError
+from bridge.postgres import wire
+from bridge.postgres.arrays import text_array
+
+DELIVERY_MEMORY = "35 days"
+"""How long a webhook's delivery is remembered: as long as idempotency keys are."""
+
+_TEXT_ARRAY_OID = 1009
+_FORGET_AT_ONCE = 5000
+
+
+class IngressDown(BridgeError):
+    """The ingress cannot store events: it answers 503 until the source can be written to."""
+
+    reason = "ingress_cannot_write"
+    hint = "the source must be up and writable, `bridge install` run, and the printed grants given"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One event to put in. `payload` and `headers` are JSON text; what the outbox' checks refuse is refused
+    before. endpoint and delivery: the webhook it came by and the delivery's id, both or neither."""
+
+    type: str
+    payload: bytes
+    key: str | None = None
+    idempotency_key: str | None = None
+    headers: bytes | None = None
+    endpoint: str | None = None
+    delivery: str | None = None
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """What may be there once: two items with a name in common are the same event."""
+        names: list[tuple[str, ...]] = []
+        if self.delivery is not None:
+            names.append(("delivery", self.endpoint or "", self.delivery))
+        if self.idempotency_key is not None:
+            names.append(("key", self.type, self.idempotency_key))
+        return names
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The event's id; of the first event when this one is a duplicate of it."""
+
+    id: str
+    duplicate: bool = False
+
+
+_READY: LiteralString = "select has_column_privilege('outbox.event', 'payload', 'insert')"
+_DURABLE: LiteralString = (
+    "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'"
+)
+
+_EVENTS: LiteralString = """
+    with given as materialized (
+        select g.*, outbox.uuid7() as id,
+               (select e.id from outbox.event e
+                where e.type = g.type and e.idempotency_key = g.idempotency_key) as first
+        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+             with ordinality as g(type, key, payload, idempotency_key, headers, n)
+    ), fresh as (
+        insert into outbox.event (id, type, key, payload, idempotency_key, headers)
+        select id, type, key, payload::jsonb, idempotency_key, headers::jsonb
+        from given where first is null order by n
+        on conflict do nothing returning id
+    )
+    select coalesce(given.first, fresh.id)::text, given.first is not null
+    from given left join fresh on fresh.id = given.id order by n"""
+
+_DELIVERIES: LiteralString = """
+    with given as materialized (
+        select g.*, outbox.uuid7() as id,
+               (select d.event_id from outbox.webhook_delivery d
+                where d.endpoint = g.endpoint and d.id = g.delivery) as delivered,
+               (select e.id from outbox.event e
+                where e.type = g.type and e.idempotency_key = g.idempotency_key) as first
+        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+             with ordinality as g(type, key, payload, idempotency_key, headers, endpoint, delivery, n)
+    ), claimed as (
+        insert into outbox.webhook_delivery (endpoint, id, event_id)
+        select endpoint, delivery, coalesce(first, id) from given where delivered is null
+        order by endpoint, delivery
+        on conflict do nothing returning endpoint, id
+    ), fresh as (
+        insert into outbox.event (id, type, key, payload, idempotency_key, headers)
+        select id, type, key, payload::jsonb, idempotency_key, headers::jsonb
+        from given where first is null and (endpoint, delivery) in (select endpoint, id from claimed)
+        order by n
+        on conflict do nothing returning id
+    )
+    select coalesce(given.delivered, given.first, fresh.id)::text,
+           given.delivered is not null or given.first is not null
+    from given left join fresh on fresh.id = given.id order by n"""
+
+# For those that lost to another transaction, which has committed by now: a later snapshot shows its row.
+_FIRST: LiteralString = "select outbox.first_id(%(type)s, %(idempotency_key)s)::text"
+
+# The delivery was claimed, its event was there before under its idempotency key: the claim names that one.
+_FIRST_DELIVERY: LiteralString = """
+    with mended as (
+        update outbox.webhook_delivery d set event_id = f.id
+        from (select outbox.first_id(%(type)s, %(idempotency_key)s) as id) f
+        where d.endpoint = %(endpoint)s and d.id = %(delivery)s and f.id is not null
+          and not exists (select from outbox.event e where e.id = d.event_id)
+        returning d.event_id
+    )
+    select coalesce((select event_id from mended),
+                    (select d.event_id from outbox.webhook_delivery d
+                     where d.endpoint = %(endpoint)s and d.id = %(delivery)s))::text"""
+
+_FORGET: LiteralString = """
+    delete from outbox.webhook_delivery where (endpoint, id) in (
+        select endpoint, id from outbox.webhook_delivery
+        where received_at < now() - %s::interval order by received_at limit %s for update skip locked)"""
+
+
+class _TextArray:
+    __slots__ = ("encoded",)
+
+    def __init__(self, texts: Sequence[bytes | None]) -> None:
+        self.encoded = text_array(texts)
+
+
+class _TextArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = _TEXT_ARRAY_OID
+
+    def dump(self, obj: _TextArray) -> Buffer:
+        return obj.encoded
+
+
+async def connect(dsn: str) -> psycopg.AsyncConnection:
+    """An autocommit connection to the source whose commits are durable and whose waits are short.
+
+    Raises psycopg's errors (the outbox is missing, too), and IngressDown where the role may not insert.
+    """
+    connection = await psycopg.AsyncConnection.connect(
+        wire.complete(
+            dsn,
+            application_name="bridge-ingress",
+            options="-c search_path= -c statement_timeout=10s -c lock_timeout=1s -c client_encoding=UTF8"
+            " -c idle_in_transaction_session_timeout=10s -c jit=off",
+        ),
+        autocommit=True,
+        prepare_threshold=None,
+    )
+    try:
+        connection.adapters.register_dumper(_TextArray, _TextArrayDumper)
+        await _prepare(connection)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _prepare(connection: psycopg.AsyncConnection) -> None:
+    row = await (await connection.execute(_READY)).fetchone()
+    if row is None or not row[0]:
+        raise IngressDown(
+            f"role {connection.info.user} may not put events into the outbox",
+            hint=f'grant outbox_bridge to "{connection.info.user}";',
+        )
+    await connection.execute(_DURABLE)
+
+
+async def insert(connection: psycopg.AsyncConnection, items: Sequence[Item]) -> list[Stored]:
+    """Put the items in, in their order, in one transaction; raises psycopg's errors, and then none is in.
+
+    Items that have a delivery and items that have none go in by different statements: not both at once.
+    Items whose names meet are the same event.
+    """
+    numbers: dict[tuple[str, ...], int] = {}
+    same = [
+        min((numbers.setdefault(name, n) for name in item.names), default=n) for n, item in enumerate(items)
+    ]
+    kept = [n for n, first in enumerate(same) if first == n]
+    stored = dict(zip(kept, await _insert([items[n] for n in kept], connection), strict=True))
+    for n, first in enumerate(same):
+        if n != first:
+            stored[n] = Stored(stored[first].id, duplicate=True)
+    return [stored[n] for n in range(len(items))]
+
+
+async def _insert(items: list[Item], connection: psycopg.AsyncConnection) -> list[Stored]:
+    with_deliveries = items[0].delivery is not None
+    parameters = [
+        _texts(items, lambda i: i.type),
+        _texts(items, lambda i: i.key),
+        _TextArray([item.payload for item in items]),
+        _texts(items, lambda i: i.idempotency_key),
+        _TextArray([item.headers for item in items]),
+    ]
+    if with_deliveries:
+        parameters += [_texts(items, lambda i: i.endpoint), _texts(items, lambda i: i.delivery)]
+    cursor = await connection.execute(_DELIVERIES if with_deliveries else _EVENTS, parameters)
+    rows = await cursor.fetchall()
+    return [
+        Stored(*row) if row[0] is not None else await _first(connection, item)
+        for item, row in zip(items, rows, strict=True)
+    ]
+
+
+def _texts(items: list[Item], column: Callable[[Item], str | None]) -> _TextArray:
+    return _TextArray([None if (text := column(item)) is None else text.encode() for item in items])
+
+
+async def _first(connection: psycopg.AsyncConnection, item: Item) -> Stored:
+    """The event that was first with this item's idempotency key or delivery."""
+    asked = {name: getattr(item, name) for name in ("type", "idempotency_key", "endpoint", "delivery")}
+    query = _FIRST if item.delivery is None else _FIRST_DELIVERY
+    row = await (await connection.execute(query, asked)).fetchone()
+    if row is None or row[0] is None:
+        raise psycopg.errors.SerializationFailure("an event gave way to one that is not there")
+    return Stored(row[0], duplicate=True)
+
+
+async def forget_deliveries(connection: psycopg.AsyncConnection) -> int:
+    """Delete deliveries older than DELIVERY_MEMORY, some thousands at most; how many."""
+    cursor = await connection.execute(_FORGET, [DELIVERY_MEMORY, _FORGET_AT_ONCE])
+    return cursor.rowcount

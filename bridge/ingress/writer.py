@@ -1,0 +1,255 @@
+"""Gather what concurrent requests bring into one insert and one commit.
+
+While one commit is under way the next batch gathers behind it, so nobody waits for a timer, and the more
+requests there are, the fewer commits each costs. One connection: the database sees one session of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+import structlog
+
+from bridge.errors import BridgeError
+from bridge.ingress.problem import Refusal
+from bridge.ingress.store import IngressDown, Item, Stored, connect, forget_deliveries, insert
+from bridge.postgres.safe_error import safe_message
+
+BATCH_ITEMS = 500
+BATCH_BYTES = 4 << 20
+QUEUE_ITEMS = 5000
+QUEUE_BYTES = 64 << 20
+WAIT_SECONDS = 10.0  # a request waits so long for its commit
+STATEMENT_SECONDS = 15.0  # past the server's own statement_timeout: it is not there any more
+LOOK_SECONDS = 10.0  # an idle connection is asked whether it lives
+FORGET_SECONDS = 600.0
+LONGEST_PAUSE = 5.0  # between attempts to connect
+CONFLICT_ATTEMPTS = 3
+
+Outcome = Stored | Refusal
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    item: Item
+    future: asyncio.Future[Outcome] = field(repr=False)
+    again: bool = False  # tried once already, on a connection that broke
+
+    def settle(self, outcome: Outcome) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+
+def unavailable(detail: str) -> Refusal:
+    """503: nothing is known to be stored."""
+    return Refusal(503, "unavailable", detail, retry_after=1)
+
+
+class Writer:
+    """`put` from any number of requests; `run` in one task."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        failed: Callable[[BridgeError], None],
+        works: Callable[[], None],
+        deliveries: Callable[[], bool] = bool,
+    ) -> None:
+        """failed and works tell the health of the process. deliveries: are there old ones to forget?"""
+        self._dsn = dsn
+        self._deliveries = deliveries
+        self._failed = failed
+        self._works = works
+        self._queue: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+        self._down = ""  # why nothing can be stored now
+        self._forget_at = 0.0
+        self.commits = 0
+        self._log = structlog.get_logger("bridge.ingress")
+
+    async def put(self, items: Sequence[Item]) -> list[Outcome]:
+        """Each item's outcome, in order, after its commit. Raises Refusal 503 when none can be taken."""
+        size = sum(len(item.payload) for item in items)
+        if self._down:
+            raise unavailable(self._down)
+        if len(self._queue) + len(items) > QUEUE_ITEMS or self._bytes + size > QUEUE_BYTES:
+            raise unavailable("too many events wait to be stored")
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(item, loop.create_future()) for item in items]
+        self._queue.extend(waiting)
+        self._bytes += size
+        self._news.set()
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                return [await one.future for one in waiting]
+        except TimeoutError:
+            raise unavailable(
+                "the source did not answer in time; what was sent may still be stored: send the same "
+                "idempotency key again"
+            ) from None
+
+    async def run(self) -> None:
+        """Connect, store, connect again; until cancelled. What waits then is refused."""
+        pause = 0.0
+        try:
+            while True:
+                pause = await self._session(pause)
+                await asyncio.sleep(pause)
+        finally:
+            self._down = "the bridge is stopping"
+            self._refuse_all()
+
+    async def _session(self, pause: float) -> float:
+        """One connection's life; the seconds to wait before the next."""
+        connection: psycopg.AsyncConnection | None = None
+        try:
+            async with asyncio.timeout(STATEMENT_SECONDS):
+                connection = await connect(self._dsn)
+            self._down = ""
+            self._works()
+            began = asyncio.get_running_loop().time()
+            await self._serve(connection)
+        except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
+            if connection is not None and is_lost(connection, error):
+                self._log.info("connection lost", cause=safe_message(error))
+                if asyncio.get_running_loop().time() - began > 1:
+                    return 0.0  # what can be sent again waits for the next connection
+            self._go_down(error)
+        finally:
+            if connection is not None:
+                await connection.close()
+        return min(LONGEST_PAUSE, pause * 2 or 0.25)
+
+    def _go_down(self, error: BaseException) -> None:
+        if not self._down:
+            self._log.warning("cannot store events", cause=safe_message(error))
+        self._down = "the source cannot be written to at present"
+        trouble = error if isinstance(error, BridgeError) else IngressDown(_why(error))
+        self._failed(trouble)
+        self._refuse_all()
+
+    def _refuse_all(self) -> None:
+        while self._queue:
+            self._queue.popleft().settle(unavailable(self._down))
+        self._bytes = 0
+
+    async def _serve(self, connection: psycopg.AsyncConnection) -> None:
+        """Store batch after batch; raises when the connection is of no more use."""
+        while True:
+            if not self._queue:
+                self._news.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._news.wait()
+            if self._queue:
+                await self._store(connection, self._batch())
+            else:
+                await self._look(connection)
+
+    async def _look(self, connection: psycopg.AsyncConnection) -> None:
+        async with asyncio.timeout(STATEMENT_SECONDS):
+            now = asyncio.get_running_loop().time()
+            if self._deliveries() and now >= self._forget_at:
+                if not await forget_deliveries(connection):
+                    self._forget_at = now + FORGET_SECONDS
+            else:
+                await connection.execute("select")
+
+    def _batch(self) -> list[_Waiting]:
+        """The next ones of one kind: with a delivery, or without."""
+        kind, size = self._queue[0].item.delivery is None, 0
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < BATCH_ITEMS and size < BATCH_BYTES:
+            if (self._queue[0].item.delivery is None) is not kind:
+                break
+            batch.append(self._queue.popleft())
+            size += len(batch[-1].item.payload)
+        self._bytes -= size
+        return [one for one in batch if not one.future.done()]
+
+    async def _store(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> None:
+        """One transaction for all, or, where one of them cannot go in, one for each half."""
+        if not batch:
+            return
+        try:
+            stored = await self._insert(connection, batch)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            if is_lost(connection, error):
+                self._keep_for_next(batch)
+                raise
+            outcome = _outcome_alone(error)
+            if outcome is None:
+                for one in batch:
+                    one.settle(unavailable("the source cannot be written to at present"))
+                raise
+            if len(batch) == 1:
+                batch[0].settle(outcome)
+                return
+            middle = len(batch) // 2
+            await self._store(connection, batch[:middle])
+            await self._store(connection, batch[middle:])
+        else:
+            for one, result in zip(batch, stored, strict=True):
+                one.settle(result)
+
+    async def _insert(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> list[Stored]:
+        for attempt in range(1, CONFLICT_ATTEMPTS + 1):
+            try:
+                async with asyncio.timeout(STATEMENT_SECONDS):
+                    stored = await insert(connection, [one.item for one in batch])
+            except psycopg.errors.OperationalError as error:
+                if (error.sqlstate or "")[:2] != "40" or attempt == CONFLICT_ATTEMPTS:
+                    raise
+            else:
+                self.commits += 1
+                return stored
+        raise AssertionError("the last attempt returned or raised")
+
+    def _keep_for_next(self, batch: list[_Waiting]) -> None:
+        """Whether they are committed is not known: those with a name that is there once are sent again."""
+        for one in reversed(batch):
+            if one.again or not one.item.names:
+                one.settle(
+                    unavailable(
+                        "the connection to the source broke: it is not known whether the event is stored; "
+                        "with an idempotency key it can be sent again safely"
+                    )
+                )
+            else:
+                one.again = True
+                self._queue.appendleft(one)
+                self._bytes += len(one.item.payload)
+
+
+def is_lost(connection: psycopg.AsyncConnection, error: BaseException) -> bool:
+    """True when the session is gone, and with it the answer to what was sent."""
+    if isinstance(error, (OSError, TimeoutError)) or connection.closed:
+        return True
+    return (
+        isinstance(error, psycopg.Error)
+        and (error.sqlstate or "08")[:2] in ("08", "57")
+        and (error.sqlstate != "57014")
+    )
+
+
+def _outcome_alone(error: BaseException) -> Refusal | None:
+    """What becomes of the one event that a server refuses; None: the server refuses every event."""
+    state = (error.sqlstate if isinstance(error, psycopg.Error) else None) or ""
+    if state[:2] in ("22", "23", "54"):
+        return Refusal(422, "payload", f"the source refuses the payload ({state})")
+    if state == "55P03":
+        return unavailable("a transaction that has not ended uses the same idempotency key")
+    if state[:2] in ("40", "P0") or state == "57014":
+        return unavailable("the source refused this event")
+    return None
+
+
+def _why(error: BaseException) -> str:
+    return f"the ingress cannot write to the source: {safe_message(error)}"
