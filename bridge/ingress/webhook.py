@@ -14,7 +14,7 @@ from bridge.config.server import BODY, Scheme, Webhook
 from bridge.core.document import json_text, parse_exact
 from bridge.core.expression import Expression
 from bridge.core.failure import UnitFailure
-from bridge.core.source import Literal, Structure, ValueSource, classify
+from bridge.core.source import Escaped, Literal, ValueSource, classify
 from bridge.core.template import Template
 from bridge.ingress.payload import read_payload
 from bridge.ingress.problem import Refusal, unauthorized
@@ -118,10 +118,8 @@ def _value(source: ValueSource, context: Mapping[str, Any]) -> Any:
         return source.evaluate(context)
     if isinstance(source, Template):
         return source.render(context)
-    return _structure(source, context)
-
-
-def _structure(source: Structure, context: Mapping[str, Any]) -> Any:
+    if isinstance(source, Escaped):  # only for a vendor's markup
+        return source.made_inert(_value(source.source, context))
     if isinstance(source.items, dict):
         return {name: _value(item, context) for name, item in source.items.items()}
     return [_value(item, context) for item in source.items]
