@@ -27,6 +27,8 @@ COMMANDS = {
     "dead": "bridge.cli.dead:dead",
     "prune": "bridge.cli.prune:prune",
     "recover": "bridge.cli.recover:recover",
+    "prove": "bridge.cli.prove:prove",
+    "replay": "bridge.cli.replay:replay",
     "recipe": "bridge.cli.recipe:recipe",
 }
 

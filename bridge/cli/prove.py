@@ -1,0 +1,47 @@
+"""`bridge prove`: source and target compared by counts and hashes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import rich_click as click
+
+from bridge.cli.moment import Moment
+from bridge.cli.options import config_option, read_config
+
+
+@click.command()
+@config_option
+@click.option(
+    "--since", type=Moment(), help="Only events from this time on (or a duration ago, such as 24h)."
+)
+@click.option("--until", type=Moment(), help="Only events before this time.")
+@click.option("--pipeline", help="Only what this pipeline fills.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def prove(
+    config_path: Path,
+    since: datetime | None,
+    until: datetime | None,
+    pipeline: str | None,
+    as_json: bool,
+) -> None:
+    """Compare source and target: what was lost, doubled, or differs. Reads only; the bridge may run.
+
+    Exit code 0: no difference. 1: differences, or it could not be compared.
+    """
+    from bridge.plans import stream_plans  # noqa: PLC0415  `bridge --help` must not import everything
+    from bridge.prove.run import prove as compare  # noqa: PLC0415
+
+    config = read_config(config_path)
+    report = compare(
+        stream_plans(config),
+        retention=config.source.retention,
+        since=since,
+        until=until,
+        pipeline=pipeline,
+    )
+    click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
+    sys.exit(1 if report.differences else 0)

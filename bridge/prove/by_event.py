@@ -1,0 +1,216 @@
+"""Tables and sinks in which every event has a row of its own: buckets first, then only those that differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+
+import psycopg
+
+from bridge.prove.digest import Digest, Sums
+from bridge.prove.expected import Wanted
+from bridge.prove.findings import Comparison
+from bridge.prove.plain import plain_sums
+from bridge.prove.side import Sides, refused_for_data
+
+_ASK = 1000
+
+Hashes = list[str] | None
+"""Of each compared column; None: nothing to compare with."""
+
+
+def compare_by_event(sides: Sides, found: Comparison) -> None:
+    """Fill `found`."""
+    digest = Digest(sides.subject, sides.window)
+    actual = digest.target_sums(sides.target)
+    expected, suspicious = _expected_sums(sides, digest)
+    found.buckets = len(actual.keys() | expected.keys())
+    alive = sum(count for count, _ in expected.values())
+    found.present = sum(count for count, _ in actual.values())
+    differing = {name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name)}
+    differing |= suspicious
+    found.buckets_differing = len(differing)
+    found.expected = alive + found.dead_open + len(found.dead_discarded)
+    if differing:
+        found.expected -= sum(expected.get(name, (0, 0))[0] for name in differing)
+        _descend(sides, digest, sorted(differing), found)
+
+
+def _expected_sums(sides: Sides, digest: Digest) -> tuple[Sums, set[str]]:
+    """By bucket; and buckets with events that cannot be summed: refused by the planner or by a cast, and no
+    dead letter."""
+    if (sums := plain_sums(sides)) is not None:
+        return sums, set()
+    total: Sums = {}
+    odd: list[bytes] = []
+    for events in sides.expectation.events(sides.source):
+        wanted = _one_row_an_event(sides, sides.alive(sides.expectation.wanted(events)))
+        odd += [name for name, unit in wanted.dead if not sides.dead.has(name, unit)]
+        for part in _castable(sides, digest, wanted, odd):
+            for name, (count, hashes) in part.items():
+                before = total.get(name, (0, 0))
+                total[name] = (before[0] + count, before[1] + hashes)
+    return total, _buckets_of(sides, digest, odd)
+
+
+def _one_row_an_event(sides: Sides, wanted: Wanted) -> Wanted:
+    """Where the id is unique, two units that send one event here make one row: the last one's."""
+    if not sides.subject.unique or len(sides.subject.units) == 1:
+        return wanted
+    last = {name: n for n, name in enumerate(wanted.ids)}
+    return wanted if len(last) == len(wanted.ids) else wanted.pick(sorted(last.values()))
+
+
+def _castable(sides: Sides, digest: Digest, wanted: Wanted, odd: list[bytes]) -> Iterator[Sums]:
+    """Sums of the rows whose values the table's types take; the others by halving."""
+    if not wanted.ids:
+        return
+    try:
+        yield digest.expected_sums(sides.cast, wanted.ids, wanted.columns)
+    except psycopg.Error as error:
+        if not refused_for_data(error):
+            raise
+        if len(wanted.ids) == 1:
+            odd += wanted.ids
+            return
+        middle = len(wanted.ids) // 2
+        for places in (range(middle), range(middle, len(wanted.ids))):
+            yield from _castable(sides, digest, wanted.pick(places), odd)
+
+
+def _buckets_of(sides: Sides, digest: Digest, odd: list[bytes]) -> set[str]:
+    if not odd:
+        return set()
+    bare: list[list[bytes | None]] = [[None] * len(odd) for _ in sides.subject.columns]
+    return set(digest.expected_sums(sides.cast, odd, bare))
+
+
+# --- the buckets that differ ----------------------------------------------------------------------------
+
+
+def _descend(sides: Sides, digest: Digest, buckets: list[str], found: Comparison) -> None:
+    """Both sides by id, side by side."""
+    strangers: list[str] = []
+    wanted_rows = _grouped(_wanted_rows(sides, digest, buckets))
+    actual_rows = _grouped(
+        (name, [*map(str, hashes)]) for name, hashes in digest.target_rows(sides.target, buckets)
+    )
+    wanted, actual = next(wanted_rows, None), next(actual_rows, None)
+    while wanted is not None or actual is not None:
+        if actual is None or (wanted is not None and wanted[0] < actual[0]):
+            assert wanted is not None  # noqa: S101  one of the two is there
+            _judge(sides, wanted[0], wanted[1], [], found)
+            wanted = next(wanted_rows, None)
+        elif wanted is None or actual[0] < wanted[0]:
+            strangers.append(actual[0])
+            found.present -= len(actual[1]) - 1
+            actual = next(actual_rows, None)
+            if len(strangers) >= _ASK:
+                _strangers(sides, strangers, found)
+                strangers = []
+        else:
+            _judge(sides, wanted[0], wanted[1], actual[1], found)
+            wanted, actual = next(wanted_rows, None), next(actual_rows, None)
+    _strangers(sides, strangers, found)
+
+
+def _grouped(rows: Iterator[tuple[str, Hashes]]) -> Iterator[tuple[str, list[Hashes]]]:
+    for name, group in groupby(rows, key=lambda row: row[0]):
+        yield name, [hashes for _, hashes in group]
+
+
+def _wanted_rows(sides: Sides, digest: Digest, buckets: list[str]) -> Iterator[tuple[str, Hashes]]:
+    """(event id, hashes) by id; hashes None where the event cannot make a row by itself."""
+    for events in sides.expectation.events(sides.source, buckets):
+        wanted = _one_row_an_event(sides, sides.expectation.wanted(events))
+        rows = dict[str, list[Hashes]]()
+        for refused, _ in wanted.dead:
+            rows.setdefault(refused.decode(), []).append(None)
+        for name, hashes in _hashed(sides, digest, wanted):
+            rows.setdefault(name, []).append(hashes)
+        for name in sorted(rows):
+            for hashes in rows[name]:
+                yield name, hashes
+
+
+def _hashed(sides: Sides, digest: Digest, wanted: Wanted) -> Iterator[tuple[str, Hashes]]:
+    if not wanted.ids:
+        return
+    try:
+        hashes = digest.expected_rows(sides.cast, wanted.ids, wanted.columns)
+    except psycopg.Error as error:
+        if not refused_for_data(error):
+            raise
+        if len(wanted.ids) == 1:
+            yield wanted.ids[0].decode(), None
+            return
+        middle = len(wanted.ids) // 2
+        for places in (range(middle), range(middle, len(wanted.ids))):
+            yield from _hashed(sides, digest, wanted.pick(places))
+        return
+    for name, row in zip(wanted.ids, hashes, strict=True):
+        yield name.decode(), row
+
+
+def _judge(sides: Sides, name: str, wanted: list[Hashes], actual: list[Hashes], found: Comparison) -> None:
+    dead = sides.dead.opened[name]
+    given_up = sides.dead.discarded[name]
+    found.expected += max(0, len(wanted) - dead - given_up)
+    if len(actual) + dead + given_up < len(wanted):
+        if sides.subject.certain:
+            found.lost.add(name)
+        else:
+            found.expected -= len(wanted) - dead - given_up - len(actual)
+            found.undecided += 1
+    elif len(actual) > len(wanted):
+        found.doubled.add(f"{name} ({len(actual)} rows)")
+    elif dead and len(actual) + dead > len(wanted):
+        found.both.add(name)
+    if len(actual) != len(wanted) or any(hashes is None for hashes in wanted):
+        return
+    if Counter(map(tuple, _some(actual))) != Counter(map(tuple, _some(wanted))):
+        found.differing.add(f"{name}{_columns(sides, wanted, actual)}")
+
+
+def _some(rows: list[Hashes]) -> list[list[str]]:
+    return [_normal(row) for row in rows if row is not None]
+
+
+def _normal(row: list[str]) -> list[str]:
+    return ["NULL" if value == "None" else value for value in row if value]
+
+
+def _columns(sides: Sides, wanted: list[Hashes], actual: list[Hashes]) -> str:
+    if len(wanted) != 1 or wanted[0] is None or actual[0] is None:
+        return ""
+    names = [
+        column.name
+        for column, one, other in zip(
+            sides.subject.columns, _normal(wanted[0]), _normal(actual[0]), strict=True
+        )
+        if one != other
+    ]
+    return f" (column {', '.join(names)})"
+
+
+def _strangers(sides: Sides, names: list[str], found: Comparison) -> None:
+    """Rows that no applied event of the configuration asks for: what does the outbox know of them?"""
+    if not names:
+        return
+    known = sides.known(names)
+    for name in names:
+        found.present -= 1
+        if name not in known:
+            if sides.may_be_pruned:
+                found.pruned += 1
+            else:
+                found.unexpected.add(f"{name} (no such event in the outbox)")
+        elif not known[name][0]:
+            found.unexpected.add(f"{name} (the ledger does not say that it is applied)")
+        elif sides.dead.opened[name]:
+            found.both.add(name)
+        elif sides.subject.certain and not known[name][1]:
+            found.unexpected.add(f"{name} (the configuration does not send it here)")
+        else:
+            found.present += 1

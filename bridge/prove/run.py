@@ -1,0 +1,158 @@
+"""`bridge prove`: is everything where it should be? Reads only, next to a running bridge.
+
+For each target the order of position.py: the target's snapshot with its ledger, then the source's. Within it,
+each table and sink is compared as subject.py says: counts and hashes by bucket, then only the buckets that
+differ. Memory is bounded by what differs, by the dead letters and by the number of buckets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+
+from bridge.apply.stream_plan import StreamPlan
+from bridge.errors import BridgeError
+from bridge.postgres.safe_error import safe_message
+from bridge.prove.by_event import compare_by_event
+from bridge.prove.by_key import compare_by_key
+from bridge.prove.by_rows import compare_by_rows
+from bridge.prove.digest import Window
+from bridge.prove.expected import Expectation
+from bridge.prove.findings import Comparison, Report
+from bridge.prove.position import (
+    Applied,
+    Connection,
+    Pruning,
+    begin,
+    begin_source,
+    connect,
+    read_applied,
+    read_pruning,
+)
+from bridge.prove.side import Sides, read_dead
+from bridge.prove.subject import Subject, subjects
+
+_BEGINNING = timedelta(minutes=1)
+"""A stream that started `now`: where exactly is not recorded; what is older than this after its start is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """One stream's sessions, in their snapshots, and what was read first in them."""
+
+    plan: StreamPlan
+    source: Connection
+    target: Connection
+    cast: Connection
+    applied: Applied
+    pruning: Pruning
+
+
+def prove(
+    plans: Sequence[StreamPlan],
+    *,
+    retention: timedelta,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    pipeline: str | None = None,
+) -> Report:
+    """Compare every stream. Raises BridgeError where something cannot be compared at all."""
+    report = Report()
+    for plan in plans:
+        _stream(plan, retention, Window(since, until), pipeline, report)
+    if not report.comparisons:
+        raise BridgeError("nothing to compare", reason="no_subject", hint="see the names: bridge lint")
+    return report
+
+
+def _stream(
+    plan: StreamPlan, retention: timedelta, window: Window, pipeline: str | None, report: Report
+) -> None:
+    if not plan.outbox.has_xid:
+        raise BridgeError(
+            "the outbox has no xid column, so nothing tells which of its rows are applied by now",
+            reason="no_xid",
+            hint="bridge doctor prints the two ALTERs that add it",
+        )
+    with (
+        closing(connect(plan.target_dsn, plan.stream)) as target,
+        closing(connect(plan.target_dsn, plan.stream)) as cast,
+        closing(connect(plan.source_dsn, plan.stream)) as source,
+    ):
+        try:
+            begin(target)
+            applied = read_applied(target, plan.stream)
+            begin_source(source, applied)
+            ground = _Ground(plan, source, target, cast, applied, read_pruning(source))
+            window = _window(ground, retention, window, report)
+            for subject in subjects(plan, target, pipeline):
+                report.comparisons.append(_compare(ground, subject, window))
+        except psycopg.Error as error:
+            raise BridgeError(
+                f"stream {plan.stream}: {safe_message(error)} (SQLSTATE {error.sqlstate})",
+                reason="refused",
+                hint="prove reads outbox.event, the ledger and every table: grant select on them",
+            ) from None
+
+
+def _window(ground: _Ground, retention: timedelta, window: Window, report: Report) -> Window:
+    """What was asked for; by default, since what may have been pruned or came before a stream's own start."""
+    plan, applied, pruning = ground.plan, ground.applied, ground.pruning
+    if window.since is not None:
+        return window
+    since: datetime | None = None
+    if pruning.at is not None:
+        since = pruning.at - retention
+        report.notes.append(
+            f"{plan.stream}: older events were pruned; compared from {since:%Y-%m-%d %H:%M:%S%z}"
+        )
+    if plan.since == "infinity" and applied.started_at is not None:
+        start = applied.started_at + _BEGINNING
+    elif plan.since not in (None, "infinity"):
+        start = datetime.fromisoformat(str(plan.since))
+    else:
+        return Window(since, window.until)
+    report.notes.append(
+        f"{plan.stream}: started late (source.start); compared from {start:%Y-%m-%d %H:%M:%S%z}"
+    )
+    return Window(max(start, since) if since else start, window.until)
+
+
+def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
+    plan = ground.plan
+    began = time.monotonic()
+    found = Comparison(subject.name, ["/".join(unit) for unit in subject.units], subject.by)
+    found.left_out = list(subject.left_out)
+    dead = read_dead(ground.target, subject)
+    found.dead_open = sum(dead.opened.values())
+    found.dead_discarded = sorted(event for event, _ in dead.states if dead.discarded[event])
+    expectation = Expectation(
+        subject,
+        plan.contracts,
+        plan.outbox,
+        applied=ground.applied,
+        window=window,
+        max_payload=plan.max_payload,
+    )
+    sides = Sides(
+        source=ground.source,
+        target=ground.target,
+        cast=ground.cast,
+        outbox=plan.outbox,
+        applied=ground.applied,
+        subject=subject,
+        window=window,
+        expectation=expectation,
+        dead=dead,
+        may_be_pruned=ground.pruning.at is not None,
+    )
+    {"event": compare_by_event, "key": compare_by_key, "rows": compare_by_rows}[subject.by](sides, found)
+    found.seconds = round(time.monotonic() - began, 3)
+    if found.lost.count and found.lost.count == found.expected - found.dead_open:
+        found.notes.append("nothing has arrived here: was this destination added later? then: --since TIME")
+    return found

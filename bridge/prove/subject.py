@@ -1,0 +1,203 @@
+"""What is compared: a target table with all units that fill it, or the deliveries of one sink.
+
+Which events belong there, and with which values, is the planner's word, evaluated without lookups: a column
+that depends on an enrichment is not compared, and where a filter or branch does, an absent event is undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import psycopg
+
+from bridge.apply.stream_plan import StreamPlan
+from bridge.core.expression import compile_expression
+from bridge.core.plan import Column, TableShape
+from bridge.core.source import classify, names_of
+from bridge.core.spec import (
+    DestinationSpec,
+    EnrichSpec,
+    FilterSpec,
+    PipelineSpec,
+    SetSpec,
+    StepSpec,
+    TableSpec,
+)
+from bridge.errors import BridgeError
+from bridge.postgres.catalog import table_shape
+
+Unit = tuple[str, str]
+_SPECIAL = ("event_id", "occurred_at", "idempotency_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """by: `event`, a row an event, found by `identity`; `key`, the last event of a key stays; `rows`, rows
+    without identity, a multiset."""
+
+    name: str
+    units: tuple[Unit, ...]
+    by: Literal["event", "key", "rows"]
+    schema: str
+    table: str
+    identity: str | None = None
+    key: tuple[Column, ...] = ()
+    version: str | None = None
+    latest: bool = True  # by key: False, the first event stays (mode insert)
+    unique: bool = False  # by event: two units that send one event here make one row
+    columns: tuple[Column, ...] = ()  # compared
+    left_out: tuple[str, ...] = ()  # columns that depend on an enrichment
+    certain: bool = True  # routing does not depend on an enrichment
+    sink: bool = False
+    pipelines: tuple[PipelineSpec, ...] = ()  # to be planned without lookups
+    shapes: Mapping[Unit, TableShape] | None = None
+
+
+def subjects(plan: StreamPlan, target: psycopg.Connection[Any], pipeline: str | None) -> list[Subject]:
+    """Everything that this stream fills; with `pipeline`, what that one fills. Raises BridgeError where a table
+    does not fit the configuration."""
+    tables: dict[str, list[Unit]] = {}
+    sinks: list[Unit] = []
+    specs: dict[Unit, DestinationSpec] = {}
+    for spec in plan.pipelines:
+        for name, destination in spec.destinations.items():
+            unit = (spec.name, name)
+            specs[unit] = destination
+            if isinstance(destination, TableSpec):
+                if destination.connection == plan.connection:
+                    tables.setdefault(destination.table, []).append(unit)
+            elif unit in plan.sinks:
+                sinks.append(unit)
+    offline = {spec.name: _offline(spec) for spec in plan.pipelines}
+    found = [
+        _table(plan, target, units, specs, offline)
+        for units in tables.values()
+        if pipeline is None or any(unit[0] == pipeline for unit in units)
+    ]
+    for unit in sinks:
+        if pipeline in (None, unit[0]):
+            spec, certain, _ = offline[unit[0]]
+            found.append(
+                Subject(
+                    "/".join(unit),
+                    (unit,),
+                    "event",
+                    "bridge",
+                    "delivery",
+                    identity="event_id",
+                    certain=certain,
+                    sink=True,
+                    pipelines=(spec,),
+                )
+            )
+    return found
+
+
+def _offline(spec: PipelineSpec) -> tuple[PipelineSpec, bool, frozenset[str]]:
+    """The pipeline without what only a lookup can decide; whether routing is certain; roots that depend on one."""
+    tainted: set[str] = set()
+    steps: list[StepSpec] = []
+    certain = True
+    for step in spec.steps:
+        if isinstance(step, EnrichSpec):
+            tainted.add(step.as_name)
+            steps.append(replace(step, missing="continue"))
+            continue
+        if isinstance(step, SetSpec):
+            for name, expression in step.values.items():
+                if _roots(compile_expression(str(expression)).names) & tainted:
+                    tainted.add(name)
+        if isinstance(step, FilterSpec) and _roots(compile_expression(step.expression).names) & tainted:
+            certain = False
+            continue
+        steps.append(step)
+    branches = spec.branches
+    if branches is not None and any(
+        branch.when is not None and _roots(compile_expression(branch.when).names) & tainted
+        for branch in branches
+    ):
+        branches, certain = None, False
+    return replace(spec, steps=tuple(steps), branches=branches), certain, frozenset(tainted)
+
+
+def _roots(names: frozenset[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def _table(
+    plan: StreamPlan,
+    target: psycopg.Connection[Any],
+    units: Sequence[Unit],
+    specs: Mapping[Unit, DestinationSpec],
+    offline: Mapping[str, tuple[PipelineSpec, bool, frozenset[str]]],
+) -> Subject:
+    shapes: dict[Unit, TableShape] = {}
+    compared: list[str] | None = None
+    left_out: set[str] = set()
+    identities: set[str | None] = set()
+    tables = [(unit, spec) for unit in units if isinstance(spec := specs[unit], TableSpec)]
+    for unit, spec in tables:
+        shape, findings = table_shape(target, spec, {})
+        if shape is None or any(finding.reason.startswith("column_missing") for finding in findings):
+            raise BridgeError(findings[0].message, reason=findings[0].reason, hint=findings[0].fix)
+        shapes[unit] = shape
+        mine, skipped, identity = _mapping(plan, unit, spec, shape, offline[unit[0]][2])
+        compared = mine if compared is None else [name for name in compared if name in mine]
+        left_out |= skipped
+        identities.add(identity)
+    shape, spec = shapes[tables[0][0]], tables[0][1]
+    ways = {(each.mode if each.key else "", each.key, each.version_column) for _, each in tables}
+    if len(ways) > 1:
+        raise BridgeError(
+            f"{spec.table} is filled in different ways (mode, key or version), which cannot be compared as one",
+            reason="not_comparable",
+            hint="give its destinations the same mode, key and version, or compare other pipelines: --pipeline",
+        )
+    identity = identities.pop() if len(identities) == 1 else None
+    by: Literal["event", "key", "rows"] = "rows"
+    if identity is not None and (not spec.key or identity in spec.key):
+        by = "event"
+    elif spec.key:
+        by = "key"
+    names = [name for name in compared or [] if by != "event" or name != identity]
+    latest = spec.mode == "upsert"
+    if by == "key" and (not latest or any(each.columns is None for _, each in tables)):
+        names = []
+    return Subject(
+        f"{shape.schema}.{shape.table}",
+        tuple(units),
+        by,
+        shape.schema,
+        shape.table,
+        identity=identity if by == "event" else None,
+        key=tuple(shape.columns[name] for name in spec.key),
+        version=spec.version_column,
+        latest=latest,
+        unique=bool(spec.key),
+        columns=tuple(shape.columns[name] for name in names),
+        left_out=tuple(sorted(left_out)),
+        certain=all(offline[unit[0]][1] for unit in units),
+        pipelines=tuple(offline[name][0] for name in dict.fromkeys(unit[0] for unit in units)),
+        shapes=shapes,
+    )
+
+
+def _mapping(
+    plan: StreamPlan, unit: Unit, spec: TableSpec, shape: TableShape, tainted: frozenset[str]
+) -> tuple[list[str], set[str], str | None]:
+    """Columns to compare, columns left out, the column that holds the event's id."""
+    if spec.columns is None:
+        names = [name for name in _SPECIAL if name in shape.columns]
+        if "payload" in shape.columns and shape.columns["payload"].kind == "json":
+            names.append("payload")
+        patterns = next(each.events for each in plan.pipelines if each.name == unit[0])
+        if len(patterns) == 1 and patterns[0] in plan.contracts:
+            fields = [field.name for field in plan.contracts[patterns[0]].fields]
+            names += [n for n in fields if n in shape.columns and n not in names]
+        names = [n for n in names if shape.columns[n].writable and not shape.columns[n].has_default]
+        return names, set(), "event_id" if "event_id" in shape.columns else None
+    skipped = {name for name, value in spec.columns.items() if _roots(names_of(classify(value))) & tainted}
+    identity = next((name for name, value in spec.columns.items() if value == "$meta.id"), None)
+    return [name for name in spec.columns if name not in skipped], skipped, identity

@@ -1,0 +1,263 @@
+"""`bridge prove` finds what was done to the target behind the bridge's back, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.faults.world import World, until
+from tests.integration.prove.conftest import Command
+from tests.support.producers import Traffic
+
+KINDS = ("lost", "doubled", "differing", "unexpected", "both")
+
+
+def counts(one: dict[str, Any]) -> dict[str, int]:
+    return {kind: one[kind]["count"] for kind in KINDS if one[kind]["count"]}
+
+
+def without_lookups(document: dict[str, Any]) -> None:
+    pipeline = document["pipelines"]["usage-limit-hits"]
+    del pipeline["steps"]
+    columns = pipeline["destinations"]["events"]["columns"]
+    for name in ("mrr", "csm", "renewal"):
+        del columns[name]
+
+
+def filled(world: World, events: int = 300) -> None:
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.burst(events)
+        for _ in range(20):
+            producer.transaction(3)
+        producer.transaction(4, rollback=True)
+    world.caught_up()
+
+
+def test_what_the_bridge_did_has_no_difference(world: World, command: Command) -> None:
+    filled(world)
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    one = ran.only
+    assert one["expected"] == one["present"] == world.source.value("select count(*) from outbox.event")
+    assert one["left_out"] == ["csm", "mrr", "renewal"]
+    assert one["buckets_differing"] == 0
+    assert "no difference" in command("prove").out
+
+
+def test_a_running_bridge_under_traffic_gives_no_false_alarm(world: World, command: Command) -> None:
+    world.bridge().start().wait_ready()
+    with Traffic(world.source.dsn, producers=2, burst=300):
+        for _ in range(5):
+            ran = command("prove", "--json")
+            assert ran.code == 0, ran.out + ran.err
+    world.law()
+    assert command("prove", "--json").only["expected"] > 100
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["hashed by SQL", "through the planner"])
+def test_lost_differing_and_invented_rows_are_named(world: World, command: Command, plain: bool) -> None:
+    world.configure(without_lookups)
+    if not plain:  # a filter that lets everything pass: only the planner can say so
+        world.configure(
+            lambda d: d["pipelines"]["usage-limit-hits"].update(steps=[{"filter": "$event.used >= 0"}])
+        )
+    filled(world)
+    ids = [str(row[0]) for row in world.target.execute("select event_id from events.usage_limits order by 1")]
+    lost, changed, other = ids[3], ids[40], ids[77]
+    world.target.execute("delete from events.usage_limits where event_id = %s", [lost])
+    world.target.execute("update events.usage_limits set used = used + 1 where event_id = %s", [changed])
+    world.target.execute("update events.usage_limits set plan = null where event_id = %s", [other])
+    [(ghost,)] = world.target.execute(
+        "insert into events.usage_limits (event_id, customer_id, payload) values (gen_random_uuid(), 'x', '{}')"
+        " returning event_id"
+    )
+    ran = command("prove", "--json")
+    assert ran.code == 1
+    one = ran.only
+    assert counts(one) == {"lost": 1, "differing": 2, "unexpected": 1}, ran.out
+    assert one["lost"]["first"] == [lost]
+    assert set(one["differing"]["first"]) == {f"{changed} (column used)", f"{other} (column plan)"}
+    assert one["unexpected"]["first"] == [f"{ghost} (no such event in the outbox)"]
+    assert one["expected"] == one["present"] + 1
+
+
+def test_dead_letters_are_accounted_for(world: World, command: Command) -> None:
+    world.target.execute("alter table events.usage_limits add check (used <> 7)")
+    world.bridge().start().wait_ready()
+    good = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 8, "plan": "pro"}
+    with world.producer() as producer:
+        refused = producer.transaction(3, payloads=[{**good, "used": 7}] * 3)
+        broken = producer.transaction(1, payloads=[{**good, "metric": "colour"}])
+        fine = producer.transaction(2, payloads=[good] * 2)
+    world.caught_up()
+    one = command("prove", "--json").only
+    assert (counts(one), one["dead_open"], one["expected"]) == ({}, 4, 7)
+    world.target.execute(
+        "update bridge.dead_letter set state = 'discarded' where event_id = %s", [str(refused[0])]
+    )
+    world.target.execute(
+        "delete from bridge.dead_letter where event_id = any(%s)", [[str(refused[1]), str(broken[0])]]
+    )
+    world.target.execute(
+        "insert into bridge.dead_letter (id, stream, pipeline, destination, event_id, event_seq, event_type, code, cause)"
+        " values (gen_random_uuid(), 's', 'usage-limit-hits', 'events', %s, 1, 't', 'c', 'c')",
+        [str(fine[0])],
+    )
+    one = command("prove", "--json").only
+    assert counts(one) == {"lost": 2, "both": 1}
+    assert set(one["lost"]["first"]) == {str(refused[1]), str(broken[0])}
+    assert one["both"]["first"] == [str(fine[0])]
+    assert one["dead_discarded"] == [str(refused[0])]
+
+
+def test_doubled_rows_of_a_table_without_key_are_named(world: World, command: Command) -> None:
+    world.target.execute("alter table events.usage_limits drop constraint usage_limits_pkey")
+
+    def keyless(document: dict[str, Any]) -> None:
+        destination = document["pipelines"]["usage-limit-hits"]["destinations"]["events"]
+        destination["mode"] = "insert"
+        del destination["key"]
+
+    world.configure(keyless)
+    filled(world)
+    assert command("prove", "--json").code == 0
+    [(doubled,)] = world.target.execute(
+        "insert into events.usage_limits select * from events.usage_limits limit 1 returning event_id"
+    )
+    assert command("prove", "--json").only["doubled"]["first"] == [f"{doubled} (2 rows)"]
+
+
+def test_rows_without_identity_are_compared_as_a_multiset(world: World, command: Command) -> None:
+    world.target.execute(
+        "create table events.log (metric text, used numeric, at timestamptz, note text default '-')"
+    )
+    world.target.execute("grant select, insert on events.log to outbox_bridge")
+
+    def log(document: dict[str, Any]) -> None:
+        destinations = document["pipelines"]["usage-limit-hits"]["destinations"]
+        columns = {"metric": "$event.metric", "used": "$event.used", "at": "$meta.occurred_at"}
+        destinations["log"] = {
+            "connection": "warehouse",
+            "table": "events.log",
+            "mode": "insert",
+            "columns": columns,
+        }
+
+    world.configure(log)
+    filled(world)
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert [one["by"] for one in ran.report["comparisons"]] == ["event", "rows"]
+    world.target.execute("delete from events.log where ctid = (select min(ctid) from events.log)")
+    world.target.execute(
+        "insert into events.log select * from events.log where ctid = (select max(ctid) from events.log)"
+    )
+    world.target.execute("insert into events.log values ('ghost', 1, now())")
+    one = command("prove", "--json").report["comparisons"][1]
+    assert counts(one) == {"lost": 1, "doubled": 1, "unexpected": 1}
+
+
+def by_customer(document: dict[str, Any]) -> None:
+    destination = document["pipelines"]["usage-limit-hits"]["destinations"]["events"]
+    destination["table"] = "events.latest"
+    destination["key"] = ["customer_id"]
+    destination["version"] = "$meta.seq"
+    destination["columns"] = {
+        "customer_id": "$event.customer_id",
+        "used": "$event.used",
+        "version": "$meta.seq",
+    }
+
+
+LATEST = """
+create table events.latest (customer_id text primary key, used numeric, version bigint not null);
+grant select, insert, update on events.latest to outbox_bridge
+"""
+
+
+@pytest.fixture
+def latest(world: World) -> None:
+    for statement in LATEST.split(";"):
+        world.target.execute(statement)
+    world.configure(by_customer)
+
+
+def test_of_a_key_the_last_event_is_compared(world: World, command: Command, latest: None) -> None:
+    bridge = world.bridge().start().wait_ready()
+    good = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 1, "plan": "pro"}
+    with world.producer() as producer:
+        producer.burst(500)
+        producer.transaction(2, payloads=[{**good, "used": 77}, {**good, "used": 78}])
+        [last] = producer.transaction(1, payloads=[{**good, "customer_id": "marker"}])
+    wait = "select count(*) from events.latest where customer_id = 'marker'"
+    until(lambda: world.target.value(wait), bridge.log_tail())
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.only["expected"] == world.target.value("select count(*) from events.latest")
+    world.target.execute(
+        "update events.latest set used = 77, version = version - 1 where customer_id = 'cus_1'"
+    )
+    world.target.execute("delete from events.latest where customer_id = 'marker'")
+    one = command("prove", "--json").only
+    assert counts(one) == {"lost": 1, "differing": 1}
+    assert one["lost"]["first"] == [f"{last} (the last event of its key)"]
+
+
+def test_filters_and_branches_say_where_events_belong(world: World, command: Command) -> None:
+    def routed(document: dict[str, Any]) -> None:
+        pipeline = document["pipelines"]["usage-limit-hits"]
+        pipeline["steps"].append({"filter": "$event.metric != 'seats'"})
+        pipeline["branches"] = [
+            {"name": "over", "when": "$event.used >= $event.limit", "to": ["events"]},
+            {"name": "rest", "to": []},
+        ]
+
+    world.configure(routed)
+    world.bridge().start().wait_ready()
+    over = {"customer_id": "c", "metric": "storage", "limit": 5, "used": 6, "plan": "pro"}
+    with world.producer() as producer:
+        producer.burst(900)
+        [marker] = producer.transaction(1, payloads=[over])
+        query = "select count(*) from events.usage_limits where event_id = %s"
+        until(lambda: world.target.value(query, [marker]), "the marker")
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert 0 < ran.only["expected"] == world.applied() < 901
+    wrong = world.source.value(
+        "select id from outbox.event where payload->>'metric' = 'seats' order by seq limit 1"
+    )
+    world.target.execute(
+        "insert into events.usage_limits (event_id, customer_id, payload) values (%s, 'x', '{}')", [wrong]
+    )
+    one = command("prove", "--json").only
+    assert one["unexpected"]["first"] == [f"{wrong} (the configuration does not send it here)"]
+
+
+def test_where_a_lookup_decides_an_absent_event_is_undecided(world: World, command: Command) -> None:
+    world.configure(
+        lambda d: d["pipelines"]["usage-limit-hits"]["steps"].append({"filter": "$customer.csm == 'ada'"})
+    )
+    world.bridge().start().wait_ready()
+    ada = {"customer_id": "cus_4", "metric": "storage", "limit": 5, "used": 6, "plan": "pro"}
+    with world.producer() as producer:
+        producer.burst(400)
+        [marker] = producer.transaction(1, payloads=[ada])
+        query = "select count(*) from events.usage_limits where event_id = %s"
+        until(lambda: world.target.value(query, [marker]), "the marker")
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    one = ran.only
+    assert one["undecided"] + one["present"] == 401
+    assert one["present"] == world.applied() > 10
+
+
+def test_events_of_another_time_are_left_alone(world: World, command: Command) -> None:
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(20, via="emit")  # their ids tell the time
+    world.caught_up()  # the marker's does not
+    world.target.execute("delete from events.usage_limits")
+    for arguments, lost in ((("--until", "2020-01-01"), 1), (("--since", "1h"), 21), (("--until", "1h"), 1)):
+        assert command("prove", "--json", *arguments).only["lost"]["count"] == lost
