@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import psycopg
 from psycopg import sql
 
-from bridge.prove.digest import ask, stream, unnested, whole
+from bridge.prove.digest import ask, unnested, whole
 from bridge.prove.expected import Wanted
 from bridge.prove.findings import Comparison
 from bridge.prove.side import Sides, refused_for_data
@@ -20,7 +20,7 @@ def compare_by_rows(sides: Sides, found: Comparison) -> None:
     """Fill `found`. Where the table may hold rows of events that are not compared (pruned ones, or another
     time), only what is missing can be told."""
     actual = {
-        bucket: (count, int(total)) for bucket, count, total in stream(sides.target, _sums(_actual(sides)))
+        bucket: (count, int(total)) for bucket, count, total in sides.target.execute(_sums(_actual(sides)))
     }
     expected: dict[int, tuple[int, int]] = {}
     for events in sides.expectation.events(sides.source):
@@ -84,7 +84,7 @@ def _descend(sides: Sides, buckets: Sequence[int], found: Comparison) -> None:
     query = sql.SQL("select h, count(*) from {} as q where (h & 4095)::int = any({}) group by 1").format(
         _actual(sides), sql.Literal(list(buckets))
     )
-    left: Counter[int] = Counter(dict(stream(sides.target, query)))
+    left: Counter[int] = Counter(dict(sides.target.execute(query).fetchall()))
     asked: dict[int, str] = {}
     for events in sides.expectation.events(sides.source):
         for name, h in _hashed(sides, sides.alive(sides.expectation.wanted(events))):

@@ -113,7 +113,7 @@ class Digest:
             self._actual(),
             self.window.predicate(self._id),
         )
-        return {name: (count, int(total)) for name, count, total in stream(target, query)}
+        return {name: (count, int(total)) for name, count, total in target.execute(query)}
 
     def target_rows(self, target: Connection, buckets: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
         """(id, hash of each column) of these buckets, by id."""

@@ -13,7 +13,7 @@ from bridge.core.expression import Expression
 from bridge.core.plan import Column
 from bridge.core.source import classify
 from bridge.core.spec import EnrichSpec, SetSpec, TableSpec
-from bridge.prove.digest import Connection, Sums, bucket, stream, whole
+from bridge.prove.digest import Connection, Sums, bucket, whole
 from bridge.prove.expected import EMPTIED
 from bridge.prove.side import Sides
 
@@ -49,7 +49,7 @@ def plain_sums(sides: Sides) -> Sums | None:
     )
     sides.source.execute("savepoint plain")
     try:
-        found = {name: (count, int(total)) for name, count, total in stream(sides.source, query)}
+        found = {name: (count, int(total)) for name, count, total in sides.source.execute(query)}
     except (psycopg.errors.DataError, psycopg.errors.ProgrammingError):
         sides.source.execute("rollback to savepoint plain")
         return None

@@ -101,7 +101,8 @@ def test_dead_letters_are_accounted_for(world: World, command: Command) -> None:
         "delete from bridge.dead_letter where event_id = any(%s)", [[str(refused[1]), str(broken[0])]]
     )
     world.target.execute(
-        "insert into bridge.dead_letter (id, stream, pipeline, destination, event_id, event_seq, event_type, code, cause)"
+        "insert into bridge.dead_letter"
+        " (id, stream, pipeline, destination, event_id, event_seq, event_type, code, cause)"
         " values (gen_random_uuid(), 's', 'usage-limit-hits', 'events', %s, 1, 't', 'c', 'c')",
         [str(fine[0])],
     )
