@@ -47,6 +47,7 @@ POINTS = {
     "dead.retry": "a dead letter was applied again, its transaction is open",
     "deliver.claimed": "a message is leased, nothing is sent",
     "deliver.sent": "the sink has answered, the delivery is not settled",
+    "replay.batch": "a batch of a replay was written, its transaction is open",
     "prune.batch": "a batch of rows was deleted, its transaction is open",
 }
 """The registry: every point and where it stands. A test hits each one."""

@@ -14,9 +14,10 @@ from bridge.core.spec import EnrichSpec, TableSpec
 _NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78")
 
 
-def unit_id(event_id: str, pipeline: str, destination: str) -> UUID:
-    """The stable id of (event, pipeline, destination), the unit of effect, dead letter and delivery."""
-    return uuid5(_NAMESPACE, f"{event_id}/{pipeline}/{destination}")
+def unit_id(event_id: str, pipeline: str, destination: str, again: str = "") -> UUID:
+    """The stable id of (event, pipeline, destination), the unit of effect, dead letter and delivery. again:
+    the name of a replay, whose deliveries are others than the first ones."""
+    return uuid5(_NAMESPACE, f"{event_id}/{pipeline}/{destination}" + (f"/{again}" if again else ""))
 
 
 ColumnKind = Literal["text", "json", "array", "bytea", "other"]

@@ -157,11 +157,11 @@ _DELIVER = b"""
     on conflict (id) do nothing"""
 
 
-def delivery_statement(stream: str, deliveries: Sequence[Deliver]) -> Statement:
-    """Messages for sinks: rows of the apply transaction, sent by the dispatcher."""
+def delivery_statement(stream: str, deliveries: Sequence[Deliver], *, again: str = "") -> Statement:
+    """Messages for sinks: rows of the apply transaction, sent by the dispatcher. again: a replay's name."""
     rows = [
         (
-            str(unit_id(_text(delivery.event.id), delivery.pipeline, delivery.destination)).encode(),
+            str(unit_id(_text(delivery.event.id), delivery.pipeline, delivery.destination, again)).encode(),
             stream.encode(),
             delivery.pipeline.encode(),
             delivery.destination.encode(),

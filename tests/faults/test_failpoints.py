@@ -36,6 +36,7 @@ ELSEWHERE = {
     "deliver.claimed": "passed by the dispatcher; tests/integration/sinks kills it there",
     "deliver.sent": "passed by the dispatcher; tests/integration/sinks kills it there",
     "prune.batch": "passed by `bridge prune`; its tests kill it there",
+    "replay.batch": "passed by `bridge replay`; its tests kill it there",
 }
 """Points that a stream does not pass."""
 

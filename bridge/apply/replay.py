@@ -1,0 +1,377 @@
+"""History again, from the outbox to one destination: what its mapping says now, of events that are applied.
+
+Safe to repeat and to kill, because nothing remembers how far it was: tables keyed by an upsert take a row
+twice, tables that hold `$meta.id` are asked whether they have it, sinks get ids of this replay. A table with
+neither is filled in one transaction, under the checkpoint's lock, and only when empty.
+
+Only events that the ledger's floor shows are replayed: the stream has applied those and brings them no more,
+so the two never write the same event at once. docs/guarantees.md, "Order across plans".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from bridge.apply.refusal import structure
+from bridge.apply.replay_order import Order, Way, identity_of, way_of
+from bridge.apply.stream_plan import StreamPlan
+from bridge.apply.worker import contract_kinds
+from bridge.core.event import Event
+from bridge.core.fold import arrange
+from bridge.core.pipeline import Planner
+from bridge.core.plan import Lookup, Planned, TableShape, Write, unit_id
+from bridge.core.spec import TableSpec
+from bridge.errors import BridgeError, Halt, Retry, Verdict, verdict_of
+from bridge.failpoints import hit
+from bridge.postgres import wire
+from bridge.postgres.arrays import text_array
+from bridge.postgres.catalog import connect_target, table_shape
+from bridge.postgres.enrich import Enricher
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.source import connect_source
+from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Rows, Statement, TargetLink
+from bridge.postgres.write import compile_write, delivery_statement, write_statement
+
+_BATCH = 1000
+_TRIES = 6
+_SILENT_SECONDS = 90.0
+_NAMED = 20
+_SAVE = Statement(b"savepoint part")
+_UNDO = Statement(b"rollback to savepoint part")
+_RELEASE = Statement(b"release savepoint part")
+_IMMEDIATE = Statement(b"set constraints all immediate")
+_DEFERRED = Statement(b"set constraints all deferred")
+
+# Of the dead letters of these units: their effect is there now.
+_RESOLVE = b"""
+    update bridge.dead_letter set state = 'resolved', retry_at = null, updated_at = now()
+    where id = any($1::text[]::uuid[]) and state = 'open'"""
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What a replay did. written: events that went to the destination (rows that were there already included)."""
+
+    read: int = 0
+    written: int = 0
+    elsewhere: int = 0  # the configuration does not send them there
+    emptied: int = 0  # prune left the key and took the payload
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)  # the first of them: event id and cause
+    notes: list[str] = field(default_factory=list)
+
+
+def replay(plan: StreamPlan, order: Order, *, force: bool = False, deliver: bool = False) -> Replayed:
+    """Fill the destination. Raises BridgeError; what earlier batches did stays done, and a second run is safe."""
+    if not plan.outbox.has_xid:
+        raise BridgeError(
+            "the outbox has no xid column, so nothing tells which of its rows are applied",
+            reason="no_xid",
+            hint="bridge doctor prints the two ALTERs that add it",
+        )
+    shapes: dict[tuple[str, str], TableShape] = {}
+    if isinstance(order.destination, TableSpec):
+        with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
+            kinds = contract_kinds(plan, order.pipeline.events, order.destination)
+            shape, findings = table_shape(connection, order.destination, kinds)
+        if shape is None or findings:
+            raise Halt(findings[0].message, reason=findings[0].reason, hint=findings[0].fix)
+        shapes[order.unit] = shape
+    way = way_of(order.destination, shapes.get(order.unit), force=force, deliver=deliver)
+    with ExitStack() as stack:
+        return _Replay(plan, order, way, shapes, stack).run()
+
+
+class _Replay:
+    """One replay over connections of its own."""
+
+    def __init__(
+        self,
+        plan: StreamPlan,
+        order: Order,
+        way: Way,
+        shapes: Mapping[tuple[str, str], TableShape],
+        stack: ExitStack,
+    ) -> None:
+        self._plan = plan
+        self._order = order
+        self._way = way
+        self._shape = shapes.get(order.unit)
+        self._planner = Planner(
+            plan.pipelines,
+            plan.contracts,
+            shapes,
+            sinks=plan.sinks,
+            only={order.unit},
+            max_payload=plan.max_payload,
+        )
+        self._enricher = Enricher(plan.dsns, f"replay/{plan.stream}", lambda _entity, _result, _count: None)
+        stack.callback(self._enricher.close)
+        self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
+        stack.callback(self._link.close)
+        self._source = connect_source(plan.source_dsn, f"replay/{plan.stream}", timeout="0")
+        stack.callback(self._source.close)
+        self.done = Replayed()
+
+    def run(self) -> Replayed:
+        whole = self._way == "empty" and not self._order.dry_run
+        self._alone()
+        if whole:
+            self._run(BEGIN)
+        applied = self._applied(hold=whole)
+        if whole:
+            self._only_when_empty()
+        for events in self._events(applied):
+            self.done.read += len(events)
+            live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
+            self.done.emptied += len(events) - len(live)
+            planned = self._plan_events(live)
+            if self._order.dry_run:
+                self._count(live, planned, [])
+            elif whole:
+                self._count(live, planned, self._halve(planned, live))
+                hit("replay.batch")
+            else:
+                self._transaction(live, planned)
+        if whole:
+            self._run(_IMMEDIATE, COMMIT)
+        return self.done
+
+    # --- what may be replayed -------------------------------------------------------------------
+
+    def _alone(self) -> None:
+        """One replay of a destination at a time."""
+        name = f"bridge replay {'/'.join(self._order.unit)}"
+        rows = self._run(Statement(b"select pg_try_advisory_lock(hashtextextended($1, 0))", [name.encode()]))
+        if rows[0][0][0] != b"t":
+            raise BridgeError("another replay of this destination is running", reason="replay_running")
+
+    def _applied(self, *, hold: bool) -> tuple[str, str]:
+        """The floor and the xids listed beyond it. hold: with the checkpoint locked until we end, so that the
+        stream waits and both are exact; else the floor alone, which only rises."""
+        lock = b" for update" if hold else b""
+        rows = self._run(
+            Statement(
+                b"select floor::text, coalesce(next::text, '') from bridge.checkpoint where stream = $1"
+                + lock,
+                [self._plan.stream.encode()],
+            ),
+            Statement(
+                b"select coalesce(array_agg(x)::text, '{}') from bridge.applied, unnest(xids) as x where stream = $1",
+                [self._plan.stream.encode()],
+            ),
+        )
+        if not rows[-2]:
+            raise BridgeError(
+                f"stream {self._plan.stream} has applied nothing yet",
+                reason="ledger_missing",
+                hint="bridge run",
+            )
+        floor, goal = rows[-2][0]
+        if hold and goal:
+            raise BridgeError(
+                "the stream is catching up: what it has applied is known only when that is done",
+                reason="catching_up",
+                hint="wait until bridge status says streaming",
+            )
+        listed = (rows[-1][0][0] or b"{}") if hold else b"{}"
+        return (floor or b"").decode(), listed.decode()
+
+    def _only_when_empty(self) -> None:
+        if self._shape is None:
+            return
+        table = sql.Identifier(self._shape.schema, self._shape.table)
+        query = sql.SQL("select exists (select from {})").format(table).as_string().encode()
+        if self._run(Statement(query))[0][0][0] == b"t":
+            self._run(ROLLBACK)
+            raise BridgeError(
+                f"{self._shape.schema}.{self._shape.table} has rows, and no column tells which events they are of",
+                reason="not_empty",
+                hint="empty the table (its owner), or map a column from $meta.id",
+            )
+
+    # --- the source -----------------------------------------------------------------------------
+
+    def _events(self, applied: tuple[str, str]) -> Iterator[list[Event]]:
+        """Applied events of the time asked for, by seq."""
+        outbox, order = self._plan.outbox, self._order
+        pruned = self._source.execute("select pruned_at from outbox.pruned where xid is not null").fetchone()
+        if pruned:
+            self.done.notes.append("pruned events are gone: what the outbox still holds was replayed")
+        query = sql.SQL(
+            "declare history no scroll cursor for select {columns} from {table} as e"
+            " where (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot) or {xid} = any(%(listed)s::xid8[]))"
+            " and {at} >= %(since)s and (%(until)s::timestamptz is null or {at} < %(until)s) order by e.{seq}"
+        ).format(
+            columns=outbox.select_list(),
+            table=outbox.name,
+            xid=outbox.column("xid"),
+            at=outbox.column("occurred_at"),
+            seq=outbox.column("seq"),
+        )
+        floor, listed = applied
+        self._see(listed)
+        values = {"floor": floor, "listed": listed, "since": order.since, "until": order.until}
+        self._source.execute(query, values)
+        width = range(len(Event._fields))
+        while True:
+            result = self._source.execute(f"fetch forward {_BATCH} from history".encode()).pgresult
+            if result is None or not result.ntuples:
+                return
+            get = result.get_value
+            yield [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
+
+    def _see(self, listed: str) -> None:
+        """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
+        for attempt in range(10):
+            self._source.execute("begin isolation level repeatable read, read only")
+            row = self._source.execute(
+                "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
+                " from unnest(%s::xid8[]) as x",
+                [listed],
+            ).fetchone()
+            if row and row[0]:
+                return
+            self._source.execute("rollback")
+            wire.wait([], [], 0.01 * 2**attempt)
+        raise Retry("the source does not show yet what the ledger lists", reason="not_visible")
+
+    # --- planning -------------------------------------------------------------------------------
+
+    def _plan_events(self, events: list[Event]) -> Planned:
+        work = self._planner.plan(events)
+        if not events:
+            return Planned()
+        try:
+            lookup = next(work)
+            while True:
+                lookup = work.send(self._look_up(lookup))
+        except StopIteration as finished:
+            planned: Planned = finished.value
+            return planned
+
+    def _look_up(self, lookup: Lookup) -> dict[Any, Mapping[str, Any]]:
+        found, wanted = self._enricher.cached(lookup)
+        if wanted:
+            rows = self._enricher.fetch(lookup, wanted, lambda: None).result()
+            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
+        return found
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def _transaction(self, events: list[Event], planned: Planned) -> None:
+        """One batch. A passing refusal is tried again: the stream may hold what it needs."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._run(BEGIN)
+                failed = self._halve(planned, events)
+                hit("replay.batch")
+                self._run(_IMMEDIATE, COMMIT)
+            except Refused as refused:
+                self._run(ROLLBACK)
+                raise structure(refused) from None
+            except Retry:
+                if self._link.in_transaction:
+                    self._run(ROLLBACK)
+                if attempt == _TRIES:
+                    raise
+                wire.wait([], [], 0.05 * 2**attempt)
+            else:
+                self._count(events, planned, failed)
+                return
+
+    def _halve(self, planned: Planned, events: Sequence[Event]) -> list[str]:
+        """Write inside the open transaction; what fails alone is left out and named."""
+        refused = self._try(self._effects(planned))
+        if refused is None:
+            return []
+        if len(events) == 1:
+            return [f"{events[0].id.decode(errors='replace')}: {safe_message(refused.error)}"]
+        middle = len(events) // 2
+        failed = []
+        for part in (events[:middle], events[middle:]):
+            chosen = {event.id for event in part}
+            failed += self._halve(_only(planned, chosen), part)
+        return failed
+
+    def _effects(self, planned: Planned) -> list[Statement]:
+        effects = [self._write(write) for write in arrange(planned.writes)]
+        if planned.deliveries:
+            effects.append(delivery_statement(self._plan.stream, planned.deliveries, again=self._order.name))
+        events = [event for write in planned.writes for event in write.events]
+        events += [delivery.event for delivery in planned.deliveries]
+        if events:
+            ids = [
+                str(unit_id(event.id.decode(errors="backslashreplace"), *self._order.unit))
+                for event in events
+            ]
+            effects.append(Statement(_RESOLVE, [text_array([name.encode() for name in ids])], binary=True))
+        return effects
+
+    def _write(self, write: Write) -> Statement:
+        if self._way != "absent":
+            return write_statement(write)
+        identity = identity_of(write.spec, write.shape) or ""
+        place = sql.Identifier(f"c{write.names.index(identity)}")
+        text = compile_write(write.spec, write.shape, write.names)
+        absent = sql.SQL(" where not exists (select from {} as there where there.{} = r.{}::{})").format(
+            sql.Identifier(write.shape.schema, write.shape.table),
+            sql.Identifier(identity),
+            place,
+            sql.SQL(write.shape.columns[identity].type_sql),
+        )
+        return Statement(
+            text + absent.as_string().encode(), [text_array(column) for column in write.columns], binary=True
+        )
+
+    def _try(self, statements: Sequence[Statement]) -> Refused | None:
+        """Under a savepoint; what refused them for the sake of data."""
+        if not statements:
+            return None
+        try:
+            self._run(_SAVE, *statements, _IMMEDIATE, _DEFERRED, _RELEASE)
+        except Refused as refused:
+            verdict = verdict_of(refused.sqlstate)
+            if verdict is Verdict.RETRY:
+                raise Retry(f"the target refused for now: {safe_message(refused.error)}") from None
+            if verdict is Verdict.HALT:
+                self._run(ROLLBACK)
+                raise structure(refused) from None
+            self._run(_UNDO, _RELEASE)
+            return refused
+        return None
+
+    def _count(self, events: Sequence[Event], planned: Planned, failed: list[str]) -> None:
+        done = self.done
+        letters = [
+            f"{letter.event.id.decode(errors='replace')}: {letter.cause}" for letter in planned.dead_letters
+        ]
+        reached = sum(len(write.events) for write in planned.writes) + len(planned.deliveries)
+        done.written += reached - len(failed)
+        done.elsewhere += len(events) - reached - len(letters)
+        done.failed += len(failed) + len(letters)
+        done.failures += [*letters, *failed][: _NAMED - len(done.failures)]
+
+    def _run(self, *statements: Statement) -> Rows:
+        return self._link.run(statements, self._wait)
+
+    def _wait(self) -> None:
+        link = self._link
+        wire.wait([link.descriptor], [link.descriptor] if link.wants_write else [], 1.0)
+        if link.silent_for > _SILENT_SECONDS:
+            raise Retry("the target has not answered for 90 s: the link is dead", reason="target_lost")
+
+
+def _only(planned: Planned, chosen: set[bytes]) -> Planned:
+    """The part of the plan that these events make."""
+    writes = [
+        write.pick([row for row, event in enumerate(write.events) if event.id in chosen])
+        for write in planned.writes
+    ]
+    deliveries = [delivery for delivery in planned.deliveries if delivery.event.id in chosen]
+    return Planned([write for write in writes if write.events], deliveries)

@@ -1,0 +1,179 @@
+"""`bridge replay` fills a destination again and doubles nothing, killed or not."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from tests.faults.world import World, until
+from tests.integration.prove.conftest import Command
+from tests.integration.prove.test_prove import LATEST, by_customer
+
+GOOD = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 1, "plan": "pro"}
+HERE = ("replay", "--destination", "events", "--since", "1h")
+
+
+def floor_raised(world: World) -> None:
+    """Until the floor shows every event: only then is a replay given all of them."""
+    last = world.source.value("select max(xid::text::bigint) from outbox.event")
+    query = "select pg_visible_in_snapshot(%s::text::xid8, floor) from bridge.checkpoint"
+    until(lambda: world.target.value(query, [str(last)]), "the floor shows the last event")
+
+
+def keyless(document: dict[str, Any]) -> None:
+    destination = document["pipelines"]["usage-limit-hits"]["destinations"]["events"]
+    destination["mode"] = "insert"
+    del destination["key"]
+
+
+def filled(world: World, events: int = 2500) -> int:
+    """Events through a running bridge; how many."""
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.burst(events)
+        producer.transaction(5)
+    world.caught_up()
+    floor_raised(world)
+    return int(world.source.value("select count(*) from outbox.event"))
+
+
+def test_rows_that_are_gone_come_back_beside_a_running_bridge(world: World, command: Command) -> None:
+    count = filled(world)
+    world.target.execute("delete from events.usage_limits where used > 1000")
+    assert command("prove").code == 1
+    ran = command(*HERE, "--dry-run")
+    assert f"{count} would be written" in ran.out
+    assert command("prove").code == 1
+    ran = command(*HERE)
+    assert (ran.code, f"{count} events read, {count} written" in ran.out) == (0, True), ran.out + ran.err
+    assert command("prove").code == 0
+
+
+@pytest.mark.parametrize("point", ["replay.batch=kill", "replay.batch=kill@2"])
+def test_killed_and_run_again_it_doubles_nothing_where_no_key_guards(
+    world: World, command: Command, point: str
+) -> None:
+    world.target.execute("alter table events.usage_limits drop constraint usage_limits_pkey")
+    world.configure(keyless)
+    filled(world)
+    world.target.execute("delete from events.usage_limits where used > 950")
+    assert command(*HERE, BRIDGE_FAILPOINTS=point).code == -signal.SIGKILL
+    assert command("prove").code == 1
+    ran = command(*HERE)
+    assert ran.code == 0, ran.err
+    assert command(*HERE).code == 0
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out
+
+
+def test_a_table_without_identity_is_filled_whole_or_not_at_all(world: World, command: Command) -> None:
+    world.target.execute("create table events.log (metric text, used numeric, at timestamptz)")
+    world.target.execute("grant select, insert on events.log to outbox_bridge")
+
+    def log(document: dict[str, Any]) -> None:
+        destinations = document["pipelines"]["usage-limit-hits"]["destinations"]
+        columns = {"metric": "$event.metric", "used": "$event.used", "at": "$meta.occurred_at"}
+        destinations["log"] = {
+            "connection": "warehouse",
+            "table": "events.log",
+            "mode": "insert",
+            "columns": columns,
+        }
+
+    world.configure(log)
+    count = filled(world)
+    here = ("replay", "--destination", "usage-limit-hits/log", "--since", "1h")
+    refused = command(*here)
+    assert (refused.code, "has rows" in refused.err) == (1, True)
+    world.target.execute("truncate events.log")
+    assert command(*here, BRIDGE_FAILPOINTS="replay.batch=kill@2").code == -signal.SIGKILL
+    until(
+        lambda: (
+            not world.target.value(
+                "select count(*) from pg_stat_activity where application_name like 'bridge-replay/%'"
+            )
+        ),
+        "its backend is gone",
+    )
+    assert world.applied("events.log") == 0
+    ran = command(*here)
+    assert (ran.code, f"{count} written" in ran.out) == (0, True), ran.out + ran.err
+    assert command("prove").code == 0
+
+
+def test_older_events_never_overwrite_newer_ones(world: World, command: Command) -> None:
+    for statement in LATEST.split(";"):
+        world.target.execute(statement)
+
+    def without_version(document: dict[str, Any]) -> None:
+        by_customer(document)
+        destination = document["pipelines"]["usage-limit-hits"]["destinations"]["events"]
+        del destination["version"]
+
+    world.configure(without_version)
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.burst(300)
+        producer.transaction(2, payloads=[{**GOOD, "used": 77}, {**GOOD, "used": 78}])
+        producer.transaction(1, payloads=[{**GOOD, "customer_id": "marker"}])
+    until(
+        lambda: world.target.value("select count(*) from events.latest where customer_id = 'marker'"),
+        "marker",
+    )
+    floor_raised(world)
+    refused = command(*HERE)
+    assert (refused.code, "older_over_newer" in refused.err or "overwrite" in refused.err) == (1, True)
+    world.configure(by_customer)
+    world.target.execute(
+        "update events.latest set used = 5, version = version + 1000 where customer_id = 'cus_1'"
+    )
+    world.target.execute("delete from events.latest where customer_id = 'marker'")
+    ran = command(*HERE)
+    assert ran.code == 0, ran.err
+    assert world.target.value("select used from events.latest where customer_id = 'cus_1'") == 5
+    assert world.target.value("select count(*) from events.latest where customer_id = 'marker'") == 1
+
+
+def test_a_unit_that_was_a_dead_letter_is_resolved_by_its_replay(world: World, command: Command) -> None:
+    world.target.execute("alter table events.usage_limits add constraint seven check (used <> 7)")
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(3, payloads=[{**GOOD, "used": 7}] * 3)
+        [broken] = producer.transaction(1, payloads=[{**GOOD, "metric": "colour"}])
+    world.caught_up()
+    floor_raised(world)
+    ran = command(*HERE)
+    assert (ran.code, "4 cannot be written" in ran.err) == (1, True), ran.err
+    assert len(world.dead_letters()) == 4
+    world.target.execute("alter table events.usage_limits drop constraint seven")
+    ran = command(*HERE)
+    assert (ran.code, "1 cannot be written" in ran.err) == (1, True), ran.err
+    assert [letter[0] for letter in world.dead_letters()] == [str(broken)]
+    assert command("prove").code == 0
+
+
+def test_a_sink_is_replayed_only_when_told_and_once_a_name(world: World, command: Command) -> None:
+    def nudge(document: dict[str, Any]) -> None:
+        document["connections"]["csm"] = {"type": "slack", "webhook_url": "http://127.0.0.1:9/nobody"}
+        destinations = document["pipelines"]["usage-limit-hits"]["destinations"]
+        destinations["nudge"] = {"connection": "csm", "text": "{{ event.customer_id }}"}
+
+    world.configure(nudge)
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(30)
+    world.caught_up()
+    floor_raised(world)
+    deliveries = "select count(*) from bridge.delivery"
+    count = world.target.value(deliveries)
+    here = ("replay", "--destination", "nudge", "--since", "1h")
+    refused = command(*here)
+    assert (refused.code, "--deliver" in refused.err) == (1, True)
+    for _ in range(2):
+        ran = command(*here, "--deliver", "--name", "again")
+        assert ran.code == 0, ran.err
+        assert world.target.value(deliveries) == 2 * count
+    assert command("replay", "--destination", "nudge", "--since", "1h", "--deliver").code == 0
+    assert world.target.value(deliveries) == 3 * count
