@@ -99,8 +99,13 @@ class Digest:
             sql.SQL(", t.{} as {}").format(sql.Identifier(column.name), _place(n))
             for n, column in enumerate(subject.columns)
         ]
-        return sql.SQL("(select {} as id{} from {} as t where {})").format(
-            identity, sql.SQL("").join(columns), sql.Identifier(subject.schema, subject.table), wanted
+        distinct = sql.SQL("distinct " if subject.sink else "")  # a replay delivers once more, with other ids
+        return sql.SQL("(select {}{} as id{} from {} as t where {})").format(
+            distinct,
+            identity,
+            sql.SQL("").join(columns),
+            sql.Identifier(subject.schema, subject.table),
+            wanted,
         )
 
     def _values(self) -> list[sql.Composable]:

@@ -177,3 +177,9 @@ def test_a_sink_is_replayed_only_when_told_and_once_a_name(world: World, command
         assert world.target.value(deliveries) == 2 * count
     assert command("replay", "--destination", "nudge", "--since", "1h", "--deliver").code == 0
     assert world.target.value(deliveries) == 3 * count
+    ran = command("prove", "--json")
+    assert (ran.code, ran.report["comparisons"][1]["present"]) == (0, count), ran.out
+    world.target.execute(
+        "delete from bridge.delivery where event_seq = (select min(event_seq) from bridge.delivery)"
+    )
+    assert command("prove", "--json").report["comparisons"][1]["lost"]["count"] == 1
