@@ -17,13 +17,14 @@ from struct import pack
 from time import process_time
 from typing import Any
 
-from bridge.apply.transaction import Prepared, encode
+from bridge.apply.prepared import Prepared, encode
 from bridge.config.load import load
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.core.event import Batch, Event
 from bridge.core.pgoutput import Decoder
 from bridge.core.pipeline import Planner
 from bridge.core.plan import Column, TableShape
+from bridge.daemon import quiet_collector
 
 _KINDS = {
     "event_id": ("uuid", "other"),
@@ -133,6 +134,7 @@ def main() -> None:
         }
         for n in range(1, 501)
     }
+    quiet_collector()
     plans = planner()
     for rows in (1, 1000):
         data = list(chain(messages(events, rows)))

@@ -193,7 +193,7 @@ class Planner:
 
 def _of_size(events: list[Event], group: list[int], limit: int) -> tuple[list[int], Failures]:
     """The places whose payloads are not too large, and the failures of the others."""
-    if max(len(events[place].payload) for place in group) <= limit:
+    if max(map(len, map(itemgetter(5), events))) <= limit:
         return group, []
     failures: Failures = []
     for place in group:

@@ -43,5 +43,6 @@ def eight_byte_array(oid: int, values: Sequence[int]) -> bytes:
     """xid8[] or pg_lsn[]: elements are unsigned 64-bit integers."""
     if not values:
         return _EMPTY(0, 0, oid)
-    elements = [part for value in values for part in (8, value)]
+    elements = [8] * (2 * len(values))
+    elements[1::2] = values
     return _HEAD(1, 0, oid, len(values), 1) + pack("!" + "iQ" * len(values), *elements)
