@@ -19,7 +19,7 @@ from bridge.core.event import Event
 from bridge.core.fold import arrange
 from bridge.core.pipeline import Planner
 from bridge.core.plan import Lookup, Planned, TableShape
-from bridge.core.spec import DestinationSpec, TableSpec
+from bridge.core.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.errors import BridgeError, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import dead_letters as letters_sql
@@ -39,9 +39,9 @@ _SAVE = Statement(b"savepoint unit")
 _UNDO = Statement(b"rollback to savepoint unit")
 
 Result = Literal["applied", "filtered", "failed", "refused", "skipped"]
-"""applied: its effect is there now. filtered: the pipeline lets it go nowhere now; resolved. failed: still
-open, with the new cause. refused: a later event of its key was applied; open. skipped: another retry has it,
-or it is settled."""
+"""applied: its effect is there now; of a sink, its delivery waits to be sent. filtered: the pipeline lets it
+go nowhere now; resolved. failed: still open, with the new cause. refused: a later event of its key was
+applied; open. skipped: another retry has it, or it is settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +113,24 @@ class DeadLetterRetry:
             return Outcome(letter_id, "skipped", why="it is settled, or another retry has it")
         letter = letters_sql.read_letter(letter_id, rows[0])
         unit = (letter.pipeline, letter.destination)
+        if isinstance(self._specs.get(unit), SinkSpec) and self._run(redeliver(letter.id))[0]:
+            return self._resolved(letter, "applied")
         if letter.event is None:
-            return self._again(letter)
+            return self._failed(letter, "payload", "the letter holds no payload", parked=False)
         if any(unit) and unit not in self._specs:
             why = "the configuration has no such pipeline or destination any more"
             return self._failed(letter, "no_destination", why, parked=False)
-        overtaken = None if self._force else self._overtaken.why(letter.event, unit, self)
+        return self._again(letter, letter.event, unit)
+
+    def _again(self, letter: Letter, event: Event, unit: tuple[str, str]) -> Outcome:
+        overtaken = None if self._force else self._overtaken.why(event, unit, self)
         if overtaken is not None:
             self._run(letters_sql.fail(letter.id, "overtaken", overtaken, parked=False), self._end)
             return Outcome(letter.id, "refused", "overtaken", overtaken)
-        attempt = self._attempt(letter.event, unit)
+        attempt = self._attempt(event, unit)
         if attempt.planned is None:
             return self._failed(letter, attempt.code, attempt.cause)
         return self._apply(letter, attempt.planned)
-
-    def _again(self, letter: Letter) -> Outcome:
-        """A sink's letter holds no payload: its message is still there, and only nobody took it."""
-        if not self._run(redeliver(letter.id))[-1]:
-            return self._failed(letter, "payload", "the letter holds no payload", parked=False)
-        self._run(letters_sql.resolve(letter.id), self._end)
-        return Outcome(letter.id, "applied")
 
     # --- what Overtaken asks the target ---------------------------------------------------------------
 
@@ -222,10 +220,13 @@ class DeadLetterRetry:
                     raise halt from None
                 cause = cause_of(lambda some: self._run(*some), write, 0, refused)
             return self._failed(letter, refused.sqlstate, cause)
+        return self._resolved(letter, "applied" if effects else "filtered")
+
+    def _resolved(self, letter: Letter, result: Result) -> Outcome:
         self._run(letters_sql.resolve(letter.id))
         hit("dead.retry")
         self._run(self._end)
-        return Outcome(letter.id, "applied" if effects else "filtered")
+        return Outcome(letter.id, result)
 
     def _failed(self, letter: Letter, code: str, cause: str, *, parked: bool = True) -> Outcome:
         self._run(letters_sql.fail(letter.id, code, cause, parked=parked), self._end)

@@ -162,6 +162,9 @@ def lines(state: dict[str, Any]) -> list[str]:
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
         letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
+    for destination, outcomes in state.get("deliveries", {}).items():
+        sends = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+        found.append(f"sink {destination}: {sends or 'nothing yet'}")
     return found
 
 

@@ -12,7 +12,7 @@ import psycopg
 from bridge.apply.stream_plan import StreamPlan
 from bridge.config.model import Config
 from bridge.config.quantity import Listen
-from bridge.doctor import enrichment, reach, role, slot, source, target
+from bridge.doctor import enrichment, reach, role, sinks, slot, source, target
 from bridge.doctor.check import Check, ok
 from bridge.plans import stream_plans
 
@@ -25,12 +25,14 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
     plans = stream_plans(config)
     with ExitStack() as stack:
         links: Links = {}
-        yield from _admin(config.admin.listen)
+        yield from _listens("admin.listen", config.admin.listen)
+        if config.ingress is not None:
+            yield from _listens("ingress.listen", config.ingress.listen)
         for where, dsn in plans[0].dsns.items():
             links[where] = yield from _open(stack, where, dsn, network=network)
         origin = links["source"]
         if origin is not None:
-            yield from source.asked("source", _source(origin, plans, strict=config.strict))
+            yield from source.asked("source", _source(origin, plans, config))
         for plan in plans:
             ledger = links[plan.connection]
             if ledger is not None:
@@ -40,6 +42,8 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
         if origin is not None:
             yield from source.asked("source", _slots(origin, plans, links))
         yield from _enrichments(plans[0], links)
+    if network:
+        yield from sinks.reach(config)
 
 
 def _open(
@@ -58,13 +62,13 @@ def _open(
     return connection
 
 
-def _source(link: psycopg.Connection, plans: list[StreamPlan], *, strict: bool) -> Iterator[Check]:
+def _source(link: psycopg.Connection, plans: list[StreamPlan], config: Config) -> Iterator[Check]:
     plan = plans[0]
     yield from source.settings(link, plan)
     yield from role.power(
-        "source", link, [(plan.outbox.schema, plan.outbox.table), ("outbox", "stream")], strict=strict
+        "source", link, [(plan.outbox.schema, plan.outbox.table), ("outbox", "stream")], strict=config.strict
     )
-    yield from source.outbox(link, plan)
+    yield from source.outbox(link, plan, ingress=config.ingress is not None)
     yield from source.history(link)
 
 
@@ -108,33 +112,38 @@ def _enrichments(plan: StreamPlan, links: Links) -> Iterator[Check]:
             yield from source.asked(spec.source, enrichment.enrichment(connection, plan, pipeline, spec))
 
 
-def _admin(listen: Listen) -> Iterator[Check]:
+def _listens(key: str, listen: Listen) -> Iterator[Check]:
     """Is the port free, or a bridge of ours behind it."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
         socket.create_server((listen.host.strip("[]"), listen.port), family=family).close()
     except OSError as error:
-        yield _who_listens(listen, error)
+        if _is_ours(key, listen):
+            yield ok("bridge", key, f"a bridge runs and answers on {listen}")
+            return
+        yield Check(
+            "error",
+            "bridge",
+            key,
+            f"cannot listen on {listen}: {error.strerror or error}",
+            f"choose another address in {key}, or find who listens there: ss -ltnp 'sport = :{listen.port}'",
+            "config",
+        )
     else:
-        yield ok("bridge", "admin", f"admin.listen {listen} is free")
+        yield ok("bridge", key, f"{listen} is free")
 
 
-def _who_listens(listen: Listen, error: OSError) -> Check:
+def _is_ours(key: str, listen: Listen) -> bool:
+    """Who listens there answers as the bridge does."""
+    path, begins = {"admin.listen": ("/livez", (b"ok", b"a stream"))}.get(
+        key, ("/openapi.json", (b'{"openapi"',))
+    )
     connection = http.client.HTTPConnection(listen.host.strip("[]"), listen.port, timeout=2)
     try:
-        connection.request("GET", "/livez")
+        connection.request("GET", path)
         answer = connection.getresponse()
-        if answer.status in (200, 503) and answer.read(100).startswith((b"ok", b"a stream")):
-            return ok("bridge", "admin", f"a bridge runs and answers on {listen}")
+        return answer.status in (200, 503) and answer.read(100).startswith(begins)
     except (OSError, http.client.HTTPException):
-        pass
+        return False
     finally:
         connection.close()
-    return Check(
-        "error",
-        "bridge",
-        "admin",
-        f"admin.listen: cannot listen on {listen}: {error.strerror or error}",
-        f"choose another address in admin.listen, or find who listens there: ss -ltnp 'sport = :{listen.port}'",
-        "config",
-    )

@@ -104,7 +104,7 @@ def free_slots(source: psycopg.Connection, wanted: Sequence[str]) -> Iterator[Ch
             yield ok("source", name, f"{limit - used} of {limit} free")
 
 
-def outbox(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
+def outbox(source: psycopg.Connection, plan: StreamPlan, *, ingress: bool) -> Iterator[Check]:
     """The schema, the publication and the grants. Nothing else is asked where the outbox is not there."""
     table = f"{plan.outbox.schema}.{plan.outbox.table}"
     missing = [name for name in (table, "outbox.stream", "outbox.pruned") if not _exists(source, name)]
@@ -121,7 +121,7 @@ def outbox(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
             "config" if own else "command",
         )
         return
-    right = list(grants(source, plan.outbox))
+    right = list(grants(source, plan.outbox, ingress=ingress))
     yield from right
     if any(one.fix.startswith("grant usage") for one in right):
         return  # nothing else can be asked before
@@ -263,19 +263,37 @@ _GRANTS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
 )
 
 
+_INGRESS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
+    (
+        "outbox.event",
+        "insert",
+        ("id", "type", "key", "payload", "idempotency_key", "headers", "occurred_at"),
+    ),
+    ("outbox.webhook_delivery", "select", None),
+    ("outbox.webhook_delivery", "insert", None),
+    ("outbox.webhook_delivery", "delete", None),
+    ("outbox.webhook_delivery", "update", ("event_id",)),
+)
+_FIRST_ID = "outbox.first_id(text, text)"
+
 _RIGHT = """
     select case when %s::text[] is null then has_table_privilege(c.oid, %s)
            else (select bool_and(has_column_privilege(c.oid, name, %s)) from unnest(%s::text[]) as name) end
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = %s and c.relname = %s"""
 
+_EXECUTES = """
+    select bool_and(has_function_privilege(p.oid, 'execute'))
+    from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'outbox' and p.proname = 'first_id'"""
 
-def grants(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
-    """Each right that is missing, with the GRANT."""
+
+def grants(source: psycopg.Connection, outbox: Outbox, *, ingress: bool = False) -> Iterator[Check]:
+    """Each right that is missing, with the GRANT. ingress: also those to put events in."""
     row = source.execute("select quote_ident(current_user)").fetchone()
     role = row[0] if row else ""
     table = f"{outbox.schema}.{outbox.table}"
-    wanted = list(_GRANTS)
+    wanted = [*_GRANTS, *(_INGRESS if ingress else ())]
     if table != "outbox.event":  # of one of theirs we only read
         wanted = [(table, "select", None)] + [each for each in wanted if each[0] != "outbox.event"]
     missing = 0
@@ -292,6 +310,9 @@ def grants(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             yield _ungranted(
                 f"{privilege}{which} on {relation}", f"grant {privilege}{which} on {quoted} to {role};"
             )
+    if ingress and not _may(source, _EXECUTES, []):
+        missing += 1
+        yield _ungranted("execute outbox.first_id", f"grant execute on function {_FIRST_ID} to {role};")
     if not missing:
         yield ok("source", "grants", f"role {role} has what it needs on the outbox and its registry")
 

@@ -97,7 +97,9 @@ def show(connection: psycopg.Connection, streams: Sequence[str], beginning: str)
         found = cursor.execute(
             "select id::text, stream, pipeline, destination, state, code, cause, attempts, event_id, event_seq,"
             " event_xid::text, event_type, event_key, occurred_at, idempotency_key, headers,"
-            " payload::text as payload, raw, retry_at, retry_until, created_at, updated_at"
+            " payload::text as payload, raw,"
+            " (select body::text from bridge.delivery as d where d.id = dead_letter.id) as message,"
+            " retry_at, retry_until, created_at, updated_at"
             " from bridge.dead_letter where stream = any(%s) and id::text like %s limit 2",
             [list(streams), f"{beginning}%"],
         ).fetchall()

@@ -11,8 +11,10 @@ def excess_powers(connection: psycopg.Connection, tables: Sequence[str] = ()) ->
     """In words: superuser, BYPASSRLS, owner of one of `tables` ("schema.table")."""
     row = connection.execute(
         "select rolname, rolsuper, rolbypassrls,"
-        " (select string_agg(t, ', ') from unnest(%s::text[]) as t"
-        "  join pg_catalog.pg_class c on c.oid = to_regclass(t) where pg_has_role(current_user, c.relowner, 'usage'))"
+        # by name: to_regclass() fails in a schema that the role may not use
+        " (select string_agg(n.nspname || '.' || c.relname, ', ') from pg_catalog.pg_class c"
+        "  join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        "  where n.nspname || '.' || c.relname = any(%s) and pg_has_role(current_user, c.relowner, 'usage'))"
         " from pg_catalog.pg_roles where rolname = current_user",
         [list(tables)],
     ).fetchone()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.ops.conftest import Commands, emit, letters, rows, until, usage
 from tests.support.bridge_process import FAILPOINTS, BridgeProcess
+from tests.support.receiver import Receiver, Reply
 from tests.support.servers import Database
 
 Start = Callable[[], BridgeProcess]
@@ -258,3 +259,32 @@ def test_a_retry_that_fails_names_the_column_as_the_stream_does(
     assert before["cause"].startswith("column plan: ")
     assert before["cause"] in said
     assert "canary" not in said
+
+
+def test_a_message_that_its_receiver_refused_is_sent_again_with_the_same_id(
+    commands: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    receiver = Receiver()
+    try:
+        receiver.replies = [Reply(400)]
+        commands.text = commands.text.replace(
+            "connections:", f'connections:\n  csm: {{ type: slack, webhook_url: "{receiver.url}/slack" }}', 1
+        ).replace(
+            "    destinations:",
+            '    destinations:\n      nudge: { connection: csm, text: "{{ event.customer_id }}" }',
+            1,
+        )
+        bridge()
+        emit(source, usage())
+        until(lambda: letters(target) == 1, "the letter of the message")
+        [group] = commands.json("dead", "list")
+        assert (group["destination"], group["letters"]) == ("nudge", 1)
+        assert '"text": "cus_1"' in commands("dead", "show", group["ids"][0])
+        assert commands.json("dead", "retry", "--all")["letters"][0]["result"] == "applied"
+        first, second = receiver.wait(2)
+        assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+        until(lambda: target.value("select state from bridge.delivery") == "sent", "it is sent")
+        assert (letters(target), rows(target)) == (0, 1)
+        until(lambda: "sink nudge:" in commands("status"), "status counts it")
+    finally:
+        receiver.close()

@@ -394,12 +394,39 @@ def test_a_port_that_is_taken_is_told_and_a_bridge_that_runs_is_not(
     taken = psycopg.conninfo.conninfo_to_dict(source.dsn)["port"]
     commands.environment["BRIDGE_ADMIN"] = f"127.0.0.1:{taken}"
     [finding] = findings(commands)
-    assert (finding.where, finding.check) == ("bridge", "admin")
+    assert (finding.where, finding.check) == ("bridge", "admin.listen")
     assert "ss -ltnp" in finding.fix
 
 
 def test_the_network_is_measured_when_asked(commands: Commands) -> None:
     assert re.search(r"warehouse: round_trip: round trip \d+\.\d\d ms", commands("doctor", "--network"))
+
+
+def test_an_ingress_needs_rights_of_its_own_and_its_port(commands: Commands, source: Database) -> None:
+    source.execute("revoke insert (payload) on outbox.event from outbox_bridge")
+    source.execute("revoke execute on function outbox.first_id(text, text) from outbox_bridge")
+    source.execute("revoke insert on outbox.webhook_delivery from outbox_bridge")
+    assert findings(commands) == []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        commands.text += f'ingress: {{ listen: "127.0.0.1:{port}", api_keys: [k] }}\n'
+        found = findings(commands)
+        assert {one.check for one in found} == {"ingress.listen", "privilege_missing"}
+    mend_all(commands)
+
+
+def test_the_servers_of_sinks_are_tried_when_the_network_is_measured(commands: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        hook = f'"http://127.0.0.1:{port}/canary"'
+        commands.text = commands.text.replace(
+            "connections:", f"connections:\n  hook: {{ type: slack, webhook_url: {hook} }}", 1
+        )
+        said = commands("doctor", "--network")
+        assert f"hook: sink: 127.0.0.1:{port} answers" in said
+    said = commands("doctor", "--network", code=3)
+    assert f"127.0.0.1:{port} cannot be reached" in said
+    assert "canary" not in said
 
 
 def test_a_configuration_that_is_wrong_is_exit_code_2(commands: Commands) -> None:
