@@ -15,7 +15,6 @@ from bridge.sinks.kinds import SINKS
 
 SLOT_NAME_MAX = 63  # NAMEDATALEN - 1
 _INCARNATION_DIGITS = 6
-SINK_KEYS = frozenset(SinkDestination.model_fields)
 Found = tuple[KeyPath, str, str, bool]
 """Path, message, hint, and whether it is about the key rather than the value."""
 
@@ -87,10 +86,21 @@ def _destination(path: KeyPath, destination: Any, kinds: Mapping[str, str]) -> I
         message = f"is a {kinds[connection]} connection: a table needs a postgres one"
         yield (*path, "connection"), message, _hint(connection, databases), False
     elif kinds[connection] in SINKS and isinstance(destination, dict):
-        known = {*SINKS[kinds[connection]].message.model_fields, *SINK_KEYS}
-        for key in destination:
-            if key not in known:
-                yield (*path, key), f"is no key of a {kinds[connection]} message", _hint(key, known), True
+        yield from _message(path, destination, kinds[connection])
+
+
+def _message(path: KeyPath, destination: dict[str, Any], kind: str) -> Iterator[Found]:
+    """A sink's keys are its vendor's; their values are judged when they are rendered."""
+    model = SINKS[kind].message
+    known = {*model.model_fields, *SinkDestination.model_fields}
+    for key, value in destination.items():
+        if key not in known:
+            yield (*path, key), f"is no key of a {kind} message", _hint(key, known), True
+        if key in model.literal and isinstance(value, str) and ("{{" in value or value.startswith("$")):
+            yield (*path, key), "must be a literal: it decides how values are escaped", "", False
+    for name, field in model.model_fields.items():
+        if field.is_required() and name not in destination and name not in model.given:
+            yield path, f"`{name}` is missing: a {kind} message needs it", "", True
 
 
 def _roots(path: KeyPath, pipeline: Any) -> Iterator[Found]:

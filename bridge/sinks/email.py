@@ -179,6 +179,12 @@ def _judged(error: Exception, timeout: float) -> Outcome:
         return _refused(error.code, "the login was refused", ours=True)
     if isinstance(error, aiosmtplib.SMTPResponseException) and 400 <= error.code < 600:
         return _refused(error.code, "the mail was refused")
+    if type(error) in (
+        aiosmtplib.SMTPException,
+        aiosmtplib.SMTPNotSupported,
+    ):  # its words for a missing STARTTLS
+        cause = "the server offers no STARTTLS or no AUTH: nothing is sent in the clear"
+        return Outcome("retry", "no_tls", cause, blame="destination")
     if isinstance(error, aiosmtplib.SMTPTimeoutError):
         return Outcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
     return _LOST

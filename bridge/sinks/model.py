@@ -107,6 +107,8 @@ class SinkMessage(BaseModel):
 
     given: ClassVar[Mapping[str, Any]] = {}
     """Value sources of keys that a destination leaves out."""
+    literal: ClassVar[frozenset[str]] = frozenset()
+    """Keys that must be literals, because `escapes` reads them."""
 
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:

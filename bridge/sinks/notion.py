@@ -134,7 +134,7 @@ def _property(name: str, kind: str, value: Any) -> dict[str, Any]:
     """One property value; SendError naming the property, without the value."""
     try:
         return {kind: _MADE[kind](value) if kind in _MADE else _text(value)}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         raise SendError(unfit(f"properties.{name}: is no {kind}")) from None
 
 

@@ -68,6 +68,8 @@ class TelegramMessage(SinkMessage):
     fallback: OneLine | None = None
     """The chat when `chat_id` is null or empty."""
 
+    literal: ClassVar[frozenset[str]] = frozenset({"format"})
+
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
         forms: dict[str, Mapping[str, Escape]] = {

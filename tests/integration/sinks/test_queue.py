@@ -1,0 +1,244 @@
+"""The delivery table as a queue: claims, leases, order, expiry and pruning, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+
+from bridge.postgres import delivery as queue
+from tests.support.servers import Database
+
+T = TypeVar("T")
+Sql = psycopg.Connection[tuple[Any, ...]]
+
+STREAM, PIPELINE, DESTINATION = "s", "p", "d"
+
+
+@pytest.fixture
+def run(target: Database) -> Callable[[Callable[[queue.Connection], Awaitable[T]]], T]:
+    """Run a coroutine with a dispatcher's connection, as the bridge's role."""
+
+    def call(work: Callable[[queue.Connection], Awaitable[T]]) -> T:
+        async def connected() -> T:
+            async with await queue.connect(target.bridge_dsn, STREAM) as connection:
+                return await work(connection)
+
+        return asyncio.run(connected())
+
+    return call
+
+
+def put(
+    sql: Sql, *rows: tuple[int, str | None], destination: str = DESTINATION, pipeline: str = PIPELINE
+) -> None:
+    """Deliveries by (seq, key)."""
+    with sql.cursor() as cursor:
+        cursor.executemany(
+            "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, "
+            "event_key, body) values (gen_random_uuid(), %s, %s, %s, %s, %s, 't', %s, '{}')",
+            [(STREAM, pipeline, destination, f"e{seq}", seq, key) for seq, key in rows],
+        )
+
+
+def claim(epoch: int, *, lease: float = 60.0, max_age: float = 3600.0) -> queue.Claim:
+    return queue.Claim(STREAM, PIPELINE, DESTINATION, epoch, lease, max_age)
+
+
+async def held(connection: queue.Connection) -> int:
+    epoch = await queue.hold(connection, STREAM, "me")
+    assert epoch is not None
+    return epoch
+
+
+def names(found: list[queue.Claimed]) -> list[str]:
+    return [one.event_id for one in found]
+
+
+def test_only_the_first_of_each_key_is_claimed_and_keyless_ones_all(target_connection: Sql, run: Any) -> None:
+    put(target_connection, (1, "a"), (2, "a"), (3, "b"), (4, None), (5, None), (6, ""), (7, "b"))
+    put(target_connection, (8, "c"), destination="other")
+    put(target_connection, (9, "d"), pipeline="other")
+
+    async def story(connection: queue.Connection) -> None:
+        mine = claim(await held(connection))
+        assert names(await mine.keyless(connection, 10)) == ["e4", "e5"]
+        first = await mine.keyed(connection, 10, None)
+        assert names(first) == ["e1", "e3", "e6"]
+        assert await mine.keyed(connection, 10, None) == [], "leased, and the later ones wait for them"
+        await queue.settle_sent(connection, first[0].id, mine.epoch)
+        await queue.settle_retry(connection, first[1].id, mine.epoch, 3600.0, "later")
+        assert names(await mine.keyed(connection, 10, None)) == ["e2"], "b's first is put off: b waits"
+        await queue.settle_dead(connection, first[1].id, mine.epoch, "c", "w")
+
+    run(story)
+
+
+def test_keys_take_turns(target_connection: Sql, run: Any) -> None:
+    put(target_connection, *[(n, f"k{n:02}") for n in range(10)])
+
+    async def story(connection: queue.Connection) -> None:
+        mine = claim(await held(connection))
+        assert names(await mine.keyed(connection, 3, None)) == ["e0", "e1", "e2"]
+        assert names(await mine.keyed(connection, 3, "k02")) == ["e3", "e4", "e5"]
+        assert names(await mine.keyed(connection, 3, "k08")) == ["e9"]
+
+    run(story)
+
+
+def test_a_lease_that_ended_is_claimed_again_and_the_late_settle_changes_nothing(
+    target_connection: Sql, run: Any
+) -> None:
+    put(target_connection, (1, "a"))
+
+    async def story(connection: queue.Connection) -> None:
+        first = await held(connection)
+        (one,) = await claim(first, lease=0.0).keyed(connection, 1, None)
+        await queue.let_go(connection, STREAM, first, [])
+        second = await held(connection)
+        assert second == first + 1
+        (again,) = await claim(second).keyed(connection, 1, None)
+        assert again.id == one.id
+        assert not await queue.settle_sent(connection, one.id, first)
+        assert not await queue.settle_dead(connection, one.id, first, "c", "w")
+        assert not await queue.settle_retry(connection, one.id, first, 0.0, "w")
+        assert await queue.settle_sent(connection, one.id, second)
+
+    run(story)
+    assert target_connection.execute("select count(*) from bridge.dead_letter").fetchone() == (0,)
+
+
+def test_a_dispatcher_that_lost_its_place_claims_expires_and_renews_nothing(
+    target_connection: Sql, run: Any
+) -> None:
+    put(target_connection, (1, "a"), (2, None))
+
+    async def story(connection: queue.Connection) -> None:
+        first = await held(connection)
+        assert await queue.hold(connection, STREAM, "another") is None
+        assert await queue.renew(connection, STREAM, first)
+        target_connection.execute("update bridge.dispatcher set held_until = now() - interval '1 second'")
+        await held(connection)
+        assert not await queue.renew(connection, STREAM, first)
+        zombie = claim(first, max_age=-1.0)
+        assert await zombie.keyless(connection, 10) == []
+        assert await zombie.keyed(connection, 10, None) == []
+        assert await queue.expire(connection, zombie) == 0
+
+    run(story)
+
+
+def test_what_is_older_than_max_age_becomes_a_dead_letter_unless_it_is_being_sent(
+    target_connection: Sql, run: Any
+) -> None:
+    put(target_connection, (1, "a"), (2, "a"), (3, None))
+    target_connection.execute(
+        "update bridge.delivery set created_at = now() - interval '2 hours' where event_seq < 3"
+    )
+
+    async def story(connection: queue.Connection) -> None:
+        mine = claim(await held(connection))
+        (one,) = await mine.keyed(connection, 1, None)
+        assert one.expires_in < 0
+        assert await queue.expire(connection, mine) == 1
+        assert await queue.expire(connection, mine) == 0
+
+    run(story)
+    query = "select l.event_id, l.code, l.state, d.state from bridge.dead_letter l join bridge.delivery d using (id)"
+    assert target_connection.execute(query).fetchall() == [("e2", "expired", "open", "dead")]
+
+
+def test_pruning_keeps_what_waits_and_the_dead_with_their_letters(target_connection: Sql, run: Any) -> None:
+    put(target_connection, *[(n, None) for n in range(1, 8)])
+
+    async def story(connection: queue.Connection) -> None:
+        mine = claim(await held(connection))
+        found = await mine.keyless(connection, 5)
+        for one in found[:3]:
+            await queue.settle_sent(connection, one.id, mine.epoch)
+        for one in found[3:]:
+            await queue.settle_dead(connection, one.id, mine.epoch, "c", "w")
+        assert await queue.prune(connection, STREAM, 3600.0) == 0
+        assert await queue.prune(connection, STREAM, -1.0, limit=2) == 2
+        assert await queue.prune(connection, STREAM, -1.0) == 1
+        target_connection.execute("update bridge.dead_letter set state = 'discarded' where event_id = 'e4'")
+        assert await queue.prune(connection, STREAM, -1.0) == 1
+
+    run(story)
+    rows = target_connection.execute(
+        "select event_id, state from bridge.delivery order by event_seq"
+    ).fetchall()
+    assert rows == [("e5", "dead"), ("e6", "pending"), ("e7", "pending")]
+
+
+def test_a_message_that_dies_twice_has_one_dead_letter_again_open(target_connection: Sql, run: Any) -> None:
+    put(target_connection, (1, "a"))
+
+    async def story(connection: queue.Connection) -> None:
+        mine = claim(await held(connection))
+        for _ in range(2):
+            (one,) = await mine.keyed(connection, 1, None)
+            await queue.settle_dead(connection, one.id, mine.epoch, "http_400", "HTTP 400")
+            target_connection.execute("update bridge.dead_letter set state = 'resolved'")
+            target_connection.execute("update bridge.delivery set state = 'pending', next_attempt_at = now()")
+        (one,) = await mine.keyed(connection, 1, None)
+        await queue.settle_dead(connection, one.id, mine.epoch, "http_400", "HTTP 400")
+
+    run(story)
+    assert target_connection.execute(
+        "select state, count(*) from bridge.dead_letter group by 1"
+    ).fetchall() == [("open", 1)]
+
+
+def test_a_long_backlog_of_one_key_is_not_read_to_claim_its_first(target_connection: Sql, run: Any) -> None:
+    put(target_connection, *[(n, "hot") for n in range(20_000)], (20_000, "zz"))
+    target_connection.execute("analyze bridge.delivery")
+
+    async def story(connection: queue.Connection) -> None:
+        mine = claim(await held(connection))
+        assert names(await mine.keyed(connection, 8, None)) == ["e0", "e20000"]
+
+    run(story)
+    target_connection.execute("select pg_stat_force_next_flush()")
+    read = "select coalesce(sum(idx_tup_read), 0) from pg_stat_user_indexes where relname = 'delivery'"
+    row = target_connection.execute(read).fetchone()
+    assert row is not None
+    assert row[0] < 1000, "it walked along the key"
+
+
+def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
+    target_connection: Sql, run: Any
+) -> None:
+    """Claims race on two connections; whatever is taken, a key's messages come out one after another."""
+    chance = random.Random(7)
+    keys = [chance.choice("abcd") for _ in range(120)]
+    put(target_connection, *enumerate(keys))
+    taken: list[tuple[str | None, int]] = []
+
+    async def worker(dsn_connection: queue.Connection, epoch: int) -> None:
+        mine = claim(epoch)
+        idle = 0
+        while idle < 20:
+            found = await mine.keyed(dsn_connection, 3, None)
+            idle = 0 if found else idle + 1
+            for one in found:
+                taken.append((one.event_key, int(one.event_id[1:])))
+                await asyncio.sleep(0.001)
+                assert await queue.settle_sent(dsn_connection, one.id, epoch)
+            if not found:
+                await asyncio.sleep(0.005)
+
+    async def story(connection: queue.Connection) -> None:
+        epoch = await held(connection)
+        async with await queue.connect(connection.info.dsn + " password=bridge", STREAM) as other:
+            await asyncio.gather(worker(connection, epoch), worker(other, epoch))
+
+    run(story)
+    assert len(taken) == len(keys)
+    for key in "abcd":
+        order = [seq for name, seq in taken if name == key]
+        assert order == sorted(order)

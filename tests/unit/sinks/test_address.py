@@ -1,0 +1,52 @@
+"""Which addresses a webhook may reach."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from bridge.sinks.address import Guard
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
+        *("100.64.0.1", "100.127.255.254", "192.0.2.1", "198.18.0.1", "224.0.0.1", "240.0.0.1"),
+        *(
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fe80::1%eth0",
+            "fc00::1",
+            "fd12::1",
+            "fec0::1",
+            "ff02::1",
+        ),
+        *("::ffff:10.0.0.1", "::ffff:169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::a00:1", "::10.0.0.1"),
+        *("2002:a00:1::", "2002:7f00:1::1", "2001:db8::1", "2001:0:7f00:1::1"),
+        *("", "localhost", "0x7f000001", "2130706433", "010.0.0.1", "127.1"),
+    ],
+)
+def test_what_is_not_public_is_refused(address: str) -> None:
+    assert not Guard().permits(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+)
+def test_what_is_public_is_permitted(address: str) -> None:
+    assert Guard().permits(address)
+
+
+def test_an_allowed_network_is_permitted_in_every_spelling_and_no_other_is() -> None:
+    guard = Guard((ip_network("10.20.0.0/16"), ip_network("fd00::/8")))
+    assert guard.permits("10.20.3.4")
+    assert guard.permits("::ffff:10.20.3.4")
+    assert guard.permits("fd00::7")
+    assert not guard.permits("10.21.0.1")
+    assert not guard.permits("::ffff:10.21.0.1")
+    assert not guard.permits("fc00::1")
+    assert guard.permits("1.1.1.1")
