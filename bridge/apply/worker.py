@@ -79,7 +79,7 @@ class Worker:
                 self.plan, self._reload = self._reload, None
             began = time.monotonic()
             error = self._session()
-            if time.monotonic() - began > _LONGEST_BACKOFF:
+            if time.monotonic() - began > min(3 * backoff, _LONGEST_BACKOFF):  # it worked for a while
                 backoff = _FIRST_BACKOFF
             if error is None:
                 continue

@@ -168,7 +168,9 @@ class Decoder:
                 raise Halt(
                     f"the outbox table {'.'.join(self._name)} has no column {column or name!r} any more",
                     reason="outbox_changed",
-                    hint="rename it back, or name it under source.columns in bridge.yaml and restart",
+                    hint="rename it back, or name it under source.columns in bridge.yaml; then give the slot up, "
+                    "whose WAL keeps the other name, and the table is read instead: "
+                    "select pg_drop_replication_slot(slot) from outbox.stream where slot is not null",
                 )
             else:
                 places.append(None)

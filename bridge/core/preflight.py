@@ -48,7 +48,8 @@ def judge(
         raise Retry("the source is in recovery (a standby): waiting for a primary")
     if slot_wanted and source.publication is None:
         raise Halt(
-            "the publication does not exist on the source, or does not publish the outbox's inserts",
+            "the publication does not exist on the source, or does not publish every insert into the outbox "
+            "(no row filter, no column list, publish_via_partition_root)",
             reason="publication_missing",
             hint="bridge install",
         )

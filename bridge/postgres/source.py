@@ -21,8 +21,9 @@ from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication
 
 # (oid, xmin) of the publication's rows and the outbox' oid: whatever was dropped, recreated or altered
-# since gives another text. Null unless it publishes the outbox's inserts now. docs/guarantees.md,
-# "Publication identity".
+# since gives another text. Null unless it publishes the outbox's inserts now: all rows (a filter leaves events
+# out), all columns (xid and seq count), under the table's own name (its partitions' names mean nothing to
+# the decoder). docs/guarantees.md, "Publication identity".
 PUBLICATION_IDENTITY: LiteralString = """
     (select concat_ws(' ', p.oid || ':' || p.xmin,
             (select string_agg(r.oid || ':' || r.xmin || ':' || r.prrelid, ',' order by r.oid)
@@ -32,8 +33,11 @@ PUBLICATION_IDENTITY: LiteralString = """
             select from pg_catalog.pg_publication_tables t
                 join pg_catalog.pg_namespace n on n.nspname = t.schemaname
                 join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
-            where t.pubname = p.pubname and (c.oid = to_regclass(%(table)s)
-                or c.oid in (select relid from pg_partition_tree(to_regclass(%(table)s))))))"""
+            where t.pubname = p.pubname and c.oid = to_regclass(%(table)s))
+        and not exists (
+            select from pg_catalog.pg_publication_rel r
+            where r.prpubid = p.oid and r.prrelid = to_regclass(%(table)s)
+                and (to_jsonb(r) ->> 'prqual' is not null or to_jsonb(r) ->> 'prattrs' is not null)))"""
 
 _SLOT: LiteralString = """
     select slot_type, plugin, database = current_database(), active, wal_status,
