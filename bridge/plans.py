@@ -12,6 +12,7 @@ from bridge.apply.stream_plan import StreamPlan
 from bridge.config.connection import PostgresConnection
 from bridge.config.model import Config
 from bridge.config.specs import contract_specs, pipeline_specs
+from bridge.config.table import table_names
 from bridge.core.event import Event
 from bridge.core.pipeline import Planner
 from bridge.core.source import classify
@@ -123,9 +124,9 @@ def _homes(pipeline: PipelineSpec, targets: list[str]) -> dict[tuple[str, str], 
 
 def outbox_of(config: Config) -> Outbox:
     """The outbox table; one of the customer's own has the columns that were named."""
-    schema, _, table = config.source.table.rpartition(".")
+    schema, table = table_names(config.source.table)
     columns = config.source.columns
     if columns is None:
-        return Outbox(schema or "public", table)
+        return Outbox(schema, table)
     named = {name: getattr(columns, name) for name in Event._fields}
-    return Outbox(schema or "public", table, {name: column for name, column in named.items() if column})
+    return Outbox(schema, table, {name: column for name, column in named.items() if column})

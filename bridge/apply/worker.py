@@ -15,6 +15,7 @@ import psycopg
 from bridge.apply.engine import Engine
 from bridge.apply.sockets import Stopped
 from bridge.apply.stream_plan import StreamPlan, Watcher
+from bridge.config.table import table_names
 from bridge.core.pipeline import Planner
 from bridge.core.plan import TableShape
 from bridge.core.protocol import Settings, session
@@ -27,6 +28,7 @@ from bridge.postgres.catalog import connect_target, ledger_findings, table_shape
 from bridge.postgres.roles import excess_powers
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_slot
+from bridge.postgres.source import connect_source
 
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 10.0
@@ -133,15 +135,15 @@ class Worker:
         if self._roles_checked is plan:
             return
         tables = [
-            spec.table
+            table_names(spec.table)
             for pipeline in plan.pipelines
             for spec in pipeline.destinations.values()
             if isinstance(spec, TableSpec) and spec.connection == plan.connection
         ]
         with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as target:
             powers = [f"on the target, {power}" for power in excess_powers(target, tables)]
-        with connect_target(plan.source_dsn, f"bridge-check/{plan.stream}") as source:
-            outbox = f"{plan.outbox.schema}.{plan.outbox.table}"
+        with connect_source(plan.source_dsn, f"check/{plan.stream}") as source:
+            outbox = (plan.outbox.schema, plan.outbox.table)
             powers += [f"on the source, {power}" for power in excess_powers(source, [outbox])]
         if powers and plan.strict:
             raise Halt(
@@ -203,7 +205,7 @@ def _classify(error: psycopg.Error) -> BridgeError:
     """What an error of one of the control connections means."""
     message = safe_message(error)
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return CannotConnect(message, hint="bridge doctor looks at each connection")
+        return CannotConnect(message, hint=wire.advice(message))
     verdict = verdict_of(error.sqlstate)
     if verdict is Verdict.RETRY:
         return Retry(f"{message} (SQLSTATE {error.sqlstate})")
@@ -230,9 +232,9 @@ def plan_target(plan: StreamPlan) -> Planner:
                     if shape is not None:
                         shapes[pipeline.name, name] = shape
     if findings:
-        first = findings[0]
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise Halt(f"{first.message}{more}", reason=first.reason, hint=first.fix)
+        message = "; ".join(finding.message for finding in findings)
+        fixes = dict.fromkeys(finding.fix for finding in findings)
+        raise Halt(message, reason=findings[0].reason, hint="\n".join(fixes))
     return Planner(
         plan.pipelines,
         plan.contracts,

@@ -16,3 +16,12 @@ def split_table(text: str) -> tuple[str, str] | None:
 
 def _name(part: str) -> str:
     return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+
+
+def table_names(text: str) -> tuple[str, str]:
+    """(schema, table), in schema public where none is named; a text that SQL would not read is taken as it is."""
+    split = split_table(text)
+    if split is None:
+        schema, _, table = text.rpartition(".")
+        split = (schema, table) if schema else split_table(f"public.{text}") or ("public", text)
+    return split

@@ -15,6 +15,7 @@ import orjson
 from bridge.config.case import Case
 from bridge.config.model import Config
 from bridge.config.specs import contract_specs, pipeline_specs
+from bridge.config.table import table_names
 from bridge.core.column import scalar
 from bridge.core.document import json_text
 from bridge.core.event import Event
@@ -147,7 +148,7 @@ def _shape(spec: TableSpec, case: Case, pipeline: PipelineSpec, contract: Contra
                 names += case.entities.get(step.as_name) or {}
     if spec.version_column is not None:
         names.append(spec.version_column)
-    schema, _, table = spec.table.rpartition(".")
+    schema, table = table_names(spec.table)
     columns = {
         name: Column(name, "jsonb", "json") if name == "payload" else Column(name, "unknown", "other")
         for name in names

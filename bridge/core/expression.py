@@ -19,11 +19,10 @@ from bridge.core.failure import ExpressionFailure
 from bridge.core.grammar import Parser
 from bridge.core.operators import MISSING, Refused
 from bridge.core.path import Path, Reader, follow
+from bridge.core.sandbox import numbers_only, sandbox
 from bridge.core.tokens import ExpressionSyntaxError, path_of, tokens_of
 
 __all__ = ["Expression", "ExpressionSyntaxError", "compile_expression", "environment", "plain_path_of"]
-
-FUEL = 20_000  # engine instructions an evaluation may take; a handful is usual
 
 _WORDS = {
     "UndefinedError": "a field is missing",
@@ -45,15 +44,13 @@ def words_of(error: Exception) -> str:
 @cache
 def environment() -> Environment:
     """The engine, with a limit on work and nothing of the process within reach."""
-    engine = Environment(undefined_behavior="strict", fuel=FUEL, debug=False)
-    for name in ("debug", "cycler", "joiner", "namespace"):
-        engine.remove_global(name)
-    return engine
+    return sandbox()
 
 
 def _engine(text: str, variables: Mapping[str, Path]) -> Reader:
     """Compile-time check of a span for minijinja; gives the closure that runs it."""
     engine = environment()
+    text = numbers_only(text)  # ValueError: said as one that cannot be read
     try:
         free = engine.undeclared_variables_in_str("{{ " + text + " }}") - set(variables) - {"range", "dict"}
     except TemplateError as error:

@@ -15,8 +15,9 @@ from uuid import UUID
 from minijinja import Environment, TemplateError
 
 from bridge.core.document import json_text
-from bridge.core.expression import FUEL, words_of
+from bridge.core.expression import words_of
 from bridge.core.failure import ExpressionFailure
+from bridge.core.sandbox import LONGEST, TooLong, bounded, inert, sandbox
 from bridge.errors import ConfigError
 
 
@@ -30,10 +31,6 @@ class TemplateSyntaxError(ConfigError):
         self.line = line
 
 
-def _printed(value: Any) -> Any:
-    return "" if value is None else value
-
-
 _NAME = "message"
 """What the engine calls every template: without an extension, which would turn HTML escaping on."""
 
@@ -42,8 +39,6 @@ def _escaping(escape: Callable[[str], str]) -> Callable[[Any], Any]:
     """Values become inert in a vendor's markup; the author's own text stays markup."""
 
     def printed(value: Any) -> Any:
-        if value is None:
-            return ""
         if isinstance(value, bool):
             return "true" if value else "false"
         return escape(value if isinstance(value, str) else json_text(value).decode())
@@ -51,12 +46,22 @@ def _escaping(escape: Callable[[str], str]) -> Callable[[Any], Any]:
     return printed
 
 
-def _environment(escape: Callable[[str], str] | None = None) -> Environment:
-    printed = _printed if escape is None else _escaping(escape)
-    engine = Environment(undefined_behavior="strict", fuel=FUEL, debug=False, finalizer=printed)
-    for name in ("debug", "cycler", "joiner"):
-        engine.remove_global(name)
-    return engine
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+class _Printed:
+    """What the engine calls with each value that it prints. It counts, because a loop over a large text must end
+    before the memory does."""
+
+    def __init__(self, escape: Callable[[str], str] | None) -> None:
+        self._shown: Callable[[Any], Any] = _as_it_is if escape is None else _escaping(escape)
+        self.length = 0
+
+    def __call__(self, value: Any) -> Any:
+        shown = "" if value is None else self._shown(value)
+        self.length += len(shown) if isinstance(shown, str) else 20
+        return shown if not isinstance(shown, str) else bounded(shown, self.length)
 
 
 def readable(value: Any) -> Any:
@@ -81,6 +86,7 @@ class Template:
     source: str
     names: frozenset[str]
     _engine: Environment = field(compare=False, repr=False)
+    _printed: _Printed = field(compare=False, repr=False)
     _needs: Mapping[str, frozenset[str] | None] = field(compare=False, repr=False)
 
     @property
@@ -92,12 +98,17 @@ class Template:
         shown = {
             root: _part(context[root], fields) for root, fields in self._needs.items() if root in context
         }
+        self._printed.length = 0
         try:
             return self._engine.render_template(_NAME, **shown)
         except TemplateError as error:
             where = f" (line {error.line})" if error.line is not None else ""
             raise ExpressionFailure(
                 f"template {shortened(self.source)!r}{where}: {words_of(error)}"
+            ) from None
+        except TooLong:
+            raise ExpressionFailure(
+                f"template {shortened(self.source)!r}: makes a text of more than {LONGEST} characters"
             ) from None
         except (ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ExpressionFailure(f"template {shortened(self.source)!r}: {type(error).__name__}") from None
@@ -117,17 +128,21 @@ def shortened(source: str, limit: int = 120) -> str:
 
 def compile_template(source: str, escape: Callable[[str], str] | None = None) -> Template:
     """Check a template and learn its names; raises TemplateSyntaxError. escape: what values go through."""
-    engine = _environment(escape)
+    printed = _Printed(escape)
+    engine = sandbox(printed)
     try:
-        found = engine.undeclared_variables_in_str(source, nested=True)
+        found = engine.undeclared_variables_in_str(source, nested=True)  # reads it, runs nothing
+        harmless = inert(source)
     except TemplateError as error:
         raise TemplateSyntaxError(
             f"template {shortened(source)!r} cannot be read: {error.kind}", error.line
         ) from None
+    except ValueError as error:
+        raise TemplateSyntaxError(f"template {shortened(source)!r} cannot be read: {error}", None) from None
     names = frozenset(found) - {"range", "dict", "namespace"}
-    engine.add_template(_NAME, source)
+    engine.add_template(_NAME, harmless)
     needs = {root: _fields(root, names) for root in {name.partition(".")[0] for name in names}}
-    return Template(source, names, engine, needs)
+    return Template(source, names, engine, printed, needs)
 
 
 def _fields(root: str, names: frozenset[str]) -> frozenset[str] | None:

@@ -131,6 +131,12 @@ def connect(dsn: str, *, search_path: bool = False) -> psycopg.Connection:
     path = "" if search_path else "-c search_path= "
     options = f"{path}-c statement_timeout=15s -c lock_timeout=2s -c client_encoding=UTF8"
     conninfo = wire.complete(dsn, application_name="bridge doctor", options=options)
+    try:
+        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        if not wire.takes_no_options(error):
+            raise
+    conninfo = wire.complete(dsn, application_name="bridge doctor")
     return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
 
 

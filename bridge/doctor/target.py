@@ -8,6 +8,7 @@ import psycopg
 
 from bridge.apply.stream_plan import StreamPlan
 from bridge.apply.worker import contract_kinds
+from bridge.config.table import table_names as split_names
 from bridge.core.spec import TableSpec
 from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.reach import place
@@ -93,10 +94,11 @@ def tables(target: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
 
 def table_names(plan: StreamPlan) -> list[tuple[str, str]]:
     """(schema, table) of what is written, and of the ledger."""
-    names = [("bridge", name) for name in LEDGER_TABLES]
-    for pipeline in plan.pipelines:
-        for spec in pipeline.destinations.values():
-            if isinstance(spec, TableSpec) and spec.connection == plan.connection:
-                schema, _, table = spec.table.rpartition(".")
-                names.append((schema or "public", table))
-    return list(dict.fromkeys(names))
+    ledger = [("bridge", name) for name in LEDGER_TABLES]
+    written = [
+        split_names(spec.table)
+        for pipeline in plan.pipelines
+        for spec in pipeline.destinations.values()
+        if isinstance(spec, TableSpec) and spec.connection == plan.connection
+    ]
+    return list(dict.fromkeys(ledger + written))

@@ -111,9 +111,19 @@ async def _quietly(work: Coroutine[None, None, _T], stream: str, server: str) ->
 
 
 async def _connect(dsn: str, stream: str) -> psycopg.AsyncConnection:
-    given = wire.complete(dsn, application_name=f"bridge-backlog/{stream}", options=_OPTIONS)
+    name = f"bridge-backlog/{stream}"
+    with_options = wire.complete(dsn, application_name=name, options=_OPTIONS)
+    try:
+        return await _opened(with_options)
+    except psycopg.OperationalError as error:
+        if not wire.takes_no_options(error):
+            raise
+    return await _opened(wire.complete(dsn, application_name=name))
+
+
+async def _opened(conninfo: str) -> psycopg.AsyncConnection:
     return await psycopg.AsyncConnection.connect(
-        given, autocommit=True, prepare_threshold=None, connect_timeout=3
+        conninfo, autocommit=True, prepare_threshold=None, connect_timeout=3
     )
 
 

@@ -11,11 +11,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
+from bridge.config.table import table_names
 from bridge.core.plan import Column, ColumnKind, TableShape
 from bridge.core.spec import TableSpec
 from bridge.postgres import wire
+from bridge.postgres.pooler import require_own_session
 
+_SESSION = {
+    "search_path": "",
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "client_encoding": "UTF8",
+}
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery")
 
 
@@ -29,10 +38,16 @@ class Finding:
 
 
 def connect_target(dsn: str, application_name: str) -> psycopg.Connection:
-    """A short-lived autocommit connection for catalog questions."""
-    options = "-c search_path= -c statement_timeout=10s -c lock_timeout=5s -c client_encoding=UTF8"
-    conninfo = wire.complete(dsn, application_name=application_name, options=options)
-    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    """A short-lived autocommit connection for catalog questions. Halt where a pooler gives no session."""
+    conninfo = wire.complete(dsn, application_name=application_name)
+    connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    try:
+        require_own_session(connection, conninfo)
+        connection.execute(*wire.settings(_SESSION))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
@@ -81,8 +96,7 @@ def table_shape(
 
     kinds: column -> contract type ("number", "object", ...) where the column is mapped from one field.
     """
-    schema, _, table = spec.table.rpartition(".")
-    schema = schema or "public"
+    schema, table = table_names(spec.table)
     row = connection.execute(
         "select c.oid, c.relkind, row_security_active(c.oid), quote_ident(current_user),"
         " has_schema_privilege(n.oid, 'usage') from pg_catalog.pg_class c"
@@ -98,7 +112,7 @@ def table_shape(
             )
         ]
     oid, relkind, filtered, role, usage = row
-    quoted = f'"{schema}"."{table}"'
+    quoted = _quoted(schema, table)
     if relkind not in ("r", "p"):
         return None, [Finding("table_kind", f"{schema}.{table} is not a table", "name a table")]
     if not usage:
@@ -106,7 +120,7 @@ def table_shape(
             Finding(
                 "privilege_missing",
                 f"role {role} may not look into schema {schema}",
-                f'grant usage on schema "{schema}" to {role};',
+                f"grant usage on schema {_quoted(schema)} to {role};",
             )
         ]
     shape = TableShape(schema, table, _columns(connection, oid))
@@ -121,6 +135,10 @@ def table_shape(
             )
         )
     return shape, findings
+
+
+def _quoted(*names: str) -> str:
+    return sql.Identifier(*names).as_string()
 
 
 def _columns(connection: psycopg.Connection, oid: int) -> dict[str, Column]:
@@ -159,7 +177,7 @@ def mapped(shape: TableShape, spec: TableSpec) -> list[str]:
 
 def _column_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str]) -> Iterable[Finding]:
     where = f"destination {spec.name}: {shape.schema}.{shape.table}"
-    quoted = f'"{shape.schema}"."{shape.table}"'
+    quoted = _quoted(shape.schema, shape.table)
     names = mapped(shape, spec)
     for name in dict.fromkeys([*names, *spec.key]):
         column = shape.columns.get(name)
@@ -169,7 +187,7 @@ def _column_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str
             yield Finding(
                 "column_missing",
                 f"{where} has no column {name!r}{guess}",
-                f'alter table {quoted} add column "{name}" <type>;   or take it out of bridge.yaml',
+                f"alter table {quoted} add column {_quoted(name)} <type>;   or take it out of bridge.yaml",
             )
         elif not column.writable:
             yield Finding(
@@ -189,7 +207,8 @@ def _column_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str
                 yield Finding(
                     "column_required",
                     f"{where}: column {column.name!r} is NOT NULL, has no default and is not mapped",
-                    f'map it in bridge.yaml, or: alter table {quoted} alter column "{column.name}" drop not null;',
+                    f"map it in bridge.yaml, or: alter table {quoted} "
+                    f"alter column {_quoted(column.name)} drop not null;",
                 )
 
 
@@ -228,12 +247,12 @@ def _key_findings(
         [oid, list(spec.key)],
     ).fetchone()
     if row is None or not row[0]:
-        columns = ", ".join(f'"{name}"' for name in spec.key)
+        columns = ", ".join(map(_quoted, spec.key))
         yield Finding(
             "key_not_unique",
             f"destination {spec.name}: no unique index on exactly ({', '.join(spec.key)}) "
             f"of {shape.schema}.{shape.table}",
-            f'create unique index concurrently on "{shape.schema}"."{shape.table}" ({columns});',
+            f"create unique index concurrently on {_quoted(shape.schema, shape.table)} ({columns});",
         )
 
 
@@ -259,5 +278,5 @@ def _privilege_findings(
                 f"role {role} may not {privilege} into {shape.schema}.{shape.table}".replace(
                     "update into", "update"
                 ).replace("select into", "select from"),
-                f'grant {privilege} on "{shape.schema}"."{shape.table}" to {role};',
+                f"grant {privilege} on {_quoted(shape.schema, shape.table)} to {role};",
             )

@@ -7,6 +7,7 @@ change is made only while the dispatcher's row still has our epoch.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,28 +19,47 @@ from uuid import UUID
 import psycopg
 
 from bridge.postgres import wire
+from bridge.postgres.catalog import connect_target
 from bridge.postgres.target import Statement
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-_SESSION = (
-    "-c search_path= -c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
-    " -c synchronous_commit=on -c row_security=off -c timezone=UTC -c datestyle=ISO,YMD -c jit=off"
-    " -c default_transaction_read_only=off"
+_SESSION = {
+    "search_path": "",
+    "statement_timeout": "15s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+    "synchronous_commit": "on",
+    "row_security": "off",
+    "timezone": "UTC",
+    "datestyle": "ISO,YMD",
+    "jit": "off",
+    "default_transaction_read_only": "off",
     # The queue's two orders are indexes. A plan made from stale statistics must not sort the whole backlog.
-    " -c enable_seqscan=off -c enable_sort=off -c plan_cache_mode=force_custom_plan"
-)
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    "plan_cache_mode": "force_custom_plan",
+}
 
 LEASE_SECONDS = 10.0
 """How long a dispatcher that says nothing keeps its place."""
 
 
 async def connect(dsn: str, stream: str) -> Connection:
-    """A session of the dispatcher. Raises psycopg.OperationalError."""
-    given = wire.complete(dsn, application_name=f"bridge-dispatch/{stream}", options=_SESSION)
-    return await psycopg.AsyncConnection.connect(
-        given, autocommit=True, prepare_threshold=None, connect_timeout=5
+    """A session of the dispatcher. Raises psycopg.OperationalError, and Halt behind a pooler without sessions."""
+    name = f"bridge-dispatch/{stream}"
+    connection = await psycopg.AsyncConnection.connect(
+        wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None, connect_timeout=5
     )
+    try:
+        row = await (await connection.execute("select pg_catalog.pg_backend_pid()")).fetchone()
+        if row is None or row[0] != connection.info.backend_pid:  # a pooler: of which kind?
+            (await asyncio.to_thread(connect_target, dsn, name)).close()
+        await connection.execute(*wire.settings(_SESSION))
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 # -- one dispatcher a stream ----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from bridge.core.plan import Lookup
 from bridge.core.spec import EnrichSpec
 from bridge.errors import Halt, Retry, Verdict, verdict_of
 from bridge.postgres import wire
+from bridge.postgres.pooler import is_pooled
 from bridge.postgres.safe_error import safe_message
 
 Row = Mapping[str, Any]
@@ -35,6 +36,7 @@ class Enricher:
         self._count = count
         self._cache: dict[EnrichSpec, dict[str, tuple[float, Row]]] = {}
         self._connections: dict[str, psycopg.Connection] = {}
+        self._pooled: dict[str, bool] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
 
     def cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
@@ -75,10 +77,13 @@ class Enricher:
     def _query(self, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
         """The rows by key. A key that the query's types cannot hold has no row; it is found by halving."""
         try:
-            cursor = self._connection(entity.source).cursor(row_factory=dict_row)
-            cursor.execute(entity.sql.encode(), {"keys": keys})
-            columns = [column.name for column in cursor.description or ()]
-            return {str(row[columns[0]]): row for row in cursor} if columns else {}
+            connection = self._connection(entity.source)
+            if not self._pooled[entity.source]:
+                return _rows(connection, entity, keys)
+            with connection.transaction():  # its settings end with it: the next one may meet another server
+                connection.execute("set transaction read only")
+                connection.execute("set local statement_timeout = '10s'")
+                return _rows(connection, entity, keys)
         except psycopg.DataError:
             if len(keys) == 1:
                 return {}
@@ -106,16 +111,31 @@ class Enricher:
     def _connection(self, name: str) -> psycopg.Connection:
         connection = self._connections.get(name)
         if connection is None or connection.closed:
-            conninfo = wire.complete(
-                self._dsns[name],
-                application_name=f"bridge-enrich/{self._stream}",
-                options="-c statement_timeout=10s -c default_transaction_read_only=on -c client_encoding=UTF8",
-            )
-            connection = psycopg.connect(conninfo, autocommit=True)
-            self._connections[name] = connection
+            connection = self._connections[name] = _connect(self._dsns[name], self._stream)
+            self._pooled[name] = is_pooled(connection)
+            if self._pooled[name]:
+                connection.prepare_threshold = None
         return connection
 
     def close(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
         for connection in self._connections.values():
             connection.close()
+
+
+def _rows(connection: psycopg.Connection, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
+    cursor = connection.cursor(row_factory=dict_row)
+    cursor.execute(entity.sql.encode(), {"keys": keys})
+    columns = [column.name for column in cursor.description or ()]
+    return {str(row[columns[0]]): row for row in cursor} if columns else {}
+
+
+def _connect(dsn: str, stream: str) -> psycopg.Connection:
+    name = f"bridge-enrich/{stream}"
+    options = "-c statement_timeout=10s -c default_transaction_read_only=on -c client_encoding=UTF8"
+    try:
+        return psycopg.connect(wire.complete(dsn, application_name=name, options=options), autocommit=True)
+    except psycopg.OperationalError as error:
+        if not wire.takes_no_options(error):
+            raise
+    return psycopg.connect(wire.complete(dsn, application_name=name), autocommit=True)

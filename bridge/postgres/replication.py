@@ -109,8 +109,8 @@ class ReplicationStream:
         while connection.flush() or connection.is_busy():
             if time.monotonic() > end:
                 raise Retry(f"{doing}: no answer in 60 s")
-            if wire.wait([self.descriptor], [], 1.0):
-                connection.consume_input()
+            wire.wait([self.descriptor], [], 1.0)
+            wire.consume(connection)
         result = connection.get_result()
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
             raise _fail(result, connection, doing)
@@ -139,8 +139,8 @@ class ReplicationStream:
                 continue
             if consumed:
                 return False
-            self._connection.consume_input()
-            self.last_heard = time.monotonic()
+            if wire.consume(self._connection):
+                self.last_heard = time.monotonic()
             consumed = True
 
     def _ended(self) -> BridgeError:

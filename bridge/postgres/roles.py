@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import psycopg
 
 
-def excess_powers(connection: psycopg.Connection, tables: Sequence[str] = ()) -> list[str]:
-    """In words: superuser, BYPASSRLS, owner of one of `tables` ("schema.table")."""
+def excess_powers(connection: psycopg.Connection, tables: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """In words: superuser, BYPASSRLS, owner of one of `tables`, (schema, table)."""
     row = connection.execute(
         "select rolname, rolsuper, rolbypassrls,"
-        # by name: to_regclass() fails in a schema that the role may not use
-        " (select string_agg(n.nspname || '.' || c.relname, ', ') from pg_catalog.pg_class c"
-        "  join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        "  where n.nspname || '.' || c.relname = any(%s) and pg_has_role(current_user, c.relowner, 'usage'))"
+        " (select string_agg(format('%%I.%%I', n.nspname, c.relname), ', ')"
+        "  from unnest(%s::text[], %s::text[]) as t(schema, name)"
+        "  join pg_catalog.pg_namespace n on n.nspname = t.schema"
+        "  join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.name"
+        "  where pg_has_role(current_user, c.relowner, 'usage'))"
         " from pg_catalog.pg_roles where rolname = current_user",
-        [list(tables)],
+        [[schema for schema, _ in tables], [name for _, name in tables]],
     ).fetchone()
     if row is None:
         return []

@@ -70,7 +70,7 @@ def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Co
     try:
         return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
     except psycopg.OperationalError as error:
-        if "startup parameter" not in str(error):
+        if not wire.takes_no_options(error):
             raise
     return psycopg.connect(wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None)
 
@@ -82,7 +82,7 @@ class Source:
         self._dsn = dsn
         self._stream = stream
         self._outbox = outbox
-        self._names = {"publication": publication, "table": f'"{outbox.schema}"."{outbox.table}"'}
+        self._names = {"publication": publication, "table": outbox.name.as_string()}
         self.connection = connect_source(dsn, stream)
         self.health: SlotHealth | None = None
         self._idle_written = (time.monotonic(), Lsn(0))
@@ -284,7 +284,7 @@ def require_outbox(connection: psycopg.Connection, outbox: Outbox) -> None:
     """Halt with what to run when the outbox or its registry is not there."""
     row = connection.execute(
         "select to_regclass(%s) is not null, to_regclass('outbox.stream') is not null",
-        [f'"{outbox.schema}"."{outbox.table}"'],
+        [outbox.name.as_string()],
     ).fetchone()
     if row is None or not all(row):
         raise Halt(

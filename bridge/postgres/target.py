@@ -18,18 +18,32 @@ from psycopg.pq.abc import PGresult
 
 from bridge.errors import Retry
 from bridge.postgres import wire
+from bridge.postgres.arrays import text_array
 
 _OK = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 # The protocol's own needs, whatever the role is set to: durable, unfiltered, qualified, never stuck.
-_SESSION = (
-    "-c synchronous_commit=on -c row_security=off -c search_path= -c lock_timeout=10s"
-    " -c statement_timeout=60s -c idle_in_transaction_session_timeout=120s"
-    " -c client_encoding=UTF8 -c datestyle=ISO,YMD -c timezone=UTC"
-    " -c intervalstyle=iso_8601 -c bytea_output=hex -c standard_conforming_strings=on -c jit=off"
-    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
-    " -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off"
-)
+# Set by a statement, not in the startup packet: PgBouncer refuses the packet's options, or drops them in silence.
+_SESSION = {
+    "synchronous_commit": "on",
+    "row_security": "off",
+    "search_path": "",
+    "lock_timeout": "10s",
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "120s",
+    "client_encoding": "UTF8",
+    "datestyle": "ISO,YMD",
+    "timezone": "UTC",
+    "intervalstyle": "iso_8601",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+    "jit": "off",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+}
 
 
 Rows = list[list[tuple[bytes | None, ...]]]
@@ -66,8 +80,13 @@ class TargetLink:
     """One connection in pipeline mode. send() returns at once; settle() waits for all that was sent."""
 
     def __init__(self, dsn: str, application_name: str) -> None:
-        conninfo = wire.complete(dsn, application_name=application_name, options=_SESSION)
+        conninfo = wire.complete(dsn, application_name=application_name)
         self._connection = wire.connect(conninfo, "the target")
+        try:
+            self._set_up()
+        except BaseException:
+            self._connection.finish()
+            raise
         self._connection.enter_pipeline_mode()
         self.descriptor = self._connection.socket
         self._names: dict[bytes, bytes] = {}  # SQL -> prepared statement's name
@@ -78,6 +97,18 @@ class TargetLink:
         self._statement = 0
         self._want_write = False
         self._heard = 0.0  # when the last answer, or our question, went over the link
+
+    def _set_up(self) -> None:
+        """The session's settings, in one blocking statement; libpq itself follows client_encoding."""
+        names, values = (
+            text_array([text.encode() for text in column]) for column in wire.settings(_SESSION)[1]
+        )
+        self._connection.nonblocking = 0
+        query = wire.settings(_SESSION)[0].replace("%s", "$1", 1).replace("%s", "$2", 1)
+        result = self._connection.exec_params(query.encode(), [names, values], param_formats=[1, 1])
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise error_from_result(result)
+        self._connection.nonblocking = 1
 
     @property
     def silent_for(self) -> float:
@@ -117,7 +148,7 @@ class TargetLink:
         connection = self._connection
         if self._want_write:
             self._want_write = bool(connection.flush())
-        connection.consume_input()
+        wire.consume(connection)
         between = False  # after the last result of a statement comes one None; two mean: no more for now
         while self._expected and not connection.is_busy():
             result = connection.get_result()

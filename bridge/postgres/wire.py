@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -28,6 +29,7 @@ _KEEPALIVE = {
     "tcp_user_timeout": "20000",
     "connect_timeout": "10",
 }
+_RECORDS_AT_ONCE = 64  # then whoever reads looks around again; poll() still sees the rest
 
 
 def complete(dsn: str, **parameters: str) -> str:
@@ -46,12 +48,75 @@ def connect(conninfo: str, what: str) -> PGconn:
     if connection.status != pq.ConnStatus.OK:
         message = connection.get_error_message()
         connection.finish()
-        raise CannotConnect(
-            f"cannot connect to {what}: {message}",
-            hint="check the dsn, the network and pg_hba.conf; bridge doctor looks at each",
-        )
+        raise CannotConnect(f"cannot connect to {what}: {message}", hint=advice(message))
     connection.nonblocking = 1
     return connection
+
+
+_ADVICE = (
+    (
+        r"does not match host name",
+        "name in the dsn the very host that the server's certificate is for, or have a certificate made for this one",
+    ),
+    (
+        r"certificate verify failed",
+        "the server's certificate has expired or is not signed by the CA in sslrootcert: renew it, or name the file of "
+        "the right CA; what it says: openssl s_client -starttls postgres -connect HOST:PORT </dev/null | "
+        "openssl x509 -noout -dates -issuer -subject",
+    ),
+    (
+        r"root certificate file|root\.crt",
+        "set sslrootcert to the file of the CA that signed the server's certificate, or to system",
+    ),
+    (
+        r"does not support SSL|SSL off|no encryption",
+        "the server and `sslmode` do not meet: turn TLS on in the server (ssl = on) or see its pg_hba.conf",
+    ),
+    (
+        r"unsupported startup parameter: replication",
+        "a pooler stands between, and cannot carry replication: let source.dsn name the server itself, or set "
+        "source.capture to poll",
+    ),
+)
+
+
+def advice(message: str) -> str:
+    """What to do about a connection that failed with this message of libpq's."""
+    for pattern, words in _ADVICE:
+        if re.search(pattern, message):
+            return words
+    return "check the dsn, the network and pg_hba.conf; bridge doctor looks at each"
+
+
+def consume(connection: PGconn) -> bool:
+    """Take in what has arrived, so that a later poll() of the socket tells of everything else. True: there was
+    something.
+
+    Under TLS one read takes one record (at most 16 KiB) and libpq may have room for half of it: the rest waits
+    inside OpenSSL, where poll() does not see it. Once the socket itself is empty, at most 8 KiB can be left there,
+    and libpq always makes room for that much.
+    """
+    descriptor = connection.socket
+    heard = bool(wait([descriptor], [], 0))
+    connection.consume_input()
+    if connection.ssl_in_use:
+        for _ in range(_RECORDS_AT_ONCE):
+            empty = not wait([descriptor], [], 0)
+            connection.consume_input()
+            if empty:
+                break
+    return heard
+
+
+def takes_no_options(error: Exception) -> bool:
+    """A pooler (PgBouncer) that refuses the options of a startup packet."""
+    return "unsupported startup parameter" in str(error) and "options" in str(error)
+
+
+def settings(values: Mapping[str, str]) -> tuple[str, list[list[str]]]:
+    """A statement that sets these for the session, with its parameters."""
+    query = "select pg_catalog.set_config(name, value, false) from unnest(%s::text[], %s::text[]) as s(name, value)"
+    return query, [list(values), list(values.values())]
 
 
 def wait(readable: Sequence[int], writable: Sequence[int], timeout: float) -> list[int]:
