@@ -26,15 +26,24 @@ PRUNE_SECONDS = 60.0
 
 
 class Upkeep:
-    """plans: those of now, so that a reload counts at once. retention: of delivered rows."""
+    """plans: those of now, so that a reload counts at once. retention: of delivered rows. Times in seconds."""
 
-    def __init__(self, plans: Callable[[], Sequence[StreamPlan]], retention: Callable[[], timedelta]) -> None:
+    def __init__(
+        self,
+        plans: Callable[[], Sequence[StreamPlan]],
+        retention: Callable[[], timedelta],
+        *,
+        retry_every: float = RETRY_SECONDS,
+        prune_every: float = PRUNE_SECONDS,
+    ) -> None:
         self._plans = plans
         self._retention = retention
         self._stopping = threading.Event()
         self._log = structlog.get_logger("bridge.upkeep")
         self._troubles: dict[str, str] = {}
-        self._prune_at = time.monotonic() + PRUNE_SECONDS
+        self._retry_every = retry_every
+        self._prune_every = prune_every
+        self._prune_at = time.monotonic() + prune_every
         self.thread = threading.Thread(target=self._body, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -45,12 +54,12 @@ class Upkeep:
         self._stopping.set()
 
     def _body(self) -> None:
-        while not self._stopping.wait(RETRY_SECONDS):
+        while not self._stopping.wait(self._retry_every):
             plans = self._plans()
             for plan in plans:
                 self._guarded(f"dead letters of {plan.stream}", self._retry, plan)
             if plans and time.monotonic() >= self._prune_at:
-                self._prune_at = time.monotonic() + PRUNE_SECONDS
+                self._prune_at = time.monotonic() + self._prune_every
                 self._guarded("pruning", self._prune, plans[0])
 
     def _guarded(self, what: str, work: Callable[[StreamPlan], None], plan: StreamPlan) -> None:

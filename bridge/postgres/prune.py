@@ -24,6 +24,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from bridge.core.snapshot import Snapshot, intersection, parse_snapshot, union
+from bridge.failpoints import hit
 
 KEY_MEMORY = timedelta(days=35)
 """How long an idempotency key is remembered at least."""
@@ -167,6 +168,7 @@ def prune(
                 return replace(result, stopped="asked to stop")
             with source.transaction(), source.cursor(row_factory=dict_row) as cursor:
                 result = _batch(cursor, order, walk, result, done)
+                hit("prune.batch")
     if result.stopped:
         return result
     with source.transaction(), source.cursor(row_factory=dict_row) as cursor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.integration.ops.conftest import Commands, emit, rows, until, usage
+from tests.integration.ops.conftest import Commands, emit, letters, rows, until, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
 
@@ -44,7 +44,7 @@ def test_without_a_bridge_the_servers_tell_how_far_the_stream_is(
 ) -> None:
     running = bridge()
     emit(source, usage(), usage(metric="no-such"))
-    until(lambda: rows(target) == 1, "a row")
+    until(lambda: rows(target) == 1 and letters(target) == 1, "a row and a letter")
     running.terminate()
     emit(source, usage(), usage(), usage())
     state = commands.json("status", code=1)
