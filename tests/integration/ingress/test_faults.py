@@ -1,0 +1,221 @@
+"""Servers that go away, answers that are lost, and clients that mean harm or know no better."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from starlette.routing import Route
+
+from bridge.ingress import body
+from bridge.ingress.app import PUBLIC_PATHS
+from tests.integration.ingress.serving import EVENT, KEY, IngressServer, request
+from tests.support.proxy import FaultProxy
+from tests.support.servers import Database, RestartableServer
+
+HEAD = f"POST /v1/events/usage.limit_reached HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+TYPED = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+PATH = "/v1/events/usage.limit_reached"
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s"
+        time.sleep(0.01)
+
+
+def sent(server: IngressServer, data: bytes) -> bytes:
+    """What comes back for these bytes, until the server closes."""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)) as client:
+        client.sendall(data)
+        received = b""
+        while chunk := client.recv(65536):
+            received += chunk
+        return received
+
+
+def test_while_the_database_is_down_nothing_is_accepted_and_then_everything_is(
+    source_cluster: RestartableServer, source: Database, serving: Callable[..., IngressServer]
+) -> None:
+    server = serving()
+    assert server.event(idempotency_key="before").status == 202
+    source_cluster.stop("immediate")
+    answer = server.event(idempotency_key="during")
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json["type"].endswith(":unavailable")
+    until(lambda: not server.healthy)
+    assert server.troubles[-1].reason == "ingress_cannot_write"
+    began = time.monotonic()
+    assert server.event(idempotency_key="during").status == 503
+    assert time.monotonic() - began < 1  # at once: it is known
+    source_cluster.start()
+    until(lambda: server.event(idempotency_key="during").status in (200, 202))
+    assert server.healthy
+    assert source.value("select count(*) from outbox.event") == 2
+
+
+def test_a_lost_answer_to_the_commit_never_gives_a_second_event_to_a_key(
+    serving: Callable[..., IngressServer], source: Database, proxy_to: Callable[[str], FaultProxy]
+) -> None:
+    proxy = proxy_to(source.bridge_dsn)
+    server = serving(dsn=proxy.dsn)
+    assert server.event().status == 202
+    lost = proxy.lose_commit_answer(b"insert into outbox.event")
+    answer = server.event(idempotency_key="k")
+    assert lost.happened
+    assert (answer.status, answer.json["duplicate"]) == (200, True)
+    lost = proxy.lose_commit_answer(b"insert into outbox.event")
+    answer = server.event()
+    assert lost.happened
+    assert answer.status == 503
+    assert "not known whether" in answer.json["detail"]
+
+
+def test_a_server_that_falls_silent_is_503_in_bounded_time(
+    serving: Callable[..., IngressServer],
+    source: Database,
+    proxy_to: Callable[[str], FaultProxy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.ingress.writer.WAIT_SECONDS", 0.3)
+    monkeypatch.setattr("bridge.ingress.writer.STATEMENT_SECONDS", 1.0)
+    proxy = proxy_to(source.bridge_dsn)
+    server = serving(dsn=proxy.dsn)
+    assert server.event().status == 202
+    proxy.blackhole()
+    began = time.monotonic()
+    assert server.event(idempotency_key="k").status == 503
+    assert time.monotonic() - began < 3
+    proxy.clear()
+    until(lambda: server.event(idempotency_key="k").status in (200, 202))
+    assert source.value("select count(*) from outbox.event where idempotency_key = 'k'") == 1
+
+
+def test_a_role_without_the_grant_is_told_the_grant(
+    serving: Callable[..., IngressServer], source: Database
+) -> None:
+    source.execute("revoke insert (payload) on outbox.event from outbox_bridge")
+    server = serving()
+    until(lambda: server.troubles)
+    assert server.troubles[0].hint == 'grant outbox_bridge to "outbox_bridge";'
+    assert server.event().status == 503
+
+
+def test_the_queue_is_bounded(
+    serving: Callable[..., IngressServer], source: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.ingress.writer.QUEUE_ITEMS", 3)
+    server = serving()
+    assert server.event().status == 202
+    with ThreadPoolExecutor(12) as pool, source.connect() as app, app.transaction():
+        app.execute("lock table outbox.event in share mode")
+        answers = list(pool.map(lambda n: server.event(idempotency_key=str(n)).status, range(12)))
+    assert answers.count(503) >= 8
+
+
+def test_a_declared_length_over_the_limit_is_413_before_the_body_is_read(ingress: IngressServer) -> None:
+    head = HEAD + "content-type: application/json\r\ncontent-length: 1048577\r\n\r\n"
+    answer = sent(ingress, head.encode())  # not one byte of the body
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+    assert b"ingress.max_payload" in answer
+
+
+def test_a_body_that_grows_past_the_limit_is_413(ingress: IngressServer) -> None:
+    chunk = b"%x\r\n%b\r\n" % (65536, b"[" * 65536)
+    with closing(socket.create_connection(("127.0.0.1", ingress.port), timeout=20)) as client:
+        client.sendall(
+            (HEAD + "content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").encode()
+        )
+        for _ in range(17):  # one more than 1 MiB has, and no end
+            client.sendall(chunk)
+        assert client.recv(65536).startswith(b"HTTP/1.1 413 ")
+    assert ingress.event().status == 202
+
+
+def test_compressed_bodies_are_not_taken(ingress: IngressServer) -> None:
+    bomb = gzip.compress(b"0" * 50_000_000)
+    assert len(bomb) < 1 << 20
+    answer = request(ingress.port, "POST", PATH, bomb, {**TYPED, "content-encoding": "gzip"})
+    assert (answer.status, answer.json["type"]) == (415, "urn:problem-type:outbox-bridge:media-type")
+    assert ingress.event(bomb).status == 400  # nor when it does not say so
+
+
+def test_a_body_that_drips_is_408_and_its_connection_is_closed(
+    ingress: IngressServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "READ_SECONDS", 0.2)
+    head = HEAD + "content-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+    assert sent(ingress, head.encode()).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_header_that_drips_is_cut_off(ingress: IngressServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.observe.server.HEADER_SECONDS", 0.2)
+    assert sent(ingress, HEAD.encode()) == b""
+
+
+def test_connections_over_the_cap_are_told_then_closed(serving: Callable[..., IngressServer]) -> None:
+    server = serving(connections=5)
+    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(80)]
+    idle[20].sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert idle[20].recv(65536).startswith(b"HTTP/1.1 503 ")
+    assert idle[79].recv(1) == b""
+    for connection in idle:
+        connection.close()
+    until(lambda: answers(server) == 202)
+
+
+def answers(server: IngressServer) -> int:
+    try:
+        return server.event().status
+    except OSError:
+        return 0
+
+
+def test_a_client_that_leaves_in_its_body_harms_nobody(ingress: IngressServer, source: Database) -> None:
+    for _ in range(5):
+        with closing(socket.create_connection(("127.0.0.1", ingress.port))) as client:
+            client.sendall((HEAD + "content-type: application/json\r\ncontent-length: 100\r\n\r\n{").encode())
+    until(lambda: sum(ingress.counts.values()) == 5)
+    assert ingress.event().status == 202
+    assert source.value("select count(*) from outbox.event") == 1
+
+
+def test_every_route_needs_authentication_unless_it_is_listed(ingress: IngressServer) -> None:
+    routes = [route for route in ingress.ingress.app.routes if isinstance(route, Route)]
+    assert len(routes) == len(ingress.ingress.app.routes) == 3
+    assert frozenset() == PUBLIC_PATHS
+    for route in routes:
+        path = route.path.replace("{type}", "usage.limit_reached").replace("{name}", "x")
+        for method in (route.methods or set()) | {"PUT", "DELETE", "OPTIONS"}:
+            if path.startswith("/v1/webhooks/") and method not in (route.methods or set()):
+                continue
+            answer = ingress.post(path, EVENT, key=None, method=method)
+            assert answer.status == 401, (method, path)
+    assert ingress.post("/nowhere", b"", key=None, method="GET").status == 401
+
+
+def test_many_requests_share_a_commit(ingress: IngressServer, source: Database) -> None:
+    with ThreadPoolExecutor(24) as pool:
+        assert {answer.status for answer in pool.map(lambda _: ingress.event(), range(240))} == {202}
+    transactions = source.value("select count(distinct xid) from outbox.event")
+    assert transactions == ingress.ingress.writer.commits < 240
+
+
+def test_no_value_of_a_request_is_logged(ingress: IngressServer, capfd: pytest.CaptureFixture[str]) -> None:
+    canary = "canary-7f3a"
+    ingress.event({**EVENT, "metric": canary, canary: 1})
+    ingress.event(json.dumps({**EVENT, "plan": canary}).encode().replace(b"95210", b"1e200000"))
+    ingress.event(key=canary)
+    ingress.event(f'{{"{canary}'.encode())
+    answers_ = [ingress.event({**EVENT, "metric": canary}), ingress.event(f'{{"a": {canary}}}'.encode())]
+    assert all(canary not in answer.body.decode() for answer in answers_)
+    assert canary not in "".join(capfd.readouterr())
