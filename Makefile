@@ -43,8 +43,8 @@ torture: setup ## faults at random under load, the conservation law every minute
 mutants: setup ## break the protocol on purpose, one way at a time: each must be caught
 	$(PY) -m tests.mutants $(ARGS)
 
-test-sdk: ## the TypeScript SDK's tests; needs node
-	cd sdk/typescript && npm ci --no-audit --no-fund && npm test
+test-sdk: setup ## the TypeScript SDK's tests, against a real bridge; needs node 20
+	cd sdk/typescript && npm ci --no-audit --no-fund && BRIDGE_PYTHON=$(CURDIR)/$(PY) npm test
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -61,10 +61,27 @@ def config() -> None:
 
 @schema.command()
 @config_option
-@click.argument("event_type", metavar="TYPE")
-def event(config_path: Path, event_type: str) -> None:
+@click.argument("event_type", metavar="TYPE", required=False)
+@click.option(
+    "--typescript", is_flag=True, help="TypeScript declarations instead; of all types without TYPE."
+)
+@click.option(
+    "--module", default="outbox-bridge", show_default=True, help="The name your code imports the SDK by."
+)
+def event(config_path: Path, event_type: str | None, typescript: bool, module: str) -> None:
     """The JSON Schema of an event type's payload, from its contract in bridge.yaml."""
-    from bridge.config.schema import event_json_schema  # noqa: PLC0415  (loads pydantic)
+    from bridge.config.schema import event_contract, event_json_schema  # noqa: PLC0415  (loads pydantic)
+    from bridge.config.specs import contract_specs  # noqa: PLC0415
+    from bridge.config.typescript import typescript_declarations  # noqa: PLC0415
 
-    found = event_json_schema(read_config(config_path, offline=True), event_type)
+    if event_type is None and not typescript:
+        raise click.UsageError("name an event type, or say --typescript for the declarations of all")
+    config = read_config(config_path, offline=True)
+    if typescript:
+        contracts = (
+            contract_specs(config).values() if event_type is None else [event_contract(config, event_type)]
+        )
+        click.echo(typescript_declarations(contracts, module), nl=False)
+        return
+    found = event_json_schema(config, str(event_type))
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -32,13 +32,18 @@ def config_json_schema() -> dict[str, Any]:
 
 def event_json_schema(config: Config, event_type: str) -> dict[str, Any]:
     """The schema of an event type's payload. ConfigError when the configuration has no contract for it."""
+    return contract_json_schema(event_contract(config, event_type))
+
+
+def event_contract(config: Config, event_type: str) -> ContractSpec:
+    """The contract of an event type. ConfigError when the configuration has none for it."""
     from bridge.config.specs import contract_specs  # noqa: PLC0415  # specs needs nothing from here
 
     contract = contract_specs(config).get(event_type)
     if contract is None:
         hint = nearest(event_type, config.events) or f"contracts are: {', '.join(config.events) or 'none'}"
         raise ConfigError(f"{event_type} has no contract under events", hint=hint)
-    return contract_json_schema(contract)
+    return contract
 
 
 def contract_json_schema(contract: ContractSpec) -> dict[str, Any]:
