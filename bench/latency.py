@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
-from bench.backlog import trickle
+from bench.backlog import last_id, trickle
 from bench.contestants import Contestant
 from bench.servers import Servers
 
@@ -36,13 +37,13 @@ def latency(servers: Servers, contestant: Contestant, rate: float, seconds: floa
     trickle(servers, rate, 1.0)  # plans cached, caches warm; not measured
     schema, table, key = contestant.table
     place = sql.Identifier(schema, table)
-    count = sql.SQL("select count(*) from {}").format(place)
+    there = sql.SQL("select 1 from {} where {} = %s").format(place, sql.Identifier(key))
     with psycopg.connect(servers.target_dsn(contestant.database), autocommit=True) as watch:
-        _wait_for(watch, count, int(rate))
+        _wait_for(watch, there, last_id(servers))
         watch.execute(sql.SQL("truncate {}").format(place))
         watch.execute("select pg_stat_reset_shared('io')")
         sent = trickle(servers, rate, seconds)
-        _wait_for(watch, count, sent)
+        _wait_for(watch, there, last_id(servers))
         flush = watch.execute(
             "select coalesce(sum(fsync_time) / nullif(sum(fsyncs), 0), 0) from pg_stat_io where object = 'wal'"
             if servers.version() >= "18"
@@ -67,11 +68,10 @@ def latency(servers: Servers, contestant: Contestant, rate: float, seconds: floa
     )
 
 
-def _wait_for(watch: psycopg.Connection, count: sql.Composed, rows: int) -> None:
+def _wait_for(watch: psycopg.Connection, there: sql.Composed, event: UUID) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        row = watch.execute(count).fetchone()
-        if row is not None and row[0] >= rows:
+        if watch.execute(there, [event]).fetchone():
             return
         time.sleep(0.05)
     raise TimeoutError("the events of the latency run did not arrive within 60 s")
