@@ -23,8 +23,8 @@ _DURABLE_SECONDS = 8.0  # of the backlog that the durable trigger is given; it w
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--events", type=int, default=200_000, help="in a backlog (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each drain (default %(default)s)")
+    parser.add_argument("--events", type=int, default=150_000, help="in a backlog (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=4, help="of each drain (default %(default)s)")
     parser.add_argument("--rate", type=float, default=200.0, help="events a second for latency")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each latency run")
     parser.add_argument("--quick", action="store_true", help="a short run: 60,000 events, 2 rounds, 4 s")
