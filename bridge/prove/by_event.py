@@ -213,7 +213,7 @@ def _strangers(sides: Sides, names: list[str], found: Comparison) -> None:
             found.unexpected.add(f"{name} (the ledger does not say that it is applied)")
         elif sides.dead.opened[name]:
             found.both.add(name)
-        elif sides.subject.certain and not known[name][1]:
+        elif sides.subject.certain and not sides.subject.sink and not known[name][1]:
             found.unexpected.add(f"{name} (the configuration does not send it here)")
         else:
             found.present += 1

@@ -92,9 +92,9 @@ class Digest:
         wanted = sql.SQL("t.{} is not null").format(sql.Identifier(subject.identity or ""))
         if subject.sink:
             ((pipeline, destination),) = subject.units
-            wanted = sql.SQL("t.pipeline = {} and t.destination = {}").format(
-                sql.Literal(pipeline), sql.Literal(destination)
-            )
+            wanted = sql.SQL(
+                "t.pipeline = {} and t.destination = {} and t.state in ('pending', 'sent')"  # else: a dead letter
+            ).format(sql.Literal(pipeline), sql.Literal(destination))
         columns = [
             sql.SQL(", t.{} as {}").format(sql.Identifier(column.name), _place(n))
             for n, column in enumerate(subject.columns)

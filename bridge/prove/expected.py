@@ -18,6 +18,8 @@ from bridge.prove.position import Applied
 from bridge.prove.subject import Subject, Unit
 
 _BATCH = 5000
+DELIVERIES_KEPT = 7 * 86400 - 3600
+"""Seconds for which a settled delivery is there for certain: the dispatcher keeps them for seven days."""
 EMPTIED = b'{"outbox.pruned": true}'
 
 
@@ -81,6 +83,12 @@ class Expectation:
         """Applied events of the window; of chosen buckets by id, else in any order."""
         identity = sql.SQL("{}::text").format(self._outbox.column("id"))
         where = [self._applied.predicate(self._outbox), self._window.predicate(identity), self._types()]
+        if self._subject.sink:
+            where.append(
+                sql.SQL("{} >= now() - {} * interval '1 second'").format(
+                    self._outbox.column("occurred_at"), sql.Literal(DELIVERIES_KEPT)
+                )
+            )
         order: sql.Composable = sql.SQL("")
         if buckets is not None:
             where.append(sql.SQL("{} = any({})").format(bucket(identity), sql.Literal(list(buckets))))
