@@ -46,9 +46,10 @@ def compare_by_key(sides: Sides, found: Comparison) -> None:
         keys.execute("pragma synchronous = off")
         keys.execute(_SCHEMA)
         insert = _LATEST.format(">" if sides.subject.latest else "<")
-        for rows in _expected(sides):
+        for rows in _expected(sides, found):
             keys.executemany(insert, rows)
-        (found.expected,) = keys.execute("select count(*) from latest").fetchone()
+        (count,) = keys.execute("select count(*) from latest").fetchone()
+        found.expected = count + found.lost.count
         differing: dict[str, tuple[str, int]] = {}
         for chunk in _chunks(_actual(sides)):
             _match(sides, keys, chunk, found, differing)
@@ -61,12 +62,18 @@ def compare_by_key(sides: Sides, found: Comparison) -> None:
     found.expected += found.dead_open + len(found.dead_discarded)
 
 
-def _expected(sides: Sides) -> Iterator[list[Expected]]:
+def _expected(sides: Sides, found: Comparison | None = None) -> Iterator[list[Expected]]:
+    """found: told of events that cannot be rows, and that are no dead letters."""
     for events in sides.expectation.events(sides.source):
-        yield _rows(sides, sides.alive(sides.expectation.wanted(events)))
+        wanted = sides.expectation.wanted(events)
+        refused = sides.undead(wanted)
+        yield _rows(sides, sides.alive(wanted), refused)
+        if found is not None:
+            for name in refused:
+                found.lost.add(f"{name} (it cannot be a row, and is no dead letter)")
 
 
-def _rows(sides: Sides, wanted: Wanted) -> list[Expected]:
+def _rows(sides: Sides, wanted: Wanted, refused: list[str]) -> list[Expected]:
     """Cast and hashed by the target; a null in a key is never in conflict, and left out."""
     if not wanted.ids:
         return []
@@ -90,10 +97,11 @@ def _rows(sides: Sides, wanted: Wanted) -> list[Expected]:
         if not refused_for_data(error):
             raise
         if len(wanted.ids) == 1:
-            return []  # not a row of this table: see the dead letters
+            refused.append(wanted.ids[0].decode())
+            return []
         middle = len(wanted.ids) // 2
         halves = (range(middle), range(middle, len(wanted.ids)))
-        return [row for places in halves for row in _rows(sides, wanted.pick(places))]
+        return [row for places in halves for row in _rows(sides, wanted.pick(places), refused)]
     return [
         (str(k), _rank(version), seq, name.decode(), int(h or 0))
         for (k, h, version, nulls), seq, name in zip(answer, wanted.seqs, wanted.ids, strict=True)

@@ -24,11 +24,15 @@ def compare_by_rows(sides: Sides, found: Comparison) -> None:
     }
     expected: dict[int, tuple[int, int]] = {}
     for events in sides.expectation.events(sides.source):
-        for _, h in _hashed(sides, sides.alive(sides.expectation.wanted(events))):
+        wanted = sides.expectation.wanted(events)
+        refused = sides.undead(wanted)
+        for _, h in _hashed(sides, sides.alive(wanted), refused):
             count, total = expected.get(h & 4095, (0, 0))
             expected[h & 4095] = (count + 1, total + h)
+        for name in refused:
+            found.lost.add(f"{name} (it cannot be a row, and is no dead letter)")
     found.expected = sum(count for count, _ in expected.values())
-    found.expected += found.dead_open + len(found.dead_discarded)
+    found.expected += found.lost.count + found.dead_open + len(found.dead_discarded)
     found.present = sum(count for count, _ in actual.values())
     found.buckets = len(actual.keys() | expected.keys())
     differing = sorted(b for b in actual.keys() | expected.keys() if actual.get(b) != expected.get(b))
@@ -58,8 +62,8 @@ def _sums(rows: sql.Composable) -> sql.Composed:
     return sql.SQL("select (h & 4095)::int, count(*), sum(h) from {} as q group by 1").format(rows)
 
 
-def _hashed(sides: Sides, wanted: Wanted) -> Iterator[tuple[str, int]]:
-    """(event id, hash)."""
+def _hashed(sides: Sides, wanted: Wanted, refused: list[str]) -> Iterator[tuple[str, int]]:
+    """(event id, hash); `refused` gets the ids whose values the table's types do not take."""
     if not wanted.ids:
         return
     columns = sides.subject.columns
@@ -73,7 +77,9 @@ def _hashed(sides: Sides, wanted: Wanted) -> Iterator[tuple[str, int]]:
         if len(wanted.ids) > 1:
             middle = len(wanted.ids) // 2
             for half in (range(middle), range(middle, len(wanted.ids))):
-                yield from _hashed(sides, wanted.pick(half))
+                yield from _hashed(sides, wanted.pick(half), refused)
+        else:
+            refused += [name.decode() for name in wanted.ids]
         return
     for name, (h,) in zip(wanted.ids, answer, strict=True):
         yield name.decode(), int(h or 0)
@@ -87,7 +93,7 @@ def _descend(sides: Sides, buckets: Sequence[int], found: Comparison) -> None:
     left: Counter[int] = Counter(dict(sides.target.execute(query).fetchall()))
     asked: dict[int, str] = {}
     for events in sides.expectation.events(sides.source):
-        for name, h in _hashed(sides, sides.alive(sides.expectation.wanted(events))):
+        for name, h in _hashed(sides, sides.alive(sides.expectation.wanted(events)), []):
             if h & 4095 not in chosen:
                 continue
             asked[h] = name

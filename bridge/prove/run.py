@@ -128,7 +128,7 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
     began = time.monotonic()
     found = Comparison(subject.name, ["/".join(unit) for unit in subject.units], subject.by)
     found.left_out = list(subject.left_out)
-    dead = read_dead(ground.target, subject)
+    dead = read_dead(ground.target, subject, window)
     found.dead_open = sum(dead.opened.values())
     found.dead_discarded = sorted(event for event, _ in dead.states if dead.discarded[event])
     expectation = Expectation(

@@ -34,9 +34,11 @@ class Dead:
         return bool(self.states) and (event_id.decode(), unit) in self.states
 
 
-def read_dead(target: Connection, subject: Subject) -> Dead:
+def read_dead(target: Connection, subject: Subject, window: Window) -> Dead:
+    """The open and discarded dead letters of the subject's units and the window's events."""
     pipelines, destinations = zip(*subject.units, strict=True)
-    rows = target.execute(_DEAD, [list(pipelines), list(destinations)]).fetchall()
+    query = sql.SQL(_DEAD) + sql.SQL(" and ") + window.predicate(sql.SQL("event_id"))
+    rows = target.execute(query, [list(pipelines), list(destinations)]).fetchall()
     states = {(event, (pipeline, name)): state for event, pipeline, name, state in rows}
     return Dead(
         states,
@@ -70,6 +72,10 @@ class Sides:
             if self.dead.has(name, unit)
         }
         return wanted.without(places) if places else wanted
+
+    def undead(self, wanted: Wanted) -> list[str]:
+        """Events that the planner refuses, and that are no dead letter."""
+        return [name.decode() for name, unit in wanted.dead if not self.dead.has(name, unit)]
 
     def known(self, ids: Sequence[str]) -> dict[str, tuple[bool, bool]]:
         """event id -> (is it applied, has prune emptied it); for those that the outbox has."""

@@ -80,13 +80,14 @@ def run_tests(root: Path, tests: list[str]) -> tuple[str, list[str]]:
 
 def verdict_on(mutant: Mutant, root: Path) -> tuple[bool, str]:
     """Is it caught; by what."""
+    before = {edit.file: (root / edit.file).read_text() for edit in mutant.edits}
     for edit in mutant.edits:
         edit.apply(root)
     try:
         outcome, words = run_tests(root, list(mutant.tests))
     finally:
-        for edit in mutant.edits:
-            shutil.copy2(ROOT / edit.file, root / edit.file)
+        for file, text in before.items():
+            (root / file).write_text(text)
     if outcome == "asserted":
         return True, words[0][:90]
     return False, "SURVIVED" if outcome == "passed" else f"NOT BY AN ASSERTION: {words[0][:300]}"

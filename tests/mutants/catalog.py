@@ -125,7 +125,9 @@ MUTANTS = (
                 '    f" where stream = $1 returning {_COLUMNS}"\n',
                 '    f"with old as materialized (select * from bridge.checkpoint where stream = $1),"\n'
                 '    f" taken as (update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid,"\n'
-                '    f" updated_at = now() where stream = $1 returning 1) select {_COLUMNS} from old, taken"\n',
+                '    f" updated_at = now() where stream = $1 returning 1)"\n'
+                "    f\" select {_COLUMNS.replace(' epoch,', ' epoch + 1,').replace('session::text', '$2::text')}\"\n"
+                '    f" from old, taken"\n',
             ),
         ),
         (real("test_the_fence_waits_for_a_commit_in_flight_and_reads_what_it_wrote"),),

@@ -262,3 +262,42 @@ def test_events_of_another_time_are_left_alone(world: World, command: Command) -
     world.target.execute("delete from events.usage_limits")
     for arguments, lost in ((("--until", "2020-01-01"), 1), (("--since", "1h"), 21), (("--until", "1h"), 1)):
         assert command("prove", "--json", *arguments).only["lost"]["count"] == lost
+
+
+def test_pruned_events_are_no_difference_and_what_is_left_is_compared(world: World, command: Command) -> None:
+    filled(world, 100)
+    old = [str(row[0]) for row in world.source.execute("select id from outbox.event order by seq limit 60")]
+    world.source.execute(
+        "update outbox.event set occurred_at = now() - interval '30 days' where id = any(%s)", [old]
+    )
+    query = (
+        "select bool_and(pg_visible_in_snapshot(xid, (select floor from outbox.stream))) from outbox.event"
+    )
+    with world.producer() as producer:  # the registry's floor follows the ledger's when that rises again
+        until(
+            lambda: producer.transaction(1) and world.source.value(f"{query} where id = any(%s)", [old]),
+            "prune may go on",
+        )
+    world.caught_up()
+    assert "60 events deleted" in command("prune").out
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.only["pruned"] == 60
+    young = world.source.value("select id from outbox.event order by seq desc limit 1")
+    world.target.execute("delete from events.usage_limits where event_id = %s", [young])
+    assert command("prove", "--json").only["lost"]["first"] == [str(young)]
+
+
+def test_a_refused_event_without_a_dead_letter_is_lost_where_rows_have_no_identity_too(
+    world: World, command: Command, latest: None
+) -> None:
+    world.bridge().start().wait_ready()
+    good = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 1, "plan": "pro"}
+    with world.producer() as producer:
+        [broken] = producer.transaction(1, payloads=[{**good, "metric": "colour"}])
+        producer.transaction(1, payloads=[{**good, "customer_id": "marker"}])
+    until(lambda: world.target.value("select count(*) from events.latest"), "the marker")
+    assert command("prove").code == 0
+    world.target.execute("delete from bridge.dead_letter")
+    named = command("prove", "--json").only["lost"]["first"]
+    assert named == [f"{broken} (it cannot be a row, and is no dead letter)"]
