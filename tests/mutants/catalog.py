@@ -135,7 +135,7 @@ MUTANTS = (
     Mutant(
         "synchronous-commit-off",
         "a commit is answered before it is flushed",
-        (Edit("bridge/postgres/target.py", "-c synchronous_commit=on", "-c synchronous_commit=off"),),
+        (Edit("bridge/postgres/target.py", '"synchronous_commit": "on"', '"synchronous_commit": "off"'),),
         (real("test_a_commit_is_durable_whatever_the_role_is_set_to"),),
     ),
     Mutant(
