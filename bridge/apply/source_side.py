@@ -41,7 +41,7 @@ class SourceSide:
 
     def register(self, request: ask.Register) -> None:
         hit("registry.before")
-        self.control.register(request.registration)
+        self.control.register(request.registration, request.holder)
         hit("registry.written")
 
     def begin_slot(self, request: ask.BeginSlot) -> None:

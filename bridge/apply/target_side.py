@@ -16,9 +16,9 @@ from bridge.apply.sockets import Sockets
 from bridge.apply.stream_plan import StreamPlan, Watcher
 from bridge.apply.transaction import Transactions
 from bridge.core import requests as ask
+from bridge.core.done import Listed, listed
 from bridge.core.ledger import Ledger, Mode, TargetFacts
 from bridge.core.plan import Lookup
-from bridge.core.protocol import POLLED
 from bridge.core.storm import Storm
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
@@ -131,10 +131,6 @@ class TargetSide:
     def save(self, request: ask.Save) -> None:
         stream = self._plan.stream
         more = [ledger_sql.thin(stream, request.thin)] if request.thin is not None else []
-        if request.polled:
-            xids = sorted(request.polled)
-            lsns = [request.after.floor_lsn] * len(xids)
-            more.append(ledger_sql.list_applied(stream, POLLED, xids, lsns))
         if request.forget_above is not None:
             more.append(ledger_sql.forget_above(stream, request.forget_above))
         if request.after.mode is Mode.CATCHUP:
@@ -217,7 +213,7 @@ class TargetSide:
                 )
         self._watcher.pending(None)
 
-    def read_applied(self, request: ask.ReadApplied) -> frozenset[int]:
+    def read_applied(self, request: ask.ReadApplied) -> Listed:
         incarnation = None if request.except_incarnation is None else b"%d" % request.except_incarnation
         rows = self._run(Statement(ledger_sql.LISTED, [self._plan.stream.encode(), incarnation]))[0]
-        return frozenset(int(row[0] or 0) for row in rows)
+        return listed(map(ledger_sql.read_listed, rows))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from bridge.apply.prepared import Prepared, outcomes_of, places
 from bridge.apply.refusal import cause_of, structure, unmapped
+from bridge.core.done import Seqs
 from bridge.core.fold import arrange
 from bridge.core.ledger import Ledger
 from bridge.core.plan import DeadLetter, Write
@@ -74,9 +75,11 @@ class Transactions:
         self._check_storm([prepared])
         ledger = [ledger_sql.change(before, after)]
         if list_as is not None and prepared.batch.xids:
-            ledger.append(
-                ledger_sql.list_applied(self._stream, list_as, prepared.batch.xids, prepared.batch.end_lsns)
+            batch = prepared.batch
+            seqs = Seqs.of(
+                int(event.seq) for part in [*self._chunks, prepared] for event in part.batch.events
             )
+            ledger.append(ledger_sql.list_applied(self._stream, list_as, batch.xids, batch.end_lsns, seqs))
         if thin is not None:
             ledger.append(ledger_sql.thin(self._stream, thin))
         if prepared.batch.chunk:

@@ -124,6 +124,9 @@ class Registration:
     reached: a WAL position of this source that the ledger may rely on. It is written here, and flushed,
     before a floor or a goal of that position is written to the ledger: a source that says less is an
     older copy, however far its WAL has come since. The writer keeps the greater of two.
+
+    session: who writes here. The one that fenced last takes the row over from whom it found there, after
+    the fence; what an earlier one sent before and what arrives after that is refused.
     """
 
     stream: str
@@ -133,6 +136,7 @@ class Registration:
     floor: Snapshot
     witness_id: str | None
     reached: Lsn = ZERO
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)

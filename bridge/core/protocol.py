@@ -73,7 +73,7 @@ def session(settings: Settings) -> Generator[Request[Any], Any, None]:
     from_slot = slot_wanted(settings, source)
     judgement = judge(ledger, source, registration, slot_wanted=from_slot)
     yield from ask(Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
-    life = _Life(settings, judgement.ledger, target)
+    life = _Life(settings, judgement.ledger, target, registration)
     # From here on prune respects our floor. If it may have gone further before, the registry must not
     # forget that when it takes our floor: a position one above our own says so.
     first = is_first_catch_up(ledger, registration)
@@ -101,20 +101,21 @@ class _Look:
 class _Life:
     """The ledger as it is durable in the target (`ledger`), and what one session does with it."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, target: TargetFacts) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, target: TargetFacts, registration: Registration | None
+    ) -> None:
         self.settings = settings
         self.ledger = ledger
         self.target = target
+        self.holder = registration.session if registration else None  # of the row in the registry
         self.sent: Ledger | None = None  # becomes `ledger` when what was sent is durable
         self.held: Snapshot | None = None  # the floor before a slot is made: its snapshot shows no less
 
     # --- the ledger ---------------------------------------------------------------------------
 
-    def save(
-        self, after: Ledger, *, thin: Snapshot | None = None, polled: frozenset[int] = frozenset()
-    ) -> Asking[None]:
+    def save(self, after: Ledger, *, thin: Snapshot | None = None) -> Asking[None]:
         """Write the row; nothing is in flight. thin: what this snapshot shows need not be listed."""
-        yield from ask(Save(self.ledger, after, thin=thin, polled=polled))
+        yield from ask(Save(self.ledger, after, thin=thin))
         self.ledger = after
 
     def apply(
@@ -151,8 +152,10 @@ class _Life:
             floor=floor,
             witness_id=self.ledger.witness_id,
             reached=max(reached, self.ledger.snapshot_lsn),
+            session=self.settings.session,
         )
-        yield from ask(Register(registration))
+        yield from ask(Register(registration, self.holder))
+        self.holder = self.settings.session
 
     # --- from the table -----------------------------------------------------------------------
 
@@ -205,28 +208,25 @@ class _Life:
 
     def finish(self, goal: Goal, mode: Mode, *, listing: bool = False) -> Asking[None]:
         """Apply what is visible in the goal and not yet applied; then it is the floor. A stored goal is
-        always finished before another one is stored.
-
-        listing: see poll_once. Only the last write lists: a transaction of which a batch has brought one
-        row is not applied yet, and a session that resumes here would skip the others. (That one need not
-        list at all: its slot is made later than this goal.)
+        always finished before another one is stored. listing: see poll_once. (A session that resumes here
+        need not list: its slot is made later than this goal.)
         """
         while goal.from_slot and (yield from ask(StillRunning(goal.snapshot))):
             pass  # WAL runs ahead of visibility
         floor, since = self.ledger.floor, self.ledger.since
-        applied = yield from ask(ReadApplied())
-        polled: set[int] = set()
+        done = Done((yield from ask(ReadApplied())), floor)
         seq, more = goal.seq, True
         while more:
-            missing = yield from ask(ReadMissing(floor, goal.snapshot, seq, since, applied))
+            missing = yield from ask(ReadMissing(floor, goal.snapshot, seq, since))
             seq, more = missing.last_seq, missing.more
-            if missing.batch.events:
+            batch = done.without(located(missing.batch, goal.lsn))
+            if batch.events:
                 after = replace(self.sent or self.ledger, next=replace(goal, seq=seq))
-                yield from self.apply(located(missing.batch, goal.lsn), after)
-                polled.update(missing.batch.xids if listing else ())
+                list_as = POLLED if listing else None
+                yield from self.apply(batch, after, list_as=list_as)
         yield from self.settle()
         thin = None if listing else goal.snapshot
-        yield from self.save(_raised(self.ledger, goal, mode), thin=thin, polled=frozenset(polled))
+        yield from self.save(_raised(self.ledger, goal, mode), thin=thin)
         self.held = None if goal.from_slot else self.held
         yield from self.register()
 
@@ -254,21 +254,22 @@ class _Life:
         snapshot, lsn = yield from ask(TakeSnapshot())
         goal = Goal(snapshot, lsn)
         before = self.ledger
-        applied = yield from ask(ReadApplied())
-        missing = yield from ask(ReadMissing(before.floor, snapshot, 0, before.since, applied))
+        done = Done((yield from ask(ReadApplied())), before.floor)
+        missing = yield from ask(ReadMissing(before.floor, snapshot, 0, before.since))
+        batch = done.without(located(missing.batch, lsn))
         if not missing.batch.events and before.since is None:
             return False
         yield from self.register(lsn)
-        if not missing.batch.events:  # a stream that starts now: what is there is not its own
-            yield from self.save(_raised(before, goal, mode))
+        thin, list_as = (None, POLLED) if listing else (snapshot, None)
+        if not batch.events and not missing.more:  # a slot brought it all; or, for a stream that starts
+            yield from self.save(_raised(before, goal, mode), thin=thin)  # now, what is there is not its own
             return False
         if missing.more:
             yield from self.save(replace(before, mode=mode, next=goal))
             yield from self.finish(goal, mode, listing=listing)
             return True
-        thin, list_as = (None, POLLED) if listing else (snapshot, None)
         after = _raised(before, goal, mode)
-        yield from self.apply(located(missing.batch, lsn), after, list_as=list_as, thin=thin)
+        yield from self.apply(batch, after, list_as=list_as, thin=thin)
         yield from self.settle()
         return True
 
@@ -307,7 +308,9 @@ class _Life:
         after = self.sent or self.ledger
         if batch.whole:
             after = replace(after, applied_lsn=batch.end_lsn, safe_lsn=batch.end_lsn)
-        yield from self.apply(batch, after, list_as=self.ledger.incarnation)
+        yield from self.apply(
+            batch, after, list_as=self.ledger.incarnation if self.settings.has_xid else None
+        )
         return not batch.whole
 
     def look_at_source(self, look: _Look) -> Asking[None]:

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from bridge.core.done import Listed
 from bridge.core.event import Batch
 from bridge.core.ledger import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.core.lsn import Lsn
@@ -55,14 +56,12 @@ class Fence(Request[Ledger | None]):
 class Save(Request[None]):
     """Replace the row `before` by `after` if it still is `before` (epoch, session, applied_lsn, next_seq,
     floor_lsn: the target may be restored under an open session), else raise Fenced. thin: delete from
-    `applied` what this snapshot shows. polled: list these xids in `applied` under incarnation 0, each at
-    after.floor_lsn. forget_above: the source lost its WAL above this LSN; take what was listed above it
-    out of `applied`."""
+    `applied` what this snapshot shows. forget_above: the source lost its WAL above this LSN; take what was
+    listed above it out of `applied`."""
 
     before: Ledger
     after: Ledger
     thin: Snapshot | None = None
-    polled: frozenset[int] = frozenset()
     forget_above: Lsn | None = None
 
 
@@ -77,8 +76,9 @@ class Prepare(Request[None]):
 class Apply(Request[None]):
     """Send the prepared batch in one transaction with `before` -> `after`, and do not wait.
 
-    list_as: also list its xids in `applied`, as brought by this incarnation. A chunk (not batch.whole)
-    leaves that transaction open: the ledger is written with the chunk that ends it.
+    list_as: also list its transactions in `applied` with the seqs of their rows, as brought by this
+    incarnation. A chunk (not batch.whole) leaves that transaction open: the ledger is written, and all
+    chunks are listed, with the chunk that ends it.
     """
 
     batch: Batch
@@ -94,8 +94,8 @@ class Settle(Request[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadApplied(Request[frozenset[int]]):
-    """The xids listed in `applied`; except_incarnation leaves out what that slot itself brought."""
+class ReadApplied(Request[Listed]):
+    """What `applied` lists; except_incarnation leaves out what that slot itself brought."""
 
     except_incarnation: int | None = None
 
@@ -110,9 +110,14 @@ class ReadRegistration(Request[Registration | None]):
 
 @dataclass(frozen=True, slots=True)
 class Register(Request[None]):
-    """Committed and flushed when answered; of two values of `reached` the greater one stays."""
+    """Committed and flushed when answered; of two values of `reached` the greater one stays.
+
+    holder: whose session must hold the row, None: there must be none yet. Else nothing is written, and it
+    raises Fenced where the holder should be ourselves, Retry where we wanted to take the row over.
+    """
 
     registration: Registration
+    holder: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +167,12 @@ class StillRunning(Request[bool]):
 
 @dataclass(frozen=True, slots=True)
 class ReadMissing(Request["Missing"]):
-    """The next rows, by seq, that are visible in `upto` and neither in `floor` nor in `applied`."""
+    """The next rows, by seq, that are visible in `upto` and not in `floor`."""
 
     floor: Snapshot
     upto: Snapshot
     after_seq: int
     since: str | None
-    applied: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bridge.core.done import Seqs
 from bridge.core.ledger import Goal, Ledger, Mode
 from bridge.core.lsn import Lsn, format_lsn, parse_lsn
 from bridge.core.snapshot import Snapshot, parse_snapshot
@@ -60,8 +61,8 @@ _REPLACE = (
 )
 
 _LIST = (
-    b"insert into bridge.applied (stream, incarnation, end_lsn, xids, end_lsns)"
-    b" values (convert_from($1, 'UTF8'), $2, $3, $4::xid8[], $5::pg_lsn[])"
+    b"insert into bridge.applied (stream, incarnation, end_lsn, xids, end_lsns, seqs)"
+    b" values (convert_from($1, 'UTF8'), $2, $3, $4::xid8[], $5::pg_lsn[], convert_from($6, 'UTF8')::int8multirange)"
 )
 
 _THIN = (
@@ -71,14 +72,14 @@ _THIN = (
 
 _FORGET = (
     b"with gone as (delete from bridge.applied where stream = $1 and end_lsn > $2::pg_lsn returning *)"
-    b" insert into bridge.applied (stream, incarnation, end_lsn, xids, end_lsns)"
-    b" select stream, incarnation, max(l), array_agg(x), array_agg(l)"
+    b" insert into bridge.applied (stream, incarnation, end_lsn, xids, end_lsns, seqs)"
+    b" select stream, incarnation, max(l), array_agg(x), array_agg(l), seqs"
     b" from gone, unnest(xids, end_lsns) as kept(x, l) where l <= $2::pg_lsn"
-    b" group by stream, incarnation, end_lsn"
+    b" group by stream, incarnation, end_lsn, seqs"
 )
 
 LISTED = (
-    b"select x::text from bridge.applied, unnest(xids) as x"
+    b"select array_to_string(xids, ','), seqs::text from bridge.applied"
     b" where stream = $1 and ($2::int is null or incarnation <> $2::int)"
 )
 
@@ -174,8 +175,10 @@ def _only_advances(before: Ledger, after: Ledger) -> bool:
     return advanced == after
 
 
-def list_applied(stream: str, incarnation: int, xids: Sequence[int], end_lsns: Sequence[Lsn]) -> Statement:
-    """One row in bridge.applied for these transactions."""
+def list_applied(
+    stream: str, incarnation: int, xids: Sequence[int], end_lsns: Sequence[Lsn], seqs: Seqs
+) -> Statement:
+    """One row in bridge.applied for these transactions, of which the rows with these seqs were applied."""
     return Statement(
         _LIST,
         [
@@ -184,6 +187,7 @@ def list_applied(stream: str, incarnation: int, xids: Sequence[int], end_lsns: S
             max(end_lsns).to_bytes(8, "big"),
             eight_byte_array(XID8, xids),
             eight_byte_array(PG_LSN, end_lsns),
+            str(seqs).encode(),
         ],
         binary=True,
     )
@@ -195,6 +199,12 @@ def thin(stream: str, snapshot: Snapshot) -> Statement:
 
 def forget_above(stream: str, lsn: Lsn) -> Statement:
     return Statement(_FORGET, [stream.encode(), _lsn(lsn)])
+
+
+def read_listed(row: Sequence[bytes | None]) -> tuple[list[int], Seqs]:
+    """A row of LISTED."""
+    xids, seqs = row
+    return [int(xid) for xid in (xids or b"").split(b",")], Seqs.parse((seqs or b"").decode())
 
 
 def read_row(row: Sequence[bytes | None]) -> Ledger:

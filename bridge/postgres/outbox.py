@@ -1,5 +1,5 @@
-"""The outbox table as a source of rows: its name and columns, and the reading of what a stream has not
-applied yet (catch-up and polling). Apart from source.py, which asks about servers and slots, not events.
+"""The outbox table as a source of rows: its name and columns, and the reading of what a stream's floor does
+not show (catch-up and polling). Apart from source.py, which asks about servers and slots, not events.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class MissingReader:
         self._at: tuple[object, ...] | None = None  # what the open cursor would return next
 
     def read(self, request: ReadMissing) -> Missing:
-        goal = (request.floor, request.upto, request.since, request.applied)
+        goal = (request.floor, request.upto, request.since)
         if self._at != (*goal, request.after_seq):
             self._open(request)
         events: list[Event] = []
@@ -112,7 +112,6 @@ class MissingReader:
                 "declare missing no scroll cursor for select {columns} from {table} as e"
                 " where ({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[]))"
                 " and pg_visible_in_snapshot({xid}, %(upto)s::pg_snapshot)"
-                " and not exists (select from unnest(%(applied)s::xid8[]) as a(x) where a.x = {xid})"
                 " and {seq} > %(seq)s"
                 " and (%(since)s::timestamptz is null or {occurred} >= %(since)s::timestamptz)"
                 " order by e.{seq}"  # bare, it would be the text in the select list
@@ -127,7 +126,6 @@ class MissingReader:
                 "xmax": str(request.floor.xmax),
                 "xip": "{" + ",".join(map(str, request.floor.xip)) + "}",
                 "upto": str(request.upto),
-                "applied": "{" + ",".join(map(str, request.applied)) + "}",
                 "seq": request.after_seq,
                 "since": request.since,
             },

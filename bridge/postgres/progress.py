@@ -35,7 +35,7 @@ def checkpoint(target: psycopg.Connection, stream: str) -> dict[str, Any] | None
 
 
 def listed(target: psycopg.Connection, stream: str) -> list[str]:
-    """The xids that are applied and that the floor does not show."""
+    """The xids that are applied, wholly or in part, and that the floor does not show."""
     rows = target.execute("select x::text from bridge.applied, unnest(xids) as x where stream = %s", [stream])
     return [row[0] for row in rows]
 

@@ -21,7 +21,7 @@ def accept_source(
     """Begin anew with the source as it is now. since: the first event's time, "infinity" for from now on, None
     for every row that the outbox holds (applied ones again). False: no such stream here."""
     source.execute(
-        "update outbox.stream set floor = '3:3:', reached = '0/0', witness_id = null where stream = %s",
+        "update outbox.stream set floor = '3:3:', reached = '0/0', witness_id = null, session = '' where stream = %s",
         [stream],
     )
     with target.transaction():
@@ -41,7 +41,8 @@ def accept_target(
     if row is None:
         return None
     source.execute(
-        "update outbox.stream set target_system = %s, target_database = %s, updated_at = now() where stream = %s",
+        "update outbox.stream set target_system = %s, target_database = %s, session = '', updated_at = now()"
+        " where stream = %s",
         [row[0], row[1], stream],
     )
     return row[0], row[1]

@@ -15,7 +15,7 @@ from bridge.core.ledger import Pruned, Registration, SlotFacts, SourceFacts
 from bridge.core.lsn import Lsn, format_lsn, parse_lsn
 from bridge.core.requests import Observation
 from bridge.core.snapshot import Snapshot, parse_snapshot
-from bridge.errors import Halt, Retry
+from bridge.errors import Fenced, Halt, Retry
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication
@@ -43,6 +43,18 @@ _SLOT: LiteralString = """
     select slot_type, plugin, database = current_database(), active, wal_status,
            confirmed_flush_lsn::text, to_jsonb(s) ->> 'invalidation_reason'
     from pg_catalog.pg_replication_slots s where slot_name = %s"""
+
+_REGISTER_FIRST: LiteralString = """
+    insert into outbox.stream (stream, target_system, target_database, slot, floor, witness_id, reached, session)
+    values (%(stream)s, %(system)s, %(database)s, %(slot)s, %(floor)s::pg_snapshot, %(witness)s,
+        %(reached)s::pg_lsn, %(session)s)
+    on conflict do nothing"""
+
+_REGISTER: LiteralString = """
+    update outbox.stream set target_system = %(system)s, target_database = %(database)s, slot = %(slot)s,
+        floor = %(floor)s::pg_snapshot, witness_id = %(witness)s, session = %(session)s,
+        reached = greatest(reached, %(reached)s::pg_lsn), updated_at = now()
+    where stream = %(stream)s and session = %(holder)s"""
 
 IDLE_WRITE_SECONDS = 10.0
 IDLE_WRITE_BYTES = 1 << 20
@@ -183,38 +195,46 @@ class Source:
 
     def registration(self) -> Registration | None:
         row = self.connection.execute(
-            "select target_system, target_database, slot, floor::text, witness_id, reached::text"
+            "select target_system, target_database, slot, floor::text, witness_id, reached::text, session"
             " from outbox.stream where stream = %s",
             [self._stream],
         ).fetchone()
         if row is None:
             return None
-        system, database, slot, floor, witness, reached = row
+        system, database, slot, floor, witness, reached, session = row
         return Registration(
-            self._stream, system, database, slot, parse_snapshot(floor), witness, parse_lsn(reached)
+            self._stream, system, database, slot, parse_snapshot(floor), witness, parse_lsn(reached), session
         )
 
-    def register(self, registration: Registration) -> None:
+    def register(self, registration: Registration, holder: str | None) -> None:
+        """Write the row that this session holds, or raise; see requests.Register."""
         with self.connection.transaction():
             self.connection.execute("set local synchronous_commit = local")  # flushed, whatever the role has
-            self.connection.execute(
-                "insert into outbox.stream as s"
-                " (stream, target_system, target_database, slot, floor, witness_id, reached)"
-                " values (%s, %s, %s, %s, %s::pg_snapshot, %s, %s::pg_lsn)"
-                " on conflict (stream) do update set target_system = excluded.target_system,"
-                " target_database = excluded.target_database, slot = excluded.slot, floor = excluded.floor,"
-                " witness_id = excluded.witness_id, reached = greatest(s.reached, excluded.reached),"
-                " updated_at = now()",
-                [
-                    registration.stream,
-                    registration.target_system,
-                    registration.target_database,
-                    registration.slot,
-                    str(registration.floor),
-                    registration.witness_id,
-                    format_lsn(registration.reached),
-                ],
+            written = self.connection.execute(
+                _REGISTER_FIRST if holder is None else _REGISTER,
+                {
+                    "stream": registration.stream,
+                    "system": registration.target_system,
+                    "database": registration.target_database,
+                    "slot": registration.slot,
+                    "floor": str(registration.floor),
+                    "witness": registration.witness_id,
+                    "reached": format_lsn(registration.reached),
+                    "session": registration.session,
+                    "holder": holder,
+                },
+            ).rowcount
+        if written:
+            return
+        if holder == registration.session:
+            raise Fenced(
+                f"stream {self._stream} was taken over by another bridge: its row in outbox.stream has "
+                "another session, and nothing more is written by this one"
             )
+        raise Retry(
+            f"another session of stream {self._stream} has registered since this one began",
+            reason="registry_taken",
+        )
 
     def pruned(self) -> Pruned | None:
         """Waits for a batch of prune that began before our floor was registered."""

@@ -77,6 +77,7 @@ create table if not exists outbox.stream (
     floor           pg_snapshot not null, -- what this shows is applied; pruning stays below every stream's floor
     witness_id      text,                 -- the last applied event: never pruned
     reached         pg_lsn not null default '0/0',  -- the ledger's snapshots are older than this: greater there, and this is an old copy
+    session         text not null default '',  -- who writes here; one that another has taken over from is refused
     updated_at      timestamptz not null default now()
 );
 

@@ -43,7 +43,8 @@ create table bridge.applied (
     incarnation integer not null,   -- of the slot that brought them
     end_lsn     pg_lsn not null,
     xids        xid8[] not null,
-    end_lsns    pg_lsn[] not null   -- of each: a promotion may cut a batch in two
+    end_lsns    pg_lsn[] not null,  -- of each: a promotion may cut a batch in two
+    seqs        int8multirange not null  -- of their rows: a publication altered amid a transaction withholds some
 );
 alter table bridge.applied alter column xids set storage external, alter column end_lsns set storage external;
 create index applied_stream on bridge.applied (stream, end_lsn);

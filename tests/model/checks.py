@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.core.done import Listed
 from bridge.core.ledger import Ledger, Mode
 from bridge.errors import BridgeError, Fenced, StandBy, Verdict
 
@@ -66,11 +67,11 @@ def told_as_applied(world: World) -> None:
                 )
 
 
-def knows(ledger: Ledger, listed: frozenset[int], row: Row) -> bool:
+def knows(ledger: Ledger, listed: Listed, row: Row) -> bool:
     goal = ledger.next
     return (
         ledger.floor.shows(row.xid)
-        or row.xid in listed
+        or any(row.seq in seqs for seqs in listed.get(row.xid, ()))
         or (goal is not None and goal.snapshot.shows(row.xid) and row.seq <= goal.seq)
     )
 

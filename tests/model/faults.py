@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.core.requests import Register, TakeSnapshot
+from bridge.core.requests import Receive, Register, SlotMade, TakeSnapshot, Wait
 from tests.model.source import Making, Slot, Source
-from tests.model.world import KEYS, SLOT, World
+from tests.model.world import KEYS, SLOT, Bridge, World
 
 Act = Callable[[World], None]
 
@@ -310,9 +310,53 @@ def gone_and_back(world: World) -> None:
     recreate_publication(world)
 
 
+def alter_amid_a_transaction(world: World) -> None:
+    """A transaction writes before, while and after the publication withholds, and a slot brings its parts."""
+    reading = [bridge for bridge in world.bridges if bridge.stream is not None]
+    if not reading or world.source.identity() is None:
+        return
+    transaction = world.source.begin()
+    for act in (toggle_publish, toggle_publish, drop_publication, recreate_publication):
+        if world.chance(0.7):
+            world.insert(transaction, -1)
+        if act is not drop_publication or world.chance(0.2):
+            act(world)
+    if world.chance(0.7):
+        world.insert(transaction, -1)
+    world.record(transaction)
+    world.source.leave(transaction)
+    _step(world, reading[0])
+
+
+def _step(world: World, bridge: Bridge) -> None:
+    for _ in range(8):
+        if bridge in world.bridges:
+            world.step(bridge)
+            target_progress(world)
+
+
 def prune_at_a_start(world: World) -> None:
     """Between the look at what was pruned and the registration that holds prune back."""
     if any(isinstance(bridge.request, Register) and bridge.stream is None for bridge in world.bridges):
+        prune(world)
+
+
+def late_registration(world: World) -> None:
+    """A session is frozen when it is about to register. The target goes back, another session begins, and
+    then the first one's registration arrives."""
+    frozen = next((bridge for bridge in world.bridges if isinstance(bridge.request, Register)), None)
+    if frozen is None or not world.target_copies:
+        return
+    restore_target(world)
+    if frozen.stream is not None:
+        frozen.stream.slot.reader = None
+    other = world.start_bridge()
+    for _ in range(60):
+        if other not in world.bridges or isinstance(other.request, Receive | Wait | SlotMade):
+            break
+        world.step(other)
+    if frozen in world.bridges:
+        world.step(frozen)
         prune(world)
 
 
@@ -373,10 +417,7 @@ def lagging_promotion(world: World) -> None:
         return
     standby = world.source.clone()
     emit(world)
-    for _ in range(8):
-        if reading[0] in world.bridges:
-            world.step(reading[0])
-            target_progress(world)
+    _step(world, reading[0])
     _take_over(world, standby)
 
 
@@ -401,6 +442,7 @@ FAULTS: dict[Act, float] = {
     crash_bridge: 2, second_bridge: 1, switch_capture: 0.6, connection_lost: 1, crash_target: 0.7,
     copy_target: 1.5, restore_target: 0.7, drop_slot: 0.7, advance_slot: 1.5, recreate_slot: 0.6,
     foreign_slot: 0.1, lose_slot: 0.7, toggle_publish: 0.4, drop_publication: 0.2, recreate_publication: 2,
-    off_and_on: 0.8, gone_and_back: 1.0, prune: 1.5, prune_at_a_start: 0.5, crash_source: 0.8,
+    off_and_on: 0.8, alter_amid_a_transaction: 1.5,
+    late_registration: 0.4, gone_and_back: 1.0, prune: 1.5, prune_at_a_start: 0.5, crash_source: 0.8,
 }  # fmt: skip
 HISTORY: dict[Act, float] = {copy_source: 2.5, restore_source: 0.5, promote: 0.6, lagging_promotion: 0.5}

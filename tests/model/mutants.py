@@ -139,7 +139,7 @@ def writes_the_ledger_in_its_own_transaction() -> list[Patch]:
         yield from protocol.ask(requests.Apply(batch, self.ledger, self.ledger))
         if batch.whole:
             yield from protocol.ask(requests.Settle())
-            yield from self.save(after, thin=thin, polled=frozenset(batch.xids))
+            yield from self.save(after, thin=thin)
 
     return [(Life, "apply", apply)]
 
@@ -203,7 +203,17 @@ def empties_applied() -> list[Patch]:
 
 @mutant
 def skips_nothing_that_is_listed() -> list[Patch]:
-    return [(done.Done, "_has", lambda self, xid: self.floor.shows(xid))]
+    return [(done.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
+
+
+@mutant
+def takes_a_part_of_a_transaction_for_the_whole() -> list[Patch]:
+    """`applied` without seqs: the publication was altered in the middle, or a poll was cut off there."""
+
+    def has(self: Any, event: Any) -> bool:
+        return self.floor.shows(int(event.xid)) or int(event.xid) in self.listed
+
+    return [(done.Done, "_has", has)]
 
 
 @mutant
@@ -214,23 +224,6 @@ def polls_unlisted_while_a_slot_is_made() -> list[Patch]:
         return poll_once(self, mode, listing=False)
 
     return [(Life, "poll_once", unlisted)]
-
-
-@mutant
-def lists_a_polled_transaction_by_its_first_row() -> list[Patch]:
-    finish, apply = Life.finish, Life.apply
-
-    def finished(self: Any, goal: Any, mode: Any, *, listing: bool = False) -> Any:
-        self.listing = listing
-        yield from finish(self, goal, mode, listing=listing)
-
-    def applying(self: Any, batch: Any, after: Any, *, list_as: Any = None, thin: Any = None) -> Any:
-        if getattr(self, "listing", False) and after.next is not None:
-            list_as = protocol.POLLED
-        yield from apply(self, batch, after, list_as=list_as, thin=thin)
-
-    life = type("Life", (Life,), {"finish": finished, "apply": applying})
-    return [(protocol, "_Life", life)]
 
 
 # --- floors and goals -------------------------------------------------------------------------------
@@ -384,6 +377,17 @@ def lets_prune_follow_a_floor_that_may_go_back() -> list[Patch]:
     ]
 
 
+@mutant
+def lets_a_session_register_that_another_took_over_from() -> list[Patch]:
+    def register(self: World, bridge: Any, request: Any) -> None:
+        registered = self.source.registration
+        holder = registered.session if registered else None
+        return do_Register(self, bridge, replace(request, holder=holder))
+
+    do_Register = World.do_Register
+    return [(World, "do_Register", register)]
+
+
 FOCUS: dict[str, tuple[faults.Act, ...]] = {
     "takes_commit_lsn_for_end_lsn": (faults.crash_bridge,),
     "idles_without_a_publication_check": (faults.off_and_on,),
@@ -405,6 +409,12 @@ FOCUS: dict[str, tuple[faults.Act, ...]] = {
         faults.copy_target,
         faults.restore_target,
         faults.prune_at_a_start,
+    ),
+    "takes_a_part_of_a_transaction_for_the_whole": (faults.alter_amid_a_transaction,),
+    "lets_a_session_register_that_another_took_over_from": (
+        faults.copy_target,
+        faults.late_registration,
+        faults.prune,
     ),
     "lets_prune_follow_a_floor_that_may_go_back": (
         faults.slot_behind_a_poll,

@@ -117,8 +117,6 @@ class Source:
         published = "yes" if self.publication and self.publishes else "no"
         if self.publication is None and self.decoder_raises:
             published = "error"
-        if transaction.rows:  # assumed, see docs/guarantees.md: no publication changes amid a transaction
-            published = transaction.rows[0].published
         row = Row(name, self.next_seq, transaction.xid, key, published, now)
         self.next_seq += 1
         transaction.rows.append(row)

@@ -3,8 +3,10 @@ unique constraint. Apart from world.py because only here is it said what one tra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+from bridge.core.done import Listed, Seqs, listed
 from bridge.core.event import Event
 from bridge.core.ledger import Ledger
 from bridge.core.lsn import Lsn
@@ -20,6 +22,7 @@ class Listing:
     incarnation: int
     xids: tuple[int, ...]
     end_lsns: tuple[Lsn, ...]
+    seqs: Seqs
 
 
 def same_row(stored: Ledger | None, before: Ledger) -> bool:
@@ -63,26 +66,24 @@ class Target:
         other.effects, other.ids = list(self.effects), dict(self.ids)
         return other
 
-    def listed(self, except_incarnation: int | None = None) -> frozenset[int]:
-        return frozenset(
-            xid for row in self.applied if row.incarnation != except_incarnation for xid in row.xids
-        )
+    def listed(self, except_incarnation: int | None = None) -> Listed:
+        return listed((row.xids, row.seqs) for row in self.applied if row.incarnation != except_incarnation)
 
     def thin(self, shown: Snapshot) -> None:
         """Take out what the snapshot shows."""
-        kept = []
-        for row in self.applied:
-            pairs = [(x, lsn) for x, lsn in zip(row.xids, row.end_lsns, strict=True) if not shown.shows(x)]
-            if pairs:
-                kept.append(Listing(row.incarnation, tuple(x for x, _ in pairs), tuple(n for _, n in pairs)))
-        self.applied = kept
+        self._keep(lambda xid, _: not shown.shows(xid))
 
     def forget_above(self, above: Lsn) -> None:
+        self._keep(lambda _, lsn: lsn <= above)
+
+    def _keep(self, wanted: Callable[[int, Lsn], bool]) -> None:
         kept = []
         for row in self.applied:
-            pairs = [(x, lsn) for x, lsn in zip(row.xids, row.end_lsns, strict=True) if lsn <= above]
+            pairs = [pair for pair in zip(row.xids, row.end_lsns, strict=True) if wanted(*pair)]
             if pairs:
-                kept.append(Listing(row.incarnation, tuple(x for x, _ in pairs), tuple(n for _, n in pairs)))
+                kept.append(
+                    replace(row, xids=tuple(x for x, _ in pairs), end_lsns=tuple(n for _, n in pairs))
+                )
         self.applied = kept
 
     # --- transactions -------------------------------------------------------------------------
@@ -109,7 +110,9 @@ class Target:
             self.ids[name] = self.ids.get(name, 0) + 1
         self.ledger = apply.after
         if apply.list_as is not None and apply.batch.xids:
-            self.applied.append(Listing(apply.list_as, tuple(apply.batch.xids), tuple(apply.batch.end_lsns)))
+            seqs = Seqs.of(int(event.seq) for event in sent.events)
+            xids, lsns = tuple(apply.batch.xids), tuple(apply.batch.end_lsns)
+            self.applied.append(Listing(apply.list_as, xids, lsns, seqs))
         if apply.thin is not None:
             self.thin(apply.thin)
         sent.state, self.lock = "committed", None

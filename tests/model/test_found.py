@@ -11,6 +11,7 @@ from bridge.core.requests import (
     OpenStream,
     ReadPruned,
     ReadSource,
+    Register,
     Request,
     Settle,
     TakeSnapshot,
@@ -237,4 +238,54 @@ def test_a_floor_that_goes_back_to_the_slots_snapshot_was_never_given_to_prune()
     assert not ledger.next.snapshot.shows(late.xid)
     assert world.source.registration is not None
     assert not world.source.registration.floor.shows(late.xid)
+    at_rest(world)
+
+
+def test_rows_that_a_publication_withheld_in_the_middle_of_a_transaction_are_read_from_the_table() -> None:
+    world = steady()
+    bridge = world.start_bridge()
+    at_rest(world)
+    transaction = world.source.begin()
+    world.insert(transaction, 1)
+    faults.toggle_publish(world)
+    world.insert(transaction, 1)
+    faults.toggle_publish(world)
+    world.insert(transaction, 1)
+    world.record(transaction)
+    world.source.leave(transaction)
+    while len(world.target.effects) < 2:
+        world.step(bridge)
+    assert [event.seq for event in world.target.effects] == [b"1", b"3"]
+    at_rest(world)
+    assert [event.seq for event in world.target.effects][:3] == [b"1", b"3", b"2"]
+
+
+def test_a_registration_sent_before_a_target_restore_does_not_land_after_it() -> None:
+    world = steady(capture="poll")
+    world.emit(1)
+    at_rest(world)
+    world.emit(2)
+    copy = world.target.clone()
+    frozen = world.bridges[0]
+    run_to(world, frozen, Register)  # of a floor that shows the second event
+    world.replace_target(copy)
+    world.target_restored = True
+    other = world.start_bridge()
+    run_to(world, other, TakeSnapshot)
+    world.step(frozen)
+    assert reason(frozen) == "fenced"
+    assert world.source.prune() == 0  # the second event is still to come
+    at_rest(world)
+
+
+def test_a_session_that_was_overtaken_at_the_registry_reads_it_again() -> None:
+    world = steady()
+    at_rest(world)
+    world.crash(world.bridges[0])
+    fenced, other = world.start_bridge(), world.start_bridge()
+    run_to(world, fenced, Register)
+    run_to(world, other, Register)
+    world.step(fenced)
+    world.step(other)
+    assert reason(other) == "registry_taken"
     at_rest(world)

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, Literal
 
 from bridge.core import protocol, requests
+from bridge.core.done import Listed
 from bridge.core.event import Batch, Event
 from bridge.core.ledger import Ledger, Mode, Pruned, Registration, SlotFacts, SourceFacts, TargetFacts
 from bridge.core.lsn import Lsn
@@ -22,7 +23,7 @@ from bridge.errors import BridgeError, Fenced, Retry
 from tests.model import checks
 from tests.model import target as target_module
 from tests.model.source import Commit, Making, Row, Slot, Source, Transaction
-from tests.model.target import Listing, Sent, Target, outcome
+from tests.model.target import Sent, Target, outcome
 
 SLOT = "outbox_bridge_t"
 KEYS = (1, 2, -1)
@@ -221,10 +222,6 @@ class World:
         self.target.ledger = request.after
         if request.thin is not None:
             self.target.thin(request.thin)
-        if request.polled:
-            polled = tuple(sorted(request.polled))
-            self.target.applied.append(Listing(0, polled, (request.after.floor_lsn,) * len(polled)))
-            self.counts["listed what a poll of many batches applied"] += 1
         if request.forget_above is not None:
             self.target.forget_above(request.forget_above)
             self.counts["forgot applied xids above a switch point"] += 1
@@ -282,7 +279,7 @@ class World:
         bridge.sent = None
         outcome(sent)
 
-    def do_ReadApplied(self, bridge: Bridge, request: requests.ReadApplied) -> frozenset[int]:
+    def do_ReadApplied(self, bridge: Bridge, request: requests.ReadApplied) -> Listed:
         return self.target.listed(request.except_incarnation)
 
     # source
@@ -292,7 +289,14 @@ class World:
 
     def do_Register(self, bridge: Bridge, request: requests.Register) -> None:
         old, new = self.source.registration, request.registration
-        self.source.registration = replace(new, reached=max(new.reached, old.reached if old else 0))
+        if (old.session if old else None) != request.holder:
+            self.counts["a registration came late and was refused"] += request.holder == new.session
+            raise (
+                Fenced("taken over")
+                if request.holder == new.session
+                else Retry("taken", reason="registry_taken")
+            )
+        self.source.registration = replace(new, reached=max(new.reached, old.reached if old else new.reached))
         self.source.lsn += 8
         self.source.flush()
 
@@ -373,7 +377,6 @@ class World:
             and self.source.seen(row)
             and request.upto.shows(row.xid)
             and not request.floor.shows(row.xid)
-            and row.xid not in request.applied
             and self.since_wants(row, request.since)
         )
         rows.sort(key=lambda row: row.seq)
@@ -385,7 +388,6 @@ class World:
         batch = Batch(
             events=[_event(row) for row in taken],
             xids=sorted({row.xid for row in taken}),
-            end_lsns=[Lsn(0) for _ in {row.xid for row in taken}],
         )
         return Missing(batch, taken[-1].seq if taken else request.after_seq, more)
 
@@ -465,6 +467,7 @@ class World:
             rows = [row for row in commit.rows if row.published == "yes"]
             if len(rows) < len(commit.rows):
                 self.counts["rows that the publication withheld"] += 1
+                self.counts["a part of a transaction withheld"] += bool(rows)
             if rows:
                 batch.events += [_event(row) for row in rows]
                 batch.xids.append(commit.xid)
