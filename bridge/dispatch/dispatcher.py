@@ -25,7 +25,7 @@ _RENEW_SECONDS = 3.0
 _TIDY_SECONDS = 60.0
 _STAND_BY_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
-_DRAIN_SECONDS = 15.0
+_DRAIN_SECONDS = 10.0
 
 
 class _PlaceLost(Exception):
@@ -121,11 +121,11 @@ class Dispatcher:
         while not self._stop.is_set():
             self._nudged.clear()
             for index in await queue.due(connection, self.plan.stream, names):
-                lanes[index].wake.set()
+                lanes[index].wake()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nudged.wait(), POLL_SECONDS)
         for lane in lanes:
-            lane.wake.set()
+            lane.wake()
 
     async def _renew(self, connection: queue.Connection, epoch: int) -> None:
         while True:

@@ -16,13 +16,15 @@ from bridge.failpoints import hit
 from bridge.postgres import delivery as queue
 from bridge.sinks.model import Delivery, Http, Outcome, SendError, Wire
 
-CAPACITY = 8
+CAPACITY = 16
+_CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
 _MARGIN_SECONDS = 5.0  # of a lease beyond the longest send
+_LAST_SECONDS = 2.0  # before max_age: half of it is for the last attempt, with less than it none comes after
 _CHANCE = secrets.SystemRandom()
 
 
 class Lane:
-    """Runs until `stop`; `wake` says that something may be due."""
+    """Runs until `stop`; `wake()` says that something may be due."""
 
     def __init__(
         self,
@@ -44,7 +46,8 @@ class Lane:
         self._stop = stop
         self._wire = Wire(http, plan.timeout)
         self._breaker = Breaker()
-        self._longest_wait = CAPACITY * plan.sink.slowest_pace
+        self._capacity = _CAPACITY_PACED if plan.sink.slowest_pace else CAPACITY
+        self._longest_wait = self._capacity * plan.sink.slowest_pace
         self.claim = queue.Claim(
             stream=stream,
             pipeline=plan.pipeline,
@@ -53,7 +56,11 @@ class Lane:
             lease=plan.timeout + _MARGIN_SECONDS + self._longest_wait,
             max_age=plan.max_age,
         )
-        self.wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._keyless = self._keyed = True  # whether a claim of such events may find something
+        self._sent: set[str] = set()  # answered, to be settled together
+        self._settled: set[str] = set()
+        self._settling = asyncio.Lock()
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._keyless_first = False
         self._after: str | None = None
@@ -76,7 +83,9 @@ class Lane:
 
     async def _fill(self, sends: asyncio.TaskGroup) -> None:
         """Claim as long as there is room and something is due."""
-        while room := self._breaker.room(self._loop.time(), len(self._in_flight), CAPACITY):
+        while room := self._breaker.room(self._loop.time(), len(self._in_flight), self._capacity):
+            if 2 * room < self._capacity and not self._breaker.tripped:
+                return  # several in one statement: a send that ends will ask again
             claimed = await self._claim(room)
             for one in claimed:
                 hit("deliver.claimed")
@@ -92,15 +101,24 @@ class Lane:
             left = room - len(claimed)
             if not left:
                 break
-            if keyless:
-                claimed += await self.claim.keyless(self._connection, left)
-                continue
-            found = await self.claim.keyed(self._connection, left, self._after)
-            if len(found) < left and self._after is not None:
-                found += await self.claim.keyed(self._connection, left - len(found), None)
-            self._after = found[-1].event_key if found else None
-            claimed += found
+            if not keyless:
+                claimed += await self._claim_keyed(left)
+            elif self._keyless:
+                found = await self.claim.keyless(self._connection, left)
+                self._keyless = len(found) == left
+                claimed += found
         return claimed
+
+    async def _claim_keyed(self, room: int) -> list[queue.Claimed]:
+        if not self._keyed:
+            return []
+        found, last = await self.claim.keyed(self._connection, room, self._after)
+        if len(found) < room and self._after is not None:
+            more, last = await self.claim.keyed(self._connection, room - len(found), None)
+            found += more
+        self._keyed = len(found) == room
+        self._after = last
+        return found
 
     async def _pause(self) -> None:
         """Until something may have changed: a nudge, a tick, a send that ended, the end of a break."""
@@ -109,8 +127,13 @@ class Lane:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), wait)
             return
-        await self.wake.wait()
-        self.wake.clear()
+        await self._changed.wait()
+        self._changed.clear()
+
+    def wake(self) -> None:
+        """Something may be due. Called in the loop."""
+        self._keyless = self._keyed = True
+        self._changed.set()
 
     # -- one message ------------------------------------------------------------------------------------
 
@@ -130,7 +153,8 @@ class Lane:
             await self._settle(claimed, outcome, self._loop.time() - began)
         finally:
             self._in_flight.pop(claimed.id, None)
-            self.wake.set()
+            self._keyed = self._keyed or claimed.event_key is not None  # the next of its key may go
+            self._changed.set()
 
     async def _take_place(self, delivery: Delivery) -> bool:
         """Wait as the vendor's rate limit says; False: the wait is too long, the message was put off."""
@@ -168,18 +192,19 @@ class Lane:
             )
 
     async def _settle(self, claimed: queue.Claimed, outcome: Outcome, seconds: float) -> None:
-        expired = claimed.expires_in - seconds <= 0
-        verdict = "dead" if outcome.verdict == "retry" and expired else outcome.verdict
+        left = claimed.expires_in - seconds
+        last = left <= _LAST_SECONDS
+        verdict = "dead" if outcome.verdict == "retry" and last else outcome.verdict
         if verdict == "sent":
-            ours = await queue.settle_sent(self._connection, claimed.id, self._epoch)
+            ours = await self._settle_sent(claimed.id)
         elif verdict == "dead":
-            late = "; it is older than the destination's max_age" if outcome.verdict == "retry" else ""
+            late = "; given up at the destination's max_age" if outcome.verdict == "retry" else ""
             ours = await queue.settle_dead(
                 self._connection, claimed.id, self._epoch, outcome.code, outcome.cause + late
             )
         else:
             delay = max(outcome.retry_after or 0.0, backoff(claimed.attempts + 1, _CHANCE.random()))
-            delay = min(delay, max(claimed.expires_in - seconds, 0.1))  # the last attempt is at max_age
+            delay = min(delay, left - _LAST_SECONDS / 2)
             cause = f"{outcome.code}: {outcome.cause}"
             ours = await queue.settle_retry(self._connection, claimed.id, self._epoch, delay, cause)
         self._learn(outcome)
@@ -190,6 +215,17 @@ class Lane:
             self._log("warning", "dead letter", claimed, code=outcome.code, cause=outcome.cause)
         elif verdict == "retry":
             self._log("info", "retry", claimed, code=outcome.code, cause=outcome.cause)
+
+    async def _settle_sent(self, identity: str) -> bool:
+        """What is answered while a statement is under way is settled by the next one, all together."""
+        self._sent.add(identity)
+        async with self._settling:
+            if identity in self._sent:
+                together, self._sent = self._sent, set()
+                self._settled |= await queue.settle_sent(self._connection, together, self._epoch)
+        ours = identity in self._settled
+        self._settled.discard(identity)
+        return ours
 
     def _learn(self, outcome: Outcome) -> None:
         """What an outcome says about the destination."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -157,12 +157,13 @@ _KEYED: LiteralString = (
               and d.pipeline = %(pipeline)s and d.stream = %(stream)s
             order by d.destination, d.event_key, d.event_seq limit 1) n
     ), due as materialized (
-        select id from head where next_attempt_at <= now() limit %(limit)s
+        select id, event_key from head where next_attempt_at <= now() limit %(limit)s
     ), picked as materialized (
         select d.id from bridge.delivery d
         where d.id = any(array(select id from due)) and d.state = 'pending' and d.next_attempt_at <= now()
         for update skip locked)"""
     + _TAKE
+    + ", (select max(event_key) from due)"
 )
 _KEYED_FROM: LiteralString = _KEYED.replace("d.event_key > %(after)s", "d.event_key >= %(after)s")
 
@@ -205,20 +206,26 @@ class Claim:
 
     async def keyless(self, connection: Connection, limit: int) -> list[Claimed]:
         """Due messages of events without a key."""
-        return await self._take(connection, _KEYLESS, limit=limit)
+        return list(map(_claimed, await self._take(connection, _KEYLESS, limit=limit)))
 
-    async def keyed(self, connection: Connection, limit: int, after: str | None) -> list[Claimed]:
-        """The first message of each key, where due, of keys behind `after`; None: of all keys."""
+    async def keyed(
+        self, connection: Connection, limit: int, after: str | None
+    ) -> tuple[list[Claimed], str | None]:
+        """The first message of each key, where due, of keys behind `after` (None: of all keys), and the last
+        of these keys in the database's order."""
         query = _KEYED_FROM if after is None else _KEYED
-        return await self._take(connection, query, limit=limit, after=after or "")
+        rows = await self._take(connection, query, limit=limit, after=after or "")
+        return list(map(_claimed, rows)), rows[0][9] if rows else None
 
-    async def _take(self, connection: Connection, query: LiteralString, **more: Any) -> list[Claimed]:
+    async def _take(self, connection: Connection, query: LiteralString, **more: Any) -> list[tuple[Any, ...]]:
         rows = await (await connection.execute(query, self._values(**more))).fetchall()
-        rows.sort(key=lambda row: row[8])
-        return [
-            Claimed(identity, event_id, event_type, key, at, _JSON.decode(body), attempts, float(expires_in))
-            for identity, event_id, event_type, key, at, body, attempts, expires_in, _ in rows
-        ]
+        return sorted(rows, key=lambda row: int(row[8]))
+
+
+def _claimed(row: tuple[Any, ...]) -> Claimed:
+    identity, event_id, event_type, key, at, body, attempts, expires_in = row[:8]
+    fields = _JSON.decode(body)
+    return Claimed(identity, event_id, event_type, key, at, fields, attempts, float(expires_in))
 
 
 async def due(connection: Connection, stream: str, lanes: Sequence[tuple[str, str]]) -> list[int]:
@@ -237,7 +244,7 @@ async def due(connection: Connection, stream: str, lanes: Sequence[tuple[str, st
 _SENT: LiteralString = """
     update bridge.delivery set state = 'sent', attempts = attempts + 1, settled_at = now(), last_error = null,
         lease_epoch = null, lease_until = null
-    where id = %(id)s and state = 'pending' and lease_epoch = %(epoch)s returning id"""
+    where id = any(%(ids)s) and state = 'pending' and lease_epoch = %(epoch)s returning id::text"""
 
 _AGAIN: LiteralString = """
     update bridge.delivery
@@ -283,10 +290,10 @@ _EXPIRED: LiteralString = (
 )
 
 
-async def settle_sent(connection: Connection, identity: str, epoch: int) -> bool:
-    """The sink took it. False: it was no longer ours."""
-    values = {"id": identity, "epoch": epoch}
-    return await (await connection.execute(_SENT, values)).fetchone() is not None
+async def settle_sent(connection: Connection, ids: Collection[str], epoch: int) -> set[str]:
+    """The sink took them. Those that were still ours."""
+    values = {"ids": list(map(UUID, ids)), "epoch": epoch}
+    return {str(row[0]) for row in await (await connection.execute(_SENT, values)).fetchall()}
 
 
 async def settle_retry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -9,10 +10,12 @@ from collections import Counter
 from typing import Any
 
 import psycopg
+import pytest
 from standardwebhooks import Webhook
 
+from bridge.demo.cluster import Cluster
 from bridge.postgres.schema import target_sql
-from tests.integration.sinks.conftest import SECRET, TABLE, Start
+from tests.integration.sinks.conftest import HEAD, SECRET, TABLE, Start
 from tests.support.producers import Producer
 from tests.support.receiver import Receiver, Reply
 from tests.support.servers import Database
@@ -78,6 +81,7 @@ def test_a_webhook_is_signed_and_numbers_are_exact(
     assert b"0.10" in request.body
 
 
+@pytest.mark.slow
 def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
@@ -198,6 +202,105 @@ def test_of_two_bridges_one_dispatches(
         second.wait_log("dispatching")
         producer.transaction(payloads=[payload()])
         receiver.wait(201)
+
+
+def test_a_message_that_is_too_fast_waits_as_told_and_one_too_old_is_dead(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.replies = [Reply(429, headers={"Retry-After": "1"})]
+    receiver.decide = lambda one: Reply(503) if one.json["data"]["used"] == 2 else None
+    bridge = bridge_with("hook: { connection: hook, max_age: 4s }").start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload(used=1)], key="a")
+        receiver.wait(2)
+        producer.transaction(payloads=[payload(used=2)], key="a")
+        producer.transaction(payloads=[payload(used=3)], key="a")  # waits for the one before, too long
+        until(target_connection, "select count(*) from bridge.dead_letter where state = 'open'", 2)
+        producer.transaction(payloads=[payload(used=4)], key="a")
+        receiver.wait_for(lambda found: found[-1].json["data"]["used"] == 4)
+    until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 2)
+    letters = target_connection.execute(
+        "select l.code, l.cause from bridge.dead_letter l join bridge.delivery d using (id) order by d.event_seq"
+    ).fetchall()
+    assert letters == [
+        ("http_503", "HTTP 503; given up at the destination's max_age"),
+        ("expired", "it waited longer than the destination's max_age"),
+    ]
+    assert [one.json["data"]["used"] for one in receiver.requests if one.json["data"]["used"] != 2] == [
+        1,
+        1,
+        4,
+    ]
+    assert 'outcome="retry"' in bridge.get("/metrics")[1]
+
+
+def test_the_ledgers_server_may_crash_and_the_messages_still_go(
+    source: Database,
+    target: Database,
+    target_cluster: Cluster,
+    receiver: Receiver,
+    bridge_with: Start,
+) -> None:
+    bridge = bridge_with(HOOK).start().wait_ready()
+    bridge.wait_log("dispatching")
+    with Producer(source.dsn) as producer:
+        producer.transaction(5)
+        receiver.wait(5)
+        target_cluster.crash()
+        body = bridge.wait_halted("dispatcher")
+        assert "cannot_connect" in body
+        producer.transaction(5)
+        target_cluster.start()
+        receiver.wait_for(lambda found: len({one.identity for one in found}) == 10)
+    bridge.wait_ready()
+
+
+def test_a_reload_sends_to_the_new_address(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    bridge = bridge_with(HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload(used=1)])
+        receiver.wait(1)
+        bridge.config.write_text(bridge.config.read_text().replace("/hook", "/elsewhere"))
+        bridge.signal(signal.SIGHUP)
+        bridge.wait_log("reloaded")
+        producer.transaction(payloads=[payload(used=2)])
+        receiver.wait(2)
+    assert [one.path for one in receiver.requests] == ["/hook", "/elsewhere"]
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_lets_go_of_what_nobody_answered(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.always = Reply(hang=True)
+    bridge = bridge_with("hook: { connection: hook, timeout: 60s }").start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload()])
+        receiver.wait(1)
+        assert bridge.terminate() == 0
+        free = "select lease_until is null and next_attempt_at <= now() from bridge.delivery"
+        assert target_connection.execute(free).fetchone() == (True,)
+        receiver.always = Reply()
+        bridge.start().wait_ready()
+        first, second = receiver.wait(2)
+    assert first.identity == second.identity
+
+
+def test_the_recipient_comes_from_an_enrichment_and_else_is_the_fallback(
+    source: Database, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.always = Reply(200, b'{"ok": true}')
+    nudge = """
+    nudge: { connection: bot, channel: $customer.csm, fallback: "#nobody", text: "{{ event.used }}" }
+    """
+    bot = f"  bot: {{{{ type: slack, token: xoxb-1, api_url: '{receiver.url}' }}}}\npipelines:"
+    bridge_with(nudge, head=HEAD.replace("pipelines:", bot)).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload(customer_id="cus_3"), payload(customer_id="nobody")])
+    receiver.wait(2)
+    assert sorted(one.json["channel"] for one in receiver.requests) == ["#nobody", "barbara"]
 
 
 SINKS_ONLY = """

@@ -67,12 +67,14 @@ def test_only_the_first_of_each_key_is_claimed_and_keyless_ones_all(target_conne
     async def story(connection: queue.Connection) -> None:
         mine = claim(await held(connection))
         assert names(await mine.keyless(connection, 10)) == ["e4", "e5"]
-        first = await mine.keyed(connection, 10, None)
-        assert names(first) == ["e1", "e3", "e6"]
-        assert await mine.keyed(connection, 10, None) == [], "leased, and the later ones wait for them"
-        await queue.settle_sent(connection, first[0].id, mine.epoch)
+        first, last = await mine.keyed(connection, 10, None)
+        assert (names(first), last) == (["e1", "e3", "e6"], "b")
+        assert await mine.keyed(connection, 10, None) == ([], None), (
+            "leased, and the later ones wait for them"
+        )
+        await queue.settle_sent(connection, [first[0].id], mine.epoch)
         await queue.settle_retry(connection, first[1].id, mine.epoch, 3600.0, "later")
-        assert names(await mine.keyed(connection, 10, None)) == ["e2"], "b's first is put off: b waits"
+        assert names((await mine.keyed(connection, 10, None))[0]) == ["e2"], "b's first is put off: b waits"
         await queue.settle_dead(connection, first[1].id, mine.epoch, "c", "w")
 
     run(story)
@@ -83,9 +85,9 @@ def test_keys_take_turns(target_connection: Sql, run: Any) -> None:
 
     async def story(connection: queue.Connection) -> None:
         mine = claim(await held(connection))
-        assert names(await mine.keyed(connection, 3, None)) == ["e0", "e1", "e2"]
-        assert names(await mine.keyed(connection, 3, "k02")) == ["e3", "e4", "e5"]
-        assert names(await mine.keyed(connection, 3, "k08")) == ["e9"]
+        assert names((await mine.keyed(connection, 3, None))[0]) == ["e0", "e1", "e2"]
+        assert names((await mine.keyed(connection, 3, "k02"))[0]) == ["e3", "e4", "e5"]
+        assert names((await mine.keyed(connection, 3, "k08"))[0]) == ["e9"]
 
     run(story)
 
@@ -97,16 +99,16 @@ def test_a_lease_that_ended_is_claimed_again_and_the_late_settle_changes_nothing
 
     async def story(connection: queue.Connection) -> None:
         first = await held(connection)
-        (one,) = await claim(first, lease=0.0).keyed(connection, 1, None)
+        ((one,), _) = await claim(first, lease=0.0).keyed(connection, 1, None)
         await queue.let_go(connection, STREAM, first, [])
         second = await held(connection)
         assert second == first + 1
-        (again,) = await claim(second).keyed(connection, 1, None)
+        ((again,), _) = await claim(second).keyed(connection, 1, None)
         assert again.id == one.id
-        assert not await queue.settle_sent(connection, one.id, first)
+        assert await queue.settle_sent(connection, [one.id], first) == set()
         assert not await queue.settle_dead(connection, one.id, first, "c", "w")
         assert not await queue.settle_retry(connection, one.id, first, 0.0, "w")
-        assert await queue.settle_sent(connection, one.id, second)
+        assert await queue.settle_sent(connection, [one.id], second) == {one.id}
 
     run(story)
     assert target_connection.execute("select count(*) from bridge.dead_letter").fetchone() == (0,)
@@ -126,7 +128,7 @@ def test_a_dispatcher_that_lost_its_place_claims_expires_and_renews_nothing(
         assert not await queue.renew(connection, STREAM, first)
         zombie = claim(first, max_age=-1.0)
         assert await zombie.keyless(connection, 10) == []
-        assert await zombie.keyed(connection, 10, None) == []
+        assert await zombie.keyed(connection, 10, None) == ([], None)
         assert await queue.expire(connection, zombie) == 0
 
     run(story)
@@ -142,7 +144,7 @@ def test_what_is_older_than_max_age_becomes_a_dead_letter_unless_it_is_being_sen
 
     async def story(connection: queue.Connection) -> None:
         mine = claim(await held(connection))
-        (one,) = await mine.keyed(connection, 1, None)
+        ((one,), _) = await mine.keyed(connection, 1, None)
         assert one.expires_in < 0
         assert await queue.expire(connection, mine) == 1
         assert await queue.expire(connection, mine) == 0
@@ -159,7 +161,7 @@ def test_pruning_keeps_what_waits_and_the_dead_with_their_letters(target_connect
         mine = claim(await held(connection))
         found = await mine.keyless(connection, 5)
         for one in found[:3]:
-            await queue.settle_sent(connection, one.id, mine.epoch)
+            await queue.settle_sent(connection, [one.id], mine.epoch)
         for one in found[3:]:
             await queue.settle_dead(connection, one.id, mine.epoch, "c", "w")
         assert await queue.prune(connection, STREAM, 3600.0) == 0
@@ -181,11 +183,11 @@ def test_a_message_that_dies_twice_has_one_dead_letter_again_open(target_connect
     async def story(connection: queue.Connection) -> None:
         mine = claim(await held(connection))
         for _ in range(2):
-            (one,) = await mine.keyed(connection, 1, None)
+            ((one,), _) = await mine.keyed(connection, 1, None)
             await queue.settle_dead(connection, one.id, mine.epoch, "http_400", "HTTP 400")
             target_connection.execute("update bridge.dead_letter set state = 'resolved'")
             target_connection.execute("update bridge.delivery set state = 'pending', next_attempt_at = now()")
-        (one,) = await mine.keyed(connection, 1, None)
+        ((one,), _) = await mine.keyed(connection, 1, None)
         await queue.settle_dead(connection, one.id, mine.epoch, "http_400", "HTTP 400")
 
     run(story)
@@ -200,7 +202,7 @@ def test_a_long_backlog_of_one_key_is_not_read_to_claim_its_first(target_connect
 
     async def story(connection: queue.Connection) -> None:
         mine = claim(await held(connection))
-        assert names(await mine.keyed(connection, 8, None)) == ["e0", "e20000"]
+        assert names((await mine.keyed(connection, 8, None))[0]) == ["e0", "e20000"]
 
     run(story)
     target_connection.execute("select pg_stat_force_next_flush()")
@@ -223,12 +225,12 @@ def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
         mine = claim(epoch)
         idle = 0
         while idle < 20:
-            found = await mine.keyed(dsn_connection, 3, None)
+            found, _ = await mine.keyed(dsn_connection, 3, None)
             idle = 0 if found else idle + 1
             for one in found:
                 taken.append((one.event_key, int(one.event_id[1:])))
                 await asyncio.sleep(0.001)
-                assert await queue.settle_sent(dsn_connection, one.id, epoch)
+                assert await queue.settle_sent(dsn_connection, [one.id], epoch)
             if not found:
                 await asyncio.sleep(0.005)
 
