@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bridge.core.event import Batch
 from bridge.core.fold import arrange
@@ -35,6 +35,19 @@ def encode(stream: str, batch: Batch, planned: Planned) -> Prepared:
     if planned.dead_letters:
         effects.append(dead_letter_statement(stream, planned.dead_letters))
     return Prepared(batch, planned, effects)
+
+
+def lightened(part: Prepared) -> Prepared:
+    """What is told of an applied chunk later: counts, causes of death and their order, without the rows: a
+    transaction may have more of them than memory holds."""
+    events = part.batch.events
+    if part.dead_letters:
+        thin = {event.id: event._replace(payload=b"", headers=None) for event in events}
+    else:
+        thin = dict.fromkeys((event.id for event in events), events[-1]) if events else {}
+    writes = [replace(w, events=[thin[e.id] for e in w.events], columns=[]) for w in part.planned.writes]
+    batch = replace(part.batch, events=[thin[event.id] for event in events])
+    return replace(part, batch=batch, planned=replace(part.planned, writes=writes), effects=[])
 
 
 def places(write: Write) -> Sequence[int]:

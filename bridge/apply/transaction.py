@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bridge.apply.prepared import Prepared, outcomes_of, places
+from bridge.apply.prepared import Prepared, lightened, outcomes_of, places
 from bridge.apply.refusal import cause_of, structure, unmapped
 from bridge.core.done import Seqs
 from bridge.core.fold import arrange
@@ -175,7 +175,7 @@ class Transactions:
             if not self._chunks:
                 self._link.run([BEGIN, ledger_sql.hold(before)], self._wait)
             self._apply_part(prepared)
-            self._chunks.append(prepared)
+            self._chunks.append(lightened(prepared))
             self._check_storm(self._chunks)
             hit("apply.chunk")
             if prepared.batch.whole:
