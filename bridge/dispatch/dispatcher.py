@@ -15,6 +15,7 @@ from bridge.dispatch.lane import Lane
 from bridge.dispatch.plan import DispatchPlan, DispatchWatcher
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.postgres import delivery as queue
+from bridge.postgres import dispatcher as place
 from bridge.postgres.safe_error import safe_message
 from bridge.sinks.model import Http
 
@@ -58,15 +59,15 @@ class Dispatcher:
         """Session after session; every fault begins at the place again."""
         while not self._stop.is_set():
             try:
-                async with await queue.connect(self.plan.dsn, self.plan.stream) as connection:
+                async with await place.connect(self.plan.dsn, self.plan.stream) as connection:
                     await self._session(connection)
-            except (psycopg.Error, OSError) as error:
+            except (BridgeError, psycopg.Error, OSError) as error:
                 self._trouble(error)
                 await self._sleep(_AGAIN_SECONDS)
             except _PlaceLost:
                 self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
 
-    async def _session(self, connection: queue.Connection) -> None:
+    async def _session(self, connection: place.Connection) -> None:
         epoch = await self._place(connection)
         if epoch is None:
             return
@@ -100,12 +101,12 @@ class Dispatcher:
                     task.cancel()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        await queue.let_go(connection, self.plan.stream, epoch, claimed)
+        await place.let_go(connection, self.plan.stream, epoch, claimed)
 
-    async def _place(self, connection: queue.Connection) -> int | None:
+    async def _place(self, connection: place.Connection) -> int | None:
         """Wait for the place; None: told to stop."""
         while not self._stop.is_set():
-            epoch = await queue.hold(connection, self.plan.stream, self._holder)
+            epoch = await place.hold(connection, self.plan.stream, self._holder)
             if epoch is not None:
                 return epoch
             if self._said != "standing by":
@@ -115,7 +116,7 @@ class Dispatcher:
             await self._sleep(_STAND_BY_SECONDS)
         return None
 
-    async def _wake(self, connection: queue.Connection, lanes: Sequence[Lane]) -> None:
+    async def _wake(self, connection: place.Connection, lanes: Sequence[Lane]) -> None:
         """Ask what is due, every POLL_SECONDS and at every nudge, until told to stop."""
         names = [lane.plan.name for lane in lanes]
         while not self._stop.is_set():
@@ -127,13 +128,13 @@ class Dispatcher:
         for lane in lanes:
             lane.wake()
 
-    async def _renew(self, connection: queue.Connection, epoch: int) -> None:
+    async def _renew(self, connection: place.Connection, epoch: int) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
-            if not await queue.renew(connection, self.plan.stream, epoch):
+            if not await place.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 
-    async def _tidy(self, connection: queue.Connection, lanes: Sequence[Lane]) -> None:
+    async def _tidy(self, connection: place.Connection, lanes: Sequence[Lane]) -> None:
         """Expire what nobody could send, prune what is long settled; small batches with air between."""
         while True:
             for lane in lanes:
@@ -149,8 +150,8 @@ class Dispatcher:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
 
-    def _trouble(self, error: psycopg.Error | OSError) -> None:
-        told = _told(error)
+    def _trouble(self, error: BridgeError | psycopg.Error | OSError) -> None:
+        told = error if isinstance(error, BridgeError) else _told(error)
         self._watcher.troubled(self.plan.stream, told)
         if self._said != str(told):
             self._said = str(told)

@@ -14,6 +14,7 @@ from bridge.core.delivery import Breaker, Pacer, backoff
 from bridge.dispatch.plan import DispatchWatcher, LanePlan
 from bridge.failpoints import hit
 from bridge.postgres import delivery as queue
+from bridge.postgres.dispatcher import Connection
 from bridge.sinks.model import Delivery, Http, Outcome, SendError, Wire
 
 CAPACITY = 16
@@ -32,7 +33,7 @@ class Lane:
         *,
         stream: str,
         epoch: int,
-        connection: queue.Connection,
+        connection: Connection,
         http: Http,
         pacer: Pacer,
         watcher: DispatchWatcher,
