@@ -19,7 +19,7 @@ from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.target import TargetLink
 
 TICK_SECONDS = 1.0
-_STATUS_SECONDS = 5.0
+_STATUS_SECONDS = 1.0  # while `behind`, questions are not read: be heard within any wal_sender_timeout
 _SILENCE_SECONDS = 60.0  # a stream that says nothing, though asked every second, is a half-open link
 _TARGET_SECONDS = 90.0  # beyond the target's statement_timeout: nobody is there
 
@@ -90,13 +90,13 @@ class Sockets:
         end = wire.deadline(seconds)
         while (left := end - time.monotonic()) > 0:
             self.stop_if_asked()
-            self.answer()
+            self.pump()
             self.wait(left)
 
     def result_of(self, future: Future[Any]) -> Any:
         """The result of something in another thread, which nudges when it is done."""
         while not future.done():
-            self.answer()
+            self.pump()  # unread, the stream would end every wait at once, and its questions stay unseen
             self.wait(TICK_SECONDS)
         return future.result()
 
