@@ -140,8 +140,9 @@ def test_the_source_crashes_under_load_and_right_after_a_confirmation(
 
 
 @pytest.mark.fault(67)
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_network_to_both_servers_breaks_in_every_way(
-    world: World, proxy_to: Callable[[str], FaultProxy]
+    world: World, proxy_to: Callable[[str], FaultProxy], every: bool
 ) -> None:
     links = {"source": proxy_to(world.source.bridge_dsn), "target": proxy_to(world.target.bridge_dsn)}
     bridge = world.bridge(source=links["source"].dsn, target=links["target"].dsn, options=IMPATIENT).start()
@@ -149,16 +150,15 @@ def test_the_network_to_both_servers_breaks_in_every_way(
     slowest = 0.0
     with Traffic(world.source.dsn, producers=1, burst=300) as traffic:
         for name, link in links.items():
-            for fault in (
-                link.reset_all,
+            often = [link.reset_all, lambda link=link: link.cut_after(3000), link.half_open]
+            rarely = [
                 link.refuse,
-                lambda link=link: link.cut_after(3000),
                 lambda link=link: link.cut_after(3000, "up"),
                 lambda link=link: link.latency(0.05),
                 lambda link=link: link.rate(200_000),
-                link.half_open,
                 link.blackhole,
-            ):
+            ]
+            for fault in often + (rarely if every else []):
                 fault()
                 if fault == link.refuse:
                     link.reset_all()

@@ -179,7 +179,7 @@ _PUBLICATION = (
 )
 
 
-@pytest.mark.fault(41)
+@pytest.mark.fault("41b")
 @pytest.mark.parametrize(
     ("away", "back"),
     [
@@ -211,7 +211,7 @@ def test_a_publication_changed_and_changed_back_between_two_checks_leaves_no_hol
     world.law()
 
 
-@pytest.mark.fault(54)
+@pytest.mark.fault("54b")
 def test_a_slot_is_made_while_transactions_stay_open_and_events_flow_meanwhile(world: World) -> None:
     with world.source.connect() as app, world.source.connect() as other, world.producer() as producer:
         with app.transaction():
@@ -295,7 +295,7 @@ def _insert(connection: psycopg.Connection[tuple[object, ...]], rows: int) -> No
     )
 
 
-@pytest.mark.fault(45, 46, 50)
+@pytest.mark.fault(45, 46)
 def test_prepared_transactions_savepoints_and_rollbacks(world: World, running: BridgeProcess) -> None:
     with world.source.connect() as app:
         app.execute("begin")

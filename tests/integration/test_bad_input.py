@@ -184,7 +184,7 @@ def test_each_bad_event_is_a_dead_letter_with_its_cause_and_its_neighbours_arriv
         assert CANARY not in body, path
 
 
-@pytest.mark.fault(57)
+@pytest.mark.fault(57, 58)
 def test_a_nul_character_is_refused_at_the_producers_insert(world: World) -> None:
     with psycopg.connect(world.source.producer_dsn, autocommit=True) as producer:
         for statement in (

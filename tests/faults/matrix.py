@@ -1,0 +1,175 @@
+"""docs/fault-matrix.md, made from the `fault` markers of the tests: `python -m tests.faults.matrix`.
+
+Apart from the tests because it reads them: each row of the matrix is proved by the tests that carry its
+number, or says why there is none. A test holds the file to what this prints.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENT = REPOSITORY / "docs" / "fault-matrix.md"
+
+SECTIONS: dict[str, dict[str, str]] = {
+    "The bridge": {
+        "1": "SIGKILL at every named failpoint",
+        "2": "SIGKILL between the target's COMMIT and the confirmation",
+        "3": "SIGTERM in the middle of a batch: settled or rolled back within the grace, exit 0",
+        "4": "frozen past wal_sender_timeout while a successor starts: it cannot commit when it wakes",
+        "5": "two bridges on one stream: one works, one stands by and takes over",
+        "6": "little memory and a huge transaction",
+        "7": "reload of a broken configuration: the old one stays, with a metric",
+        "8": "crash while a dead letter is tried again",
+        "9": "crash in catch-up",
+        "10": "the clock jumps a day, either way",
+    },
+    "The target": {
+        "11": "immediate stop; a backend killed",
+        "12": "its session ended in the middle of a batch",
+        "13": "COMMIT's answer is lost",
+        "14": "disk full",
+        "15": "table missing: halt, never DDL",
+        "16": "column dropped or retyped: halt naming it, on again by itself once mended",
+        "17": "NOT NULL, CHECK, foreign key, unique index: that event is a dead letter, the others arrive",
+        "18": "deferred constraint: the culprit is found",
+        "19": "lock_timeout, statement_timeout: back off, never a dead letter",
+        "20": "deadlock, serialization failure: again",
+        "21": "read-only after a failover",
+        "22": "restored from an older copy",
+        "23": "synchronous_commit = off on the role is overridden",
+        "24": "row-level security hides rows: halt",
+        "25": "privilege revoked: halt",
+        "26": "a trigger of the customer's raises: by its SQLSTATE",
+        "27": "too many connections, admin shutdown: back off",
+        "28": "ledger row missing or edited: never made anew",
+    },
+    "The source and the slot": {
+        "29": "immediate stop after a confirmation",
+        "30": "fast shutdown is not held up by the bridge",
+        "31": "slot dropped",
+        "32": "slot dropped and made again by somebody",
+        "33": "slot lost (max_slot_wal_keep_size)",
+        "34": "slot invalidated (idle_replication_slot_timeout, 18)",
+        "35": "slot advanced by somebody",
+        "36": "restored to before the checkpoint",
+        "36b": "restored from a disk copy, WAL already past the checkpoint: the witness tells",
+        "37": "promotion, and the slot is not there",
+        "38": "promotion with a failover slot (17 and later)",
+        "39": "another cluster",
+        "40": "publication dropped",
+        "41": "publication altered",
+        "41b": "publication changed and changed back between two checks",
+        "42": "outbox column added, dropped, renamed, retyped mid-stream",
+        "43": "UPDATE, DELETE, TRUNCATE of the outbox are no events",
+        "44": "partitioned outbox",
+        "45": "PREPARE TRANSACTION, COMMIT PREPARED",
+        "46": "savepoints and rollbacks",
+        "47": "1,000,000 rows in one transaction: bounded memory",
+        "48": "applying slower than wal_sender_timeout",
+        "49": "quiet outbox in a busy database: the slot advances",
+        "50": "messages of a transaction that was rolled back",
+        "51": "a lower id commits later (polling)",
+        "52": "polling under concurrent commits",
+        "53": "a full NOTIFY queue does not break producers",
+        "54": "NOTIFY lost; a transaction open for hours elsewhere (polling does not stall)",
+        "54b": "a slot is made while a transaction stays open",
+        "55": "ids near their maximum",
+    },
+    "The data": {
+        "56": "the same key twice in a batch",
+        "57": "\\u0000",
+        "58": "lone surrogate, NaN",
+        "59": "JSON 20,000 levels deep",
+        "60": "numeric overflow",
+        "61": "integers above 2^53 and long decimals survive exactly",
+        "62": "SQL_ASCII or LATIN1 source",
+        "63": "a payload of 100 MB; one over the limit",
+        "64": "same idempotency key, different payload",
+        "65": "many events at one LSN",
+        "66": "contract violations",
+        "66b": "a customer row made in the event's own transaction is found by its enrichment",
+    },
+    "Network, enrichment, ingress, sinks": {
+        "67": "cut, reset, latency, low rate, half-open on each link",
+        "68": "PgBouncer in transaction mode",
+        "69": "enrichment source down, slow, stale, missing entity",
+        "70": "sink answers 429, 500, 4xx, times out, drips, redirects",
+        "71": "sink said 2xx, then crash",
+        "72": "SMTP 4xx, 5xx, cut after DATA",
+        "73": "malformed signatures and bodies: 401, never 500",
+        "74": "replayed, stale, future, wrong-key webhook",
+        "75": "webhook committed but its 2xx was lost",
+        "76": "oversize body, gzip bomb, slowloris, 1,000 idle connections",
+        "77": "ingress database down: 503, never a 2xx before the commit",
+        "78": "metrics: loopback by default, bounded label set",
+    },
+}
+
+REASONS = {
+    "8": "`bridge dead retry` has its own tests; failpoint dead.retry",
+    "10": "not automated: one process cannot be given another clock here. Positions are LSNs and xids, waits use the"
+    " monotonic clock; wall time is only shown",
+    "14": "not automated: wants a file system of its own, which a test run may not mount. Class 53 is retried"
+    " like 53200, which row 20's test raises; the PANIC that follows is a crash, row 11",
+    "38": "not applicable: the bridge makes no failover slots. After a promotion it catches up from the table, row 37",
+    "50": "not applicable: events are rows; messages of pg_logical_emit_message are passed over by the decoder",
+    "53": "not applicable: a producer's transaction sends no NOTIFY",
+    "63": "not yet: needs a test that is slow and wants 1 GB of memory",
+    "68": "not automated: no pooler among the test's servers. The bridge uses session features"
+    " (named prepared statements, application_name) and wants a direct connection or session mode",
+}
+"""Rows without a test, and why. A row with a test has none."""
+
+UNMARKED = "tests of sinks, ingress and admin do not carry their rows yet"
+
+HEAD = """# Fault matrix
+
+What can go wrong, and the tests that make it go wrong on real PostgreSQL servers. Each ends in the conservation law
+of `tests/support/truth.py`: every committed event has its effect exactly once or lies in the dead letters, with equal
+values, in the promised order; and the slot is never ahead of the ledger. `python -m tests.torture` draws from the same
+faults at random.
+
+Made by `python -m tests.faults.matrix` from the tests' `fault` markers; a test holds this file to them.
+"""
+
+
+def marked() -> dict[str, list[str]]:
+    """Row -> the tests that carry its number, as file::test."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((REPOSITORY / "tests").rglob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                for row in _rows(node):
+                    found.setdefault(row, []).append(f"{path.relative_to(REPOSITORY)}::{node.name}")
+    return found
+
+
+def _rows(node: ast.FunctionDef) -> Iterator[str]:
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.fault":
+            for argument in decorator.args:
+                assert isinstance(argument, ast.Constant), f"{node.name}: a row is a literal"
+                yield str(argument.value)
+
+
+def render() -> str:
+    """The document."""
+    tests = marked()
+    known = {row for rows in SECTIONS.values() for row in rows}
+    unknown = sorted(tests.keys() - known)
+    assert not unknown, f"no such rows in the matrix: {unknown}"
+    parts = [HEAD]
+    for section, rows in SECTIONS.items():
+        parts.append(f"\n## {section}\n\n| row | fault | tests |\n| --- | --- | --- |\n")
+        for row, fault in rows.items():
+            proofs = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in tests.get(row, ()))
+            parts.append(f"| {row} | {fault} | {proofs or REASONS.get(row, UNMARKED)} |\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(render())
+    print(DOCUMENT)

@@ -1,0 +1,115 @@
+"""The source is another one than it was: restored, promoted, replaced. What was applied must still be its past."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.demo.cluster import Cluster
+from tests.faults.world import World, until
+from tests.support import customer
+from tests.support.servers import Database, create_database
+
+pytestmark = pytest.mark.data_directory
+
+
+def _confirmed(world: World) -> None:
+    """Wait until the slot is confirmed behind everything that was applied."""
+    query = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
+    until(
+        lambda: world.source.value(query, [world.checkpoint("applied_lsn"), world.slot]),
+        "the slot is confirmed",
+    )
+
+
+@pytest.mark.fault(36, "36b")
+def test_a_source_restored_from_an_older_copy_halts_whatever_its_wal_says(
+    world: World, source_cluster: Cluster
+) -> None:
+    bridge = world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(5)
+        world.caught_up()
+    bridge.terminate()
+    source_cluster.stop()
+    copy = source_cluster.clone_at(source_cluster.directory / "copy")
+    source_cluster.start()
+    bridge.start().wait_ready()
+    with world.producer("two") as producer:
+        producer.burst(300)
+        world.caught_up()
+    _confirmed(world)
+    before = world.applied()
+    source_cluster.crash()
+    source_cluster.restore(copy)
+    source_cluster.start()
+    body = bridge.wait_readyz(lambda _, body: "source_behind" in body or "history_diverged" in body)
+    assert "bridge recover" in body
+    bridge.terminate()
+    # Its WAL goes on, past the position that the target has applied: the same LSNs hold other transactions.
+    with world.producer("three") as producer:
+        end = world.checkpoint("applied_lsn")
+        while not world.source.value("select pg_current_wal_lsn() > %s::pg_lsn", [end]):
+            producer.burst(200)
+    bridge.start().wait_halted("history_diverged")
+    assert world.applied() == before
+
+
+@pytest.mark.fault(37)
+def test_after_a_promotion_the_missing_events_come_from_the_table(
+    world: World, source_cluster: Cluster, tmp_path: Path
+) -> None:
+    bridge = world.bridge().start().wait_ready()
+    standby = source_cluster.standby(
+        source_cluster.directory.parent / f"{source_cluster.directory.name}-standby"
+    )
+    try:
+        standby.start()
+        with world.producer() as producer:
+            producer.burst(100)
+            world.caught_up()
+            bridge.kill()
+            producer.burst(50)  # applied by nobody yet
+        end = world.source.value("select pg_current_wal_lsn()::text")
+        until(
+            lambda: standby.execute("select pg_last_wal_replay_lsn() >= %s::pg_lsn", [end]) == [(True,)],
+            "the standby has everything",
+        )
+        source_cluster.crash()
+        # While it is a standby still, the bridge waits.
+        promoted = Database(standby, world.source.name)
+        world.source = promoted
+        bridge = world.bridge().start()
+        bridge.wait_readyz(lambda status, body: status == 503 and "standby" in body)
+        standby.promote()
+        with world.producer("later") as producer:
+            producer.transaction(3)
+        bridge.wait_ready(60)
+        verdict = world.law()
+        assert verdict.expected > 150
+        assert int(world.checkpoint("timeline")) == 2
+    finally:
+        bridge.close()
+        standby.discard()
+
+
+@pytest.mark.fault(39)
+def test_another_cluster_is_not_taken_for_the_source(world: World, source_cluster: Cluster) -> None:
+    bridge = world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(5)
+        world.caught_up()
+    bridge.terminate()
+    before = world.applied()
+    other = create_database(world.target.server, f"{world.target.name}_as_source")
+    with other.connect() as connection:
+        customer.make_source(connection)
+    stranger = world.bridge(source=other.bridge_dsn).start()
+    stranger.wait_readyz(
+        lambda status, body: status == 503 and ("other_system" in body or "history_diverged" in body)
+    )
+    assert world.applied() == before
+    stranger.close()
+    bridge.start().wait_ready()
+    world.law()
