@@ -31,7 +31,7 @@ def plain_sums(sides: Sides) -> Sums | None:
     dead = sorted({event for event, _ in sides.dead.states})
     inner = sql.SQL(
         "select {id} as id, {hash} as h from {table} where {applied} and {window} and {type} = any({types})"
-        " and coalesce({headers}::text <> {emptied}, true) and {id} <> all({dead}::text[])"
+        " and coalesce({headers}::text <> {emptied}, true) and {id} <> all({dead}::text[]) offset 0"
     ).format(
         id=identity,
         hash=whole([identity, *values]),
