@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import multiprocessing
+import resource
 import socket
 import statistics
 import sys
@@ -122,21 +123,27 @@ def main() -> None:
         cluster = workspace.cluster("bench-ingress", fsync=True).start()
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute(source_sql().encode())
-        found: dict[tuple[bool, int], list[float]] = {}
+        found: dict[tuple[bool, int], list[float]] = {}  # (gathered, clients) -> requests a second
         for _, gathered, clients in itertools.product(range(3), (True, False), (1, CLIENTS)):
             listening = bind("127.0.0.1", 0, "listen")
             port = listening.getsockname()[1]
             server = fork.Process(target=serve_side, args=(cluster.dsn(), listening, gathered, seconds + 2))
             server.start()
             listening.close()
-            asyncio.run(measure(port, clients, 0.5))
+            warm = len(asyncio.run(measure(port, clients, 0.5)))
             latencies = sorted(asyncio.run(measure(port, clients, seconds)))
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             server.join()
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
             rate = len(latencies) / seconds
             found.setdefault((gathered, clients), []).append(rate)
             p50, p99 = (latencies[int(len(latencies) * q)] * 1e3 for q in (0.5, 0.99))
             name = "gathered" if gathered else "one commit a request"
-            print(f"{name:22} {clients:3} clients {rate:8.0f}/s  p50 {p50:6.2f} ms  p99 {p99:6.2f} ms")
+            print(
+                f"{name:22} {clients:3} clients {rate:8.0f}/s  p50 {p50:6.2f} ms  p99 {p99:6.2f} ms  "
+                f"{cpu / (len(latencies) + warm) * 1e6:5.0f} us CPU a request"
+            )
         for (gathered, clients), rates in found.items():
             name = "gathered" if gathered else "one commit a request"
             print(f"median  {name:22} {clients:3} clients {statistics.median(rates):8.0f}/s")

@@ -193,11 +193,21 @@ async def serve_ingress(
 ) -> None:
     """Take events until `stop` is set; the writer ends after the last answer."""
     writing = asyncio.create_task(ingress.writer.run(), name="ingress-writer")
+    serving = asyncio.create_task(
+        serve(ingress.app, listening, stop, limit_concurrency=connections), name="ingress-http"
+    )
     try:
-        await serve(ingress.app, listening, stop, limit_concurrency=connections)
+        await asyncio.wait([serving, writing], return_when=asyncio.FIRST_COMPLETED)
+        if writing.done():  # it never ends by itself
+            serving.cancel()
+            await writing
     finally:
+        if not serving.done():
+            serving.cancel()
+        await asyncio.wait([serving])
         writing.cancel()
         await asyncio.wait([writing])
+    await serving
 
 
 def quiet_collector() -> None:

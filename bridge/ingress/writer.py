@@ -18,7 +18,7 @@ import structlog
 from bridge.errors import BridgeError
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import IngressDown, Item, Stored, connect, forget_deliveries, insert
-from bridge.postgres.safe_error import safe_message
+from bridge.postgres.safe_error import safe_error, safe_message
 
 BATCH_ITEMS = 500
 BATCH_BYTES = 4 << 20
@@ -151,16 +151,17 @@ class Writer:
             if self._queue:
                 await self._store(connection, self._batch())
             else:
-                await self._look(connection)
+                async with asyncio.timeout(STATEMENT_SECONDS):
+                    await connection.execute("select")
+            await self._forget(connection)
 
-    async def _look(self, connection: psycopg.AsyncConnection) -> None:
-        async with asyncio.timeout(STATEMENT_SECONDS):
-            now = asyncio.get_running_loop().time()
-            if self._deliveries() and now >= self._forget_at:
-                if not await forget_deliveries(connection):
-                    self._forget_at = now + FORGET_SECONDS
-            else:
-                await connection.execute("select")
+    async def _forget(self, connection: psycopg.AsyncConnection) -> None:
+        """Now and then, some thousands of deliveries that are past their memory."""
+        now = asyncio.get_running_loop().time()
+        if self._deliveries() and now >= self._forget_at:
+            async with asyncio.timeout(STATEMENT_SECONDS):
+                more = await forget_deliveries(connection)
+            self._forget_at = now + (1.0 if more else FORGET_SECONDS)
 
     def _batch(self) -> list[_Waiting]:
         """The next ones of one kind: with a delivery, or without."""
@@ -180,7 +181,7 @@ class Writer:
             return
         try:
             stored = await self._insert(connection, batch)
-        except (psycopg.Error, OSError, TimeoutError) as error:
+        except Exception as error:
             if is_lost(connection, error):
                 self._keep_for_next(batch)
                 raise
@@ -190,6 +191,8 @@ class Writer:
                     one.settle(unavailable("the source cannot be written to at present"))
                 raise
             if len(batch) == 1:
+                if outcome.status == 500:
+                    self._log.error("an event could not be stored", **safe_error(error))
                 batch[0].settle(outcome)
                 return
             middle = len(batch) // 2
@@ -241,7 +244,9 @@ def is_lost(connection: psycopg.AsyncConnection, error: BaseException) -> bool:
 
 def _outcome_alone(error: BaseException) -> Refusal | None:
     """What becomes of the one event that a server refuses; None: the server refuses every event."""
-    state = (error.sqlstate if isinstance(error, psycopg.Error) else None) or ""
+    if not isinstance(error, psycopg.Error):
+        return Refusal(500, "internal", "the bridge's log says more")
+    state = error.sqlstate or ""
     if state[:2] in ("22", "23", "54"):
         return Refusal(422, "payload", f"the source refuses the payload ({state})")
     if state == "55P03":

@@ -35,6 +35,9 @@ class DeadlineProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
+        # asyncio does so for sockets that name their protocol, which accepted ones do not: header and body go
+        # out as two packets, and the second would wait 40 ms for the client's delayed acknowledgement
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         limit = self.config.limit_concurrency
         if limit is not None and len(self.connections) > limit + CONNECTIONS_OVER:
             transport.abort()  # the process' descriptors are the streams' too

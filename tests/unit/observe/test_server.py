@@ -187,3 +187,23 @@ def test_connections_over_the_limit_are_told_so_and_harm_nobody(monkeypatch: pyt
                     await client.close()
 
     asyncio.run(story())
+
+
+def test_the_second_packet_of_an_answer_does_not_wait_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Seen(server.DeadlineProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            own = transport.get_extra_info("socket")
+            seen.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(server, "DeadlineProtocol", Seen)
+
+    async def story() -> None:
+        async with serving() as (client, _):
+            await client.livez()
+
+    asyncio.run(story())
+    assert all(seen)
+    assert seen
