@@ -60,10 +60,10 @@ MUTANTS = (
         (
             Edit(
                 PROTOCOL,
-                "        yield from self.apply(batch, after, list_as=self.ledger.incarnation)\n",
-                "        yield from self.apply(batch, after, list_as=self.ledger.incarnation)\n"
+                "        return not batch.whole\n\n    def look_at_source",
                 "        if batch.whole:\n"
-                "            yield from ask(Confirm(batch.end_lsn))\n",
+                "            yield from ask(Confirm(batch.end_lsn))\n"
+                "        return not batch.whole\n\n    def look_at_source",
             ),
         ),
         (WALKS,),
