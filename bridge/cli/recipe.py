@@ -12,6 +12,7 @@ from bridge.cli.options import config_option
 from bridge.config.addition import add_to
 from bridge.config.recipe import recipe as recipe_of
 from bridge.config.recipe import recipes
+from bridge.config.recipe_page import recipes_page
 from bridge.errors import ConfigError
 
 
@@ -22,8 +23,12 @@ def recipe() -> None:
 
 @recipe.command("list")
 @click.option("--json", "as_json", is_flag=True, help="A list of objects.")
-def list_recipes(as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="A page of all of them: docs/recipes.md.")
+def list_recipes(as_json: bool, markdown: bool) -> None:
     """Name every recipe."""
+    if markdown:
+        click.echo(recipes_page(), nl=False)
+        return
     found = recipes()
     if as_json:
         click.echo(json.dumps([{"name": one.name, **one.about.model_dump()} for one in found], indent=2))
@@ -36,12 +41,14 @@ def list_recipes(as_json: bool) -> None:
 @recipe.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print recipe NAME: its configuration, and the SQL that goes with it."""
+    """Print recipe NAME: its configuration, the SQL that goes with it, and sample events."""
     one = recipe_of(name)
     about = one.about
     click.echo(f"# {about.title} ({about.category}): {about.summary}")
     click.echo(f"# event: {about.event}   idempotency key: {about.idempotency_key}")
-    for file in ("bridge.yaml", "target.sql", "source.sql"):
+    if about.note:
+        click.echo(f"# {about.note}")
+    for file in ("bridge.yaml", "target.sql", "source.sql", "samples.json"):
         text = one.text(file)
         if text:
             click.echo(f"\n# ---- {file}\n{text}", nl=False)
@@ -60,7 +67,7 @@ def add(name: str, config_path: Path, dry_run: bool) -> None:
         raise ConfigError(
             f"{config_path} cannot be read: {error.strerror}", hint=f"bridge init --recipe {name}"
         ) from None
-    result = add_to(text, one.text("bridge.yaml"), str(config_path))
+    result = add_to(text, one.text("bridge.yaml"), str(config_path), os.environ)
     if dry_run:
         click.echo(result, nl=False)
         return
@@ -69,5 +76,9 @@ def add(name: str, config_path: Path, dry_run: bool) -> None:
     draft.chmod(config_path.stat().st_mode & 0o777)
     os.replace(draft, config_path)
     click.echo(f"{name} is in {config_path}. Next:")
-    click.echo(f'  bridge schema recipe {name} | psql "$WAREHOUSE_DSN"   # its table, run by you')
+    click.echo(f'  bridge schema recipe {name} | psql "$WAREHOUSE_DSN"            # its table, run by you')
+    if one.text("source.sql"):
+        click.echo(
+            f'  bridge schema recipe {name} --source | psql "$SOURCE_DSN"   # what it looks up, if you have none'
+        )
     click.echo(f"  bridge lint -c {config_path} && bridge test -c {config_path}")

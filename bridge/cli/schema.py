@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import rich_click as click
@@ -38,17 +37,17 @@ def target(after: int) -> None:
 
 @schema.command()
 @click.argument("name")
-def recipe(name: str) -> None:
+@click.option("--source", "of_source", is_flag=True, help="An example of the table it looks up in, instead.")
+def recipe(name: str, of_source: bool) -> None:
     """The target tables of recipe NAME, for you to run."""
-    recipes = files("bridge") / "recipes"
-    names = sorted(entry.name for entry in recipes.iterdir() if entry.is_dir()) if recipes.is_dir() else []
-    names = [each for each in names if (recipes / each / "target.sql").is_file()]
-    if name not in names:
-        raise ConfigError(
-            f"there is no recipe {name!r} with tables of its own",
-            hint=f"one of: {', '.join(names)}" if names else "`bridge recipe list` names what there is",
-        )
-    click.echo((recipes / name / "target.sql").read_text(encoding="utf-8"), nl=False)
+    from bridge.config.recipe import recipes  # noqa: PLC0415  (loads pydantic)
+
+    file = "source.sql" if of_source else "target.sql"
+    texts = {one.name: text for one in recipes() if (text := one.text(file))}
+    if name not in texts:
+        what = "that looks anything up" if of_source else "with tables of its own"
+        raise ConfigError(f"there is no recipe {name!r} {what}", hint=f"one of: {', '.join(texts)}")
+    click.echo(texts[name], nl=False)
 
 
 @schema.command()

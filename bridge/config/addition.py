@@ -6,6 +6,7 @@ gives nothing back unless the result loads.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bridge.config.document import Document, parse
@@ -16,20 +17,28 @@ from bridge.errors import ConfigError
 _SECTIONS = ("connections", "events", "pipelines", "tests")
 
 
-def add_to(text: str, addition: str, file: str) -> str:
-    """`text` (a bridge.yaml) with what `addition` (another) has beside it.
+def add_to(text: str, addition: str, file: str, environ: Mapping[str, str]) -> str:
+    """`text` (a bridge.yaml) with what `addition` (another) has beside it; its variables stay as written.
 
-    A connection of the same name and type is used as it is. ConfigError: an event or a pipeline of that name
-    is there already, a section stands in { } or [ ], or the result would not load.
+    environ: for the look at the result, which a variable may decide (`listen: ${ADDRESS}`). A connection of the
+    same name and type is used as it is. ConfigError: an event or a pipeline of that name is there already, a
+    section stands in { } or [ ], or the result would not load.
     """
     new = parse(addition, {}, file="recipe", directory=Path())
-    result = text if text.endswith("\n") else text + "\n"
+    here = parse(text, {}, file=file, directory=Path())
+    lines = text.splitlines()
+    end: list[str] = []
+    inserts: list[tuple[int, list[str]]] = []
     for section in _SECTIONS:
-        here = parse(result, {}, file=file, directory=Path())
-        for lines in _parts(here, new, addition.splitlines(), section):
-            here = parse(result, {}, file=file, directory=Path())
-            result = _insert(result, here, section, lines)
-    document = parse(result, {}, file=file, directory=Path())
+        part = [line for each in _parts(here, new, addition.splitlines(), section) for line in each]
+        if part and section not in here.tree:
+            end += ["", f"{section}:", *_indented(part, 2)]
+        elif part:
+            inserts.append(_place(lines, here, section, part))
+    for after, part in sorted(inserts, reverse=True):  # from below, so that the places above stay right
+        lines[after:after] = part
+    result = "\n".join([*lines, *end]) + "\n"
+    document = parse(result, environ, file=file, directory=Path(file).parent)
     build(document, offline=True)
     if document.problems:
         raise InvalidConfig(f"{file} with the recipe", document.problems)
@@ -72,11 +81,12 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _insert(text: str, here: Document, section: str, part: list[str]) -> str:
-    lines = text.splitlines()
-    if section not in here.tree:
-        body = [f"  {line}" if line else "" for line in part]
-        return "\n".join([*lines, "", f"{section}:", *body]) + "\n"
+def _indented(part: list[str], indent: int) -> list[str]:
+    return [" " * indent + line if line else "" for line in part]
+
+
+def _place(lines: list[str], here: Document, section: str, part: list[str]) -> tuple[int, list[str]]:
+    """Before which line `part` goes, at the end of its section, and `part` as far in as its neighbours."""
     head = here.keys[(section,)].line - 1
     first = here.values[(section,)].line - 1
     if first == head:
@@ -92,5 +102,4 @@ def _insert(text: str, here: Document, section: str, part: list[str]) -> str:
             if _indent(line) < indent or (indent == 0 and not line.startswith("-") and _indent(line) == 0):
                 break
             end = number
-    body = [" " * indent + line if line else "" for line in part]
-    return "\n".join([*lines[: end + 1], *body, *lines[end + 1 :]]) + "\n"
+    return end + 1, _indented(part, indent)

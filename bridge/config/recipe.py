@@ -36,6 +36,8 @@ class About(Section):
     event: EventType
     idempotency_key: str
     """A template over the payload, for producers."""
+    note: str = ""
+    """What to know before using it."""
 
 
 class Samples(Section):

@@ -22,6 +22,31 @@ from bridge.config.trial import run_cases
 ALL = [*recipes(), recipe(STARTER)]
 NAMES = [one.name for one in ALL]
 
+TITLE_WORDS = {"Track": "track", "Monitor": "monitor", "Route": "alert", "Flag": "alert", "Catch": "alert"}
+TITLES = [
+    f"{title} in Postgres"
+    for title in (
+        "Monitor usage-limit hits",
+        "Track user signups",
+        "Monitor failed payments",
+        "Route support escalations",
+        "Track waitlist signups",
+        "Track new subscriptions",
+        "Track canceled subscriptions",
+        "Track successful payments",
+        "Track trial conversions",
+        "Track form submissions",
+        "Track feature usage",
+        "Track file uploads",
+        "Monitor failed logins",
+        "Monitor error spikes",
+        "Monitor cron-job health",
+        "Monitor CI/CD build status",
+        "Flag high-value leads",
+        "Catch churn-risk signals",
+    )
+]
+
 
 def run(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(cli, list(arguments))
@@ -103,6 +128,75 @@ def test_list_as_json_is_a_list_of_objects() -> None:
         [entry["name"] for entry in listed].index("usage-limits")
     ].items()
     assert STARTER not in output
+
+
+def test_every_title_of_the_product_page_has_its_recipe() -> None:
+    assert sorted(one.about.title for one in recipes()) == sorted(TITLES)
+    assert all(TITLE_WORDS[one.about.title.split()[0]] == one.about.category for one in recipes())
+
+
+def test_show_prints_every_file_of_a_recipe() -> None:
+    code, output = run("recipe", "show", "churn-risk")
+    assert code == 0
+    for file in ("bridge.yaml", "target.sql", "source.sql", "samples.json"):
+        assert recipe("churn-risk").text(file) in output
+
+
+def test_schema_recipe_prints_the_tables_of_either_side() -> None:
+    assert run("schema", "recipe", "churn-risk") == (0, recipe("churn-risk").text("target.sql"))
+    assert run("schema", "recipe", "churn-risk", "--source") == (0, recipe("churn-risk").text("source.sql"))
+    code, output = run("schema", "recipe", "waitlist", "--source")
+    assert code == 1
+    assert "there is no recipe 'waitlist' that looks anything up" in output
+
+
+def test_the_page_of_recipes_is_the_one_that_the_command_prints() -> None:
+    code, output = run("recipe", "list", "--markdown")
+    assert code == 0
+    assert output == (Path(__file__).parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8"), (
+        "run: bridge recipe list --markdown > docs/recipes.md"
+    )
+
+
+def test_signups_fits_the_table_of_the_product_page() -> None:
+    one = recipe("signups")
+    body = re.search(
+        r"create table if not exists events.signups \((.*?)\n\);", one.text("target.sql"), re.DOTALL
+    )
+    assert body is not None
+    assert re.findall(r"^ +(\w+)", body[1], re.MULTILINE) == ["user_id", "email", "plan", "source", "payload"]
+    assert "primary key" not in body[1]
+    [events] = load(one.folder / "bridge.yaml", {}, offline=True).pipelines["signups"].destinations.values()
+    assert isinstance(events, TableDestination)
+    assert events.mode == "insert"
+
+
+def test_signups_can_keep_only_the_domain_of_an_address(tmp_path: Path) -> None:
+    text = re.sub(r"# - (set|redact):", r"- \1:", recipe("signups").text("bridge.yaml"))
+    path = tmp_path / "bridge.yaml"
+    path.write_text(text.replace("email: $event.email\n", "email: $domain\n"))
+    config = load(path, {}, offline=True)
+    event = {"user_id": "usr_1", "email": "ada@acme.com", "plan": "pro"}
+    kept = {"email": "acme.com", "payload": {"user_id": "usr_1", "plan": "pro"}}
+    case = Case.model_validate(
+        {"name": "domain", "pipeline": "signups", "event": event, "expect": {"events": kept}}
+    )
+    [trial] = run_cases(config.model_copy(update={"tests": (case,)}))
+    assert not trial.differences
+
+
+def test_a_recipe_is_added_to_a_file_that_a_variable_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text('version: 1\nadmin: { listen: "${ADDRESS}" }\n')
+    monkeypatch.delenv("ADDRESS", raising=False)
+    code, output = run("recipe", "add", "waitlist", "-c", str(path))
+    assert code == 1
+    assert "ADDRESS is not set" in output
+    monkeypatch.setenv("ADDRESS", "127.0.0.1:8377")
+    assert run("recipe", "add", "waitlist", "-c", str(path))[0] == 0
+    assert "${ADDRESS}" in path.read_text()
 
 
 def test_a_misspelt_recipe_is_told_the_right_name() -> None:

@@ -1,0 +1,21 @@
+-- Recipe new-subscriptions: run in the target database, as the owner of the table. The bridge itself never runs DDL here.
+create schema if not exists events;
+
+create table if not exists events.new_subscriptions (
+    event_id        uuid primary key,
+    customer_id     text not null,
+    subscription_id text not null,
+    plan            text not null,
+    mrr             numeric not null,
+    "interval"      text not null,
+    trial           boolean not null,
+    csm             text,
+    payload         jsonb not null,
+    occurred_at     timestamptz not null
+);
+
+create index if not exists new_subscriptions_customer_id on events.new_subscriptions (customer_id, occurred_at);
+
+-- With the bridge's role named outbox_bridge:
+--   grant usage on schema events to outbox_bridge;
+--   grant select, insert, update on events.new_subscriptions to outbox_bridge;
