@@ -1,0 +1,240 @@
+"""Servers that lost a part of their past: promotions, restored copies. Each ends in the law, where recovery is
+promised, or in the halt that has its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from bridge.core.ledger import Registration
+from bridge.core.snapshot import NOTHING, Snapshot
+from bridge.demo.cluster import Cluster
+from bridge.errors import Fenced, Retry
+from bridge.postgres.outbox import Outbox
+from bridge.postgres.source import Source
+from tests.faults.world import STREAM, World, until
+from tests.support.servers import Database
+from tests.support.truth import conservation
+
+data_directory = pytest.mark.data_directory
+
+
+@pytest.fixture
+def standby(source_cluster: Cluster, source: Database) -> Iterator[Cluster]:
+    """A streaming standby of the source, without slots; promotions that lose commits can be recovered from."""
+    source_cluster.configure(max_prepared_transactions=0)
+    source_cluster.restart()
+    made = source_cluster.standby(source_cluster.directory / "standby", max_prepared_transactions=0).start()
+    yield made
+    made.discard()
+
+
+def replayed(world: World, standby: Cluster) -> None:
+    end = world.source.value("select pg_current_wal_flush_lsn()::text")
+    until(
+        lambda: standby.execute("select pg_last_wal_replay_lsn() >= %s::pg_lsn", [end]) == [(True,)],
+        "the standby has it all",
+    )
+
+
+def take_over(world: World, standby: Cluster) -> None:
+    """The standby is the source from now on."""
+    standby.promote()
+    world.source = Database(standby, world.source.name)
+
+
+def caught_up_once(world: World, events: int = 5) -> None:
+    """A bridge that streams applies some events, and ends in peace."""
+    bridge = world.bridge().start()
+    bridge.wait_log("streaming")
+    with world.producer() as producer:
+        producer.transaction(events)
+        world.caught_up()
+    assert bridge.terminate() == 0
+
+
+def apply_and_die(world: World) -> list[str]:
+    """Events that are applied and confirmed to nobody: the bridge dies with the commit, no floor has risen."""
+    with world.producer("tail") as producer:
+        lost = [str(event) for _ in range(4) for event in producer.transaction(2)]
+    world.bridge(failpoints="settle.durable=kill@1").start().wait()
+    until(lambda: world.target.value(_HAVE, [lost]) == len(lost), "the tail is applied")
+    return lost
+
+
+_HAVE = "select count(*) from rig.effects where row ->> 'event_id' = any(%s)"
+
+
+@data_directory
+@pytest.mark.fault(37)
+def test_a_promotion_that_lost_nothing_goes_on_from_the_table(
+    world: World, source_cluster: Cluster, standby: Cluster
+) -> None:
+    caught_up_once(world)
+    with world.producer("unread") as producer:
+        producer.transaction(4)
+    replayed(world, standby)
+    source_cluster.stop()
+    take_over(world, standby)
+    with world.producer("after") as producer:
+        producer.transaction(4)
+    world.bridge().start().wait_log("streaming")
+    world.law()
+    assert (world.checkpoint("slot_incarnation"), world.checkpoint("timeline")) == ("2", "2")
+
+
+@data_directory
+@pytest.mark.fault(37)
+def test_a_promotion_that_lost_what_was_applied_a_moment_ago_is_recovered_from(
+    world: World, source_cluster: Cluster, standby: Cluster
+) -> None:
+    caught_up_once(world)
+    replayed(world, standby)
+    standby.stop()
+    lost = apply_and_die(world)
+    source_cluster.crash()
+    take_over(world, standby.start())
+    with world.producer("after") as producer:  # these are given the xids of the lost ones
+        for _ in range(12):
+            producer.transaction(2)
+    bridge = world.bridge().start()
+    bridge.wait_log("streaming")
+    world.caught_up()
+    verdict = conservation(world.source.dsn, world.target.dsn)
+    assert sorted(map(str, verdict.unexpected)) == sorted(lost)  # what the source lost stays in the target
+    assert replace(verdict, unexpected=[]).holds, verdict
+    world.check_confirmed()
+
+
+@data_directory
+@pytest.mark.fault(37)
+def test_a_promotion_from_before_the_floor_halts(
+    world: World, source_cluster: Cluster, standby: Cluster
+) -> None:
+    caught_up_once(world)
+    replayed(world, standby)
+    standby.stop()
+    floor = world.checkpoint("floor_lsn")
+    bridge = world.bridge().start()
+    with world.producer("tail") as producer:
+        producer.transaction(3)
+        world.caught_up()
+    until(lambda: world.checkpoint("floor_lsn") != floor, "the floor has risen")
+    before = world.applied()
+    source_cluster.crash()
+    take_over(world, standby.start())
+    bridge.terminate()
+    with world.producer("after") as producer:
+        producer.transaction(3)
+    assert "bridge recover" in world.bridge().start().wait_halted("history_diverged")
+    assert world.applied() == before
+
+
+@data_directory
+@pytest.mark.fault(36)
+@pytest.mark.parametrize(("passes", "reason"), [(False, "source_behind"), (True, "history_diverged")])
+def test_a_source_restored_from_an_older_copy_halts_by_its_name(
+    world: World, source_cluster: Cluster, passes: bool, reason: str
+) -> None:
+    caught_up_once(world)
+    source_cluster.stop()
+    copy = source_cluster.clone_at(source_cluster.directory / "copy")
+    source_cluster.start()
+    with world.producer("lost") as producer:
+        producer.burst(50)
+    bridge = world.bridge().start()
+    world.caught_up()
+    before = world.applied()
+    bridge.terminate()
+    source_cluster.stop()
+    source_cluster.restore(copy)
+    source_cluster.start()
+    if passes:
+        write_past(world, str(world.checkpoint("applied_lsn")))
+    assert "bridge recover" in bridge.start().wait_halted(reason)
+    assert world.applied() == before
+
+
+def write_past(world: World, lsn: str) -> None:
+    """WAL of other tables, until the source's is longer than this."""
+    with world.source.connect() as somebody:
+        somebody.execute("create table public.noise (n int)")
+        while somebody.execute("select pg_current_wal_lsn() <= %s::pg_lsn + 65536", [lsn]).fetchone() == (
+            True,
+        ):
+            somebody.execute("insert into public.noise select generate_series(1, 1000)")
+            somebody.execute("select pg_switch_wal()")
+        somebody.execute("drop table public.noise")
+
+
+@data_directory
+@pytest.mark.fault(36)
+def test_a_source_restored_to_after_the_last_event_and_before_the_floor_halts(
+    world: World, source_cluster: Cluster
+) -> None:
+    """The witness is there, the WAL is long enough, and xids that the floor shows are given out again: only the
+    registry tells."""
+    caught_up_once(world)
+    source_cluster.stop()
+    copy = source_cluster.clone_at(source_cluster.directory / "copy")
+    source_cluster.start()
+    for _ in range(20):
+        world.source.execute("select pg_current_xact_id()")
+    floor = world.checkpoint("floor_lsn")
+    bridge = world.bridge().start()
+    until(lambda: world.checkpoint("floor_lsn") != floor, "the floor has risen over xids of nobody's events")
+    bridge.terminate()
+    before, risen = world.applied(), str(world.checkpoint("floor_lsn"))
+    source_cluster.stop()
+    source_cluster.restore(copy)
+    source_cluster.start()
+    with world.producer("again") as producer:
+        for _ in range(5):
+            producer.transaction(2)
+    write_past(world, risen)
+    assert "registry" in bridge.start().wait_halted("history_diverged")
+    assert world.applied() == before
+
+
+@data_directory
+@pytest.mark.fault(22)
+def test_a_target_restored_while_no_bridge_ran_is_brought_up_from_the_outbox(
+    world: World, target_cluster: Cluster
+) -> None:
+    caught_up_once(world)
+    target_cluster.stop()
+    copy = target_cluster.clone_at(target_cluster.directory / "copy")
+    target_cluster.start()
+    caught_up_once(world, 20)
+    target_cluster.stop()
+    target_cluster.restore(copy)
+    target_cluster.start()
+    world.bridge().start().wait_log("streaming")
+    verdict = world.law()
+    assert verdict.expected >= 25
+
+
+@pytest.mark.fault(22)
+def test_a_session_that_another_took_over_from_cannot_register(world: World) -> None:
+    def source() -> Source:
+        return Source(world.source.bridge_dsn, STREAM, Outbox(), "outbox_bridge")
+
+    def by(session: str, floor: Snapshot = NOTHING) -> Registration:
+        return Registration(STREAM, "1", "target", None, floor, None, session=session)
+
+    one, other = source(), source()
+    one.register(by("one"), None)
+    one.register(by("one", Snapshot(9, 9)), "one")
+    assert other.registration() == by("one", Snapshot(9, 9))
+    with pytest.raises(Retry):
+        other.register(by("other"), None)  # there is a row meanwhile
+    other.register(by("other"), "one")
+    with pytest.raises(Fenced):
+        one.register(by("one", Snapshot(99, 99)), "one")  # sent long ago
+    with pytest.raises(Retry):
+        one.register(by("third"), "one")
+    assert one.registration() == by("other")
+    one.close()
+    other.close()
