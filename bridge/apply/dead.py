@@ -28,7 +28,7 @@ from bridge.postgres.catalog import connect_target, table_shape
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.enrich import Enricher
-from bridge.postgres.ledger import LISTED
+from bridge.postgres.ledger import LISTED, read_listed
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Rows, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
@@ -135,11 +135,14 @@ class DeadLetterRetry:
     # --- what Overtaken asks the target ---------------------------------------------------------------
 
     def hold(self) -> tuple[str | None, frozenset[int]]:
-        """The floor and the xids beyond it, with the checkpoint locked: nothing is applied until we end."""
+        """The floor and the xids beyond it, with the checkpoint locked: nothing is applied until we end. An xid
+        of which the publication withheld some rows counts as a whole: that refuses a retry too many."""
         stream = self._plan.stream
         floor, listed = self._run(letters_sql.hold_floor(stream), Statement(LISTED, [stream.encode(), None]))
         value = floor[0][0] if floor else None
-        return (value.decode() if value else None), frozenset(int(row[0] or 0) for row in listed)
+        return (value.decode() if value else None), frozenset(
+            xid for row in listed for xid in read_listed(row)[0]
+        )
 
     def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
         """Those of the events whose unit is an open dead letter itself."""

@@ -151,9 +151,9 @@ class _Replay:
         if rows[0][0][0] != b"t":
             raise BridgeError("another replay of this destination is running", reason="replay_running")
 
-    def _applied(self, *, hold: bool) -> tuple[str, str]:
-        """The floor and the xids listed beyond it. hold: with the checkpoint locked until we end, so that the
-        stream waits and both are exact; else the floor alone, which only rises."""
+    def _applied(self, *, hold: bool) -> tuple[str, str, str]:
+        """The floor, and the xids and seqs of the rows listed beyond it. hold: with the checkpoint locked until
+        we end, so that the stream waits and all are exact; else the floor alone, which only rises."""
         lock = b" for update" if hold else b""
         rows = self._run(
             Statement(
@@ -162,7 +162,9 @@ class _Replay:
                 [self._plan.stream.encode()],
             ),
             Statement(
-                b"select coalesce(array_agg(x)::text, '{}') from bridge.applied, unnest(xids) as x where stream = $1",
+                b"select coalesce((select array_agg(x)::text from bridge.applied, unnest(xids) as x"
+                b" where stream = $1), '{}'), coalesce((select range_agg(r)::text from bridge.applied,"
+                b" unnest(seqs) as r where stream = $1), '{}')",
                 [self._plan.stream.encode()],
             ),
         )
@@ -179,8 +181,8 @@ class _Replay:
                 reason="catching_up",
                 hint="wait until bridge status says streaming",
             )
-        listed = (rows[-1][0][0] or b"{}") if hold else b"{}"
-        return (floor or b"").decode(), listed.decode()
+        xids, seqs = rows[-1][0] if hold else (b"{}", b"{}")
+        return (floor or b"").decode(), (xids or b"{}").decode(), (seqs or b"{}").decode()
 
     def _only_when_empty(self) -> None:
         if self._shape is None:
@@ -197,7 +199,7 @@ class _Replay:
 
     # --- the source -----------------------------------------------------------------------------
 
-    def _events(self, applied: tuple[str, str]) -> Iterator[list[Event]]:
+    def _events(self, applied: tuple[str, str, str]) -> Iterator[list[Event]]:
         """Applied events of the time asked for, by seq."""
         outbox, order = self._plan.outbox, self._order
         pruned = self._source.execute("select pruned_at from outbox.pruned where xid is not null").fetchone()
@@ -205,7 +207,8 @@ class _Replay:
             self.done.notes.append("pruned events are gone: what the outbox still holds was replayed")
         query = sql.SQL(
             "declare history no scroll cursor for select {columns} from {table} as e"
-            " where (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot) or {xid} = any(%(listed)s::xid8[]))"
+            " where (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot)"
+            " or ({xid} = any(%(listed)s::xid8[]) and {seq}::bigint <@ %(seqs)s::int8multirange))"
             " and {at} >= %(since)s and (%(until)s::timestamptz is null or {at} < %(until)s) order by e.{seq}"
         ).format(
             columns=outbox.select_list(),
@@ -214,9 +217,9 @@ class _Replay:
             at=outbox.column("occurred_at"),
             seq=outbox.column("seq"),
         )
-        floor, listed = applied
+        floor, listed, seqs = applied
         self._see(listed)
-        values = {"floor": floor, "listed": listed, "since": order.since, "until": order.until}
+        values = {"floor": floor, "listed": listed, "seqs": seqs, "since": order.since, "until": order.until}
         self._source.execute(query, values)
         width = range(len(Event._fields))
         while True:

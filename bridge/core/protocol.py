@@ -308,9 +308,8 @@ class _Life:
         after = self.sent or self.ledger
         if batch.whole:
             after = replace(after, applied_lsn=batch.end_lsn, safe_lsn=batch.end_lsn)
-        yield from self.apply(
-            batch, after, list_as=self.ledger.incarnation if self.settings.has_xid else None
-        )
+        list_as = self.ledger.incarnation if self.settings.has_xid else None
+        yield from self.apply(batch, after, list_as=list_as)
         return not batch.whole
 
     def look_at_source(self, look: _Look) -> Asking[None]:

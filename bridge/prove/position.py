@@ -7,7 +7,7 @@
    event is missing in it; what it has beyond the ledger is not compared. What prune deleted between the two is
    told by outbox.pruned, read in the same snapshot.
 
-Applied is what docs/guarantees.md calls I6: the floor shows the xid, or `applied` lists it, or a goal that is
+Applied is what docs/guarantees.md calls I6: the floor shows the xid, or `applied` lists the row, or a goal that is
 being read shows it and its seq was reached. Nothing of this is shared with the code that applies.
 """
 
@@ -37,6 +37,8 @@ _VISIBLE_SECONDS = 60.0
 _LEDGER: LiteralString = """
     select floor::text, coalesce(next::text, '3:3:'), next_seq, since, started_at, system_identifier,
            (select coalesce(array_agg(distinct x)::text, '{}') from bridge.applied a, unnest(a.xids) as x
+            where a.stream = c.stream),
+           (select coalesce(range_agg(r)::text, '{}') from bridge.applied a, unnest(a.seqs) as r
             where a.stream = c.stream)
     from bridge.checkpoint c where stream = %s"""
 
@@ -49,6 +51,7 @@ class Applied:
     goal: str = "3:3:"
     goal_seq: int = 0
     listed: str = "{}"  # xid8[]
+    listed_seqs: str = "{}"  # int8multirange: of those transactions, the rows that were applied
     since: datetime | None = (
         None  # a stream that has not finished its first catch-up: older rows are not its own
     )
@@ -59,13 +62,15 @@ class Applied:
         """Over a row of the outbox."""
         xid, seq = outbox.column("xid"), outbox.column("seq")
         applied = sql.SQL(
-            "(pg_visible_in_snapshot({xid}, {floor}::pg_snapshot) or {xid} = any({listed}::xid8[])"
+            "(pg_visible_in_snapshot({xid}, {floor}::pg_snapshot) "
+            " or ({xid} = any({listed}::xid8[]) and {seq}::bigint <@ {seqs}::int8multirange)"
             " or (pg_visible_in_snapshot({xid}, {goal}::pg_snapshot) and {seq} <= {goal_seq}))"
         ).format(
             xid=xid,
             seq=seq,
             floor=sql.Literal(self.floor),
             listed=sql.Literal(self.listed),
+            seqs=sql.Literal(self.listed_seqs),
             goal=sql.Literal(self.goal),
             goal_seq=sql.Literal(self.goal_seq),
         )
@@ -95,8 +100,8 @@ def read_applied(target: Connection, stream: str) -> Applied:
     row = target.execute(_LEDGER, [stream]).fetchone()
     if row is None:
         return Applied()
-    floor, goal, goal_seq, since, started_at, system, listed = row
-    return Applied(floor, goal, goal_seq, listed, since, started_at, system)
+    floor, goal, goal_seq, since, started_at, system, listed, seqs = row
+    return Applied(floor, goal, goal_seq, listed, seqs, since, started_at, system)
 
 
 def begin_source(source: Connection, applied: Applied) -> None:
