@@ -80,7 +80,7 @@ MUTANTS = (
                 "        yield from ask(Apply(batch, self.ledger, self.ledger))\n"
                 "        if batch.whole:\n"
                 "            yield from ask(Settle())\n"
-                "            yield from self.save(after, thin=thin, polled=frozenset(batch.xids))\n",
+                "            yield from self.save(after, thin=thin)\n",
             ),
         ),
         (WALKS,),
