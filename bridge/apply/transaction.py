@@ -65,7 +65,8 @@ class Transactions:
         self._retried = retried
         self._allow_storm = allow_storm
         self._flight: _Flight | None = None
-        self._chunks: list[Prepared] = []  # of the transaction that is open
+        self._chunks: list[Prepared] = []  # of the transaction that is open, without their rows
+        self._chunk_seqs: list[Seqs] = []  # and which rows those were
 
     def send(
         self, prepared: Prepared, before: Ledger, after: Ledger, list_as: int | None, thin: Snapshot | None
@@ -76,9 +77,7 @@ class Transactions:
         ledger = [ledger_sql.change(before, after)]
         if list_as is not None and prepared.batch.xids:
             batch = prepared.batch
-            seqs = Seqs.of(
-                int(event.seq) for part in [*self._chunks, prepared] for event in part.batch.events
-            )
+            seqs = Seqs.together([*self._chunk_seqs, _seqs(prepared)])
             ledger.append(ledger_sql.list_applied(self._stream, list_as, batch.xids, batch.end_lsns, seqs))
         if thin is not None:
             ledger.append(ledger_sql.thin(self._stream, thin))
@@ -108,7 +107,7 @@ class Transactions:
         """Wait until what was sent is durable; what that was."""
         flight = self._flight
         if flight is None:
-            done, self._chunks = self._chunks, []
+            done, self._chunks, self._chunk_seqs = self._chunks, [], []
             return done
         while True:
             try:
@@ -176,6 +175,7 @@ class Transactions:
                 self._link.run([BEGIN, ledger_sql.hold(before)], self._wait)
             self._apply_part(prepared)
             self._chunks.append(lightened(prepared))
+            self._chunk_seqs.append(_seqs(prepared))
             self._check_storm(self._chunks)
             hit("apply.chunk")
             if prepared.batch.whole:
@@ -285,3 +285,7 @@ class Transactions:
     def _remember(self, parts: Sequence[Prepared]) -> None:
         for unit, outcomes in outcomes_of(parts).items():
             self._storm.remember(unit, outcomes)
+
+
+def _seqs(part: Prepared) -> Seqs:
+    return Seqs.of(int(event.seq) for event in part.batch.events)

@@ -37,6 +37,17 @@ class Seqs:
         )
 
     @classmethod
+    def together(cls, parts: Iterable[Seqs]) -> Seqs:
+        """All that is in any of them."""
+        runs: list[list[int]] = []
+        for start, stop in sorted(run for part in parts for run in zip(part.starts, part.stops, strict=True)):
+            if runs and start <= runs[-1][1]:
+                runs[-1][1] = max(runs[-1][1], stop)
+            else:
+                runs.append([start, stop])
+        return cls(tuple(start for start, _ in runs), tuple(stop for _, stop in runs))
+
+    @classmethod
     def parse(cls, text: str) -> Seqs:
         runs = _RUN.findall(text)
         return cls(tuple(int(start) for start, _ in runs), tuple(int(stop) for _, stop in runs))

@@ -49,6 +49,18 @@ def test_a_transaction_of_a_million_rows_takes_no_more_memory_than_a_batch(world
     assert _huge(world, 1_000_000, 500) < 64
 
 
+@pytest.mark.fault(31, 47)
+def test_every_chunk_of_a_huge_transaction_is_known_when_the_slot_is_lost_after_it(world: World) -> None:
+    bridge = world.bridge().start()
+    bridge.wait_log("streaming")
+    with world.producer() as producer:
+        producer.burst(20_000)
+        until(lambda: world.applied() >= 20_000, "the burst is applied")
+        world.drop_slot()
+        producer.transaction(3)
+    world.law()
+
+
 @pytest.mark.fault(12, 47)
 def test_a_huge_transaction_whose_target_session_ends_halfway_is_applied_once(world: World) -> None:
     bridge = world.bridge(failpoints="apply.chunk=sleep:1@3").start()

@@ -17,6 +17,13 @@ def test_a_set_of_seqs_survives_its_text_and_holds_what_was_put_in(seqs: set[int
     assert {seq for seq in range(-10, 40) if seq in made} == seqs
 
 
+@given(st.lists(st.sets(st.integers(-5, 30))))
+def test_chunks_together_hold_what_each_of_them_held(chunks: list[set[int]]) -> None:
+    made = Seqs.together(map(Seqs.of, chunks))
+    assert {seq for seq in range(-10, 40) if seq in made} == set().union(*chunks)
+    assert str(made) == str(Seqs.of(set().union(*chunks)))
+
+
 def test_rows_of_one_producer_are_one_run() -> None:
     assert str(Seqs.of(range(1, 1_000_001))) == "{[1,1000001)}"
     assert str(Seqs.of([3, 1, 2, 7])) == "{[1,4),[7,8)}"
