@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 from bridge.core.nodes import Constant
-from bridge.core.operators import add, divide, multiply, subtract
+from bridge.core.operators import Refused, add, divide, multiply, subtract
 from bridge.core.path import Path, Reader
 
 Columns = Callable[[Path], list[Any]]
@@ -127,7 +127,7 @@ def calculate(
                 return result
             else:
                 return list(map(operate, a, b))
-        except ArithmeticError:
+        except (ArithmeticError, Refused):  # found row by row, with the words for it
             raise NotPlain from None
         if not all(map(isfinite, result)):
             raise NotPlain

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from minijinja import Environment, TemplateError
 
@@ -289,6 +289,7 @@ def tables(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @settings(max_examples=500, deadline=None)
 @given(st.recursive(leaves, _combine, max_leaves=5), tables())
+@example("$event.c + $event.c", [{"a": 0, "b": 0, "c": 8.98846567431158e307}])
 def test_over_lists_an_expression_answers_as_event_by_event(source: str, table: list[dict[str, Any]]) -> None:
     try:
         expression = compile_expression(source)
