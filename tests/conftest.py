@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in (
         "matrix: run on every PostgreSQL major by `make test-matrix`",
         "fault(row, ...): proves these rows of the fault matrix (docs/fault-matrix.md is made from them)",
+        "security(row, ...): proves these rows of docs/security.md",
         "data_directory: copies, restores or promotes a data directory; needs the embedded provider",
         "slow: more than about ten seconds; `make test-all` runs it, `make test` does not",
     ):

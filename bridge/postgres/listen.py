@@ -1,7 +1,7 @@
 """LISTEN for polling: a notification only wakes the reader sooner, the timer guarantees it.
 
-Behind a pooler in transaction mode LISTEN is accepted and nothing ever arrives, so the connection proves
-itself first: it notifies itself. When that fails, there is only the timer.
+Behind a pooler in transaction mode LISTEN is accepted, and what arrives between two statements is lost. So the
+connection proves first that it is a session, then notifies itself. When either fails, there is only the timer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import uuid
 
 import psycopg
 
+from bridge.errors import CannotConnect
 from bridge.postgres import wire
+from bridge.postgres.pooler import is_shared
 
 CHANNEL = "outbox_bridge"
 _PROBE_SECONDS = 2.0
@@ -23,14 +25,13 @@ class Listener:
         self._connection: psycopg.Connection | None = None
         self.descriptor: int | None = None
         try:
-            connection = psycopg.connect(
-                wire.complete(dsn, application_name=f"bridge-listen/{stream}"), autocommit=True
-            )
+            conninfo = wire.complete(dsn, application_name=f"bridge-listen/{stream}")
+            connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
         except psycopg.Error:
             return
         try:
-            proved = self._proves(connection)
-        except psycopg.Error:
+            proved = not is_shared(connection, conninfo, "the source") and self._proves(connection)
+        except (psycopg.Error, CannotConnect):
             proved = False
         if not proved:
             connection.close()

@@ -27,26 +27,32 @@ def _backend(connection: psycopg.Connection) -> int:
     return 0 if row is None else int(row[0])
 
 
-def require_own_session(connection: psycopg.Connection, conninfo: str) -> None:
-    """Halt unless what we hold is a session: behind a pooler, another connection that is given our server, or
-    takes it from us, proves that it is not."""
+def is_shared(connection: psycopg.Connection, conninfo: str, what: str) -> bool:
+    """Does a pooler take the server away between two statements? Another connection of this conninfo that is given
+    our server, or takes it from us, proves it. Sets nothing. what: for errors, such as "the target"."""
     ours = _backend(connection)
     if ours == connection.info.backend_pid:
-        return
+        return False
     for _ in range(_ROUNDS):
-        other = wire.connect(conninfo, "the target")
+        other = wire.connect(conninfo, what)
         try:
             theirs = _ask(other, b"begin; select pg_catalog.pg_backend_pid()")
-            shared = theirs is not None and (theirs == ours or _backend(connection) != ours)
+            if theirs is not None and (theirs == ours or _backend(connection) != ours):
+                return True
         finally:
             other.finish()
-        if shared:
-            raise Halt(
-                "the target is behind a pooler in transaction mode: two statements of one connection meet two servers, "
-                "so nothing that a session is set to would hold",
-                reason="target_pooled",
-                hint="let this connection's dsn name the server itself, or a pool with pool_mode = session",
-            )
+    return False
+
+
+def require_own_session(connection: psycopg.Connection, conninfo: str) -> None:
+    """Halt unless this connection to a target is a session."""
+    if is_shared(connection, conninfo, "the target"):
+        raise Halt(
+            "the target is behind a pooler in transaction mode: two statements of one connection meet two servers, "
+            "so nothing that a session is set to would hold",
+            reason="target_pooled",
+            hint="let this connection's dsn name the server itself, or a pool with pool_mode = session",
+        )
 
 
 def _ask(connection: pq.abc.PGconn, query: bytes) -> int | None:
@@ -67,4 +73,4 @@ def _ask(connection: pq.abc.PGconn, query: bytes) -> int | None:
         if result.status == pq.ExecStatus.TUPLES_OK:
             answer = int(result.get_value(0, 0) or 0)
         elif result.status == pq.ExecStatus.FATAL_ERROR and connection.status != pq.ConnStatus.OK:
-            raise CannotConnect("the pooler in front of the target closed a connection")
+            raise CannotConnect("the pooler closed a connection")

@@ -1,0 +1,105 @@
+"""Fixtures of the security tests: a source and target, poolers, and servers that speak TLS."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bridge.demo.binaries import find_binaries
+from bridge.demo.cluster import Cluster, Workspace
+from tests.faults.world import World
+from tests.security.certificates import Authority
+from tests.security.pgbouncer import PgBouncer
+from tests.support import customer
+from tests.support.servers import Database, create_database
+
+
+@pytest.fixture
+def world(source: Database, target: Database, tmp_path: Path) -> Iterator[World]:
+    """A fresh source and target, and the bridges between them."""
+    made = World(source, target, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pgbouncer() -> Iterator[Callable[..., PgBouncer]]:
+    """Makes poolers: `pgbouncer(dsn, "transaction")`."""
+    made: list[PgBouncer] = []
+    root = Path(tempfile.mkdtemp(prefix="outbox-bridge-pooler-"))
+    root.chmod(0o755)
+
+    def make(server: str, mode: str, **settings: object) -> PgBouncer:
+        made.append(PgBouncer(root / str(len(made)), server, mode, **settings))
+        return made[-1]
+
+    yield make
+    for pooler in made:
+        pooler.close()
+    shutil.rmtree(root)
+
+
+def _with_tls() -> Path:
+    """The bin directory of a server that was built with OpenSSL; the embedded one was not."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    asked = os.environ.get("BRIDGE_TLS_PG_BIN")
+    assert asked or found, (
+        "TLS needs a PostgreSQL built with OpenSSL: apt-get install postgresql, or set BRIDGE_TLS_PG_BIN"
+    )
+    return Path(asked) if asked else found[-1].parent
+
+
+class TlsServer:
+    """A server that takes nothing but TLS; its certificate is for localhost."""
+
+    def __init__(self, cluster: Cluster, authority: Authority) -> None:
+        self.cluster = cluster
+        self.authority = authority
+
+    def dsn(self, database: Database, user: str = "outbox_bridge", **parameters: str) -> str:
+        given = {"host": "localhost", "hostaddr": "127.0.0.1", "sslmode": "verify-full"}
+        given |= {"sslrootcert": str(self.authority.file), **parameters}
+        return database.server.dsn(database.name, user=user, **given)
+
+    def show(self, certificate: Path, key: Path) -> None:
+        """From the next connection on, this certificate."""
+        for path, name in ((certificate, "server.crt"), (key, "server.key")):
+            to = self.cluster.data / name
+            shutil.copy(path, to)
+            to.chmod(0o600)
+            self.cluster.binaries.identity.own(to)
+
+
+@pytest.fixture(scope="module")
+def tls() -> Iterator[TlsServer]:
+    with Workspace(find_binaries(_with_tls())) as workspace:
+        authority = Authority(workspace.root / "authority")
+        cluster = workspace.cluster("tls", settings={"ssl": "on"})
+        server = TlsServer(cluster, authority)
+        server.show(*authority.certificate("server", "localhost"))
+        (cluster.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
+        cluster.start()
+        customer.make_roles(cluster)
+        yield server
+
+
+@pytest.fixture
+def tls_world(tls: TlsServer, tmp_path: Path) -> Iterator[World]:
+    """A source and a target on the TLS server; bridges reach both by verify-full."""
+    number = psycopg.connect(tls.cluster.dsn()).execute("select count(*) from pg_database").fetchone()
+    source, target = (
+        create_database(tls.cluster, f"{kind}_{number and number[0]}") for kind in ("source", "target")
+    )
+    with source.connect() as connection:
+        customer.make_source(connection)
+    with target.connect() as connection:
+        customer.make_target(connection)
+    made = World(source, target, tmp_path)
+    yield made
+    made.close()
