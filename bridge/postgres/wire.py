@@ -43,10 +43,27 @@ def complete(dsn: str, **parameters: str) -> str:
 
 
 def connect(conninfo: str, what: str) -> PGconn:
-    """Connect, blocking at most connect_timeout an address. what: for the error, such as "the source"."""
-    connection = pq.PGconn.connect(conninfo.encode())
-    if connection.status != pq.ConnStatus.OK:
-        message = connection.get_error_message()
+    """Connect, for at most connect_timeout a host. what: for the error, such as "the source".
+
+    Not by PGconn.connect(), which holds the interpreter's lock as long as the server is silent: all of the process
+    would stand still, health checks included.
+    """
+    given = conninfo_to_dict(conninfo)
+    hosts = 1 + str(given.get("host") or "").count(",")
+    patience = int(given.get("connect_timeout") or _KEEPALIVE["connect_timeout"])
+    end = deadline(hosts * patience + (hosts - 1) * 20)  # tcp_user_timeout leads on to the next host
+    connection = pq.PGconn.connect_start(conninfo.encode())
+    status: int = (
+        pq.PollingStatus.WRITING if connection.status != pq.ConnStatus.BAD else pq.PollingStatus.FAILED
+    )
+    while status in (pq.PollingStatus.READING, pq.PollingStatus.WRITING) and (left := end - deadline(0)) > 0:
+        socket = [connection.socket]
+        reading = status == pq.PollingStatus.READING
+        wait(socket if reading else [], [] if reading else socket, left)
+        status = connection.connect_poll()
+    if status != pq.PollingStatus.OK:
+        failed = status == pq.PollingStatus.FAILED
+        message = connection.get_error_message() if failed else "connection timeout expired"
         connection.finish()
         raise CannotConnect(f"cannot connect to {what}: {message}", hint=advice(message))
     connection.nonblocking = 1

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from bridge.demo.binaries import find_binaries
@@ -92,10 +91,8 @@ def tls() -> Iterator[TlsServer]:
 @pytest.fixture
 def tls_world(tls: TlsServer, tmp_path: Path) -> Iterator[World]:
     """A source and a target on the TLS server; bridges reach both by verify-full."""
-    number = psycopg.connect(tls.cluster.dsn()).execute("select count(*) from pg_database").fetchone()
-    source, target = (
-        create_database(tls.cluster, f"{kind}_{number and number[0]}") for kind in ("source", "target")
-    )
+    [(number,)] = tls.cluster.execute("select count(*) from pg_database")
+    source, target = (create_database(tls.cluster, f"{kind}_{number}") for kind in ("source", "target"))
     with source.connect() as connection:
         customer.make_source(connection)
     with target.connect() as connection:
