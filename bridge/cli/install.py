@@ -12,7 +12,8 @@ from bridge.config.connection import PostgresConnection
 
 @click.command()
 @config_option
-def install(config_path: Path) -> None:
+@click.option("--notify", is_flag=True, help="Also a trigger that wakes a bridge that polls (capture: poll).")
+def install(config_path: Path, notify: bool) -> None:
     """Create or upgrade the outbox in the source database; say what is left for you to run.
 
     Never touches a target: `bridge schema target` prints what it needs.
@@ -23,7 +24,7 @@ def install(config_path: Path) -> None:
     config = read_config(config_path)
     with connect_source(config, command="install") as connection:
         where = f"database {connection.info.dbname} on {connection.info.host or 'the local socket'}"
-        installation = install_source(connection, config.source.slot, config.source.table)
+        installation = install_source(connection, config.source.slot, config.source.table, notify=notify)
     click.echo(f"source: {where}")
     for sentence in installation.done:
         click.echo(f"  {sentence}")

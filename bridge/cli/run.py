@@ -11,7 +11,13 @@ from bridge.cli.options import config_option, read_config
 
 @click.command()
 @config_option
-@click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+@click.option(
+    "--log-level",
+    default="info",
+    envvar="BRIDGE_LOG_LEVEL",
+    show_default=True,
+    help="debug, info, warning or error; env BRIDGE_LOG_LEVEL.",
+)
 @click.option(
     "--allow-storm", is_flag=True, help="Dead-letter on, even when most events of a destination fail."
 )

@@ -19,11 +19,12 @@ def schema() -> None:
 @schema.command()
 @click.option("--publication", default="outbox_bridge", show_default=True, help="The config's source.slot.")
 @click.option("--after", default=0, metavar="VERSION", help="Leave out migrations up to this one.")
-def source(publication: str, after: int) -> None:
+@click.option("--notify", is_flag=True, help="Also the trigger that wakes a bridge that polls.")
+def source(publication: str, after: int, notify: bool) -> None:
     """The outbox, its publication and roles, for psql. `bridge install` applies the same."""
     from bridge.postgres.schema import source_sql  # noqa: PLC0415  (loads psycopg)
 
-    click.echo(source_sql(publication, after), nl=False)
+    click.echo(source_sql(publication, after, notify=notify), nl=False)
 
 
 @schema.command()

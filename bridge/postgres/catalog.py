@@ -96,11 +96,11 @@ def table_shape(
 
     kinds: column -> contract type ("number", "object", ...) where the column is mapped from one field.
     """
-    schema, table = table_names(spec.table)
+    schema, table = table_names(spec.table)  # compared as text below: as `name`, 64 bytes would be cut to 63
     row = connection.execute(
         "select c.oid, c.relkind, row_security_active(c.oid), quote_ident(current_user),"
         " has_schema_privilege(n.oid, 'usage') from pg_catalog.pg_class c"
-        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = %s and c.relname = %s",
+        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = %s::text and c.relname = %s::text",
         [schema, table],
     ).fetchone()
     if row is None:

@@ -92,13 +92,15 @@ def migrations(side: str) -> list[Migration]:
     return sorted(found, key=lambda migration: migration.version)
 
 
-def source_sql(publication: str = "outbox_bridge", after: int = 0) -> str:
+def source_sql(publication: str = "outbox_bridge", after: int = 0, *, notify: bool = False) -> str:
     """Everything the source needs, as one script for psql. It may be run again.
 
-    `after` leaves out the migrations up to that version.
+    `after` leaves out the migrations up to that version; `notify` adds the trigger that wakes a bridge that polls.
     """
     parts = [_script("source", after)]
     parts += [publication_sql(publication), role_sql("producer"), role_sql("bridge")]
+    if notify:
+        parts.append(notify_sql())
     return _transaction(parts)
 
 
@@ -125,6 +127,12 @@ def publication_sql(publication: str = "outbox_bridge", table: str = OUTBOX) -> 
     )
 
 
+def notify_sql(table: str = OUTBOX) -> str:
+    """Creates the trigger that notifies a bridge that polls. `table` is `schema.name`."""
+    text = _read(sql_directory() / "source" / "notify.sql")
+    return text.replace(f" on {OUTBOX}", f" on {_quoted(table)}")
+
+
 def role_sql(role: str) -> str:
     """Creates the role `producer` or `bridge` where it is missing, and grants it what it needs."""
     return _read(sql_directory() / "source" / f"role_{role}.sql")
@@ -137,10 +145,15 @@ def source_version(connection: Connection[Any]) -> int:
 
 
 def install_source(
-    connection: Connection[Any], publication: str = "outbox_bridge", table: str = OUTBOX
+    connection: Connection[Any],
+    publication: str = "outbox_bridge",
+    table: str = OUTBOX,
+    *,
+    notify: bool = False,
 ) -> Installation:
     """Bring the source to the newest version, in one transaction; installs take turns. `table` is what the
-    publication is for: an outbox of the customer's own still needs the registry in schema outbox.
+    publication is for: an outbox of the customer's own still needs the registry in schema outbox. `notify` also makes
+    the trigger that wakes a bridge that polls.
 
     Raises `SchemaError` when a migration that was applied is not the one carried here, when the source
     is newer than this bridge, or when the role may not create the schema; nothing is changed then.
@@ -158,6 +171,9 @@ def install_source(
             _migrate(cursor, installation)
             _publish(cursor, publication, table, installation)
             _grant(cursor, table, installation)
+            if notify:
+                cursor.execute(notify_sql(table).encode())
+                installation.done.append(f"inserts into {table} now notify a bridge that polls")
     except errors.InsufficientPrivilege as error:
         user, database = connection.info.user, connection.info.dbname
         raise SchemaError(

@@ -116,10 +116,7 @@ REASONS = {
     " like 53200, which row 20's test raises; the PANIC that follows is a crash, row 11",
     "38": "not applicable: the bridge makes no failover slots. After a promotion it catches up from the table, row 37",
     "50": "not applicable: events are rows; messages of pg_logical_emit_message are passed over by the decoder",
-    "53": "not applicable: a producer's transaction sends no NOTIFY",
     "63": "not yet: needs a test that is slow and wants 1 GB of memory",
-    "68": "not automated: no pooler among the test's servers. The bridge uses session features"
-    " (named prepared statements, application_name) and wants a direct connection or session mode",
 }
 """Rows without a test, and why. A row with a test has none."""
 

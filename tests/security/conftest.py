@@ -16,7 +16,7 @@ from tests.faults.world import World
 from tests.security.certificates import Authority
 from tests.security.pgbouncer import PgBouncer
 from tests.support import customer
-from tests.support.servers import Database, create_database
+from tests.support.servers import Database, create_database, drop_database
 
 
 @pytest.fixture
@@ -100,3 +100,5 @@ def tls_world(tls: TlsServer, tmp_path: Path) -> Iterator[World]:
     made = World(source, target, tmp_path)
     yield made
     made.close()
+    for database in (source, target):  # their slots are the server's
+        drop_database(database)

@@ -1,0 +1,29 @@
+"""docs/security.md says which file proves which row; the tests' markers say the same."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def _marked() -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for path in sorted((ROOT / "tests" / "security").glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.security":
+                for row in node.args:
+                    found.setdefault(int(ast.literal_eval(row)), set()).add(path.name)
+    return found
+
+
+def test_each_row_names_the_files_whose_tests_carry_its_number() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    written = {
+        int(row): set(re.findall(r"test_\w+\.py", files))
+        for row, files in re.findall(r"^\| (\d+) \|.*\| ([^|]*) \|$", text, re.M)
+    }
+    assert written == _marked()
+    assert written.keys() == {*range(1, 10), 17, 18, 19}
