@@ -133,7 +133,8 @@ def test_the_composed_bridge_is_read_only_without_capabilities_and_published_on_
 def test_the_composed_databases_are_made_from_every_file_of_sql() -> None:
     text = (DEPLOY / "compose" / "init" / "10-databases.sql").read_text()
     named = re.findall(r"^\\ir /(sql/\S+)$", text, re.M)
-    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("sql/*/*.sql"))
+    files = {str(path.relative_to(ROOT)) for path in ROOT.glob("sql/*/*.sql")}
+    assert sorted(named) == sorted(files - {"sql/source/notify.sql"})  # only where somebody asks for it
 
 
 def test_the_composed_configuration_is_one_that_lint_takes(
