@@ -3,6 +3,9 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
+# Most tests wait for servers: four workers keep two cores busy, each with servers of its own. On a server of
+# yours (BRIDGE_TEST_DSN) they would meet.
+WORKERS ?= $(if $(BRIDGE_TEST_DSN),0,4)
 ARGS ?=
 
 .venv/.ready: pyproject.toml
@@ -20,10 +23,10 @@ demo: setup ## embedded Postgres, producers, a bridge killed mid-stream, and the
 	.venv/bin/bridge demo $(ARGS)
 
 test: setup ## the tests, without the slow ones
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-all: setup ## the tests, all of them
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-matrix: setup ## the tests marked `matrix`, on PostgreSQL 14 to 18
 	$(PY) -m tests.matrix $(ARGS)

@@ -59,6 +59,9 @@ CLASSES = (
 )
 """What must have happened at least once."""
 
+KILLS = 5
+"""SIGKILLs more in each round of all faults."""
+
 OPEN_BATCH = ("apply.sent", "apply.chunk", "bisect.commit")
 UNCONFIRMED = ("settle.durable", "confirm.before")
 BATCH = 500
@@ -420,7 +423,8 @@ def torture(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
             pause = min(time.monotonic() + 60, began + minutes * 60)
             faults: list[Callable[[], None]] = []
             while time.monotonic() < pause:
-                faults = faults or chance.sample(run.faults, len(run.faults))  # each before any again
+                # each before any again, and between them a kill: that is what the promise is first of all about
+                faults = faults or chance.sample([*run.faults, *[run.kill] * KILLS], len(run.faults) + KILLS)
                 with contextlib.suppress(psycopg.OperationalError):  # a server is just down
                     faults.pop()()
                 run.tend()

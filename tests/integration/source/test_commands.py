@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_install_says_what_it_did_and_what_to_run_next(bridge: Command, empty: D
     assert empty.value("select to_regnamespace('bridge')") is None  # the target is never touched
     again = bridge("install").stdout
     assert "applied migration" not in again
-    assert "the outbox is at version 1" in again
+    assert re.search(r"the outbox is at version \d+", again)
 
 
 def test_emit_prints_the_id_and_answers_a_used_key_with_the_first(bridge: Command, empty: Database) -> None:
