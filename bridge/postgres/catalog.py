@@ -40,7 +40,7 @@ class Finding:
 def connect_target(dsn: str, application_name: str) -> psycopg.Connection:
     """A short-lived autocommit connection for catalog questions. Halt where a pooler gives no session."""
     conninfo = wire.complete(dsn, application_name=application_name)
-    connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    connection = wire.BoundedConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
     try:
         require_own_session(connection, conninfo)
         connection.execute(*wire.settings(_SESSION))

@@ -70,8 +70,9 @@ class SlotHealth:
 
 
 def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Connection:
-    """An autocommit connection to the source with an empty search_path and short timeouts. A pooler that takes
-    no startup options (PgBouncer in transaction mode) gets none: statements here are qualified anyway."""
+    """An autocommit connection to the source with an empty search_path and short timeouts; "0": none, for the
+    one long cursor. A pooler that takes no startup options (PgBouncer in transaction mode) gets none: statements
+    here are qualified anyway."""
     name = f"bridge-source/{stream}"
     conninfo = wire.complete(
         dsn,
@@ -79,12 +80,13 @@ def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Co
         options=f"-c search_path= -c statement_timeout={timeout} -c lock_timeout=5s -c client_encoding=UTF8 "
         "-c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 -c intervalstyle=iso_8601 -c jit=off",
     )
+    kind = psycopg.Connection if timeout == "0" else wire.BoundedConnection
     try:
-        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+        return kind.connect(conninfo, autocommit=True, prepare_threshold=None)
     except psycopg.OperationalError as error:
         if not wire.takes_no_options(error):
             raise
-    return psycopg.connect(wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None)
+    return kind.connect(wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None)
 
 
 class Source:

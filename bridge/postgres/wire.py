@@ -14,7 +14,9 @@ import select
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq.abc import PGconn
@@ -145,6 +147,23 @@ def wait(readable: Sequence[int], writable: Sequence[int], timeout: float) -> li
         mask = select.POLLOUT | (select.POLLIN if descriptor in readable else 0)
         poller.register(descriptor, mask)
     return [descriptor for descriptor, _ in poller.poll(max(0.0, timeout) * 1000)]
+
+
+_ANSWER_SECONDS = 30.0  # beyond every statement_timeout of ours
+
+
+class BoundedConnection(psycopg.Connection[psycopg.rows.TupleRow]):
+    """For short statements: an answer that does not come ends the connection. statement_timeout is the server's
+    affair, and a half-open link whose packets somebody acknowledges has no server behind it."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, timeout or _ANSWER_SECONDS)
+        except psycopg.errors._WaitTimeout:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"no answer in {_ANSWER_SECONDS:.0f} s: the link is dead"
+            ) from None
 
 
 class Waker:
