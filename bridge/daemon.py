@@ -114,7 +114,12 @@ class Daemon:
         def ended() -> None:
             loop.call_soon_threadsafe(self._ended, plan.stream)
 
-        state = StreamState(plan.stream, plan.connection, alive=lambda: self._alive(plan.stream))
+        state = StreamState(
+            plan.stream,
+            plan.connection,
+            alive=lambda: self._alive(plan.stream),
+            max_retained_wal=plan.max_retained_wal,
+        )
         worker = Worker(plan, StreamWatch(self._metrics, state, self._nudge), ended)
         self._workers[plan.stream] = worker
         self._health.add(state)

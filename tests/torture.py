@@ -148,16 +148,31 @@ class Load(threading.Thread):
                 self._happened.add("transactions larger than a batch")
 
     def _in_two_phases(self, rows: int) -> None:
+        """Prepared, and ended before this producer goes on, whatever crashes between: its keys keep their order."""
         gid = f"torture-{uuid.uuid4()}"
         connection = self.producer.connection
-        with connection.transaction():
-            connection.execute(_TWO_PHASE, [rows])
-            # the block's COMMIT then finds no transaction, which is only a warning
-            connection.execute(f"prepare transaction '{gid}'".encode())
-        self.ended.wait(self.producer.chance.random() * 0.3)
         end = "commit" if self.producer.chance.random() < 0.7 else "rollback"
-        connection.execute(f"{end} prepared '{gid}'".encode())
-        self._happened.add("transactions in two phases")
+        with contextlib.suppress(psycopg.OperationalError):
+            with connection.transaction():
+                connection.execute(_TWO_PHASE, [rows])
+                # the block's COMMIT then finds no transaction, which is only a warning
+                connection.execute(f"prepare transaction '{gid}'".encode())
+            self.ended.wait(self.producer.chance.random() * 0.3)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            with (
+                contextlib.suppress(psycopg.OperationalError),
+                contextlib.suppress(psycopg.errors.UndefinedObject),
+            ):
+                self.producer.connection.execute(f"{end} prepared '{gid}'".encode())
+                self._happened.add("transactions in two phases")
+                return
+            with contextlib.suppress(psycopg.OperationalError):
+                known = "select count(*) from pg_prepared_xacts where gid = %s"
+                row = self.producer.connection.execute(known, [gid]).fetchone()
+                if row == (0,):  # never prepared, or ended and the answer was lost
+                    return
+            self.ended.wait(0.1)
 
 
 class Torture:
@@ -425,7 +440,8 @@ def torture(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
             while time.monotonic() < pause:
                 # each before any again, and between them a kill: that is what the promise is first of all about
                 faults = faults or chance.sample([*run.faults, *[run.kill] * KILLS], len(run.faults) + KILLS)
-                with contextlib.suppress(psycopg.OperationalError):  # a server is just down
+                # a server is just down, or the slot was given up a moment ago
+                with contextlib.suppress(psycopg.OperationalError, psycopg.errors.UndefinedObject):
                     faults.pop()()
                 run.tend()
                 time.sleep(chance.uniform(0.1, 1.2))

@@ -147,6 +147,10 @@ class StreamCollector(Collector):
                 "slot_safe_wal_bytes",
                 "WAL that may still be written before Postgres invalidates the slot; absent without a limit.",
             ),
+            "full": gauge(
+                "slot_wal_full_seconds",
+                "Until the WAL brake or the server's limit at the rate of the last minutes; absent unless growing.",
+            ),
             "active": gauge("slot_active", "1 while a connection reads from the stream's slot."),
             "halted": gauge("halted", "1 while the stream is halted for this reason, 0 after it.", "reason"),
             "phase": gauge("stream_phase", "1 for the phase that the stream is in, else 0.", "phase"),
@@ -162,6 +166,8 @@ class StreamCollector(Collector):
                 families["retained"].add_metric([name], at.slot_retained_bytes)
             if at.slot_safe_bytes is not None:
                 families["safe"].add_metric([name], at.slot_safe_bytes)
+            if at.slot_full_in_seconds is not None:
+                families["full"].add_metric([name], at.slot_full_in_seconds)
             if at.slot_active is not None:
                 families["active"].add_metric([name], int(at.slot_active))
             for reason in sorted(known):

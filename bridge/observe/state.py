@@ -19,6 +19,7 @@ from typing import Any, Literal
 from bridge.core.ledger import Phase
 from bridge.core.lsn import format_lsn
 from bridge.errors import BridgeError
+from bridge.observe.forecast import WalForecast
 
 Mode = Literal["new", "catchup", "stream", "poll"]
 
@@ -64,6 +65,7 @@ class StreamSnapshot:
     slot_active: bool | None = None  # None: not known, or no slot
     slot_retained_bytes: int | None = None
     slot_safe_bytes: int | None = None  # None: max_slot_wal_keep_size sets no limit
+    slot_full_in_seconds: float | None = None  # until the WAL brake at the present rate; None: not growing
 
     def pending_age(self, now: float) -> float:
         """Seconds that the oldest event not applied has waited. Grows even when the thread hangs."""
@@ -93,6 +95,7 @@ class StreamSnapshot:
                 "active": self.slot_active,
                 "retained_wal_bytes": self.slot_retained_bytes,
                 "safe_wal_bytes": self.slot_safe_bytes,
+                "full_in_seconds": self.slot_full_in_seconds,
             },
         }
 
@@ -107,8 +110,10 @@ class StreamState:
         *,
         alive: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.time,
+        max_retained_wal: int = 8 << 30,
     ) -> None:
         """`alive` tells whether the stream's thread still runs; /livez fails when it does not."""
+        self._forecast = WalForecast(max_retained_wal)
         self._clock = clock
         self._alive = alive
         self._lock = threading.Lock()
@@ -128,6 +133,9 @@ class StreamState:
         """Change single facts (slot gauges, pending_since, epoch, ...) and leave the phase."""
         with self._lock:
             self.snapshot = replace(self.snapshot, **changes)
+            if (retained := changes.get("slot_retained_bytes")) is not None:
+                left = self._forecast.seconds(self._clock(), retained, changes.get("slot_safe_bytes"))
+                self.snapshot = replace(self.snapshot, slot_full_in_seconds=left)
 
     def halt(self, error: BridgeError) -> None:
         """Stopped until mended: not ready, and `outbox_bridge_halted` is 1 for this reason."""

@@ -138,6 +138,7 @@ def test_status_tells_what_the_command_prints() -> None:
         "active": True,
         "retained_wal_bytes": 4096,
         "safe_wal_bytes": 1 << 30,
+        "full_in_seconds": 900.0,
     }
     (pipeline,) = status["pipelines"]
     assert pipeline["events"] == {"applied": 3, "filtered": 1}

@@ -43,6 +43,7 @@ def used_metrics() -> Metrics:
     state.update(
         slot="outbox_bridge_warehouse_1", slot_active=True, slot_retained_bytes=4096, slot_safe_bytes=1 << 30
     )
+    state.update(slot_full_in_seconds=900.0)
     state.halt(Halt("the slot is gone", reason="slot_lost", hint="bridge doctor"))
     metrics.count_events({("usage", "applied"): 3, ("usage", "filtered"): 1})
     metrics.latency.observe_many("usage", [(0.0004, 2), (0.004, 1), (7200.0, 1)])
