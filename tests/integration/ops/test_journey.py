@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,12 +92,14 @@ def test_tail_follows_until_it_is_interrupted(commands: Commands, source: Databa
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
+        # a shell starts what it puts in the background with SIGINT ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads here
     )
     with following:
         assert following.stdout is not None
         [event] = emit(source, usage())
         line = following.stdout.readline()
-        following.send_signal(2)
+        following.send_signal(signal.SIGINT)
     assert event in line
     assert "waiting" in line
     assert following.returncode == 0
