@@ -20,13 +20,14 @@ class ToolMissing(AssertionError):
 
 def tool(name: str, *packages: str) -> tuple[str, dict[str, str]]:
     """The path of `name` and the environment to run it in. packages: Debian's, its own first."""
-    found = shutil.which(name)
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if found is not None:
         return found, dict(os.environ)
     root = CACHE / packages[0]
     if not (root / ".complete").exists():
         _fetch(name, root, packages)
-    path = next((at for at in root.rglob(name) if at.is_file() and os.access(at, os.X_OK)), None)
+    programs = (at for at in root.rglob(name) if at.parent.name in ("bin", "sbin", "games"))
+    path = next((at for at in programs if at.is_file() and os.access(at, os.X_OK)), None)
     if path is None:
         raise ToolMissing(f"{name} is not in Debian's {packages[0]}")
     libraries = {str(at.parent) for at in root.rglob("*.so*")}
