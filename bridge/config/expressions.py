@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bridge.core.expression import compile_expression
+from bridge.core.expressions.expression import compile_expression
+from bridge.core.expressions.tokens import ExpressionSyntaxError, Token, tokens_of
 from bridge.core.source import classify, names_of
-from bridge.core.tokens import ExpressionSyntaxError, Token, tokens_of
 
 _PATH = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _ARITHMETIC = {"+", "-", "*", "/", "//", "%", "**"}

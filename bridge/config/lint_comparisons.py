@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from bridge.config.contract import EventField
 from bridge.config.expressions import tokens
 from bridge.config.problem import KeyPath, Remark, nearest
-from bridge.core.tokens import Token
+from bridge.core.expressions.tokens import Token
 
 _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
 _KINDS = {

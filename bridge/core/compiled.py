@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from bridge.core.destination import Sink, Table
-from bridge.core.expression import Expression, compile_expression
+from bridge.core.expressions.expression import Expression, compile_expression
 from bridge.core.plan import TableShape
 from bridge.core.rows import Rows
 from bridge.core.spec import EnrichSpec, PipelineSpec, SinkSpec, TableSpec

@@ -13,8 +13,8 @@ from operator import itemgetter
 from typing import Any
 
 from bridge.core.document import parse_exact
+from bridge.core.expressions.operators import kind_of
 from bridge.core.failure import ContractFailure
-from bridge.core.operators import kind_of
 from bridge.core.spec import ContractSpec, FieldSpec
 
 _NONE = type(None)

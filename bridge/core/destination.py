@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.core.column import Texts, texts
 from bridge.core.document import json_text
-from bridge.core.expression import Expression
+from bridge.core.expressions.expression import Expression
 from bridge.core.plan import Column, Deliver, TableShape, Write
 from bridge.core.rows import META, Rows
 from bridge.core.source import Literal, Structure, ValueSource, classify, names_of, values_of

@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
+from bridge.core.expressions.path import Path
 from bridge.core.failure import PayloadFailure
-from bridge.core.path import Path
 
 _LONG = 4000  # digits: Python converts at most 4300 to an int
 _JSON_INTEGERS = range(-(2**63), 2**64)

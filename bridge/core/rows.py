@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import orjson
 
-from bridge.core.columnar import NotPlain
 from bridge.core.document import certain, holds_float, json_text, parse_exact, without
 from bridge.core.event import Event
-from bridge.core.expression import Expression
+from bridge.core.expressions.columnar import NotPlain
+from bridge.core.expressions.expression import Expression
+from bridge.core.expressions.operators import MISSING
+from bridge.core.expressions.path import Path, follow
 from bridge.core.failure import UnitFailure
-from bridge.core.operators import MISSING
-from bridge.core.path import Path, follow
 
 T = TypeVar("T")
 

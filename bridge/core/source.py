@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from bridge.core.expression import Expression, compile_expression
+from bridge.core.expressions.expression import Expression, compile_expression
+from bridge.core.expressions.template import Template, compile_template
 from bridge.core.rows import Rows
-from bridge.core.template import Template, compile_template
 
 _EXPRESSION = re.compile(r"\$[A-Za-z_]")
 

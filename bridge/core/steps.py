@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from bridge.core.expression import Expression, compile_expression
+from bridge.core.expressions.expression import Expression, compile_expression
+from bridge.core.expressions.path import Path
 from bridge.core.failure import ExpressionFailure, MissingEntity
-from bridge.core.path import Path
 from bridge.core.plan import Lookup
 from bridge.core.rows import Failures, Rows, lookup_of, survivors
 from bridge.core.source import ValueSource, classify, names_of, values_of

@@ -12,10 +12,10 @@ import orjson
 
 from bridge.config.server import BODY, Scheme, Webhook
 from bridge.core.document import json_text, parse_exact
-from bridge.core.expression import Expression
+from bridge.core.expressions.expression import Expression
+from bridge.core.expressions.template import Template
 from bridge.core.failure import UnitFailure
 from bridge.core.source import Escaped, Literal, ValueSource, classify
-from bridge.core.template import Template
 from bridge.ingress.payload import read_payload
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.signature import Signed, verifier

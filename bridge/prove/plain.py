@@ -9,7 +9,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from bridge.core.expression import Expression
+from bridge.core.expressions.expression import Expression
 from bridge.core.plan import Column
 from bridge.core.source import classify
 from bridge.core.spec import EnrichSpec, SetSpec, TableSpec

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import psycopg
 
 from bridge.apply.stream_plan import StreamPlan
-from bridge.core.expression import compile_expression
+from bridge.core.expressions.expression import compile_expression
 from bridge.core.plan import Column, TableShape
 from bridge.core.source import classify, names_of
 from bridge.core.spec import (

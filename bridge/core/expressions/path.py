@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bridge.core.operators import MISSING
+from bridge.core.expressions.operators import MISSING
 
 Path = tuple[str, ...]
 Reader = Callable[[Mapping[str, Any]], Any]

@@ -14,13 +14,13 @@ from typing import Any
 
 from minijinja import Environment, TemplateError
 
-from bridge.core.columnar import Column
+from bridge.core.expressions.columnar import Column
+from bridge.core.expressions.grammar import Parser
+from bridge.core.expressions.operators import MISSING, Refused
+from bridge.core.expressions.path import Path, Reader, follow
+from bridge.core.expressions.sandbox import numbers_only, sandbox
+from bridge.core.expressions.tokens import ExpressionSyntaxError, path_of, tokens_of
 from bridge.core.failure import ExpressionFailure
-from bridge.core.grammar import Parser
-from bridge.core.operators import MISSING, Refused
-from bridge.core.path import Path, Reader, follow
-from bridge.core.sandbox import numbers_only, sandbox
-from bridge.core.tokens import ExpressionSyntaxError, path_of, tokens_of
 
 __all__ = ["Expression", "ExpressionSyntaxError", "compile_expression", "environment", "plain_path_of"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from bridge.core.path import Path
+from bridge.core.expressions.path import Path
 from bridge.errors import ConfigError
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"

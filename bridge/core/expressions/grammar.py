@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from bridge.core import columnar, nodes
-from bridge.core.operators import MISSING, add, divide, multiply, negate, subtract
-from bridge.core.path import Path, Reader, reader
-from bridge.core.tokens import ExpressionSyntaxError, path_of, tokens_of
+from bridge.core.expressions import columnar, nodes
+from bridge.core.expressions.operators import MISSING, add, divide, multiply, negate, subtract
+from bridge.core.expressions.path import Path, Reader, reader
+from bridge.core.expressions.tokens import ExpressionSyntaxError, path_of, tokens_of
 
 Engine = Callable[[str, Mapping[str, Path]], Reader]
 

@@ -15,9 +15,9 @@ from uuid import UUID
 from minijinja import Environment, TemplateError
 
 from bridge.core.document import json_text
-from bridge.core.expression import words_of
+from bridge.core.expressions.expression import words_of
+from bridge.core.expressions.sandbox import LONGEST, TooLong, bounded, inert, sandbox
 from bridge.core.failure import ExpressionFailure
-from bridge.core.sandbox import LONGEST, TooLong, bounded, inert, sandbox
 from bridge.errors import ConfigError
 
 

@@ -12,9 +12,9 @@ from itertools import repeat
 from math import isfinite
 from typing import Any
 
-from bridge.core.nodes import Constant
-from bridge.core.operators import Refused, add, divide, multiply, subtract
-from bridge.core.path import Path, Reader
+from bridge.core.expressions.nodes import Constant
+from bridge.core.expressions.operators import Refused, add, divide, multiply, subtract
+from bridge.core.expressions.path import Path, Reader
 
 Columns = Callable[[Path], list[Any]]
 """Gives what a path reads in every row, None where it leads nowhere."""

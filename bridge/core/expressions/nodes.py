@@ -9,8 +9,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bridge.core.operators import MISSING, PLAIN_NUMBERS, Refused, comparable, contains, same
-from bridge.core.path import Reader
+from bridge.core.expressions.operators import MISSING, PLAIN_NUMBERS, Refused, comparable, contains, same
+from bridge.core.expressions.path import Reader
 
 _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
