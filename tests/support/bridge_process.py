@@ -104,7 +104,7 @@ class BridgeProcess:
     def kill(self) -> None:
         """SIGKILL, and gone when this returns."""
         self.signal(signal.SIGKILL)
-        self.wait(10)
+        self.wait(60)
 
     def pause(self) -> None:
         """SIGSTOP: it neither reads, answers nor times out."""
@@ -132,7 +132,7 @@ class BridgeProcess:
     def close(self) -> None:
         if self.running:
             self.signal(signal.SIGKILL)
-            self.wait(10)
+            self.wait(60)
 
     # -- what it says -----------------------------------------------------------------------------------
 
