@@ -22,7 +22,7 @@ from bridge.config.load import load
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.core.event import Batch, Event
 from bridge.core.pgoutput import Decoder
-from bridge.core.pipeline import Planner
+from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Column, TableShape
 from bridge.daemon import quiet_collector
 
@@ -102,13 +102,7 @@ def decode(data: list[bytes]) -> list[Batch]:
 
 def prepare(plans: Planner, batch: Batch, customers: dict[str, dict[str, Any]]) -> Prepared:
     """A batch's statements, every lookup answered from `customers`."""
-    planning = plans.plan(batch.events)
-    try:
-        next(planning)
-        while True:
-            planning.send(customers)
-    except StopIteration as done:
-        return encode("stream", batch, done.value)
+    return encode("stream", batch, answered(plans.plan(batch.events), lambda _lookup: customers))
 
 
 def timed(work: Callable[[], Any], events: int, rounds: int = 9) -> float:

@@ -9,7 +9,7 @@ import orjson
 
 from bridge.core.event import Event
 from bridge.core.fold import arrange
-from bridge.core.pipeline import Planner
+from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Column, TableShape
 from bridge.core.spec import (
     BranchSpec,
@@ -88,13 +88,7 @@ def events(count: int) -> list[Event]:
 def run(planner: Planner, batch: list[Event], rows: dict[str, dict[str, object]]) -> float:
     """Seconds for one batch, planned and arranged."""
     began = perf_counter()
-    plan = planner.plan(batch)
-    try:
-        next(plan)
-        while True:
-            plan.send(rows)
-    except StopIteration as done:
-        arrange(done.value.writes)
+    arrange(answered(planner.plan(batch), lambda _lookup: rows).writes)
     return perf_counter() - began
 
 

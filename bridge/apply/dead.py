@@ -7,9 +7,9 @@ undone. Two retries at once skip each other's letters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from bridge.apply.overtaken import Overtaken
 from bridge.apply.refusal import cause_of, structure, unmapped
@@ -17,13 +17,12 @@ from bridge.apply.stream_plan import StreamPlan
 from bridge.apply.worker import contract_kinds, plan_target
 from bridge.core.event import Event
 from bridge.core.fold import arrange
-from bridge.core.pipeline import Planner
-from bridge.core.plan import Lookup, Planned, TableShape
+from bridge.core.pipeline import Planner, answered
+from bridge.core.plan import Planned, TableShape
 from bridge.core.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.errors import BridgeError, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import dead_letters as letters_sql
-from bridge.postgres import wire
 from bridge.postgres.catalog import connect_target, table_shape
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
@@ -33,7 +32,6 @@ from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Rows, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 
-_SILENT_SECONDS = 90.0
 _IMMEDIATE = Statement(b"set constraints all immediate")
 _SAVE = Statement(b"savepoint unit")
 _UNDO = Statement(b"rollback to savepoint unit")
@@ -152,28 +150,11 @@ class DeadLetterRetry:
     # --- planning -----------------------------------------------------------------------------------
 
     def _attempt(self, event: Event, unit: tuple[str, str]) -> _Attempt:
-        planned = self._planned(event, unit)
+        planned = answered(self._planner(unit).plan([event]), self._enricher.answer)
         own = [letter for letter in planned.dead_letters if (letter.pipeline, letter.destination) == unit]
         if own:
             return _Attempt(code=own[0].code, cause=own[0].cause)
         return _Attempt(planned)
-
-    def _planned(self, event: Event, unit: tuple[str, str]) -> Planned:
-        work = self._planner(unit).plan([event])
-        try:
-            lookup = next(work)
-            while True:
-                lookup = work.send(self._look_up(lookup))
-        except StopIteration as done:
-            planned: Planned = done.value
-            return planned
-
-    def _look_up(self, lookup: Lookup) -> Mapping[Any, Mapping[str, Any]]:
-        found, wanted = self._enricher.cached(lookup)
-        if wanted:
-            rows = self._enricher.fetch(lookup, wanted, lambda: None).result()
-            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
-        return found
 
     def _planner(self, unit: tuple[str, str]) -> Planner:
         planner = self._planners.get(unit)
@@ -236,13 +217,7 @@ class DeadLetterRetry:
         return Outcome(letter.id, "failed", code, cause)
 
     def _run(self, *statements: Statement) -> Rows:
-        return self._link.run(statements, self._wait)
-
-    def _wait(self) -> None:
-        link = self._link
-        wire.wait([link.descriptor], [link.descriptor] if link.wants_write else [], 1.0)
-        if link.silent_for > _SILENT_SECONDS:
-            raise Retry("the target has not answered for 90 s: the link is dead", reason="target_lost")
+        return self._link.run_alone(*statements)
 
     def _roll_back(self) -> None:
         try:

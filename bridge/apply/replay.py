@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 from psycopg import sql
 
@@ -23,8 +22,8 @@ from bridge.apply.stream_plan import StreamPlan
 from bridge.apply.worker import contract_kinds
 from bridge.core.event import Event
 from bridge.core.fold import arrange
-from bridge.core.pipeline import Planner
-from bridge.core.plan import Lookup, Planned, TableShape, Write, unit_id
+from bridge.core.pipeline import Planner, answered
+from bridge.core.plan import Planned, TableShape, Write, unit_id
 from bridge.core.spec import TableSpec
 from bridge.errors import BridgeError, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
@@ -39,7 +38,6 @@ from bridge.postgres.write import compile_write, delivery_statement, write_state
 
 _BATCH = 1000
 _TRIES = 6
-_SILENT_SECONDS = 90.0
 _NAMED = 20
 _SAVE = Statement(b"savepoint part")
 _UNDO = Statement(b"rollback to savepoint part")
@@ -130,7 +128,7 @@ class _Replay:
             self.done.read += len(events)
             live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
             self.done.emptied += len(events) - len(live)
-            planned = self._plan_events(live)
+            planned = answered(self._planner.plan(live), self._enricher.answer)
             if self._order.dry_run:
                 self._count(live, planned, [])
             elif whole:
@@ -244,27 +242,6 @@ class _Replay:
             wire.wait([], [], 0.01 * 2**attempt)
         raise Retry("the source does not show yet what the ledger lists", reason="not_visible")
 
-    # --- planning -------------------------------------------------------------------------------
-
-    def _plan_events(self, events: list[Event]) -> Planned:
-        work = self._planner.plan(events)
-        if not events:
-            return Planned()
-        try:
-            lookup = next(work)
-            while True:
-                lookup = work.send(self._look_up(lookup))
-        except StopIteration as finished:
-            planned: Planned = finished.value
-            return planned
-
-    def _look_up(self, lookup: Lookup) -> dict[Any, Mapping[str, Any]]:
-        found, wanted = self._enricher.cached(lookup)
-        if wanted:
-            rows = self._enricher.fetch(lookup, wanted, lambda: None).result()
-            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
-        return found
-
     # --- writing --------------------------------------------------------------------------------
 
     def _transaction(self, events: list[Event], planned: Planned) -> None:
@@ -361,13 +338,7 @@ class _Replay:
         done.failures += [*letters, *failed][: _NAMED - len(done.failures)]
 
     def _run(self, *statements: Statement) -> Rows:
-        return self._link.run(statements, self._wait)
-
-    def _wait(self) -> None:
-        link = self._link
-        wire.wait([link.descriptor], [link.descriptor] if link.wants_write else [], 1.0)
-        if link.silent_for > _SILENT_SECONDS:
-            raise Retry("the target has not answered for 90 s: the link is dead", reason="target_lost")
+        return self._link.run_alone(*statements)
 
 
 def _only(planned: Planned, chosen: set[bytes]) -> Planned:

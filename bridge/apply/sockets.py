@@ -21,7 +21,6 @@ from bridge.postgres.target import TargetLink
 TICK_SECONDS = 1.0
 _STATUS_SECONDS = 1.0  # while `behind`, questions are not read: be heard within any wal_sender_timeout
 _SILENCE_SECONDS = 60.0  # a stream that says nothing, though asked every second, is a half-open link
-_TARGET_SECONDS = 90.0  # beyond the target's statement_timeout: nobody is there
 
 
 class Stopped(Exception):
@@ -82,8 +81,7 @@ class Sockets:
     def wait_for_target(self) -> None:
         """While the target works: go on reading the stream, within bounds, and answer its keepalives."""
         self.pump()
-        if self.link.silent_for > _TARGET_SECONDS:
-            raise Retry("the target has not answered for 90 s: the link is dead", reason="target_lost")
+        self.link.check_heard()
         self.wait(TICK_SECONDS)
 
     def pause(self, seconds: float) -> None:

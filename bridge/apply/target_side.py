@@ -18,6 +18,7 @@ from bridge.apply.transaction import Transactions
 from bridge.core import requests as ask
 from bridge.core.done import Listed, listed
 from bridge.core.ledger import Ledger, Mode, TargetFacts
+from bridge.core.pipeline import answered
 from bridge.core.plan import Lookup
 from bridge.core.storm import Storm
 from bridge.failpoints import hit
@@ -148,19 +149,14 @@ class TargetSide:
         events = request.batch.events
         planning = self._planner.plan(decoded(events) if self._plan.outbox.is_foreign else events)
         xids = request.batch.xids
-        try:
-            lookup = next(planning)
-            while True:
-                hit("plan.lookup")
-                lookup = planning.send(self._look_up(lookup, xids))
-        except StopIteration as finished:
-            planned = finished.value
+        planned = answered(planning, lambda lookup: self._look_up(lookup, xids))
         self._prepared = encode(self._plan.stream, request.batch, planned)
         hit("plan.done")
 
     def _look_up(self, lookup: Lookup, xids: list[int]) -> dict[Any, Mapping[str, Any]]:
         """The rows that exist. A row that is not there while a transaction of the batch is not visible yet
         is asked for again: the stream can run ahead of visibility."""
+        hit("plan.lookup")
         found, wanted = self._enricher.cached(lookup)
         while wanted:
             rows = self._sockets.result_of(self._enricher.fetch(lookup, wanted, self._sockets.waker.nudge))

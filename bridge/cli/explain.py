@@ -126,16 +126,12 @@ def _planned(plan: StreamPlan, event: Event) -> dict[tuple[str, str], Any]:
 
 def _answered(plan: StreamPlan, work: Generator[Any, Any, Any]) -> Any:
     """Drive a plan or a trace, looking up what it asks for."""
+    from bridge.core.pipeline import answered  # noqa: PLC0415
     from bridge.postgres.enrich import Enricher  # noqa: PLC0415
 
     enricher = Enricher(plan.dsns, "explain", lambda _entity, _result, _count: None)
     try:
-        lookup = next(work)
-        while True:
-            rows = enricher.fetch(lookup, lookup.keys, lambda: None).result()
-            lookup = work.send({key: rows[str(key)] for key in lookup.keys if str(key) in rows})
-    except StopIteration as done:
-        return done.value
+        return answered(work, enricher.answer)
     finally:
         enricher.close()
 

@@ -19,9 +19,10 @@ from bridge.config.table import table_names
 from bridge.core.column import scalar
 from bridge.core.document import json_text
 from bridge.core.event import Event
-from bridge.core.pipeline import Planner
-from bridge.core.plan import Column, Planned, TableShape
+from bridge.core.pipeline import Planner, answered
+from bridge.core.plan import Column, Lookup, Planned, TableShape
 from bridge.core.spec import ContractSpec, EnrichSpec, PipelineSpec, SetSpec, SinkSpec, TableSpec
+from bridge.core.steps import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +107,12 @@ def _run(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, ContractSpe
     )
     branches: list[str | None] = []
     planner.on_branch = lambda _pipeline, branch, _rows: branches.append(branch)
-    work = planner.plan([_event(case, kind)])
-    try:
-        lookup = next(work)
-        while True:
-            row = case.entities.get(lookup.entity.as_name)
-            lookup = work.send({} if row is None else dict.fromkeys(lookup.keys, row))
-    except StopIteration as done:
-        return _Result(done.value, branches)
+
+    def answer(lookup: Lookup) -> Answer:
+        row = case.entities.get(lookup.entity.as_name)
+        return {} if row is None else dict.fromkeys(lookup.keys, row)
+
+    return _Result(answered(planner.plan([_event(case, kind)]), answer), branches)
 
 
 def _event(case: Case, kind: str) -> Event:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from bridge.core.compiled import Pipeline, Unit
 from bridge.core.contract import Contract
@@ -19,6 +19,8 @@ from bridge.core.reading import read_documents
 from bridge.core.rows import Failures, Rows, survivors
 from bridge.core.spec import ContractSpec, PipelineSpec
 from bridge.core.steps import Answer, Answers
+
+T = TypeVar("T")
 
 _ROUTES = 10_000  # types remembered; a producer that makes types up must not fill the memory
 
@@ -189,6 +191,17 @@ class Planner:
             if self.on_branch is not None:
                 name = names[branch] if branch < len(names) else None
                 self.on_branch(pipeline.name, name, rows.part(row, row + 1))
+
+
+def answered(planning: Generator[Lookup, Answer, T], answer: Callable[[Lookup], Answer]) -> T:
+    """What a plan (or a trace) ends with, each of its lookups answered."""
+    try:
+        lookup = next(planning)
+        while True:
+            lookup = planning.send(answer(lookup))
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
 
 
 def _of_size(events: list[Event], group: list[int], limit: int) -> tuple[list[int], Failures]:

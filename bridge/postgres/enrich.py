@@ -61,6 +61,14 @@ class Enricher:
         future.add_done_callback(lambda _: done())
         return future
 
+    def answer(self, lookup: Lookup) -> dict[Any, Row]:
+        """The rows that exist, by key; waits for them. Raises Retry and Halt (reason enrich_failed)."""
+        found, wanted = self.cached(lookup)
+        if wanted:
+            rows = self.fetch(lookup, wanted, lambda: None).result()
+            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
+        return found
+
     def _fetch(self, lookup: Lookup, keys: list[Any]) -> dict[str, Row]:
         entity = lookup.entity
         rows = self._query(entity, keys)

@@ -20,6 +20,7 @@ from bridge.errors import Retry
 from bridge.postgres import wire
 from bridge.postgres.arrays import text_array
 
+_SILENCE_SECONDS = 90.0  # beyond statement_timeout (_SESSION): nobody is there
 _OK = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 # The protocol's own needs, whatever the role is set to: durable, unfiltered, qualified, never stuck.
@@ -110,10 +111,13 @@ class TargetLink:
             raise error_from_result(result)
         self._connection.nonblocking = 1
 
-    @property
-    def silent_for(self) -> float:
-        """Seconds for which an answer has been owed and nothing came."""
-        return time.monotonic() - self._heard if self._expected else 0.0
+    def check_heard(self) -> None:
+        """Raises Retry when an answer has been owed, and nothing came, for longer than a statement may take."""
+        if self._expected and time.monotonic() - self._heard > _SILENCE_SECONDS:
+            raise Retry(
+                f"the target has not answered for {_SILENCE_SECONDS:.0f} s: the link is dead",
+                reason="target_lost",
+            )
 
     @property
     def busy(self) -> bool:
@@ -201,6 +205,14 @@ class TargetLink:
     ) -> list[list[tuple[bytes | None, ...]]]:
         self.send(statements)
         return self.settle(wait)
+
+    def run_alone(self, *statements: Statement) -> Rows:
+        """The same, waiting for nothing but this link. Raises Refused, and Retry where the link is dead."""
+        return self.run(statements, self._wait)
+
+    def _wait(self) -> None:
+        wire.wait([self.descriptor], [self.descriptor] if self._want_write else [], 1.0)
+        self.check_heard()
 
     @property
     def in_transaction(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from bridge.core.event import Event
-from bridge.core.pipeline import Planner
+from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Column, ColumnKind, Lookup, Planned, TableShape, Write
 from bridge.core.spec import (
     BranchSpec,
@@ -21,6 +21,7 @@ from bridge.core.spec import (
     StepSpec,
     TableSpec,
 )
+from bridge.core.steps import Answer
 
 CONTRACT = ContractSpec(
     "usage.limit_reached",
@@ -136,14 +137,12 @@ def plan(
 ) -> tuple[Planned, list[Lookup]]:
     """Run the planner, answering every lookup from `rows`; gives the plan and the lookups it asked for."""
     lookups: list[Lookup] = []
-    work = who.plan(events)
-    try:
-        lookup = next(work)
-        while True:
-            lookups.append(lookup)
-            lookup = work.send({key: rows[key] for key in lookup.keys if rows and key in rows})
-    except StopIteration as done:
-        return done.value, lookups
+
+    def answer(lookup: Lookup) -> Answer:
+        lookups.append(lookup)
+        return {key: rows[key] for key in lookup.keys if rows and key in rows}
+
+    return answered(who.plan(events), answer), lookups
 
 
 def records(write: Write) -> list[dict[str, bytes | None]]:
