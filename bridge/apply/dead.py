@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.apply.overtaken import Overtaken
+from bridge.apply.planning import plan_target, table_of
 from bridge.apply.refusal import cause_of, structure, unmapped
 from bridge.apply.stream_plan import StreamPlan
-from bridge.apply.worker import contract_kinds, plan_target
 from bridge.core.event import Event
 from bridge.core.fold import arrange
 from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Planned, TableShape
 from bridge.core.spec import DestinationSpec, SinkSpec, TableSpec
-from bridge.errors import BridgeError, Halt, Retry, Verdict, verdict_of
+from bridge.errors import BridgeError, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import dead_letters as letters_sql
-from bridge.postgres.catalog import connect_target, table_shape
+from bridge.postgres.catalog import connect_target
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.enrich import Enricher
@@ -170,12 +170,7 @@ class DeadLetterRetry:
         shapes: dict[tuple[str, str], TableShape] = {}
         if isinstance(spec, TableSpec):
             events = next(pipeline.events for pipeline in plan.pipelines if pipeline.name == unit[0])
-            with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
-                shape, findings = table_shape(connection, spec, contract_kinds(plan, events, spec))
-            if findings or shape is None:
-                first = findings[0]
-                raise Halt(first.message, reason=first.reason, hint=first.fix)
-            shapes[unit] = shape
+            shapes[unit] = table_of(plan, events, spec)
         return Planner(
             plan.pipelines, plan.contracts, shapes, sinks=plan.sinks, unmatched="dead", only={unit}
         )

@@ -16,20 +16,19 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from bridge.apply.planning import table_of
 from bridge.apply.refusal import structure
 from bridge.apply.replay_order import Order, Way, identity_of, way_of
 from bridge.apply.stream_plan import StreamPlan
-from bridge.apply.worker import contract_kinds
 from bridge.core.event import Event
 from bridge.core.fold import arrange
 from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Planned, TableShape, Write, unit_id
 from bridge.core.spec import TableSpec
-from bridge.errors import BridgeError, Halt, Retry, Verdict, verdict_of
+from bridge.errors import BridgeError, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import wire
 from bridge.postgres.arrays import text_array
-from bridge.postgres.catalog import connect_target, table_shape
 from bridge.postgres.enrich import Enricher
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.source import connect_source
@@ -74,12 +73,7 @@ def replay(plan: StreamPlan, order: Order, *, force: bool = False, deliver: bool
         )
     shapes: dict[tuple[str, str], TableShape] = {}
     if isinstance(order.destination, TableSpec):
-        with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
-            kinds = contract_kinds(plan, order.pipeline.events, order.destination)
-            shape, findings = table_shape(connection, order.destination, kinds)
-        if shape is None or findings:
-            raise Halt(findings[0].message, reason=findings[0].reason, hint=findings[0].fix)
-        shapes[order.unit] = shape
+        shapes[order.unit] = table_of(plan, order.pipeline.events, order.destination)
     way = way_of(order.destination, shapes.get(order.unit), force=force, deliver=deliver)
     with ExitStack() as stack:
         return _Replay(plan, order, way, shapes, stack).run()

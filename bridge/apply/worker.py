@@ -8,23 +8,22 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import psycopg
 
 from bridge.apply.engine import Engine
+from bridge.apply.planning import plan_target
 from bridge.apply.sockets import Stopped
 from bridge.apply.stream_plan import StreamPlan, Watcher
 from bridge.config.table import table_names
-from bridge.core.pipeline import Planner
-from bridge.core.plan import TableShape
 from bridge.core.protocol import Settings, session
 from bridge.core.spec import TableSpec
 from bridge.core.storm import Storm
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import FailpointRaised
 from bridge.postgres import wire
-from bridge.postgres.catalog import connect_target, ledger_findings, table_shape
+from bridge.postgres.catalog import connect_target
 from bridge.postgres.roles import excess_powers
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_slot
@@ -216,44 +215,3 @@ def _classify(error: psycopg.Error) -> BridgeError:
         reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
         hint="bridge doctor names each missing privilege and the GRANT that mends it",
     )
-
-
-def plan_target(plan: StreamPlan) -> Planner:
-    """Check the target against its catalog and compile the pipelines for the tables as they are. Raises Halt."""
-    shapes: dict[tuple[str, str], TableShape] = {}
-    with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
-        findings = ledger_findings(connection)
-        for pipeline in plan.pipelines:
-            for name, destination in pipeline.destinations.items():
-                if isinstance(destination, TableSpec) and destination.connection == plan.connection:
-                    kinds = contract_kinds(plan, pipeline.events, destination)
-                    shape, found = table_shape(connection, destination, kinds)
-                    findings += found
-                    if shape is not None:
-                        shapes[pipeline.name, name] = shape
-    if findings:
-        message = "; ".join(finding.message for finding in findings)
-        fixes = dict.fromkeys(finding.fix for finding in findings)
-        raise Halt(message, reason=findings[0].reason, hint="\n".join(fixes))
-    return Planner(
-        plan.pipelines,
-        plan.contracts,
-        shapes,
-        sinks=plan.sinks,
-        unmatched=plan.unmatched,
-        max_payload=plan.max_payload,
-    )
-
-
-def contract_kinds(plan: StreamPlan, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, str]:
-    """Column -> contract type, where the column is mapped from one field of one contract."""
-    contracts = [plan.contracts[name] for name in events if name in plan.contracts]
-    if len(contracts) != 1 or len(events) != 1:
-        return {}
-    fields = {f"$event.{field.name}": field.type for field in contracts[0].fields}
-    columns = spec.columns or {field.name: f"$event.{field.name}" for field in contracts[0].fields}
-    return {
-        column: fields[source]
-        for column, source in columns.items()
-        if isinstance(source, str) and source in fields
-    }

@@ -110,7 +110,7 @@ def _owned(plan: StreamPlan, pipeline: str) -> list[str]:
 
 def _planned(plan: StreamPlan, event: Event) -> dict[tuple[str, str], Any]:
     """By unit, the columns or the message as they would be written now."""
-    from bridge.apply.worker import plan_target  # noqa: PLC0415
+    from bridge.apply.planning import plan_target  # noqa: PLC0415
     from bridge.core.fold import arrange  # noqa: PLC0415
 
     planned = _answered(plan, plan_target(plan).plan([event]))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import psycopg
 
+from bridge.apply.planning import contract_kinds
 from bridge.apply.stream_plan import StreamPlan
-from bridge.apply.worker import contract_kinds
 from bridge.config.table import table_names as split_names
 from bridge.core.spec import TableSpec
 from bridge.doctor.check import Check, kind_of, ok
