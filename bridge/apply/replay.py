@@ -10,7 +10,7 @@ so the two never write the same event at once. docs/guarantees.md, "Order across
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -18,24 +18,21 @@ from psycopg import sql
 
 from bridge.apply.planning import table_of
 from bridge.apply.refusal import structure
-from bridge.apply.replay_order import Order, Way, identity_of, way_of
+from bridge.apply.replay_effects import effects, part_of
+from bridge.apply.replay_history import Applied, History
+from bridge.apply.replay_order import Order, Way, way_of
 from bridge.apply.stream_plan import StreamPlan
 from bridge.core.event import Event
-from bridge.core.fold import arrange
 from bridge.core.pipeline import Planner, answered
-from bridge.core.plan import Planned, TableShape, Write, unit_id
+from bridge.core.plan import Planned, TableShape
 from bridge.core.spec import TableSpec
 from bridge.errors import BridgeError, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import wire
-from bridge.postgres.arrays import text_array
 from bridge.postgres.enrich import Enricher
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.source import connect_source
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Rows, Statement, TargetLink
-from bridge.postgres.write import compile_write, delivery_statement, write_statement
 
-_BATCH = 1000
 _TRIES = 6
 _NAMED = 20
 _SAVE = Statement(b"savepoint part")
@@ -43,11 +40,6 @@ _UNDO = Statement(b"rollback to savepoint part")
 _RELEASE = Statement(b"release savepoint part")
 _IMMEDIATE = Statement(b"set constraints all immediate")
 _DEFERRED = Statement(b"set constraints all deferred")
-
-# Of the dead letters of these units: their effect is there now.
-_RESOLVE = b"""
-    update bridge.dead_letter set state = 'resolved', retry_at = null, updated_at = now()
-    where id = any($1::text[]::uuid[]) and state = 'open'"""
 
 
 @dataclass(slots=True)
@@ -106,8 +98,8 @@ class _Replay:
         stack.callback(self._enricher.close)
         self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
         stack.callback(self._link.close)
-        self._source = connect_source(plan.source_dsn, f"replay/{plan.stream}", timeout="0")
-        stack.callback(self._source.close)
+        self._history = History(plan, order)
+        stack.callback(self._history.close)
         self.done = Replayed()
 
     def run(self) -> Replayed:
@@ -118,7 +110,9 @@ class _Replay:
         applied = self._applied(hold=whole)
         if whole:
             self._only_when_empty()
-        for events in self._events(applied):
+        if self._history.pruned():
+            self.done.notes.append("pruned events are gone: what the outbox still holds was replayed")
+        for events in self._history.events(applied):
             self.done.read += len(events)
             live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
             self.done.emptied += len(events) - len(live)
@@ -143,7 +137,7 @@ class _Replay:
         if rows[0][0][0] != b"t":
             raise BridgeError("another replay of this destination is running", reason="replay_running")
 
-    def _applied(self, *, hold: bool) -> tuple[str, str, str]:
+    def _applied(self, *, hold: bool) -> Applied:
         """The floor, and the xids and seqs of the rows listed beyond it. hold: with the checkpoint locked until
         we end, so that the stream waits and all are exact; else the floor alone, which only rises."""
         lock = b" for update" if hold else b""
@@ -174,7 +168,7 @@ class _Replay:
                 hint="wait until bridge status says streaming",
             )
         xids, seqs = rows[-1][0] if hold else (b"{}", b"{}")
-        return (floor or b"").decode(), (xids or b"{}").decode(), (seqs or b"{}").decode()
+        return Applied((floor or b"").decode(), (xids or b"{}").decode(), (seqs or b"{}").decode())
 
     def _only_when_empty(self) -> None:
         if self._shape is None:
@@ -188,53 +182,6 @@ class _Replay:
                 reason="not_empty",
                 hint="empty the table (its owner), or map a column from $meta.id",
             )
-
-    # --- the source -----------------------------------------------------------------------------
-
-    def _events(self, applied: tuple[str, str, str]) -> Iterator[list[Event]]:
-        """Applied events of the time asked for, by seq."""
-        outbox, order = self._plan.outbox, self._order
-        pruned = self._source.execute("select pruned_at from outbox.pruned where xid is not null").fetchone()
-        if pruned:
-            self.done.notes.append("pruned events are gone: what the outbox still holds was replayed")
-        query = sql.SQL(
-            "declare history no scroll cursor for select {columns} from {table} as e"
-            " where (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot)"
-            " or ({xid} = any(%(listed)s::xid8[]) and {seq}::bigint <@ %(seqs)s::int8multirange))"
-            " and {at} >= %(since)s and (%(until)s::timestamptz is null or {at} < %(until)s) order by e.{seq}"
-        ).format(
-            columns=outbox.select_list(),
-            table=outbox.name,
-            xid=outbox.column("xid"),
-            at=outbox.column("occurred_at"),
-            seq=outbox.column("seq"),
-        )
-        floor, listed, seqs = applied
-        self._see(listed)
-        values = {"floor": floor, "listed": listed, "seqs": seqs, "since": order.since, "until": order.until}
-        self._source.execute(query, values)
-        width = range(len(Event._fields))
-        while True:
-            result = self._source.execute(f"fetch forward {_BATCH} from history".encode()).pgresult
-            if result is None or not result.ntuples:
-                return
-            get = result.get_value
-            yield [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
-
-    def _see(self, listed: str) -> None:
-        """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
-        for attempt in range(10):
-            self._source.execute("begin isolation level repeatable read, read only")
-            row = self._source.execute(
-                "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
-                " from unnest(%s::xid8[]) as x",
-                [listed],
-            ).fetchone()
-            if row and row[0]:
-                return
-            self._source.execute("rollback")
-            wire.wait([], [], 0.01 * 2**attempt)
-        raise Retry("the source does not show yet what the ledger lists", reason="not_visible")
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -261,7 +208,7 @@ class _Replay:
 
     def _halve(self, planned: Planned, events: Sequence[Event]) -> list[str]:
         """Write inside the open transaction; what fails alone is left out and named."""
-        refused = self._try(self._effects(planned))
+        refused = self._try(effects(self._plan.stream, self._order, self._way, planned))
         if refused is None:
             return []
         if len(events) == 1:
@@ -270,38 +217,8 @@ class _Replay:
         failed = []
         for part in (events[:middle], events[middle:]):
             chosen = {event.id for event in part}
-            failed += self._halve(_only(planned, chosen), part)
+            failed += self._halve(part_of(planned, chosen), part)
         return failed
-
-    def _effects(self, planned: Planned) -> list[Statement]:
-        effects = [self._write(write) for write in arrange(planned.writes)]
-        if planned.deliveries:
-            effects.append(delivery_statement(self._plan.stream, planned.deliveries, again=self._order.name))
-        events = [event for write in planned.writes for event in write.events]
-        events += [delivery.event for delivery in planned.deliveries]
-        if events:
-            ids = [
-                str(unit_id(event.id.decode(errors="backslashreplace"), *self._order.unit))
-                for event in events
-            ]
-            effects.append(Statement(_RESOLVE, [text_array([name.encode() for name in ids])], binary=True))
-        return effects
-
-    def _write(self, write: Write) -> Statement:
-        if self._way != "absent":
-            return write_statement(write)
-        identity = identity_of(write.spec, write.shape) or ""
-        place = sql.Identifier(f"c{write.names.index(identity)}")
-        text = compile_write(write.spec, write.shape, write.names)
-        absent = sql.SQL(" where not exists (select from {} as there where there.{} = r.{}::{})").format(
-            sql.Identifier(write.shape.schema, write.shape.table),
-            sql.Identifier(identity),
-            place,
-            sql.SQL(write.shape.columns[identity].type_sql),
-        )
-        return Statement(
-            text + absent.as_string().encode(), [text_array(column) for column in write.columns], binary=True
-        )
 
     def _try(self, statements: Sequence[Statement]) -> Refused | None:
         """Under a savepoint; what refused them for the sake of data."""
@@ -333,13 +250,3 @@ class _Replay:
 
     def _run(self, *statements: Statement) -> Rows:
         return self._link.run_alone(*statements)
-
-
-def _only(planned: Planned, chosen: set[bytes]) -> Planned:
-    """The part of the plan that these events make."""
-    writes = [
-        write.pick([row for row, event in enumerate(write.events) if event.id in chosen])
-        for write in planned.writes
-    ]
-    deliveries = [delivery for delivery in planned.deliveries if delivery.event.id in chosen]
-    return Planned([write for write in writes if write.events], deliveries)
