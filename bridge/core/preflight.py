@@ -46,6 +46,13 @@ def judge(
     Halt with a named reason, or Retry on a standby."""
     if source.in_recovery:
         raise Retry("the source is in recovery (a standby): waiting for a primary")
+    if ledger.mode is not Mode.NEW and source.system_identifier != ledger.system_identifier:
+        raise Halt(
+            f"this source is another cluster: system identifier {source.system_identifier}, "
+            f"the ledger knows {ledger.system_identifier}",
+            reason="other_system",
+            hint="point source.dsn back, or begin with the new cluster: bridge recover --accept-source",
+        )
     if slot_wanted and source.publication is None:
         raise Halt(
             "the publication does not exist on the source, or does not publish every insert into the outbox "
@@ -62,13 +69,6 @@ def judge(
         )
         check_not_pruned(ledger, registration, source.pruned)
         return Judgement(fresh, "new")
-    if source.system_identifier != ledger.system_identifier:
-        raise Halt(
-            f"this source is another cluster: system identifier {source.system_identifier}, "
-            f"the ledger knows {ledger.system_identifier}",
-            reason="other_system",
-            hint="point source.dsn back, or begin with the new cluster: bridge recover --accept-source",
-        )
     ledger, reason, forget_above = _history(ledger, source, registration)
     reason = reason or _slot(ledger, source, slot_wanted)
     if reason is not None or source.slot is None:

@@ -113,7 +113,8 @@ def consume(connection: PGconn) -> bool:
 
     Under TLS one read takes one record (at most 16 KiB) and libpq may have room for half of it: the rest waits
     inside OpenSSL, where poll() does not see it. Once the socket itself is empty, at most 8 KiB can be left there,
-    and libpq always makes room for that much.
+    and libpq always makes room for that much. libpq 18.6 empties OpenSSL itself; 15.18 does not, and an answer then
+    stands still until something else arrives (tests/security/test_tls.py). Which libpq we run on is the host's affair.
     """
     descriptor = connection.socket
     heard = bool(wait([descriptor], [], 0))

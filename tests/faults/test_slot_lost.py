@@ -42,6 +42,30 @@ def test_a_slot_dropped_again_and_again_under_load(world: World, running: Bridge
     world.law()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.fault(31)
+def test_a_slot_dropped_forty_times_under_load_loses_doubles_and_reorders_nothing(
+    world: World, running: BridgeProcess
+) -> None:
+    """The law compares every event by its id, and the order of each key."""
+    first = incarnation(world)
+    with Traffic(world.source.dsn, producers=3, burst=400, pause=0.02):
+        for _ in range(40):
+            before = incarnation(world)
+            world.drop_slot()
+            another_slot(world, before)
+            until(lambda: world.checkpoint("mode") == "stream", "it streams again", 60)
+            floor = world.checkpoint("floor_lsn")  # it rises about once a second, with events in flight
+            until(lambda known=floor: world.checkpoint("floor_lsn") != known, "and applies", 60)  # type: ignore[misc]
+    assert running.running
+    assert incarnation(world) >= first + 40
+    verdict = world.law(deadline=120)
+    assert verdict.expected > 1000
+    assert verdict.in_dead_letters == 0
+    print(f"40 slots dropped: {verdict}")
+
+
 def _recreated(connection: psycopg.Connection[tuple[object, ...]], slot: str) -> None:
     drop_slot(connection, slot)
     connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
@@ -332,6 +356,39 @@ def test_prepared_transactions_savepoints_and_rollbacks(world: World, running: B
         app.execute("commit prepared 'across'")
     until(lambda: incarnation(world) == 2 and world.checkpoint("mode") == "stream", "it streams again")
     world.law()
+
+
+_CONFIRMED = "select confirmed_flush_lsn >= %s from pg_replication_slots where slot_name = %s"
+
+
+@pytest.mark.fault(50)
+def test_messages_in_the_wal_are_no_events_rolled_back_or_not(world: World, running: BridgeProcess) -> None:
+    """Anybody may write one. Those that are not transactional are decoded although their transaction was rolled
+    back; both stand among rows of the outbox."""
+    emit = "select pg_logical_emit_message(%s, 'outbox.event', '{\"customer_id\": \"cus_1\"}')"
+    with world.source.connect() as app, world.producer() as producer:
+        for transactional in (True, False):
+            with app.transaction(force_rollback=True):
+                app.execute(emit, [transactional])
+                _insert(app, 2)
+                app.execute(emit, [transactional])
+            with app.transaction():
+                app.execute(emit, [transactional])
+                _insert(app, 2)
+                app.execute(emit, [transactional])
+            producer.transaction(3)
+        for _ in range(50):  # nothing else: the slot goes on past them
+            app.execute(emit, [False])
+        end = app.execute("select pg_current_wal_flush_lsn()::text").fetchone()
+        world.caught_up()
+        assert end is not None
+        until(
+            lambda: world.source.value(_CONFIRMED, [*end, world.slot]),
+            "the slot is confirmed past the messages",
+        )
+    assert running.running
+    assert incarnation(world) == 1
+    assert world.law().expected == 10 + 3  # and three markers
 
 
 @pytest.mark.fault(44)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.demo.cluster import Cluster
+from bridge.demo.cluster import Cluster, Workspace
 from tests.faults.world import World, until
 from tests.support import customer
 from tests.support.servers import Database, create_database
@@ -95,21 +95,54 @@ def test_after_a_promotion_the_missing_events_come_from_the_table(
 
 
 @pytest.mark.fault(39)
-def test_another_cluster_is_not_taken_for_the_source(world: World, source_cluster: Cluster) -> None:
+def test_another_cluster_is_not_taken_for_the_source(world: World) -> None:
+    """Whatever else does not fit either: it has neither the witness nor, later, a publication."""
     bridge = world.bridge().start().wait_ready()
     with world.producer() as producer:
         producer.transaction(5)
         world.caught_up()
     bridge.terminate()
     before = world.applied()
-    other = create_database(world.target.server, f"{world.target.name}_as_source")
-    with other.connect() as connection:
-        customer.make_source(connection)
-    stranger = world.bridge(source=other.bridge_dsn).start()
-    stranger.wait_readyz(
-        lambda status, body: status == 503 and ("other_system" in body or "history_diverged" in body)
-    )
+    with Workspace() as elsewhere:  # an initdb of its own: the rig's other clusters are copies of one
+        cluster = elsewhere.cluster("another").start()
+        customer.make_roles(cluster)
+        other = create_database(cluster, "another")
+        with other.connect() as connection:
+            customer.make_source(connection)
+            for _ in range(3):
+                stranger = world.bridge(source=other.bridge_dsn).start()
+                assert "bridge recover" in stranger.wait_halted("other_system")
+                stranger.close()
+                connection.execute("drop publication if exists outbox_bridge")
     assert world.applied() == before
-    stranger.close()
+    bridge.start().wait_ready()
+    world.law()
+
+
+@pytest.mark.fault(39)
+def test_a_copy_of_the_source_made_before_the_bridge_came_has_another_history(
+    world: World, source_cluster: Cluster
+) -> None:
+    """A copy has the system identifier of its original: here the witness and the registry tell."""
+    source_cluster.stop()
+    copy = source_cluster.clone_at(source_cluster.directory / "copy")
+    source_cluster.start()
+    bridge = world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(5)
+        world.caught_up()
+    bridge.terminate()
+    before = world.applied()
+    other = source_cluster.clone(copy, source_cluster.directory / "other").start()
+    try:
+        stranger = world.bridge(source=other.dsn(world.source.name, user="outbox_bridge")).start()
+        stranger.wait_readyz(
+            lambda status, body: status == 503 and ("source_behind" in body or "history_diverged" in body)
+        )
+        assert "other_system" not in stranger.get("/readyz")[1]
+        stranger.close()
+        assert world.applied() == before
+    finally:
+        other.discard()
     bridge.start().wait_ready()
     world.law()

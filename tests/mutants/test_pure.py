@@ -83,3 +83,11 @@ def test_a_source_whose_wal_ends_before_what_was_applied_halts() -> None:
     """Also where the witness and the registry have nothing to say."""
     assert halted(SOURCE) is None
     assert halted(replace(SOURCE, flush_lsn=Lsn(4000))) == "source_behind"
+
+
+def test_another_cluster_has_its_own_reason_whatever_else_is_missing_there() -> None:
+    stranger = replace(
+        SOURCE, system_identifier="7", publication=None, witness_present=False, flush_lsn=Lsn(1)
+    )
+    assert halted(stranger) == "other_system"
+    assert halted(replace(stranger, system_identifier="1")) == "publication_missing"

@@ -28,9 +28,19 @@ class RecordProxy:
         self.port: int = self._listening.getsockname()[1]
         self._open: list[socket.socket] = []
         self.full_records = 0
+        self.pieces: list[int] = []  # of the next answer: so many bytes each, as one record, when asked for
+        self._next = threading.Semaphore(0)
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def next_piece(self) -> None:
+        """Let the next of `pieces` go."""
+        self._next.release()
+
+    def await_next(self) -> None:
+        self._next.acquire()
+
     def close(self) -> None:
+        self._next.release(1000)
         for each in [self._listening, *self._open]:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -105,6 +115,8 @@ class _Link:
                     while len(data) < 4 * _RECORD and (more := self._server.recv(65536)):
                         data += more
                 self._server.settimeout(None)
+                while self._proxy.pieces:
+                    data = self._one_piece(data)
                 with self._lock:
                     for at in range(0, len(data), _RECORD):
                         self._tls.write(data[at : at + _RECORD])
@@ -112,3 +124,14 @@ class _Link:
                     self._send()
         with contextlib.suppress(OSError):
             self._client.shutdown(socket.SHUT_RDWR)
+
+    def _one_piece(self, data: bytes) -> bytes:
+        """One record of exactly this size; what is left of the answer."""
+        size = self._proxy.pieces.pop(0)
+        while len(data) < size:
+            data += self._server.recv(65536)
+        self._proxy.await_next()
+        with self._lock:
+            self._tls.write(data[:size])
+            self._send()
+        return data[size:]

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from bridge.postgres import wire
 from tests.faults.world import World
 from tests.security.certificates import Authority
 from tests.security.conftest import TlsServer
@@ -74,65 +75,52 @@ def full_records(tls: TlsServer, tls_world: World) -> Iterator[RecordProxy]:
 def test_what_is_left_inside_openssl_does_not_stall_the_stream(
     tls: TlsServer, tls_world: World, full_records: RecordProxy
 ) -> None:
-    """Records of 16 KiB, half of which libpq may leave to OpenSSL: without a drain each waits for the next tick."""
+    """Records of 16 KiB, half of which libpq may leave to OpenSSL."""
     world = tls_world
     source, target = (tls.dsn(each, port=str(full_records.port)) for each in (world.source, world.target))
     world.bridge(source=source, target=target).start().wait_ready()
     world.caught_up()
-    slowest = 0.0
     for size in (7_000, 9_000, 12_000, 15_000, 17_000, 24_000, 33_000, 40_000, 70_000, 150_000):
         _large(world, size)
-        slowest = max(slowest, world.caught_up())
+        world.caught_up()
     _large(world, LARGE)
     with world.producer() as producer:
         producer.burst(20_000)
     world.law(deadline=60)
     assert full_records.full_records > 100
-    assert slowest < 0.9, f"an event waited {slowest:.2f} s: for a tick, not for the network"
 
 
 @pytest.mark.security(5)
-def test_a_record_that_libpq_reads_by_halves_is_read_whole(tls: TlsServer, tmp_path: Path) -> None:
-    """The same without chance: a server that answers a query with one record, then says nothing more."""
-    certificate, key = tls.authority.certificate("halves", "localhost")
-    for size in (8_000, 15_000, 16_000, 20_000, 31_000, 47_000, 100_000):
-        answered = _drained(tls, certificate, key, size)
-        assert answered == size
-
-
-def _drained(tls: TlsServer, certificate: Path, key: Path, size: int) -> int:
-    """Ask for a text of this size through full records; how much of it is there without another byte."""
-    from bridge.postgres import wire  # noqa: PLC0415 - the unit under test, and only here
-
-    (tls.cluster.data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")
-    tls.cluster.execute("select pg_reload_conf()")
-    proxy = RecordProxy(certificate, key, "127.0.0.1", tls.cluster.port)
+def test_a_record_that_libpq_reads_by_halves_is_read_whole(tls: TlsServer, full_records: RecordProxy) -> None:
+    """The same without chance. libpq's buffer of 16 KiB holds 6,000 bytes of a row of 10,000; the record that comes
+    next is larger than the room behind them, and nothing follows it: libpq leaves the rest to OpenSSL. (15.18 does;
+    18.6, which psycopg brings along, does not any more. PSYCOPG_IMPL=python takes the system's libpq.)"""
     dsn = tls.cluster.dsn(
         connect_timeout=10,
         host="localhost",
         hostaddr="127.0.0.1",
-        port=proxy.port,
+        port=full_records.port,
         sslmode="verify-full",
         sslrootcert=str(tls.authority.file),
     )
     connection = wire.connect(dsn, "the server")
     try:
-        connection.send_query(f"select repeat('x', {size})".encode())
-        end = wire.deadline(20)
-        while connection.is_busy() and wire.deadline(0) < end:
-            if not wire.wait([connection.socket], [], 5.0):
-                break
+        full_records.pieces[:] = [6_000, 32 + 10_011 + 12_011 + 14 + 6 - 6_000]
+        connection.send_query(b"select repeat('x', n) from unnest(array[10000, 12000]) as n")
+        for _ in range(2):
+            full_records.next_piece()
+            assert wire.wait([connection.socket], [], 60), "no record came"
             wire.consume(connection)
-        assert not connection.is_busy(), f"{size}: poll() is silent, and the answer is not complete"
+            connection.is_busy()  # takes out of the buffer what is whole
+        while connection.is_busy():
+            ready = wire.wait([connection.socket], [], 2.0)
+            assert ready, "poll() is silent, and the answer is not complete"
+            wire.consume(connection)
         result = connection.get_result()
-        return len((result and result.get_value(0, 0)) or b"")
+        assert result is not None
+        assert [len(result.get_value(row, 0) or b"") for row in range(2)] == [10_000, 12_000]
     finally:
         connection.finish()
-        proxy.close()
-        (tls.cluster.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
-        tls.cluster.execute(
-            "select pg_reload_conf()",
-        )
 
 
 @pytest.mark.security(5)
