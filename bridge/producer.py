@@ -6,18 +6,33 @@ the SQL function `outbox.emit`; the event commits or rolls back with the caller'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Coroutine, Mapping
-from typing import Any, overload
+from typing import Any, Literal, LiteralString, overload
 from uuid import UUID
+from zoneinfo import ZoneInfo, available_timezones
 
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.rows import tuple_row
 
 from bridge.core.json_text import json_text, refuse_text
 
+Period = Literal["hour", "day", "week", "month", "year"]
+
 _EMIT = "select outbox.emit(%s::text, %s::jsonb, %s::text, %s::text, %s::jsonb)"
+_EMIT_ONCE_PER = """
+    select outbox.emit(%s::text, %s::jsonb, outbox.period_key(%s::text, %s::text, %s::text), %s::text, %s::jsonb)"""
 # As the table's check constraints (sql/source/001_outbox.sql): a refusal by the server ends the transaction.
 _LONGEST = {"type": 200, "idempotency_key": 255, "key": 500}
+_ZONE = re.compile(r"[A-Za-z_]+(/[A-Za-z_-]+)+|Etc/GMT[+-]?[0-9]{1,2}")  # as outbox.period_key wants it
+# What outbox.period_key (sql/source/003_suppressed.sql) appends: a colon and a name as long as these.
+_NAMED = {
+    "hour": "2026-11-23T08:00Z",
+    "day": "2026-11-23",
+    "week": "2026-W48",
+    "month": "2026-11",
+    "year": "2026",
+}
 
 
 @overload
@@ -29,6 +44,8 @@ def emit(
     idempotency_key: str | None = None,
     key: str | None = None,
     headers: Mapping[str, object] | None = None,
+    period: Period | None = None,
+    time_zone: str | ZoneInfo | None = None,
 ) -> UUID: ...
 
 
@@ -41,6 +58,8 @@ def emit(
     idempotency_key: str | None = None,
     key: str | None = None,
     headers: Mapping[str, object] | None = None,
+    period: Period | None = None,
+    time_zone: str | ZoneInfo | None = None,
 ) -> Coroutine[Any, Any, UUID]: ...
 
 
@@ -52,24 +71,32 @@ def emit(
     idempotency_key: str | None = None,
     key: str | None = None,
     headers: Mapping[str, object] | None = None,
+    period: Period | None = None,
+    time_zone: str | ZoneInfo | None = None,
 ) -> UUID | Coroutine[Any, Any, UUID]:
     """Put one event in and return its id; with an asynchronous connection or cursor, await it.
 
     `connection` is psycopg 3's, in the transaction that the event belongs to; it is neither committed nor
     closed. With an `idempotency_key` that was used before for this type, nothing is put in and the first
-    event's id returned. Events with the same `key` stay in order. Numbers keep their exact value.
+    event's id returned. With a `period` too, the key holds for one hour, day, ISO week, month or year of
+    the calendar in `time_zone` (UTC unless given), that in which the transaction began. Events with the
+    same `key` stay in order. Numbers keep their exact value.
 
     Raises ValueError or TypeError before anything is sent for what Postgres would refuse (NaN, NUL
-    characters, names too long), so that the caller's transaction is not lost by it; psycopg's errors for
-    the rest.
+    characters, names too long, no such period or time zone), so that the caller's transaction is not lost
+    by it; psycopg's errors for the rest.
     """
     parameters = _parameters(type, payload, idempotency_key, key, headers)
+    query = _EMIT
+    if period is not None or time_zone is not None:
+        query = _EMIT_ONCE_PER
+        parameters[3:3] = _period(idempotency_key, period, time_zone)
     if isinstance(connection, (Connection, Cursor)):
         own = connection.connection if isinstance(connection, Cursor) else connection
         with own.cursor(row_factory=tuple_row) as cursor:
-            return _id(cursor.execute(_EMIT, parameters).fetchone())
+            return _id(cursor.execute(query, parameters).fetchone())
     if isinstance(connection, (AsyncConnection, AsyncCursor)):
-        return _emit_async(connection, parameters)
+        return _emit_async(connection, query, parameters)
     raise TypeError(
         f"emit takes a psycopg 3 connection or cursor, not a {connection.__class__.__module__}."
         f"{connection.__class__.__qualname__}: take the driver's own connection from it, "
@@ -78,11 +105,11 @@ def emit(
 
 
 async def _emit_async(
-    connection: AsyncConnection[Any] | AsyncCursor[Any], parameters: list[str | None]
+    connection: AsyncConnection[Any] | AsyncCursor[Any], query: LiteralString, parameters: list[str | None]
 ) -> UUID:
     own = connection.connection if isinstance(connection, AsyncCursor) else connection
     async with own.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_EMIT, parameters)
+        await cursor.execute(query, parameters)
         return _id(await cursor.fetchone())
 
 
@@ -113,6 +140,44 @@ def _parameters(
         key,
         None if headers is None else json_text(headers, "headers"),
     ]
+
+
+def _period(
+    idempotency_key: str | None, period: str | None, time_zone: str | ZoneInfo | None
+) -> tuple[str, str]:
+    """The period and the time zone's name, found good."""
+    if period is None:
+        raise ValueError("time_zone says where a period begins: give period, too")
+    if period not in _NAMED:
+        raise ValueError(f"period is {period!r}; it can be {', '.join(_NAMED)}")
+    if idempotency_key is None:
+        raise ValueError(f"period={period!r} is how long an idempotency_key holds: give idempotency_key, too")
+    longest = _LONGEST["idempotency_key"] - len(f":{_NAMED[period]}")
+    if len(idempotency_key) > longest:
+        raise ValueError(
+            f"idempotency_key has {len(idempotency_key)} characters; with period={period!r} {longest} are the most"
+        )
+    return period, _zone(time_zone)
+
+
+def _zone(time_zone: str | ZoneInfo | None) -> str:
+    name = "UTC" if time_zone is None else time_zone.key if isinstance(time_zone, ZoneInfo) else time_zone
+    if not isinstance(name, str):
+        raise TypeError(f"time_zone is a {time_zone.__class__.__name__}, not a name such as Europe/Berlin")
+    if name == "UTC":
+        return name
+    # A machine without time zone data leaves it to the server, which ends the transaction over a wrong name.
+    if not _ZONE.fullmatch(name) or not _known(name):
+        raise ValueError(f"time_zone is {name!r}, which is no place's, as in Europe/Berlin, nor UTC")
+    return name
+
+
+def _known(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return not available_timezones()
+    return True
 
 
 def _id(row: tuple[Any, ...] | None) -> UUID:

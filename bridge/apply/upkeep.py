@@ -1,5 +1,5 @@
-"""What the daemon does beside the streams: retry parked dead letters, prune the outbox. In a thread of its own,
-over connections of its own, so that nothing here holds a stream up.
+"""What the daemon does beside the streams: retry parked dead letters, prune the outbox, add up its counts of
+repeats. In a thread of its own, over connections of its own, so that nothing here holds a stream up.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bridge.postgres.outbox import Outbox
 from bridge.postgres.prune import prune
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.source import connect_source
+from bridge.postgres.suppressed import fold
 from bridge.postgres.target import Refused
 
 RETRY_SECONDS = 3.0
@@ -92,5 +93,6 @@ class Upkeep:
             return  # an outbox of the customer's own is theirs to prune
         with connect_source(plan.source_dsn, "prune", timeout="60s") as source:
             pruned = prune(source, self._retention(), go_on=lambda: not self._stopping.is_set())
+            fold(source, go_on=lambda: not self._stopping.is_set())
         if pruned.deleted or pruned.emptied:
             self._log.info("pruned", deleted=pruned.deleted, emptied=pruned.emptied, stopped=pruned.stopped)

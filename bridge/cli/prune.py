@@ -16,11 +16,14 @@ def prune(config_path: Path, dry_run: bool) -> None:
     """Delete delivered events older than source.retention. `bridge run` does it by itself."""
     from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.prune import prune as prune_outbox  # noqa: PLC0415
+    from bridge.postgres.suppressed import fold  # noqa: PLC0415
 
     config = read_config(config_path)
     need_own_outbox(config, command="prune")
     with connect_source(config, command="prune", grant="outbox_bridge") as connection:
         pruned = prune_outbox(connection, config.source.retention, dry_run=dry_run)
+        if not dry_run:
+            fold(connection)
     would = "would be " if dry_run else ""
     click.echo(f"{pruned.deleted} events {would}deleted")
     click.echo(f"{pruned.emptied} events with idempotency keys {would}emptied: they stay 35 days")

@@ -83,9 +83,11 @@ def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
 
     streams = []
     dead: dict[str, int] = {}
+    suppressed: dict[str, int] | None = None
     for plan in plans:
         with target_errors("status"), connect_ledger(plan, "status") as target:
             streams.append(_stream(plan, target))
+            suppressed = streams[-1].pop("suppressed")  # one source for all
             for pipeline, letters in open_letters(target, plan.stream).items():
                 dead[pipeline] = dead.get(pipeline, 0) + letters
     return {
@@ -102,6 +104,7 @@ def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
         ],
         "streams": streams,
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
+        "suppressed": suppressed,
     }
 
 
@@ -112,6 +115,7 @@ def _stream(plan: StreamPlan, target: Any) -> dict[str, Any]:
     from bridge.errors import CannotConnect  # noqa: PLC0415
     from bridge.postgres import progress  # noqa: PLC0415
     from bridge.postgres.source import connect_source, require_outbox  # noqa: PLC0415
+    from bridge.postgres.suppressed import suppressed  # noqa: PLC0415
 
     row = progress.checkpoint(target, plan.stream)
     applied = progress.listed(target, plan.stream)
@@ -137,6 +141,7 @@ def _stream(plan: StreamPlan, target: Any) -> dict[str, Any]:
             "registered": progress.registered(source, plan.stream) is not None,
             "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
             "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
+            "suppressed": suppressed(source),
         }
 
 
@@ -162,6 +167,9 @@ def lines(state: dict[str, Any]) -> list[str]:
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
         letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
+    if repeats := state.get("suppressed"):
+        types = ", ".join(f"{count} {event_type}" for event_type, count in repeats.items())
+        found.append(f"not put in, because the idempotency key was used before: {types}")
     for destination, outcomes in state.get("deliveries", {}).items():
         sends = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         found.append(f"sink {destination}: {sends or 'nothing yet'}")

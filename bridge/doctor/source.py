@@ -260,6 +260,10 @@ _GRANTS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ("outbox.pruned", "select", None),
     ("outbox.pruned", "update", None),
     ("outbox.migration", "select", None),
+    ("outbox.suppressed", "select", None),
+    ("outbox.suppressed", "delete", None),
+    ("outbox.suppressed", "insert", None),
+    ("outbox.suppressed", "update", ("count",)),
 )
 
 

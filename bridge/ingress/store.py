@@ -6,6 +6,7 @@ delivery is claimed by the same statement: no event without its delivery, no del
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import LiteralString
@@ -64,36 +65,45 @@ class Stored:
     duplicate: bool = False
 
 
-_READY: LiteralString = "select has_column_privilege('outbox.event', 'payload', 'insert')"
+_READY: LiteralString = """
+    select has_column_privilege('outbox.event', 'payload', 'insert'),
+           has_table_privilege(to_regclass('outbox.suppressed'), 'insert')"""
 _DURABLE: LiteralString = (
     "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'"
 )
 
-_EVENTS: LiteralString = """
+# What is not put in is counted in the same transaction, as outbox.emit does; `repeats`: its like in the same batch.
+_COUNTED: LiteralString = """
+        insert into outbox.suppressed (type, count)
+        select given.type, sum(given.repeats + (fresh.id is null)::integer)
+        from given left join fresh on fresh.id = given.id
+        group by given.type having sum(given.repeats + (fresh.id is null)::integer) > 0"""
+
+_EVENTS: LiteralString = f"""
     with given as materialized (
         select g.*, outbox.uuid7() as id,
                (select e.id from outbox.event e
                 where e.type = g.type and e.idempotency_key = g.idempotency_key) as first
-        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
-             with ordinality as g(type, key, payload, idempotency_key, headers, n)
+        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[])
+             with ordinality as g(type, key, payload, idempotency_key, headers, repeats, n)
     ), fresh as (
         insert into outbox.event (id, type, key, payload, idempotency_key, headers)
         select id, type, key, payload::jsonb, idempotency_key, headers::jsonb
         from given where first is null order by n
         on conflict do nothing returning id
-    )
+    ), counted as ({_COUNTED})
     select coalesce(given.first, fresh.id)::text, given.first is not null
     from given left join fresh on fresh.id = given.id order by n"""
 
-_DELIVERIES: LiteralString = """
+_DELIVERIES: LiteralString = f"""
     with given as materialized (
         select g.*, outbox.uuid7() as id,
                (select d.event_id from outbox.webhook_delivery d
                 where d.endpoint = g.endpoint and d.id = g.delivery) as delivered,
                (select e.id from outbox.event e
                 where e.type = g.type and e.idempotency_key = g.idempotency_key) as first
-        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
-             with ordinality as g(type, key, payload, idempotency_key, headers, endpoint, delivery, n)
+        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[], %s::text[], %s::text[])
+             with ordinality as g(type, key, payload, idempotency_key, headers, repeats, endpoint, delivery, n)
     ), claimed as (
         insert into outbox.webhook_delivery (endpoint, id, event_id)
         select endpoint, delivery, coalesce(first, id) from given where delivered is null
@@ -105,7 +115,7 @@ _DELIVERIES: LiteralString = """
         from given where first is null and (endpoint, delivery) in (select endpoint, id from claimed)
         order by n
         on conflict do nothing returning id
-    )
+    ), counted as ({_COUNTED})
     select coalesce(given.delivered, given.first, fresh.id)::text,
            given.delivered is not null or given.first is not null
     from given left join fresh on fresh.id = given.id order by n"""
@@ -178,6 +188,11 @@ async def _prepare(connection: psycopg.AsyncConnection) -> None:
             f"role {connection.info.user} may not put events into the outbox",
             hint=f'grant outbox_bridge to "{connection.info.user}";',
         )
+    if not row[1]:
+        raise IngressDown(
+            f"the source has no outbox.suppressed, or role {connection.info.user} may not insert there",
+            hint="bridge install",
+        )
     await connection.execute(_DURABLE)
 
 
@@ -192,21 +207,24 @@ async def insert(connection: psycopg.AsyncConnection, items: Sequence[Item]) -> 
         min((numbers.setdefault(name, n) for name in item.names), default=n) for n, item in enumerate(items)
     ]
     kept = [n for n, first in enumerate(same) if first == n]
-    stored = dict(zip(kept, await _insert([items[n] for n in kept], connection), strict=True))
+    meant = Counter(same)
+    repeats = [meant[n] - 1 for n in kept]
+    stored = dict(zip(kept, await _insert(connection, [items[n] for n in kept], repeats), strict=True))
     for n, first in enumerate(same):
         if n != first:
             stored[n] = Stored(stored[first].id, duplicate=True)
     return [stored[n] for n in range(len(items))]
 
 
-async def _insert(items: list[Item], connection: psycopg.AsyncConnection) -> list[Stored]:
+async def _insert(connection: psycopg.AsyncConnection, items: list[Item], repeats: list[int]) -> list[Stored]:
     with_deliveries = items[0].delivery is not None
-    parameters = [
+    parameters: list[object] = [
         _texts(items, lambda i: i.type),
         _texts(items, lambda i: i.key),
         _TextArray([item.payload for item in items]),
         _texts(items, lambda i: i.idempotency_key),
         _TextArray([item.headers for item in items]),
+        repeats,
     ]
     if with_deliveries:
         parameters += [_texts(items, lambda i: i.endpoint), _texts(items, lambda i: i.delivery)]

@@ -138,6 +138,7 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
             for name in names
         ],
         "deliveries": deliveries,
+        "suppressed": None if health.suppressed is None else dict(health.suppressed),
     }
 
 

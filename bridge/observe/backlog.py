@@ -1,5 +1,5 @@
 """What waits where no stream looks: the slot and the outbox of a stream that is halted or standing by,
-and the dead letters of every target.
+the dead letters of every target, and the source's count of repeats.
 
 A stream tells its own facts while it runs. A halted one reads nothing, and that is when WAL piles up and
 events grow old; so this looks at the source in its place, on connections of its own, every few seconds.
@@ -22,6 +22,7 @@ from bridge.observe.state import READY_PHASES, StreamSnapshot, StreamState
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.safe_error import safe_message
+from bridge.postgres.suppressed import COUNTS
 
 _T = TypeVar("_T")
 
@@ -81,7 +82,7 @@ async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], s
 
 
 async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
-    """One look at every stream's source, where the stream is idle, and at every target's dead letters."""
+    """One look: each idle stream's source, every target's dead letters, the source's count of repeats."""
     dead: Counter[str] = Counter()
     complete = True
     for plan in plans:
@@ -93,6 +94,10 @@ async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
         dead.update(found or {})
     if complete:
         metrics.set_dead_letters(dead)
+    for plan in plans[:1]:  # one source for all
+        found = await _quietly(_suppressed(plan), plan.stream, "source")
+        if found is not None:
+            metrics.health.suppressed = found
 
 
 def idle(stream: StreamSnapshot) -> bool:
@@ -153,3 +158,8 @@ async def _look_at_source(state: StreamState, plan: Plan) -> None:
 async def _dead_letters(plan: Plan) -> dict[str, int]:
     async with await _connect(plan.target_dsn, plan.stream) as connection:
         return dict(await (await connection.execute(_DEAD, [plan.stream])).fetchall())
+
+
+async def _suppressed(plan: Plan) -> dict[str, int]:
+    async with await _connect(plan.source_dsn, plan.stream) as connection:
+        return dict(await (await connection.execute(COUNTS)).fetchall())

@@ -211,6 +211,7 @@ class Health:
         self._streams: dict[str, StreamState] = {}
         self._parts: dict[str, Problem] = {}
         self._rates: dict[str, deque[tuple[float, int]]] = {}
+        self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
 
     def add(self, state: StreamState) -> StreamState:
         """Register a stream. A reload that rebuilds a stream of the same name replaces it."""

@@ -4,7 +4,8 @@ Apart from capture because it runs seldom, in transactions of its own, and must 
 moves events. docs/guarantees.md, "Pruning", says what may go:
 
 - a row that the floor of every registered stream shows, older than the retention, and no stream's witness;
-- a row with an idempotency key stays 35 days at least, without its payload once the retention is over.
+- a row with an idempotency key stays 35 days at least, without its payload once the retention is over; one whose
+  key ends as outbox.period_key's for a year does (`:2026`), until that year is over everywhere.
 
 A batch walks the index on (xid, seq) from a mark, so that neither deleted nor kept rows are read again and
 again; once a day the walk begins at the first row, for rows whose time came later than their neighbours'.
@@ -36,10 +37,13 @@ _OUTSTANDING = 20  # batches whose dead rows may wait for a snapshot older than 
 _PAGE = """
 with page as materialized (
     select place, id, xid, seq, keyed, occurred_at < now() - %(age)s as old, unemptied,
-           greatest(occurred_at, made_at) < now() - %(memory)s as forgotten,
+           greatest(occurred_at, made_at) < now() - %(memory)s and not for_this_year as forgotten,
            pg_visible_in_snapshot(xid, %(floor)s::pg_snapshot) as applied
     from (
         select ctid as place, id, xid, seq, occurred_at, idempotency_key is not null as keyed,
+               coalesce(right(idempotency_key, 5) in (
+                   to_char(now() at time zone 'UTC' - interval '1 day', '":"YYYY'),
+                   to_char(now() at time zone 'UTC' + interval '1 day', '":"YYYY')), false) as for_this_year,
                idempotency_key is not null
                    and headers is distinct from '{"outbox.pruned": true}' as unemptied,
                case when substr(id::text, 15, 1) = '7' then

@@ -18,4 +18,6 @@ grant execute on function outbox.first_id(text, text), outbox.emit(text, jsonb, 
 grant select, insert, update, delete on outbox.stream, outbox.pruned to outbox_bridge;
 grant select, insert, delete on outbox.webhook_delivery to outbox_bridge;  -- ingress
 grant update (event_id) on outbox.webhook_delivery to outbox_bridge;
+grant select, insert, delete on outbox.suppressed to outbox_bridge;  -- ingress; adding its rows together
+grant update (count) on outbox.suppressed to outbox_bridge;
 grant select on outbox.migration to outbox_bridge;

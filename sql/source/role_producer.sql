@@ -11,3 +11,4 @@ $$;
 grant usage on schema outbox to outbox_producer;
 grant insert (id, type, key, payload, idempotency_key, headers, occurred_at) on outbox.event to outbox_producer;
 grant execute on function outbox.first_id(text, text), outbox.emit(text, jsonb, text, text, jsonb) to outbox_producer;
+grant insert (type) on outbox.suppressed to outbox_producer;  -- emit counts a repeat

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from datetime import UTC
 
 import pytest
 
 import bridge
+from bridge import producer
 
 
 class NotPsycopg:
@@ -29,6 +31,38 @@ def test_names_that_the_table_refuses_are_refused_before_they_are_sent(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         bridge.emit(NotPsycopg(), type_, {}, **options)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"period": "fortnight"}, r"^period is 'fortnight'; it can be hour, day, week, month, year$"),
+        ({"period": "Month"}, "period is 'Month'"),
+        ({"period": "month", "idempotency_key": None}, "give idempotency_key, too"),
+        ({"time_zone": "Europe/Berlin"}, "give period, too"),
+        ({"period": "month", "time_zone": "UTC+2"}, r"time_zone is 'UTC\+2', which is no place's"),
+        ({"period": "month", "time_zone": "Europe/Berlinn"}, "time_zone is 'Europe/Berlinn'"),
+        ({"period": "month", "idempotency_key": "k" * 248}, "with period='month' 247 are the most"),
+    ],
+)
+def test_a_wrong_period_or_zone_is_refused_before_it_is_sent(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        bridge.emit(NotPsycopg(), "t", {}, **{"idempotency_key": "k", **options})  # type: ignore[call-overload]
+
+
+def test_a_time_zone_that_is_no_name_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="time_zone is a timezone, not a name"):
+        bridge.emit(NotPsycopg(), "t", {}, idempotency_key="k", period="day", time_zone=UTC)  # type: ignore[call-overload]
+
+
+def test_without_time_zone_data_a_well_formed_zone_is_left_to_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(producer, "available_timezones", set)
+    with pytest.raises(TypeError, match="emit takes a psycopg 3 connection"):
+        bridge.emit(NotPsycopg(), "t", {}, idempotency_key="k", period="day", time_zone="Europe/Berlinn")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("payload", ['{"a": 1}', [1], None, 7])

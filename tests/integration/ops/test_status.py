@@ -26,6 +26,21 @@ def test_a_running_bridge_answers_and_is_ready(
     assert "pipeline usage-limit-hits: 1 applied" in said
 
 
+def test_repeats_are_told_by_a_bridge_that_runs_and_without_one(
+    commands: Commands, bridge: Start, source: Database
+) -> None:
+    emitted = "select outbox.emit('usage.limit_reached', '{}', 'k') from generate_series(1, 3)"
+    source.execute(emitted)
+    state = commands.json("status", code=1)
+    assert (state["running"], state["suppressed"]) == (False, {"usage.limit_reached": 2})
+    bridge()
+    until(lambda: commands.json("status")["suppressed"] == {"usage.limit_reached": 2}, "a look at the source")
+    said = "not put in, because the idempotency key was used before: 2 usage.limit_reached"
+    assert said in commands("status")
+    commands("prune")
+    assert source.value("select count from outbox.suppressed") == 2
+
+
 def test_a_halted_bridge_is_not_ready_and_names_what_mends_it(
     commands: Commands, bridge: Start, source: Database, target: Database
 ) -> None:

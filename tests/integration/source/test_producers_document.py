@@ -25,14 +25,14 @@ def test_every_sql_example_runs_for_a_producer(source: Database) -> None:
     with psycopg.connect(source.producer_dsn) as app:
         for example in blocks("sql"):
             app.execute(example.encode())
-    assert len(blocks("sql")) == 4
-    assert source.value("select count(*) from outbox.event") == 3  # the last one's key was used before
+    assert len(blocks("sql")) == 5
+    assert source.value("select count(*) from outbox.event") == 4  # one key was used before
 
 
 def test_every_python_example_for_psycopg_runs(source: Database) -> None:
     source.execute("create table orders (total numeric); grant insert on orders to app")
     examples = [block for block in blocks("python") if "psycopg" in block and "django" not in block]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         names = {
             "dsn": source.producer_dsn,
@@ -45,5 +45,6 @@ def test_every_python_example_for_psycopg_runs(source: Database) -> None:
         for value in list(names.values()):
             if inspect.iscoroutinefunction(value):
                 assert isinstance(asyncio.run(value()), UUID)
-    assert source.value("select count(*) from outbox.event") == 2
+    assert source.value("select count(*) from outbox.event") == 3
+    assert source.value("select sum(count) from outbox.suppressed") == 1
     assert source.value("select count(*) from orders") == 1

@@ -131,6 +131,20 @@ def test_a_key_is_forgotten_after_35_days(source: Database) -> None:
     assert run(source).deleted == 1
 
 
+def test_a_key_for_this_year_is_remembered_until_the_year_is_over(source: Database) -> None:
+    this_year = source.value("select outbox.period_key('k', 'year')")
+    last_year = source.value("select outbox.period_key('k', 'year', 'UTC', now() - interval '1 year')")
+    [kept] = put(source, 300, key=this_year)
+    put(source, 300, key=last_year)
+    put(source, 300, key="k:9999")
+    register(source, "warehouse")
+    assert run(source) == Pruned(deleted=2, emptied=1, batches=2)
+    assert left(source) == {kept}
+    source.execute("update outbox.event set idempotency_key = %s", [last_year])  # a year goes by ...
+    source.execute("update outbox.pruned set walk_at = now() - interval '2 days'")
+    assert run(source).deleted == 1
+
+
 def test_a_key_of_an_event_dated_back_is_remembered_from_the_day_it_was_put_in(source: Database) -> None:
     source.execute(
         "insert into outbox.event (type, payload, idempotency_key, occurred_at) "
