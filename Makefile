@@ -25,8 +25,9 @@ demo: setup ## embedded Postgres, producers, a bridge killed mid-stream, and the
 test: setup ## the tests, without the slow ones
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
-test-all: setup ## the tests, all of them
-	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
+test-all: setup ## the tests, all of them; writes docs/test-report.md
+	$(PYTEST) -n $(WORKERS) --dist loadfile --junit-xml=build/test-all.xml $(ARGS); status=$$?; \
+	$(PY) -m tests.report build/test-all.xml "$$(git rev-parse --short HEAD)" > docs/test-report.md && exit $$status
 
 test-matrix: setup ## the tests marked `matrix`, on PostgreSQL 14 to 18
 	$(PY) -m tests.matrix $(ARGS)
