@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from pathlib import Path
+from xml.etree import ElementTree
 
 _SLOWEST = 20
 
