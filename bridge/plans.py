@@ -64,6 +64,7 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
             max_bytes=source.batch.max_bytes,
             max_payload=source.max_payload,
             max_retained_wal=source.max_retained_wal,
+            failover=source.failover,
             poll_interval=source.poll_interval.total_seconds(),
             strict=config.strict,
             allow_storm=allow_storm,

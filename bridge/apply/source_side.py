@@ -48,8 +48,9 @@ class SourceSide:
         hit("slot.before")
         drop_slot(self.control.connection, request.name)
         self._watcher.log("making a slot", slot=request.name)
+        plan = self._plan
         self._maker = SlotMaker(
-            self._plan.source_dsn, self._plan.stream, request.name, self._sockets.waker.nudge
+            plan.source_dsn, plan.stream, request.name, self._sockets.waker.nudge, failover=plan.failover
         )
         self._maker_asked = 0
 

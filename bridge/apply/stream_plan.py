@@ -35,6 +35,7 @@ class StreamPlan:
     max_bytes: int = 16 << 20
     max_payload: int = 64 << 20
     max_retained_wal: int = 8 << 30
+    failover: bool = False
     poll_interval: float = 1.0
     strict: bool = False
     allow_storm: bool = False

@@ -56,6 +56,8 @@ class Source(Libpq):
     """Slots are named <slot>_<connection>_<n>; the publication is <slot>."""
     max_retained_wal: Size = 8 * 1024 * MiB
     """The WAL brake: past it the slot is given up, and catch-up takes over without loss."""
+    failover: bool = False
+    """Make slots that a standby synchronizes, so that a promotion keeps them. PostgreSQL 17 and later."""
     table: str = "outbox.event"
     """The outbox, schema-qualified. Another than outbox.event is an outbox of your own."""
     columns: OutboxColumns | None = None

@@ -68,16 +68,26 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
     row = source.execute(
         "select plugin, database = current_database(), active, wal_status,"
         " coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,"
-        " to_jsonb(s) ->> 'invalidation_reason'"
+        " to_jsonb(s) ->> 'invalidation_reason', coalesce(to_jsonb(s) ->> 'failover', 'false') = 'true'"
         " from pg_catalog.pg_replication_slots s where slot_name = %s",
         [name],
     ).fetchone()
+    if plan.failover and source.info.server_version < 170000:
+        yield Check(
+            "warn",
+            "source",
+            "slot_failover",
+            "source.failover needs PostgreSQL 17: this server's slots stay behind in a promotion, and the bridge then "
+            "catches up from the table",
+            "take source.failover out, or upgrade the source",
+            "config",
+        )
     if row is None:
         yield ok(
             "source", "slot", f"{name} does not exist: the bridge makes it, or catches up and makes the next"
         )
         return
-    plugin, here, active, status, retained, invalidated = row
+    plugin, here, active, status, retained, invalidated, failover = row
     drop = f"select pg_drop_replication_slot('{name}');"
     if plugin != "pgoutput" or not here:
         yield Check(
@@ -106,6 +116,16 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
             f"{name} holds {retained / _GIB:.1f} GiB of WAL, more than max_retained_wal",
             "start the bridge, which drains it; or give it up, the bridge then catches up from the table:\n"
             + drop,
+            "advice",
+        )
+    elif plan.failover and not failover and source.info.server_version >= 170000:
+        yield Check(
+            "warn",
+            "source",
+            "slot_failover",
+            f"{name} was made before source.failover: no standby synchronizes it",
+            "stop the bridge and change it over a connection with replication=database:\n"
+            f'ALTER_REPLICATION_SLOT "{name}" (FAILOVER true);\nor drop it, and the bridge makes another:\n{drop}',
             "advice",
         )
     else:

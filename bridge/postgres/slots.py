@@ -13,12 +13,17 @@ from bridge.errors import Halt
 from bridge.postgres import wire
 from bridge.postgres.replication import command, open_replication, quoted
 
+_FAILOVER_SLOTS = 170000  # the first server version that knows them
+
 
 class SlotMaker:
     """Creates one slot in the background. CREATE_REPLICATION_SLOT waits for every transaction of the
     cluster that has an xid, in any database, prepared ones too."""
 
-    def __init__(self, dsn: str, stream: str, name: str, done: Callable[[], None]) -> None:
+    def __init__(
+        self, dsn: str, stream: str, name: str, done: Callable[[], None], *, failover: bool = False
+    ) -> None:
+        """done: called from the thread. failover: standbys may synchronize it; servers before 17 cannot."""
         self._dsn = dsn
         self._stream = stream
         self._name = name
@@ -27,6 +32,7 @@ class SlotMaker:
         self._error: BaseException | None = None
         self._connection = open_replication(dsn, stream)
         self._connection.nonblocking = 0
+        self._failover = failover and self._connection.server_version >= _FAILOVER_SLOTS
         self._thread = threading.Thread(target=self._run, name=f"slot {name}", daemon=True)
         self._thread.start()
 
@@ -41,9 +47,10 @@ class SlotMaker:
 
     def _create(self) -> tuple[Lsn, Snapshot]:
         doing = f"creating slot {self._name}"
+        options = "(SNAPSHOT 'export', FAILOVER true)" if self._failover else "EXPORT_SNAPSHOT"
         rows = command(
             self._connection,
-            f"CREATE_REPLICATION_SLOT {quoted(self._name)} LOGICAL pgoutput EXPORT_SNAPSHOT",
+            f"CREATE_REPLICATION_SLOT {quoted(self._name)} LOGICAL pgoutput {options}",
             doing,
         )
         point, exported = rows[0][1], rows[0][2]

@@ -114,7 +114,6 @@ REASONS = {
     " monotonic clock; wall time is only shown",
     "14": "not automated: wants a file system of its own, which a test run may not mount. Class 53 is retried"
     " like 53200, which row 20's test raises; the PANIC that follows is a crash, row 11",
-    "38": "not applicable: the bridge makes no failover slots. After a promotion it catches up from the table, row 37",
     "63": "not yet: needs a test that is slow and wants 1 GB of memory",
 }
 """Rows without a test, and why. A row with a test has none."""

@@ -9,6 +9,7 @@ import pytest
 from bridge.demo.cluster import Cluster, Workspace
 from tests.faults.world import World, until
 from tests.support import customer
+from tests.support.producers import Traffic
 from tests.support.servers import Database, create_database
 
 pytestmark = pytest.mark.data_directory
@@ -92,6 +93,56 @@ def test_after_a_promotion_the_missing_events_come_from_the_table(
     finally:
         bridge.close()
         standby.discard()
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("synchronized", [True, False], ids=["the standby has the slot", "a copy without it"])
+def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it(
+    world: World, source_cluster: Cluster, synchronized: bool
+) -> None:
+    """Producers write until the primary dies, and go on at once on the promoted standby. Where it has the slot, the
+    stream goes on from it; where nobody synchronized it, the table fills the gap. The primary sends nothing to the
+    bridge that the standby has not got, so that nothing is applied of what the promotion loses."""
+    source_cluster.execute("select pg_create_physical_replication_slot('standby')")
+    source_cluster.configure(synchronized_standby_slots="standby")
+    world.configure(lambda c: c["source"].update(failover=True))
+    standby = source_cluster.standby(
+        source_cluster.directory / "standby",
+        primary_slot_name="standby",
+        sync_replication_slots="on" if synchronized else "off",
+    )
+    try:
+        standby.start()
+        bridge = world.bridge().start()
+        bridge.wait_log("streaming")
+        slot = str(world.slot)
+        with Traffic(world.source.dsn, producers=2, burst=100, pause=0.01):
+            world.caught_up()
+            if synchronized:
+                until(lambda: standby.execute(_SYNCHRONIZED, [slot]) == [(True,)], "the slot is there", 60)
+            floor = world.checkpoint("floor_lsn")
+            until(lambda: world.checkpoint("floor_lsn") != floor, "events flow")
+            source_cluster.crash()
+        bridge.kill()
+        standby.promote()
+        standby.configure(synchronized_standby_slots="")
+        world.source = Database(standby, world.source.name)
+        with Traffic(world.source.dsn, producers=2, burst=100, pause=0.01, seed=2):
+            bridge = world.bridge().start()
+            bridge.wait_ready(60)
+            world.caught_up()
+        verdict = world.law(deadline=60)
+        assert verdict.expected > 100
+        assert verdict.in_dead_letters == 0
+        assert int(world.checkpoint("timeline")) == 2
+        assert (world.slot == slot) == synchronized
+        assert any("making a slot" in line for line in bridge.lines) != synchronized
+    finally:
+        bridge.close()
+        standby.discard()
+
+
+_SYNCHRONIZED = "select synced and not temporary from pg_replication_slots where slot_name = %s"
 
 
 @pytest.mark.fault(39)

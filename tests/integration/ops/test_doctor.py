@@ -15,6 +15,7 @@ from bridge.demo.cluster import Cluster
 from bridge.doctor.check import Check
 from bridge.doctor.examine import examine
 from bridge.doctor.source import history
+from bridge.postgres.replication import command, open_replication
 from bridge.postgres.schema import install_source, source_sql, target_sql
 from tests.integration.ops.conftest import Commands, until
 from tests.support.bridge_process import BridgeProcess
@@ -88,6 +89,33 @@ def test_nothing_is_wrong_where_everything_is_as_printed(commands: Commands) -> 
     assert findings(commands) == []
     said = commands("doctor")
     assert "0 errors, 0 warnings" in said
+
+
+@pytest.mark.matrix
+def test_a_slot_that_a_promotion_leaves_behind_is_told_of_where_failover_is_wanted(
+    commands: Commands, source: Database, target: Database, bridge_process: Callable[..., BridgeProcess]
+) -> None:
+    failover = commands.text.replace("capture: slot", "capture: slot\n  failover: true")
+    bridge = bridge_process(source=source.bridge_dsn, target=target.bridge_dsn, config=commands.config)
+    bridge.start().wait_log("streaming")
+    assert findings(commands) == []
+    bridge.terminate()
+    commands.text = failover
+    [finding] = findings(commands)
+    assert finding.check == "slot_failover"
+    if source.value("show server_version_num") < "170000":
+        assert "PostgreSQL 17" in finding.message
+        source.execute("select pg_drop_replication_slot(slot) from outbox.stream")
+        bridge = bridge_process(source=source.bridge_dsn, target=target.bridge_dsn, config=commands.config)
+        bridge.start().wait_log("streaming")  # with a slot as this server makes them
+        return
+    statement = finding.fix.splitlines()[1].rstrip(";")
+    assert statement.startswith("ALTER_REPLICATION_SLOT")
+    connection = open_replication(source.bridge_dsn, "test")
+    connection.nonblocking = 0
+    command(connection, statement, "mending")
+    connection.finish()
+    assert findings(commands) == []
 
 
 @pytest.mark.matrix
