@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import psycopg
 
 from bridge.doctor.check import Check, Level, ok
+from bridge.postgres.roles import powers
 
 
 def power(
@@ -14,12 +15,9 @@ def power(
 ) -> Iterator[Check]:
     """superuser, BYPASSRLS, and ownership of `tables`, (schema, table); those that do not exist are left out."""
     level: Level = "error" if strict else "warn"
-    row = connection.execute(
-        "select quote_ident(current_user), rolsuper, rolbypassrls from pg_catalog.pg_roles"
-        " where rolname = current_user"
-    ).fetchone()
-    role, is_super, bypasses = row or ("", False, False)
-    if is_super:
+    found = powers(connection, tables)
+    role = found.role
+    if found.superuser:
         yield Check(
             level,
             where,
@@ -31,9 +29,9 @@ def power(
             "config",
         )
         return
-    found = []
-    if bypasses:
-        found.append(
+    checks = []
+    if found.bypasses:
+        checks.append(
             Check(
                 level,
                 where,
@@ -43,8 +41,8 @@ def power(
                 "sql",
             )
         )
-    for table, owner in _owned(connection, tables):
-        found.append(
+    for table, owner in found.owned:
+        checks.append(
             Check(
                 level,
                 where,
@@ -55,18 +53,4 @@ def power(
                 "sql",
             )
         )
-    yield from found or [ok(where, "role", f"{role} has no more power than it needs")]
-
-
-def _owned(connection: psycopg.Connection, tables: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Which of them our role owns, and the database's owner, or postgres where that is us too."""
-    return connection.execute(
-        "select format('%%I.%%I', n.nspname, c.relname), case when d.datdba = c.relowner then 'postgres'"
-        " else quote_ident(pg_get_userbyid(d.datdba)) end"
-        " from unnest(%s::text[], %s::text[]) as t(schema, name)"
-        " join pg_catalog.pg_namespace n on n.nspname = t.schema"
-        " join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.name"
-        " join pg_catalog.pg_database d on d.datname = current_database()"
-        " where pg_has_role(current_user, c.relowner, 'usage')",
-        [[schema for schema, _ in tables], [name for _, name in tables]],
-    ).fetchall()
+    yield from checks or [ok(where, "role", f"{role} has no more power than it needs")]
