@@ -12,8 +12,9 @@ import psycopg
 from bridge.apply.stream_plan import StreamPlan
 from bridge.config.model import Config
 from bridge.config.quantity import Listen
-from bridge.doctor import enrichment, reach, role, sinks, slot, source, target
+from bridge.doctor import enrichment, outbox, reach, role, sinks, slot, source, target
 from bridge.doctor.check import Check, ok
+from bridge.errors import BridgeError
 from bridge.plans import stream_plans
 
 Links = dict[str, psycopg.Connection | None]
@@ -32,18 +33,37 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
             links[where] = yield from _open(stack, where, dsn, network=network)
         origin = links["source"]
         if origin is not None:
-            yield from source.asked("source", _source(origin, plans, config))
+            yield from _asked("source", _source(origin, plans, config))
         for plan in plans:
             ledger = links[plan.connection]
             if ledger is not None:
-                yield from source.asked(plan.connection, _target(ledger, plan, strict=config.strict))
+                yield from _asked(plan.connection, _target(ledger, plan, strict=config.strict))
             if origin is not None and ledger is not None:
-                yield from source.asked("source", _stream(origin, ledger, plan))
+                yield from _asked("source", _stream(origin, ledger, plan))
         if origin is not None:
-            yield from source.asked("source", _slots(origin, plans, links))
+            yield from _asked("source", _slots(origin, plans, links))
         yield from _enrichments(plans[0], links)
     if network:
         yield from sinks.reach(config)
+
+
+def _asked(where: str, checks: Iterator[Check]) -> Iterator[Check]:
+    """The checks, and where one cannot be asked because the server refuses, that."""
+    try:
+        yield from checks
+    except BridgeError as error:
+        yield Check("error", where, error.reason, str(error.args[0]), error.hint, "advice")
+    except psycopg.Error as error:
+        primary = error.diag.message_primary or type(error).__name__
+        yield Check(
+            "error",
+            where,
+            "refused",
+            f"the server refused a question: {primary} ({error.sqlstate or 'connection lost'})",
+            "grant what the message names, or try again",
+            "advice",
+            unreachable=error.sqlstate is None,
+        )
 
 
 def _open(
@@ -58,7 +78,7 @@ def _open(
     stack.enter_context(closing(connection))
     yield from reach.reached(where, connection)
     if network:
-        yield from source.asked(where, reach.network(where, dsn, connection))
+        yield from _asked(where, reach.network(where, dsn, connection))
     return connection
 
 
@@ -68,7 +88,7 @@ def _source(link: psycopg.Connection, plans: list[StreamPlan], config: Config) -
     yield from role.power(
         "source", link, [(plan.outbox.schema, plan.outbox.table), ("outbox", "stream")], strict=config.strict
     )
-    yield from source.outbox(link, plan, ingress=config.ingress is not None)
+    yield from outbox.outbox(link, plan, ingress=config.ingress is not None)
     yield from source.history(link)
 
 
@@ -80,7 +100,7 @@ def _target(link: psycopg.Connection, plan: StreamPlan, *, strict: bool) -> Iter
 
 
 def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
-    if not source.installed(origin):
+    if not outbox.installed(origin):
         return
     ledger = slot.ledger_of(link, plan.stream)
     yield from slot.registry(origin, link, plan, ledger)
@@ -100,7 +120,7 @@ def _slots(origin: psycopg.Connection, plans: list[StreamPlan], links: Links) ->
         names.append(slot.current(plan, slot.ledger_of(link, plan.stream)))
     yield from source.free_slots(origin, names)
     yield from slot.brakes(origin, plans[0])
-    if source.installed(origin):
+    if outbox.installed(origin):
         yield from slot.left_over(origin, plans[0].publication, [plan.stream for plan in plans], names)
 
 
@@ -109,7 +129,7 @@ def _enrichments(plan: StreamPlan, links: Links) -> Iterator[Check]:
         if links.get(spec.source) is None:
             continue
         with closing(reach.connect(plan.dsns[spec.source], search_path=True)) as connection:
-            yield from source.asked(spec.source, enrichment.enrichment(connection, plan, pipeline, spec))
+            yield from _asked(spec.source, enrichment.enrichment(connection, plan, pipeline, spec))
 
 
 def _listens(key: str, listen: Listen) -> Iterator[Check]:
