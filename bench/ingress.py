@@ -21,7 +21,7 @@ import psycopg
 import psycopg_pool
 
 from bridge.daemon import serve_ingress
-from bridge.demo.cluster import Workspace
+from bridge.demo.workspace import Workspace
 from bridge.ingress import store
 from bridge.ingress.app import Ingress
 from bridge.ingress.keys import Keys

@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 
 from bridge.demo import customer
-from bridge.demo.cluster import Cluster, Workspace
+from bridge.demo.cluster import Cluster
+from bridge.demo.workspace import Workspace
 from bridge.postgres.schema import source_sql, target_sql
 
 SETTINGS: dict[str, str | int] = {

@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from bridge.demo.binaries import Binaries, find_binaries
+from bridge.demo.binaries import Binaries
 from bridge.demo.supervise import ended, spawn
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -142,9 +141,7 @@ class Cluster:
         """Keep a copy of the data directory as it is now, for `restore`. Stopped: the very files, slots
         included. Running: a base backup, same timeline, which holds no slots."""
         if self.running:
-            self._run(
-                "pg_basebackup", "-D", str(directory), "-d", self.dsn(), "--checkpoint=fast", "-X", "stream"
-            )
+            self._back_up(directory)
         else:
             self._execute(["cp", "-Rp", str(self.data), str(directory)])
         return directory
@@ -163,22 +160,14 @@ class Cluster:
     def standby(self, directory: Path, **settings: str | int) -> Cluster:
         """A streaming standby of this running cluster, not started yet."""
         other = self._sibling(directory)
-        self._run(
-            "pg_basebackup",
-            "-D",
-            str(other.data),
-            "-d",
-            self.dsn(),
-            "--checkpoint=fast",
-            "-X",
-            "stream",
-            "-R",
-        )
+        self._back_up(other.data, "-R")
         other.configure(hot_standby="on", hot_standby_feedback="on", **settings)
         return other
 
-    def _backup(self) -> list[str]:
-        return ["-d", self.dsn(), "--checkpoint=fast", "-X", "stream"]
+    def _back_up(self, data: Path, *more: str) -> None:
+        self._run(
+            "pg_basebackup", "-D", str(data), "-d", self.dsn(), "--checkpoint=fast", "-X", "stream", *more
+        )
 
     def _sibling(self, directory: Path) -> Cluster:
         return Cluster(
@@ -349,47 +338,3 @@ class Cluster:
         self.stop("immediate")
         self._reservation.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-class Workspace:
-    """A temporary directory that the server's user owns, and the clusters in it; gone at exit."""
-
-    def __init__(self, binaries: Binaries | None = None) -> None:
-        self.binaries = binaries or find_binaries()
-        parent = tempfile.gettempdir()
-        if len(parent) > 40:
-            parent = "/tmp"  # noqa: S108 - mkdtemp is private; a socket's path has at most 103 to 107 bytes
-        self.root = Path(tempfile.mkdtemp(prefix="outbox-bridge-", dir=parent))
-        self.binaries.identity.own(self.root)
-        self._clusters: list[Cluster] = []
-        atexit.register(self.close)
-
-    def cluster(
-        self,
-        name: str,
-        *,
-        fsync: bool = False,
-        password: str | None = None,
-        settings: Mapping[str, str | int] | None = None,
-    ) -> Cluster:
-        """A new cluster, initialized, not started."""
-        directory = self.root / name
-        cluster = Cluster(
-            self.binaries, directory, fsync=fsync, password=password, settings=settings, workspace=self.root
-        )
-        self._clusters.append(cluster)
-        return cluster.init()
-
-    def close(self) -> None:
-        """Stop every cluster at once and remove everything."""
-        for cluster in self._clusters:
-            with contextlib.suppress(ClusterError):
-                cluster.discard()
-        shutil.rmtree(self.root, ignore_errors=True)
-        atexit.unregister(self.close)
-
-    def __enter__(self) -> Workspace:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -16,8 +16,9 @@ from typing import IO
 import psycopg
 
 from bridge.demo import customer
-from bridge.demo.cluster import Cluster, Workspace
+from bridge.demo.cluster import Cluster
 from bridge.demo.supervise import ended, spawn
+from bridge.demo.workspace import Workspace
 
 CONFIG = Path(__file__).with_name("bridge.yaml")
 

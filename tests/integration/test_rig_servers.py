@@ -111,7 +111,7 @@ def test_a_restored_copy_has_forgotten_what_came_later(source_cluster: Cluster, 
 
 def test_no_server_outlives_a_killed_parent() -> None:
     program = (
-        "from bridge.demo.cluster import Workspace\n"
+        "from bridge.demo.workspace import Workspace\n"
         "workspace = Workspace(); server = workspace.cluster('a').start()\n"
         "print(workspace.root, server.pid, flush=True); input()"
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bridge.demo.binaries import find_binaries
-from bridge.demo.cluster import Cluster, Workspace
+from bridge.demo.cluster import Cluster
+from bridge.demo.workspace import Workspace
 from tests.faults.world import World
 from tests.security.certificates import Authority
 from tests.security.pgbouncer import PgBouncer

@@ -18,7 +18,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from bridge.demo.cluster import Cluster, ClusterError, StopMode, Workspace
+from bridge.demo.cluster import Cluster, ClusterError, StopMode
+from bridge.demo.workspace import Workspace
 
 Provider = Literal["embedded", "testcontainers", "dsn"]
 
