@@ -1,0 +1,1 @@
+"""The parts of `python -m tests.torture`: the rig, the load on it, the faults, and the verdict."""
