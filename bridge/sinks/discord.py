@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bridge.core.document import json_text
 from bridge.sinks.judge import document, judge, seconds
 from bridge.sinks.model import (
     Delivery,
@@ -89,10 +88,7 @@ class DiscordConnection(SinkConnection):
             if not message.thread_id.isdigit():
                 return unfit("thread_id: must be digits")
             url += f"&thread_id={message.thread_id}"
-        headers = {"content-type": "application/json", "idempotency-key": delivery.id}
-        answer = await wire.http.post(
-            url, headers=headers, content=json_text(body), timeout=wire.timeout, guard=None
-        )
+        answer = await wire.post(url, delivery, body)
         found = document(answer)
         code = found.get("code")
         detail = f"Discord's code {code}" if isinstance(code, int) and code else ""

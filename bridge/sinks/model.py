@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from bridge.core.document import json_text
 from bridge.sinks.address import Guard
 
 Escape = Callable[[str], str]
@@ -77,12 +78,28 @@ class Http(Protocol):
     ) -> Answer: ...
 
 
+_NO_HEADERS: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Wire:
     """What a send goes over: the client, and how many seconds the whole send may take."""
 
     http: Http
     timeout: float = 10.0
+
+    async def post(
+        self, url: str, delivery: Delivery, body: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS
+    ) -> Answer:
+        """POST a body as JSON, numbers exact, under the delivery's id, to an address that no event has a say in.
+        Raises SendError when there is no answer."""
+        return await self.http.post(
+            url,
+            headers={"content-type": "application/json", "idempotency-key": delivery.id, **headers},
+            content=json_text(body),
+            timeout=self.timeout,
+            guard=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,19 +104,8 @@ class NotionConnection(SinkConnection):
         if message.text:
             paragraph = {"rich_text": _rich_text(message.text)}
             body["children"] = [{"object": "block", "type": "paragraph", "paragraph": paragraph}]
-        headers = {
-            "content-type": "application/json",
-            "authorization": f"Bearer {self.token}",
-            "notion-version": VERSION,
-            "idempotency-key": delivery.id,
-        }
-        answer = await wire.http.post(
-            f"{self.api_url.rstrip('/')}/v1/pages",
-            headers=headers,
-            content=json_text(body),
-            timeout=wire.timeout,
-            guard=None,
-        )
+        headers = {"authorization": f"Bearer {self.token}", "notion-version": VERSION}
+        answer = await wire.post(f"{self.api_url.rstrip('/')}/v1/pages", delivery, body, headers)
         code = str(document(answer).get("code", ""))
         outcome = judge(answer, detail=f"Notion says {code}" if re.fullmatch(r"[a-z_]{1,60}", code) else "")
         if answer.status == 409:  # conflict_error: "a conflict while saving data; try again"

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bridge.core.document import json_text
 from bridge.sinks.judge import document, judge, retry_after_of
 from bridge.sinks.model import (
     SENT,
@@ -101,7 +100,7 @@ class SlackConnection(SinkConnection):
         body: dict[str, Any] = {"text": cut(message.text or "", TEXT_MAX)}
         if message.blocks:
             body["blocks"] = message.blocks
-        headers = {"content-type": "application/json; charset=utf-8", "idempotency-key": delivery.id}
+        headers = {"content-type": "application/json; charset=utf-8"}  # Slack warns where it has to guess
         if self.webhook_url is not None:
             url = self.webhook_url
         else:
@@ -112,9 +111,7 @@ class SlackConnection(SinkConnection):
                 body["thread_ts"] = message.thread_ts
             if not body["channel"]:
                 return unfit("no channel, and no fallback")
-        answer = await wire.http.post(
-            url, headers=headers, content=json_text(body), timeout=wire.timeout, guard=None
-        )
+        answer = await wire.post(url, delivery, body, headers)
         return _webhook(answer) if self.webhook_url is not None else _api(answer)
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from bridge.core.document import json_text
 from bridge.sinks.judge import document, judge, seconds
 from bridge.sinks.model import (
     SENT,
@@ -111,14 +110,7 @@ class TelegramConnection(SinkConnection):
             body["text"] = cut(message.text, TEXT_MAX)
         else:
             body["parse_mode"] = {"markdown": "MarkdownV2", "html": "HTML"}[message.format]
-        headers = {"content-type": "application/json", "idempotency-key": delivery.id}
-        answer = await wire.http.post(
-            f"{self.api_url.rstrip('/')}/bot{self.token}/sendMessage",
-            headers=headers,
-            content=json_text(body),
-            timeout=wire.timeout,
-            guard=None,
-        )
+        answer = await wire.post(f"{self.api_url.rstrip('/')}/bot{self.token}/sendMessage", delivery, body)
         found = document(answer)
         if found.get("ok") is True:
             return SENT
