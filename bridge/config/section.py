@@ -7,12 +7,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from bridge.docstrings import describe
+
 
 class Section(BaseModel):
     """A mapping of the file whose keys are all known."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+        extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=describe
     )
 
 
@@ -20,7 +22,7 @@ class OpenSection(BaseModel):
     """A mapping whose further keys belong to somebody else: a vendor, or the names of destinations."""
 
     model_config = ConfigDict(
-        extra="allow", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+        extra="allow", frozen=True, hide_input_in_errors=True, json_schema_extra=describe
     )
 
 

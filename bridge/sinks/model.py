@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from bridge.core.document import json_text
+from bridge.docstrings import describe
 from bridge.sinks.address import Guard
 
 Escape = Callable[[str], str]
@@ -117,7 +118,7 @@ class SinkMessage(BaseModel):
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
+        json_schema_extra=describe,
         coerce_numbers_to_str=True,
         populate_by_name=True,
     )
@@ -159,7 +160,7 @@ class SinkConnection(BaseModel):
     """A vendor's address and secrets, and how a message goes there."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+        extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=describe
     )
 
     type: str
