@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,10 +18,7 @@ from bridge.apply.stream_plan import StreamPlan
 from bridge.apply.upkeep import Upkeep
 from bridge.apply.worker import Worker
 from bridge.config.model import Config
-from bridge.dispatch.supervisor import Dispatchers
 from bridge.errors import BridgeError, ConfigError
-from bridge.ingress.app import Ingress
-from bridge.ingress.settings import settings_of
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.backlog import watch_backlog
 from bridge.observe.deliveries import DispatchWatch
@@ -29,6 +27,11 @@ from bridge.observe.server import bind, serve
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import StreamWatch
 from bridge.plans import dispatch_plans, stream_plans
+
+if TYPE_CHECKING:  # only a configuration that has an ingress, or sinks, pays for their libraries
+    from bridge.dispatch.supervisor import Dispatchers
+    from bridge.ingress.app import Ingress
+    from bridge.ingress.settings import Settings
 
 GRACE_SECONDS = 20.0
 """How long a SIGTERM waits for what is in flight; what has not settled then is rolled back by its end."""
@@ -57,7 +60,6 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        quiet_collector()
         plans = stream_plans(self._config, allow_storm=self._allow_storm)
         admin = self._config.admin
         app = build_admin(self._metrics, host=admin.listen.host, token=admin.token)
@@ -67,8 +69,8 @@ class Daemon:
         if serving.done() and taking is not None:
             taking.cancel()
         if not serving.done():
-            self._dispatchers = Dispatchers(DispatchWatch(self._metrics))
-            self._dispatchers.use(dispatch_plans(self._config))
+            self._dispatch(self._config)
+            quiet_collector()
             for plan in plans:
                 self._start(plan)
             self._upkeep.start()
@@ -79,7 +81,8 @@ class Daemon:
                 [serving, stopping, *([taking] if taking else [])], return_when=asyncio.FIRST_COMPLETED
             )
             self._stop.set()
-            await asyncio.gather(self._drain(), self._dispatchers.stop())
+            sending = [self._dispatchers.stop()] if self._dispatchers is not None else []
+            await asyncio.gather(self._drain(), *sending)
             await looking
         await serving
         if taking is not None:
@@ -90,9 +93,11 @@ class Daemon:
 
     def _open_ingress(self) -> asyncio.Task[None] | None:
         """Listen for events, if the configuration says so. Raises ConfigError when it cannot."""
-        settings, ingress = settings_of(self._config), self._config.ingress
+        settings, ingress = _ingress_settings(self._config), self._config.ingress
         if settings is None or ingress is None:
             return None
+        from bridge.ingress.app import Ingress  # noqa: PLC0415  as at TYPE_CHECKING
+
         self._ingress = Ingress(
             settings,
             self._config.source.dsn,
@@ -104,6 +109,16 @@ class Daemon:
         self._log.info("ingress", listen=str(ingress.listen))
         serving = serve_ingress(self._ingress, listening, self._stop, ingress.max_connections)
         return asyncio.create_task(serving, name="ingress")
+
+    def _dispatch(self, config: Config) -> None:
+        """Send the deliveries of this configuration, from now on."""
+        plans = dispatch_plans(config)
+        if plans and self._dispatchers is None:
+            from bridge.dispatch.supervisor import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
+
+            self._dispatchers = Dispatchers(DispatchWatch(self._metrics))
+        if self._dispatchers is not None:
+            self._dispatchers.use(plans)
 
     def _plans(self) -> list[StreamPlan]:
         return [worker.plan for worker in self._workers.values()]
@@ -161,7 +176,7 @@ class Daemon:
         try:
             config = self._reread()
             plans = {plan.stream: plan for plan in stream_plans(config, allow_storm=self._allow_storm)}
-            ingress = settings_of(config)
+            ingress = _ingress_settings(config)
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
             self._log.error("reload refused, the old configuration stays", message=str(error))
@@ -175,8 +190,7 @@ class Daemon:
                 self._workers[name].reload(plan)
             else:
                 self._start(plan)
-        if self._dispatchers is not None:
-            self._dispatchers.use(dispatch_plans(config))
+        self._dispatch(config)
         if config.admin != self._config.admin:
             self._log.warning("admin changed: restart the bridge to use it")
         if _socket(config) != _socket(self._config):
@@ -185,6 +199,15 @@ class Daemon:
             self._ingress.reload(ingress)
         self._config = config
         self._log.info("reloaded", streams=list(plans))
+
+
+def _ingress_settings(config: Config) -> Settings | None:
+    """Raises ConfigError for what the ingress cannot take."""
+    if config.ingress is None:
+        return None
+    from bridge.ingress.settings import settings_of  # noqa: PLC0415  as at TYPE_CHECKING
+
+    return settings_of(config)
 
 
 def _socket(config: Config) -> object:
