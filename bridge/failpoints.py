@@ -30,6 +30,7 @@ POINTS = {
     "stream.received": "a batch was taken from the stream",
     "plan.before": "before a batch is planned",
     "plan.lookup": "an enrichment is about to be asked for",
+    "entity.written": "what a batch's events keep is in the source, the target has heard nothing of the batch",
     "plan.done": "a batch is planned and encoded",
     "apply.before": "before a batch is sent to the target",
     "apply.sent": "it was sent, the answer is not there",

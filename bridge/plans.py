@@ -13,6 +13,7 @@ from bridge.config.connection import PostgresConnection
 from bridge.config.model import Config
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.config.table import table_names
+from bridge.core.compiled import entity_units
 from bridge.core.event import Event
 from bridge.core.pipeline import Planner
 from bridge.core.source import classify
@@ -34,7 +35,8 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
     }
     pipelines = pipeline_specs(config)
     homes = {unit: home for pipeline in pipelines for unit, home in _homes(pipeline, list(targets)).items()}
-    used = dict.fromkeys(homes.values())
+    kept = _entity_homes(pipelines, homes, list(targets))
+    used = dict.fromkeys([*homes.values(), *kept.values()])
     if not used:
         raise ConfigError("no pipeline has a destination", hint="bridge init --recipe usage-limits")
     source = config.source
@@ -56,6 +58,7 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
                 for unit, home in _homes(pipeline, list(targets)).items()
                 if home == name and not isinstance(pipeline.destinations[unit[1]], TableSpec)
             ),
+            entities=frozenset(unit for unit, home in kept.items() if home == name),
             outbox=outbox_of(config),
             capture=source.capture,
             since={"earliest": None, "now": "infinity"}.get(start, start),
@@ -120,6 +123,19 @@ def _homes(pipeline: PipelineSpec, targets: list[str]) -> dict[tuple[str, str], 
     return {
         (pipeline.name, name): spec.connection if isinstance(spec, TableSpec) else home
         for name, spec in pipeline.destinations.items()
+    }
+
+
+def _entity_homes(
+    pipelines: Sequence[PipelineSpec], homes: Mapping[tuple[str, str], str], targets: list[str]
+) -> dict[tuple[str, str], str]:
+    """Units of upsert.entity -> the connection whose ledger has their dead letters: the pipeline's own where it has
+    destinations, else one that has a ledger anyway."""
+    first = next(iter([*homes.values(), *targets, SOURCE]))
+    return {
+        unit: homes.get((pipeline.name, next(iter(pipeline.destinations), "")), first)
+        for pipeline in pipelines
+        for unit in entity_units(pipeline)
     }
 
 

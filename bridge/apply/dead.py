@@ -13,6 +13,7 @@ from typing import Literal
 
 from bridge.apply.overtaken import Overtaken
 from bridge.apply.planning import plan_target, table_of
+from bridge.apply.prepared import take_refused
 from bridge.apply.refusal import cause_of, structure, unmapped
 from bridge.apply.stream_plan import StreamPlan
 from bridge.core.event import Event
@@ -115,7 +116,7 @@ class DeadLetterRetry:
             return self._resolved(letter, "applied")
         if letter.event is None:
             return self._failed(letter, "payload", "the letter holds no payload", parked=False)
-        if any(unit) and unit not in self._specs:
+        if any(unit) and unit not in self._specs and unit not in self._plan.entities:
             why = "the configuration has no such pipeline or destination any more"
             return self._failed(letter, "no_destination", why, parked=False)
         return self._again(letter, letter.event, unit)
@@ -151,6 +152,9 @@ class DeadLetterRetry:
 
     def _attempt(self, event: Event, unit: tuple[str, str]) -> _Attempt:
         planned = answered(self._planner(unit).plan([event]), self._enricher.answer)
+        if planned.keeps and self._end is COMMIT:
+            refused = self._enricher.keep(planned.keeps, lambda: None).result()
+            take_refused(planned, refused, self._plan.entities)
         own = [letter for letter in planned.dead_letters if (letter.pipeline, letter.destination) == unit]
         if own:
             return _Attempt(code=own[0].code, cause=own[0].cause)
@@ -166,13 +170,19 @@ class DeadLetterRetry:
         plan = self._plan
         if not any(unit):  # no pipeline took it then: all that take it now
             return plan_target(replace(plan, unmatched="dead"))
-        spec = self._specs[unit]
+        spec = self._specs.get(unit)
         shapes: dict[tuple[str, str], TableShape] = {}
         if isinstance(spec, TableSpec):
             events = next(pipeline.events for pipeline in plan.pipelines if pipeline.name == unit[0])
             shapes[unit] = table_of(plan, events, spec)
         return Planner(
-            plan.pipelines, plan.contracts, shapes, sinks=plan.sinks, unmatched="dead", only={unit}
+            plan.pipelines,
+            plan.contracts,
+            shapes,
+            sinks=plan.sinks,
+            entities=plan.entities,
+            unmatched="dead",
+            only={unit},
         )
 
     # --- the transaction ----------------------------------------------------------------------------
@@ -199,7 +209,7 @@ class DeadLetterRetry:
                     raise halt from None
                 cause = cause_of(lambda some: self._run(*some), write, 0, refused)
             return self._failed(letter, refused.sqlstate, cause)
-        return self._resolved(letter, "applied" if effects else "filtered")
+        return self._resolved(letter, "applied" if effects or planned.keeps else "filtered")
 
     def _resolved(self, letter: Letter, result: Result) -> Outcome:
         self._run(letters_sql.resolve(letter.id))

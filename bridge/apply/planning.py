@@ -37,6 +37,7 @@ def plan_target(plan: StreamPlan) -> Planner:
         plan.contracts,
         shapes,
         sinks=plan.sinks,
+        entities=plan.entities,
         unmatched=plan.unmatched,
         max_payload=plan.max_payload,
     )

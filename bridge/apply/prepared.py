@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from bridge.core.entity import unit_name
 from bridge.core.event import Batch
 from bridge.core.fold import arrange
 from bridge.core.plan import DeadLetter, Planned, Write
 from bridge.core.storm import WINDOW, Unit
+from bridge.postgres.entity import RefusedKeep
 from bridge.postgres.target import Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 
@@ -37,6 +39,16 @@ def encode(stream: str, batch: Batch, planned: Planned) -> Prepared:
     return Prepared(batch, planned, effects)
 
 
+def take_refused(planned: Planned, refused: Sequence[RefusedKeep], entities: Collection[Unit]) -> None:
+    """What the source cannot hold of the entities that events keep: dead letters, where they are this stream's."""
+    for one in refused:
+        pipeline, name = unit = (one.keep.pipeline, unit_name(one.keep.entity))
+        if unit in entities:
+            planned.dead_letters.append(DeadLetter(pipeline, name, one.keep.event, one.code, one.cause))
+            planned.outcomes[pipeline, "applied"] -= 1
+            planned.outcomes[pipeline, "dead"] += 1
+
+
 def lightened(part: Prepared) -> Prepared:
     """What is told of an applied chunk later: counts, causes of death and their order, without the rows: a
     transaction may have more of them than memory holds."""
@@ -46,8 +58,9 @@ def lightened(part: Prepared) -> Prepared:
     else:
         thin = dict.fromkeys((event.id for event in events), events[-1]) if events else {}
     writes = [replace(w, events=[thin[e.id] for e in w.events], columns=[]) for w in part.planned.writes]
+    keeps = [replace(k, event=thin[k.event.id], fields={}) for k in part.planned.keeps]
     batch = replace(part.batch, events=[thin[event.id] for event in events])
-    return replace(part, batch=batch, planned=replace(part.planned, writes=writes), effects=[])
+    return replace(part, batch=batch, planned=replace(part.planned, writes=writes, keeps=keeps), effects=[])
 
 
 def places(write: Write) -> Sequence[int]:
@@ -66,6 +79,8 @@ def outcomes_of(parts: Sequence[Prepared]) -> dict[Unit, list[str]]:
         for write in part.planned.writes:
             unit = (write.pipeline, write.spec.name)
             found.setdefault(unit, []).extend([""] * min(WINDOW, len(write.events)))
+        for keep in part.planned.keeps:
+            found.setdefault((keep.pipeline, unit_name(keep.entity)), []).append("")
     return found
 
 
@@ -76,6 +91,8 @@ def _in_order(part: Prepared) -> dict[Unit, list[str]]:
     for write in part.planned.writes:
         living = found.setdefault((write.pipeline, write.spec.name), {})
         living.update((place_of[event.id], "") for event in write.events)
+    for keep in part.planned.keeps:
+        found.setdefault((keep.pipeline, unit_name(keep.entity)), {})[place_of[keep.event.id]] = ""
     for letter in part.dead_letters:
         unit = (letter.pipeline, letter.destination)
         found.setdefault(unit, {})[place_of[letter.event.id]] = f"{letter.code} {letter.cause}"

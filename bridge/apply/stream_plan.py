@@ -27,6 +27,9 @@ class StreamPlan:
     pipelines: Sequence[PipelineSpec]
     contracts: Mapping[str, ContractSpec]
     sinks: frozenset[tuple[str, str]]  # (pipeline, destination) whose deliveries this stream writes
+    entities: frozenset[tuple[str, str]] = (
+        frozenset()
+    )  # units of upsert.entity whose dead letters are this stream's
     outbox: Outbox = field(default_factory=Outbox)
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from bridge.apply.prepared import Prepared, encode
+from bridge.apply.prepared import Prepared, encode, take_refused
 from bridge.apply.sockets import Sockets
 from bridge.apply.stream_plan import StreamPlan, Watcher
 from bridge.apply.transaction import Transactions
@@ -19,7 +19,7 @@ from bridge.core import requests as ask
 from bridge.core.done import Listed, listed
 from bridge.core.ledger import Ledger, Mode, TargetFacts
 from bridge.core.pipeline import answered
-from bridge.core.plan import Lookup
+from bridge.core.plan import Lookup, Planned
 from bridge.core.storm import Storm
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
@@ -150,8 +150,17 @@ class TargetSide:
         planning = self._planner.plan(decoded(events) if self._plan.outbox.is_foreign else events)
         xids = request.batch.xids
         planned = answered(planning, lambda lookup: self._look_up(lookup, xids))
+        if planned.keeps:
+            self._keep(planned)
         self._prepared = encode(self._plan.stream, request.batch, planned)
         hit("plan.done")
+
+    def _keep(self, planned: Planned) -> None:
+        """Write entities to the source before the target hears of the batch: after a crash in between, the batch is
+        planned again, and what is written already stays as it is."""
+        refused = self._sockets.result_of(self._enricher.keep(planned.keeps, self._sockets.waker.nudge))
+        take_refused(planned, refused, self._plan.entities)
+        hit("entity.written")
 
     def _look_up(self, lookup: Lookup, xids: list[int]) -> dict[Any, Mapping[str, Any]]:
         """The rows that exist. A row that is not there while a transaction of the batch is not visible yet

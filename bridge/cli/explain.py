@@ -100,7 +100,8 @@ def _owned(plan: StreamPlan, pipeline: str) -> list[str]:
     from bridge.core.spec import TableSpec  # noqa: PLC0415
 
     spec = next(one for one in plan.pipelines if one.name == pipeline)
-    return [
+    entities = [name for of, name in sorted(plan.entities) if of == pipeline]
+    return entities + [
         name
         for name, destination in spec.destinations.items()
         if (pipeline, name) in plan.sinks

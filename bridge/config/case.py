@@ -10,7 +10,7 @@ from pydantic import Field
 from bridge.config.quantity import Boolean
 from bridge.config.section import OpenSection, Section
 
-RESERVED_EXPECTATIONS = ("branch", "filtered", "dead")
+RESERVED_EXPECTATIONS = ("branch", "filtered", "dead", "entities")
 """No destination can have these names, so that an expectation cannot be misread."""
 
 
@@ -22,7 +22,9 @@ class Expectation(OpenSection):
     filtered: Boolean = False
     """A filter stopped it; false: none did."""
     dead: str | None = None
-    """The code of the dead letter: contract, missing_entity, expression."""
+    """The code of the dead letter: contract, missing_entity, expression, entity."""
+    entities: dict[str, dict[str, dict[str, Any]] | None] = Field(default_factory=dict)
+    """Entity to key to the fields that the event says of it, at least; null: nothing."""
 
     @property
     def destinations(self) -> Mapping[str, Any]:

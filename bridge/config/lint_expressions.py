@@ -87,12 +87,17 @@ def _pipeline(
 
 
 def _made(step: Step) -> list[str]:
-    return [step.enrich_entity.as_name] if step.enrich_entity is not None else list(step.set or ())
+    return [step.enrich_entity.name] if step.enrich_entity is not None else list(step.set or ())
 
 
 def _step(path: KeyPath, step: Step, scope: _Scope) -> Iterator[Remark]:
     if step.enrich_entity is not None:
         yield from _value((*path, "enrich.entity", "key"), step.enrich_entity.key, scope)
+    if step.upsert_entity is not None:
+        here = (*path, "upsert.entity")
+        yield from _value((*here, "key"), step.upsert_entity.key, scope)
+        for name, value in (step.upsert_entity.fields or {}).items():
+            yield from _value((*here, "fields", name), value, scope)
     if step.filter is not None:
         yield from _expression((*path, "filter"), step.filter, scope)
     for name, expression in (step.set or {}).items():

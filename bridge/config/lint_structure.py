@@ -17,6 +17,7 @@ def check_structure(config: Config) -> Iterator[Remark]:
     """Every remark about the shape of a configuration whose names meet."""
     yield from _connections(config)
     yield from _events(config)
+    yield from _entities(config)
     if split_table(config.source.table) is None:
         yield _unqualified(("source", "table"), config.source.table)
     for name, pipeline in config.pipelines.items():
@@ -39,6 +40,7 @@ def _connections(config: Config) -> Iterator[Remark]:
         for step in pipeline.steps
         if step.enrich_entity is not None
     }
+    used |= {entity.source for entity in config.entities.values()}
     yield from _tls(("source", "dsn"), config.source)
     seen: dict[str, str] = {}
     for name, connection in config.connections.items():
@@ -92,6 +94,20 @@ def _events(config: Config) -> Iterator[Remark]:
     for event in config.events:
         if event not in taken:
             yield Remark("warning", ("events", event), "no pipeline takes this event", key=True)
+
+
+def _entities(config: Config) -> Iterator[Remark]:
+    steps = [step for pipeline in config.pipelines.values() for step in pipeline.steps]
+    upserted = {step.upsert_entity.entity for step in steps if step.upsert_entity is not None}
+    enriched = {step.enrich_entity.entity for step in steps if step.enrich_entity is not None}
+    for name, entity in config.entities.items():
+        path = ("entities", name)
+        if name not in enriched:
+            fix = f"enrich.entity: {{ entity: {name}, key: ... }}, or remove it"
+            yield Remark("warning", path, "no enrich.entity looks it up", fix, key=True)
+        if entity.kept_by is not None and name not in upserted:
+            fix = f"upsert.entity: {{ entity: {name}, key: ... }} in the pipeline of the events that say it"
+            yield Remark("warning", path, "no upsert.entity keeps it", fix, key=True)
 
 
 def _branches(path: KeyPath, pipeline: Pipeline) -> Iterator[Remark]:

@@ -9,9 +9,10 @@ from pydantic import Field
 from bridge.config.case import Case
 from bridge.config.connection import Connection, PostgresConnection
 from bridge.config.contract import Contract, EventContract
+from bridge.config.entity import Entity
 from bridge.config.pipeline import Pipeline, SinkDestination, TableDestination
 from bridge.config.quantity import Boolean
-from bridge.config.section import EventType, PlainName, Section, SlotWord
+from bridge.config.section import EventType, PlainName, RootName, Section, SlotWord
 from bridge.config.server import Admin, Ingress
 from bridge.config.source import Source
 from bridge.sinks.model import SinkConnection
@@ -42,6 +43,8 @@ class Config(Section):
     """Where things go, by name."""
     events: dict[EventType, Contract] = Field(default_factory=dict)
     """Event contracts, by type."""
+    entities: dict[RootName, Entity] = Field(default_factory=dict)
+    """Entities to enrich with, by name: shared lookups, and those that events keep."""
     pipelines: dict[PlainName, Pipeline] = Field(default_factory=dict)
     """Pipelines, by name."""
     admin: Admin = Admin()

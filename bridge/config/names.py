@@ -29,8 +29,11 @@ def check_names(tree: Any) -> Iterator[Found]:
     kinds = connection_kinds(tree)
     yield from _slots(tree, kinds)
     pipelines = _get(tree, "pipelines")
+    for name, entity in _items(_get(tree, "entities")):
+        yield from _origin(("entities", name), entity, kinds)
     for name, pipeline in _items(pipelines):
         yield from _pipeline(("pipelines", name), pipeline, kinds)
+        yield from _entities(("pipelines", name), pipeline, tree)
     for index, case in enumerate(_list(_get(tree, "tests"))):
         yield from _case(("tests", index), case, pipelines)
 
@@ -55,11 +58,7 @@ def _pipeline(path: KeyPath, pipeline: Any, kinds: Mapping[str, str]) -> Iterato
             yield here, f"`{name}` is a word of tests' expect; call the destination otherwise", "", True
         yield from _destination(here, destination, kinds)
     for index, step in enumerate(_list(_get(pipeline, "steps"))):
-        source = _get(_get(step, "enrich.entity"), "from")
-        if isinstance(source, str) and source != "source" and kinds.get(source) != "postgres":
-            databases = ["source", *(name for name, kind in kinds.items() if kind == "postgres")]
-            what = "is not a postgres connection" if source in kinds else "is no connection"
-            yield (*path, "steps", index, "enrich.entity", "from"), what, _hint(source, databases), False
+        yield from _origin((*path, "steps", index, "enrich.entity"), _get(step, "enrich.entity"), kinds)
     seen: set[str] = set()
     for index, branch in enumerate(_list(_get(pipeline, "branches"))):
         here = (*path, "branches", index)
@@ -73,6 +72,48 @@ def _pipeline(path: KeyPath, pipeline: Any, kinds: Mapping[str, str]) -> Iterato
                 at = (*here, "to") if isinstance(to, str) else (*here, "to", place)
                 yield at, "is no destination of this pipeline", _hint(target, destinations), False
     yield from _roots(path, pipeline)
+
+
+def _origin(path: KeyPath, lookup: Any, kinds: Mapping[str, str]) -> Iterator[Found]:
+    """Where a lookup asks."""
+    source = _get(lookup, "from")
+    if isinstance(source, str) and source != "source" and kinds.get(source) != "postgres":
+        databases = ["source", *(name for name, kind in kinds.items() if kind == "postgres")]
+        what = "is not a postgres connection" if source in kinds else "is no connection"
+        yield (*path, "from"), what, _hint(source, databases), False
+
+
+def _entities(path: KeyPath, pipeline: Any, tree: Any) -> Iterator[Found]:
+    """Are the entities that steps name there, and of the kind that the step wants?"""
+    declared = dict(_items(_get(tree, "entities")))
+    kept = [name for name, entity in declared.items() if _get(entity, "kept_by") == "events"]
+    asked: list[str] = []  # entities that events keep, looked up so far in this pipeline
+    for index, step in enumerate(_list(_get(pipeline, "steps"))):
+        for kind in ("enrich.entity", "upsert.entity"):
+            name = _get(_get(step, kind), "entity")
+            at = (*path, "steps", index, kind, "entity")
+            if not isinstance(name, str):
+                continue
+            if name not in declared:
+                candidates = declared if kind == "enrich.entity" else kept
+                yield at, "is not one of `entities`", _hint(name, candidates), False
+            elif kind == "upsert.entity" and name not in kept:
+                fix = f"write `kept_by: events` there instead, or keep another; {_hint(name, kept)}"
+                yield at, "is looked up by its sql: events cannot keep it", fix, False
+            elif kind == "upsert.entity" and asked:
+                message = (
+                    f"comes after ${asked[0]} is looked up: what is kept may not depend on what was kept"
+                )
+                yield (*path, "steps", index, kind), message, "move upsert.entity before enrich.entity", True
+            if kind == "enrich.entity" and name in kept:
+                asked.append(name)
+        if _get(step, "upsert.entity") is not None:
+            own = _get(_get(tree, "source"), "columns")
+            if isinstance(own, dict) and own.get("seq") is None:
+                message = (
+                    "the newest word on an entity counts, and this outbox has no seq to tell which that is"
+                )
+                yield (*path, "steps", index, "upsert.entity"), message, "name it: source.columns.seq", True
 
 
 def _destination(path: KeyPath, destination: Any, kinds: Mapping[str, str]) -> Iterator[Found]:
@@ -107,13 +148,15 @@ def _roots(path: KeyPath, pipeline: Any) -> Iterator[Found]:
     """Two enrichments, or an enrichment and a `set`, under one name."""
     taken: set[str] = set()
     for index, step in enumerate(_list(_get(pipeline, "steps"))):
-        name = _get(_get(step, "enrich.entity"), "as")
+        enrich = _get(step, "enrich.entity")
+        key = "as" if _get(enrich, "as") is not None else "entity"
+        name = _get(enrich, key)
         if isinstance(name, str):
             if name in taken:
                 yield (
-                    (*path, "steps", index, "enrich.entity", "as"),
+                    (*path, "steps", index, "enrich.entity", key),
                     "an earlier step has made this name",
-                    "",
+                    "" if key == "as" else "give it another with `as`",
                     False,
                 )
             taken.add(name)
@@ -140,10 +183,17 @@ def _case(path: KeyPath, case: Any, pipelines: Any) -> Iterator[Found]:
         if key not in RESERVED_EXPECTATIONS and key not in destinations:
             known = [*destinations, *RESERVED_EXPECTATIONS]
             yield here, "is no destination of this pipeline", _hint(key, known), True
-    entities = {str(_get(_get(step, "enrich.entity"), "as")) for step in _list(_get(pipeline, "steps"))}
+    steps = _list(_get(pipeline, "steps"))
+    enrichments = [_get(step, "enrich.entity") for step in steps]
+    found = {str(_get(one, "as") or _get(one, "entity")) for one in enrichments if one is not None}
     for key, _ in _items(_get(case, "entities")):
-        if key not in entities:
-            yield (*path, "entities", key), "is no enrichment of this pipeline", _hint(key, entities), True
+        if key not in found:
+            yield (*path, "entities", key), "is no enrichment of this pipeline", _hint(key, found), True
+    upserted = {str(_get(_get(step, "upsert.entity"), "entity")) for step in steps} - {"None"}
+    for key, _ in _items(_get(_get(case, "expect"), "entities")):
+        if key not in upserted:
+            here = (*path, "expect", "entities", key)
+            yield here, "no upsert.entity of this pipeline keeps it", _hint(key, upserted), True
 
 
 def _hint(word: str, candidates: Any) -> str:

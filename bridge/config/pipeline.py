@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WrapValidator, model_validator
 
+from bridge.config.entity import takes_keys
 from bridge.config.quantity import Duration
 from bridge.config.section import OpenSection, PlainName, RootName, Section
 
@@ -29,22 +30,18 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _takes_keys(sql: str) -> str:
-    if "%(keys)s" not in sql:
-        raise ValueError("must take its keys as %(keys)s, such as: where customer_id = any(%(keys)s)")
-    return sql
-
-
 class EnrichEntity(Section):
     """One lookup for all keys of a batch. The first column of `sql` is the key."""
 
-    as_name: Annotated[RootName, Field(alias="as")]
-    """What expressions call the row found."""
+    as_name: Annotated[RootName | None, Field(alias="as")] = None
+    """What expressions call the row found. Absent: as the entity is called."""
+    entity: RootName | None = None
+    """One of `entities`, instead of `from`, `sql` and `cache` here."""
     key: Text
     """The value to look for, such as $event.customer_id."""
     source: Annotated[str, Field(alias="from")] = "source"
     """`source`, or the name of a postgres connection."""
-    sql: Annotated[str, AfterValidator(_takes_keys)]
+    sql: Annotated[str, AfterValidator(takes_keys)] | None = None
     """One query that takes %(keys)s and whose first column is the key."""
     cache: Duration = timedelta(0)
     """How long a row found may be used again."""
@@ -53,12 +50,42 @@ class EnrichEntity(Section):
     retry_for: Duration = timedelta(minutes=10)
     """With missing: retry, how long the parked unit tries itself again."""
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> EnrichEntity:
+        if self.entity is None and self.as_name is None:
+            raise ValueError("`as` is missing: what expressions call the row found")
+        if self.entity is None and self.sql is None:
+            raise ValueError("`sql` is missing, or `entity`: one of those under entities")
+        both = {"sql", "source", "cache"} & self.model_fields_set
+        if self.entity is not None and both:
+            names = ", ".join(sorted("from" if name == "source" else name for name in both))
+            raise ValueError(f"{names}: said where the entity is, under entities")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What expressions call the row found."""
+        return self.as_name or self.entity or ""
+
+
+class UpsertEntity(Section):
+    """What an event says of an entity that events keep, merged one level deep: the newest event's word counts."""
+
+    entity: RootName
+    """One of `entities` with `kept_by: events`."""
+    key: Text
+    """Which one, such as $event.customer_id."""
+    fields: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    """Name to value. Absent: all fields of the event. A field that the event does not have is left as it was."""
+
 
 class Step(Section):
     """One step. In the file: a mapping with exactly one of these keys."""
 
     enrich_entity: Annotated[EnrichEntity | None, Field(alias="enrich.entity")] = None
     """Look rows up."""
+    upsert_entity: Annotated[UpsertEntity | None, Field(alias="upsert.entity")] = None
+    """Keep what the event says of an entity, for events that come later to be enriched with."""
     filter: Expression | None = None
     """Go on only where this is true."""
     set: Annotated[dict[RootName, Expression], Field(min_length=1)] | None = None
@@ -69,7 +96,7 @@ class Step(Section):
     @model_validator(mode="after")
     def _exactly_one(self) -> Step:
         if len(self.model_fields_set) != 1:
-            raise ValueError("must have exactly one of enrich.entity, filter, set, redact")
+            raise ValueError("must have exactly one of enrich.entity, upsert.entity, filter, set, redact")
         return self
 
 
@@ -140,5 +167,11 @@ class Pipeline(Section):
     """Taken in order."""
     branches: tuple[Branch, ...] | None = None
     """First match wins; absent: every destination."""
-    destinations: Annotated[dict[PlainName, Destination], Field(min_length=1)]
-    """Where it goes, by name."""
+    destinations: dict[PlainName, Destination] = Field(default_factory=dict)
+    """Where it goes, by name. Only a pipeline with upsert.entity may have none."""
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> Pipeline:
+        if not self.destinations and not any(step.upsert_entity for step in self.steps):
+            raise ValueError("`destinations` is missing: only a pipeline with upsert.entity may have none")
+        return self

@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from bridge.config.contract import EventContract
+from bridge.config.entity import Entity, kept_sql
 from bridge.config.model import Config
-from bridge.config.pipeline import Pipeline, SinkDestination, Step, TableDestination
+from bridge.config.pipeline import EnrichEntity, Pipeline, SinkDestination, Step, TableDestination
 from bridge.core.spec import (
     BranchSpec,
     ContractSpec,
@@ -20,6 +21,7 @@ from bridge.core.spec import (
     SinkSpec,
     StepSpec,
     TableSpec,
+    UpsertSpec,
 )
 from bridge.sinks.kinds import SINKS
 
@@ -49,29 +51,38 @@ def _pipeline(name: str, pipeline: Pipeline, config: Config) -> PipelineSpec:
     return PipelineSpec(
         name=name,
         events=pipeline.events,
-        steps=tuple(_step(step) for step in pipeline.steps),
+        steps=tuple(_step(step, config) for step in pipeline.steps),
         branches=branches,
         destinations={key: _destination(key, value, config) for key, value in pipeline.destinations.items()},
     )
 
 
-def _step(step: Step) -> StepSpec:
+def _step(step: Step, config: Config) -> StepSpec:
     if step.enrich_entity is not None:
-        enrich = step.enrich_entity
-        return EnrichSpec(
-            as_name=enrich.as_name,
-            key=enrich.key,
-            source=enrich.source,
-            sql=enrich.sql,
-            cache_seconds=enrich.cache.total_seconds(),
-            missing=enrich.missing,
-            retry_for_seconds=enrich.retry_for.total_seconds(),
-        )
+        return _enrich(step.enrich_entity, config)
+    if step.upsert_entity is not None:
+        upsert = step.upsert_entity
+        return UpsertSpec(upsert.entity, upsert.key, upsert.fields)
     if step.filter is not None:
         return FilterSpec(step.filter)
     if step.set is not None:
         return SetSpec(MappingProxyType(dict(step.set)))
     return RedactSpec(step.redact or ())
+
+
+def _enrich(enrich: EnrichEntity, config: Config) -> EnrichSpec:
+    origin: EnrichEntity | Entity = enrich if enrich.entity is None else config.entities[enrich.entity]
+    kept = enrich.entity if origin.sql is None else None
+    return EnrichSpec(
+        as_name=enrich.name,
+        key=enrich.key,
+        source=origin.source,
+        sql=origin.sql or kept_sql(kept or ""),
+        cache_seconds=origin.cache.total_seconds(),
+        missing=enrich.missing,
+        retry_for_seconds=enrich.retry_for.total_seconds(),
+        kept=kept,
+    )
 
 
 def _destination(

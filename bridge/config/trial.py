@@ -17,7 +17,9 @@ from bridge.config.model import Config
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.config.table import table_names
 from bridge.core.column import scalar
+from bridge.core.compiled import entity_units
 from bridge.core.document import json_text
+from bridge.core.entity import folded
 from bridge.core.event import Event
 from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Column, Lookup, Planned, TableShape
@@ -57,6 +59,7 @@ def _differences(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, Con
         write.spec.name: _record(write.names, write.columns) for write in planned.writes
     }
     rows |= {delivery.destination: orjson.loads(delivery.body) for delivery in planned.deliveries}
+    yield from _kept(case, planned)
     for name, wanted in case.expect.destinations.items():
         got = rows.get(name)
         if wanted is None:
@@ -66,6 +69,22 @@ def _differences(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, Con
             yield f"{name}: expected the event, got nothing"
         else:
             yield from _fields(name, wanted, got)
+
+
+def _kept(case: Case, planned: Planned) -> Iterator[str]:
+    """What the event says of entities."""
+    rows = {(entity, key): row.fields for (entity, key), row in folded(planned.keeps)}
+    for entity, wanted in case.expect.entities.items():
+        keys = [key for name, key in rows if name == entity]
+        if wanted is None:
+            if keys:
+                yield f"entities.{entity}: expected nothing, but the event says something of it"
+            continue
+        for key, fields in wanted.items():
+            if key in keys:
+                yield from _fields(f"entities.{entity}.{key}", fields, rows[entity, key])
+            else:
+                yield f"entities.{entity}: expected {key}, got {', '.join(keys) or 'nothing'}"
 
 
 def _fate(case: Case, pipeline: PipelineSpec, result: _Result) -> Iterator[str]:
@@ -103,13 +122,19 @@ def _run(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, ContractSpe
         if isinstance(spec, TableSpec)
     }
     planner = Planner(
-        [pipeline], contracts, tables, sinks=[unit for unit, spec in units if isinstance(spec, SinkSpec)]
+        [pipeline],
+        contracts,
+        tables,
+        sinks=[unit for unit, spec in units if isinstance(spec, SinkSpec)],
+        entities=entity_units(pipeline),
     )
     branches: list[str | None] = []
     planner.on_branch = lambda _pipeline, branch, _rows: branches.append(branch)
 
     def answer(lookup: Lookup) -> Answer:
         row = case.entities.get(lookup.entity.as_name)
+        if row is not None and lookup.entity.kept is not None:
+            row = {"fields": json_text(row).decode(), "seqs": "{}"}
         return {} if row is None else dict.fromkeys(lookup.keys, row)
 
     return _Result(answered(planner.plan([_event(case, kind)]), answer), branches)

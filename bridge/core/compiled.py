@@ -1,27 +1,39 @@
-"""One pipeline compiled for one stream: its steps, branches and the destinations the stream owns."""
+"""One pipeline compiled for one stream: its steps, branches and the units the stream owns."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
+from itertools import compress
 
 from bridge.core.destination import Sink, Table
+from bridge.core.entity import unit_name
 from bridge.core.expressions.expression import Expression, compile_expression
 from bridge.core.plan import TableShape
 from bridge.core.rows import Rows
-from bridge.core.spec import EnrichSpec, PipelineSpec, SinkSpec, TableSpec
-from bridge.core.steps import compile_step
+from bridge.core.spec import EnrichSpec, PipelineSpec, SinkSpec, TableSpec, UpsertSpec
+from bridge.core.steps import Enrich, Filter, Redact, Set, Upsert, compile_step
 
 Unit = tuple[str, str]
 """(pipeline, destination)."""
+Step = Enrich | Filter | Set | Redact | Upsert
+Walk = list[tuple[Step, list[str]]]
+"""Each step with the units that a failure there costs: those that come of it or of what follows."""
 
 
 class Pipeline:
     """One pipeline, compiled, with the destinations that this stream owns."""
 
     def __init__(
-        self, spec: PipelineSpec, tables: Mapping[Unit, TableShape], sinks: Collection[Unit]
+        self,
+        spec: PipelineSpec,
+        tables: Mapping[Unit, TableShape],
+        sinks: Collection[Unit],
+        entities: Collection[Unit] = (),
+        only: Collection[Unit] | None = None,
     ) -> None:
+        """entities: the units of upsert.entity whose dead letters are this stream's. What they keep is written by
+        every stream, since each reads it, unless `only` other units are wanted."""
         self.spec = spec
         self.name = spec.name
         self.tables: dict[str, Table] = {}
@@ -38,14 +50,32 @@ class Pipeline:
             for b in spec.branches or ()
         ]
         self.reads = self._names()
-        entities = [step.as_name for step in spec.steps if isinstance(step, EnrichSpec)]
-        fields = {entity: frozenset(_fields(entity, self.reads)) for entity in entities}
-        self.steps = [compile_step(step, fields) for step in spec.steps]
+        names = [step.as_name for step in spec.steps if isinstance(step, EnrichSpec)]
+        fields = {name: frozenset(_fields(name, self.reads)) for name in names}
+        kept = [unit_name(step.entity) if isinstance(step, UpsertSpec) else "" for step in spec.steps]
+        keeps = [bool(name) and (only is None or (spec.name, name) in only) for name in kept]
+        self.steps = [
+            compile_step(step, fields, spec.name, keeps=here)
+            for step, here in zip(spec.steps, keeps, strict=True)
+        ]
+        mine = [here and (spec.name, name) in entities for name, here in zip(kept, keeps, strict=True)]
+        self.walk: Walk = [
+            (step, [*dict.fromkeys(compress(kept[at:], mine[at:])), *self.owned])
+            for at, step in enumerate(self.steps)
+        ]
+        # So many steps to the last upsert.entity: they run before anything is looked up for another pipeline.
+        self.head = len(keeps) - keeps[::-1].index(True) if True in keeps else 0
+        self.units = self.walk[0][1] if self.walk else self.owned
         self.needs_document = (
             "event" in self.reads
             or any(name.startswith("event.") for name in self.reads)
             or any(table.spec.columns is None for table in self.tables.values())
         )
+
+    @property
+    def active(self) -> bool:
+        """False where nothing of it concerns this stream."""
+        return bool(self.units or self.head)
 
     def _names(self) -> frozenset[str]:
         names: set[str] = set()
@@ -80,6 +110,11 @@ class Pipeline:
             if left:
                 rows = rows.keep([not match for match in matches])
         return chosen
+
+
+def entity_units(spec: PipelineSpec) -> list[Unit]:
+    """The units of its upsert.entity steps."""
+    return [(spec.name, unit_name(step.entity)) for step in spec.steps if isinstance(step, UpsertSpec)]
 
 
 def _fields(root: str, names: Collection[str]) -> set[str]:

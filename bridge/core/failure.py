@@ -47,6 +47,12 @@ class MissingEntity(UnitFailure):
     code = "missing_entity"
 
 
+class EntityFailure(UnitFailure):
+    """The event does not say which entity it is about."""
+
+    code = "entity"
+
+
 class Unmatched(UnitFailure):
     """No pipeline and no contract takes this type of event."""
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
-from bridge.core.compiled import Pipeline, Unit
+from bridge.core.compiled import Pipeline, Unit, Walk
 from bridge.core.contract import Contract
 from bridge.core.event import Event
 from bridge.core.failure import TooLarge, Unmatched
@@ -42,8 +43,8 @@ class Planner:
     lacks a mapped column.
 
     tables: shapes of the tables that this stream's connection owns, by (pipeline, destination); units of
-    other destinations are not planned here. sinks: the sink destinations it owns. only: plan nothing but
-    these units (a replay, a retry of dead letters).
+    other destinations are not planned here. sinks: the sink destinations it owns. entities: the units of
+    upsert.entity that it owns. only: plan nothing but these units (a replay, a retry of dead letters).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Planner:
         tables: Mapping[Unit, TableShape],
         *,
         sinks: Collection[Unit] = (),
+        entities: Collection[Unit] = (),
         unmatched: Literal["ignore", "dead"] = "ignore",
         only: Collection[Unit] | None = None,
         max_payload: int = 1 << 30,
@@ -60,7 +62,7 @@ class Planner:
         if only is not None:
             tables = {unit: shape for unit, shape in tables.items() if unit in only}
             sinks = [unit for unit in sinks if unit in only]
-        self.pipelines = [Pipeline(spec, tables, sinks) for spec in pipelines]
+        self.pipelines = [Pipeline(spec, tables, sinks, entities, only) for spec in pipelines]
         self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
         self._unmatched = unmatched
         self._max_payload = max_payload
@@ -69,15 +71,30 @@ class Planner:
         """Told (pipeline, branch taken or None, row) for each event: for tests of a configuration."""
 
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
-        """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), returns the plan."""
+        """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), returns the plan.
+
+        What events keep is known before anything is looked up, so that an event sees what those before it in the
+        batch said, whichever pipelines they went through.
+        """
         planned = Planned()
-        answers: Answers = {}
+        answers = Answers()
         rows, places = self._read(list(events), planned)
+        ways = []
         for number, pipeline in enumerate(self.pipelines):
-            if pipeline.owned and number in places:
+            if pipeline.active and number in places:
                 chosen, failures = places[number]
                 some = rows if len(chosen) == len(rows) else _pick(rows, chosen)
-                yield from self._run(pipeline, some, failures, answers, planned)
+                ways.append(_Way(pipeline, some, _Outcomes(pipeline, planned)))
+                ways[-1].outcomes.fail(failures, pipeline.units)
+        for way in ways:
+            yield from self._walk(way, way.pipeline.walk[: way.pipeline.head], answers)
+        planned.keeps = answers.kept.keeps
+        for way in ways:
+            if way.pipeline.units:
+                yield from self._walk(way, way.pipeline.walk[way.pipeline.head :], answers)
+                if way.rows:
+                    self._deliver(way.pipeline, way.rows, way.outcomes, planned)
+                way.outcomes.settle()
         return planned
 
     # -- reading: parse, contract, which pipeline takes what
@@ -90,7 +107,7 @@ class Planner:
             name = event_type.decode(errors="surrogateescape")
             contract = self._contracts.get(name)
             taken = [number for number, pipeline in enumerate(self.pipelines) if pipeline.takes(name)]
-            owned = [number for number in taken if self.pipelines[number].owned]
+            owned = [number for number in taken if self.pipelines[number].active]
             needs = contract is not None or any(self.pipelines[number].needs_document for number in owned)
             route = Route(contract, owned, needs and bool(owned), not taken and contract is None)
             self._routes[event_type] = route
@@ -140,21 +157,14 @@ class Planner:
 
     # -- one pipeline
 
-    def _run(
-        self, pipeline: Pipeline, rows: Rows, failures: Failures, answers: Answers, planned: Planned
-    ) -> Generator[Lookup, Answer, None]:
-        outcomes = _Outcomes(pipeline, planned)
-        outcomes.fail(failures, pipeline.owned)
-        for step in pipeline.steps:
-            if not rows:
+    def _walk(self, way: _Way, steps: Walk, answers: Answers) -> Generator[Lookup, Answer, None]:
+        for step, units in steps:
+            if not way.rows:
                 break
-            passed = yield from step.run(rows, answers)
-            outcomes.fail(passed.failures, pipeline.owned)
-            outcomes.count("filtered", passed.filtered)
-            rows = passed.rows
-        if rows:
-            self._deliver(pipeline, rows, outcomes, planned)
-        outcomes.settle()
+            passed = yield from step.run(way.rows, answers)
+            way.outcomes.fail(passed.failures, units)
+            way.outcomes.count("filtered", passed.filtered)
+            way.rows = passed.rows
 
     def _deliver(self, pipeline: Pipeline, rows: Rows, outcomes: _Outcomes, planned: Planned) -> None:
         if pipeline.spec.branches is None:
@@ -222,6 +232,15 @@ def _pick(rows: Rows, chosen: list[int]) -> Rows:
     return Rows(chosen, [rows.events[place] for place in chosen], [rows.documents[place] for place in chosen])
 
 
+@dataclass(slots=True)
+class _Way:
+    """How far the batch is in one pipeline."""
+
+    pipeline: Pipeline
+    rows: Rows
+    outcomes: _Outcomes
+
+
 class _Outcomes:
     """Counts each event once for its pipeline: dead when any of its units is."""
 
@@ -233,7 +252,7 @@ class _Outcomes:
         self.dead_routed: set[int] = set()
 
     def count(self, outcome: str, events: int) -> None:
-        if events:
+        if events and self.pipeline.units:
             self.planned.outcomes[self.pipeline.name, outcome] += events
 
     def route(self, events: int) -> None:

@@ -1,4 +1,4 @@
-"""What a batch turns into: writes, deliveries and dead letters, ready for one target transaction."""
+"""What a batch turns into: writes, deliveries and dead letters, ready for one target transaction, and entities."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
+from bridge.core.entity import Keep
 from bridge.core.event import Event
 from bridge.core.spec import EnrichSpec, TableSpec
 
@@ -102,4 +103,5 @@ class Planned:
     writes: list[Write] = field(default_factory=list)
     deliveries: list[Deliver] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    keeps: list[Keep] = field(default_factory=list)  # to be in the source before the rest is in the target
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (pipeline, outcome) -> events

@@ -45,6 +45,7 @@ class EnrichSpec:
     cache_seconds: float = 0.0
     missing: Literal["continue", "retry", "dead"] = "continue"
     retry_for_seconds: float = 600.0
+    kept: str | None = None  # the entity, where events keep it and `sql` is the bridge's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,16 @@ class RedactSpec:
     fields: tuple[str, ...]
 
 
-StepSpec = EnrichSpec | FilterSpec | SetSpec | RedactSpec
+@dataclass(frozen=True, slots=True)
+class UpsertSpec:
+    """`upsert.entity`: what an event says of an entity that events keep. fields None: all of the event's."""
+
+    entity: str
+    key: str
+    fields: Mapping[str, Any] | None = None  # name -> value source
+
+
+StepSpec = EnrichSpec | FilterSpec | SetSpec | RedactSpec | UpsertSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The steps of a pipeline: enrich, filter, set, redact. Rows in, rows out, failures told.
+"""The steps of a pipeline: enrich, filter, set, redact, upsert. Rows in, rows out, failures told.
 
 A step is a generator: it may ask for a Lookup and is sent the answer; the waiting is elsewhere.
 """
@@ -12,17 +12,27 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from bridge.core.document import json_text, parse_exact
+from bridge.core.entity import Keep, Kept
 from bridge.core.expressions.expression import Expression, compile_expression
-from bridge.core.expressions.path import Path
-from bridge.core.failure import ExpressionFailure, MissingEntity
+from bridge.core.expressions.operators import MISSING
+from bridge.core.expressions.path import Path, follow
+from bridge.core.failure import EntityFailure, ExpressionFailure, MissingEntity
 from bridge.core.plan import Lookup
 from bridge.core.rows import Failures, Rows, lookup_of, survivors
 from bridge.core.source import ValueSource, classify, names_of, values_of
-from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, StepSpec
+from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, StepSpec, UpsertSpec
 
 Answer = Mapping[Any, Mapping[str, Any]]
-Answers = dict[EnrichSpec, dict[Any, Any]]
-"""What the lookups of this batch have answered so far; None: asked, and there is no such row."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """What is known in this batch so far. rows: what lookups have answered, None: asked, and there is no such row.
+    kept: what its events keep."""
+
+    rows: dict[EnrichSpec, dict[Any, Any]] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
 
 
 @dataclass(slots=True)
@@ -34,7 +44,7 @@ class Passed:
     filtered: int = 0
 
 
-Step = "Enrich | Filter | Set | Redact"
+Step = "Enrich | Filter | Set | Redact | Upsert"
 
 
 class Enrich:
@@ -48,7 +58,7 @@ class Enrich:
 
     def run(self, rows: Rows, answers: Answers) -> Generator[Lookup, Answer, Passed]:
         rows, keys, failures = survivors(self._keys, rows)
-        known = answers.setdefault(self.spec, {})
+        known = answers.rows.setdefault(self.spec, {})
         wanted = [key for key in dict.fromkeys(keys) if key is not None and key not in known]
         for kind in (str, int):
             some = [key for key in wanted if key.__class__ is kind]
@@ -56,6 +66,9 @@ class Enrich:
                 answer = yield Lookup(self.spec, some)
                 known.update((key, lookup_of(answer, key)) for key in some)
         found = [known.get(key) for key in keys]
+        if self.spec.kept is not None:
+            fields = answers.kept.rows(self.spec.kept, rows.at, keys, found)
+            found = [None if row is None else {**self.absent, **row} for row in fields]
         if None not in found:
             return Passed(rows.with_root(self.spec.as_name, found), failures)
         if self.spec.missing == "continue":
@@ -73,29 +86,89 @@ class Enrich:
         return Passed(rows, failures)
 
     def _keys(self, rows: Rows) -> list[Any]:
-        if isinstance(self.key, Expression) and self.key.plain_path is not None:
-            values = rows.exact(self.key.plain_path)
-        elif isinstance(self.key, Expression):
-            values = rows.evaluate(self.key)
-        else:
-            values = values_of(self.key, rows)
-        if set(map(type, values)) <= _KEY_TYPES:
-            return values
-        return [self._key(value) for value in values]
-
-    def _key(self, value: Any) -> str | int | None:
-        if value is None or value.__class__ in _KEY_TYPES:
-            return value  # type: ignore[no-any-return]  # its class was just asked for
-        if isinstance(value, UUID):
-            return str(value)
-        if isinstance(value, Decimal | float) and value == int(value):
-            return int(value)
-        raise ExpressionFailure(
-            f"enrich.entity {self.spec.as_name}: key {self.spec.key!r} is neither a text nor an integer"
-        )
+        keys = _keys(self.key, rows, f"enrich.entity {self.spec.as_name}: key {self.spec.key!r}")
+        if self.spec.kept is None:
+            return keys
+        return [None if key is None else str(key) for key in keys]
 
 
 _KEY_TYPES = frozenset({str, int, type(None)})
+
+
+def _keys(source: ValueSource, rows: Rows, what: str) -> list[Any]:
+    """The key of each row: a text, an integer or None."""
+    values = values_of(source, rows)
+    if set(map(type, values)) <= _KEY_TYPES:
+        return values
+    return [_key(value, what) for value in values]
+
+
+def _key(value: Any, what: str) -> str | int | None:
+    if value is None or value.__class__ in _KEY_TYPES:
+        return value  # type: ignore[no-any-return]  # its class was just asked for
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal | float) and value == int(value):
+        return int(value)
+    raise ExpressionFailure(f"{what} is neither a text nor an integer")
+
+
+class Upsert:
+    """upsert.entity: what the events say of an entity. They go on as they came.
+
+    A field of the event that is not there says nothing; null says null.
+    """
+
+    def __init__(self, spec: UpsertSpec, pipeline: str, *, active: bool) -> None:
+        """active: False, and the step does nothing: another unit is planned."""
+        self.spec = spec
+        self.active = active
+        self._pipeline = pipeline
+        self._key = classify(spec.key)
+        self._fields = None if spec.fields is None else {n: classify(v) for n, v in spec.fields.items()}
+        names = [frozenset({"event"})] if self._fields is None else map(names_of, self._fields.values())
+        self.reads = names_of(self._key).union(*names)
+
+    def run(self, rows: Rows, answers: Answers) -> Generator[Lookup, Answer, Passed]:
+        if not self.active:
+            return Passed(rows)
+        rows, keeps, failures = survivors(self._keeps, rows)
+        answers.kept.add([keep for keep in keeps if keep.fields])
+        return Passed(rows, failures)
+        yield  # a generator, as every step
+
+    def _keeps(self, rows: Rows) -> list[Keep]:
+        what = f"upsert.entity {self.spec.entity}: key {self.spec.key!r}"
+        keys = [_entity_key(key, what) for key in _keys(self._key, rows, what)]
+        entity, pipeline = self.spec.entity, self._pipeline
+        return [
+            Keep(pipeline, entity, key, event, place, parse_exact(json_text(fields)))
+            for key, event, place, fields in zip(keys, rows.events, rows.at, self._said(rows), strict=True)
+        ]
+
+    def _said(self, rows: Rows) -> list[dict[str, Any]]:
+        if self._fields is None:
+            return [rows.document(row) for row in range(len(rows))]
+        said: list[dict[str, Any]] = [{} for _ in rows.events]
+        for name, source in self._fields.items():
+            path = source.plain_path if isinstance(source, Expression) else None
+            for document, fields, value in zip(rows.documents, said, values_of(source, rows), strict=True):
+                from_event = value is None and path is not None and path[0] == "event"
+                if not (from_event and follow(document, (path or ())[1:]) is MISSING):
+                    fields[name] = value
+        return said
+
+
+_LONGEST_KEY = 500  # characters; an index entry has its limits, and an outbox' own ordering key the same
+
+
+def _entity_key(key: str | int | None, what: str) -> str:
+    text = "" if key is None else str(key)
+    if not text:
+        raise EntityFailure(f"{what} is null, missing or empty")
+    if len(text) > _LONGEST_KEY or "\0" in text:
+        raise EntityFailure(f"{what} is longer than {_LONGEST_KEY} characters or holds a NUL")
+    return text
 
 
 class Filter:
@@ -152,8 +225,12 @@ class Redact:
         yield  # a generator, as every step
 
 
-def compile_step(spec: StepSpec, fields: Mapping[str, frozenset[str]]) -> Enrich | Filter | Set | Redact:
-    """fields: for each enrichment, which of its fields the pipeline reads."""
+def compile_step(
+    spec: StepSpec, fields: Mapping[str, frozenset[str]], pipeline: str = "", *, keeps: bool = False
+) -> Enrich | Filter | Set | Redact | Upsert:
+    """fields: for each enrichment, which of its fields the pipeline reads. keeps: its upsert.entity is active."""
+    if isinstance(spec, UpsertSpec):
+        return Upsert(spec, pipeline, active=keeps)
     if isinstance(spec, EnrichSpec):
         return Enrich(spec, fields.get(spec.as_name, frozenset()))
     if isinstance(spec, FilterSpec):

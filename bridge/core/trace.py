@@ -10,15 +10,15 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.core.compiled import Pipeline
+from bridge.core.compiled import Pipeline, Step
 from bridge.core.contract import Contract
 from bridge.core.document import parse
 from bridge.core.event import Event
 from bridge.core.failure import UnitFailure
 from bridge.core.plan import Lookup
 from bridge.core.rows import Rows
-from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, StepSpec
-from bridge.core.steps import Answer, Answers, Enrich, Filter, Redact, Set
+from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, StepSpec, UpsertSpec
+from bridge.core.steps import Answer, Answers, Enrich
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ def trace(pipeline: Pipeline, contract: Contract | None, event: Event) -> Genera
             found.ended = f"dead letter, {broken.code}: {broken.cause}"
             return found
     rows = Rows([0], [event], [document])
-    answers: Answers = {}
+    answers = Answers()
     for spec, step in zip(pipeline.spec.steps, pipeline.steps, strict=True):
         rows = yield from _step(spec, step, rows, answers, found)
         if found.ended:
@@ -66,14 +66,18 @@ def trace(pipeline: Pipeline, contract: Contract | None, event: Event) -> Genera
 
 
 def _step(
-    spec: StepSpec, step: Enrich | Filter | Set | Redact, rows: Rows, answers: Answers, found: Trace
+    spec: StepSpec, step: Step, rows: Rows, answers: Answers, found: Trace
 ) -> Generator[Lookup, Answer, Rows]:
     seen = Seen(_words(spec), _read(rows, step.reads))
     found.seen.append(seen)
     passed = yield from step.run(rows, answers)
-    if isinstance(spec, EnrichSpec):
-        missing = not any(answers.get(spec, {}).values())
-        seen.result = "no row" if missing else passed.rows.values((spec.as_name,))[0] if passed.rows else None
+    if isinstance(step, Enrich):
+        row = passed.rows.values((step.spec.as_name,))[0] if passed.rows else None
+        known = any(answers.rows.get(step.spec, {}).values())
+        seen.result = "no row" if row is step.absent or not (row or known) else row
+    elif isinstance(spec, UpsertSpec) and passed.rows:
+        kept = [keep for keep in answers.kept.keeps if keep.entity == spec.entity]
+        seen.result = {keep.key: dict(keep.fields) for keep in kept}
     elif isinstance(spec, FilterSpec):
         seen.result = not passed.filtered
     elif isinstance(spec, SetSpec) and passed.rows:
@@ -90,6 +94,7 @@ def _step(
 def _branch(pipeline: Pipeline, rows: Rows, found: Trace) -> None:
     if pipeline.spec.branches is None:
         found.to = list(pipeline.spec.destinations)
+        found.ended = "" if found.to else "it has no destination: it keeps an entity"
         return
     for spec, (when, to) in zip(pipeline.spec.branches, pipeline.branches, strict=True):
         seen = Seen(
@@ -116,6 +121,8 @@ def _words(spec: StepSpec) -> str:
         return f"filter: {spec.expression}"
     if isinstance(spec, SetSpec):
         return "set: " + ", ".join(f"{name} = {value}" for name, value in spec.values.items())
+    if isinstance(spec, UpsertSpec):
+        return f"upsert.entity {spec.entity} by {spec.key}"
     if isinstance(spec, RedactSpec):
         return f"redact: {', '.join(spec.fields)}"
     raise TypeError(type(spec).__name__)

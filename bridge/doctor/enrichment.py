@@ -16,12 +16,12 @@ _TABLES = re.compile(r"\b(?:from|join)\s+([\w\".]+)", re.IGNORECASE)
 
 
 def steps(plan: StreamPlan) -> list[tuple[PipelineSpec, EnrichSpec]]:
-    """Every enrichment, once where pipelines share it."""
+    """Every enrichment by the customer's sql, once where pipelines share it."""
     found = {
         step: (pipeline, step)
         for pipeline in plan.pipelines
         for step in pipeline.steps
-        if isinstance(step, EnrichSpec)
+        if isinstance(step, EnrichSpec) and step.kept is None
     }
     return list(found.values())
 

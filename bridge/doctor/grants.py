@@ -41,6 +41,11 @@ _INGRESS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ("outbox.webhook_delivery", "delete", None),
     ("outbox.webhook_delivery", "update", ("event_id",)),
 )
+_ENTITIES: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
+    ("outbox.entity", "select", None),
+    ("outbox.entity", "insert", None),
+    ("outbox.entity", "update", None),
+)
 _FIRST_ID = "outbox.first_id(text, text)"
 
 _RIGHT = """
@@ -55,12 +60,15 @@ _EXECUTES = """
     where n.nspname = 'outbox' and p.proname = 'first_id'"""
 
 
-def grants(source: psycopg.Connection, outbox: Outbox, *, ingress: bool = False) -> Iterator[Check]:
-    """Each right that is missing, with the GRANT. ingress: also those to put events in."""
+def grants(
+    source: psycopg.Connection, outbox: Outbox, *, ingress: bool = False, entities: bool = False
+) -> Iterator[Check]:
+    """Each right that is missing, with the GRANT. ingress: also those to put events in. entities: also those to
+    keep entities."""
     row = source.execute("select quote_ident(current_user)").fetchone()
     role = row[0] if row else ""
     table = f"{outbox.schema}.{outbox.table}"
-    wanted = [*_GRANTS, *(_INGRESS if ingress else ())]
+    wanted = [*_GRANTS, *(_INGRESS if ingress else ()), *(_ENTITIES if entities else ())]
     if table != "outbox.event":  # of one of theirs we only read
         wanted = [(table, "select", None)] + [each for each in wanted if each[0] != "outbox.event"]
     missing = 0

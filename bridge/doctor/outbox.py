@@ -9,6 +9,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from bridge.apply.stream_plan import StreamPlan
+from bridge.core.spec import EnrichSpec, UpsertSpec
 from bridge.doctor.check import Check, ok
 from bridge.doctor.grants import grants, may
 from bridge.doctor.reach import place
@@ -33,7 +34,7 @@ def outbox(source: psycopg.Connection, plan: StreamPlan, *, ingress: bool) -> It
             "config" if own else "command",
         )
         return
-    right = list(grants(source, plan.outbox, ingress=ingress))
+    right = list(grants(source, plan.outbox, ingress=ingress, entities=_keeps_entities(source, plan)))
     yield from right
     if any(one.fix.startswith("grant usage") for one in right):
         return  # nothing else can be asked before
@@ -42,6 +43,13 @@ def outbox(source: psycopg.Connection, plan: StreamPlan, *, ingress: bool) -> It
         yield from _own(source, plan.outbox)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)
+
+
+def _keeps_entities(source: psycopg.Connection, plan: StreamPlan) -> bool:
+    """Do events keep entities, and is there a table for them? Where there is none, the migrations say so."""
+    steps = [step for pipeline in plan.pipelines for step in pipeline.steps]
+    kept = any(isinstance(step, UpsertSpec) or (isinstance(step, EnrichSpec) and step.kept) for step in steps)
+    return kept and _exists(source, "outbox.entity")
 
 
 def _exists(source: psycopg.Connection, name: str) -> bool:

@@ -1,5 +1,5 @@
-"""Look entities up for a batch: one query for all keys that are not cached. Runs beside the stream's thread,
-which goes on answering keepalives meanwhile.
+"""Look entities up for a batch: one query for all keys that are not cached. And write those that events keep, since the
+cache must know. Runs beside the stream's thread, which goes on answering keepalives meanwhile.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from bridge.core.entity import Keep
 from bridge.core.plan import Lookup
 from bridge.core.spec import EnrichSpec
 from bridge.errors import Halt, Retry, Verdict, verdict_of
 from bridge.postgres import wire
+from bridge.postgres.entity import EntityStore, RefusedKeep, refused
 from bridge.postgres.pooler import is_pooled
 from bridge.postgres.safe_error import safe_message
 
@@ -37,6 +39,7 @@ class Enricher:
         self._cache: dict[EnrichSpec, dict[str, tuple[float, Row]]] = {}
         self._connections: dict[str, psycopg.Connection] = {}
         self._pooled: dict[str, bool] = {}
+        self._store = EntityStore(dsns["source"], stream)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
 
     def cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
@@ -82,6 +85,21 @@ class Enricher:
             cache.update((key, (expires, row)) for key, row in rows.items())
         return rows
 
+    def keep(self, keeps: Sequence[Keep], done: Callable[[], None]) -> Future[list[RefusedKeep]]:
+        """Write what events keep, in the background. The result: those that the server refused; done() when ready."""
+        future = self._worker.submit(self._keep, keeps)
+        future.add_done_callback(lambda _: done())
+        return future
+
+    def _keep(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
+        try:
+            return self._store.write(keeps)
+        finally:
+            for entity, cache in self._cache.items():
+                for keep in keeps:
+                    if keep.entity == entity.kept:
+                        cache.pop(keep.key, None)
+
     def _query(self, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
         """The rows by key. A key that the query's types cannot hold has no row; it is found by halving."""
         try:
@@ -101,14 +119,16 @@ class Enricher:
             broken = self._connections.pop(entity.source, None)
             if broken is not None:
                 broken.close()
-            raise self._refused(entity.as_name, error) from None
+            raise self._refused(entity, error) from None
 
-    def _refused(self, name: str, error: psycopg.Error) -> Exception:
-        state = error.sqlstate
+    def _refused(self, entity: EnrichSpec, error: psycopg.Error) -> Exception:
+        state, name = error.sqlstate, entity.as_name
         if verdict_of(state) is Verdict.RETRY:
             return Retry(
                 f"the lookup of {name} failed ({state or 'connection lost'})", reason="enrich_failed"
             )
+        if entity.kept is not None:
+            return refused(error)
         return Halt(
             f"the lookup of {name} failed: {safe_message(error)} (SQLSTATE {state})",
             reason="enrich_failed",
@@ -127,6 +147,7 @@ class Enricher:
 
     def close(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
+        self._store.close()
         for connection in self._connections.values():
             connection.close()
 

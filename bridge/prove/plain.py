@@ -12,7 +12,7 @@ from psycopg import sql
 from bridge.core.expressions.expression import Expression
 from bridge.core.plan import Column
 from bridge.core.source import classify
-from bridge.core.spec import EnrichSpec, SetSpec, TableSpec
+from bridge.core.spec import EnrichSpec, SetSpec, TableSpec, UpsertSpec
 from bridge.prove.digest import Connection, Sums, bucket, whole
 from bridge.prove.expected import EMPTIED
 from bridge.prove.side import Sides
@@ -68,7 +68,7 @@ def _values(sides: Sides) -> list[sql.Composable] | None:
         return None
     if pipeline.branches is not None or any(c in p for p in pipeline.events for c in "*?["):
         return None
-    if not all(isinstance(step, EnrichSpec | SetSpec) for step in pipeline.steps):
+    if not all(isinstance(step, EnrichSpec | SetSpec | UpsertSpec) for step in pipeline.steps):
         return None
     values: list[sql.Composable] = []
     for column in subject.columns:

@@ -20,4 +20,5 @@ grant select, insert, delete on outbox.webhook_delivery to outbox_bridge;  -- in
 grant update (event_id) on outbox.webhook_delivery to outbox_bridge;
 grant select, insert, delete on outbox.suppressed to outbox_bridge;  -- ingress; adding its rows together
 grant update (count) on outbox.suppressed to outbox_bridge;
+grant select, insert, update on outbox.entity to outbox_bridge;  -- entities that events keep
 grant select on outbox.migration to outbox_bridge;

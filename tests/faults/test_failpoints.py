@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ CONFIRM = ("observe.before", "observe.done", "confirm.before", "confirm.sent")
 HUGE = ("apply.chunk",)
 BAD = ("settle.refused", "bisect.unit", "bisect.commit")
 POLL = ("poll.wait",)
+ENTITY = ("entity.written",)
 
 ELSEWHERE = {
     "dead.retry": "passed by `bridge dead retry`; its tests kill it there",
@@ -158,6 +160,41 @@ def test_killed_at_each_point_of_polling(small: World) -> None:
     law_at_the_end(small)
 
 
+def keep_the_newest(document: dict[str, Any]) -> None:
+    """Of each customer, how much its newest event said it used, and which that was."""
+    document["entities"] = {"newest": {"kept_by": "events"}}
+    fields = {"used": "$event.used", "seq": "$meta.seq"}
+    upsert = {"entity": "newest", "key": "$event.customer_id", "fields": fields}
+    document["pipelines"]["kept"] = {"event": "usage.limit_reached", "steps": [{"upsert.entity": upsert}]}
+
+
+@pytest.mark.fault(1)
+def test_killed_between_the_source_and_the_target_an_entity_is_what_its_newest_event_says(
+    small: World,
+) -> None:
+    small.configure(keep_the_newest)
+    with small.producer() as producer:
+        producer.burst(250)
+        kill_at(small, ENTITY[0], producer, nothing)
+        small.bridge().start().wait_log("streaming")
+        small.caught_up()
+        small.bridges[-1].kill()
+        kill_at(small, ENTITY[0], producer, one_at_a_time)
+        lose_the_slot(small)
+        kill_at(small, ENTITY[0], producer, huge)
+        fail_at(small, ENTITY, producer, one_at_a_time)
+        small.configure(lambda c: c["source"].update(capture="poll", poll_interval="50ms"))
+        kill_at(small, ENTITY[0], producer, one_at_a_time)
+    law_at_the_end(small)
+    wrong = small.source.execute(
+        "select e.key, e.fields, n.seq from outbox.entity as e right join"
+        " (select distinct on (1) payload ->> 'customer_id' as key, seq, payload -> 'used' as used"
+        " from outbox.event where type = 'usage.limit_reached' order by 1, seq desc) as n using (key)"
+        " where e.fields is distinct from jsonb_build_object('used', n.used, 'seq', n.seq)"
+    )
+    assert wrong == []
+
+
 @pytest.mark.fault(1)
 def test_failing_at_each_point_begins_again_and_lives(small: World) -> None:
     with small.producer() as producer:
@@ -203,7 +240,7 @@ def _points_in_the_code() -> set[str]:
 
 def test_every_point_of_the_registry_is_passed_by_a_story() -> None:
     """The stories assert that they passed theirs; this, that no point is in none of them."""
-    stories = {*START, *SLOT, *TABLE, *PLAN, *APPLY, *STREAM, *CONFIRM, *HUGE, *BAD, *POLL}
+    stories = {*START, *SLOT, *TABLE, *PLAN, *APPLY, *STREAM, *CONFIRM, *HUGE, *BAD, *POLL, *ENTITY}
     assert stories | ELSEWHERE.keys() == POINTS.keys()
     assert stories.isdisjoint(ELSEWHERE)
 

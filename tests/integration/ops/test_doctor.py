@@ -443,6 +443,22 @@ def test_an_ingress_needs_rights_of_its_own_and_its_port(commands: Commands, sou
     mend_all(commands)
 
 
+def test_entities_that_events_keep_need_rights_of_their_own(commands: Commands, source: Database) -> None:
+    source.execute("revoke insert, update on outbox.entity from outbox_bridge")
+    assert findings(commands) == []
+    upsert = "upsert.entity: { entity: kept, key: $event.customer_id }"
+    commands.text = commands.text.replace(
+        "pipelines:\n", "entities: { kept: { kept_by: events } }\npipelines:\n"
+    )
+    commands.text = commands.text.replace("    steps:\n", f"    steps:\n      - {upsert}\n")
+    found = findings(commands)
+    assert [one.fix for one in found] == [
+        'grant insert on "outbox"."entity" to outbox_bridge;',
+        'grant update on "outbox"."entity" to outbox_bridge;',
+    ]
+    mend_all(commands)
+
+
 def test_the_servers_of_sinks_are_tried_when_the_network_is_measured(commands: Commands) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

@@ -231,6 +231,7 @@ def test_the_bridges_role_has_exactly_the_printed_rights(source: Database) -> No
     assert [row[0] for row in tables] == sorted(
         [
             *("event delete", "event select", "migration select", *registry),
+            *(f"entity {privilege}" for privilege in ("insert", "select", "update")),
             *(f"{t} {p}" for t in ("suppressed", "webhook_delivery") for p in ("delete", "insert", "select")),
         ]
     )

@@ -13,10 +13,19 @@ from pydantic.fields import FieldInfo
 from bridge.config.case import Case, CaseMeta, Expectation
 from bridge.config.connection import SINK_KINDS, Libpq, PostgresConnection
 from bridge.config.contract import FIELD_TYPES, EventContract, EventField
+from bridge.config.entity import Entity
 from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.model import Config
-from bridge.config.pipeline import Branch, EnrichEntity, Pipeline, SinkDestination, Step, TableDestination
+from bridge.config.pipeline import (
+    Branch,
+    EnrichEntity,
+    Pipeline,
+    SinkDestination,
+    Step,
+    TableDestination,
+    UpsertEntity,
+)
 from bridge.config.quantity import format_duration
 from bridge.config.server import Admin, Ingress, Webhook
 from bridge.config.source import BatchLimits, OutboxColumns, Source
@@ -33,9 +42,11 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "connections: postgres": (PostgresConnection, LIBPQ),
     "events": (EventContract, set()),
     "events: fields": (EventField, set()),
+    "entities": (Entity, set()),
     "pipelines": (Pipeline, set()),
     "steps": (Step, set()),
     "enrich.entity": (EnrichEntity, set()),
+    "upsert.entity": (UpsertEntity, set()),
     "branches": (Branch, set()),
     "destinations: tables": (TableDestination, set()),
     "destinations: sinks": (SinkDestination, set()),

@@ -132,7 +132,7 @@ CORPUS = {
     ),
     "two steps in one": (
         SOUND + "    steps: [{ filter: x, redact: y }]\n",
-        ":11:13: pipelines.p.steps[0]: must have exactly one of enrich.entity, filter, set, redact",
+        ":11:13: pipelines.p.steps[0]: must have exactly one of enrich.entity, upsert.entity, filter, set, redact",
     ),
     "reserved root": (
         SOUND + "    steps: [{ set: { event: 1 } }]\n",

@@ -1,0 +1,280 @@
+"""Entities that events keep, on real servers: merged, in order, over crashes, with dead letters of their own."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from bridge.core.entity import Keep, folded
+from bridge.core.event import Event
+from bridge.postgres.entity import EntityStore
+from tests.integration.ops.conftest import Commands, letters, rows, until
+from tests.support.bridge_process import BridgeProcess
+from tests.support.servers import Database
+
+Start = Callable[[], BridgeProcess]
+Said = tuple[str, dict[str, Any]]
+
+CONFIG = """
+version: 1
+source: { dsn: "${SOURCE_DSN}", capture: slot, poll_interval: 50ms }
+connections:
+  warehouse: { type: postgres, dsn: "${WAREHOUSE_DSN}" }
+events:
+  customer.updated: { customer_id: string, mrr: "number?", csm: "string?", renewal: "string?" }
+entities:
+  customer: { kept_by: events, cache: 1h }
+pipelines:
+  usage:
+    event: usage.limit_reached
+    steps:
+      - enrich.entity: { entity: customer, key: $event.customer_id }
+    destinations:
+      events:
+        connection: warehouse
+        table: events.usage_limits
+        mode: upsert
+        key: [event_id]
+        columns:
+          event_id: $meta.id
+          customer_id: $event.customer_id
+          used: $event.used
+          mrr: $customer.mrr
+          csm: $customer.csm
+          renewal: $customer.renewal
+          payload: $event
+  customers:
+    event: customer.updated
+    steps:
+      - upsert.entity:
+          entity: customer
+          key: $event.customer_id
+          fields: { mrr: $event.mrr, csm: $event.csm, renewal: $event.renewal }
+admin: { listen: "${BRIDGE_ADMIN:-127.0.0.1:8377}" }
+"""
+
+
+@pytest.fixture
+def kept(commands: Commands) -> Commands:
+    """The commands with a configuration in which events keep customers, and usage is enriched with them."""
+    commands.text = CONFIG
+    return commands
+
+
+def customer(customer_id: str = "cus_1", **fields: Any) -> Said:
+    return "customer.updated", {"customer_id": customer_id, **fields}
+
+
+def usage(used: int) -> Said:
+    return "usage.limit_reached", {"customer_id": "cus_1", "used": used}
+
+
+def say(source: Database, *events: Said) -> list[str]:
+    """These events in one transaction, and so in one batch; their ids."""
+    with source.connect() as connection:
+        found = [
+            connection.execute(
+                "select outbox.emit(%s, %s::jsonb)::text", [kind, json.dumps(payload)]
+            ).fetchone()
+            for kind, payload in events
+        ]
+        connection.commit()
+    return [row[0] for row in found if row is not None]
+
+
+def enriched(target: Database) -> list[tuple[int, str | None, str | None, str | None]]:
+    """(used, mrr, csm, renewal) of every row."""
+    return [
+        (int(used), mrr, csm, renewal)
+        for used, mrr, csm, renewal in target.execute(
+            "select used, mrr::text, csm, renewal::text from events.usage_limits order by used"
+        )
+    ]
+
+
+def entity(source: Database, key: str = "cus_1") -> Any:
+    """(fields, row version), None where there is none."""
+    found = source.execute(
+        "select fields, xmin::text from outbox.entity where entity = 'customer' and key = %s", [key]
+    )
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("capture", ["slot", "poll"])
+def test_an_event_is_enriched_with_what_earlier_ones_said_in_its_batch_and_before_it(
+    kept: Commands, bridge: Start, source: Database, target: Database, capture: str
+) -> None:
+    kept.text = CONFIG.replace("capture: slot", f"capture: {capture}")
+    running = bridge()
+    first = customer(mrr=1490.10, csm="ada", renewal="2027-03-01")
+    ids = say(source, usage(1), first, usage(2), customer(csm="eve"), usage(3))
+    until(lambda: rows(target) == 3, "the first transaction")
+    assert enriched(target) == [
+        (1, None, None, None),
+        (2, "1490.10", "ada", "2027-03-01"),
+        (3, "1490.10", "eve", "2027-03-01"),
+    ]
+    say(source, usage(4))  # now the row is cached for an hour, and still:
+    until(lambda: rows(target) == 4, "the cached row")
+    say(source, customer(mrr=1500))
+    say(source, usage(5))
+    until(lambda: rows(target) == 5, "the row that the bridge itself wrote")
+    assert enriched(target)[3:] == [
+        (4, "1490.10", "eve", "2027-03-01"),
+        (5, "1500.00", "eve", "2027-03-01"),
+    ]
+    assert running.terminate() == 0
+    told = kept("explain", ids[1])
+    assert "upsert.entity customer by $event.customer_id" in told
+    assert "it has no destination: it keeps an entity" in told
+    assert '"csm": "eve"' in kept("explain", ids[4])
+
+
+@pytest.mark.parametrize("capture", ["slot", "poll"])
+def test_a_bridge_killed_between_the_entity_and_the_commit_says_nothing_twice_and_goes_nowhere_back(
+    kept: Commands,
+    bridge: Start,
+    bridge_process: Callable[..., BridgeProcess],
+    source: Database,
+    capture: str,
+) -> None:
+    target = kept.target
+    kept.text = CONFIG.replace("capture: slot", f"capture: {capture}")
+    say(source, customer(mrr=1, csm="ada"), usage(1), customer(csm="eve"), usage(2))
+    doomed = bridge_process(
+        source=source.bridge_dsn,
+        target=target.bridge_dsn,
+        directory=kept.directory,
+        config=kept.config,
+        failpoints="entity.written=kill",
+    ).start()
+    assert doomed.wait() == -signal.SIGKILL, doomed.log_tail()
+    before = entity(source)
+    assert before[0] == {"mrr": 1, "csm": "eve"}
+    assert rows(target) == 0
+    bridge()
+    until(lambda: rows(target) == 2, "the batch, planned again")
+    assert entity(source) == before, "the batch wrote the row again"
+    # Event 1 saw the newest word this time: as from any table, an enrichment is never older than its event.
+    assert [row[:3] for row in enriched(target)] == [(1, "1.00", "eve"), (2, "1.00", "eve")]
+    say(source, usage(3))
+    until(lambda: rows(target) == 3, "the next event")
+    assert enriched(target)[2][:3] == (3, "1.00", "eve")
+    assert target.value("select count(*) from rig.effects") == 3
+
+
+def test_a_dead_letter_of_an_entity_is_retried_without_writing_over_what_is_newer(
+    kept: Commands, bridge: Start, source: Database
+) -> None:
+    bridge()
+    say(source, customer(mrr="oops", csm="bob"), customer(csm="eve"))
+    until(lambda: letters(kept.target) == 1 and entity(source) is not None, "a letter and an entity")
+    assert entity(source)[0] == {"csm": "eve"}
+    assert "1  customers -> entity:customer  contract:" in kept("dead", "list")
+    kept.text = CONFIG.replace('mrr: "number?"', 'mrr: "any?"')
+    kept("dead", "retry", "--all", "--dry-run")
+    assert (letters(kept.target), entity(source)[0]) == (1, {"csm": "eve"})
+    assert "applied" in kept("dead", "retry", "--all")
+    assert entity(source)[0] == {"mrr": "oops", "csm": "eve"}
+    assert letters(kept.target) == 0
+
+
+def test_what_the_source_refuses_to_keep_costs_that_event_alone(
+    kept: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    source.execute("alter table outbox.entity add constraint good check (fields ->> 'csm' <> 'bad')")
+    running = bridge()
+    say(
+        source,
+        customer(csm="ada"),
+        customer(csm="bad"),
+        customer(mrr=1),
+        customer("cus_2", csm="eve"),
+        usage(1),
+    )
+    until(lambda: letters(target) == 1 and rows(target) == 1, "one letter, one row")
+    assert (entity(source)[0], entity(source, "cus_2")[0]) == ({"csm": "ada", "mrr": 1}, {"csm": "eve"})
+    ((destination, code, cause),) = target.execute("select destination, code, cause from bridge.dead_letter")
+    assert (destination, code) == ("entity:customer", "23514")
+    assert "bad" not in cause
+    source.execute("alter table outbox.entity drop constraint good")
+    kept("dead", "retry", "--all")
+    assert entity(source)[0] == {"csm": "bad", "mrr": 1}
+    assert running.running
+
+
+def test_a_missing_right_halts_with_its_grant_and_nothing_is_lost(
+    kept: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    source.execute("revoke update on outbox.entity from outbox_bridge")
+    running = bridge()
+    say(source, customer(csm="ada"), usage(1))
+    halt = running.wait_log("halted")
+    assert "privilege_missing" in halt
+    assert "grant select, insert, update on outbox.entity" in halt
+    assert rows(target) == 0
+    source.execute("grant update on outbox.entity to outbox_bridge")
+    until(lambda: rows(target) == 1, "it goes on by itself")
+    assert enriched(target)[0][2] == "ada"
+
+
+def test_rows_put_in_by_hand_are_older_than_any_event_and_a_deleted_one_is_gone(
+    kept: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    kept.text = CONFIG.replace(", cache: 1h", "")
+    source.execute(
+        "insert into outbox.entity (entity, key, fields) values ('customer', 'cus_1', %s)",
+        ['{"csm": "bob", "mrr": 7}'],
+    )
+    bridge()
+    say(source, usage(1), customer(csm="ada"), usage(2))
+    until(lambda: rows(target) == 2, "two rows")
+    source.execute("delete from outbox.entity where entity = 'customer' and key = 'cus_1'")
+    say(source, usage(3))
+    until(lambda: rows(target) == 3, "the third")
+    assert [row[:3] for row in enriched(target)] == [(1, "7.00", "bob"), (2, "7.00", "ada"), (3, None, None)]
+
+
+def _keeps(chance: random.Random, count: int) -> list[Keep]:
+    blank = Event(b"", b"0", b"0", b"", None, b"{}", None, None, None)
+    return [
+        Keep(
+            "p",
+            "customer",
+            chance.choice(["cus_1", "cus_2"]),
+            blank._replace(seq=b"%d" % seq),
+            seq,
+            {chance.choice("xyz"): chance.choice([None, seq, "a\"'\\", {"deep": [1.50]}]), "all": seq},
+        )
+        for seq in range(1, count)
+    ]
+
+
+def _stored(source: Database) -> dict[str, Any]:
+    return {
+        key: (fields, seqs)
+        for key, fields, seqs in source.execute("select key, fields, seqs from outbox.entity")
+    }
+
+
+def test_the_database_merges_as_the_planner_does_whatever_the_order_and_however_often(
+    source: Database,
+) -> None:
+    chance = random.Random(11)
+    store = EntityStore(source.bridge_dsn, "test")
+    try:
+        for _ in range(20):
+            source.execute("delete from outbox.entity")
+            keeps = _keeps(chance, 13)
+            wanted = {key: (row.fields, row.seqs) for (_, key), row in folded(keeps)}
+            shuffled: Sequence[Keep] = chance.sample([*keeps, *keeps], 24)
+            for at in range(0, 24, 5):
+                assert store.write(shuffled[at : at + 5]) == []
+            assert _stored(source) == wanted
+    finally:
+        store.close()
