@@ -70,6 +70,8 @@ def _open(
     stack: ExitStack, where: str, dsn: str, *, network: bool
 ) -> Generator[Check, None, psycopg.Connection | None]:
     """Connect, and tell how that went; its value is the connection."""
+    if network and not (yield from reach.way(where, dsn)):
+        return None
     try:
         connection = reach.connect(dsn)
     except psycopg.OperationalError as error:

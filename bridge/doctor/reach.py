@@ -5,21 +5,25 @@ it has no SQLSTATE before the session stands.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from bridge.doctor import path
 from bridge.doctor.check import Check, Kind, ok
 from bridge.postgres import wire
 from bridge.postgres.safe_error import mask_secrets
 
 OLDEST, NEWEST = 14, 18
 _SLOW_SECONDS = 0.02
+_PATIENCE = "10"  # connect_timeout where the dsn has none (postgres/wire.py)
 
 # (check, what libpq says, what mends it, kind). The first that matches counts.
 _FAILURES: tuple[tuple[str, str, str, Kind], ...] = (
@@ -102,8 +106,8 @@ _FAILURES: tuple[tuple[str, str, str, Kind], ...] = (
     (
         "timeout",
         r"timeout expired|timed out|[Nn]o route|unreachable",
-        "no answer from {host}:{port}: a firewall drops the packets, or the address is wrong; try: "
-        "nc -vz {host} {port}",
+        "a firewall drops the packets, the address is wrong, or something takes the connection and says nothing: "
+        "bridge doctor --network tells which, and the address to allow there",
         "advice",
     ),
 )
@@ -128,8 +132,8 @@ def place(dsn: str) -> str:
 def connect(dsn: str, *, search_path: bool = False) -> psycopg.Connection:
     """As the bridge connects, autocommit. search_path: the role's own, as enrichments have it; else none.
     Raises psycopg.OperationalError."""
-    path = "" if search_path else "-c search_path= "
-    options = f"{path}-c statement_timeout=15s -c lock_timeout=2s -c client_encoding=UTF8"
+    path_option = "" if search_path else "-c search_path= "
+    options = f"{path_option}-c statement_timeout=15s -c lock_timeout=2s -c client_encoding=UTF8"
     conninfo = wire.complete(dsn, application_name="bridge doctor", options=options)
     try:
         return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
@@ -146,6 +150,9 @@ def unreachable(where: str, dsn: str, error: psycopg.Error) -> Check:
     said = " ".join(mask_secrets(str(error)).split())
     for check, pattern, advice, kind in _FAILURES:
         if re.search(pattern, said):
+            if re.search(r"timeout expired|timed out", said):
+                patience = known.get("connect_timeout") or _PATIENCE
+                said = f"no answer from {known['host']}:{known['port']} within {patience} s"
             fix = advice.format(**{name: known[name] for name in ("host", "port", "dbname", "user")})
             return Check(
                 "error", where, f"reach_{check}", f"cannot connect: {said}", fix, kind, unreachable=True
@@ -211,13 +218,35 @@ def _tls(where: str, connection: psycopg.Connection) -> Check:
     )
 
 
+def way(where: str, dsn: str) -> Generator[Check, None, bool]:
+    """Name and port of each host in the dsn, before anybody logs in; its value: whether one was reached. A local
+    socket is none of the network's business."""
+    known = parameters(dsn)
+    hosts = str(known.get("hostaddr") or known.get("host") or "").split(",")
+    ports = str(known.get("port") or "5432").split(",")
+    if any(not host or host.startswith(("/", "@")) for host in hosts):
+        return True
+    links: list[socket.socket | None] = []
+
+    def walking() -> Iterator[Check]:
+        for number, host in enumerate(hosts):
+            port = ports[number] if len(ports) == len(hosts) else ports[0]
+            links.append((yield from path.walk(where, path.Place(host, int(port or 5432)))))
+
+    checks = list(walking())
+    answered = False
+    for link in filter(None, links):
+        link.close()
+        answered = True
+    for check in checks:
+        spare = answered and check.level == "error"  # the dsn names others, and one of them answers
+        yield replace(check, level="warn", unreachable=False) if spare else check
+    return answered
+
+
 def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Check]:
-    """Addresses, TLS and round trips, measured: for `--network`."""
-    info = connection.info
-    host, port = info.host, info.port
-    if host and not host.startswith(("/", "@")):
-        found = sorted({str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
-        yield ok(where, "addresses", f"{host} is {', '.join(found)}")
+    """TLS, the address we come from, and round trips, measured: for `--network`."""
+    yield from _session(where, connection)
     began = time.monotonic()
     with connect(dsn):
         opened = time.monotonic() - began
@@ -233,3 +262,22 @@ def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Ch
         yield Check("warn", where, "round_trip", said, advice, "advice")
     else:
         yield ok(where, "round_trip", said)
+
+
+_SEEN = (
+    "select host(inet_client_addr()), s.version, s.cipher from pg_stat_ssl s where s.pid = pg_backend_pid()"
+)
+
+
+def _session(where: str, connection: psycopg.Connection) -> Iterator[Check]:
+    """What the server says of this session, and what our end of it is."""
+    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as link:
+        if link.family == socket.AF_UNIX:
+            yield ok(where, "egress", "none: the local socket")
+            return
+        local = path.local_address(link)
+    row = connection.execute(_SEEN).fetchone()
+    seen, version, cipher = row or (None, None, None)
+    said = f"{version}, {cipher}" if version else "none: what goes over this connection is not encrypted"
+    yield ok(where, "tls_session", said)
+    yield path.egress(where, local, path.plain(seen) if seen else None)

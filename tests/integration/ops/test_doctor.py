@@ -401,7 +401,7 @@ def test_a_server_that_never_answers_is_told_as_such(commands: Commands, source:
         commands.environment["SOURCE_DSN"] = f"host=127.0.0.1 port={port} dbname=app connect_timeout=2"
         found = findings(commands)
     assert [one.check for one in found] == ["reach_timeout"]
-    assert f"127.0.0.1:{port}" in found[0].fix
+    assert f"no answer from 127.0.0.1:{port} within 2 s" in found[0].message
 
 
 def test_a_role_that_may_not_log_in_is_told_the_statement(commands: Commands, source: Database) -> None:
@@ -427,7 +427,13 @@ def test_a_port_that_is_taken_is_told_and_a_bridge_that_runs_is_not(
 
 
 def test_the_network_is_measured_when_asked(commands: Commands) -> None:
-    assert re.search(r"warehouse: round_trip: round trip \d+\.\d\d ms", commands("doctor", "--network"))
+    said = commands("doctor", "--network")
+    for where in ("source", "warehouse"):
+        assert f"{where}: addresses: 127.0.0.1 is 127.0.0.1" in said
+        assert re.search(rf"{where}: port: 127\.0\.0\.1:\d+ answers", said)
+        assert f"{where}: tls_session: none" in said
+        assert f"{where}: egress: 127.0.0.1, here and as the server sees us" in said
+        assert re.search(rf"{where}: round_trip: round trip \d+\.\d\d ms", said)
 
 
 def test_an_ingress_needs_rights_of_its_own_and_its_port(commands: Commands, source: Database) -> None:
@@ -467,7 +473,8 @@ def test_the_servers_of_sinks_are_tried_when_the_network_is_measured(commands: C
             "connections:", f"connections:\n  hook: {{ type: slack, webhook_url: {hook} }}", 1
         )
         said = commands("doctor", "--network")
-        assert f"hook: sink: 127.0.0.1:{port} answers" in said
+        assert f"hook: port: 127.0.0.1:{port} answers" in said
+        assert "hook: egress: 127.0.0.1 on this machine" in said
     said = commands("doctor", "--network", code=3)
     assert f"127.0.0.1:{port} cannot be reached" in said
     assert "canary" not in said

@@ -1,0 +1,240 @@
+"""What `bridge doctor --network` says of a way that is broken at each of its steps."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from bridge.config.load import load
+from bridge.doctor import path
+from bridge.doctor.check import Check
+from bridge.doctor.examine import examine
+from bridge.doctor.reach import way
+from tests.integration.ops.conftest import Commands
+from tests.security.certificates import Authority
+from tests.support.servers import Database
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path, "SECONDS", 1.0)
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port whose queue is full: the kernel drops what comes, as a firewall does."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(64):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+            if not select.select([], [client], [], 0.3)[1]:
+                yield server.getsockname()[1]
+                return
+        raise AssertionError("the queue of a listening socket does not fill up")
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """A port that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def examined(commands: Commands) -> list[Check]:
+    environment = {
+        "SOURCE_DSN": commands.source.bridge_dsn,
+        "WAREHOUSE_DSN": commands.target.bridge_dsn,
+        **commands.environment,
+    }
+    return list(examine(load(commands.config, environment), network=True))
+
+
+def findings(commands: Commands, where: str) -> list[Check]:
+    return [one for one in examined(commands) if one.level != "ok" and one.where == where]
+
+
+def through(database: Database, port: int, **more: str) -> str:
+    return make_conninfo(database.bridge_dsn, port=port, **more)
+
+
+def with_sink(commands: Commands, sink: str) -> None:
+    commands.text = commands.text.replace("connections:", f"connections:\n  hook: {sink}", 1)
+
+
+def test_a_database_behind_a_firewall_that_drops_is_a_time_out_with_our_address(commands: Commands) -> None:
+    with black_hole() as port:
+        commands.environment["WAREHOUSE_DSN"] = through(commands.target, port)
+        [finding] = findings(commands, "warehouse")
+    assert finding.check == "reach_timeout"
+    assert finding.unreachable
+    assert finding.message == (f"127.0.0.1:{port} cannot be reached: 127.0.0.1: no answer within 1 s")
+    assert "let it allow 127.0.0.1 (or what address translation makes of it)" in finding.fix
+
+
+def test_a_server_that_takes_connections_and_is_silent_is_told_from_one_behind_a_firewall(
+    commands: Commands,
+) -> None:
+    with silent() as port:
+        commands.environment["WAREHOUSE_DSN"] = through(commands.target, port, connect_timeout="2")
+        checks = [one for one in examined(commands) if one.where == "warehouse"]
+    assert [one.check for one in checks] == ["addresses", "port", "reach_timeout"]
+    assert checks[-1].message == f"cannot connect: no answer from 127.0.0.1:{port} within 2 s"
+
+
+def test_a_port_that_nobody_listens_on_and_a_name_that_nobody_has(commands: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    commands.environment["WAREHOUSE_DSN"] = through(commands.target, port)
+    [finding] = findings(commands, "warehouse")
+    assert finding.check == "reach_port"
+    assert "Connection refused" in finding.message
+    commands.environment["WAREHOUSE_DSN"] = make_conninfo(commands.target.bridge_dsn, host="no.such.invalid")
+    [finding] = findings(commands, "warehouse")
+    assert finding.check == "reach_name"
+    assert finding.message.startswith("no.such.invalid has no address: ")
+
+
+def test_of_several_hosts_one_that_answers_is_enough_and_the_other_a_warning() -> None:
+    reached = []
+
+    def walking(dsn: str) -> Iterator[Check]:
+        reached.append((yield from way("warehouse", dsn)))
+
+    with silent() as open_port, black_hole() as dropping:
+        checks = list(walking(f"host=127.0.0.1,127.0.0.1 port={dropping},{open_port}"))
+    assert reached == [True]
+    assert [(one.level, one.check) for one in checks if one.check != "addresses"] == [
+        ("warn", "reach_timeout"),
+        ("ok", "port"),
+    ]
+    assert not any(one.unreachable for one in checks)
+
+
+def test_a_sink_behind_a_firewall_is_a_time_out_and_its_address_stays_secret(commands: Commands) -> None:
+    with black_hole() as port:
+        with_sink(commands, f'{{ type: slack, webhook_url: "https://127.0.0.1:{port}/canary" }}')
+        [finding] = findings(commands, "hook")
+    assert finding.check == "reach_timeout"
+    assert f"127.0.0.1:{port} cannot be reached: 127.0.0.1: no answer within 1 s" in finding.message
+    assert "canary" not in repr(finding)
+
+
+def test_a_sink_that_never_answers_tls_is_told(commands: Commands) -> None:
+    with silent() as port:
+        with_sink(commands, f'{{ type: slack, webhook_url: "https://127.0.0.1:{port}/canary" }}')
+        [finding] = findings(commands, "hook")
+    assert finding.check == "reach_tls"
+    assert finding.message == f"127.0.0.1:{port} takes the connection and gives no TLS answer within 1 s"
+
+
+@contextmanager
+def speaking(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port whose every connection is given to `answer`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    link, _ = server.accept()
+                except OSError:
+                    return
+                with link:
+                    answer(link)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def test_a_mail_server_is_one_that_greets(commands: Commands) -> None:
+    sink = "{{ type: email, host: 127.0.0.1, port: {port}, security: {security}, from: a@example.com }}"
+    plain = commands.text
+    with speaking(lambda link: link.sendall(b"220 mail.example.com ESMTP\r\n")) as port:
+        with_sink(commands, sink.format(port=port, security="starttls"))
+        assert findings(commands, "hook") == []
+        assert "hook: greeting: " in commands("doctor", "--network")
+    commands.text = plain
+    with silent() as port:
+        with_sink(commands, sink.format(port=port, security="starttls"))
+        [finding] = findings(commands, "hook")
+    assert finding.check == "reach_greeting"
+
+
+def test_a_certificate_of_a_mail_servers_own_authority_is_proven_and_another_is_not(
+    commands: Commands, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.certificate("mail", "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def answer(link: socket.socket) -> None:
+        try:
+            with context.wrap_socket(link, server_side=True):
+                pass
+        except OSError:
+            pass  # the client did not like it
+
+    plain = commands.text
+    with speaking(answer) as port:
+        sink = f"type: email, host: localhost, port: {port}, security: tls, from: a@example.com"
+        with_sink(commands, f"{{ {sink}, ca_file: {authority.file} }}")
+        [shaken] = [one for one in examined(commands) if one.where == "hook" and one.check == "tls"]
+        assert shaken.level == "ok"
+        assert shaken.message.startswith("TLSv1.3 with localhost:")
+        commands.text = plain
+        with_sink(commands, f"{{ {sink} }}")
+        [finding] = [one for one in findings(commands, "hook") if one.check != "port"]
+    assert finding.check == "reach_tls"
+    assert "certificate" in finding.message
+
+
+def test_a_webhook_that_may_not_reach_a_private_address_is_told_what_to_allow(commands: Commands) -> None:
+    with silent() as port:
+        sink = f'type: webhook, url: "http://127.0.0.1:{port}/canary", secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'
+        plain = commands.text
+        with_sink(commands, f"{{ {sink} }}")
+        [finding] = findings(commands, "hook")
+        assert (finding.check, finding.unreachable) == ("address_refused", False)
+        assert finding.fix.endswith("allow: [127.0.0.1]")
+        commands.text = plain
+        with_sink(commands, f"{{ {sink}, allow: [127.0.0.1] }}")
+        assert findings(commands, "hook") == []
+
+
+@pytest.mark.parametrize(
+    ("local", "seen", "says"),
+    [
+        ("10.0.0.9", "10.0.0.9", "10.0.0.9, here and as the server sees us: the address to allow there"),
+        (
+            "172.17.0.2",
+            "203.0.113.9",
+            "203.0.113.9 as the server sees us: the address to allow there; 172.17.0.2 on",
+        ),
+        ("10.0.0.9", None, "10.0.0.9 on this machine; with address translation (NAT) on the way"),
+        ("127.0.0.1", None, "127.0.0.1 on this machine"),
+    ],
+)
+def test_the_address_to_allow_is_the_one_that_the_server_sees(
+    local: str, seen: str | None, says: str
+) -> None:
+    assert path.egress("warehouse", local, seen).message.startswith(says)
+
+
+def test_an_address_is_told_without_its_interface_and_ipv4_as_ipv4() -> None:
+    assert path.plain("::ffff:10.0.0.9") == "10.0.0.9"
+    assert path.plain("fe80::1%eth0") == "fe80::1"
