@@ -8,6 +8,7 @@ On a DSN such tests are deselected, and the closing lines say so.
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "fault(row, ...): proves these rows of the fault matrix (docs/fault-matrix.md is made from them)",
         "security(row, ...): proves these rows of docs/security.md",
         "data_directory: copies, restores or promotes a data directory; needs the embedded provider",
+        "node: needs node 20 and npm",
         "slow: more than about ten seconds; `make test-all` runs it, `make test` does not",
     ):
         config.addinivalue_line("markers", marker)
@@ -62,6 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             reason = "they crash a server, which BRIDGE_TEST_DSN does not allow"
         elif provider() != "embedded" and item.get_closest_marker("data_directory"):
             reason = "they copy data directories, which needs the embedded provider"
+        elif item.get_closest_marker("node") and not (shutil.which("node") and shutil.which("npm")):
+            reason = "they need node 20 and npm"
         if reason:
             reasons[reason] = reasons.get(reason, 0) + 1
         (dropped if reason else kept).append(item)
