@@ -14,14 +14,15 @@ from typing import Literal
 from bridge.apply.overtaken import Overtaken
 from bridge.apply.planning import plan_target, table_of
 from bridge.apply.prepared import take_refused
-from bridge.apply.refusal import cause_of, structure, unmapped
+from bridge.apply.refusal import cause_of, unmapped
+from bridge.apply.savepoint import attempt
 from bridge.apply.stream_plan import StreamPlan
 from bridge.core.event import Event
 from bridge.core.fold import arrange
 from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Planned, TableShape
 from bridge.core.spec import DestinationSpec, SinkSpec, TableSpec
-from bridge.errors import BridgeError, Retry, Verdict, verdict_of
+from bridge.errors import BridgeError
 from bridge.failpoints import hit
 from bridge.postgres import dead_letters as letters_sql
 from bridge.postgres.catalog import connect_target
@@ -32,10 +33,6 @@ from bridge.postgres.ledger import LISTED, read_listed
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Rows, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-
-_IMMEDIATE = Statement(b"set constraints all immediate")
-_SAVE = Statement(b"savepoint unit")
-_UNDO = Statement(b"rollback to savepoint unit")
 
 Result = Literal["applied", "filtered", "failed", "refused", "skipped"]
 """applied: its effect is there now; of a sink, its delivery waits to be sent. filtered: the pipeline lets it
@@ -193,20 +190,13 @@ class DeadLetterRetry:
             effects.append(delivery_statement(self._plan.stream, planned.deliveries))
         if planned.dead_letters:  # of other units, where no pipeline took the event before
             effects.append(dead_letter_statement(self._plan.stream, planned.dead_letters))
-        try:
-            self._run(_SAVE, *effects, _IMMEDIATE)
-        except Refused as refused:
-            verdict = verdict_of(refused.sqlstate)
-            if verdict is Verdict.HALT:
-                raise structure(refused) from None
-            if verdict is Verdict.RETRY:
-                raise Retry(f"the target refused for now: {safe_message(refused.error)}") from None
-            self._run(_UNDO)
+        refused = attempt(lambda some: self._run(*some), effects)
+        if refused is not None:
             cause = safe_message(refused.error)
             if len(planned.writes) == 1:
                 write = planned.writes[0]
                 if (halt := unmapped(write, refused)) is not None:
-                    raise halt from None
+                    raise halt
                 cause = cause_of(lambda some: self._run(*some), write, 0, refused)
             return self._failed(letter, refused.sqlstate, cause)
         return self._resolved(letter, "applied" if effects or planned.keeps else "filtered")

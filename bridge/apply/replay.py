@@ -21,25 +21,21 @@ from bridge.apply.refusal import structure
 from bridge.apply.replay_effects import effects, part_of
 from bridge.apply.replay_history import Applied, History
 from bridge.apply.replay_order import Order, Way, way_of
+from bridge.apply.savepoint import attempt
 from bridge.apply.stream_plan import StreamPlan
 from bridge.core.event import Event
 from bridge.core.pipeline import Planner, answered
 from bridge.core.plan import Planned, TableShape
 from bridge.core.spec import TableSpec
-from bridge.errors import BridgeError, Retry, Verdict, verdict_of
+from bridge.errors import BridgeError, Retry
 from bridge.failpoints import hit
 from bridge.postgres import wire
 from bridge.postgres.enrich import Enricher
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Rows, Statement, TargetLink
+from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, Rows, Statement, TargetLink
 
 _TRIES = 6
 _NAMED = 20
-_SAVE = Statement(b"savepoint part")
-_UNDO = Statement(b"rollback to savepoint part")
-_RELEASE = Statement(b"release savepoint part")
-_IMMEDIATE = Statement(b"set constraints all immediate")
-_DEFERRED = Statement(b"set constraints all deferred")
 
 
 @dataclass(slots=True)
@@ -125,7 +121,7 @@ class _Replay:
             else:
                 self._transaction(live, planned)
         if whole:
-            self._run(_IMMEDIATE, COMMIT)
+            self._run(IMMEDIATE, COMMIT)
         return self.done
 
     # --- what may be replayed -------------------------------------------------------------------
@@ -187,28 +183,30 @@ class _Replay:
 
     def _transaction(self, events: list[Event], planned: Planned) -> None:
         """One batch. A passing refusal is tried again: the stream may hold what it needs."""
-        for attempt in range(1, _TRIES + 1):
+        for tried in range(1, _TRIES + 1):
             try:
                 self._run(BEGIN)
                 failed = self._halve(planned, events)
                 hit("replay.batch")
-                self._run(_IMMEDIATE, COMMIT)
+                self._run(IMMEDIATE, COMMIT)
             except Refused as refused:
                 self._run(ROLLBACK)
                 raise structure(refused) from None
             except Retry:
                 if self._link.in_transaction:
                     self._run(ROLLBACK)
-                if attempt == _TRIES:
+                if tried == _TRIES:
                     raise
-                wire.wait([], [], 0.05 * 2**attempt)
+                wire.wait([], [], 0.05 * 2**tried)
             else:
                 self._count(events, planned, failed)
                 return
 
     def _halve(self, planned: Planned, events: Sequence[Event]) -> list[str]:
         """Write inside the open transaction; what fails alone is left out and named."""
-        refused = self._try(effects(self._plan.stream, self._order, self._way, planned))
+        refused = attempt(
+            lambda some: self._run(*some), effects(self._plan.stream, self._order, self._way, planned)
+        )
         if refused is None:
             return []
         if len(events) == 1:
@@ -219,23 +217,6 @@ class _Replay:
             chosen = {event.id for event in part}
             failed += self._halve(part_of(planned, chosen), part)
         return failed
-
-    def _try(self, statements: Sequence[Statement]) -> Refused | None:
-        """Under a savepoint; what refused them for the sake of data."""
-        if not statements:
-            return None
-        try:
-            self._run(_SAVE, *statements, _IMMEDIATE, _DEFERRED, _RELEASE)
-        except Refused as refused:
-            verdict = verdict_of(refused.sqlstate)
-            if verdict is Verdict.RETRY:
-                raise Retry(f"the target refused for now: {safe_message(refused.error)}") from None
-            if verdict is Verdict.HALT:
-                self._run(ROLLBACK)
-                raise structure(refused) from None
-            self._run(_UNDO, _RELEASE)
-            return refused
-        return None
 
     def _count(self, events: Sequence[Event], planned: Planned, failed: list[str]) -> None:
         done = self.done

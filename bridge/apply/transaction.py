@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from bridge.apply.prepared import Prepared, lightened, outcomes_of, places
 from bridge.apply.refusal import cause_of, structure, unmapped
+from bridge.apply.savepoint import attempt
 from bridge.core.done import Seqs
 from bridge.core.fold import arrange
 from bridge.core.ledger import Ledger
@@ -22,15 +23,10 @@ from bridge.errors import Fenced, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Statement, TargetLink
+from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 
 _TRIES = 6
-_IMMEDIATE = Statement(b"set constraints all immediate")
-_DEFERRED = Statement(b"set constraints all deferred")
-_SAVE = Statement(b"savepoint part")
-_UNDO = Statement(b"rollback to savepoint part")
-_RELEASE = Statement(b"release savepoint part")
 
 
 @dataclass(slots=True)
@@ -84,7 +80,7 @@ class Transactions:
         if prepared.batch.chunk:
             self._send_chunk(prepared, before, ledger)
             return
-        flight = _Flight(prepared, before, ledger, [_IMMEDIATE, COMMIT])
+        flight = _Flight(prepared, before, ledger, [IMMEDIATE, COMMIT])
         self._flight = flight
         self._link.send([BEGIN, *flight.head, *prepared.effects, *flight.tail])
         hit("apply.sent")
@@ -179,7 +175,7 @@ class Transactions:
             self._check_storm(self._chunks)
             hit("apply.chunk")
             if prepared.batch.whole:
-                self._link.run([_IMMEDIATE, *ledger, COMMIT], self._wait)
+                self._link.run([IMMEDIATE, *ledger, COMMIT], self._wait)
                 self._remember(self._chunks)
         except Refused as refused:
             raise self._failed(refused, before) from None
@@ -250,21 +246,7 @@ class Transactions:
         return [*self._halve(writes, units[:middle]), *self._halve(writes, units[middle:])]
 
     def _try(self, statements: Sequence[Statement]) -> Refused | None:
-        """Run under a savepoint; what refused them, for the sake of data. Raises for any other reason."""
-        if not statements:
-            return None
-        try:
-            self._link.run([_SAVE, *statements, _IMMEDIATE, _DEFERRED, _RELEASE], self._wait)
-        except Refused as refused:
-            verdict = verdict_of(refused.sqlstate)
-            if verdict in (Verdict.RETRY, Verdict.HALT):
-                self._link.run([ROLLBACK], self._wait)
-                raise (
-                    Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
-                ) from None
-            self._link.run([_UNDO, _RELEASE], self._wait)
-            return refused
-        return None
+        return attempt(lambda some: self._link.run(some, self._wait), statements)
 
     # --- storms -----------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class Statement(NamedTuple):
 BEGIN = Statement(b"begin")
 COMMIT = Statement(b"commit")
 ROLLBACK = Statement(b"rollback")
+IMMEDIATE = Statement(b"set constraints all immediate")
+DEFERRED = Statement(b"set constraints all deferred")
 
 
 class Refused(Exception):

@@ -9,6 +9,7 @@ PROTOCOL = "bridge/core/protocol.py"
 PREFLIGHT = "bridge/core/preflight.py"
 LEDGER = "bridge/postgres/ledger.py"
 TRANSACTION = "bridge/apply/transaction.py"
+SAVEPOINT = "bridge/apply/savepoint.py"
 FOLD = "bridge/core/fold.py"
 
 WALKS = "tests/model/test_walks.py"
@@ -200,7 +201,7 @@ MUTANTS = (
                 TRANSACTION,
                 "        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])\n",
                 "        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])\n"
-                "        self._link.run([_IMMEDIATE, COMMIT, BEGIN], self._wait)\n",
+                "        self._link.run([IMMEDIATE, COMMIT, BEGIN], self._wait)\n",
             ),
         ),
         (real("test_killed_before_the_commit_of_a_bisected_batch_no_unit_is_nowhere"),),
@@ -210,10 +211,9 @@ MUTANTS = (
         "what succeeded before the refusal stays, and is applied again",
         (
             Edit(
-                TRANSACTION,
-                "            self._link.run([_SAVE, *statements, _IMMEDIATE, _DEFERRED, _RELEASE], self._wait)\n",
-                "            for one in statements:\n"
-                "                self._link.run([_SAVE, one, _IMMEDIATE, _DEFERRED, _RELEASE], self._wait)\n",
+                SAVEPOINT,
+                "        run([_SAVE, *statements, IMMEDIATE, DEFERRED, _RELEASE])\n",
+                "        for one in statements:\n            run([_SAVE, one, IMMEDIATE, DEFERRED, _RELEASE])\n",
             ),
         ),
         (real("test_a_batch_refused_half_way_is_applied_once"),),
