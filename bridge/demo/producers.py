@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,13 +51,14 @@ def payload(chance: random.Random) -> dict[str, Any]:
 
 
 class Producers:
-    """Counters of what was committed, and the three ways of committing. Thread-safe."""
+    """Counters of what was committed, and the ways of committing. Thread-safe."""
 
     def __init__(self, dsn: str, seed: int = 1) -> None:
         self._dsn = dsn
         self._seed = seed
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._over: set[uuid.UUID] = set()  # events of customers who are twice over
         self.events = 0
         self.transactions = 0
         self.rolled_back = 0  # events
@@ -115,6 +116,30 @@ class Producers:
             while events > 0 and not self._stopping.is_set():
                 self._burst(connection, chance, "backlog", min(size, events))
                 events -= size
+
+    def twice_over(self, customers: Iterable[int], times: int) -> None:
+        """Customers at twice their limit, of whom the application says so at each of `times` requests, under the same
+        idempotency key: one event each, however often."""
+        chance = random.Random(f"over {self._seed}")
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            for number in (number for _ in range(times) for number in customers):
+                if self._stopping.is_set():
+                    return
+                body = payload(chance) | {"customer_id": f"cus_{number}", "metric": "api-calls"}
+                body["used"] = 2 * body["limit"]
+                self._emit(connection, body, f"cus_{number}:api-calls:2026-11")
+
+    def _emit(self, connection: psycopg.Connection[Any], body: dict[str, Any], idempotency_key: str) -> None:
+        values = {"type": TYPE, "key": body["customer_id"], "payload": json.dumps(body)}
+        with connection.transaction():
+            event_id = _only(
+                connection.execute(_EMIT, {**values, "idempotency_key": idempotency_key}).fetchone()
+            )
+            if event_id not in self._over:
+                connection.execute(_TRUTH, [event_id, "rush", values["payload"]])
+        new = event_id not in self._over
+        self._over.add(event_id)
+        self._add(events=int(new), transactions=int(new), repeated=int(not new))
 
     def _single(self, connection: psycopg.Connection[Any], chance: random.Random, phase: str) -> None:
         body = payload(chance)

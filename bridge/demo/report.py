@@ -35,7 +35,7 @@ def html(outcome: Outcome) -> str:
     """The page."""
     return _PAGE.format(
         sentence=escape(sentence(outcome)),
-        color="#1a7f37" if outcome.verdict.holds else "#cf222e",
+        color="#1a7f37" if outcome.holds else "#cf222e",
         rows=_rows(figures(outcome)),
         chart=_histogram([value for values in outcome.verdict.latencies.values() for value in values]),
         sample=_rows(list(outcome.sample.items())),

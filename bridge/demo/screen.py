@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bridge.demo.slack import Delivered
 from bridge.demo.story import Outcome, Progress
 
 
@@ -70,6 +71,7 @@ def figures(outcome: Outcome) -> list[tuple[str, str]]:
         ("altered fields", f"{verdict.altered:,}"),
         ("effects of no event", f"{verdict.unexpected:,}"),
         ("dead letters", f"{verdict.dead_letters:,}"),
+        ("messages at Slack", _messages(outcome.slack)),
         ("latency, steady", f"p50 {milliseconds(50, 'steady')}  p99 {milliseconds(99, 'steady')}"),
         (
             "latency, with kills",
@@ -79,6 +81,13 @@ def figures(outcome: Outcome) -> list[tuple[str, str]]:
         ("throughput", f"{verdict.rate('backlog'):,.0f} events/s, draining {outcome.backlog:,}"),
         ("servers", f"two PostgreSQL {outcome.server_version}, durable commits on both"),
     ]
+
+
+def _messages(slack: Delivered) -> str:
+    return (
+        f"{slack.messages:,} for {slack.expected:,} customers at twice their limit, to {slack.channels} account owners;"
+        f" missing {slack.missing}, sent again {slack.again}"
+    )
 
 
 def sentence(outcome: Outcome) -> str:
@@ -99,10 +108,12 @@ def show(console: Console, outcome: Outcome) -> None:
     console.print(
         "  " + "  ".join(f"{name}={value}" for name, value in outcome.sample.items()), soft_wrap=True
     )
+    console.print("\none message:", style="dim")
+    console.print(Text(f"  {outcome.slack.sample}"), soft_wrap=True)
     console.print()
     for example in outcome.verdict.examples:
         console.print(Text(f"  {example}", style="red"))
-    good = outcome.verdict.holds
+    good = outcome.holds
     console.print(Text(sentence(outcome), style="bold green" if good else "bold red"), highlight=False)
     if not good:
         console.print(Text("the promise does NOT hold: see the figures above", style="bold red"))

@@ -16,12 +16,17 @@ import psycopg
 
 from bridge.demo.checker import Verdict, check
 from bridge.demo.producers import Producers
+from bridge.demo.slack import Delivered
 from bridge.demo.world import Bridge, World
 
 Tamper = Literal["lose", "double", "alter"]
 KILLS = 3
 RUSH_SECONDS = 8.0
 STEADY_SECONDS, STEADY_RATE = 3.0, 200.0
+OVER, REQUESTS = (
+    range(1, 13),
+    20,
+)  # customers who are twice over their limit, and how often that is said at a time
 _PATIENCE = 30.0  # seconds without a single new effect before we stop waiting and judge
 
 # What a broken bridge would have left behind: the demo's own test that its verdict can be no.
@@ -58,6 +63,7 @@ class Outcome:
     """The verdict and what it was about."""
 
     verdict: Verdict
+    slack: Delivered
     kills: list[Kill]
     transactions: int
     rolled_back: int
@@ -66,6 +72,11 @@ class Outcome:
     seconds: float
     server_version: str
     sample: dict[str, str]  # column -> printed value, of one enriched row
+
+    @property
+    def holds(self) -> bool:
+        """Exactly once in the table, at least once at Slack."""
+        return self.verdict.holds and not self.slack.missing
 
 
 class Story:
@@ -97,6 +108,7 @@ class Story:
             verdict = check(self.world.source_dsn, self.world.target_dsn)
             return Outcome(
                 verdict=verdict,
+                slack=self.world.slack.delivered(self._twice_over()),
                 kills=self.progress.kills,
                 transactions=self.producers.transactions,
                 rolled_back=self.producers.rolled_back,
@@ -114,17 +126,22 @@ class Story:
             self.progress.phase = "steady"
             told(f"steady traffic: {STEADY_RATE:.0f} single-row transactions a second")
             self._watch(pool.submit(self.producers.steady, self._steady, STEADY_RATE))
+            self._watch(pool.submit(self.producers.twice_over, OVER[:6], REQUESTS))
             self._wait_until_delivered()
             self.progress.phase = "rush"
             told(f"rush: three producers, {self._rush:,} events, {KILLS} kills")
+            self._watch(pool.submit(self.producers.twice_over, OVER[6:], REQUESTS))
             self._rush_with_kills(pool, told)
             self._wait_until_delivered()
             self.progress.phase = "backlog"
             code = self.bridge.stop()
             told(f"bridge stopped with SIGTERM (exit code {code}); {self._backlog:,} events pile up")
             self._watch(pool.submit(self.producers.backlog, self._backlog))
+            self._watch(pool.submit(self.producers.twice_over, OVER, REQUESTS))
             self.bridge.start()
             self._wait_until_delivered()
+            told("waiting for Slack: it takes one message a second and channel")
+            self._wait_for_messages()
             self.bridge.stop()  # what it still holds must come out before we judge
 
     # -- the rush ---------------------------------------------------------------------------------------
@@ -199,6 +216,26 @@ class Story:
         while (delivered := self._look("distinct event_id")) < self.producers.events:
             if delivered != seen:
                 seen, since = delivered, time.monotonic()
+            if time.monotonic() - since > _PATIENCE:
+                return
+            time.sleep(0.05)
+
+    def _twice_over(self) -> list[str]:
+        """The events that make a message each."""
+        with psycopg.connect(self.world.source_dsn) as connection:
+            rows = connection.execute(
+                "select event_id::text from demo.truth"
+                " where (payload ->> 'used')::numeric >= 2 * (payload ->> 'limit')::numeric"
+            )
+            return [row[0] for row in rows]
+
+    def _wait_for_messages(self) -> None:
+        """All of them, or nothing new for a while."""
+        expected = self._twice_over()
+        seen, since = -1, time.monotonic()
+        while (found := self.world.slack.delivered(expected)).missing:
+            if found.messages != seen:
+                seen, since = found.messages, time.monotonic()
             if time.monotonic() - since > _PATIENCE:
                 return
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The throw-away world: two servers, their customer's tables, and the bridge as a process to kill."""
+"""The throw-away world: two servers, their customer's tables, a Slack, and the bridge as a process to kill."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import psycopg
 
 from bridge.demo import customer
 from bridge.demo.cluster import Cluster
+from bridge.demo.slack import Slack
 from bridge.demo.supervise import ended, spawn
 from bridge.demo.workspace import Workspace
 
-CONFIG = Path(__file__).with_name("bridge.yaml")
+CONFIG = Path(__file__).with_name("with_slack.yaml")
 
 
 class BridgeFailed(Exception):
@@ -39,6 +40,7 @@ class World:
             customer.make_source(connection)
         with psycopg.connect(self.target.dsn("warehouse"), autocommit=True) as connection:
             customer.make_target(connection)
+        self.slack = Slack()
 
     def _server(self, name: str) -> Cluster:
         settings: dict[str, str | int] = {"track_commit_timestamp": "on", "log_checkpoints": "off"}
@@ -65,13 +67,16 @@ class World:
 
     @property
     def bridge_environment(self) -> dict[str, str]:
-        """What bridge.yaml refers to: both DSNs as the bridge's role, which may create nothing."""
+        """What with_slack.yaml refers to: both DSNs as the bridge's role, which may create nothing; Slack."""
         return {
             "SOURCE_DSN": self.source.dsn("app", user="outbox_bridge"),
             "WAREHOUSE_DSN": self.target.dsn("warehouse", user="outbox_bridge"),
+            "SLACK_TOKEN": self.slack.token,
+            "SLACK_API_URL": self.slack.api_url,
         }
 
     def close(self) -> None:
+        self.slack.close()
         self.workspace.close()
 
     def __enter__(self) -> World:
@@ -82,7 +87,7 @@ class World:
 
 
 class Bridge:
-    """`bridge run` on the demo's bridge.yaml, as its own process."""
+    """`bridge run` on the demo's configuration, as its own process."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         with socket.socket() as probe:

@@ -3,17 +3,22 @@ tested is the world, the producers and the checker."""
 
 from __future__ import annotations
 
+import json
 import threading
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
+import yaml
 
 from bridge.demo.checker import check
 from bridge.demo.report import html
 from bridge.demo.screen import sentence
-from bridge.demo.story import KILLS, Outcome, Story, Tamper
-from bridge.demo.world import Bridge, World
+from bridge.demo.slack import Slack
+from bridge.demo.story import KILLS, OVER, REQUESTS, Outcome, Story, Tamper
+from bridge.demo.world import CONFIG, Bridge, World
 
 _TRUTH = """
 select t.event_id, t.payload->>'customer_id', t.payload->>'metric', (t.payload->>'limit')::numeric,
@@ -61,8 +66,22 @@ class CopyingBridge(Bridge):
         ):
             while not self._stop.wait(0.01):
                 done = [row[0] for row in target.execute("select event_id from events.usage_limits")]
-                target.cursor().executemany(_INSERT, source.execute(_TRUTH, [done]).fetchall())
+                rows = source.execute(_TRUTH, [done]).fetchall()
+                target.cursor().executemany(_INSERT, rows)
                 target.commit()
+                for event_id, *_, limit, used, _, _, csm, _, _ in rows:
+                    if used >= 2 * limit:
+                        self._tell(str(event_id), csm)
+
+    def _tell(self, event_id: str, csm: str) -> None:
+        slack = self._world.slack
+        request = urllib.request.Request(
+            f"{slack.api_url}/chat.postMessage",
+            json.dumps({"channel": csm, "text": f"event {event_id}"}).encode(),
+            {"authorization": f"Bearer {slack.token}", "idempotency-key": event_id},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert json.load(answer) == {"ok": True}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +100,10 @@ def test_a_faithful_bridge_loses_and_doubles_nothing(outcome: Outcome) -> None:
     assert outcome.verdict.events == outcome.verdict.rows >= 1200
     assert len(outcome.kills) == KILLS
     assert outcome.rolled_back > 0
-    assert outcome.repeated > 0
+    assert outcome.repeated > len(OVER) * REQUESTS
+    assert outcome.slack == replace(
+        outcome.slack, expected=len(OVER), missing=0, messages=len(OVER), again=0, channels=4
+    )
     assert 0 < outcome.verdict.percentile(50, "steady") < 60
     assert sentence(outcome) == "lost 0  duplicates 0"
     assert outcome.sample["csm"] in html(outcome)
@@ -101,6 +123,42 @@ def test_one_tampered_row_turns_the_verdict(
     assert getattr(verdict, kind) == 1
     assert not verdict.holds
     assert any(example.startswith(kind) for example in verdict.examples)
+
+
+def test_a_message_that_did_not_come_turns_the_verdict_and_one_that_came_twice_does_not(
+    outcome: Outcome,
+) -> None:
+    assert outcome.holds
+    assert not replace(outcome, slack=replace(outcome.slack, missing=1)).holds
+    assert replace(outcome, slack=replace(outcome.slack, again=1)).holds
+
+
+def test_the_slack_of_the_demo_tells_missing_messages_from_those_that_came_twice() -> None:
+    slack = Slack()
+    try:
+        said = b'{"channel": "ada", "text": "event one"}'
+        for _ in range(2):
+            assert slack.answer(
+                "/api/chat.postMessage", f"Bearer {slack.token}", said, {"idempotency-key": "a"}
+            ) == {"ok": True}
+        assert slack.answer("/api/chat.postMessage", "Bearer another", said, {}) == {
+            "ok": False,
+            "error": "invalid_auth",
+        }
+        found = slack.delivered(["one", "two"])
+        assert (found.expected, found.missing, found.messages, found.again) == (2, 1, 2, 1)
+    finally:
+        slack.close()
+
+
+def test_the_demo_runs_what_is_measured_and_a_slack_beside_it() -> None:
+    measured = yaml.safe_load(CONFIG.with_name("bridge.yaml").read_text())
+    shown = yaml.safe_load(CONFIG.read_text())
+    del shown["connections"]["team"]
+    pipeline = shown["pipelines"]["usage-limit-hits"]
+    del pipeline["destinations"]["owner"]
+    assert all("events" in branch["to"] for branch in pipeline.pop("branches"))
+    assert shown == measured
 
 
 def test_the_bridge_of_the_demo_may_create_nothing_on_its_target(world: World) -> None:
