@@ -42,13 +42,13 @@ def demo(events: int, keep: bool, report: Path | None, tamper: Tamper | None) ->
     from bridge.demo.cluster import ClusterError  # noqa: PLC0415
     from bridge.demo.report import html  # noqa: PLC0415
     from bridge.demo.story import Story  # noqa: PLC0415
-    from bridge.demo.world import Bridge, BridgeFailed, World  # noqa: PLC0415
+    from bridge.demo.world import WITH_SLACK, Bridge, BridgeFailed, World  # noqa: PLC0415
 
     console = Console(highlight=False)
     try:
         console.print("starting two throw-away PostgreSQL servers")
         with World() as world:
-            bridge = Bridge(world.bridge_environment, world.workspace.root / "bridge.log")
+            bridge = Bridge(world.bridge_environment, world.workspace.root / "bridge.log", WITH_SLACK)
             try:
                 story = Story(world, bridge, events)
                 with screen.live(console, story.progress):

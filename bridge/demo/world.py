@@ -21,7 +21,8 @@ from bridge.demo.slack import Slack
 from bridge.demo.supervise import ended, spawn
 from bridge.demo.workspace import Workspace
 
-CONFIG = Path(__file__).with_name("with_slack.yaml")
+CONFIG = Path(__file__).with_name("bridge.yaml")
+WITH_SLACK = CONFIG.with_name("with_slack.yaml")
 
 
 class BridgeFailed(Exception):
@@ -87,13 +88,14 @@ class World:
 
 
 class Bridge:
-    """`bridge run` on the demo's configuration, as its own process."""
+    """`bridge run` on a configuration of the demo's, as its own process."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, config: Path = CONFIG) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.admin = f"127.0.0.1:{probe.getsockname()[1]}"
         self.log = log
+        self._config = config
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self._environment = {**clean, **environment, "BRIDGE_ADMIN": self.admin}
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,7 +117,7 @@ class Bridge:
             self._process = self._spawn(log)
 
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "bridge", "run", "-c", str(CONFIG)]
+        command = [sys.executable, "-m", "bridge", "run", "-c", str(self._config)]
         return spawn(command, log, env=self._environment)
 
     def wait_ready(self, deadline: float = 30.0) -> float:

@@ -18,7 +18,7 @@ from bridge.demo.report import html
 from bridge.demo.screen import sentence
 from bridge.demo.slack import Slack
 from bridge.demo.story import KILLS, OVER, REQUESTS, Outcome, Story, Tamper
-from bridge.demo.world import CONFIG, Bridge, World
+from bridge.demo.world import CONFIG, WITH_SLACK, Bridge, World
 
 _TRUTH = """
 select t.event_id, t.payload->>'customer_id', t.payload->>'metric', (t.payload->>'limit')::numeric,
@@ -152,8 +152,8 @@ def test_the_slack_of_the_demo_tells_missing_messages_from_those_that_came_twice
 
 
 def test_the_demo_runs_what_is_measured_and_a_slack_beside_it() -> None:
-    measured = yaml.safe_load(CONFIG.with_name("bridge.yaml").read_text())
-    shown = yaml.safe_load(CONFIG.read_text())
+    measured = yaml.safe_load(CONFIG.read_text())
+    shown = yaml.safe_load(WITH_SLACK.read_text())
     del shown["connections"]["team"]
     pipeline = shown["pipelines"]["usage-limit-hits"]
     del pipeline["destinations"]["owner"]
