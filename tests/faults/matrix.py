@@ -1,7 +1,7 @@
 """docs/fault-matrix.md, made from the `fault` markers of the tests: `python -m tests.faults.matrix`.
 
 Apart from the tests because it reads them: each row of the matrix is proved by the tests that carry its
-number, or says why there is none. A test holds the file to what this prints.
+number; there is none without. A test holds the file to what this prints.
 """
 
 from __future__ import annotations
@@ -108,18 +108,6 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
 }
 
-REASONS = {
-    "8": "`bridge dead retry` has its own tests; failpoint dead.retry",
-    "10": "not automated: one process cannot be given another clock here. Positions are LSNs and xids, waits use the"
-    " monotonic clock; wall time is only shown",
-    "14": "not automated: wants a file system of its own, which a test run may not mount. Class 53 is retried"
-    " like 53200, which row 20's test raises; the PANIC that follows is a crash, row 11",
-    "63": "not yet: needs a test that is slow and wants 1 GB of memory",
-}
-"""Rows without a test, and why. A row with a test has none."""
-
-UNMARKED = "tests of sinks, ingress and admin do not carry their rows yet"
-
 HEAD = """# Fault matrix
 
 What can go wrong, and the tests that make it go wrong on real PostgreSQL servers. Each ends in the conservation law
@@ -161,7 +149,8 @@ def render() -> str:
         parts.append(f"\n## {section}\n\n| row | fault | tests |\n| --- | --- | --- |\n")
         for row, fault in rows.items():
             proofs = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in tests.get(row, ()))
-            parts.append(f"| {row} | {fault} | {proofs or REASONS.get(row, UNMARKED)} |\n")
+            assert proofs, f"no test carries row {row}"
+            parts.append(f"| {row} | {fault} | {proofs} |\n")
     return "".join(parts)
 
 

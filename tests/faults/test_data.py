@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import uuid
 from typing import Any
 
@@ -145,6 +146,48 @@ def test_a_source_in_latin1(world: World) -> None:
             bridge.terminate()
     finally:
         drop_database(made)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.fault(63)
+def test_a_payload_of_a_hundred_megabytes_arrives_and_one_over_the_limit_is_a_dead_letter_by_reference(
+    world: World,
+) -> None:
+    bridge = world.bridge().start()
+    bridge.wait_log("streaming")
+    with world.producer() as producer:
+        producer.transaction(3)
+        large = _large(world, 100 << 20)
+        producer.transaction(3)
+        world.caught_up(deadline=120)
+        assert [(event, code) for event, code, _ in world.dead_letters()] == [(str(large), "too_large")]
+        kept = "select payload is null and raw is null from bridge.dead_letter"
+        assert world.target.value(kept)  # the outbox has it, the letter says which event it is
+        world.law(deadline=120)
+        world.configure(lambda c: c["source"].update(max_payload="128MiB"))
+        bridge.signal(signal.SIGHUP)
+        bridge.wait_log("reloaded")
+        again = _large(world, 100 << 20)
+        producer.transaction(3)
+        world.caught_up(deadline=240)
+    assert len(world.dead_letters()) == 1
+    size = "select octet_length(payload ->> 'note') from events.usage_limits where event_id = %s"
+    assert world.target.value(size, [again]) == 100 << 20
+    world.law(deadline=240)
+
+
+def _large(world: World, size: int) -> uuid.UUID:
+    """One event with a text of so many bytes, made by the server."""
+    event = uuid.uuid4()
+    with world.source.connect() as app, app.transaction():
+        for table, column in (("outbox.event", "id"), ("rig.truth", "event_id")):
+            app.execute(
+                f"insert into {table} ({column}, type, payload) select %s, 'usage.limit_reached',"
+                " %s::jsonb || jsonb_build_object('note', repeat('0123456789abcdef', %s))".encode(),
+                [event, json.dumps(GOOD), size // 16],
+            )
+    return event
 
 
 @pytest.mark.fault("66b")

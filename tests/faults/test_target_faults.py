@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 
 import psycopg
 import pytest
 
+from bridge.demo.cluster import Cluster
 from tests.faults.world import STREAM, World, until
 from tests.support.producers import Traffic
 from tests.support.proxy import FaultProxy
@@ -55,6 +57,53 @@ def _accepts(dsn: str) -> bool:
     except psycopg.OperationalError:
         return False
     return True
+
+
+@pytest.mark.data_directory
+@pytest.mark.fault(14)
+def test_a_disk_that_is_full_is_waited_for_and_the_panic_that_follows_too(
+    world: World, target_cluster: Cluster
+) -> None:
+    """The table's file is /dev/full until there is room again: 53100, from the kernel. Then the backend that applies
+    may not write WAL: the server panics and recovers."""
+    path = world.target.value("select pg_relation_filepath('events.usage_limits')")
+    heap = target_cluster.data / path
+    target_cluster.stop()
+    empty = heap.rename(heap.with_suffix(".empty"))
+    heap.symlink_to("/dev/full")
+    target_cluster.start()
+    bridge = world.bridge().start()
+    with world.producer() as producer:
+        producer.transaction(5)
+        producer.burst(300)
+        until(lambda: 'reason="53100"' in bridge.get("/metrics")[1], "the disk is full")
+        assert world.dead_letters() == []
+        target_cluster.crash()  # on a full disk; and somebody makes room
+        heap.unlink()
+        empty.rename(heap)
+        target_cluster.start()
+        world.caught_up(deadline=60)
+        world.law()
+        [(pid,)] = until(lambda: world.target.execute(_APPLYING), "a session that applies")
+        for statement in ("select pg_switch_wal()", _TWO_MEGABYTES):  # where WAL is written is then beyond
+            world.target.execute(statement)
+        _forbid_writing(target_cluster, pid)
+        producer.transaction(3)
+        until(lambda: "PANIC" in target_cluster.log.read_text(), "the server panics", 60)
+        until(lambda: _accepts(world.target.dsn), "and recovers", 60)
+        producer.transaction(3)
+        world.caught_up(deadline=60)
+    assert world.dead_letters() == []
+    world.law()
+
+
+_TWO_MEGABYTES = "select pg_logical_emit_message(false, 'rig', repeat('x', 2 << 20))"
+
+
+def _forbid_writing(cluster: Cluster, pid: int) -> None:
+    """This backend may write nothing beyond the first 1 MiB of any file: tables here are smaller, WAL is not."""
+    command = ["prlimit", "--pid", str(pid), "--fsize=1048576:"]
+    subprocess.run(command, check=True, **cluster.binaries.identity.popen(cluster.directory))
 
 
 @pytest.mark.fault(13)

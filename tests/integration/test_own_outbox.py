@@ -107,3 +107,73 @@ def test_an_outbox_of_debezium_shape_is_delivered_once_over_a_kill(
                 bridge.start().wait_halted("no_catch_up")
         finally:
             bridge.close()
+
+
+DEEP = '{"total": 1, "deep": ' + '{"a":' * 20_000 + "1" + "}" * 20_000 + "}"
+BAD = {  # what jsonb would have refused at the producer's INSERT; json takes those that it does not look into
+    "NUL": r'{"total": 1, "note": "\u0000"}',
+    "lone surrogate": r'{"total": 1, "note": "\ud800"}',
+    "lone surrogate in a name": r'{"total": 1, "\udc00": 1}',
+    "NaN": '{"total": NaN}',
+    "Infinity": '{"total": 1, "rate": -Infinity}',
+    "too deep": DEEP,
+    "cut off": '{"total": 1',
+    "no object": "[1]",
+    "nothing": "",
+}
+REFUSED_BY_JSON = {"NaN", "Infinity", "too deep", "cut off", "nothing"}
+
+
+@pytest.mark.fault(57, 58, 59)
+@pytest.mark.parametrize("kind", ["json", "text", "bytea"])
+def test_what_jsonb_would_refuse_is_a_dead_letter_where_the_outbox_takes_it(
+    source: Database, target: Database, tmp_path: Path, kind: str
+) -> None:
+    with source.connect() as customer, target.connect() as owner:
+        customer.execute(
+            "create table public.outboxevent (id uuid primary key, aggregatetype text not null,"
+            f" aggregateid text not null, type text not null, payload {kind})"
+        )
+        customer.execute(XID)
+        customer.execute("grant select on public.outboxevent to outbox_bridge")
+        owner.execute("create table events.orders (id uuid, key text, total numeric, payload jsonb)")
+        owner.execute("grant select, insert on events.orders to outbox_bridge")
+    config = tmp_path / "own.yaml"
+    config.write_text(CONFIG % ", seq: seq, xid: xid")
+    bridge = BridgeProcess(
+        source=source.bridge_dsn, target=target.bridge_dsn, directory=tmp_path, config=config
+    )
+    bad = {name: text.encode() for name, text in BAD.items()}
+    if kind == "json":
+        bad = {name: text for name, text in bad.items() if name not in REFUSED_BY_JSON}
+    if kind == "bytea":
+        bad["not UTF-8"] = b'{"total": 1, "note": "\xff\xfe"}'
+    statement = (
+        "insert into public.outboxevent (id, aggregatetype, aggregateid, type, payload)"
+        " values (%s, 'order', 'o1', 'OrderCreated', %s)"
+    )
+    try:
+        with source.connect() as customer:
+            install_source(customer, "own", "public.outboxevent")
+            bridge.start().wait_log("streaming")
+            dead = {str(uuid.uuid4()): name for name in bad}
+            for event, name in dead.items():  # between neighbours, in one transaction with them
+                with customer.transaction():
+                    insert(customer, 6, binary=kind == "bytea")
+                    payload = bad[name] if kind == "bytea" else bad[name].decode()
+                    customer.execute(statement, [event, payload])
+                    insert(customer, 6, binary=kind == "bytea")
+            if kind == "json":
+                for name in REFUSED_BY_JSON:
+                    with pytest.raises((psycopg.DataError, psycopg.errors.StatementTooComplex)):
+                        customer.execute(statement, [uuid.uuid4(), BAD[name]])
+        rows = wait_for_rows(target, 12 * len(dead))
+        assert len(rows) == 12 * len(dead)
+        assert {count for _, count in rows} == {1}
+        letters = target.execute("select event_id, code, cause from bridge.dead_letter")
+        assert {event for event, _, _ in letters} == set(dead)
+        assert len(letters) == len(dead)
+        codes = {dead[event]: code for event, code, _ in letters}
+        assert codes == {name: "22P05" if name == "NUL" else "payload" for name in bad}
+    finally:
+        bridge.close()

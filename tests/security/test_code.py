@@ -90,6 +90,7 @@ def test_a_file_with_duplicate_keys_or_tags_is_refused(tmp_path: Path, text: str
         _load(tmp_path, text)
 
 
+@pytest.mark.fault(78)
 @pytest.mark.security(18)
 def test_http_listens_on_loopback_by_default() -> None:
     assert Admin().listen.is_loopback

@@ -95,6 +95,7 @@ def test_an_address_in_use_is_told_before_a_stream_starts(
     assert source.value("select count(*) from outbox.stream") == 0
 
 
+@pytest.mark.fault(76)
 def test_idle_dripping_and_refused_connections_leave_the_stream_alone(
     bridge: Bridge, source: Database, target: Database
 ) -> None:

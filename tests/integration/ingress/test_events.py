@@ -129,6 +129,7 @@ def test_a_number_that_only_the_server_refuses_costs_its_neighbours_nothing(
     assert source.value("select count(*) from outbox.event") == 28
 
 
+@pytest.mark.fault(73)
 @pytest.mark.parametrize("body", [b"", b"{", b'{"a":1,}', b"\xff\xfe", b'{"a":1} {"b":2}', b"\xef\xbb\xbf{}"])
 def test_what_is_not_json_is_400(ingress: IngressServer, body: bytes) -> None:
     problem(ingress.event(body), 400, "malformed")
@@ -139,6 +140,7 @@ def test_a_payload_is_an_object(ingress: IngressServer, body: bytes) -> None:
     problem(ingress.event(body), 422, "payload")
 
 
+@pytest.mark.fault(73)
 @pytest.mark.parametrize(
     "authorization", ["", "Bearer", "Bearer wrong", "Basic a2V5", "Bearer key-of-the-test"]
 )

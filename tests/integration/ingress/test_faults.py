@@ -41,6 +41,7 @@ def sent(server: IngressServer, data: bytes) -> bytes:
         return received
 
 
+@pytest.mark.fault(77)
 def test_while_the_database_is_down_nothing_is_accepted_and_then_everything_is(
     source_cluster: RestartableServer, source: Database, serving: Callable[..., IngressServer]
 ) -> None:
@@ -62,6 +63,7 @@ def test_while_the_database_is_down_nothing_is_accepted_and_then_everything_is(
     assert source.value("select count(*) from outbox.event") == 2
 
 
+@pytest.mark.fault(75)
 def test_a_lost_answer_to_the_commit_never_gives_a_second_event_to_a_key(
     serving: Callable[..., IngressServer], source: Database, proxy_to: Callable[[str], FaultProxy]
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_lost_answer_to_the_commit_never_gives_a_second_event_to_a_key(
     assert "not known whether" in answer.json["detail"]
 
 
+@pytest.mark.fault(77)
 def test_a_server_that_falls_silent_is_503_in_bounded_time(
     serving: Callable[..., IngressServer],
     source: Database,
@@ -121,6 +124,7 @@ def test_the_queue_is_bounded(
     assert answers.count(503) >= 8
 
 
+@pytest.mark.fault(76)
 def test_a_declared_length_over_the_limit_is_413_before_the_body_is_read(ingress: IngressServer) -> None:
     head = HEAD + "content-type: application/json\r\ncontent-length: 1048577\r\n\r\n"
     answer = sent(ingress, head.encode())  # not one byte of the body
@@ -129,6 +133,7 @@ def test_a_declared_length_over_the_limit_is_413_before_the_body_is_read(ingress
     assert b"ingress.max_payload" in answer
 
 
+@pytest.mark.fault(76)
 def test_a_body_that_grows_past_the_limit_is_413(ingress: IngressServer) -> None:
     chunk = b"%x\r\n%b\r\n" % (65536, b"[" * 65536)
     with closing(socket.create_connection(("127.0.0.1", ingress.port), timeout=20)) as client:
@@ -141,6 +146,7 @@ def test_a_body_that_grows_past_the_limit_is_413(ingress: IngressServer) -> None
     assert ingress.event().status == 202
 
 
+@pytest.mark.fault(76)
 def test_compressed_bodies_are_not_taken(ingress: IngressServer) -> None:
     bomb = gzip.compress(b"0" * 50_000_000)
     assert len(bomb) < 1 << 20
@@ -149,6 +155,7 @@ def test_compressed_bodies_are_not_taken(ingress: IngressServer) -> None:
     assert ingress.event(bomb).status == 400  # nor when it does not say so
 
 
+@pytest.mark.fault(76)
 def test_a_body_that_drips_is_408_and_its_connection_is_closed(
     ingress: IngressServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,11 +164,13 @@ def test_a_body_that_drips_is_408_and_its_connection_is_closed(
     assert sent(ingress, head.encode()).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.fault(76)
 def test_a_header_that_drips_is_cut_off(ingress: IngressServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.observe.server.HEADER_SECONDS", 0.2)
     assert sent(ingress, HEAD.encode()) == b""
 
 
+@pytest.mark.fault(76)
 def test_connections_over_the_cap_are_told_then_closed(serving: Callable[..., IngressServer]) -> None:
     server = serving(connections=5)
     idle = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(80)]

@@ -63,6 +63,7 @@ def order(server: IngressServer, delivery: str, order_id: str) -> Answer:
     return server.post("/v1/webhooks/orders", body, key=None, x_mac=hmac.digest(b"o", body, "sha256").hex())
 
 
+@pytest.mark.fault(74)
 def test_a_delivery_is_one_event_however_often_it_comes(hooks: IngressServer, source: Database) -> None:
     first = standard(hooks)
     again = standard(hooks)
@@ -82,6 +83,7 @@ def test_both_live_secrets_are_taken(hooks: IngressServer) -> None:
     assert standard(hooks, delivery="2", secret=SECRETS[1]).status == 202
 
 
+@pytest.mark.fault(73, 74)
 def test_whatever_is_wrong_the_answer_is_the_same(hooks: IngressServer, source: Database) -> None:
     answers = [
         standard(hooks, secret="c29tZSBvdGhlciBzZWNyZXQ="),
@@ -99,6 +101,7 @@ def test_whatever_is_wrong_the_answer_is_the_same(hooks: IngressServer, source: 
     assert set(hooks.counts) == {("webhooks/svix", 401), ("webhooks/hub", 401), ("other", 401)}
 
 
+@pytest.mark.fault(74)
 def test_a_copy_under_another_delivery_id_is_still_a_copy(hooks: IngressServer, source: Database) -> None:
     body = b'{"ref": "main"}'
     signature = "sha256=" + hmac.digest(b"g", body, "sha256").hex()
@@ -113,6 +116,7 @@ def test_a_copy_under_another_delivery_id_is_still_a_copy(hooks: IngressServer, 
     assert source.execute("select type, idempotency_key from outbox.event") == [("hub.push", "d-1")]
 
 
+@pytest.mark.fault(74)
 def test_copies_that_come_together_are_one_event(hooks: IngressServer, source: Database) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: standard(hooks, delivery=f"m{n % 3}"), range(48)))
@@ -161,6 +165,7 @@ def test_an_event_that_commits_meanwhile_gives_its_id_to_the_delivery(
     assert order(hooks, "d1", "o1").json["id"] == row[0]
 
 
+@pytest.mark.fault(75)
 def test_a_delivery_whose_answer_was_lost_is_one_event_when_it_comes_again(
     hooks: IngressServer, source: Database
 ) -> None:
@@ -179,6 +184,7 @@ def test_a_delivery_whose_answer_was_lost_is_one_event_when_it_comes_again(
     assert again.json["id"] == source.value("select id::text from outbox.event")
 
 
+@pytest.mark.fault(75)
 def test_a_commit_whose_answer_was_lost_on_the_way_to_us_is_one_event(
     serving: Callable[..., IngressServer], source: Database, proxy_to: Callable[[str], FaultProxy]
 ) -> None:

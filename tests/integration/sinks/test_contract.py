@@ -120,6 +120,7 @@ def test_every_sink_is_under_test() -> None:
     assert kinds | {"email"} == set(SINKS)
 
 
+@pytest.mark.fault(71)
 @each_sink
 def test_two_hundred_is_sent_and_every_attempt_has_the_same_id(sink: UnderTest, receiver: Receiver) -> None:
     receiver.always = Reply(200, sink.ok)
@@ -132,6 +133,7 @@ def test_two_hundred_is_sent_and_every_attempt_has_the_same_id(sink: UnderTest, 
     assert first.headers["user-agent"].startswith("outbox-bridge/")
 
 
+@pytest.mark.fault(70)
 @each_sink
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413, 422])
 def test_a_refusal_is_dead_at_once(sink: UnderTest, status: int, receiver: Receiver) -> None:
@@ -141,6 +143,7 @@ def test_a_refusal_is_dead_at_once(sink: UnderTest, status: int, receiver: Recei
     assert "CANARY" not in outcome.cause
 
 
+@pytest.mark.fault(70)
 @each_sink
 @pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504, 599])
 def test_a_passing_fault_is_tried_again(sink: UnderTest, status: int, receiver: Receiver) -> None:
@@ -149,6 +152,7 @@ def test_a_passing_fault_is_tried_again(sink: UnderTest, status: int, receiver: 
     assert (outcome.verdict, outcome.blame, outcome.retry_after) == ("retry", "destination", 3.0)
 
 
+@pytest.mark.fault(70)
 @each_sink
 @pytest.mark.parametrize(
     ("date", "after", "seconds"),
@@ -168,6 +172,7 @@ def test_too_many_requests_waits_as_long_as_it_says(
     assert (outcome.verdict, outcome.blame, outcome.retry_after) == ("retry", "pace", seconds)
 
 
+@pytest.mark.fault(70)
 @each_sink
 @pytest.mark.parametrize("reply", [Reply(hang=True), Reply(drip=True)], ids=["silent", "drip"])
 def test_who_does_not_answer_in_time_is_tried_again(
@@ -178,6 +183,7 @@ def test_who_does_not_answer_in_time_is_tried_again(
     assert (outcome.verdict, outcome.code) == ("retry", "timeout")
 
 
+@pytest.mark.fault(70)
 @each_sink
 def test_a_connection_cut_after_the_send_is_tried_again(sink: UnderTest, receiver: Receiver) -> None:
     receiver.always = Reply(cut=True)
@@ -196,6 +202,7 @@ def test_nobody_there_is_tried_again(sink: UnderTest) -> None:
     assert (outcome.verdict, outcome.code) == ("retry", "connect")
 
 
+@pytest.mark.fault(70)
 @each_sink
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(sink: UnderTest, status: int, receiver: Receiver) -> None:
@@ -206,6 +213,7 @@ def test_a_redirect_is_not_followed(sink: UnderTest, status: int, receiver: Rece
     assert len(receiver.requests) == 1
 
 
+@pytest.mark.fault(70)
 @each_sink
 def test_of_a_huge_answer_only_the_beginning_is_read(sink: UnderTest, receiver: Receiver) -> None:
     receiver.always = Reply(500, b"x" * (LONGEST_ANSWER * 200))
@@ -271,6 +279,7 @@ def test_a_mail_has_both_bodies_and_the_same_message_id_at_every_attempt(mail_se
     assert parts == [("text/plain", "plain"), ("text/html", "<b>rich</b>")]
 
 
+@pytest.mark.fault(72)
 @pytest.mark.parametrize(
     ("answer", "verdict", "code"),
     [
@@ -316,6 +325,7 @@ def test_a_mail_server_without_tls_gets_nothing_unless_told_so(mail_server: Mail
     assert mail_server.mails == []
 
 
+@pytest.mark.fault(72)
 def test_no_mail_server_is_tried_again() -> None:
     gone = MailServer()
     gone.close()

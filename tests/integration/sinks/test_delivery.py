@@ -81,6 +81,7 @@ def test_a_webhook_is_signed_and_numbers_are_exact(
     assert b"0.10" in request.body
 
 
+@pytest.mark.fault(71)
 @pytest.mark.slow
 def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
@@ -121,6 +122,7 @@ def test_messages_of_one_key_come_in_order_though_the_first_fails(
     assert sorted(Counter(one.identity for one in receiver.requests).values()) == [1] * 11 + [2]
 
 
+@pytest.mark.fault(70)
 def test_a_destination_that_is_down_delays_no_table_and_holds_no_wal(
     source: Database, target: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
@@ -263,6 +265,7 @@ def test_a_reload_sends_to_the_new_address(
     assert [one.path for one in receiver.requests] == ["/hook", "/elsewhere"]
 
 
+@pytest.mark.fault(71)
 @pytest.mark.slow
 def test_told_to_stop_it_lets_go_of_what_nobody_answered(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start

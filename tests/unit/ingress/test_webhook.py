@@ -127,6 +127,7 @@ CONFIGURED: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.fault(73)
 @given(body=st.binary(max_size=80) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_signed_body_becomes_an_event_or_a_refusal(body: bytes) -> None:
     for configured in CONFIGURED:

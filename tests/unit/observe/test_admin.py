@@ -77,6 +77,7 @@ def test_a_token_counts_on_loopback_too() -> None:
     assert ask(build_admin(Metrics(), token=TOKEN), "/status").status == 401
 
 
+@pytest.mark.fault(78)
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "bridge.internal", ""])
 def test_listening_for_other_machines_without_a_token_is_a_configuration_error(host: str) -> None:
     with pytest.raises(ConfigError, match=r"admin\.token"):

@@ -205,6 +205,7 @@ def test_dead_letters_fall_to_zero_when_a_pipeline_has_none_left() -> None:
     assert values[key, frozenset({("pipeline", "b")})] == 4
 
 
+@pytest.mark.fault(78)
 def test_labels_come_from_a_short_list_of_names() -> None:
     allowed = {"pipeline", "outcome", "destination", "entity", "result", "endpoint", "code", "reason"}
     allowed |= {"stream", "phase", "version", "python"}

@@ -1,0 +1,111 @@
+"""The database that events are enriched from is one of its own: it is down, silent, or behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults.world import World, until
+from tests.support import customer
+from tests.support.proxy import FaultProxy
+from tests.support.servers import Database, create_database, drop_database
+
+GOOD = {"metric": "seats", "limit": 10, "used": 5, "plan": "pro"}
+
+
+@pytest.fixture
+def replica(world: World) -> Iterator[Database]:
+    """A copy of the customers, elsewhere."""
+    made = create_database(world.target.server, f"{world.target.name}_crm")
+    with made.connect() as connection:
+        connection.execute(customer.CRM)
+    yield made
+    for bridge in world.bridges:
+        bridge.close()
+    drop_database(made)
+
+
+@pytest.fixture
+def crm(world: World, replica: Database, proxy_to: Callable[[str], FaultProxy]) -> FaultProxy:
+    """The link to it; the configuration looks customers up over it and waits for those that are not there."""
+    proxy = proxy_to(replica.bridge_dsn)
+
+    def change(document: dict[str, dict[str, object]]) -> None:
+        document["connections"]["crm"] = {"type": "postgres", "dsn": "${CRM_DSN}"}
+        [step] = document["pipelines"]["usage-limit-hits"]["steps"]  # type: ignore[index]
+        step["enrich.entity"].update({"from": "crm", "missing": "retry", "cache": "1s"})
+
+    world.configure(change)
+    return proxy
+
+
+def _of(customer_id: str) -> dict[str, object]:
+    return {**GOOD, "customer_id": customer_id}
+
+
+@pytest.mark.fault(69)
+def test_a_lookup_database_that_is_down_or_silent_is_waited_for_in_order(
+    world: World, crm: FaultProxy
+) -> None:
+    bridge = world.bridge(CRM_DSN=crm.dsn).start()
+    bridge.wait_log("streaming")
+    with world.producer() as producer:
+        producer.transaction(5)
+        world.caught_up()
+        for number, fault in enumerate((crm.refuse, crm.blackhole)):
+            fault()
+            crm.reset_all()
+            before, lines = world.applied(), len(bridge.lines)
+            for used in range(3):
+                producer.transaction(payloads=[{**_of(f"cus_{300 + number}"), "used": used}], key="one")
+            bridge.wait_log("enrich_failed", since=lines, deadline=60)
+            assert world.applied() == before
+            assert world.dead_letters() == []
+            crm.clear()
+            world.caught_up(deadline=60)
+    assert world.dead_letters() == []
+    world.law()
+
+
+@pytest.mark.fault(69)
+def test_a_lookup_database_that_is_behind_is_asked_again_until_it_has_the_row(
+    world: World, replica: Database, crm: FaultProxy
+) -> None:
+    """A replica: the customer is at the source, and comes there later. Its event is parked, others go on."""
+    replica.execute("delete from crm.customer where customer_id = 'cus_400'")
+    bridge = world.bridge(CRM_DSN=crm.dsn).start()
+    bridge.wait_log("streaming")
+    with world.producer() as producer:
+        [parked] = producer.transaction(payloads=[_of("cus_400")], key="parked")
+        producer.transaction(5)
+        world.caught_up()
+        assert [(event, code) for event, code, _ in world.dead_letters()] == [(str(parked), "missing_entity")]
+        world.law()
+        row = world.source.value("select to_jsonb(c) from crm.customer c where customer_id = 'cus_400'")
+        replica.execute(
+            "insert into crm.customer select * from jsonb_populate_record(null::crm.customer, %s::jsonb)",
+            [json.dumps(row)],
+        )
+        until(lambda: not world.dead_letters(), "the parked event is applied by itself", 60)
+    world.law()
+
+
+@pytest.mark.fault(69)
+def test_a_row_that_changed_is_seen_once_its_time_in_the_cache_is_over(
+    world: World, replica: Database, crm: FaultProxy
+) -> None:
+    world.bridge(CRM_DSN=crm.dsn).start().wait_log("streaming")
+    with world.producer() as producer:
+        producer.transaction(payloads=[_of("cus_410")])
+        world.caught_up()
+        replica.execute("update crm.customer set csm = 'renamed' where customer_id = 'cus_410'")
+
+        def seen() -> bool:
+            producer.transaction(payloads=[_of("cus_410")])
+            world.caught_up()
+            return bool(world.target.value("select count(*) from events.usage_limits where csm = 'renamed'"))
+
+        until(seen, "the new value")
+    assert world.dead_letters() == []
