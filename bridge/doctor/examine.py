@@ -43,6 +43,7 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
         if origin is not None:
             yield from _asked("source", _slots(origin, plans, links))
         yield from _enrichments(plans[0], links)
+    yield from sinks.libraries(config)
     if network:
         yield from sinks.reach(config)
 

@@ -11,11 +11,22 @@ from urllib.parse import urlsplit
 from bridge.config.model import Config
 from bridge.doctor import path
 from bridge.doctor.check import Check, ok
+from bridge.sinks.apprise import AppriseConnection
 from bridge.sinks.model import SinkConnection
 
 
+def libraries(config: Config) -> Iterator[Check]:
+    """What a connection of type apprise is to the library: what it could not read is an error of bridge.yaml."""
+    for name, connection in config.connections.items():
+        if isinstance(connection, AppriseConnection):
+            from bridge.sinks import apprise_thread  # noqa: PLC0415  # an extra
+
+            service = apprise_thread.service(connection.url)
+            yield ok(name, "apprise", f"{service}, by apprise {apprise_thread.version()}")
+
+
 def reach(config: Config) -> Iterator[Check]:
-    """The way to each sink connection that names its server."""
+    """The way to each sink connection that names its server. Where an apprise one ends, only the library knows."""
     for name, connection in config.connections.items():
         if not isinstance(connection, SinkConnection):
             continue
@@ -63,6 +74,8 @@ def _servers(connection: SinkConnection) -> list[tuple[path.Place, bool]]:
     if url is None:
         return []
     parts = urlsplit(str(url))
+    if parts.scheme not in ("http", "https"):
+        return []
     tls = parts.scheme == "https"
     guard = getattr(connection, "guard", None)
     return [(path.Place(parts.hostname or "", parts.port or (443 if tls else 80), guard), tls)]

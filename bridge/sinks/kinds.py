@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from bridge.sinks.apprise import AppriseConnection
 from bridge.sinks.discord import DiscordConnection
 from bridge.sinks.email import EmailConnection
 from bridge.sinks.model import SinkConnection
@@ -19,6 +20,7 @@ AnySink = (
     | EmailConnection
     | WebhookConnection
     | NotionConnection
+    | AppriseConnection
 )
 
 SINKS: dict[str, type[SinkConnection]] = {

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -204,6 +205,16 @@ def http_url(text: str) -> str:
     if "@" in parts.netloc:
         raise ValueError("must not have a user or password in it: use headers")
     return text.partition("#")[0]
+
+
+def network(text: str) -> str:
+    """A network of addresses, or one address. ValueError for anything else."""
+    if not is_reference(text):
+        try:
+            ip_network(text)
+        except ValueError:
+            raise ValueError("must be networks such as 10.20.0.0/16") from None
+    return text
 
 
 def one_line(text: str) -> str:

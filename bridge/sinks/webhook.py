@@ -24,6 +24,7 @@ from bridge.sinks.model import (
     SinkMessage,
     Wire,
     is_reference,
+    network,
     unfit,
 )
 
@@ -55,15 +56,6 @@ def _secret(text: str) -> str:
             "must be whsec_ and 24 to 64 random bytes in base64: "
             "echo whsec_$(head -c 32 /dev/urandom | base64)"
         )
-    return text
-
-
-def _network(text: str) -> str:
-    if not is_reference(text):
-        try:
-            ip_network(text)
-        except ValueError:
-            raise ValueError("must be networks such as 10.20.0.0/16") from None
     return text
 
 
@@ -102,7 +94,7 @@ class WebhookConnection(SinkConnection):
     """The signing secret, whsec_ and base64; a list of several signs with each while one is rotated."""
     headers: Headers = Field(default_factory=dict, repr=False)
     """Further headers of every request, authorization say."""
-    allow: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    allow: tuple[Annotated[str, AfterValidator(network)], ...] = ()
     """Networks that may be reached although they are not public: 10.20.0.0/16."""
 
     message: ClassVar[MessageModel] = WebhookMessage

@@ -27,6 +27,7 @@ ENVIRON = {
     "SMTP_PASSWORD": "secret",
     "CRM_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
     "NOTION_TOKEN": "ntn_1",
+    "APPRISE_URL": "ntfys://ntfy.example.com/usage",
     "SOURCE_DSN": "dbname=s",
 }
 HEAD = """

@@ -1,0 +1,116 @@
+"""Apprise: the long tail of notifiers, through the library of that name (`pip install 'outbox-bridge[apprise]'`).
+
+The library makes its own requests. What our rules for those can and cannot hold there stands in apprise_thread.py,
+which is apart because it is the only part that touches the library.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from bridge.sinks.address import Guard
+from bridge.sinks.judge import judge
+from bridge.sinks.model import (
+    SENT,
+    Answer,
+    Delivery,
+    MessageModel,
+    OneLine,
+    Outcome,
+    SinkConnection,
+    SinkMessage,
+    Wire,
+    is_reference,
+    network,
+    unfit,
+)
+
+ELSEWHERE = frozenset(
+    {
+        *("amqp", "amqps", "deltachat", "deltachats", "mqtt", "mqtts", "smpp", "smpps", "xmpp", "xmpps"),
+        *("blink1", "dbus", "gio", "glib", "gnome", "kde", "macosx", "qt", "syslog", "windows"),
+    }
+)
+"""Services that connect in threads or libraries of their own, where no address can be judged, or that mean the
+very machine that the bridge runs on."""
+
+
+class AppriseMessage(SinkMessage):
+    """A notification."""
+
+    text: str
+    """The message, as plain text: the library converts it to what the service takes."""
+    title: OneLine | None = None
+    """One line above it, where the service has such."""
+    level: Literal["info", "success", "warning", "failure"] = "info"
+    """What kind of news: info, success, warning or failure; some services show it as a colour or sign."""
+
+
+class AppriseConnection(SinkConnection):
+    """A service."""
+
+    type: Literal["apprise"]
+    """apprise."""
+    url: str = Field(repr=False)
+    """Apprise's address of the service, such as `ntfys://ntfy.example.com/topic`; it is a secret. One recipient."""
+    allow: tuple[Annotated[str, AfterValidator(network)], ...] = ()
+    """Networks that may be reached although they are not public: 10.20.0.0/16."""
+
+    message: ClassVar[MessageModel] = AppriseMessage
+
+    @model_validator(mode="after")
+    def _is_known(self) -> AppriseConnection:
+        scheme = self.url.partition("://")[0].lower()
+        if scheme in ELSEWHERE:
+            raise ValueError(f"url: {scheme} is not taken: its connections cannot be judged (docs/sinks.md)")
+        try:
+            from bridge.sinks import apprise_thread  # noqa: PLC0415  # the library is an extra, and slow to load
+        except ImportError:
+            raise ValueError(
+                "needs the apprise library, which is not installed: pip install 'outbox-bridge[apprise]'"
+            ) from None
+        if not is_reference(self.url) and not apprise_thread.service(self.url):
+            raise ValueError(
+                "url is no address that the apprise library knows (github.com/caronc/apprise/wiki)"
+            )
+        return self
+
+    @property
+    def guard(self) -> Guard:
+        """Which addresses it may reach."""
+        return Guard(tuple(ip_network(one) for one in self.allow))
+
+    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+        from bridge.sinks import apprise_thread  # noqa: PLC0415  # as above
+
+        message = AppriseMessage.of(delivery.fields)
+        if not message.text.strip():
+            return unfit("text is blank")
+        said = await apprise_thread.notify(
+            apprise_thread.Notification(
+                self.url, delivery.id, message.text, message.title or "", message.level
+            ),
+            self.guard,
+            wire.timeout,
+        )
+        return _outcome(said, wire.timeout)
+
+
+def _outcome(said: str | int, timeout: float) -> Outcome:
+    """A status is judged as everywhere; otherwise the library says no more than that it failed."""
+    if isinstance(said, int):
+        return judge(Answer(said))
+    if said == "sent":
+        return SENT
+    if said == "refused":
+        cause = "its host has no public address; a private one must stand in the connection's `allow`"
+        return Outcome("dead", "address_refused", cause, blame="destination")
+    if said == "timeout":
+        return Outcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
+    if said == "busy":
+        cause = "too many earlier messages are still on their way: the service does not answer"
+        return Outcome("retry", "apprise_busy", cause, blame="destination")
+    return Outcome("retry", "apprise_failed", "the apprise library could not send it", blame="destination")
