@@ -83,7 +83,7 @@ CORPUS = {
     "sink type": (
         changed("type: postgres, dsn: dbname=w", "type: slak"),
         ":3:14: connections.w.type: `slak` must be postgres or slack or discord or telegram or email or "
-        "webhook or notion; did you mean slack?",
+        "webhook or notion or apprise; did you mean slack?",
     ),
     "dsn": (
         changed("dbname=w", '"host=h pasword=x"'),
