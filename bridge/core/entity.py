@@ -75,10 +75,11 @@ class Kept:
 
     def add(self, keeps: Sequence[Keep]) -> None:
         self.keeps += keeps
+        names = {(keep.entity, keep.key) for keep in keeps}
         for keep in keeps:
-            some = self._of.setdefault((keep.entity, keep.key), [])
-            some.append(keep)
-            some.sort(key=lambda one: one.place)  # another pipeline may have added later ones
+            self._of.setdefault((keep.entity, keep.key), []).append(keep)
+        for name in names:  # another pipeline may have added later ones
+            self._of[name].sort(key=lambda keep: keep.place)
 
     def rows(
         self, entity: str, places: Sequence[int], keys: Sequence[str | None], stored: Sequence[Any]

@@ -463,6 +463,10 @@ def test_entities_that_events_keep_need_rights_of_their_own(commands: Commands, 
         'grant update on "outbox"."entity" to outbox_bridge;',
     ]
     mend_all(commands)
+    source.execute("drop table outbox.entity")
+    source.execute("delete from outbox.migration where name = 'entity'")
+    assert [one.fix for one in findings(commands)] == ["bridge install"]
+    mend_all(commands)
 
 
 def test_the_servers_of_sinks_are_tried_when_the_network_is_measured(commands: Commands) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from bridge.core.event import Event
 from bridge.postgres.entity import EntityStore
 from tests.integration.ops.conftest import Commands, letters, rows, until
 from tests.support.bridge_process import BridgeProcess
-from tests.support.servers import Database
+from tests.support.customer import make_target
+from tests.support.servers import Database, create_database, drop_database
 
 Start = Callable[[], BridgeProcess]
 Said = tuple[str, dict[str, Any]]
@@ -66,7 +67,18 @@ def kept(commands: Commands) -> Commands:
     return commands
 
 
-def customer(customer_id: str = "cus_1", **fields: Any) -> Said:
+@pytest.fixture
+def second(target: Database) -> Iterator[Database]:
+    """Another warehouse, with a ledger and a stream of its own."""
+    database = create_database(target.server, "second_warehouse")
+    with database.connect() as connection:
+        make_target(connection)
+        connection.commit()
+    yield database
+    drop_database(database)
+
+
+def customer(customer_id: str | None = "cus_1", **fields: Any) -> Said:
     return "customer.updated", {"customer_id": customer_id, **fields}
 
 
@@ -238,6 +250,47 @@ def test_rows_put_in_by_hand_are_older_than_any_event_and_a_deleted_one_is_gone(
     say(source, usage(3))
     until(lambda: rows(target) == 3, "the third")
     assert [row[:3] for row in enriched(target)] == [(1, "7.00", "bob"), (2, "7.00", "ada"), (3, None, None)]
+
+
+@pytest.mark.slow
+def test_an_event_that_came_too_early_waits_for_the_one_that_says_who_its_customer_is(
+    kept: Commands, bridge: Start, source: Database, target: Database
+) -> None:
+    kept.text = CONFIG.replace(
+        "{ entity: customer, key: $event.customer_id }",
+        "{ entity: customer, key: $event.customer_id, missing: retry }",
+    )
+    bridge()
+    say(source, usage(1))
+    until(lambda: letters(target) == 1, "it is parked")
+    say(source, customer(csm="ada"), usage(2))
+    until(lambda: rows(target) == 2 and letters(target) == 0, "it retried itself", 60)
+    assert [row[:3] for row in enriched(target)] == [(1, None, "ada"), (2, None, "ada")]
+
+
+def test_a_stream_sees_what_events_said_although_the_entitys_own_stream_is_halted(
+    kept: Commands, bridge_process: Callable[..., BridgeProcess], source: Database, second: Database
+) -> None:
+    target = kept.target
+    connection = f'  second: {{ type: postgres, dsn: "{second.bridge_dsn}" }}\n'
+    there = "      there: { connection: second, table: events.usage_limits, mode: upsert, key: [event_id] }\n"
+    kept.text = CONFIG.replace("events:\n", f"{connection}events:\n", 1)
+    kept.text = kept.text.replace("  customers:\n", f"{there}  customers:\n", 1)
+    target.execute("revoke insert on events.usage_limits from outbox_bridge")
+    halted = bridge_process(
+        source=source.bridge_dsn, target=target.bridge_dsn, directory=kept.directory, config=kept.config
+    ).start()
+    halted.wait_log("privilege_missing")
+    say(source, customer(mrr=1, csm="ada"), usage(1), customer(csm="eve"), usage(2), customer(None))
+    until(lambda: rows(second) == 2, "the other stream's rows")
+    assert [row[:3] for row in enriched(second)] == [(1, "1.00", "ada"), (2, "1.00", "eve")]
+    before = entity(source)
+    assert before[0] == {"mrr": 1, "csm": "eve"}
+    assert (letters(target), letters(second)) == (0, 0)
+    target.execute("grant insert on events.usage_limits to outbox_bridge")
+    until(lambda: rows(target) == 2 and letters(target) == 1, "the entity's own stream")
+    assert entity(source) == before
+    assert letters(second) == 0
 
 
 def _keeps(chance: random.Random, count: int) -> list[Keep]:
