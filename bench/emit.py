@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 
-from bridge.demo.cluster import Workspace
+from bridge.demo.workspace import Workspace
 from bridge.postgres.schema import migrations, source_sql
 
 _NEW = """select outbox.EMIT('t', '{"a": 1}', gen_random_uuid()::text)"""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.demo.cluster import Cluster, Workspace
+from bridge.demo.cluster import Cluster
+from bridge.demo.workspace import Workspace
 from tests.faults.world import World, until
 from tests.support import customer
 from tests.support.producers import Traffic
