@@ -26,7 +26,7 @@ from bridge.postgres import wire
 from bridge.postgres.catalog import connect_target
 from bridge.postgres.roles import excess_powers
 from bridge.postgres.safe_error import safe_error, safe_message
-from bridge.postgres.slots import give_up_slot
+from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
 from bridge.postgres.source import connect_source
 
 _FIRST_BACKOFF = 0.1
@@ -85,6 +85,11 @@ class Worker:
             if error is None:
                 continue
             self._brake()
+            if error.reason == "outbox_changed" and (slot := self._given_up_renamed()):
+                error = Retry(
+                    f"a column of the outbox was renamed and is back: slot {slot} is given up for the table",
+                    reason="outbox_changed",
+                )
             if error.verdict is Verdict.FATAL:
                 raise error
             if error.verdict is Verdict.HALT:
@@ -166,6 +171,17 @@ class Worker:
         if given_up:
             self.watcher.retried("wal_brake")
             self.watcher.log("wal brake: slot given up", slot=given_up, limit=self.plan.max_retained_wal)
+
+    def _given_up_renamed(self) -> str | None:
+        """A column of the outbox had another name for a while, and has it for ever in the slot's WAL: the slot is
+        given up, and catch-up reads the table, where nothing of that is left."""
+        plan = self.plan
+        if not plan.outbox.has_xid:
+            return None
+        try:
+            return give_up_renamed_slot(plan.source_dsn, plan.stream, plan.outbox)
+        except (psycopg.Error, BridgeError):
+            return None  # the halt stays, and is looked at again
 
     def _asked_to_stop(self) -> bool:
         return self._stopping.is_set() or self._reload is not None

@@ -168,8 +168,9 @@ class Decoder:
                 raise Halt(
                     f"the outbox table {'.'.join(self._name)} has no column {column or name!r} any more",
                     reason="outbox_changed",
-                    hint="rename it back, or name it under source.columns in bridge.yaml; then give the slot up, "
-                    "whose WAL keeps the other name, and the table is read instead: "
+                    hint="rename it back, or name it under source.columns in bridge.yaml: the bridge then gives the "
+                    "slot up, whose WAL keeps the other name, and reads the table instead. Where the column was "
+                    "dropped and added again, its old values are lost with the slot: "
                     "select pg_drop_replication_slot(slot) from outbox.stream where slot is not null",
                 )
             else:

@@ -11,6 +11,7 @@ from bridge.core.lsn import Lsn, parse_lsn
 from bridge.core.snapshot import Snapshot, parse_snapshot
 from bridge.errors import Halt
 from bridge.postgres import wire
+from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication, quoted
 
 _FAILOVER_SLOTS = 170000  # the first server version that knows them
@@ -100,6 +101,34 @@ def give_up_slot(dsn: str, stream: str, limit: int) -> str | None:
             " where not s.active and pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) > %s"
             " and not pg_is_in_recovery()",
             [stream, limit],
+        ).fetchone()
+        if row is None:
+            return None
+        drop_slot(source, row[0])
+        return str(row[0])
+
+
+def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
+    """Drop the stream's slot, whose WAL knows a column of the outbox under another name for ever, if the table has
+    every column now. Its name, or None.
+
+    Not where one was dropped and added again, which is told by a dropped column before it: its old values are in
+    the WAL only, and whether they may be lost is for a person to say.
+    """
+    needed = [
+        outbox.columns[name] for name in ("id", "type", "payload", "seq", "xid") if name in outbox.columns
+    ]
+    with psycopg.connect(
+        wire.complete(dsn, application_name=f"bridge-source/{stream}"), autocommit=True
+    ) as source:
+        row = source.execute(
+            "select s.slot_name from pg_catalog.pg_replication_slots s"
+            " join outbox.stream r on r.slot = s.slot_name and r.stream = %(stream)s"
+            " where not pg_is_in_recovery() and (select count(*) from pg_catalog.pg_attribute a"
+            "  where a.attrelid = to_regclass(%(table)s) and not a.attisdropped and a.attname = any(%(needed)s)"
+            "  and not exists (select from pg_catalog.pg_attribute d where d.attrelid = a.attrelid"
+            "   and d.attisdropped and d.attnum < a.attnum)) = cardinality(%(needed)s)",
+            {"stream": stream, "table": outbox.name.as_string(), "needed": needed},
         ).fetchone()
         if row is None:
             return None

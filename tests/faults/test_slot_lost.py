@@ -468,10 +468,36 @@ def test_columns_of_the_outbox_come_and_go_mid_stream(world: World, running: Bri
         owner.execute(
             "insert into outbox.event (type, body) values ('usage.limit_reached', '{\"renamed\": true}')"
         )
-        assert "pg_drop_replication_slot" in running.wait_halted("outbox_changed")
+        assert "source.columns" in running.wait_halted("outbox_changed")
+        assert incarnation(world) == 1
         owner.execute("delete from outbox.event where body @> '{\"renamed\": true}'")
         owner.execute("alter table outbox.event rename column body to payload")
         producer.transaction(3)
-        world.drop_slot()  # its WAL knows that column under the other name for ever: the table is read instead
+        another_slot(world, 1)  # by itself: the WAL knows that column under the other name for ever
+        running.wait_ready()
+    world.law()
+
+
+@pytest.mark.fault(42)
+def test_a_column_that_was_dropped_and_added_again_is_for_a_person(
+    world: World, running: BridgeProcess
+) -> None:
+    """What it held is in the WAL only: the slot stays until somebody says that this may be lost."""
+    with world.producer() as producer, world.source.connect() as owner:
+        producer.transaction(3)
+        world.caught_up()
+        owner.execute("alter table outbox.event drop column payload")
+        empty = owner.execute("insert into outbox.event (type) values ('t') returning id").fetchone()
+        owner.execute("alter table outbox.event add column payload jsonb not null default '{}'")
+        owner.execute("grant insert (payload) on outbox.event to outbox_producer")
+        running.wait_halted("outbox_changed")
+        looked = int(world.checkpoint("epoch"))
+        until(lambda: int(world.checkpoint("epoch")) > looked + 1, "it looks again")
+        assert "pg_drop_replication_slot" in running.wait_halted("outbox_changed")
+        assert incarnation(world) == 1
+        owner.execute("delete from outbox.event where id = %s", empty)
+        world.drop_slot()
+        another_slot(world, 1)
+        producer.transaction(3)
         running.wait_ready()
     world.law()
