@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge.config.server import Admin
 
 _SECONDS = 4.0
+_TYPES_TOLD = 10
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  where to ask, not to listen
 
 
@@ -168,12 +169,22 @@ def lines(state: dict[str, Any]) -> list[str]:
         letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
     if repeats := state.get("suppressed"):
-        types = ", ".join(f"{count} {event_type}" for event_type, count in repeats.items())
-        found.append(f"not put in, because the idempotency key was used before: {types}")
+        found.append(f"not put in, because the idempotency key was used before: {_repeats(repeats)}")
     for destination, outcomes in state.get("deliveries", {}).items():
         sends = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         found.append(f"sink {destination}: {sends or 'nothing yet'}")
     return found
+
+
+def _repeats(counts: dict[str, int]) -> str:
+    """The most frequent types; a producer names them, so nothing that a terminal would obey is printed."""
+    most = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    told = [
+        f"{count} {''.join(letter if letter.isprintable() else '?' for letter in event_type)}"
+        for event_type, count in most[:_TYPES_TOLD]
+    ]
+    rest = sum(count for _, count in most[_TYPES_TOLD:])
+    return ", ".join([*told, *([f"{rest} of {len(most) - _TYPES_TOLD} other types"] if rest else [])])
 
 
 def _position(stream: dict[str, Any]) -> str:

@@ -23,8 +23,9 @@ from tests.security.certificates import Authority
 from tests.support.servers import Database
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which nothing answers: where something does, it may take its time."""
     monkeypatch.setattr(path, "SECONDS", 1.0)
 
 
@@ -73,6 +74,7 @@ def with_sink(commands: Commands, sink: str) -> None:
     commands.text = commands.text.replace("connections:", f"connections:\n  hook: {sink}", 1)
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_database_behind_a_firewall_that_drops_is_a_time_out_with_our_address(commands: Commands) -> None:
     with black_hole() as port:
         commands.environment["WAREHOUSE_DSN"] = through(commands.target, port)
@@ -83,6 +85,7 @@ def test_a_database_behind_a_firewall_that_drops_is_a_time_out_with_our_address(
     assert "let it allow 127.0.0.1 (or what address translation makes of it)" in finding.fix
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_server_that_takes_connections_and_is_silent_is_told_from_one_behind_a_firewall(
     commands: Commands,
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_port_that_nobody_listens_on_and_a_name_that_nobody_has(commands: Comm
     assert finding.message.startswith("no.such.invalid has no address: ")
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_of_several_hosts_one_that_answers_is_enough_and_the_other_a_warning() -> None:
     reached = []
 
@@ -122,6 +126,7 @@ def test_of_several_hosts_one_that_answers_is_enough_and_the_other_a_warning() -
     assert not any(one.unreachable for one in checks)
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_sink_behind_a_firewall_is_a_time_out_and_its_address_stays_secret(commands: Commands) -> None:
     with black_hole() as port:
         with_sink(commands, f'{{ type: slack, webhook_url: "https://127.0.0.1:{port}/canary" }}')
@@ -131,6 +136,7 @@ def test_a_sink_behind_a_firewall_is_a_time_out_and_its_address_stays_secret(com
     assert "canary" not in repr(finding)
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_sink_that_never_answers_tls_is_told(commands: Commands) -> None:
     with silent() as port:
         with_sink(commands, f'{{ type: slack, webhook_url: "https://127.0.0.1:{port}/canary" }}')
@@ -160,16 +166,20 @@ def speaking(answer: Callable[[socket.socket], None]) -> Iterator[int]:
     thread.join(10)
 
 
+GREETED = "{{ type: email, host: 127.0.0.1, port: {port}, security: starttls, from: a@example.com }}"
+
+
 def test_a_mail_server_is_one_that_greets(commands: Commands) -> None:
-    sink = "{{ type: email, host: 127.0.0.1, port: {port}, security: {security}, from: a@example.com }}"
-    plain = commands.text
     with speaking(lambda link: link.sendall(b"220 mail.example.com ESMTP\r\n")) as port:
-        with_sink(commands, sink.format(port=port, security="starttls"))
+        with_sink(commands, GREETED.format(port=port))
         assert findings(commands, "hook") == []
         assert "hook: greeting: " in commands("doctor", "--network")
-    commands.text = plain
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_what_takes_connections_and_does_not_greet_is_no_mail_server(commands: Commands) -> None:
     with silent() as port:
-        with_sink(commands, sink.format(port=port, security="starttls"))
+        with_sink(commands, GREETED.format(port=port))
         [finding] = findings(commands, "hook")
     assert finding.check == "reach_greeting"
 

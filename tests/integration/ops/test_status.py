@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bridge.cli.status import lines
 from tests.integration.ops.conftest import Commands, emit, letters, rows, until, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
@@ -86,3 +87,13 @@ def test_a_target_without_a_ledger_is_told_what_to_run(commands: Commands, targe
         ran = commands.run(*command)
         assert ran.returncode == 1
         assert "bridge schema target | psql" in ran.stderr
+
+
+def test_the_types_of_repeats_are_told_briefly_and_without_what_a_terminal_would_obey() -> None:
+    counts = {f"type.{number:02}": 100 - number for number in range(12)} | {"a\x1b[2Jb": 1000}
+    state = {"ready": True, "problems": [], "streams": [], "pipelines": [], "suppressed": counts}
+    [_, line] = lines(state)
+    assert line.endswith(
+        ": 1000 a?[2Jb, 100 type.00, 99 type.01, 98 type.02, 97 type.03, 96 type.04, 95 type.05, 94 type.06,"
+        " 93 type.07, 92 type.08, 270 of 3 other types"
+    )
