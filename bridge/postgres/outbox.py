@@ -130,6 +130,9 @@ class MissingReader:
                 "since": request.since,
             },
         )
+        if self._connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            # Or one payload that is no UTF-8 could not be read: it is a dead letter, found in its turn.
+            self._connection.execute("set local client_encoding = 'SQL_ASCII'")
 
     def close(self) -> None:
         self._at = None

@@ -76,7 +76,11 @@ def open_replication(dsn: str, stream: str) -> PGconn:
         options="-c client_encoding=UTF8 -c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 "
         "-c intervalstyle=iso_8601 -c statement_timeout=0 -c lock_timeout=0",
     )
-    return wire.connect(conninfo, "the source for replication")
+    connection = wire.connect(conninfo, "the source for replication")
+    if connection.parameter_status(b"server_encoding") == b"SQL_ASCII":
+        # Such a server converts nothing, but would end the stream at the first byte that is no UTF-8, for ever.
+        command(connection, "SET client_encoding = 'SQL_ASCII'", "setting the encoding")
+    return connection
 
 
 class ReplicationStream:

@@ -148,6 +148,40 @@ def test_a_source_in_latin1(world: World) -> None:
         drop_database(made)
 
 
+@pytest.mark.fault(62)
+@pytest.mark.parametrize("capture", ["slot", "poll"])
+def test_bytes_that_are_no_utf8_in_a_source_without_an_encoding_are_a_dead_letter(
+    world: World, capture: str
+) -> None:
+    """SQL_ASCII: the server stores what it is given, and refuses to send what is invalid as UTF-8."""
+    made = Database(world.source.server, f"{world.source.name}_ascii")
+    world.source.execute(f"create database {made.name} template template0 encoding 'SQL_ASCII' locale 'C'")
+    world.source.execute(f"alter database {made.name} set client_encoding = 'UTF8'")
+    world.configure(lambda c: c["source"].update(capture=capture, poll_interval="100ms"))
+    try:
+        with made.connect() as connection:
+            customer.make_source(connection)
+            world.source = made
+            bridge = world.bridge().start()
+            bridge.wait_log("streaming" if capture == "slot" else "polling")
+            _insert(connection, json.dumps({**GOOD, "note": "Ærøskøbing"}, ensure_ascii=False))
+            with connection.transaction():
+                _insert(connection, json.dumps(GOOD))
+                event = uuid.uuid4()
+                connection.execute(
+                    "insert into outbox.event (id, type, payload)"
+                    " values (%s, 'usage.limit_reached', convert_from(%s, 'SQL_ASCII')::jsonb)",
+                    [event, json.dumps({**GOOD, "note": "?"}).encode().replace(b"?", b"\xff\xfe")],
+                )
+                _insert(connection, json.dumps(GOOD))
+            world.caught_up()
+            assert [(letter, code) for letter, code, _ in world.dead_letters()] == [(str(event), "payload")]
+            world.law()
+            assert bridge.terminate() == 0
+    finally:
+        drop_database(made)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.fault(63)
