@@ -42,7 +42,7 @@ def set_clock(clock: Path, offset: str) -> None:
 
 
 @pytest.mark.fault(10)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
+@pytest.mark.parametrize("capture", ["slot", pytest.param("poll", marks=pytest.mark.slow)])
 def test_a_clock_that_jumps_a_day_either_way_changes_nothing(world: World, clock: Path, capture: str) -> None:
     world.configure(lambda c: c["source"].update(capture=capture, poll_interval="100ms"))
     bridge = world.bridge(

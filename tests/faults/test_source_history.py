@@ -97,7 +97,13 @@ def test_after_a_promotion_the_missing_events_come_from_the_table(
 
 
 @pytest.mark.fault(38)
-@pytest.mark.parametrize("synchronized", [True, False], ids=["the standby has the slot", "a copy without it"])
+@pytest.mark.parametrize(
+    "synchronized",
+    [
+        pytest.param(True, id="the standby has the slot"),
+        pytest.param(False, id="a copy without it", marks=pytest.mark.slow),
+    ],
+)
 def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it(
     world: World, source_cluster: Cluster, synchronized: bool
 ) -> None:

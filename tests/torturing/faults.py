@@ -91,11 +91,15 @@ class Faults:
             self.rig.happened.add("links reset", link=name)
 
     def half_open(self) -> None:
-        name = self.rig.chance.choice(list(self.rig.links))
-        if self.rig.links[name].half_open():
-            time.sleep(self.rig.chance.uniform(0.5, 4))
-            self.rig.clear()
-            self.rig.happened.add("links half open", link=name)
+        for _ in range(20):  # the bridges may just have died: then nothing is connected
+            name = self.rig.chance.choice(list(self.rig.links))
+            if self.rig.links[name].half_open():
+                time.sleep(self.rig.chance.uniform(0.5, 4))
+                self.rig.clear()
+                self.rig.happened.add("links half open", link=name)
+                return
+            self.rig.tend()
+            time.sleep(0.1)
 
     def drop_slot(self) -> None:
         if self.rig.slot_exists():
