@@ -47,6 +47,9 @@ def emit(
         raise ContractBroken(f"{event_type} was not put in, because it breaks its contract: {broken}")
     if broken:
         click.echo(f"warning: {event_type} breaks its contract: {broken}", err=True)
+    nowhere = leads_nowhere(config, event_type)
+    if nowhere:
+        click.echo(f"warning: {nowhere}", err=True)
     put(config, event_type, document, idempotency_key, key)
 
 
@@ -77,6 +80,19 @@ def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -
         raise click.UsageError(str(error)) from None
     failure = spec and Contract(spec).violation(document, payload)
     return failure.cause if failure else ""
+
+
+def leads_nowhere(config: Config, event_type: str) -> str:
+    """That no pipeline takes the type and no contract knows it, with the nearest one that is; empty: one does."""
+    from fnmatch import fnmatchcase  # noqa: PLC0415  (with the next, only for this)
+
+    from bridge.config.problem import nearest  # noqa: PLC0415  (loads pydantic)
+
+    known = [*config.events, *(event for pipeline in config.pipelines.values() for event in pipeline.events)]
+    if any(fnmatchcase(event_type, one) for one in known):
+        return ""
+    near = nearest(event_type, known)
+    return f"no pipeline takes {event_type}, and no contract knows it{f'; {near}' if near else ''}"
 
 
 def put(

@@ -41,13 +41,15 @@ def target(after: int) -> None:
 @click.option("--source", "of_source", is_flag=True, help="An example of the table it looks up in, instead.")
 def recipe(name: str, of_source: bool) -> None:
     """The target tables of recipe NAME, for you to run."""
+    from bridge.config.problem import nearest  # noqa: PLC0415  (as below)
     from bridge.config.recipe import recipes  # noqa: PLC0415  (loads pydantic)
 
     file = "source.sql" if of_source else "target.sql"
     texts = {one.name: text for one in recipes() if (text := one.text(file))}
     if name not in texts:
         what = "that looks anything up" if of_source else "with tables of its own"
-        raise ConfigError(f"there is no recipe {name!r} {what}", hint=f"one of: {', '.join(texts)}")
+        hint = nearest(name, texts) or f"one of: {', '.join(texts)}"
+        raise ConfigError(f"there is no recipe {name!r} {what}", hint=hint)
     click.echo(texts[name], nl=False)
 
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bridge.config.quantity import Integer
-from bridge.config.section import Section
+from bridge.config.section import OpenSection, Section
 from bridge.sinks.kinds import SINKS, AnySink
 from bridge.sinks.model import SinkConnection
 
@@ -117,8 +117,8 @@ class PostgresConnection(Libpq):
         return self
 
 
-class _Unknown(Section):
-    """Refuses a type that is none."""
+class _Unknown(OpenSection):
+    """Refuses a type that is none. Which keys stand beside it, only the right type could judge."""
 
     type: SinkKind
 

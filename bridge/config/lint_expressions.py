@@ -15,6 +15,7 @@ from bridge.config.expressions import (
     paths_in_text,
     value_names,
 )
+from bridge.config.lint_absent import Absences
 from bridge.config.lint_comparisons import check_comparisons
 from bridge.config.model import Config
 from bridge.config.pipeline import Pipeline, Step, TableDestination
@@ -33,6 +34,7 @@ class _Scope:
     roots: set[str]
     later: set[str]  # made by steps still to come
     reckoned: set[str]  # made by `set` with arithmetic
+    absences: Absences
 
 
 def check_expressions(config: Config) -> Iterator[Remark]:
@@ -63,12 +65,14 @@ def _pipeline(
     path: KeyPath, pipeline: Pipeline, fields: Mapping[str, list[EventField]] | None
 ) -> Iterator[Remark]:
     later = {name for step in pipeline.steps for name in _made(step)}
-    scope = _Scope(fields, {"event", "meta"}, later, set())
+    scope = _Scope(fields, {"event", "meta"}, later, set(), Absences(fields))
     for index, step in enumerate(pipeline.steps):
         yield from _step((*path, "steps", index), step, scope)
         for name in _made(step):
             scope.roots.add(name)
             scope.later.discard(name)
+        if step.enrich_entity is not None and step.enrich_entity.missing == "continue":
+            scope.absences.row(step.enrich_entity.name)
     for index, branch in enumerate(pipeline.branches or ()):
         if branch.when is not None:
             yield from _expression((*path, "branches", index, "when"), branch.when, scope)
@@ -118,6 +122,7 @@ def _expression(path: KeyPath, expression: str, scope: _Scope) -> Iterator[Remar
         return
     yield from _names(path, names, scope)
     yield from check_comparisons(path, expression, scope.fields or {})
+    yield from scope.absences.check(path, expression)
 
 
 def _value(path: KeyPath, value: Any, scope: _Scope) -> Iterator[Remark]:
@@ -129,6 +134,7 @@ def _value(path: KeyPath, value: Any, scope: _Scope) -> Iterator[Remark]:
     yield from _names(path, names, scope)
     if isinstance(value, str) and is_expression(value):
         yield from check_comparisons(path, value, scope.fields or {})
+        yield from scope.absences.check(path, value)
     elif isinstance(value, str) and "{{" not in value:
         for name in paths_in_text(value):
             if name.partition(".")[0] in scope.roots:

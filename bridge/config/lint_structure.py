@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
@@ -18,6 +19,7 @@ def check_structure(config: Config) -> Iterator[Remark]:
     yield from _connections(config)
     yield from _events(config)
     yield from _entities(config)
+    yield from _webhooks(config)
     if split_table(config.source.table) is None:
         yield _unqualified(("source", "table"), config.source.table)
     for name, pipeline in config.pipelines.items():
@@ -108,6 +110,29 @@ def _entities(config: Config) -> Iterator[Remark]:
         if entity.kept_by is not None and name not in upserted:
             fix = f"upsert.entity: {{ entity: {name}, key: ... }} in the pipeline of the events that say it"
             yield Remark("warning", path, "no upsert.entity keeps it", fix, key=True)
+
+
+def _webhooks(config: Config) -> Iterator[Remark]:
+    """A webhook whose events no pipeline can take; where an expression makes the type, nothing is known."""
+    taken = [event for pipeline in config.pipelines.values() for event in pipeline.events]
+    for name, webhook in (config.ingress.webhooks if config.ingress is not None else {}).items():
+        written = f"{name}.{{{{" if webhook.type is None else str(webhook.type)
+        if written.startswith("$") and not written.startswith("$$"):
+            continue
+        start, template, _ = written.partition("{{")
+        if not any(_may_take(event, start, exactly=not template) for event in taken):
+            types = f"{start}*" if template else start
+            message = f"no pipeline takes its events, {types}: they would lead nowhere"
+            fix = f"add a pipeline with event: '{types}'"
+            yield Remark("warning", ("ingress", "webhooks", name), message, fix, key=True)
+
+
+def _may_take(event: str, start: str, *, exactly: bool) -> bool:
+    """Can a type that begins with `start` (or is it) be one that a pipeline's `event` takes?"""
+    if exactly:
+        return fnmatchcase(start, event)
+    literal = re.split(r"[*?[]", event, maxsplit=1)[0]
+    return literal.startswith(start) or (literal != event and start.startswith(literal))
 
 
 def _branches(path: KeyPath, pipeline: Pipeline) -> Iterator[Remark]:

@@ -134,14 +134,15 @@ def _message(path: KeyPath, destination: dict[str, Any], kind: str) -> Iterator[
     """A sink's keys are its vendor's; their values are judged when they are rendered."""
     model = SINKS[kind].message
     known = {*model.model_fields, *SinkDestination.model_fields}
+    one = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} message"
     for key, value in destination.items():
         if key not in known:
-            yield (*path, key), f"is no key of a {kind} message", _hint(key, known), True
+            yield (*path, key), f"is no key of {one}", _hint(key, known), True
         if key in model.literal and isinstance(value, str) and ("{{" in value or value.startswith("$")):
             yield (*path, key), "must be a literal: it decides how values are escaped", "", False
     for name, field in model.model_fields.items():
         if field.is_required() and name not in destination and name not in model.given:
-            yield path, f"`{name}` is missing: a {kind} message needs it", "", True
+            yield path, f"`{name}` is missing: {one} needs it", "", True
 
 
 def _roots(path: KeyPath, pipeline: Any) -> Iterator[Found]:

@@ -71,6 +71,17 @@ def test_emit_prints_the_id_and_answers_a_used_key_with_the_first(bridge: Comman
     assert empty.value("select count(*) from outbox.event") == 1
 
 
+def test_emit_says_when_a_type_leads_nowhere(bridge: Command, empty: Database) -> None:
+    bridge("install")
+    ran = bridge("emit", "usage.limit_reachd", '{"customer_id": "cus_1", "used": 1}')
+    assert ran.stderr.strip() == (
+        "warning: no pipeline takes usage.limit_reachd, and no contract knows it; "
+        "did you mean usage.limit_reached?"
+    )
+    assert empty.value("select id::text from outbox.event") == ran.stdout.strip()
+    assert bridge("emit", "usage.limit_reached", '{"customer_id": "cus_1", "used": 1}').stderr == ""
+
+
 @pytest.mark.parametrize(
     ("payload", "says"),
     [

@@ -192,6 +192,11 @@ def test_tells(tmp_path: Path, text: str, line: str) -> None:
     assert line in errors(tmp_path, text, EMPTY="")
 
 
+def test_keys_beside_a_type_that_is_none_are_left_to_the_right_type(tmp_path: Path) -> None:
+    found = errors(tmp_path, changed("type: postgres, dsn: dbname=w", "type: slak, webhook_url: x"))
+    assert [line for line in found if "webhook_url" in line] == []
+
+
 def test_the_sound_file_of_this_corpus_loads(tmp_path: Path) -> None:
     path = tmp_path / "bridge.yaml"
     path.write_text(SOUND)

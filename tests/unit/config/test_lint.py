@@ -53,6 +53,7 @@ def test_a_sound_file_has_no_findings(tmp_path: Path) -> None:
     assert found(tmp_path) == []
 
 
+WEBHOOK = "ingress:\n  webhooks: { github: { scheme: github, secrets: [secret] } }"
 EVENTS = "pipelines.hits.destinations.events"
 CORPUS = {
     "a field the contract has not": (
@@ -150,6 +151,20 @@ CORPUS = {
         ":8:12: error: pipelines.hits.event: no event under `events` is usage.limit_reachd: nothing checks "
         "what comes in; did you mean usage.limit_reached?",
     ),
+    "a division by nothing": (
+        {"step": "filter: $event.used / 0 > 1"},
+        ":10:17: error: pipelines.hits.steps[0].filter: divides by zero: every event would be a dead letter",
+    ),
+    "a divisor that may be zero": (
+        {"step": "set: { big: 5 / $event.used > 1 }"},
+        ":10:21: warning: pipelines.hits.steps[0].set.big: $event.used may be 0: a division by zero makes the "
+        "event a dead letter; ask first, here or in a filter above: $event.used > 0",
+    ),
+    "a webhook whose events go nowhere": (
+        {"columns": f"{WELL['columns']}\n{WEBHOOK}"},
+        ":22:15: warning: ingress.webhooks.github: no pipeline takes its events, github.*: they would lead "
+        "nowhere; add a pipeline with event: 'github.*'",
+    ),
     "a variable that is not set here": (
         {"dsn": "${WAREHOUSE_DSN:?set WAREHOUSE_DSN}"},
         ":3:37: warning: connections.warehouse.dsn: WAREHOUSE_DSN is not set: set WAREHOUSE_DSN",
@@ -165,6 +180,90 @@ CORPUS = {
 @pytest.mark.parametrize(("changed", "line"), CORPUS.values(), ids=CORPUS.keys())
 def test_finds(tmp_path: Path, changed: dict[str, str], line: str) -> None:
     assert line in found(tmp_path, **changed)
+
+
+OPTIONAL = """\
+version: 1
+connections:
+  warehouse: {{ type: postgres, dsn: dbname=w }}
+events:
+  lead.created: {{ id: string, size: "integer?", score: {{ type: number, nullable: true }}, source: "string?" }}
+pipelines:
+  leads:
+    event: lead.created
+    steps:
+      - enrich.entity:
+          as: company
+          key: $event.id
+          sql: select id, mrr from company where id = any(%(keys)s)
+          missing: {missing}
+      - filter: "{first}"
+      - set: {{ hot: "{second}" }}
+    destinations:
+      events: {{ connection: warehouse, table: events.leads, columns: {{ id: $event.id, hot: $hot }} }}
+"""
+SURE = "$event.id != ''"
+
+
+def absences(tmp_path: Path, first: str, second: str = SURE, missing: str = "continue") -> list[str]:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(OPTIONAL.format(first=first, second=second, missing=missing))
+    return [f"{finding.message}; {finding.fix}" for finding in lint(path, {})]
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("$event.size > 5", "$event.size may be missing or null: the event is a dead letter then; "
+         "say what counts instead: ($event.size|default(0, true))"),
+        ("$event.score * 2 > 5", "$event.score may be null: the event is a dead letter then; "
+         "say what counts instead: ($event.score|default(0, true))"),
+        ("$event.source == 'web'", "$event.source may be missing: the event is a dead letter then; "
+         "say what counts instead: ($event.source|default('', true))"),
+        ("$company.mrr > 500", "$company.mrr is null where no company is found: the event is a dead letter "
+         "then; ask first: $company.mrr is not none and ..."),
+    ],
+)  # fmt: skip
+def test_what_may_not_be_there_is_told_once(tmp_path: Path, expression: str, told: str) -> None:
+    assert absences(tmp_path, expression, expression) == [told]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "$event.source",
+        "$event.size|default(0, true) > 5",
+        "$event.score is not none and $event.score > 5",
+        "$event.score and $event.score > 5",
+        "$event.score == 5",
+        "$company.id is not none and $company.mrr > 500",
+        "$company.mrr == 500",
+        "'$event.size > 5' != $event.id",
+    ],
+)
+def test_what_is_asked_for_first_is_not_told(tmp_path: Path, expression: str) -> None:
+    assert absences(tmp_path, expression) == []
+
+
+def test_a_filter_answers_for_the_steps_after_it(tmp_path: Path) -> None:
+    assert absences(tmp_path, "$event.size is defined and $event.size is not none", "$event.size > 5") == []
+
+
+def test_a_row_that_must_be_found_is_there(tmp_path: Path) -> None:
+    assert absences(tmp_path, "$company.mrr > 500", missing="dead") == []
+
+
+def test_a_divisor_that_was_compared_before_is_not_told(tmp_path: Path) -> None:
+    assert found(tmp_path, step="filter: $event.used > 0\n      - set: { big: 5 / $event.used > 1 }") == []
+
+
+def test_webhooks_whose_events_may_be_taken_are_not_told(tmp_path: Path) -> None:
+    hooks = "\n".join(
+        f"    {name}: {{ scheme: github, secrets: [secret]{kind} }}"
+        for name, kind in {"usage": "", "a": ", type: $body.type", "b": ", type: usage.limit_reached"}.items()
+    )
+    columns = f"{WELL['columns']}\ningress:\n  webhooks:\n{hooks}"
+    assert found(tmp_path, columns=columns) == []
 
 
 def test_two_connections_to_one_database_are_told(tmp_path: Path) -> None:

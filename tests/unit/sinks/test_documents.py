@@ -128,6 +128,7 @@ def test_files_that_are_named_exist(document: str) -> None:
             "nudge.format: `$event.plan` must be a literal",
         ),
         ("{ connection: csm, txt: hi }", "nudge.txt: is no key of a slack message; did you mean text?"),
+        ("{ connection: mail, sbject: hi }", "nudge: `subject` is missing: an email message needs it"),
         ("{ connection: csm, text: '{{ event.', }", "template"),
     ],
 )
@@ -140,5 +141,6 @@ def test_lint_names_keys_that_a_vendor_does_not_know_or_misses(
         + f"    destinations:\n      nudge: {destination}\n"
         + "connections:\n  bot: { type: telegram, token: '${TELEGRAM_TOKEN}' }\n"
         + "  csm: { type: slack, webhook_url: https://hooks.slack.example/x }\n"
+        + "  mail: { type: email, host: smtp.example.com, from: bridge@example.com }\n"
     )
     assert any(message in finding.text("") for finding in lint(path, ENVIRON))
