@@ -62,7 +62,12 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         plans = stream_plans(self._config, allow_storm=self._allow_storm)
         admin = self._config.admin
-        app = build_admin(self._metrics, host=admin.listen.host, token=admin.token)
+        app = build_admin(
+            self._metrics,
+            host=admin.listen.host,
+            token=admin.token,
+            openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
+        )
         taking = self._open_ingress()
         serving = asyncio.create_task(serve_admin(app, admin.listen.host, admin.listen.port, self._stop))
         await asyncio.sleep(0)  # let it bind: a port in use must be told before anything is fenced

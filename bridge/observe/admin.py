@@ -1,4 +1,4 @@
-"""The admin server's routes: liveness, readiness, metrics, status as JSON and as a page.
+"""The admin server's routes: liveness, readiness, metrics, the ingress' OpenAPI, status as JSON and as a page.
 
 Who may ask: `/livez` everybody (a word, no facts); everything else whoever knows `admin.token`, sent as
 `Authorization: Bearer TOKEN` or as the password of HTTP Basic, which is how a browser asks for it. Without
@@ -16,7 +16,7 @@ import hmac
 import ipaddress
 import platform
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -142,8 +142,21 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def build_admin(metrics: Metrics, *, host: str = "127.0.0.1", token: str | None = None) -> Starlette:
-    """The admin application. Raises ConfigError when `host` is not loopback and there is no token."""
+def _nothing() -> None:
+    return None
+
+
+def build_admin(
+    metrics: Metrics,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    openapi: Callable[[], Mapping[str, Any] | None] = _nothing,
+) -> Starlette:
+    """The admin application. Raises ConfigError when `host` is not loopback and there is no token.
+
+    `openapi`: the document of the ingress as it is now; None where there is none.
+    """
     if not token and not is_loopback(host):
         raise ConfigError(
             f"admin.listen is {host}, which other machines reach, and admin.token is not set",
@@ -178,6 +191,12 @@ def build_admin(metrics: Metrics, *, host: str = "127.0.0.1", token: str | None 
     def status() -> Response:
         return JSONResponse(status_of(metrics))
 
+    def contracts() -> Response:
+        document = openapi()
+        if document is None:
+            return PlainTextResponse("bridge.yaml has no ingress\n", 404)
+        return JSONResponse(document)
+
     def page() -> Response:
         nonce = secrets.token_urlsafe(12)
         rates = {name: health.rates(name) for name in health.streams}
@@ -194,6 +213,7 @@ def build_admin(metrics: Metrics, *, host: str = "127.0.0.1", token: str | None 
             Route("/readyz", answer(readyz)),
             Route("/metrics", answer(exposition)),
             Route("/status", answer(status)),
+            Route("/openapi.json", answer(contracts)),
             Route("/", answer(page)),
         ],
         middleware=[Middleware(Guard, token=token)],

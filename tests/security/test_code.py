@@ -59,6 +59,19 @@ def test_yaml_constructs_nothing_but_plain_values() -> None:
                 }, path
 
 
+@pytest.mark.security(10)
+def test_secrets_and_signatures_are_compared_in_constant_time() -> None:
+    secret = {"given", "digest", "expected", "signature", "key", "keys", "_digests", "_token", "token"}
+    for name in ("ingress/signature.py", "ingress/keys.py", "observe/admin.py"):
+        tree = TREES[ROOT / "bridge" / name]
+        assert "hmac.compare_digest" in {ast.unparse(call.func) for call in _calls(tree)}, name
+        for compared in (node for node in ast.walk(tree) if isinstance(node, ast.Compare)):
+            if not all(isinstance(how, ast.Eq | ast.NotEq | ast.In | ast.NotIn) for how in compared.ops):
+                continue  # `is None`, an order
+            sides = {ast.unparse(side).rpartition(".")[2] for side in (compared.left, *compared.comparators)}
+            assert not sides & secret, f"{name}:{compared.lineno}: {ast.unparse(compared)}"
+
+
 @pytest.mark.security(9)
 def test_no_process_is_started_by_a_shell() -> None:
     for path, tree in TREES.items():

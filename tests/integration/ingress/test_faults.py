@@ -124,6 +124,7 @@ def test_the_queue_is_bounded(
     assert answers.count(503) >= 8
 
 
+@pytest.mark.security(12)
 @pytest.mark.fault(76)
 def test_a_declared_length_over_the_limit_is_413_before_the_body_is_read(ingress: IngressServer) -> None:
     head = HEAD + "content-type: application/json\r\ncontent-length: 1048577\r\n\r\n"
@@ -133,6 +134,7 @@ def test_a_declared_length_over_the_limit_is_413_before_the_body_is_read(ingress
     assert b"ingress.max_payload" in answer
 
 
+@pytest.mark.security(12)
 @pytest.mark.fault(76)
 def test_a_body_that_grows_past_the_limit_is_413(ingress: IngressServer) -> None:
     chunk = b"%x\r\n%b\r\n" % (65536, b"[" * 65536)
@@ -155,6 +157,7 @@ def test_compressed_bodies_are_not_taken(ingress: IngressServer) -> None:
     assert ingress.event(bomb).status == 400  # nor when it does not say so
 
 
+@pytest.mark.security(12)
 @pytest.mark.fault(76)
 def test_a_body_that_drips_is_408_and_its_connection_is_closed(
     ingress: IngressServer, monkeypatch: pytest.MonkeyPatch
@@ -164,12 +167,14 @@ def test_a_body_that_drips_is_408_and_its_connection_is_closed(
     assert sent(ingress, head.encode()).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.security(12)
 @pytest.mark.fault(76)
 def test_a_header_that_drips_is_cut_off(ingress: IngressServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.observe.server.HEADER_SECONDS", 0.2)
     assert sent(ingress, HEAD.encode()) == b""
 
 
+@pytest.mark.security(12)
 @pytest.mark.fault(76)
 def test_connections_over_the_cap_are_told_then_closed(serving: Callable[..., IngressServer]) -> None:
     server = serving(connections=5)
@@ -198,6 +203,7 @@ def test_a_client_that_leaves_in_its_body_harms_nobody(ingress: IngressServer, s
     assert source.value("select count(*) from outbox.event") == 1
 
 
+@pytest.mark.security(13)
 def test_every_route_needs_authentication_unless_it_is_listed(ingress: IngressServer) -> None:
     routes = [route for route in ingress.ingress.app.routes if isinstance(route, Route)]
     assert len(routes) == len(ingress.ingress.app.routes) == 3

@@ -63,6 +63,7 @@ def order(server: IngressServer, delivery: str, order_id: str) -> Answer:
     return server.post("/v1/webhooks/orders", body, key=None, x_mac=hmac.digest(b"o", body, "sha256").hex())
 
 
+@pytest.mark.security(11)
 @pytest.mark.fault(74)
 def test_a_delivery_is_one_event_however_often_it_comes(hooks: IngressServer, source: Database) -> None:
     first = standard(hooks)
@@ -78,11 +79,13 @@ def test_a_delivery_is_one_event_however_often_it_comes(hooks: IngressServer, so
     assert hooks.counts == {("webhooks/svix", 202): 1, ("webhooks/svix", 200): 1}
 
 
+@pytest.mark.security(10)
 def test_both_live_secrets_are_taken(hooks: IngressServer) -> None:
     assert standard(hooks, delivery="1").status == 202
     assert standard(hooks, delivery="2", secret=SECRETS[1]).status == 202
 
 
+@pytest.mark.security(10)
 @pytest.mark.fault(73, 74)
 def test_whatever_is_wrong_the_answer_is_the_same(hooks: IngressServer, source: Database) -> None:
     answers = [
@@ -116,6 +119,7 @@ def test_a_copy_under_another_delivery_id_is_still_a_copy(hooks: IngressServer, 
     assert source.execute("select type, idempotency_key from outbox.event") == [("hub.push", "d-1")]
 
 
+@pytest.mark.security(11)
 @pytest.mark.fault(74)
 def test_copies_that_come_together_are_one_event(hooks: IngressServer, source: Database) -> None:
     with ThreadPoolExecutor(16) as pool:
@@ -125,6 +129,7 @@ def test_copies_that_come_together_are_one_event(hooks: IngressServer, source: D
     assert len({answer.json["id"] for answer in answers}) == 3
 
 
+@pytest.mark.security(11)
 def test_two_bridges_that_take_the_same_deliveries_make_one_event_of_each(
     serving: Callable[..., IngressServer], source: Database
 ) -> None:

@@ -56,6 +56,7 @@ def test_other_endpoints_of_ones_own_get_the_id_too(schema: str, receiver: Recei
     assert receiver.requests[0].headers["idempotency-key"] == IDENTITY
 
 
+@pytest.mark.security(14)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001"])
 def test_a_private_address_is_refused_unless_allowed(host: str, receiver: Receiver) -> None:
     outcome = send(connection(to(receiver, host)), {"text": "t"})

@@ -225,6 +225,7 @@ def test_nobody_there_is_tried_again(sink: UnderTest) -> None:
     assert (outcome.verdict, outcome.code) == ("retry", "connect" if sink.tells else "apprise_failed")
 
 
+@pytest.mark.security(14)
 @pytest.mark.fault(70)
 @each_sink
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -236,6 +237,7 @@ def test_a_redirect_is_not_followed(sink: UnderTest, status: int, receiver: Rece
     assert len(receiver.requests) == 1
 
 
+@pytest.mark.security(15)
 @pytest.mark.fault(70)
 @each_sink
 def test_of_a_huge_answer_only_the_beginning_is_read(sink: UnderTest, receiver: Receiver) -> None:
@@ -243,6 +245,7 @@ def test_of_a_huge_answer_only_the_beginning_is_read(sink: UnderTest, receiver: 
     assert send(sink.made(receiver.url), sink.fields).verdict == "retry"
 
 
+@pytest.mark.security(14)
 @each_sink
 def test_proxies_of_the_environment_are_ignored(
     sink: UnderTest, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
@@ -333,6 +336,7 @@ def test_a_mail_without_recipient_goes_to_the_fallback(mail_server: MailServer) 
     assert mail_server.mails[0][0] == ["ops@example.com"]
 
 
+@pytest.mark.security(16)
 def test_line_breaks_in_a_mails_header_are_refused(mail_server: MailServer) -> None:
     for wrong in ({"subject": NASTY}, {"to": "a@example.com\r\nBcc: b@example.com"}, {"reply_to": NASTY}):
         outcome = send(mailer(mail_server), {**MAIL, **wrong})

@@ -43,6 +43,7 @@ def send(sink: WebhookConnection, names: Names, fields: dict[str, object] | None
     return asyncio.run(attempt())
 
 
+@pytest.mark.security(14)
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "::1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "::ffff:127.0.0.1", "0.0.0.0"],
@@ -55,12 +56,14 @@ def test_a_name_with_a_private_address_is_refused_and_nothing_is_connected(
     assert receiver.requests == []
 
 
+@pytest.mark.security(14)
 def test_an_address_that_an_event_names_is_judged_too(receiver: Receiver) -> None:
     outcome = send(connection(), Names("127.0.0.1"), {"url": f"http://localhost:{receiver.port}/admin"})
     assert outcome.code == "address_refused"
     assert receiver.requests == []
 
 
+@pytest.mark.security(14)
 def test_an_allowed_address_is_reached_under_its_name_resolved_once(receiver: Receiver) -> None:
     names = Names("127.0.0.1")
     sink = connection(url=f"http://hooks.example:{receiver.port}/x?y=1", allow=["127.0.0.1/32"])
@@ -71,6 +74,7 @@ def test_an_allowed_address_is_reached_under_its_name_resolved_once(receiver: Re
     assert request.path == "/x?y=1"
 
 
+@pytest.mark.security(14)
 def test_of_several_addresses_only_the_permitted_ones_are_tried(receiver: Receiver) -> None:
     names = Names("10.0.0.1", "::1", "127.0.0.1")
     sink = connection(url=f"http://hooks.example:{receiver.port}/x", allow=["127.0.0.1/32"])
@@ -119,6 +123,7 @@ def test_what_is_no_web_address_is_dead_without_being_shown(url: str) -> None:
     assert "example.com/" not in outcome.cause.replace("https://example.com/hook", "")
 
 
+@pytest.mark.security(16)
 def test_line_breaks_in_a_header_are_refused(receiver: Receiver) -> None:
     sink = connection(url=f"{receiver.url}/x", allow=["127.0.0.0/8"])
     for headers in ({"x-a": "a\r\nx-injected: yes"}, {"x-a\r\nx-injected": "yes"}, {"webhook-id": "mine"}):

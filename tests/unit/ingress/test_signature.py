@@ -67,6 +67,7 @@ def test_a_bearer_secret_is_compared_whole() -> None:
         assert not verified(webhook, {b"authorization": wrong}, b"")
 
 
+@pytest.mark.security(10)
 @pytest.mark.fault(73)
 @pytest.mark.parametrize("scheme", ["standard", "github", "stripe", "hmac"])
 def test_one_changed_byte_of_the_body_is_refused(scheme: str) -> None:
@@ -88,6 +89,7 @@ def test_one_changed_byte_of_the_body_is_refused(scheme: str) -> None:
     assert not verified(webhook, {}, body, now)
 
 
+@pytest.mark.security(10)
 @pytest.mark.fault(74)
 def test_a_secret_of_another_is_refused_and_either_of_two_is_let_in() -> None:
     headers = {b"x-hub-signature-256": b"sha256=" + GITHUB_SIGNATURE}
@@ -96,6 +98,7 @@ def test_a_secret_of_another_is_refused_and_either_of_two_is_let_in() -> None:
         assert verified(Webhook(scheme="github", secrets=pair), headers, GITHUB_BODY)
 
 
+@pytest.mark.security(10)
 @pytest.mark.fault(74)
 def test_a_time_is_good_for_five_minutes_to_either_side() -> None:
     header = b"t=1492774577,v1=" + STRIPE_SIGNATURE
@@ -114,6 +117,7 @@ def test_any_of_several_signatures_in_a_header_is_enough() -> None:
     assert verified(STANDARD, headers, STANDARD_BODY, STANDARD_TIME)
 
 
+@pytest.mark.security(10)
 @pytest.mark.fault(73)
 @pytest.mark.parametrize(
     "header",
@@ -145,6 +149,7 @@ NAMES = (
 )
 
 
+@pytest.mark.security(10)
 @pytest.mark.fault(73)
 @given(
     headers=st.dictionaries(st.sampled_from(NAMES), ODD), body=st.binary(max_size=60), now=st.floats(0, 4e9)

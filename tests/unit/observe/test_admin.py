@@ -30,10 +30,11 @@ def basic(password: str) -> str:
     return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
 
 
+@pytest.mark.security(13)
 def test_the_routes_are_these_and_only_livez_is_public() -> None:
     app = build_admin(Metrics(), host="0.0.0.0", token=TOKEN)
     assert len(app.routes) == len(paths(app))
-    assert paths(app) == {"/", "/livez", "/readyz", "/metrics", "/status"}
+    assert paths(app) == {"/", "/livez", "/readyz", "/metrics", "/status", "/openapi.json"}
     assert {"/livez"} == PUBLIC_PATHS
 
 
@@ -66,6 +67,16 @@ def test_every_route_but_livez_refuses_whoever_lacks_the_token(path: str, author
 def test_the_token_opens_every_route_under_any_host_name(path: str, authorization: str) -> None:
     app = build_admin(used_metrics(), host="0.0.0.0", token=TOKEN)
     assert ask(app, path, host="bridge.internal:8377", authorization=authorization).status == 200
+
+
+def test_the_ingress_openapi_is_told_to_whoever_has_the_token_and_without_an_ingress_that_it_is_none() -> (
+    None
+):
+    app = build_admin(Metrics(), token=TOKEN, openapi=lambda: {"openapi": "3.1.0"})
+    assert ask(app, "/openapi.json", authorization=bearer(TOKEN)).text == '{"openapi":"3.1.0"}'
+    assert ask(app, "/openapi.json").status == 401
+    without = ask(build_admin(Metrics()), "/openapi.json")
+    assert (without.status, without.text) == (404, "bridge.yaml has no ingress\n")
 
 
 def test_livez_needs_nothing_and_tells_nothing() -> None:

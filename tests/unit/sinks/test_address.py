@@ -9,6 +9,7 @@ import pytest
 from bridge.sinks.address import Guard
 
 
+@pytest.mark.security(14)
 @pytest.mark.parametrize(
     "address",
     [
