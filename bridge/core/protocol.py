@@ -201,7 +201,7 @@ class _Life:
             raise Halt(
                 f"the slot cannot go on ({reason}), and the outbox table has no xid column to catch up by",
                 reason="no_catch_up",
-                hint="bridge doctor prints the two ALTERs that add it; then: bridge recover --accept-gap",
+                hint="go on without what it held back: bridge recover --accept-source (bridge doctor: how to add xid)",
             )
         goal = yield from self.new_slot(source, poll=False)
         yield from self.save(_raised(self.ledger, goal, Mode.STREAM))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -61,6 +63,16 @@ def wait_for_rows(target: Database, count: int) -> list[tuple[str, int]]:
         time.sleep(0.05)
 
 
+def recover(bridge: BridgeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", "recover", "-c", str(bridge.config), *arguments],
+        env=bridge.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("with_xid", [False, True], ids=["without xid", "with xid"])
 def test_an_outbox_of_debezium_shape_is_delivered_once_over_a_kill(
     source: Database, target: Database, tmp_path: Path, with_xid: bool
@@ -104,7 +116,14 @@ def test_an_outbox_of_debezium_shape_is_delivered_once_over_a_kill(
                 customer.execute(
                     "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'own%'"
                 )
-                bridge.start().wait_halted("no_catch_up")
+                assert "bridge recover --accept-source" in bridge.start().wait_halted("no_catch_up")
+                bridge.terminate()
+                assert recover(bridge, "--accept-source", "--since", "earliest").returncode == 2
+                assert recover(bridge, "--accept-source").returncode == 0
+                seen = len(bridge.lines)
+                bridge.start().wait_log("streaming", since=seen)
+                insert(customer, 10, binary=with_xid)
+                assert len(wait_for_rows(target, 410)) == 410
         finally:
             bridge.close()
 
