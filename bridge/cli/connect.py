@@ -30,6 +30,14 @@ class SourceRefused(BridgeError):
     reason = "source_refused"
 
 
+def unreachable(which: str, error: psycopg.OperationalError) -> CannotConnect:
+    """What libpq says, which names hosts and roles but no passwords, and what to do about that."""
+    from bridge.postgres import wire  # noqa: PLC0415  most commands need none
+
+    said = str(error).rstrip()
+    return CannotConnect(f"the {which} could not be reached: {said}", hint=wire.advice(said))
+
+
 @contextmanager
 def connect_source(
     config: Config, *, command: str, grant: str = ""
@@ -48,10 +56,7 @@ def connect_source(
             fallback_application_name=f"bridge {command}",
         )
     except psycopg.OperationalError as error:
-        raise CannotConnect(
-            f"the source could not be reached: {error}".rstrip(),
-            hint='see what source.dsn means: psql "$SOURCE_DSN" -c "select 1"',
-        ) from error
+        raise unreachable("source", error) from None
     with connection:
         try:
             yield connection
@@ -86,10 +91,7 @@ def connect_ledger(plan: StreamPlan, command: str) -> Iterator[psycopg.Connectio
     try:
         connection = connect_target(plan.target_dsn, f"bridge {command}")
     except psycopg.OperationalError as error:
-        raise CannotConnect(
-            f"the target ({plan.connection}) could not be reached: {error}".rstrip(),
-            hint="bridge doctor looks at each step of the way",
-        ) from error
+        raise unreachable(f"target ({plan.connection})", error) from None
     with connection:
         yield connection
 

@@ -30,7 +30,7 @@ def prove(
 ) -> None:
     """Compare source and target: what was lost, doubled, or differs. Reads only; the bridge may run.
 
-    Exit code 0: no difference. 1: differences, or it could not be compared.
+    Exit code 0: no difference. 1: differences, or it could not be compared. 3: a server cannot be reached.
     """
     from bridge.plans import stream_plans  # noqa: PLC0415  `bridge --help` must not import everything
     from bridge.prove.run import prove as compare  # noqa: PLC0415

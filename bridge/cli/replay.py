@@ -45,8 +45,9 @@ def replay(
 
     from bridge.apply.replay import replay as again  # noqa: PLC0415
     from bridge.apply.replay_order import Order, find  # noqa: PLC0415
-    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.errors import BridgeError, CannotConnect  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.postgres import wire  # noqa: PLC0415
     from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
 
     plan, pipeline, spec = find(stream_plans(read_config(config_path)), destination)
@@ -55,7 +56,10 @@ def replay(
     try:
         done = again(plan, order, force=force, deliver=deliver)
     except psycopg.Error as error:
-        raise BridgeError(f"the replay ended early: {safe_message(error)}", hint="run it again") from None
+        said = f"the replay ended early: {safe_message(error)}"
+        if error.sqlstate is None:
+            raise CannotConnect(said, hint=f"{wire.advice(said)}; then run it again") from None
+        raise BridgeError(f"{said} (SQLSTATE {error.sqlstate})", hint="run it again") from None
     would = "would be " if dry_run else ""
     click.echo(f"{done.read} events read, {done.written} {would}written to {'/'.join(order.unit)}")
     if done.elsewhere:

@@ -92,6 +92,30 @@ _ADVICE = (
         "the server and `sslmode` do not meet: turn TLS on in the server (ssl = on) or see its pg_hba.conf",
     ),
     (
+        r"password authentication failed|no password supplied",
+        "correct the password where the dsn comes from, or set the role's: \\password ROLE in psql",
+    ),
+    (
+        r'database ".*" does not exist',
+        "correct `dbname` in the dsn; which there are: psql -l",
+    ),
+    (
+        r'role ".*" does not exist|is not permitted to log in',
+        "correct `user` in the dsn, or make the role and let it log in: bridge doctor has the SQL",
+    ),
+    (
+        r"no pg_hba.conf entry|pg_hba.conf rejects",
+        "add a line for this machine, database and role to the server's pg_hba.conf; then: select pg_reload_conf();",
+    ),
+    (
+        r"could not translate host name|failed to resolve host|Name or service not known",
+        "correct `host` in the dsn: this machine does not know that name",
+    ),
+    (
+        r"[Cc]onnection refused|No such file or directory",
+        "nobody listens there: correct `host` and `port` in the dsn, or start the server",
+    ),
+    (
         r"unsupported startup parameter: replication",
         "a pooler stands between, and cannot carry replication: let source.dsn name the server itself, or set "
         "source.capture to poll",

@@ -21,7 +21,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, CannotConnect
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 
@@ -83,12 +83,13 @@ class Applied:
 
 
 def connect(dsn: str, stream: str) -> Connection:
-    """A connection for long reads."""
+    """A connection for long reads. Raises CannotConnect."""
     try:
         conninfo = wire.complete(dsn, application_name=f"bridge-prove/{stream}", options=_SETTINGS)
         return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
     except psycopg.OperationalError as error:
-        raise BridgeError(f"cannot connect: {error}".rstrip(), reason="cannot_connect") from None
+        said = str(error).rstrip()
+        raise CannotConnect(f"cannot connect: {said}", hint=wire.advice(said)) from None
 
 
 def begin(connection: Connection) -> None:
