@@ -81,9 +81,11 @@ def ask(admin: Admin) -> dict[str, Any] | None:
 def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
+    from bridge.postgres.delivery import WAITING  # noqa: PLC0415
 
     streams = []
     dead: dict[str, int] = {}
+    waiting: dict[str, dict[str, float]] = {}
     suppressed: dict[str, int] | None = None
     for plan in plans:
         with target_errors("status"), connect_ledger(plan, "status") as target:
@@ -91,6 +93,12 @@ def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
             suppressed = streams[-1].pop("suppressed")  # one source for all
             for pipeline, letters in open_letters(target, plan.stream).items():
                 dead[pipeline] = dead.get(pipeline, 0) + letters
+            for destination, messages, age in target.execute(WAITING, [plan.stream]).fetchall():
+                known = waiting.get(destination, {"messages": 0, "oldest_seconds": 0.0})
+                waiting[destination] = {
+                    "messages": known["messages"] + messages,
+                    "oldest_seconds": max(known["oldest_seconds"], round(age, 1)),
+                }
     return {
         "running": False,
         "version": __version__,
@@ -105,6 +113,7 @@ def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
         ],
         "streams": streams,
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
+        "waiting_deliveries": waiting,
         "suppressed": suppressed,
     }
 
@@ -170,9 +179,12 @@ def lines(state: dict[str, Any]) -> list[str]:
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
     if repeats := state.get("suppressed"):
         found.append(f"not put in, because the idempotency key was used before: {_repeats(repeats)}")
-    for destination, outcomes in state.get("deliveries", {}).items():
-        sends = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-        found.append(f"sink {destination}: {sends or 'nothing yet'}")
+    sent, waiting = state.get("deliveries", {}), state.get("waiting_deliveries", {})
+    for destination in sorted(sent.keys() | waiting.keys()):
+        words = [f"{count} {outcome}" for outcome, count in sent.get(destination, {}).items()]
+        if at := waiting.get(destination):
+            words.append(f"{at['messages']} wait, the oldest for {at['oldest_seconds']:.0f} s")
+        found.append(f"sink {destination}: {', '.join(words) or 'nothing yet'}")
     return found
 
 

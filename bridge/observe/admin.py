@@ -95,6 +95,15 @@ def _credential(authorization: str) -> bytes:
     return b""
 
 
+def waiting_of(waiting: Mapping[str, tuple[int, float]]) -> dict[str, dict[str, float]]:
+    """Destinations that messages wait for: how many, and for how long the oldest has."""
+    return {
+        name: {"messages": count, "oldest_seconds": round(age, 1)}
+        for name, (count, age) in sorted(waiting.items())
+        if count
+    }
+
+
 def status_of(metrics: Metrics) -> dict[str, Any]:
     """Everything that `bridge status` and the page show, as JSON values. No row values in it."""
     health = metrics.health
@@ -138,6 +147,7 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
             for name in names
         ],
         "deliveries": deliveries,
+        "waiting_deliveries": waiting_of(metrics.waiting),
         "suppressed": None if health.suppressed is None else dict(health.suppressed),
     }
 

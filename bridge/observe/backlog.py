@@ -1,5 +1,5 @@
 """What waits where no stream looks: the slot and the outbox of a stream that is halted or standing by,
-the dead letters of every target, and the source's count of repeats.
+the dead letters of every target, the messages that wait for a sink, and the source's count of repeats.
 
 A stream tells its own facts while it runs. A halted one reads nothing, and that is when WAL piles up and
 events grow old; so this looks at the source in its place, on connections of its own, every few seconds.
@@ -20,6 +20,7 @@ from psycopg import sql
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import READY_PHASES, StreamSnapshot, StreamState
 from bridge.postgres import wire
+from bridge.postgres.delivery import WAITING
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.suppressed import COUNTS
@@ -82,9 +83,10 @@ async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], s
 
 
 async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
-    """One look: each idle stream's source, every target's dead letters, the source's count of repeats."""
+    """One look: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
     dead: Counter[str] = Counter()
-    complete = True
+    waiting: dict[str, tuple[int, float]] = {}
+    complete = counted = True
     for plan in plans:
         state = metrics.health.streams.get(plan.stream)
         if state is not None and idle(state.snapshot):
@@ -92,8 +94,15 @@ async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
         found = await _quietly(_dead_letters(plan), plan.stream, "target")
         complete = complete and found is not None
         dead.update(found or {})
+        messages = await _quietly(_waiting(plan), plan.stream, "target")
+        counted = counted and messages is not None
+        for destination, count, age in messages or ():
+            known = waiting.get(destination, (0, 0.0))
+            waiting[destination] = (known[0] + count, max(known[1], age))
     if complete:
         metrics.set_dead_letters(dead)
+    if counted:
+        metrics.set_waiting(waiting)
     for plan in plans[:1]:  # one source for all
         found = await _quietly(_suppressed(plan), plan.stream, "source")
         if found is not None:
@@ -158,6 +167,12 @@ async def _look_at_source(state: StreamState, plan: Plan) -> None:
 async def _dead_letters(plan: Plan) -> dict[str, int]:
     async with await _connect(plan.target_dsn, plan.stream) as connection:
         return dict(await (await connection.execute(_DEAD, [plan.stream])).fetchall())
+
+
+async def _waiting(plan: Plan) -> list[tuple[str, int, float]]:
+    """On a connection of its own: counting a long backlog may take too long, and dead letters are told all the same."""
+    async with await _connect(plan.target_dsn, plan.stream) as connection:
+        return await (await connection.execute(WAITING, [plan.stream])).fetchall()
 
 
 async def _suppressed(plan: Plan) -> dict[str, int]:

@@ -224,6 +224,13 @@ class Metrics:
         self._dead_letter_pipelines: set[str] = set()
         self.deliveries = counter("deliveries", "Sends to sinks by outcome.", "destination", "outcome")
         self.delivery_seconds = work("delivery_seconds", "Time that one send to a sink takes.", "destination")
+        self.deliveries_pending = gauge("deliveries_pending", "Messages that are not sent.", "destination")
+        self.oldest_delivery = gauge(
+            "oldest_pending_delivery_age_seconds",
+            "Age of the oldest message that is not sent.",
+            "destination",
+        )
+        self.waiting: dict[str, tuple[int, float]] = {}
         self.enrich_lookups = counter(
             "enrich_lookups", "Keys looked up for enrichment, by result.", "entity", "result"
         )
@@ -250,6 +257,14 @@ class Metrics:
         self._dead_letter_pipelines |= open_letters.keys()
         for pipeline in self._dead_letter_pipelines:
             self.dead_letters.labels(pipeline).set(open_letters.get(pipeline, 0))
+
+    def set_waiting(self, waiting: Mapping[str, tuple[int, float]]) -> None:
+        """Replace the gauges: by destination, the messages that are not sent and the oldest one's age in seconds.
+        A destination not named has none."""
+        self.waiting = {name: waiting.get(name, (0, 0.0)) for name in self.waiting.keys() | waiting.keys()}
+        for destination, (count, age) in self.waiting.items():
+            self.deliveries_pending.labels(destination).set(count)
+            self.oldest_delivery.labels(destination).set(age)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

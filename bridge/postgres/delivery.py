@@ -18,6 +18,11 @@ from uuid import UUID
 from bridge.postgres.dispatcher import Connection
 from bridge.postgres.target import Statement
 
+WAITING: LiteralString = """
+    select destination, count(*), extract(epoch from now() - min(created_at))::float8
+    from bridge.delivery where state = 'pending' and stream = %s group by destination"""
+"""What one stream's sinks have not been sent: destination, messages, the age of the oldest in seconds."""
+
 # -- claims ---------------------------------------------------------------------------------------------
 
 _DUE: LiteralString = """

@@ -91,6 +91,28 @@ def test_open_dead_letters_are_counted_by_pipeline(source: Database, target: Dat
     assert b'outbox_bridge_dead_letters{pipeline="p"} 3.0' in metrics.exposition()
 
 
+def test_messages_that_wait_for_a_sink_are_counted_with_the_oldest_ones_age(target: Database) -> None:
+    target.execute(
+        "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, body,"
+        " state, created_at) select gen_random_uuid(), %s, 'p', 'nudge', n::text, n, 't', '{}',"
+        " case when n < 4 then 'pending' else 'sent' end, now() - n * interval '1 hour'"
+        " from generate_series(1, 5) n",
+        [STREAM],
+    )
+    metrics, _ = halted_stream()
+    plan = Plan(target.bridge_dsn, target.bridge_dsn)
+    asyncio.run(look(metrics, [plan]))
+    [count, age] = metrics.waiting["nudge"]
+    assert (count, 3 * 3600 <= age < 3 * 3600 + 600) == (3, True)
+    assert b'outbox_bridge_deliveries_pending{destination="nudge"} 3.0' in metrics.exposition()
+    target.execute("update bridge.delivery set state = 'sent'")
+    asyncio.run(look(metrics, [plan]))
+    assert b'outbox_bridge_deliveries_pending{destination="nudge"} 0.0' in metrics.exposition()
+    assert (
+        b'outbox_bridge_oldest_pending_delivery_age_seconds{destination="nudge"} 0.0' in metrics.exposition()
+    )
+
+
 def test_a_server_that_is_away_costs_nothing_but_the_news(target: Database) -> None:
     away = "host=127.0.0.1 port=1 dbname=app"
     metrics, state = halted_stream()

@@ -97,3 +97,15 @@ def test_the_types_of_repeats_are_told_briefly_and_without_what_a_terminal_would
         ": 1000 a?[2Jb, 100 type.00, 99 type.01, 98 type.02, 97 type.03, 96 type.04, 95 type.05, 94 type.06,"
         " 93 type.07, 92 type.08, 270 of 3 other types"
     )
+
+
+def test_what_waits_for_a_sink_is_told_beside_what_was_sent() -> None:
+    state = {"ready": True, "problems": [], "streams": [], "pipelines": []} | {
+        "deliveries": {"nudge": {"sent": 3, "retry": 2}},
+        "waiting_deliveries": {"crm": {"messages": 1, "oldest_seconds": 0.4}}
+        | {"nudge": {"messages": 2, "oldest_seconds": 1800.2}},
+    }
+    assert lines(state)[1:] == [
+        "sink crm: 1 wait, the oldest for 0 s",
+        "sink nudge: 3 sent, 2 retry, 2 wait, the oldest for 1800 s",
+    ]

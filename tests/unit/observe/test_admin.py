@@ -157,6 +157,7 @@ def test_status_tells_what_the_command_prints() -> None:
     assert pipeline["dead_letters"] == 2
     assert 0 < pipeline["latency_p50_seconds"] < 0.001
     assert status["deliveries"] == {"nudge": {"sent": 1}}
+    assert status["waiting_deliveries"] == {"nudge": {"messages": 2, "oldest_seconds": 61.0}}
 
 
 def test_the_page_shows_the_halt_and_its_fix_and_allows_no_foreign_content() -> None:

@@ -26,6 +26,8 @@ FIXED_NAMES = {
     "slot_active": {"stream"},
     "deliveries_total": {"destination", "outcome"},
     "delivery_seconds": {"destination"},
+    "deliveries_pending": {"destination"},
+    "oldest_pending_delivery_age_seconds": {"destination"},
     "dead_letters": {"pipeline"},
     "enrich_lookups_total": {"entity", "result"},
     "ingress_requests_total": {"endpoint", "code"},
@@ -52,6 +54,7 @@ def used_metrics() -> Metrics:
     metrics.set_dead_letters({"usage": 2})
     metrics.deliveries.labels("nudge", "sent").inc()
     metrics.delivery_seconds.labels("nudge").observe(0.2)
+    metrics.set_waiting({"nudge": (2, 61.04)})
     metrics.enrich_lookups.labels("customer", "hit").inc()
     metrics.ingress_requests.labels("events", "202").inc()
     return metrics
