@@ -15,7 +15,7 @@ import yaml
 
 from bridge.demo.checker import check
 from bridge.demo.report import html
-from bridge.demo.screen import sentence
+from bridge.demo.screen import figures, sentence
 from bridge.demo.slack import Slack
 from bridge.demo.story import KILLS, OVER, REQUESTS, Outcome, Story, Tamper
 from bridge.demo.world import CONFIG, WITH_SLACK, Bridge, World
@@ -123,6 +123,11 @@ def test_one_tampered_row_turns_the_verdict(
     assert getattr(verdict, kind) == 1
     assert not verdict.holds
     assert any(example.startswith(kind) for example in verdict.examples)
+
+
+def test_a_backlog_that_came_in_one_commit_is_given_no_rate(outcome: Outcome) -> None:
+    once = replace(outcome, verdict=replace(outcome.verdict, span={"backlog": (1.0, 1.0)}))
+    assert dict(figures(once))["throughput"] == f"{outcome.backlog:,} drained in one commit"
 
 
 def test_a_message_that_did_not_come_turns_the_verdict_and_one_that_came_twice_does_not(
