@@ -6,7 +6,7 @@ the document of the contracts neither. An unknown webhook is answered as a badly
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
 
 import orjson
@@ -70,6 +70,7 @@ class Ingress:
             ],
             exception_handlers={Refusal: _refused, 404: _no_route, 405: _no_route},
         )
+        self.app.router.redirect_slashes = False  # would answer with an address made of the Host header
 
     def reload(self, settings: Settings) -> None:
         """Keys, contracts, webhooks and limits from now on; requests under way keep theirs."""
@@ -84,7 +85,7 @@ class Ingress:
         media_type = check_headers(headers, settings.max_payload, (_JSON, _LINES))
         if media_type == _LINES:
             return await self._lines(request, event_type, settings)
-        key, idempotency_key = _header(headers, "key"), _header(headers, "idempotency_key")
+        key, idempotency_key = _header(scope["headers"], "key"), _header(scope["headers"], "idempotency_key")
         _take(settings, scope, 1)
         body = await read_body(request.receive, settings.max_payload)
         document = read_payload(body)
@@ -120,13 +121,15 @@ class Ingress:
         return Response(orjson.dumps(self.settings.openapi), media_type="application/json")
 
 
-def _header(headers: dict[bytes, bytes], name: str) -> str | None:
-    value = headers.get(_KEY_HEADERS[name])
-    if value is None:
+def _header(headers: Iterable[tuple[bytes, bytes]], name: str) -> str | None:
+    values = [value for header, value in headers if header == _KEY_HEADERS[name]]
+    if not values:
         return None
     header = _KEY_HEADERS[name].decode()
+    if len(values) > 1:
+        raise Refusal(400, "malformed", f"{header} stands there twice", field=header)
     try:
-        return check_text(name, value.decode(), header)
+        return check_text(name, values[0].decode(), header)
     except UnicodeDecodeError:
         raise Refusal(400, "malformed", f"{header} is not UTF-8 text", field=header) from None
 

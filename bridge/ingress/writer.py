@@ -242,13 +242,20 @@ def is_lost(connection: psycopg.AsyncConnection, error: BaseException) -> bool:
     )
 
 
+_REFUSED = {
+    "22003": "a number is beyond what Postgres' numeric holds",
+    "54001": "it is nested too deeply",
+}
+
+
 def _outcome_alone(error: BaseException) -> Refusal | None:
     """What becomes of the one event that a server refuses; None: the server refuses every event."""
     if not isinstance(error, psycopg.Error):
         return Refusal(500, "internal", "the bridge's log says more")
     state = error.sqlstate or ""
     if state[:2] in ("22", "23", "54"):
-        return Refusal(422, "payload", f"the source refuses the payload ({state})")
+        words = f": {_REFUSED[state]}" if state in _REFUSED else ""
+        return Refusal(422, "payload", f"the source refuses the payload ({state}){words}")
     if state == "55P03":
         return unavailable("a transaction that has not ended uses the same idempotency key")
     if state[:2] in ("40", "P0") or state == "57014":

@@ -228,6 +228,7 @@ def build_admin(
         ],
         middleware=[Middleware(Guard, token=token)],
     )
+    app.router.redirect_slashes = False  # an address that is none is told as such
     app.state.health = health
     return app
 

@@ -123,7 +123,7 @@ def test_a_number_that_only_the_server_refuses_costs_its_neighbours_nothing(
         answers = list(pool.map(ingress.event, bodies))
     for n, answer in enumerate(answers):
         if n % 8 == 3:
-            assert "22003" in problem(answer, 422, "payload")["detail"]
+            assert "(22003): a number is beyond" in problem(answer, 422, "payload")["detail"]
         else:
             assert answer.status == 202
     assert source.value("select count(*) from outbox.event") == 28
@@ -215,6 +215,7 @@ def test_other_methods_and_addresses_are_problems_too(ingress: IngressServer) ->
     problem(answer, 405, "method")
     assert answer.headers["allow"] == "POST"
     problem(ingress.post("/v2/events/a", {}), 404, "not-found")
+    problem(ingress.post("/v1/events/usage.limit_reached/", EVENT), 404, "not-found")
 
 
 def test_a_key_over_its_rate_is_429_and_others_are_not(serving: Callable[..., IngressServer]) -> None:

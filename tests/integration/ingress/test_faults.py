@@ -148,6 +148,16 @@ def test_a_body_that_grows_past_the_limit_is_413(ingress: IngressServer) -> None
     assert ingress.event().status == 202
 
 
+@pytest.mark.parametrize("name", ["idempotency-key", "x-outbox-key"])
+def test_a_key_that_is_sent_twice_is_400(ingress: IngressServer, source: Database, name: str) -> None:
+    head = HEAD + f"content-type: application/json\r\nconnection: close\r\n{name}: a\r\n{name}: b\r\n"
+    body = json.dumps(EVENT)
+    answer = sent(ingress, f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert f'"field":"{name}"'.encode() in answer
+    assert source.value("select count(*) from outbox.event") == 0
+
+
 @pytest.mark.fault(76)
 def test_compressed_bodies_are_not_taken(ingress: IngressServer) -> None:
     bomb = gzip.compress(b"0" * 50_000_000)
