@@ -378,6 +378,11 @@ def lets_prune_follow_a_floor_that_may_go_back() -> list[Patch]:
 
 
 @mutant
+def registers_a_polled_floor_over_the_goal_of_a_slot() -> list[Patch]:
+    return [(protocol, "intersection", lambda snapshots: snapshots[0])]
+
+
+@mutant
 def lets_a_session_register_that_another_took_over_from() -> list[Patch]:
     def register(self: World, bridge: Any, request: Any) -> None:
         registered = self.source.registration
@@ -415,6 +420,11 @@ FOCUS: dict[str, tuple[faults.Act, ...]] = {
         faults.copy_target,
         faults.late_registration,
         faults.prune,
+    ),
+    "registers_a_polled_floor_over_the_goal_of_a_slot": (
+        faults.slot_behind_a_poll,
+        faults.prune,
+        faults.crash_bridge,
     ),
     "lets_prune_follow_a_floor_that_may_go_back": (
         faults.slot_behind_a_poll,

@@ -91,3 +91,27 @@ def test_another_cluster_has_its_own_reason_whatever_else_is_missing_there() -> 
     )
     assert halted(stranger) == "other_system"
     assert halted(replace(stranger, system_identifier="1")) == "publication_missing"
+
+
+def test_an_old_idle_advance_is_not_what_a_new_session_may_acknowledge() -> None:
+    """The slot went back in a crash of the source: what lies between may be other transactions by now."""
+    advanced = replace(LEDGER, safe_lsn=Lsn(5900))
+    behind, ahead = (
+        replace(SOURCE, slot=replace(SOURCE.slot, confirmed_flush=Lsn(lsn))) if SOURCE.slot else SOURCE
+        for lsn in (800, 5600)
+    )
+    for source, safe in ((behind, 5000), (ahead, 5600)):
+        judged = judge(advanced, source, REGISTRATION, slot_wanted=True)
+        assert (judged.catch_up, judged.ledger.safe_lsn) == (None, safe)
+
+
+def test_a_promotion_from_below_an_idle_advance_is_caught_up_and_takes_the_advance_back() -> None:
+    """Nothing applied is lost, and yet the WAL between applied_lsn and safe_lsn is another one now."""
+    advanced = replace(LEDGER, safe_lsn=Lsn(5900))
+    promoted = replace(SOURCE, timeline=2, switch_points={1: Lsn(5500)})
+    judged = judge(advanced, promoted, REGISTRATION, slot_wanted=True)
+    assert judged.catch_up == "promoted"
+    assert (judged.ledger.timeline, judged.ledger.safe_lsn) == (2, 5000)
+    beyond = replace(promoted, switch_points={1: Lsn(5900)})
+    judged = judge(advanced, beyond, REGISTRATION, slot_wanted=True)
+    assert judged.catch_up is None
