@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bridge.config.document import Document, read
 from bridge.config.lint_expressions import check_expressions
+from bridge.config.lint_messages import check_messages
 from bridge.config.lint_structure import check_structure
 from bridge.config.load import build
 from bridge.config.problem import InvalidConfig, KeyPath, Level, Position, format_path
@@ -52,6 +53,6 @@ def _findings(document: Document) -> Iterator[Finding]:
         yield Finding("warning", document.position(path), path, message)
     if config is None:
         return
-    for remark in (*check_structure(config), *check_expressions(config)):
+    for remark in (*check_structure(config), *check_messages(config), *check_expressions(config)):
         position = document.position(remark.path, key=remark.key)
         yield Finding(remark.level, position, remark.path, remark.message, remark.fix)

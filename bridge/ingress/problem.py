@@ -19,7 +19,7 @@ _TITLES = {
     "contract": "The payload breaks its contract",
     "payload": "The payload cannot be stored",
     "rate-limit": "Too many events",
-    "unavailable": "Nothing was stored; try again",
+    "unavailable": "Nothing is known to be stored; try again",
     "internal": "An error of the bridge; try again",
 }
 

@@ -50,6 +50,8 @@ class DiscordMessage(SinkMessage):
     thread_id: OneLine | None = None
     """A thread of the channel."""
 
+    either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "embeds"),)
+
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
         return {"text": escape, "embeds": escape}

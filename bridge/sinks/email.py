@@ -78,6 +78,8 @@ class EmailMail(SinkMessage):
     reply_to: Mailbox | None = None
     """Where answers go."""
 
+    either: ClassVar[tuple[tuple[str, ...], ...]] = (("to", "fallback"), ("text", "html"))
+
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
         return {"html": html.escape}

@@ -7,7 +7,7 @@ library: `lint` reads these models too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
@@ -129,6 +129,9 @@ class SinkMessage(BaseModel):
     literal: ClassVar[frozenset[str]] = frozenset()
     """Keys that must be literals, because `escapes` reads them."""
 
+    either: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Groups of keys of which a message needs one."""
+
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
         """Key -> how values that come from events are made inert in it. _written: the destination's keys."""
@@ -171,6 +174,18 @@ class SinkConnection(BaseModel):
     """What a destination of this connection may say."""
     slowest_pace: ClassVar[float] = 0.0
     """Upper bound of Pace.seconds."""
+
+    def needs(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of keys of which a destination must have one: without, no message can be sent."""
+        return self.message.either
+
+    def idle(self) -> tuple[str, ...]:
+        """Keys of a message that mean nothing with this connection."""
+        return ()
+
+    def names(self) -> Mapping[str, Iterable[str]]:
+        """Key of a message -> the names that a mapping below it may have. A key that is not here: any."""
+        return {}
 
     def pace(self, delivery: Delivery) -> Pace | None:
         """The vendor's rate limit for this message; None: none is known."""

@@ -6,7 +6,7 @@ developers.notion.com: "Create a page", "Property values", "Request limits", "St
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -81,6 +81,9 @@ class NotionConnection(SinkConnection):
 
     message: ClassVar[MessageModel] = NotionMessage
     slowest_pace: ClassVar[float] = _SECONDS
+
+    def names(self) -> Mapping[str, Iterable[str]]:
+        return {"properties": self.properties}
 
     def pace(self, delivery: Delivery) -> Pace:
         """Three a second and integration."""

@@ -54,6 +54,8 @@ class SlackMessage(SinkMessage):
     thread_ts: OneLine | None = None
     """With a token: the message to answer to."""
 
+    either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "blocks"),)
+
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
         return {"text": escape, "blocks": escape}
@@ -83,6 +85,13 @@ class SlackConnection(SinkConnection):
         if self.webhook_url is not None and self.channel is not None:
             raise ValueError("a webhook_url writes to its own channel: use a token to choose one")
         return self
+
+    def needs(self) -> tuple[tuple[str, ...], ...]:
+        chosen = self.webhook_url is None and not self.channel
+        return (*SlackMessage.either, ("channel", "fallback")) if chosen else SlackMessage.either
+
+    def idle(self) -> tuple[str, ...]:
+        return () if self.webhook_url is None else ("channel", "fallback", "thread_ts")
 
     def _recipient(self, message: SlackMessage) -> str:
         return message.channel or message.fallback or self.channel or ""

@@ -93,6 +93,9 @@ class TelegramConnection(SinkConnection):
     message: ClassVar[MessageModel] = TelegramMessage
     slowest_pace: ClassVar[float] = 1.0
 
+    def needs(self) -> tuple[tuple[str, ...], ...]:
+        return () if self.chat_id else (("chat_id", "fallback"),)
+
     def _chat(self, message: TelegramMessage) -> str:
         return message.chat_id or message.fallback or self.chat_id or ""
 

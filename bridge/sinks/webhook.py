@@ -105,6 +105,9 @@ class WebhookConnection(SinkConnection):
             raise ValueError("secret is empty")
         return self
 
+    def needs(self) -> tuple[tuple[str, ...], ...]:
+        return () if self.url else (("url", "fallback"),)
+
     @property
     def guard(self) -> Guard:
         """Which addresses it may reach."""

@@ -130,6 +130,37 @@ def test_files_that_are_named_exist(document: str) -> None:
         ("{ connection: csm, txt: hi }", "nudge.txt: is no key of a slack message; did you mean text?"),
         ("{ connection: mail, sbject: hi }", "nudge: `subject` is missing: an email message needs it"),
         ("{ connection: csm, text: '{{ event.', }", "template"),
+        (
+            "{ connection: csm }",
+            "nudge: has neither text nor blocks: no message could be sent; add text or blocks",
+        ),
+        (
+            "{ connection: csm, text: hi, channel: $event.csm }",
+            "nudge.channel: does nothing: connection csm writes to one place, its own",
+        ),
+        ("{ connection: workspace, text: hi }", "nudge: has neither channel nor fallback: no message could"),
+        (
+            "{ connection: bot, text: hi }",
+            "nudge: has neither chat_id nor fallback: no message could be sent",
+        ),
+        (
+            "{ connection: mail, subject: hi, text: hi }",
+            "nudge: has neither to nor fallback: no message could",
+        ),
+        (
+            "{ connection: mail, to: nobody, subject: a, text: b }",
+            "nudge.to: must be an address such as ada@",
+        ),
+        ('{ connection: mail, to: a@b.example, subject: "a\\nb", text: b }', "nudge.subject: "),
+        ("{ connection: hook }", "nudge: has neither url nor fallback: no message could be sent"),
+        (
+            "{ connection: bot, chat_id: 5, text: hi, format: markdwn }",
+            "nudge.format: input should be 'text', 'mark",
+        ),
+        (
+            "{ connection: notion, properties: { Custmer: $event.plan } }",
+            "nudge.properties.Custmer: the connection does not say which type Custmer has; did you mean Customer?",
+        ),
     ],
 )
 def test_lint_names_keys_that_a_vendor_does_not_know_or_misses(
@@ -141,6 +172,9 @@ def test_lint_names_keys_that_a_vendor_does_not_know_or_misses(
         + f"    destinations:\n      nudge: {destination}\n"
         + "connections:\n  bot: { type: telegram, token: '${TELEGRAM_TOKEN}' }\n"
         + "  csm: { type: slack, webhook_url: https://hooks.slack.example/x }\n"
+        + "  workspace: { type: slack, token: xoxb-1 }\n"
+        + "  hook: { type: webhook, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }\n"
+        + f"  notion: {{ type: notion, token: t, database_id: {'0' * 32}, properties: {{ Customer: title }} }}\n"
         + "  mail: { type: email, host: smtp.example.com, from: bridge@example.com }\n"
     )
     assert any(message in finding.text("") for finding in lint(path, ENVIRON))
