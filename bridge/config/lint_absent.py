@@ -6,6 +6,7 @@ reads neighbouring tokens, and what it cannot tell, it leaves alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from bridge.config.contract import EventField
@@ -17,6 +18,7 @@ _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
 _ORDER = _COMPARE - {"==", "!="}
 _DIVISION = {"/", "//", "%"}
 _ARITHMETIC = {"+", "-", "*", "**"} | _DIVISION
+_CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
 _DEFAULTS = {"number": "0", "integer": "0", "boolean": "false", "string": "''"}
 
 
@@ -55,6 +57,20 @@ class Absences:
         for piece, before, _ in operands:
             if before in _DIVISION:
                 yield from self._divisor(path, piece)
+
+    def check_template(self, path: KeyPath, template: str) -> Iterator[Remark]:
+        """Warnings for fields that a template prints though they may be missing. (Null prints nothing.)"""
+        code = " ".join(_CODE.findall(template))
+        for name, definitions in self._fields.items():
+            text = f"$event.{name}"
+            if text in self._known or all(one.required for one in definitions):
+                continue
+            uses = re.findall(rf"\bevent\.{re.escape(name)}\b(?!\.)\s*(\||is\b)?", code)
+            if uses and not any(uses):
+                self._known.add(text)
+                message = f"event.{name} may be missing: a dead letter for this destination then"
+                fix = f"say what stands there instead: {{{{ event.{name}|default('') }}}}"
+                yield Remark("warning", path, message, fix)
 
     def _ask(self, piece: Token) -> None:
         root = piece.text[1:].partition(".")[0]

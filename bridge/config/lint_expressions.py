@@ -135,12 +135,23 @@ def _value(path: KeyPath, value: Any, scope: _Scope) -> Iterator[Remark]:
     if isinstance(value, str) and is_expression(value):
         yield from check_comparisons(path, value, scope.fields or {})
         yield from scope.absences.check(path, value)
-    elif isinstance(value, str) and "{{" not in value:
+    for text in _templates(value):
+        yield from scope.absences.check_template(path, text)
+    if isinstance(value, str) and not is_expression(value) and "{{" not in value:
         for name in paths_in_text(value):
             if name.partition(".")[0] in scope.roots:
                 message = f"${name} inside a text stays as it is written"
                 fix = f"write {{{{ {name} }}}} for its value, or $$ for a dollar"
                 yield Remark("warning", path, message, fix)
+
+
+def _templates(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if "{{" in value and not is_expression(value):
+            yield value
+    elif isinstance(value, dict | list | tuple):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from _templates(inside)
 
 
 def _names(path: KeyPath, names: frozenset[str], scope: _Scope) -> Iterator[Remark]:

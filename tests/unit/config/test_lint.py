@@ -229,6 +229,25 @@ def test_what_may_not_be_there_is_told_once(tmp_path: Path, expression: str, tol
 
 
 @pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("{{ event.source }}: {{ event.source }}", True),
+        ("{% if event.source %}x{% endif %}", True),
+        ("{{ event.source|default('nowhere') }}", False),
+        ("{% if event.source is defined %}{{ event.source }}{% endif %}", False),
+        ("{{ event.id }}, {{ event.score }}, {{ company.mrr }}: event.source", False),
+    ],
+)
+def test_a_template_that_prints_what_may_be_missing_is_told(tmp_path: Path, value: str, told: bool) -> None:
+    path = tmp_path / "bridge.yaml"
+    text = OPTIONAL.format(first=SURE, second=SURE, missing="continue")
+    path.write_text(text.replace("hot: $hot", f'hot: "{{{{ event.id }}}}{value}"'))
+    line = "event.source may be missing: a dead letter for this destination then"
+    fix = "say what stands there instead: {{ event.source|default('') }}"
+    assert [(one.message, one.fix) for one in lint(path, {})] == ([(line, fix)] if told else [])
+
+
+@pytest.mark.parametrize(
     "expression",
     [
         "$event.source",
