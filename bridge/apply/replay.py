@@ -104,7 +104,7 @@ class _Replay:
         if whole:
             self._run(BEGIN)
         applied = self._applied(hold=whole)
-        if whole:
+        if self._way == "empty":
             self._only_when_empty()
         if self._history.pruned():
             self.done.notes.append("pruned events are gone: what the outbox still holds was replayed")
@@ -172,7 +172,8 @@ class _Replay:
         table = sql.Identifier(self._shape.schema, self._shape.table)
         query = sql.SQL("select exists (select from {})").format(table).as_string().encode()
         if self._run(Statement(query))[0][0][0] == b"t":
-            self._run(ROLLBACK)
+            if not self._order.dry_run:
+                self._run(ROLLBACK)
             raise BridgeError(
                 f"{self._shape.schema}.{self._shape.table} has rows, and no column tells which events they are of",
                 reason="not_empty",

@@ -90,7 +90,7 @@ def _stream(
             begin_source(source, applied)
             ground = _Ground(plan, source, target, cast, applied, read_pruning(source))
             window = _window(ground, retention, window, report)
-            for subject in subjects(plan, target, pipeline):
+            for subject in subjects(plan, source, target, pipeline):
                 report.comparisons.append(_compare(ground, subject, window))
         except psycopg.Error as error:
             raise BridgeError(
@@ -128,6 +128,8 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
     began = time.monotonic()
     found = Comparison(subject.name, ["/".join(unit) for unit in subject.units], subject.by)
     found.left_out = list(subject.left_out)
+    if subject.unnamed:
+        found.notes.append(f"not compared, since no new event has such a field: {', '.join(subject.unnamed)}")
     dead = read_dead(ground.target, subject, window)
     found.dead_open = sum(dead.opened.values())
     found.dead_discarded = sorted(event for event, _ in dead.states if dead.discarded[event])

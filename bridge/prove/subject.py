@@ -27,6 +27,7 @@ from bridge.core.spec import (
 )
 from bridge.errors import BridgeError
 from bridge.postgres.catalog import table_shape
+from bridge.prove.fields import named_by_events
 
 Unit = tuple[str, str]
 _SPECIAL = ("event_id", "occurred_at", "idempotency_key")
@@ -49,13 +50,21 @@ class Subject:
     unique: bool = False  # by event: two units that send one event here make one row
     columns: tuple[Column, ...] = ()  # compared
     left_out: tuple[str, ...] = ()  # columns that depend on an enrichment
+    unnamed: tuple[
+        str, ...
+    ] = ()  # columns that the default mapping fills where an event brings them; none was seen
     certain: bool = True  # routing does not depend on an enrichment
     sink: bool = False
     pipelines: tuple[PipelineSpec, ...] = ()  # to be planned without lookups
     shapes: Mapping[Unit, TableShape] | None = None
 
 
-def subjects(plan: StreamPlan, target: psycopg.Connection[Any], pipeline: str | None) -> list[Subject]:
+def subjects(
+    plan: StreamPlan,
+    source: psycopg.Connection[Any],
+    target: psycopg.Connection[Any],
+    pipeline: str | None,
+) -> list[Subject]:
     """Everything that this stream fills; with `pipeline`, what that one fills. Raises BridgeError where a table
     does not fit the configuration."""
     tables: dict[str, list[Unit]] = {}
@@ -72,7 +81,7 @@ def subjects(plan: StreamPlan, target: psycopg.Connection[Any], pipeline: str | 
                 sinks.append(unit)
     offline = {spec.name: _offline(spec) for spec in plan.pipelines}
     found = [
-        _table(plan, target, units, specs, offline)
+        _table(plan, (source, target), units, specs, offline)
         for units in tables.values()
         if pipeline is None or any(unit[0] == pipeline for unit in units)
     ]
@@ -128,14 +137,16 @@ def _roots(names: frozenset[str]) -> set[str]:
 
 def _table(
     plan: StreamPlan,
-    target: psycopg.Connection[Any],
+    servers: tuple[psycopg.Connection[Any], psycopg.Connection[Any]],
     units: Sequence[Unit],
     specs: Mapping[Unit, DestinationSpec],
     offline: Mapping[str, tuple[PipelineSpec, bool, frozenset[str]]],
 ) -> Subject:
+    source, target = servers
     shapes: dict[Unit, TableShape] = {}
     compared: list[str] | None = None
     left_out: set[str] = set()
+    unnamed: set[str] = set()
     identities: set[str | None] = set()
     tables = [(unit, spec) for unit in units if isinstance(spec := specs[unit], TableSpec)]
     for unit, spec in tables:
@@ -144,6 +155,17 @@ def _table(
             raise BridgeError(findings[0].message, reason=findings[0].reason, hint=findings[0].fix)
         shapes[unit] = shape
         mine, skipped, identity = _mapping(plan, unit, spec, shape, offline[unit[0]][2])
+        if spec.columns is None and not any(
+            isinstance(s, EnrichSpec | SetSpec) for s in _pipeline(plan, unit).steps
+        ):
+            rest = [
+                column.name
+                for column in shape.columns.values()
+                if column.writable and not column.has_default and column.name not in mine
+            ]
+            named = named_by_events(source, plan.outbox, _pipeline(plan, unit).events, rest)
+            mine += [name for name in rest if name in named]
+            unnamed |= set(rest) - named
         compared = mine if compared is None else [name for name in compared if name in mine]
         left_out |= skipped
         identities.add(identity)
@@ -178,10 +200,15 @@ def _table(
         unique=bool(spec.key),
         columns=tuple(shape.columns[name] for name in names),
         left_out=tuple(sorted(left_out)),
+        unnamed=tuple(sorted(unnamed)),
         certain=all(offline[unit[0]][1] for unit in units),
         pipelines=tuple(offline[name][0] for name in dict.fromkeys(unit[0] for unit in units)),
         shapes=shapes,
     )
+
+
+def _pipeline(plan: StreamPlan, unit: Unit) -> PipelineSpec:
+    return next(each for each in plan.pipelines if each.name == unit[0])
 
 
 def _mapping(
@@ -192,7 +219,7 @@ def _mapping(
         names = [name for name in _SPECIAL if name in shape.columns]
         if "payload" in shape.columns and shape.columns["payload"].kind == "json":
             names.append("payload")
-        patterns = next(each.events for each in plan.pipelines if each.name == unit[0])
+        patterns = _pipeline(plan, unit).events
         if len(patterns) == 1 and patterns[0] in plan.contracts:
             fields = [field.name for field in plan.contracts[patterns[0]].fields]
             names += [n for n in fields if n in shape.columns and n not in names]

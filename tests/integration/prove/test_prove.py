@@ -301,3 +301,36 @@ def test_a_refused_event_without_a_dead_letter_is_lost_where_rows_have_no_identi
     world.target.execute("delete from bridge.dead_letter")
     named = command("prove", "--json").only["lost"]["first"]
     assert named == [f"{broken} (it cannot be a row, and is no dead letter)"]
+
+
+@pytest.mark.parametrize("event", ["user.signed_up", "user.*"])
+def test_of_a_default_mapping_without_a_contract_the_columns_are_compared_too(
+    world: World, command: Command, event: str
+) -> None:
+    """The product page's own table: no key, no contract, no column named."""
+    with world.target.connect() as owner:
+        owner.execute(
+            "create table events.signups (user_id text, email text, plan text, source text, referrer text,"
+            " payload jsonb)"
+        )
+        owner.execute("grant select, insert on events.signups to outbox_bridge")
+
+    def signups(document: dict[str, Any]) -> None:
+        destination = {"connection": "warehouse", "table": "events.signups"}
+        document["pipelines"] = {"signups": {"event": event, "destinations": {"signups": destination}}}
+
+    world.configure(signups)
+    world.bridge().start().wait_ready()
+    world.source.execute(
+        "insert into outbox.event (type, payload) select 'user.signed_up', jsonb_build_object('user_id', n::text,"
+        " 'plan', 'pro', 'source', 'web') || case n when 3 then '{\"email\": \"e\"}' else '{}' end::jsonb"
+        " from generate_series(1, 20) as n"
+    )
+    until(lambda: world.applied("events.signups") == 20, "all are there")
+    before = command("prove", "--json")
+    assert before.code == 0, before.out + before.err
+    assert before.only["notes"] == ["not compared, since no new event has such a field: referrer"]
+    world.target.execute("update events.signups set plan = 'free' where user_id = '7'")
+    world.target.execute("update events.signups set email = 'other' where user_id in ('3', '4')")
+    one = command("prove", "--json").only
+    assert counts(one) == {"lost": 3, "unexpected": 3}

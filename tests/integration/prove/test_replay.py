@@ -85,9 +85,13 @@ def test_a_table_without_identity_is_filled_whole_or_not_at_all(world: World, co
     world.configure(log)
     count = filled(world)
     here = ("replay", "--destination", "usage-limit-hits/log", "--since", "1h")
-    refused = command(*here)
-    assert (refused.code, "has rows" in refused.err) == (1, True)
+    for how in ((), ("--dry-run",)):
+        refused = command(*here, *how)
+        assert (refused.code, "has rows" in refused.err) == (1, True)
     world.target.execute("truncate events.log")
+    dry = command(*here, "--dry-run")
+    assert (dry.code, f"{count} would be written" in dry.out) == (0, True), dry.out + dry.err
+    assert world.applied("events.log") == 0
     assert command(*here, BRIDGE_FAILPOINTS="replay.batch=kill@2").code == -signal.SIGKILL
     until(
         lambda: (
