@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,9 +184,21 @@ def _pipeline_lines(pipeline: dict[str, Any]) -> list[str]:
         if letter := unit["dead_letter"]:
             lines.append(f"      dead letter, {letter['state']}: {letter['code']}: {letter['cause']}")
         if delivery := unit["delivery"]:
-            error = f", last error: {delivery['last_error']}" if delivery["last_error"] else ""
-            lines.append(f"      delivery {delivery['state']} after {delivery['attempts']} attempts{error}")
+            lines.append(f"      {delivery_line(delivery)}")
     return lines
+
+
+def delivery_line(delivery: Mapping[str, Any]) -> str:
+    """How far a message has come, and what it waits for."""
+    attempts = delivery["attempts"]
+    words = [f"delivery {delivery['state']} after {attempts} attempt{'' if attempts == 1 else 's'}"]
+    if delivery["behind"]:
+        words.append("behind an earlier message of its key")
+    elif delivery["state"] == "pending":
+        words.append(f"the next not before {delivery['next_attempt_at']:%Y-%m-%d %H:%M:%S%z}")
+    if delivery["last_error"]:
+        words.append(f"last error: {delivery['last_error']}")
+    return ", ".join(words)
 
 
 def _shown(value: Any) -> str:

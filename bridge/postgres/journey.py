@@ -75,10 +75,15 @@ def letters(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict
 
 
 def deliveries(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:
-    """Deliveries of these units."""
+    """Deliveries of these units; `behind`: an earlier message of the same key must be sent or dead first."""
     with target.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
-            "select id::text, state, attempts, last_error, settled_at from bridge.delivery where id = any(%s::uuid[])",
+            "select id::text, state, attempts, last_error, settled_at, next_attempt_at,"
+            " state = 'pending' and exists (select from bridge.delivery earlier"
+            "   where earlier.destination = d.destination and earlier.event_key = d.event_key"
+            "   and earlier.event_seq < d.event_seq and earlier.state = 'pending'"
+            "   and earlier.pipeline = d.pipeline and earlier.stream = d.stream) as behind"
+            " from bridge.delivery d where id = any(%s::uuid[])",
             [list(ids)],
         ).fetchall()
     return {row["id"]: row for row in rows}

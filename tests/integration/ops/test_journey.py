@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from bridge.cli.explain import delivery_line
+from bridge.postgres.journey import deliveries
 from tests.integration.ops.conftest import Commands, emit, letters, rows, until, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
@@ -115,3 +117,22 @@ def test_top_prints_one_screen_where_there_is_no_terminal(
     said = commands("top")
     assert said.startswith("ready")
     assert "usage-limit-hits" in said
+
+
+def test_explain_tells_what_a_message_waits_for(target: Database) -> None:
+    target.execute(
+        "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,"
+        " body, state, attempts, next_attempt_at, last_error)"
+        " select ('00000000-0000-7000-8000-00000000000' || n)::uuid, 's', 'p', 'nudge',"
+        " n::text, n, 't', 'cus_1', '{}', case n when 1 then 'sent' else 'pending' end,"
+        " 3 - n, '2027-03-01 09:00+00', case n when 2 then 'http_503' end from generate_series(1, 3) n"
+    )
+    ids = [f"00000000-0000-7000-8000-00000000000{n}" for n in (1, 2, 3)]
+    with target.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        found = deliveries(connection, ids)
+    assert [delivery_line(found[one]) for one in ids] == [
+        "delivery sent after 2 attempts",
+        "delivery pending after 1 attempt, the next not before 2027-03-01 09:00:00+0000, last error: http_503",
+        "delivery pending after 0 attempts, behind an earlier message of its key",
+    ]
