@@ -78,7 +78,7 @@ def test_servers_that_are_away_are_exit_code_3(commands: Commands) -> None:
     commands.environment["WAREHOUSE_DSN"] = "host=127.0.0.1 port=1 dbname=x"
     ran = commands.run("status")
     assert ran.returncode == 3
-    assert "fix: bridge doctor" in ran.stderr
+    assert "fix: nobody listens there: correct `host` and `port`" in ran.stderr
 
 
 def test_a_target_without_a_ledger_is_told_what_to_run(commands: Commands, target: Database) -> None:
