@@ -183,3 +183,14 @@ def test_whatever_the_order_and_however_often_the_newest_word_on_each_field_coun
         again = keeps + chance.choices(keeps, k=4)
         chance.shuffle(again)
         assert folded(again) == wanted
+
+
+def test_of_two_words_of_one_event_on_a_field_the_first_counts_in_memory_as_in_the_table() -> None:
+    """postgres/entity.py writes a greater seq only: what was written is not changed by the same event again."""
+    first, second = (
+        Keep(name, "customer", "cus_1", update(4), 0, {"mrr": value})
+        for name, value in (("one", 1), ("two", 2))
+    )
+    [(_, row)] = folded([first, second])
+    assert row == EntityRow({"mrr": 1}, {"mrr": 4})
+    assert row.with_(first) == row.with_(second) == row

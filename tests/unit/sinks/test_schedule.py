@@ -28,6 +28,8 @@ def test_five_failures_open_the_breaker_and_one_message_tries_it() -> None:
     assert breaker.room(0.5, 1, 8) == 0
     breaker.succeeded()
     assert breaker.room(0.5, 0, 8) == 8
+    assert not breaker.failed(0.5, 0.0)  # it counts from the beginning again
+    assert breaker.room(0.5, 0, 8) == 8
 
 
 @given(st.integers(5, 200), st.floats(0, 1, exclude_max=True))
