@@ -339,4 +339,25 @@ MUTANTS = (
         ),
         (FOLDING,),
     ),
+    Mutant(
+        "an-entity-by-whoever-writes-last",
+        "an event that is applied again, or late, writes over what a newer one said of an entity",
+        (
+            Edit(
+                "bridge/postgres/entity.py",
+                "        where (excluded.seqs ->> newer.name)::bigint > coalesce((kept.seqs ->> newer.name)::bigint, 0))\n"
+                "    where exists (",
+                "        )\n    where exists (",
+            ),
+            Edit(
+                "bridge/postgres/entity.py",
+                "where newer.seq::bigint > coalesce((kept.seqs ->> newer.name)::bigint, 0))",
+                "where newer.seq <> '')",
+            ),
+        ),
+        (
+            "tests/integration/ops/test_entities.py::"
+            "test_the_database_merges_as_the_planner_does_whatever_the_order_and_however_often",
+        ),
+    ),
 )
