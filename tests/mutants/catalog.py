@@ -345,9 +345,8 @@ MUTANTS = (
         (
             Edit(
                 "bridge/postgres/entity.py",
-                "        where (excluded.seqs ->> newer.name)::bigint > coalesce((kept.seqs ->> newer.name)::bigint, 0))\n"
-                "    where exists (",
-                "        )\n    where exists (",
+                "where (excluded.seqs ->> newer.name)::bigint > coalesce(",
+                "where (excluded.seqs ->> newer.name)::bigint <> coalesce(",
             ),
             Edit(
                 "bridge/postgres/entity.py",
