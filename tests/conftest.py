@@ -38,7 +38,7 @@ _DESELECTED = pytest.StashKey[dict[str, int]]()
 def pytest_configure(config: pytest.Config) -> None:
     for marker in (
         "matrix: run on every PostgreSQL major by `make test-matrix`",
-        "fault(row, ...): proves these rows of the fault matrix (docs/fault-matrix.md is made from them)",
+        "fault(row, ...): proves these rows of the fault matrix (the one in docs/guarantees.md is made from them)",
         "security(row, ...): proves these rows of docs/security.md",
         "data_directory: copies, restores or promotes a data directory; needs the embedded provider",
         "node: needs node 20 and npm",

@@ -1,7 +1,7 @@
-"""docs/fault-matrix.md, made from the `fault` markers of the tests: `python -m tests.faults.matrix`.
+"""The fault matrix in docs/guarantees.md, made from the `fault` markers of the tests: `python -m tests.faults.matrix`.
 
 Apart from the tests because it reads them: each row of the matrix is proved by the tests that carry its
-number; there is none without. A test holds the file to what this prints.
+number; there is none without. It is the end of that page; a test holds the page to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-DOCUMENT = REPOSITORY / "docs" / "fault-matrix.md"
+DOCUMENT = REPOSITORY / "docs" / "guarantees.md"
 
 SECTIONS: dict[str, dict[str, str]] = {
     "The bridge": {
@@ -108,14 +108,14 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
 }
 
-HEAD = """# Fault matrix
+HEAD = """## The fault matrix
 
 What can go wrong, and the tests that make it go wrong on real PostgreSQL servers. Each ends in the conservation law
 of `tests/support/truth.py`: every committed event has its effect exactly once or lies in the dead letters, with equal
 values, in the promised order; and the slot is never ahead of the ledger. `python -m tests.torture` draws from the same
 faults at random.
 
-Made by `python -m tests.faults.matrix` from the tests' `fault` markers; a test holds this file to them.
+Made by `python -m tests.faults.matrix` from the tests' `fault` markers; a test holds this page to them.
 """
 
 
@@ -139,14 +139,14 @@ def _rows(node: ast.FunctionDef) -> Iterator[str]:
 
 
 def render() -> str:
-    """The document."""
+    """The section."""
     tests = marked()
     known = {row for rows in SECTIONS.values() for row in rows}
     unknown = sorted(tests.keys() - known)
     assert not unknown, f"no such rows in the matrix: {unknown}"
     parts = [HEAD]
     for section, rows in SECTIONS.items():
-        parts.append(f"\n## {section}\n\n| row | fault | tests |\n| --- | --- | --- |\n")
+        parts.append(f"\n### {section}\n\n| row | fault | tests |\n| --- | --- | --- |\n")
         for row, fault in rows.items():
             proofs = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in tests.get(row, ()))
             assert proofs, f"no test carries row {row}"
@@ -155,5 +155,5 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(render())
+    DOCUMENT.write_text(DOCUMENT.read_text().partition(HEAD.splitlines()[0])[0] + render())
     print(DOCUMENT)
