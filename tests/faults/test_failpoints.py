@@ -213,19 +213,79 @@ def test_failing_at_each_point_begins_again_and_lives(small: World) -> None:
     law_at_the_end(small)
 
 
+def hang_at(world: World, point: str, producer: Producer, feed: Feed) -> None:
+    """One bridge that stands still there; another takes over, and delivers all while the first still lives."""
+    hanging = world.bridge(failpoints=f"{point}=hang", options=IMPATIENT).start()
+    end = time.monotonic() + 30
+    while not passed(hanging, [point], "hang"):
+        assert time.monotonic() < end, f"{point} is not passed\n{hanging.log_tail()}"
+        feed(producer)
+    successor = world.bridge(options=IMPATIENT).start()
+    producer.transaction(3)
+    world.caught_up()
+    assert hanging.get("/livez")[0] == 200  # it does not know; it cannot write either
+    hanging.kill()
+    successor.kill()
+
+
 @pytest.mark.fault(1, 4, 5)
 @pytest.mark.parametrize("point", ["apply.sent", "confirm.before", "slot.made"])
 def test_a_bridge_that_hangs_is_replaced_by_another(small: World, point: str) -> None:
     with small.producer() as producer:
         producer.burst(250)
-        hanging = small.bridge(failpoints=f"{point}=hang", options=IMPATIENT).start()
-        hanging.wait_log(f"failpoint {point}: hang")
-        small.bridge(options=IMPATIENT).start().wait_log("streaming")
-        producer.transaction(3)
-        small.caught_up()
-        assert hanging.get("/livez")[0] == 200  # it does not know; it cannot write either
-        hanging.kill()
-    small.law()
+        hang_at(small, point, producer, one_at_a_time)
+    law_at_the_end(small)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1, 4, 5)
+@pytest.mark.parametrize("points", [START, SLOT, TABLE], ids=lambda points: points[0].partition(".")[0])
+def test_hanging_at_each_point_until_the_end_of_catching_up_another_takes_over(
+    small: World, points: Sequence[str]
+) -> None:
+    with small.producer() as producer:
+        for point in points:
+            lose_the_slot(small)
+            producer.burst(120)
+            hang_at(small, point, producer, nothing)
+    law_at_the_end(small)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1, 4, 5)
+@pytest.mark.parametrize(
+    ("points", "feed"),
+    [
+        (STREAM, one_at_a_time),
+        (PLAN, one_at_a_time),
+        (APPLY, one_at_a_time),
+        (CONFIRM, one_at_a_time),
+        (HUGE, huge),
+        (BAD, with_a_bad_one),
+    ],
+    ids=["stream", "plan", "apply", "confirm", "huge", "bad"],
+)
+def test_hanging_at_each_point_of_streaming_another_takes_over(
+    small: World, points: Sequence[str], feed: Feed
+) -> None:
+    with small.producer() as producer:
+        first = small.bridge().start()
+        first.wait_log("streaming")
+        first.kill()
+        for point in points:
+            hang_at(small, point, producer, feed)
+    law_at_the_end(small)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1, 4, 5, 52)
+def test_hanging_at_each_point_of_polling_and_of_entities_another_takes_over(small: World) -> None:
+    small.configure(keep_the_newest)
+    small.configure(lambda c: c["source"].update(capture="poll", poll_interval="50ms"))
+    with small.producer() as producer:
+        for point in (*POLL, *ENTITY, TABLE[0], "apply.sent"):
+            hang_at(small, point, producer, one_at_a_time)
+    law_at_the_end(small)
 
 
 def _points_in_the_code() -> set[str]:
