@@ -34,11 +34,11 @@ POLL = ("poll.wait",)
 ENTITY = ("entity.written",)
 
 ELSEWHERE = {
-    "dead.retry": "passed by `bridge dead retry`; its tests kill it there",
-    "deliver.claimed": "passed by the dispatcher; tests/integration/sinks kills it there",
-    "deliver.sent": "passed by the dispatcher; tests/integration/sinks kills it there",
-    "prune.batch": "passed by `bridge prune`; its tests kill it there",
-    "replay.batch": "passed by `bridge replay`; its tests kill it there",
+    "dead.retry": "passed by `bridge dead retry`; its tests stop it there",
+    "deliver.claimed": "passed by the dispatcher; tests/integration/sinks stops it there",
+    "deliver.sent": "passed by the dispatcher; tests/integration/sinks stops it there",
+    "prune.batch": "passed by `bridge prune`; its tests stop it there",
+    "replay.batch": "passed by `bridge replay`; its tests stop it there",
 }
 """Points that a stream does not pass."""
 

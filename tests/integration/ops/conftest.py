@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.bridge_process import DEFAULT_CONFIG, REPOSITORY, BridgeProcess
+from tests.support.commands import killed_while_it_hangs
 from tests.support.servers import Database
 
 
@@ -49,8 +50,11 @@ class Commands:
             "PYTHONPATH": str(REPOSITORY),
             **self.environment,
         }
+        command = [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)]
+        if "=hang" in environment.get("BRIDGE_FAILPOINTS", ""):
+            return killed_while_it_hangs(command, environment)
         return subprocess.run(
-            [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)],
+            command,
             env=environment,
             input=stdin,
             capture_output=True,

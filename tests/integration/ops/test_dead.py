@@ -65,12 +65,13 @@ def test_a_retry_applies_each_letter_once_when_the_table_is_mended(
     assert "no open dead letter" in commands("dead", "retry", "--all")
 
 
-def test_a_retry_killed_before_its_commit_leaves_the_letter_open_and_nothing_written(
-    commands: Commands, refused: BridgeProcess, target: Database
+@pytest.mark.parametrize(("act", "code"), [("kill", -9), ("raise", 1), ("hang", -9)])
+def test_a_retry_that_ends_before_its_commit_leaves_the_letter_open_and_nothing_written(
+    commands: Commands, refused: BridgeProcess, target: Database, act: str, code: int
 ) -> None:
     target.execute(_ANY)
-    commands.environment[FAILPOINTS] = "dead.retry=kill@2"
-    assert commands.run("dead", "retry", "--all").returncode == -9
+    commands.environment[FAILPOINTS] = f"dead.retry={act}@2"
+    assert commands.run("dead", "retry", "--all").returncode == code
     assert (letters(target), letters(target, "resolved"), rows(target)) == (2, 1, 2)
     del commands.environment[FAILPOINTS]
     commands("dead", "retry", "--all")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from bridge.apply.upkeep import Upkeep
 from bridge.config.load import load
 from bridge.plans import stream_plans
@@ -32,11 +34,14 @@ def test_upkeep_prunes_what_is_delivered_and_old_and_ends_when_asked(
     assert source.value("select count(*) from outbox.event") == 1
 
 
-def test_a_prune_killed_in_a_batch_has_deleted_nothing(commands: Commands, source: Database) -> None:
+@pytest.mark.parametrize(("act", "code"), [("kill", -9), ("raise", 1), ("hang", -9)])
+def test_a_prune_that_ends_in_a_batch_has_deleted_nothing(
+    commands: Commands, source: Database, act: str, code: int
+) -> None:
     source.execute(_OLD)
     source.execute(_ALL_APPLIED)
-    commands.environment[FAILPOINTS] = "prune.batch=kill"
-    assert commands.run("prune").returncode == -9
+    commands.environment[FAILPOINTS] = f"prune.batch={act}"
+    assert commands.run("prune").returncode == code
     assert source.value("select count(*) from outbox.event") == 1
     del commands.environment[FAILPOINTS]
     commands("prune")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.world import World
 from tests.support.bridge_process import REPOSITORY
+from tests.support.commands import killed_while_it_hangs
 from tests.support.servers import Database
 
 Command = Callable[..., "Ran"]
@@ -49,20 +50,18 @@ def command(world: World) -> Command:
 
     def run(*arguments: str, **environment: str) -> Ran:
         world.write_config()
-        ran = subprocess.run(
-            [sys.executable, "-m", "bridge", arguments[0], "-c", str(world.config), *arguments[1:]],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env={
-                "SOURCE_DSN": world.source.bridge_dsn,
-                "WAREHOUSE_DSN": world.target.bridge_dsn,
-                "PYTHONPATH": str(REPOSITORY),
-                "PATH": "/usr/bin:/bin",
-                **environment,
-            },
-        )
+        line = [sys.executable, "-m", "bridge", arguments[0], "-c", str(world.config), *arguments[1:]]
+        env = {
+            "SOURCE_DSN": world.source.bridge_dsn,
+            "WAREHOUSE_DSN": world.target.bridge_dsn,
+            "PYTHONPATH": str(REPOSITORY),
+            "PATH": "/usr/bin:/bin",
+            **environment,
+        }
+        if "=hang" in env.get("BRIDGE_FAILPOINTS", ""):
+            ran = killed_while_it_hangs(line, env)
+        else:
+            ran = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, env=env)
         return Ran(ran.returncode, ran.stdout, ran.stderr)
 
     return run

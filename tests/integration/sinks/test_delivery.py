@@ -103,6 +103,31 @@ def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id
     until(target_connection, "select state from bridge.delivery", "sent")
 
 
+@pytest.mark.fault(71)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stopped", ["deliver.claimed=raise", "deliver.claimed=hang", "deliver.sent=raise", "deliver.sent=hang"]
+)
+def test_a_dispatcher_that_fails_or_hangs_there_sends_it_with_the_same_id_at_last(
+    source: Database,
+    target_connection: Connection,
+    receiver: Receiver,
+    bridge_with: Start,
+    stopped: str,
+) -> None:
+    bridge = bridge_with(HOOK, failpoints=stopped).start()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[payload()], key="one")
+    bridge.wait_log("failpoint " + stopped.replace("=", ": "))
+    if stopped.endswith("hang"):
+        bridge.kill()
+        bridge.environment.pop("BRIDGE_FAILPOINTS")
+        bridge.start().wait_ready()
+    until(target_connection, "select state from bridge.delivery", "sent")
+    assert len({request.identity for request in receiver.requests}) == 1
+    assert len(receiver.requests) == (2 if stopped.startswith("deliver.sent") else 1)
+
+
 def test_messages_of_one_key_come_in_order_though_the_first_fails(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
