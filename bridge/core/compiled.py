@@ -12,11 +12,10 @@ from bridge.core.expressions.expression import Expression, compile_expression
 from bridge.core.plan import TableShape
 from bridge.core.rows import Rows
 from bridge.core.spec import EnrichSpec, PipelineSpec, SinkSpec, TableSpec, UpsertSpec
-from bridge.core.steps import Enrich, Filter, Redact, Set, Upsert, compile_step
+from bridge.core.steps import Step, compile_step
 
 Unit = tuple[str, str]
 """(pipeline, destination)."""
-Step = Enrich | Filter | Set | Redact | Upsert
 Walk = list[tuple[Step, list[str]]]
 """Each step with the units that a failure there costs: those that come of it or of what follows."""
 

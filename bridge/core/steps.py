@@ -44,9 +44,6 @@ class Passed:
     filtered: int = 0
 
 
-Step = "Enrich | Filter | Set | Redact | Upsert"
-
-
 class Enrich:
     """enrich.entity: rows of an entity by key, one Lookup a batch."""
 
@@ -225,9 +222,12 @@ class Redact:
         yield  # a generator, as every step
 
 
+Step = Enrich | Filter | Set | Redact | Upsert
+
+
 def compile_step(
     spec: StepSpec, fields: Mapping[str, frozenset[str]], pipeline: str = "", *, keeps: bool = False
-) -> Enrich | Filter | Set | Redact | Upsert:
+) -> Step:
     """fields: for each enrichment, which of its fields the pipeline reads. keeps: its upsert.entity is active."""
     if isinstance(spec, UpsertSpec):
         return Upsert(spec, pipeline, active=keeps)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.core.compiled import Pipeline, Step
+from bridge.core.compiled import Pipeline
 from bridge.core.contract import Contract
 from bridge.core.document import parse
 from bridge.core.event import Event
@@ -18,7 +18,7 @@ from bridge.core.failure import UnitFailure
 from bridge.core.plan import Lookup
 from bridge.core.rows import Rows
 from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, StepSpec, UpsertSpec
-from bridge.core.steps import Answer, Answers, Enrich
+from bridge.core.steps import Answer, Answers, Enrich, Step
 
 
 @dataclass(slots=True)

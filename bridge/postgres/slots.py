@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import LiteralString
 
 import psycopg
 
@@ -92,20 +93,12 @@ def read_exported(dsn: str, name: str) -> Snapshot:
 def give_up_slot(dsn: str, stream: str, limit: int) -> str | None:
     """Drop the stream's slot if it holds back more than `limit` bytes of WAL and nobody reads it. Its name, or
     None."""
-    with psycopg.connect(
-        wire.complete(dsn, application_name=f"bridge-source/{stream}"), autocommit=True
-    ) as source:
-        row = source.execute(
-            "select s.slot_name from pg_catalog.pg_replication_slots s"
-            " join outbox.stream r on r.slot = s.slot_name and r.stream = %s"
-            " where not s.active and pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) > %s"
-            " and not pg_is_in_recovery()",
-            [stream, limit],
-        ).fetchone()
-        if row is None:
-            return None
-        drop_slot(source, row[0])
-        return str(row[0])
+    return _give_up(
+        dsn,
+        stream,
+        "not s.active and pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) > %(limit)s",
+        {"limit": limit},
+    )
 
 
 def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
@@ -118,17 +111,28 @@ def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
     needed = [
         outbox.columns[name] for name in ("id", "type", "payload", "seq", "xid") if name in outbox.columns
     ]
+    return _give_up(
+        dsn,
+        stream,
+        "(select count(*) from pg_catalog.pg_attribute a"
+        "  where a.attrelid = to_regclass(%(table)s) and not a.attisdropped and a.attname = any(%(needed)s)"
+        "  and not exists (select from pg_catalog.pg_attribute d where d.attrelid = a.attrelid"
+        "   and d.attisdropped and d.attnum < a.attnum)) = cardinality(%(needed)s)",
+        {"table": outbox.name.as_string(), "needed": needed},
+    )
+
+
+def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, object]) -> str | None:
+    """Drop the slot that the stream is registered with, if the condition over it (`s`) holds and the server takes
+    writes. Its name, or None."""
     with psycopg.connect(
         wire.complete(dsn, application_name=f"bridge-source/{stream}"), autocommit=True
     ) as source:
         row = source.execute(
             "select s.slot_name from pg_catalog.pg_replication_slots s"
             " join outbox.stream r on r.slot = s.slot_name and r.stream = %(stream)s"
-            " where not pg_is_in_recovery() and (select count(*) from pg_catalog.pg_attribute a"
-            "  where a.attrelid = to_regclass(%(table)s) and not a.attisdropped and a.attname = any(%(needed)s)"
-            "  and not exists (select from pg_catalog.pg_attribute d where d.attrelid = a.attrelid"
-            "   and d.attisdropped and d.attnum < a.attnum)) = cardinality(%(needed)s)",
-            {"stream": stream, "table": outbox.name.as_string(), "needed": needed},
+            f" where not pg_is_in_recovery() and {where}",
+            {"stream": stream, **values},
         ).fetchone()
         if row is None:
             return None

@@ -45,16 +45,6 @@ def take_over(world: World, standby: Cluster) -> None:
     world.source = Database(standby, world.source.name)
 
 
-def caught_up_once(world: World, events: int = 5) -> None:
-    """A bridge that streams applies some events, and ends in peace."""
-    bridge = world.bridge().start()
-    bridge.wait_log("streaming")
-    with world.producer() as producer:
-        producer.transaction(events)
-        world.caught_up()
-    assert bridge.terminate() == 0
-
-
 def apply_and_die(world: World) -> list[str]:
     """Events that are applied and confirmed to nobody: the bridge dies with the commit, no floor has risen."""
     with world.producer("tail") as producer:
@@ -72,7 +62,7 @@ _HAVE = "select count(*) from rig.effects where row ->> 'event_id' = any(%s)"
 def test_a_promotion_that_lost_what_was_applied_a_moment_ago_is_recovered_from(
     world: World, source_cluster: Cluster, standby: Cluster
 ) -> None:
-    caught_up_once(world)
+    world.applied_some()
     replayed(world, standby)
     standby.stop()
     lost = apply_and_die(world)
@@ -95,7 +85,7 @@ def test_a_promotion_that_lost_what_was_applied_a_moment_ago_is_recovered_from(
 def test_a_promotion_from_before_the_floor_halts(
     world: World, source_cluster: Cluster, standby: Cluster
 ) -> None:
-    caught_up_once(world)
+    world.applied_some()
     replayed(world, standby)
     standby.stop()
     floor = world.checkpoint("floor_lsn")
@@ -133,7 +123,7 @@ def test_a_source_restored_to_after_the_last_event_and_before_the_floor_halts(
 ) -> None:
     """The witness is there, the WAL is long enough, and xids that the floor shows are given out again: only the
     registry tells."""
-    caught_up_once(world)
+    world.applied_some()
     source_cluster.stop()
     copy = source_cluster.clone_at(source_cluster.directory / "copy")
     source_cluster.start()
@@ -160,11 +150,11 @@ def test_a_source_restored_to_after_the_last_event_and_before_the_floor_halts(
 def test_a_target_restored_while_no_bridge_ran_is_brought_up_from_the_outbox(
     world: World, target_cluster: Cluster
 ) -> None:
-    caught_up_once(world)
+    world.applied_some()
     target_cluster.stop()
     copy = target_cluster.clone_at(target_cluster.directory / "copy")
     target_cluster.start()
-    caught_up_once(world, 20)
+    world.applied_some(20)
     target_cluster.stop()
     target_cluster.restore(copy)
     target_cluster.start()

@@ -36,17 +36,6 @@ def decide(like: BridgeProcess, *arguments: str) -> None:
     assert STREAM in done.stdout
 
 
-def applied_some(world: World, events: int = 5) -> BridgeProcess:
-    """A bridge that has applied events, in peace and stopped."""
-    bridge = world.bridge().start()
-    bridge.wait_log("streaming")
-    with world.producer() as producer:
-        producer.transaction(events)
-        world.caught_up()
-    assert bridge.terminate() == 0
-    return bridge
-
-
 def state(world: World) -> list[tuple[object, ...]]:
     """Both servers' rows of the stream."""
     return [
@@ -71,11 +60,11 @@ def copied(database: Database) -> Iterator[Database]:
 def test_a_source_restored_from_an_older_copy_is_accepted_and_what_comes_then_arrives_once(
     world: World, source_cluster: Cluster
 ) -> None:
-    applied_some(world)
+    world.applied_some()
     source_cluster.stop()
     copy = source_cluster.clone_at(source_cluster.directory / "copy")
     source_cluster.start()
-    bridge = applied_some(world, 20)
+    bridge = world.applied_some(20)
     forgotten = world.applied()
     source_cluster.stop()
     source_cluster.restore(copy)
@@ -99,7 +88,7 @@ def test_a_source_restored_from_an_older_copy_is_accepted_and_what_comes_then_ar
 
 
 def test_accepting_the_source_from_a_time_brings_what_occurred_since(world: World) -> None:
-    bridge = applied_some(world)
+    bridge = world.applied_some()
     world.source.execute("delete from outbox.event where id = %s::uuid", [world.checkpoint("witness_id")])
     since = world.source.value(
         "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
@@ -114,7 +103,7 @@ def test_accepting_the_source_from_a_time_brings_what_occurred_since(world: Worl
 
 
 def test_a_target_that_was_moved_is_accepted_and_caught_up(world: World) -> None:
-    applied_some(world)
+    world.applied_some()
     with copied(world.target) as copy:
         with world.producer("meanwhile") as producer:
             producer.transaction(4)
@@ -130,7 +119,7 @@ def test_a_target_that_was_moved_is_accepted_and_caught_up(world: World) -> None
 
 @pytest.mark.slow
 def test_a_gap_that_is_accepted_loses_what_was_pruned_and_nothing_else(world: World) -> None:
-    applied_some(world)
+    world.applied_some()
     with copied(world.target) as backup:
         bridge = world.bridge().start().wait_ready()
         with world.producer("lost") as producer:
@@ -170,7 +159,7 @@ def _pruned(world: World, bridge: BridgeProcess, events: list[object]) -> bool:
 
 @pytest.mark.fault(28)
 def test_a_stream_whose_ledger_is_lost_starts_anew_with_a_slot_of_its_own(world: World) -> None:
-    bridge = applied_some(world)
+    bridge = world.applied_some()
     for table in ("events.usage_limits", "rig.effects", "bridge.checkpoint", "bridge.applied"):
         world.target.execute(f"truncate {table}")  # the target was made anew, without a backup
     old = world.slot
@@ -198,7 +187,7 @@ def test_beside_a_bridge_that_works_nothing_is_changed(world: World) -> None:
 
 
 def test_what_is_asked_for_by_mistake_changes_nothing_and_says_why(world: World) -> None:
-    bridge = applied_some(world)
+    bridge = world.applied_some()
     before = state(world)
     for arguments, code, said in (
         ((), 2, "name exactly one choice"),
@@ -220,7 +209,7 @@ def test_what_is_asked_for_by_mistake_changes_nothing_and_says_why(world: World)
 
 
 def test_a_server_that_refuses_half_way_leaves_the_stream_as_it_was(world: World) -> None:
-    bridge = applied_some(world)
+    bridge = world.applied_some()
     before = state(world)
     with psycopg.connect(world.source.dsn, autocommit=True) as owner:
         owner.execute("revoke update on outbox.stream from outbox_bridge")

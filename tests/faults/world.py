@@ -95,6 +95,16 @@ class World:
     def producer(self, name: str = "one") -> Producer:
         return Producer(self.source.dsn, name=name)
 
+    def applied_some(self, events: int = 5) -> BridgeProcess:
+        """A bridge that streamed, applied some events and ended in peace."""
+        bridge = self.bridge().start()
+        bridge.wait_log("streaming")
+        with self.producer() as producer:
+            producer.transaction(events)
+            self.caught_up()
+        assert bridge.terminate() == 0
+        return bridge
+
     # -- what is true -----------------------------------------------------------------------------------
 
     def checkpoint(self, column: str) -> Any:

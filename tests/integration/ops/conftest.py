@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.bridge_process import DEFAULT_CONFIG, REPOSITORY, BridgeProcess
-from tests.support.commands import killed_while_it_hangs
+from tests.support.commands import run_command
 from tests.support.servers import Database
 
 
@@ -51,17 +51,7 @@ class Commands:
             **self.environment,
         }
         command = [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)]
-        if "=hang" in environment.get("BRIDGE_FAILPOINTS", ""):
-            return killed_while_it_hangs(command, environment)
-        return subprocess.run(
-            command,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command(command, environment, stdin)
 
     def __call__(self, *arguments: str, code: int = 0, stdin: str = "") -> str:
         """Standard output, after an exit with `code`."""

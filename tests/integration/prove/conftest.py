@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pytest
 
 from tests.faults.world import World
 from tests.support.bridge_process import REPOSITORY
-from tests.support.commands import killed_while_it_hangs
+from tests.support.commands import run_command
 from tests.support.servers import Database
 
 Command = Callable[..., "Ran"]
@@ -58,10 +57,7 @@ def command(world: World) -> Command:
             "PATH": "/usr/bin:/bin",
             **environment,
         }
-        if "=hang" in env.get("BRIDGE_FAILPOINTS", ""):
-            ran = killed_while_it_hangs(line, env)
-        else:
-            ran = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, env=env)
+        ran = run_command(line, env)
         return Ran(ran.returncode, ran.stdout, ran.stderr)
 
     return run
