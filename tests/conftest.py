@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -30,6 +31,10 @@ from tests.support.servers import (
     provider,
     template_of,
 )
+
+# No test depends on the machine's speed, and hypothesis' deadline for an example would.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 _numbers = itertools.count(1)
 _DESELECTED = pytest.StashKey[dict[str, int]]()

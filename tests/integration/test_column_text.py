@@ -22,9 +22,7 @@ numbers = st.one_of(
     st.decimals(min_value=-(10**30), max_value=10**30, places=9),
     st.sampled_from([Decimal("1E+400"), Decimal("-0"), 2**53 + 1, 2**64, Decimal("1E-12")]),
 )
-exactly = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+exactly = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

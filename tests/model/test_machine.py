@@ -61,7 +61,6 @@ TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
     max_examples=80,
     stateful_step_count=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

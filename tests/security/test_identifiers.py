@@ -43,7 +43,7 @@ def test_any_name_is_written_to_as_it_is(target: Database) -> None:
     def wait() -> None:
         wire.wait([link.descriptor], [], 5.0)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(names, min_size=4, max_size=4, unique_by=lambda name: name), st.text("ab'\"\\;", max_size=9)
     )

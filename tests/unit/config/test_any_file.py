@@ -51,7 +51,7 @@ def put(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(places(TREE)), JUNK)
 def test_junk_in_any_place_is_a_finding_at_worst(place: tuple[Any, ...], junk: Any) -> None:
     with TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def test_junk_in_any_place_is_a_finding_at_worst(place: tuple[Any, ...], junk: A
             load(path, {}, offline=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(EXAMPLE)), st.integers(0, 40), st.text(max_size=3))
 def test_a_cut_in_the_text_is_a_finding_at_worst(start: int, length: int, instead: str) -> None:
     with TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def carried(number: str, other: str) -> dict[str, bytes | None]:
     return records(planned.writes[0])[0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(integers, decimals, floats), st.one_of(integers, decimals))
 @example("9007199254740993", "0")
 @example("19.99", "19.990000000000000000000000000001")
@@ -132,7 +132,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(json_values)
 def test_json_text_is_read_back_as_it_was(value: Any) -> None:
     text = json_text({"v": value})

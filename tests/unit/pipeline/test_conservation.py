@@ -66,7 +66,7 @@ LAST = BranchSpec("never", "$meta.headers.a == 2", ("events",))
 ROWS = {"cus_1": {"mrr": 1, "csm": "ada"}, "cus_2": {"mrr": None, "csm": None}}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(payloads, metas), max_size=12),
     st.sampled_from(["continue", "retry", "dead"]),
@@ -101,7 +101,7 @@ def test_every_event_has_one_fate_in_each_pipeline(
     assert all(units["second", "copy", e.id] == 1 for e in batch)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(payloads, metas), min_size=2, max_size=8))
 def test_an_event_fares_in_a_batch_as_it_does_alone(
     given_events: list[tuple[bytes, dict[str, Any]]],

@@ -203,7 +203,7 @@ def _alike(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.recursive(leaves, _combine, max_leaves=5), documents)
 def test_where_we_answer_the_engine_answers_the_same(source: str, document: dict[str, Any]) -> None:
     """We refuse more (orders of mixed kinds, sums with booleans); we never answer otherwise."""
@@ -224,7 +224,7 @@ def test_where_we_answer_the_engine_answers_the_same(source: str, document: dict
     assert _alike(ours, theirs), (source, document, ours, theirs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["<", "<=", ">", ">=", "+", "-", "*", "/"]), scalars, scalars)
 def test_we_refuse_only_what_has_no_sensible_answer(operator: str, a: Any, b: Any) -> None:
     numbers = (int, float, Decimal)
@@ -287,7 +287,7 @@ def tables(draw: st.DrawFn) -> list[dict[str, Any]]:
     return draw(st.lists(st.fixed_dictionaries(kinds), min_size=1, max_size=5))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.recursive(leaves, _combine, max_leaves=5), tables())
 @example("$event.c + $event.c", [{"a": 0, "b": 0, "c": 8.98846567431158e307}])
 def test_over_lists_an_expression_answers_as_event_by_event(source: str, table: list[dict[str, Any]]) -> None:

@@ -70,7 +70,7 @@ batches = st.lists(
 PLANS = (("k", "v", "a"), ("k", "v", "b"), ("k", "v", "a", "b"))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(batches, st.booleans())
 def test_arranged_writes_end_as_the_events_one_by_one(
     rows: list[tuple[int, bytes | None, bytes | None, bytes | None]], version: bool
