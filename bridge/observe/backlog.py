@@ -36,19 +36,31 @@ _SLOT: LiteralString = """
            pg_wal_lsn_diff(
                case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end,
                r.restart_lsn)::bigint,
-           r.safe_wal_size
+           r.safe_wal_size, s.witness_id
     from outbox.stream s left join pg_catalog.pg_replication_slots r on r.slot_name = s.slot
     where s.stream = %s"""
 
 # Rows that the registered floor does not show and that came after the stream's last event: the floor is up
-# to a second old, so by itself it would call the last second's events pending.
+# to a second old, so by itself it would call the last second's events pending. Two walks of the index on
+# (xid, seq), each of its first rows only: a whole backlog read here is a core of the source's for seconds.
+# The witness' id is a parameter, so that it has the column's own type and finds its index.
 _PENDING: LiteralString = """
-    select extract(epoch from min({occurred_at}))::float8
-    from {outbox}, outbox.stream s
-    where s.stream = %(stream)s
-      and ({xid} >= pg_snapshot_xmax(s.floor) or {xid} = any(array(select pg_snapshot_xip(s.floor))))
-      and {seq} > coalesce((select {seq} from {outbox} where {id}::text = s.witness_id), 0)
-      and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')"""
+    with stream as materialized (
+        select pg_snapshot_xmax(s.floor) as xmax, array(select pg_snapshot_xip(s.floor)) as xip,
+               coalesce((select {seq} from {outbox} where {id} = %(witness)s), 0) as seq
+        from outbox.stream s where s.stream = %(stream)s
+    ), pending as (
+        (select {occurred_at} as at from {outbox}
+         where {xid} >= (select xmax from stream) and {seq} > (select seq from stream)
+           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')
+         order by {xid}, {seq} limit 100)
+        union all
+        (select {occurred_at} from {outbox}
+         where {xid} = any((select xip from stream)::xid8[]) and {seq} > (select seq from stream)
+           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')
+         order by {xid}, {seq} limit 100)
+    )
+    select extract(epoch from min(at))::float8 from pending"""
 
 _DEAD: LiteralString = """
     select pipeline, count(*) from bridge.dead_letter where state = 'open' and stream = %s group by pipeline"""
@@ -110,8 +122,10 @@ async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
 
 
 def idle(stream: StreamSnapshot) -> bool:
-    """True when the stream itself does not look at the source now."""
-    return stream.phase == "standby" or stream.phase not in READY_PHASES or stream.reason is not None
+    """True when the stream itself does not look at the source now. One that only starts is about to."""
+    if stream.reason is not None:
+        return True
+    return stream.phase == "standby" or (stream.phase not in READY_PHASES and stream.phase != "starting")
 
 
 async def _quietly(work: Coroutine[None, None, _T], stream: str, server: str) -> _T | None:
@@ -146,13 +160,11 @@ async def _look_at_source(state: StreamState, plan: Plan) -> None:
         row = await (await connection.execute(_SLOT, [plan.stream])).fetchone()
         if row is None:
             return  # not registered yet: a first start
-        slot, exists, active, retained, safe = row
+        slot, exists, active, retained, safe, witness = row
         pending = None
         if {"xid", "seq", "occurred_at"} <= plan.outbox.columns.keys():
-            names = {name: plan.outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
-            query = sql.SQL(_PENDING).format(outbox=plan.outbox.name, **names)
-            after = {"stream": plan.stream, "after": state.snapshot.last_event_at}
-            found = await (await connection.execute(query, after)).fetchone()
+            after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
+            found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
             pending = found[0] if found else None
     if idle(state.snapshot):  # it may have begun to work meanwhile, and knows better
         state.update(
@@ -162,6 +174,13 @@ async def _look_at_source(state: StreamState, plan: Plan) -> None:
             slot_safe_bytes=safe if exists else None,
             pending_since=pending,
         )
+
+
+def pending_query(outbox: Outbox) -> sql.Composed:
+    """When the oldest event was committed that waits for %(stream)s. %(witness)s, %(after)s: the id of its last
+    event, and when that was."""
+    names = {name: outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
+    return sql.SQL(_PENDING).format(outbox=outbox.name, **names)
 
 
 async def _dead_letters(plan: Plan) -> dict[str, int]:

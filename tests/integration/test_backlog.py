@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
 
-from bridge.errors import Halt
-from bridge.observe.backlog import look, watch_backlog
+import psycopg
+from psycopg import sql
+
+from bridge.errors import Halt, Retry
+from bridge.observe.backlog import idle, look, pending_query, watch_backlog
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.outbox import Outbox
@@ -77,6 +82,34 @@ def test_events_that_the_stream_has_applied_since_its_floor_are_not_pending(
     assert state.snapshot.pending_since is None
     assert state.snapshot.slot_active is False
     assert state.snapshot.slot_retained_bytes is None
+
+
+def test_a_long_backlog_is_not_read_to_learn_how_long_its_oldest_event_waits(source: Database) -> None:
+    """It was, at every start: seconds of a core of the source's, while the bridge had the backlog to drain."""
+    register(source, "no_such_slot")
+    source.execute(
+        "insert into outbox.event (type, payload) select 'usage.limit_reached', '{}' from generate_series(1, 20000)"
+    )
+    with psycopg.connect(source.bridge_dsn) as connection:
+        query = sql.SQL("explain (analyze, format json) {}").format(pending_query(Outbox()))
+        row = connection.execute(
+            query, {"stream": STREAM, "witness": str(UUID(int=1)), "after": None}
+        ).fetchone()
+    assert row is not None
+    read = [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in nodes(row[0][0]["Plan"])]
+    assert max(read) <= 100, row[0]
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """A plan's node and all below it."""
+    return [plan, *(node for below in plan.get("Plans", []) for node in nodes(below))]
+
+
+def test_a_stream_that_starts_is_left_to_look_for_itself_unless_something_is_wrong() -> None:
+    state = StreamState(STREAM, "target")
+    assert not idle(state.snapshot)
+    state.trouble(Retry("the source is away", reason="connection"))
+    assert idle(state.snapshot)
 
 
 def test_open_dead_letters_are_counted_by_pipeline(source: Database, target: Database) -> None:
