@@ -18,11 +18,14 @@ from bridge.postgres.progress import checkpoint, listed
 
 
 def find(source: psycopg.Connection, outbox: Outbox, event_id: str) -> Event | None:
-    """The event with this id, None where the outbox has none (any more)."""
-    query = sql.SQL("select {} from {} where {}::text = %s").format(
+    """The event with this id, None where the outbox has none (any more). source: in autocommit."""
+    query = sql.SQL("select {} from {} where {} = %s").format(
         outbox.select_list(), outbox.name, outbox.column("id")
     )
-    return _event(source.execute(query, [event_id.lower()]).fetchone())
+    try:
+        return _event(source.execute(query, [event_id]).fetchone())
+    except psycopg.DataError:  # not even of the column's type
+        return None
 
 
 def _event(row: Sequence[Any] | None) -> Event | None:
