@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from bridge.core.event import Batch
 from bridge.core.ledger import Ledger, Phase
 from bridge.core.lsn import Lsn
 from bridge.core.spec import ContractSpec, PipelineSpec
@@ -54,12 +55,7 @@ class Watcher(Protocol):
     def waiting(self, what: str) -> None: ...
 
     def applied(
-        self,
-        ledger: Ledger,
-        outcomes: Mapping[tuple[str, str], int],
-        commit_times: Sequence[tuple[int, int]],
-        events: int,
-        seconds: float,
+        self, ledger: Ledger, outcomes: Mapping[tuple[str, str], int], batch: Batch, seconds: float
     ) -> None: ...
 
     def deliveries(self, count: int) -> None: ...

@@ -189,7 +189,7 @@ class TargetSide:
         self._prepared = None
         self._sent.append((time.monotonic(), request.after))
         if request.batch.commit_times:
-            self._watcher.pending(request.batch.commit_times[0][0] / 1_000_000)
+            self._watcher.pending(request.batch.commit_times[0] / 1_000_000)
         self._transactions.send(prepared, request.before, request.after, request.list_as, request.thin)
 
     def settle(self, _: ask.Settle) -> None:
@@ -204,7 +204,7 @@ class TargetSide:
                 outcomes[letter.pipeline, "applied"] -= 1
                 outcomes[letter.pipeline, "dead"] += 1
             batch = prepared.batch
-            self._watcher.applied(ledger, outcomes, batch.commit_times, len(batch.events), now - began)
+            self._watcher.applied(ledger, outcomes, batch, now - began)
             if planned.deliveries:
                 self._watcher.deliveries(len(planned.deliveries))
             for letter in prepared.dead_letters:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from bridge.apply.prepared import Prepared, lightened, outcomes_of, places
 from bridge.apply.refusal import cause_of, structure, unmapped
 from bridge.apply.savepoint import attempt
 from bridge.core.done import Seqs
+from bridge.core.event import Event
 from bridge.core.fold import arrange
 from bridge.core.ledger import Ledger
 from bridge.core.plan import DeadLetter, Write
@@ -27,6 +29,7 @@ from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, 
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 
 _TRIES = 6
+_SEQ = itemgetter(Event._fields.index("seq"))
 
 
 @dataclass(slots=True)
@@ -270,4 +273,4 @@ class Transactions:
 
 
 def _seqs(part: Prepared) -> Seqs:
-    return Seqs.of(int(event.seq) for event in part.batch.events)
+    return Seqs.of(map(int, map(_SEQ, part.batch.events)))

@@ -30,7 +30,7 @@ def texts(column: Column, values: list[Any]) -> Texts:
     kinds = set(map(type, values))
     if column.kind in ("text", "other", "bytea"):
         if kinds <= _STRINGS:
-            return [value.encode() for value in values]
+            return list(map(str.encode, values))
         if kinds <= _OPTIONAL_STRINGS:
             return [None if value is None else value.encode() for value in values]
         if kinds <= _INTEGERS:

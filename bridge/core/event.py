@@ -33,7 +33,8 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     xids: list[int] = field(default_factory=list)  # xid8 of each transaction that ends here with events
     end_lsns: list[Lsn] = field(default_factory=list)  # of each of them
-    commit_times: list[tuple[int, int]] = field(default_factory=list)  # (unix microseconds, events)
+    commit_times: list[int] = field(default_factory=list)  # unix microseconds of each transaction
+    commit_rows: list[int] = field(default_factory=list)  # and how many of the events are its
     end_lsn: Lsn = ZERO  # just after the last commit record; the only kind of stream position
     size: int = 0  # payload bytes, roughly
     chunk: bool = False  # part of a transaction that came in chunks; the last one is whole

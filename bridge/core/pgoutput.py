@@ -8,8 +8,10 @@ Only inserts into the outbox are events; everything else that a publication may 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from struct import Struct
 
 from bridge.core.event import Batch, Event
@@ -23,6 +25,11 @@ _COMMIT = Struct("!BQQQ").unpack_from  # flags, commit LSN, end LSN, commit time
 _KEEPALIVE = Struct("!cQQB").unpack_from  # 'k', end of WAL, clock, reply wanted
 _POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in unix microseconds
 _HEADER = 25  # of XLogData: 'w', start, end, clock
+_TAG = itemgetter(_HEADER)
+_RELATION = itemgetter(slice(_HEADER + 1, _HEADER + 5))
+_XID = itemgetter(Event._fields.index("xid"))
+_COMMITS = Struct(f"!{_HEADER + 1}xBQQQ").iter_unpack
+_SINGLES = re.compile(rb"(?:BIC){4,}")  # fewer are not worth the detour
 
 
 class Decoder:
@@ -63,6 +70,40 @@ class Decoder:
 
     def feed(self, messages: Sequence[bytes]) -> None:
         """CopyData messages as they came."""
+        try:
+            singles = _SINGLES.search(bytes(map(_TAG, messages)))
+        except IndexError:  # a keepalive, which is shorter
+            singles = None
+        if singles is None:
+            self._each(messages)
+            return
+        start, stop = singles.span()
+        self._each(messages[:start])
+        stop = min(stop, start + 3 * (self._max_events - len(self._batch.events)))
+        self._singles(messages[start:stop])
+        self._each(messages[stop:])
+
+    def _singles(self, messages: Sequence[bytes]) -> None:
+        """Whole transactions of one row each, by columns: a third of what they cost one by one."""
+        rows, batch = messages[1::3], self._batch
+        size = sum(map(len, rows))
+        if set(map(_RELATION, rows)) != {self._relation} or batch.size + size >= self._max_bytes:
+            self._each(messages)
+            return
+        events = list(map(self._parse, rows))  # type: ignore[arg-type]  # set with _relation
+        _, _, ends, clocks = zip(*_COMMITS(b"".join(messages[2::3])), strict=True)
+        batch.events += events
+        batch.xids += map(int, map(_XID, events))
+        batch.end_lsns += ends
+        batch.commit_times += map(_POSTGRES_EPOCH.__add__, clocks)
+        batch.commit_rows += [1] * len(events)
+        batch.end_lsn = ends[-1]
+        batch.size += size
+        if len(batch.events) >= self._max_events:
+            self.ready.append(batch)
+            self._batch = Batch()
+
+    def _each(self, messages: Sequence[bytes]) -> None:
         for data in messages:
             if data[0] != 0x77:  # not 'w', so 'k'
                 _, end, _, reply = _KEEPALIVE(data)
@@ -127,7 +168,8 @@ class Decoder:
         batch.events += events
         batch.xids.append(int(events[0].xid) if events else self._xid)
         batch.end_lsns.append(end)
-        batch.commit_times.append((clock + _POSTGRES_EPOCH, len(events)))
+        batch.commit_times.append(clock + _POSTGRES_EPOCH)
+        batch.commit_rows.append(len(events))
         batch.end_lsn = end
         batch.size += self._open_size
         self._open, self._open_size = [], 0

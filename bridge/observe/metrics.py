@@ -11,7 +11,8 @@ from __future__ import annotations
 import platform
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from operator import mul
 
 from prometheus_client import (
     CollectorRegistry,
@@ -69,15 +70,24 @@ class LatencyHistogram(Collector):
         self._counts: dict[str, list[int]] = {}  # pipeline -> a count a bucket, the last one +Inf
         self._sums: dict[str, float] = {}
 
-    def observe_many(self, pipeline: str, observations: Iterable[tuple[float, int]]) -> None:
-        """Add (seconds, number of events) pairs. Negative seconds (clocks that differ) count as 0."""
-        bounds, found, total = self._bounds, [0] * (len(self._bounds) + 1), 0.0
-        for seconds, count in observations:
-            if seconds > 0:
-                found[bisect_left(bounds, seconds)] += count
-                total += seconds * count
-            else:
-                found[0] += count
+    def observe_many(self, pipeline: str, now: int, times: Sequence[int], events: Sequence[int]) -> None:
+        """Add what began at each of `times` and ended `now` (unix microseconds), so many events each. What began
+        later than it ended (clocks that differ) took no time."""
+        bounds, found = self._bounds, [0] * (len(self._bounds) + 1)
+        shortest, longest = max(0, now - max(times)), now - min(times)
+        bucket = bisect_left(bounds, shortest / 1e6)
+        if shortest and bucket == bisect_left(bounds, longest / 1e6):  # nearly every batch
+            found[bucket] = sum(events)
+            total = now * found[bucket] - sum(map(mul, times, events))
+        else:
+            total = 0
+            for at, count in zip(times, events, strict=True):
+                took = max(0, now - at)
+                found[bisect_left(bounds, took / 1e6)] += count
+                total += took * count
+        self._add(pipeline, found, total / 1e6)
+
+    def _add(self, pipeline: str, found: list[int], total: float) -> None:
         with self._lock:
             counts = self._counts.get(pipeline)
             if counts is None:

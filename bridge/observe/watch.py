@@ -7,11 +7,12 @@ Apart from the stream so that the stream knows nothing of Prometheus or logging;
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 
+from bridge.core.event import Batch
 from bridge.core.ledger import Ledger, Phase
 from bridge.core.lsn import Lsn, format_lsn
 from bridge.errors import BridgeError
@@ -64,27 +65,24 @@ class StreamWatch:
         self._state.update(waiting_for=what)
 
     def applied(
-        self,
-        ledger: Ledger,
-        outcomes: Mapping[tuple[str, str], int],
-        commit_times: Sequence[tuple[int, int]],
-        events: int,
-        seconds: float,
+        self, ledger: Ledger, outcomes: Mapping[tuple[str, str], int], batch: Batch, seconds: float
     ) -> None:
-        """A batch is durable. commit_times: (unix microseconds, events) of each transaction."""
-        now = time.time()
+        """A batch is durable."""
+        now = time.time_ns() // 1000
+        times, rows = batch.commit_times, batch.commit_rows
         self._metrics.count_events(outcomes)
         self._metrics.batch_seconds.labels(self._stream).observe(seconds)
-        latencies = [(now - at / 1_000_000, count) for at, count in commit_times]
         for (pipeline, outcome), count in outcomes.items():
-            if outcome == "applied" and count > 0 and latencies:
-                shares = latencies if count == events else [(latencies[0][0], count)]
-                self._metrics.latency.observe_many(pipeline, shares)
+            if outcome == "applied" and count > 0 and times:
+                if count == len(batch.events):
+                    self._metrics.latency.observe_many(pipeline, now, times, rows)
+                else:
+                    self._metrics.latency.observe_many(pipeline, now, times[:1], [count])
         self._state.applied(
-            events,
+            len(batch.events),
             applied_lsn=ledger.applied_lsn,
             safe_lsn=ledger.safe_lsn,
-            last_event_at=commit_times[-1][0] / 1_000_000 if commit_times else None,
+            last_event_at=times[-1] / 1_000_000 if times else None,
         )
 
     def deliveries(self, count: int) -> None:

@@ -25,9 +25,13 @@ def text_array(values: Sequence[bytes | None]) -> bytes:
         return _EMPTY(0, 0, TEXT)
     if None in values:
         return _HEAD(1, 1, TEXT, len(values), 1) + b"".join(map(_element, values))
-    parts: list[bytes] = [_HEAD(1, 0, TEXT, len(values), 1)] * (2 * len(values) + 1)
     lengths = list(map(len, values))  # type: ignore[arg-type]  # there is no None among them
-    if max(lengths) < len(_LENGTHS):
+    longest = max(lengths)
+    if longest == min(lengths):
+        length = longest.to_bytes(4, "big")
+        return _HEAD(1, 0, TEXT, len(values), 1) + length + length.join(values)  # type: ignore[arg-type]
+    parts: list[bytes] = [_HEAD(1, 0, TEXT, len(values), 1)] * (2 * len(values) + 1)
+    if longest < len(_LENGTHS):
         parts[1::2] = map(_LENGTHS.__getitem__, lengths)
     else:
         parts[1::2] = [length.to_bytes(4, "big") for length in lengths]

