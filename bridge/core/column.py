@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from bridge.core.document import json_text
@@ -18,31 +19,26 @@ from bridge.core.plan import Column, ColumnKind
 Texts = list[bytes | None]
 
 _NONE = type(None)
-_STRINGS = frozenset({str})
-_OPTIONAL_STRINGS = frozenset({str, _NONE})
-_INTEGERS = frozenset({int})
-_REPEATED = frozenset({Decimal, date, datetime, _NONE})
 _INTEGER_TYPES = frozenset({"smallint", "integer", "bigint"})
+_PLAIN: dict[type, Callable[[Any], bytes]] = {
+    str: str.encode,
+    int: b"%d".__mod__,
+    Decimal: lambda value: str(value).encode(),
+    date: lru_cache(4096)(lambda value: value.isoformat().encode()),  # a lookup's dates are few
+    datetime: lambda value: value.isoformat().encode(),
+}
+"""What scalar() does for one type, without asking which it is."""
 
 
 def texts(column: Column, values: list[Any]) -> Texts:
     """Column text for each value, None for null. Floats must be exact already (document.py)."""
     kinds = set(map(type, values))
-    if column.kind in ("text", "other", "bytea"):
-        if kinds <= _STRINGS:
-            return list(map(str.encode, values))
-        if kinds <= _OPTIONAL_STRINGS:
-            return [None if value is None else value.encode() for value in values]
-        if kinds <= _INTEGERS:
-            return [b"%d" % value for value in values]
+    nulls = _NONE in kinds
+    kinds.discard(_NONE)
     encode = encoder(column)
-    if kinds <= _REPEATED:
-        # the same objects again and again where a cache of entities gave them
-        distinct = {id(value): value for value in values}
-        if len(distinct) * 2 < len(values):
-            known = {key: None if value is None else encode(value) for key, value in distinct.items()}
-            return list(map(known.__getitem__, map(id, values)))
-    return [None if value is None else encode(value) for value in values]
+    if len(kinds) == 1 and (encode is scalar or (encode is whole and Decimal not in kinds)):
+        encode = _PLAIN.get(kinds.pop(), scalar)
+    return [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
 
 
 def encoder(column: Column) -> Callable[[Any], bytes]:

@@ -61,7 +61,7 @@ class Enrich:
             some = [key for key in wanted if key.__class__ is kind]
             if some:
                 answer = yield Lookup(self.spec, some)
-                known.update((key, lookup_of(answer, key)) for key in some)
+                known.update(zip(some, map(partial(lookup_of, answer), some), strict=True))
         found = [known.get(key) for key in keys]
         if self.spec.kept is not None:
             fields = answers.kept.rows(self.spec.kept, rows.at, keys, found)
