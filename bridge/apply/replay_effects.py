@@ -38,7 +38,7 @@ def _write(write: Write, way: Way) -> Statement:
         return write_statement(write)
     identity = identity_of(write.spec, write.shape) or ""
     place = sql.Identifier(f"c{write.names.index(identity)}")
-    text = compile_write(write.spec, write.shape, write.names)
+    text = compile_write(write.spec, write.shape, write.names, ["text"] * len(write.names))
     absent = sql.SQL(" where not exists (select from {} as there where there.{} = r.{}::{})").format(
         sql.Identifier(write.shape.schema, write.shape.table),
         sql.Identifier(identity),

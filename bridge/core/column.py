@@ -38,7 +38,9 @@ def texts(column: Column, values: list[Any]) -> Texts:
     encode = encoder(column)
     if len(kinds) == 1 and (encode is scalar or (encode is whole and Decimal not in kinds)):
         encode = _PLAIN.get(kinds.pop(), scalar)
-    return [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
+    return (
+        [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
+    )
 
 
 def encoder(column: Column) -> Callable[[Any], bytes]:

@@ -1,8 +1,9 @@
 """Compile what a batch does to the target into statements: upserts, deliveries, dead letters.
 
 The only place that composes identifiers into SQL (psycopg.sql.Identifier); values always travel as
-parameters. Every column is one text[] in binary form, cast on the server to the column's own type without
-its modifier, so that the assignment checks length and scale as a plain INSERT would.
+parameters. Every column is one text[] (uuid[] where that is known to be the same) in binary form, cast on the
+server to the column's own type without its modifier, so that the assignment checks length and scale as a plain
+INSERT would.
 """
 
 from __future__ import annotations
@@ -13,47 +14,61 @@ from psycopg import sql
 
 from bridge.core.plan import DeadLetter, Deliver, TableShape, Write, unit_id
 from bridge.core.spec import TableSpec
-from bridge.postgres.arrays import text_array
+from bridge.postgres.arrays import text_array, uuid_array
 from bridge.postgres.target import Statement
 
 
 def write_statement(write: Write) -> Statement:
     """One set-based insert or upsert for all rows of the write; no key may stand in it twice."""
-    text = _compile(write.spec, write.shape, write.names)
-    return Statement(text, [text_array(column) for column in write.columns], binary=True)
+    arrays: list[bytes | None] = []
+    elements = []
+    for name, column in zip(write.names, write.columns, strict=True):
+        uuids = uuid_array(column) if write.shape.columns[name].type_sql == "uuid" else None
+        arrays.append(text_array(column) if uuids is None else uuids)
+        elements.append("text" if uuids is None else "uuid")
+    return Statement(_compile(write.spec, write.shape, write.names, tuple(elements)), arrays, binary=True)
 
 
 class _Compiled:
     """SQL by what determines it. Specs and shapes are frozen and few; identity is enough to find them."""
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[int, int, tuple[str, ...]], tuple[bytes, TableSpec, TableShape]] = {}
+        self._texts: dict[tuple[object, ...], tuple[bytes, TableSpec, TableShape]] = {}
 
-    def __call__(self, spec: TableSpec, shape: TableShape, names: tuple[str, ...]) -> bytes:
-        known = self._texts.get((id(spec), id(shape), names))
+    def __call__(
+        self, spec: TableSpec, shape: TableShape, names: tuple[str, ...], elements: tuple[str, ...]
+    ) -> bytes:
+        place = (id(spec), id(shape), names, elements)
+        known = self._texts.get(place)
         if known is None:
             if len(self._texts) > 512:
                 self._texts.clear()
-            known = (compile_write(spec, shape, names), spec, shape)
-            self._texts[id(spec), id(shape), names] = known
+            known = self._texts[place] = (compile_write(spec, shape, names, elements), spec, shape)
         return known[0]
 
 
 _compile = _Compiled()
 
 
-def compile_write(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> bytes:
-    """`insert into t (a, b) select unnest($1::text[])::type, ... [on conflict ...]`: arrays of one length are
-    unnested in step, and in a select list cost a tenth less than in a from clause, which keeps its rows first."""
+def compile_write(spec: TableSpec, shape: TableShape, names: Sequence[str], elements: Sequence[str]) -> bytes:
+    """`insert into t (a, b) select c0::type, ... from (select unnest($1::text[]) as c0, ...) as r [on conflict ...]`.
+
+    elements: the type of each array's. Arrays of one length are unnested in step; in a select list for less than in a
+    from clause, which keeps all rows before it hands out the first."""
     table = sql.Identifier(shape.schema, shape.table)
     columns = sql.SQL(", ").join(map(sql.Identifier, names))
     values = sql.SQL(", ").join(
         # format_type() quotes and qualifies what it prints
-        sql.SQL(f"unnest(${place}::text[])")
-        + sql.SQL("" if shape.columns[name].type_sql == "text" else f"::{shape.columns[name].type_sql}")
-        for place, name in enumerate(names, 1)
+        sql.SQL(f"c{place}" if own == element else f"c{place}::{own}")
+        for place, (name, element) in enumerate(zip(names, elements, strict=True))
+        if (own := shape.columns[name].type_sql)
     )
-    query = sql.SQL("insert into {} as target ({}) select {}").format(table, columns, values)
+    arrays = sql.SQL(", ").join(
+        sql.SQL(f"unnest(${place + 1}::{element}[]) as c{place}") for place, element in enumerate(elements)
+    )
+    query = sql.SQL("insert into {} as target ({}) select {} from (select {}) as r").format(
+        table, columns, values, arrays
+    )
     return (query + _on_conflict(spec, names)).as_string().encode()
 
 
