@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from bridge.core.entity import unit_name
 from bridge.core.event import Batch
-from bridge.core.fold import arrange
+from bridge.core.fold import arrange, by_event
 from bridge.core.plan import DeadLetter, Planned, Write
 from bridge.core.storm import WINDOW, Unit
 from bridge.postgres.entity import RefusedKeep
@@ -29,9 +29,13 @@ class Prepared:
         return [*self.planned.dead_letters, *self.dead]
 
 
-def encode(stream: str, batch: Batch, planned: Planned) -> Prepared:
-    """The statements of a plan."""
-    effects = [write_statement(write) for write in arrange(planned.writes)]
+def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = ()) -> Prepared:
+    """The statements of a plan. Rows whose key is the event are inserted as new ones: the ledger sees to it that each
+    event comes once. met: the units whose rows were there all the same, written by somebody else."""
+    effects = [
+        write_statement(write, new=by_event(write) and (write.pipeline, write.spec.name) not in met)
+        for write in arrange(planned.writes)
+    ]
     if planned.deliveries:
         effects.append(delivery_statement(stream, planned.deliveries))
     if planned.dead_letters:

@@ -152,7 +152,7 @@ class TargetSide:
         planned = answered(planning, lambda lookup: self._look_up(lookup, xids))
         if planned.keeps:
             self._keep(planned)
-        self._prepared = encode(self._plan.stream, request.batch, planned)
+        self._prepared = encode(self._plan.stream, request.batch, planned, self._transactions.met)
         hit("plan.done")
 
     def _keep(self, planned: Planned) -> None:

@@ -20,7 +20,7 @@ from bridge.core.fold import arrange
 from bridge.core.ledger import Ledger
 from bridge.core.plan import DeadLetter, Write
 from bridge.core.snapshot import Snapshot
-from bridge.core.storm import Storm
+from bridge.core.storm import Storm, Unit
 from bridge.errors import Fenced, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
@@ -63,6 +63,8 @@ class Transactions:
         self._pause = pause
         self._retried = retried
         self._allow_storm = allow_storm
+        self.met: set[Unit] = set()
+        """Units with rows that were there before their event was: upserted from now on, not inserted as new."""
         self._flight: _Flight | None = None
         self._chunks: list[Prepared] = []  # of the transaction that is open, without their rows
         self._chunk_seqs: list[Seqs] = []  # and which rows those were
@@ -204,9 +206,12 @@ class Transactions:
 
     def _apply_part(self, prepared: Prepared) -> None:
         """All effects of a batch inside an open transaction; what fails alone goes to `prepared.dead`."""
-        if self._try(prepared.effects) is None:
+        refused = self._try(prepared.effects)
+        if refused is None:
             return
         writes = prepared.planned.writes
+        if refused.sqlstate == "23505":
+            self.met.update((write.pipeline, write.spec.name) for write in writes)
         units = sorted(
             ((place, n, row) for n, write in enumerate(writes) for row, place in enumerate(places(write))),
         )

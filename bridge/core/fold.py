@@ -49,7 +49,7 @@ def _settled(plans: list[Write]) -> bool:
     if len(plans) > 1:
         return False
     (plan,) = plans
-    if _by_event(plan):
+    if by_event(plan):
         return True
     if len(plan.spec.key) == 1:
         column = plan.columns[plan.names.index(plan.spec.key[0])]
@@ -58,8 +58,8 @@ def _settled(plans: list[Write]) -> bool:
     return keys is not None and len(set(keys)) == len(keys)
 
 
-def _by_event(plan: Write) -> bool:
-    """True when the key is the event's id, which a plan has once."""
+def by_event(plan: Write) -> bool:
+    """True when the key is the event's id, which a plan has once, and a table too."""
     mapping = plan.spec.columns
     if len(plan.spec.key) != 1:
         return False

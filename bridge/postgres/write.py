@@ -18,15 +18,19 @@ from bridge.postgres.arrays import text_array, uuid_array
 from bridge.postgres.target import Statement
 
 
-def write_statement(write: Write) -> Statement:
-    """One set-based insert or upsert for all rows of the write; no key may stand in it twice."""
+def write_statement(write: Write, *, new: bool = False) -> Statement:
+    """One set-based insert or upsert for all rows of the write; no key may stand in it twice.
+
+    new: a plain insert, refused (23505) when one of the rows is there already. It costs the server a sixth less than
+    asking of each row whether it is."""
     arrays: list[bytes | None] = []
     elements = []
     for name, column in zip(write.names, write.columns, strict=True):
         uuids = uuid_array(column) if write.shape.columns[name].type_sql == "uuid" else None
         arrays.append(text_array(column) if uuids is None else uuids)
         elements.append("text" if uuids is None else "uuid")
-    return Statement(_compile(write.spec, write.shape, write.names, tuple(elements)), arrays, binary=True)
+    text = _compile(write.spec, write.shape, write.names, tuple(elements), new=new)
+    return Statement(text, arrays, binary=True)
 
 
 class _Compiled:
@@ -36,25 +40,34 @@ class _Compiled:
         self._texts: dict[tuple[object, ...], tuple[bytes, TableSpec, TableShape]] = {}
 
     def __call__(
-        self, spec: TableSpec, shape: TableShape, names: tuple[str, ...], elements: tuple[str, ...]
+        self,
+        spec: TableSpec,
+        shape: TableShape,
+        names: tuple[str, ...],
+        elements: tuple[str, ...],
+        *,
+        new: bool,
     ) -> bytes:
-        place = (id(spec), id(shape), names, elements)
+        place = (id(spec), id(shape), names, elements, new)
         known = self._texts.get(place)
         if known is None:
             if len(self._texts) > 512:
                 self._texts.clear()
-            known = self._texts[place] = (compile_write(spec, shape, names, elements), spec, shape)
+            text = compile_write(spec, shape, names, elements, new=new)
+            known = self._texts[place] = (text, spec, shape)
         return known[0]
 
 
 _compile = _Compiled()
 
 
-def compile_write(spec: TableSpec, shape: TableShape, names: Sequence[str], elements: Sequence[str]) -> bytes:
+def compile_write(
+    spec: TableSpec, shape: TableShape, names: Sequence[str], elements: Sequence[str], *, new: bool = False
+) -> bytes:
     """`insert into t (a, b) select c0::type, ... from (select unnest($1::text[]) as c0, ...) as r [on conflict ...]`.
 
-    elements: the type of each array's. Arrays of one length are unnested in step; in a select list for less than in a
-    from clause, which keeps all rows before it hands out the first."""
+    elements: the type of each array's. new: without `on conflict`. Arrays of one length are unnested in step; in a
+    select list for less than in a from clause, which keeps all rows before it hands out the first."""
     table = sql.Identifier(shape.schema, shape.table)
     columns = sql.SQL(", ").join(map(sql.Identifier, names))
     values = sql.SQL(", ").join(
@@ -69,7 +82,7 @@ def compile_write(spec: TableSpec, shape: TableShape, names: Sequence[str], elem
     query = sql.SQL("insert into {} as target ({}) select {} from (select {}) as r").format(
         table, columns, values, arrays
     )
-    return (query + _on_conflict(spec, names)).as_string().encode()
+    return (query if new else query + _on_conflict(spec, names)).as_string().encode()
 
 
 def _on_conflict(spec: TableSpec, names: Sequence[str]) -> sql.Composed:

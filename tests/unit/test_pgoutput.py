@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from struct import pack
 
 import pytest
@@ -97,6 +98,42 @@ def test_batches_hold_whole_transactions_or_chunks_of_one_and_lose_nothing(
     ends = [lsn for batch in batches for lsn in batch.end_lsns]
     assert ends == [100 + number for number, size in enumerate(sizes) if size]
     assert all(batch.chunk or (batch.whole and batch.end_lsn) for batch in batches)
+
+
+KEEPALIVE = b"k" + pack("!QQB", 5, 0, 1)
+
+
+@given(
+    st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 0, 2, 5]), min_size=1, max_size=60),
+    st.lists(st.integers(0, 200), max_size=5),
+    st.integers(1, 25),
+    st.integers(100, 5000),
+    st.dictionaries(st.integers(0, 59), st.sampled_from(["keepalive", "relation", "other"]), max_size=3),
+)
+def test_messages_fed_together_make_the_batches_of_those_fed_one_by_one(
+    sizes: list[int], cuts: list[int], limit: int, size: int, between: dict[int, str]
+) -> None:
+    """Transactions of one row are read by columns where many of them come in a row."""
+    messages, n = [relation(list(Event._fields)), relation(["a"], 17, b"other")], 0
+    for number, rows in enumerate(sizes):
+        some = [insert(list(event(n + row))) for row in range(rows)]
+        n += rows
+        if between.get(number) == "other":
+            some = [insert([b"1"], 17)]
+        transaction = [begin(number), *some, commit(100 + number, number)]
+        if between.get(number) in ("keepalive", "relation"):
+            extra = {"keepalive": KEEPALIVE, "relation": relation(list(Event._fields))}[between[number]]
+            transaction.insert(1, extra)
+        messages += transaction
+    together, apart = (Decoder("outbox", "event", NAMES, max_events=limit, max_bytes=size) for _ in range(2))
+    places = sorted({0, *cuts, len(messages)})
+    for start, stop in pairwise(places):
+        together.feed(messages[start:stop])
+    for one in messages:
+        apart.feed([one])
+    assert (together.wal_end, together.reply_wanted) == (apart.wal_end, apart.reply_wanted)
+    assert drained(together) == drained(apart)
+    assert together.drained
 
 
 def test_rows_of_other_tables_and_empty_transactions_are_passed_over() -> None:
