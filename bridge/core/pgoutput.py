@@ -84,7 +84,7 @@ class Decoder:
         self._each(messages[stop:])
 
     def _singles(self, messages: Sequence[bytes]) -> None:
-        """Whole transactions of one row each, by columns: a third of what they cost one by one."""
+        """Whole transactions of one row each, by columns: without a loop over their messages."""
         rows, batch = messages[1::3], self._batch
         size = sum(map(len, rows))
         if set(map(_RELATION, rows)) != {self._relation} or batch.size + size >= self._max_bytes:

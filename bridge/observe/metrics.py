@@ -59,7 +59,7 @@ WORK_BUCKETS = (
 
 
 class LatencyHistogram(Collector):
-    """A cumulative histogram that takes a whole batch at once: one lock and one bisection a transaction.
+    """A cumulative histogram that takes a whole batch at once: one lock and, nearly always, one bucket.
 
     prometheus_client's own takes a lock and a bucket walk for each observation, which an event cannot pay.
     """

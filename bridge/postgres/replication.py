@@ -20,7 +20,8 @@ from bridge.postgres import wire
 
 _STATUS = Struct("!cQQQQB").pack
 _POSTGRES_EPOCH_SECONDS = 946_684_800
-_READS = 8  # of libpq's buffer (16 KiB, or one larger message) before the decoder is fed
+_MESSAGES = 1000  # taken from libpq's buffer,
+_BYTES = 128 << 10  # or held, before the decoder is fed
 
 
 _MENDS = {
@@ -123,26 +124,29 @@ class ReplicationStream:
         """Read what has arrived until nothing is left or `full`. True: there may be more at once."""
         get = self._connection.get_copy_data
         messages: list[bytes] = []
-        reads, heard = 0, True
+        held, heard = 0, True
         while True:
-            append = messages.append
-            size, view = get(1)
-            while size > 0:
-                append(bytes(view))
+            size, append = 0, messages.append
+            for _ in range(_MESSAGES):
                 size, view = get(1)
-            if messages and (reads >= _READS or size < 0 or not heard):
+                if size <= 0:
+                    break
+                append(bytes(view))
+                held += size
+            if messages and (size or held >= _BYTES or not heard):
                 feed(messages)
-                messages, reads = [], 0
+                messages, held = [], 0
                 if full():
                     return True
             if size < 0:
                 raise self._ended()
+            if size > 0:
+                continue
             if not heard:
                 return False
             heard = wire.consume(self._connection)
             if heard:
                 self.last_heard = time.monotonic()
-            reads += 1
 
     def _ended(self) -> BridgeError:
         result = self._connection.get_result()
