@@ -136,10 +136,10 @@ class ReplicationStream:
             if messages and (size or held >= _BYTES or not heard):
                 feed(messages)
                 messages, held = [], 0
-                if full():
-                    return True
             if size < 0:
                 raise self._ended()
+            if full():
+                return True
             if size > 0:
                 continue
             if not heard:
