@@ -33,7 +33,7 @@ def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = 
     """The statements of a plan. Rows whose key is the event are inserted as new ones: the ledger sees to it that each
     event comes once. met: the units whose rows were there all the same, written by somebody else."""
     effects = [
-        write_statement(write, new=by_event(write) and (write.pipeline, write.spec.name) not in met)
+        write_statement(write, new=by_event(write) and write.unit not in met)
         for write in arrange(planned.writes)
     ]
     if planned.deliveries:
@@ -81,8 +81,7 @@ def outcomes_of(parts: Sequence[Prepared]) -> dict[Unit, list[str]]:
                 found.setdefault(unit, []).extend(outcomes)
             continue
         for write in part.planned.writes:
-            unit = (write.pipeline, write.spec.name)
-            found.setdefault(unit, []).extend([""] * min(WINDOW, len(write.events)))
+            found.setdefault(write.unit, []).extend([""] * min(WINDOW, len(write.events)))
         for keep in part.planned.keeps:
             found.setdefault((keep.pipeline, unit_name(keep.entity)), []).append("")
     return found
@@ -93,7 +92,7 @@ def _in_order(part: Prepared) -> dict[Unit, list[str]]:
     place_of = {event.id: place for place, event in enumerate(part.batch.events)}
     found: dict[Unit, dict[int, str]] = {}
     for write in part.planned.writes:
-        living = found.setdefault((write.pipeline, write.spec.name), {})
+        living = found.setdefault(write.unit, {})
         living.update((place_of[event.id], "") for event in write.events)
     for keep in part.planned.keeps:
         found.setdefault((keep.pipeline, unit_name(keep.entity)), {})[place_of[keep.event.id]] = ""

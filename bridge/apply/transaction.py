@@ -9,16 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 from bridge.apply.prepared import Prepared, lightened, outcomes_of, places
 from bridge.apply.refusal import cause_of, structure, unmapped
 from bridge.apply.savepoint import attempt
 from bridge.core.done import Seqs
-from bridge.core.event import Event
 from bridge.core.fold import arrange
 from bridge.core.ledger import Ledger
 from bridge.core.plan import DeadLetter, Write
+from bridge.core.rows import META
 from bridge.core.snapshot import Snapshot
 from bridge.core.storm import Storm, Unit
 from bridge.errors import Fenced, Halt, Retry, Verdict, verdict_of
@@ -29,7 +28,6 @@ from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, 
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 
 _TRIES = 6
-_SEQ = itemgetter(Event._fields.index("seq"))
 
 
 @dataclass(slots=True)
@@ -211,7 +209,7 @@ class Transactions:
             return
         writes = prepared.planned.writes
         if refused.sqlstate == "23505":
-            self.met.update((write.pipeline, write.spec.name) for write in writes)
+            self.met.update(write.unit for write in writes)
         units = sorted(
             ((place, n, row) for n, write in enumerate(writes) for row, place in enumerate(places(write))),
         )
@@ -278,4 +276,4 @@ class Transactions:
 
 
 def _seqs(part: Prepared) -> Seqs:
-    return Seqs.of(map(int, map(_SEQ, part.batch.events)))
+    return Seqs.of(map(int, map(META["seq"], part.batch.events)))

@@ -119,7 +119,7 @@ def _planned(plan: StreamPlan, event: Event) -> dict[tuple[str, str], Any]:
     for write in arrange(planned.writes):
         texts = [column[0] for column in write.columns]
         values = [None if text is None else text.decode() for text in texts]
-        found[write.pipeline, write.spec.name] = dict(zip(write.names, values, strict=True))
+        found[write.unit] = dict(zip(write.names, values, strict=True))
     for delivery in planned.deliveries:
         found[delivery.pipeline, delivery.destination] = json.loads(delivery.body)
     return found

@@ -66,6 +66,11 @@ class Write:
     columns: list[list[bytes | None]]
     places: list[int] = field(default_factory=list)  # of the events in the batch: the order across writes
 
+    @property
+    def unit(self) -> tuple[str, str]:
+        """(pipeline, destination)."""
+        return self.pipeline, self.spec.name
+
     def pick(self, rows: list[int]) -> Write:
         """The same write with these rows only."""
         events = [self.events[row] for row in rows]

@@ -18,7 +18,7 @@ import structlog
 from psycopg import sql
 
 from bridge.observe.metrics import Metrics
-from bridge.observe.state import READY_PHASES, StreamSnapshot, StreamState
+from bridge.observe.state import StreamSnapshot, StreamState
 from bridge.postgres import wire
 from bridge.postgres.delivery import WAITING
 from bridge.postgres.outbox import Outbox
@@ -123,9 +123,7 @@ async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
 
 def idle(stream: StreamSnapshot) -> bool:
     """True when the stream itself does not look at the source now. One that only starts is about to."""
-    if stream.reason is not None:
-        return True
-    return stream.phase == "standby" or (stream.phase not in READY_PHASES and stream.phase != "starting")
+    return stream.reason is not None or stream.phase in ("standby", "halted", "stopped")
 
 
 async def _quietly(work: Coroutine[None, None, _T], stream: str, server: str) -> _T | None:

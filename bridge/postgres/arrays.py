@@ -45,17 +45,15 @@ def _element(value: bytes | None) -> bytes:
     return _NULL if value is None else len(value).to_bytes(4, "big") + value
 
 
-_SIXTEEN = (
-    b"00000010"  # the length of an element, in hex as the elements are until they are all made binary at once
-)
+_SIXTEEN = b"00000010"  # an element's length, in hex as the elements are until all are made binary at once
 
 
 def uuid_array(values: Sequence[bytes | None]) -> bytes | None:
     """uuid[], or None where not every value is a UUID as Postgres prints it: the server reads other spellings too,
     and says what is wrong with one that is none. Reading 36 digits costs the server more than this costs us."""
-    if set(map(len, filter(None, values))) != {36} or None in values:
+    if None in values or set(map(len, values)) != {36}:  # type: ignore[arg-type]  # there is no None among them
         return None
-    text = b"".join(values)  # type: ignore[arg-type]  # there is no None among them
+    text = b"".join(values)  # type: ignore[arg-type]
     digits = (_SIXTEEN + _SIXTEEN.join(values)).replace(b"-", b"")  # type: ignore[arg-type]
     dashes = {text[place::36].count(b"-") for place in (8, 13, 18, 23)}
     if dashes != {len(values)} or len(digits) != 40 * len(values):

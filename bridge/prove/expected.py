@@ -127,7 +127,7 @@ class Expectation:
         for _, number, row in rows:
             write = planned.writes[number]
             found.ids.append(write.events[row].id)
-            found.units.append((write.pipeline, write.spec.name))
+            found.units.append(write.unit)
             found.seqs.append(int(write.events[row].seq))
         for name in self._names:
             column: list[bytes | None] = []
