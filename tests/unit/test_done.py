@@ -5,10 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.done import Done, Seqs, listed
-from bridge.core.event import Batch, Event
-from bridge.core.lsn import Lsn
-from bridge.core.snapshot import NOTHING, Snapshot
+from bridge.protocol.batch import Batch, Done, Event, Seqs, listed
+from bridge.protocol.position import NOTHING, Lsn, Snapshot
 
 
 @given(st.sets(st.integers(-5, 30)))
