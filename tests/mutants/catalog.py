@@ -213,7 +213,8 @@ MUTANTS = (
             Edit(
                 SAVEPOINT,
                 "        run([_SAVE_PART, *statements, IMMEDIATE, DEFERRED, _RELEASE_PART])\n",
-                "        for one in statements:\n            run([_SAVE_PART, one, IMMEDIATE, DEFERRED, _RELEASE_PART])\n",
+                "        for one in statements:\n"
+                "            run([_SAVE_PART, one, IMMEDIATE, DEFERRED, _RELEASE_PART])\n",
             ),
         ),
         (real("test_a_batch_refused_half_way_is_applied_once"),),
