@@ -13,8 +13,8 @@ import pytest
 from bridge.core.snapshot import NOTHING, parse_snapshot
 from bridge.postgres import prune as module
 from bridge.postgres.prune import Pruned, prune
-from tests.integration.source.conftest import until
 from tests.support.servers import Database
+from tests.support.world import until
 
 pytestmark = pytest.mark.matrix
 WEEK = timedelta(days=7)
