@@ -19,7 +19,7 @@ from bridge.planning.planner import Planner
 from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
 from bridge.planning.values import classify
 from bridge.postgres.outbox import Outbox
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.sinks.model import SinkConnection
 from bridge.stream.spec import StreamSpec
 

@@ -16,7 +16,7 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.protocol.batch import Event
+    from bridge.protocol.events import Event
     from bridge.stream.spec import StreamSpec
 
 _WINDOW = 500  # newest events looked at each time

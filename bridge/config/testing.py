@@ -20,7 +20,7 @@ from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import ContractSpec, EnrichSpec, PipelineSpec, SetSpec, SinkSpec, TableSpec
 from bridge.planning.steps import Answer
 from bridge.planning.values import scalar
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 
 @dataclass(frozen=True, slots=True)

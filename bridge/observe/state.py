@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from bridge.errors import BridgeError
+from bridge.protocol.events import format_lsn
 from bridge.protocol.facts import Phase
-from bridge.protocol.position import format_lsn
 
 _WINDOW_SECONDS = 300.0
 

@@ -15,9 +15,8 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.source import SlotHealth
-from bridge.protocol.batch import Batch
+from bridge.protocol.events import Batch, Lsn, format_lsn
 from bridge.protocol.facts import Ledger, Phase
-from bridge.protocol.position import Lsn, format_lsn
 
 PART = "dispatcher"
 

@@ -32,7 +32,7 @@ from bridge.planning.spec import (
     UpsertSpec,
 )
 from bridge.planning.steps import Answer, Answers, Enrich, Step, compile_step
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 Unit = tuple[str, str]
 """(pipeline, destination)."""

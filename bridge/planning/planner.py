@@ -23,7 +23,7 @@ from bridge.planning.plan import DeadLetter, Lookup, Planned, TableShape
 from bridge.planning.rows import Failures, Rows, survivors
 from bridge.planning.spec import ContractSpec, PipelineSpec
 from bridge.planning.steps import Answer, Answers
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call
 _MARK = 1 << 62 | randbits(62)

@@ -19,7 +19,7 @@ from bridge.expressions.columnar import NotPlain
 from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
 from bridge.expressions.expression import Expression
 from bridge.expressions.operators import MISSING, Path, follow
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from psycopg.rows import class_row, dict_row
 
 from bridge.errors import ConfigError
 from bridge.postgres.target import Statement, text_array
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 
 @dataclass(frozen=True, slots=True)

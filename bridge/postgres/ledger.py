@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bridge.postgres.target import PG_LSN, XID8, Statement, eight_byte_array
-from bridge.protocol.batch import Seqs
+from bridge.protocol.events import Lsn, Seqs, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import Goal, Ledger, Mode
-from bridge.protocol.position import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 
 _COLUMNS = (
     "stream, epoch, session::text, mode, system_identifier, timeline, publication_identity, slot_incarnation,"

@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGresult
 from bridge.errors import CannotConnect
 from bridge.postgres import wire
 from bridge.postgres.pooler import is_shared
-from bridge.protocol.batch import Batch, Event
+from bridge.protocol.events import Batch, Event
 from bridge.protocol.requests import MissingRows, ReadMissing
 
 _FETCH = 500

@@ -13,8 +13,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from bridge.postgres.outbox import Outbox
-from bridge.protocol.batch import Event
-from bridge.protocol.position import NOTHING, Snapshot, parse_snapshot
+from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
 """Rows counted at most."""

@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGconn, PGresult
 
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, StandBy, Verdict, verdict_of
 from bridge.postgres import wire
-from bridge.protocol.position import Lsn, format_lsn
+from bridge.protocol.events import Lsn, format_lsn
 
 _STATUS = Struct("!cQQQQB").pack
 _POSTGRES_EPOCH_SECONDS = 946_684_800

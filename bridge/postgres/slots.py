@@ -12,7 +12,7 @@ from bridge.errors import Halt
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication, quoted
-from bridge.protocol.position import Lsn, Snapshot, parse_lsn, parse_snapshot
+from bridge.protocol.events import Lsn, Snapshot, parse_lsn, parse_snapshot
 
 _FAILOVER_SLOTS = 170000  # the first server version that knows them
 

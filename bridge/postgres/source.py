@@ -15,8 +15,8 @@ from bridge.errors import Fenced, Halt, Retry
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication
+from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import Pruned, Registration, SlotFacts, SourceFacts
-from bridge.protocol.position import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.requests import Observation
 
 # (oid, xmin) of the publication's rows and the outbox' oid: whatever was dropped, recreated or altered

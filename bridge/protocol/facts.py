@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from bridge.protocol.position import NOTHING, ZERO, Lsn, Snapshot
+from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot
 
 Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
 """What a stream's thread is doing; never stored. observe/state.py says what each means."""

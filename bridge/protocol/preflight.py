@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import Halt, Retry, StandBy
+from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot, format_lsn
 from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
-from bridge.protocol.position import NOTHING, ZERO, Lsn, Snapshot, format_lsn
 from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
 
 

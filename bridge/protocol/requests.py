@@ -11,9 +11,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from bridge.protocol.batch import Batch, Listed
+from bridge.protocol.events import Batch, Listed, Lsn, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
-from bridge.protocol.position import Lsn, Snapshot
 
 T = TypeVar("T")
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.errors import Halt, Retry
-from bridge.protocol.batch import Batch, Done, located
+from bridge.protocol.events import ZERO, Batch, Done, Lsn, Snapshot, intersection, located
 from bridge.protocol.facts import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
-from bridge.protocol.position import ZERO, Lsn, Snapshot, intersection
 from bridge.protocol.preflight import (
     StreamSettings,
     check_not_pruned,

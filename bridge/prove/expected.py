@@ -28,7 +28,7 @@ from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import ContractSpec
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.prove.digest import Link, Window, bucket
 from bridge.prove.subject import Subject, Unit
 

@@ -18,8 +18,7 @@ from psycopg import sql
 
 from bridge.errors import BridgeError
 from bridge.failpoints import hit
-from bridge.planning.fold import arrange
-from bridge.planning.plan import Planned, TableShape
+from bridge.planning.plan import Planned, TableShape, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
@@ -32,7 +31,7 @@ from bridge.postgres.safe_error import safe_message
 from bridge.postgres.source import connect_source
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.stream.prepared import take_refused
 from bridge.stream.refusal import attempt, cause_of, unmapped
 from bridge.stream.spec import StreamSpec

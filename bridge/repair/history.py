@@ -17,7 +17,7 @@ from bridge.planning.plan import TableShape
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
 from bridge.postgres import wire
 from bridge.postgres.source import connect_source
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.stream.spec import StreamSpec
 
 Way = Literal["upsert", "absent", "empty", "deliver"]

@@ -24,7 +24,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from bridge.failpoints import hit
-from bridge.protocol.position import Snapshot, intersection, parse_snapshot, union
+from bridge.protocol.events import Snapshot, intersection, parse_snapshot, union
 
 KEY_MEMORY = timedelta(days=35)
 """How long an idempotency key is remembered at least."""

@@ -13,8 +13,7 @@ from psycopg import sql
 
 from bridge.errors import BridgeError, Retry
 from bridge.failpoints import hit
-from bridge.planning.fold import arrange
-from bridge.planning.plan import Planned, TableShape, Write, unit_id
+from bridge.planning.plan import Planned, TableShape, Write, arrange, unit_id
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
@@ -32,7 +31,7 @@ from bridge.postgres.target import (
     text_array,
 )
 from bridge.postgres.write import compile_write, delivery_statement, write_statement
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
 from bridge.stream.refusal import attempt, structure
 from bridge.stream.spec import StreamSpec

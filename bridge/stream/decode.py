@@ -17,8 +17,7 @@ from struct import Struct
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.batch import Batch, Event
-from bridge.protocol.position import Lsn
+from bridge.protocol.events import Batch, Event, Lsn
 
 RowParser = Callable[[bytes], Event]
 

@@ -16,7 +16,7 @@ from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
 from bridge.protocol import requests as ask
-from bridge.protocol.batch import Batch
+from bridge.protocol.events import Batch
 from bridge.stream.decode import Decoder
 from bridge.stream.guard import FailureGuard
 from bridge.stream.sockets import TICK_SECONDS, Sockets

@@ -6,12 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from bridge.planning.entity import unit_name
-from bridge.planning.fold import arrange, by_event
-from bridge.planning.plan import DeadLetter, Planned, Write
+from bridge.planning.plan import DeadLetter, Planned, Write, arrange, by_event
 from bridge.postgres.entities import RefusedKeep
 from bridge.postgres.target import Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-from bridge.protocol.batch import Batch
+from bridge.protocol.events import Batch
 from bridge.stream.guard import WINDOW, Unit
 
 

@@ -15,7 +15,7 @@ from bridge.errors import Retry
 from bridge.postgres import wire
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.target import TargetLink
-from bridge.protocol.position import Lsn
+from bridge.protocol.events import Lsn
 from bridge.stream.decode import Decoder
 
 TICK_SECONDS = 1.0

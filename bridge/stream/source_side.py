@@ -11,7 +11,7 @@ from bridge.postgres.outbox import Listener, MissingReader
 from bridge.postgres.slots import SlotMaker, drop_slot
 from bridge.postgres.source import Source, connect_source
 from bridge.protocol import requests as ask
-from bridge.protocol.position import Lsn, Snapshot
+from bridge.protocol.events import Lsn, Snapshot
 from bridge.stream.sockets import Sockets
 from bridge.stream.spec import StreamSpec, Watcher
 

@@ -10,9 +10,8 @@ from bridge.errors import BridgeError
 from bridge.planning.spec import ContractSpec, PipelineSpec
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.source import SlotHealth
-from bridge.protocol.batch import Batch
+from bridge.protocol.events import Batch, Lsn
 from bridge.protocol.facts import Ledger, Phase
-from bridge.protocol.position import Lsn
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from bridge.postgres.outbox import decoded
 from bridge.postgres.source import Source
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, Statement
 from bridge.protocol import requests as ask
-from bridge.protocol.batch import Listed, listed
+from bridge.protocol.events import Listed, listed
 from bridge.protocol.facts import Ledger, Mode, TargetFacts
 from bridge.stream.guard import FailureGuard
 from bridge.stream.prepared import PlannedBatch, encode, take_refused

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 
 from bridge.errors import Fenced, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
-from bridge.planning.fold import arrange
-from bridge.planning.plan import DeadLetter, Write
+from bridge.planning.plan import DeadLetter, Write, arrange
 from bridge.planning.rows import META
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-from bridge.protocol.batch import Seqs
+from bridge.protocol.events import Seqs, Snapshot
 from bridge.protocol.facts import Ledger
-from bridge.protocol.position import Snapshot
 from bridge.stream.guard import FailureGuard, Unit
 from bridge.stream.prepared import PlannedBatch, lightened, outcomes_of, places
 from bridge.stream.refusal import attempt, cause_of, structure, unmapped

@@ -12,8 +12,8 @@ from bridge.demo.cluster import Cluster
 from bridge.errors import Fenced, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.source import Source
+from bridge.protocol.events import NOTHING, Snapshot
 from bridge.protocol.facts import Registration
-from bridge.protocol.position import NOTHING, Snapshot
 from tests.faults.world import STREAM, World, until
 from tests.support.servers import Database
 from tests.support.truth import conservation

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError, Fenced, StandBy, Verdict
-from bridge.protocol.batch import Listed
+from bridge.protocol.events import Listed
 from bridge.protocol.facts import Ledger, Mode
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from bridge.protocol import batch, preflight, requests, session
-from bridge.protocol.position import ZERO, Lsn, Snapshot
+from bridge.protocol import events, preflight, requests, session
+from bridge.protocol.events import ZERO, Lsn, Snapshot
 from tests.model import faults
 from tests.model import target as target_module
 from tests.model.target import Target
@@ -79,8 +79,8 @@ def confirms_before_the_commit() -> list[Patch]:
 
     def early(self: Any, batch: Any, *, inside: bool) -> Any:
         answer = yield from take(self, batch, inside=inside)
-        if batch.events and batch.whole:
-            yield from session.ask(requests.Confirm(batch.end_lsn))
+        if events.events and events.whole:
+            yield from session.ask(requests.Confirm(events.end_lsn))
         return answer
 
     return [(Life, "take", early)]
@@ -91,7 +91,7 @@ def takes_commit_lsn_for_end_lsn() -> list[Patch]:
     take = Life.take
 
     def early(self: Any, batch: Any, *, inside: bool) -> Any:
-        moved = replace(batch, end_lsn=Lsn(batch.end_lsn - 16)) if batch.whole and batch.events else batch
+        moved = replace(batch, end_lsn=Lsn(events.end_lsn - 16)) if events.whole and events.events else batch
         return (yield from take(self, moved, inside=inside))
 
     return [(Life, "take", early)]
@@ -136,7 +136,7 @@ def writes_the_ledger_in_its_own_transaction() -> list[Patch]:
         yield from session.ask(requests.Prepare(batch))
         yield from self.settle()
         yield from session.ask(requests.Apply(batch, self.ledger, self.ledger))
-        if batch.whole:
+        if events.whole:
             yield from session.ask(requests.Settle())
             yield from self.save(after, thin=thin)
 
@@ -202,7 +202,7 @@ def empties_applied() -> list[Patch]:
 
 @mutant
 def skips_nothing_that_is_listed() -> list[Patch]:
-    return [(batch.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
+    return [(events.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
 
 
 @mutant
@@ -212,7 +212,7 @@ def takes_a_part_of_a_transaction_for_the_whole() -> list[Patch]:
     def has(self: Any, event: Any) -> bool:
         return self.floor.shows(int(event.xid)) or int(event.xid) in self.listed
 
-    return [(batch.Done, "_has", has)]
+    return [(events.Done, "_has", has)]
 
 
 @mutant

@@ -10,8 +10,8 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from bridge.protocol.events import Lsn, Snapshot
 from bridge.protocol.facts import Pruned, Registration
-from bridge.protocol.position import Lsn, Snapshot
 
 
 class Row(NamedTuple):

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bridge.errors import Fenced, Retry
-from bridge.protocol.batch import Event, Listed, Seqs, listed
+from bridge.protocol.events import Event, Listed, Lsn, Seqs, Snapshot, listed
 from bridge.protocol.facts import Ledger
-from bridge.protocol.position import Lsn, Snapshot
 from bridge.protocol.requests import Apply
 
 

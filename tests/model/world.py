@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from bridge.errors import BridgeError, Fenced, Retry
 from bridge.protocol import requests, session
-from bridge.protocol.batch import Batch, Event, Listed
+from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot
 from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SlotFacts, SourceFacts, TargetFacts
-from bridge.protocol.position import Lsn, Snapshot
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import MissingRows, Observation, Received, Request
 from tests.model import checks

@@ -10,7 +10,7 @@ PREFLIGHT = "bridge/protocol/preflight.py"
 LEDGER = "bridge/postgres/ledger.py"
 TRANSACTION = "bridge/stream/transaction.py"
 SAVEPOINT = "bridge/stream/refusal.py"
-FOLD = "bridge/planning/fold.py"
+FOLD = "bridge/planning/plan.py"
 
 WALKS = "tests/model/test_walks.py"
 FOLDING = "tests/unit/pipeline/test_fold.py"

@@ -16,9 +16,8 @@ from bridge.postgres import wire
 from bridge.postgres.outbox import MissingReader, Outbox
 from bridge.postgres.source import Source, connect_source
 from bridge.postgres.target import BEGIN, COMMIT, Refused, ResultRows, Statement, TargetLink
-from bridge.protocol.batch import Seqs
+from bridge.protocol.events import Lsn, Seqs, Snapshot
 from bridge.protocol.facts import Ledger
-from bridge.protocol.position import Lsn, Snapshot
 from bridge.protocol.requests import ReadMissing
 from tests.faults.world import World, until
 from tests.support import truth

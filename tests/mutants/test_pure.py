@@ -6,8 +6,8 @@ from dataclasses import replace
 from struct import pack
 
 from bridge.errors import Halt
+from bridge.protocol.events import Lsn, Snapshot
 from bridge.protocol.facts import Ledger, Mode, Registration, SlotFacts, SourceFacts
-from bridge.protocol.position import Lsn, Snapshot
 from bridge.protocol.preflight import judge
 from bridge.stream.decode import Decoder
 from tests.unit.test_pgoutput import NAMES, begin, commit, event, insert, relation

@@ -20,7 +20,7 @@ from bridge.postgres.schema import publication_sql
 from bridge.postgres.source import require_outbox
 from bridge.postgres.target import BEGIN, ROLLBACK, Statement, TargetLink
 from bridge.postgres.write import write_statement
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from tests.support.servers import Database
 
 NASTY = [

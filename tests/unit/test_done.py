@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.protocol.batch import Batch, Done, Event, Seqs, listed
-from bridge.protocol.position import NOTHING, Lsn, Snapshot
+from bridge.protocol.events import NOTHING, Batch, Done, Event, Lsn, Seqs, Snapshot, listed
 
 
 @given(st.sets(st.integers(-5, 30)))

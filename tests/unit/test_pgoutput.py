@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import Halt
-from bridge.protocol.batch import Batch, Event
+from bridge.protocol.events import Batch, Event
 from bridge.stream.decode import Decoder
 
 OID = 16400

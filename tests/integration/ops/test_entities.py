@@ -12,7 +12,7 @@ import pytest
 
 from bridge.planning.entity import Keep, folded
 from bridge.postgres.entities import EntityStore
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from tests.integration.ops.conftest import Commands, letters, rows, until
 from tests.support.bridge_process import BridgeProcess
 from tests.support.customer import make_target

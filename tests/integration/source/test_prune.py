@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from bridge.protocol.position import NOTHING, parse_snapshot
+from bridge.protocol.events import NOTHING, parse_snapshot
 from bridge.repair import prune as module
 from bridge.repair.prune import PruneResult, prune
 from tests.integration.source.conftest import until

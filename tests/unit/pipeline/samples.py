@@ -21,7 +21,7 @@ from bridge.planning.spec import (
     TableSpec,
 )
 from bridge.planning.steps import Answer
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 CONTRACT = ContractSpec(
     "usage.limit_reached",

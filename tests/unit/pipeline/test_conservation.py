@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge.planning.plan import Column
 from bridge.planning.spec import BranchSpec, FilterSpec, RedactSpec, SetSpec, TableSpec
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import (
     BRANCHES,
     CUSTOMER,

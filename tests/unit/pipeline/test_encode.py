@@ -6,7 +6,7 @@ import pytest
 
 from bridge.planning.plan import Column, Planned, TableShape, Write
 from bridge.planning.spec import TableSpec
-from bridge.protocol.batch import Batch, Event
+from bridge.protocol.events import Batch, Event
 from bridge.stream.prepared import encode
 
 SHAPE = TableShape("s", "t", {"id": Column("id", "text", "text"), "n": Column("n", "integer", "other")})

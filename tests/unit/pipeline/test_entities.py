@@ -12,7 +12,7 @@ import pytest
 from bridge.planning.entity import EntityRow, Keep, folded
 from bridge.planning.pipeline import entity_units
 from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, UpsertSpec
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import CUSTOMER, USAGE, event, pipeline, plan, planner, records
 
 KEPT = EnrichSpec("customer", "$event.customer_id", "source", "select 1", kept="customer")

@@ -1,7 +1,8 @@
-"""One outbox row, the batch it travels in, and which rows of a batch are applied already (invariant I6).
+"""Events, the batches they travel in, and a stream's positions between them: LSN, snapshot, what is applied.
 
-Values are the bytes that Postgres prints (text format), untouched: most of them go into the target as they came,
-so nothing is decoded before somebody asks.
+An event's values are the bytes that Postgres prints (text format), untouched: most of them go into the target as they
+came, so nothing is decoded before somebody asks. An LSN is a position within one slot's life, a snapshot outside of
+it. `Done` says which rows must not be applied again (invariant I6).
 """
 
 from __future__ import annotations
@@ -11,9 +12,68 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, NewType
 
-from bridge.protocol.position import ZERO, Lsn, Snapshot
+Lsn = NewType("Lsn", int)
+
+ZERO = Lsn(0)
+
+
+def parse_lsn(text: str) -> Lsn:
+    """'16/B374D848' (PostgreSQL manual, 8.20 pg_lsn Type) to an integer."""
+    high, low = text.split("/")
+    return Lsn((int(high, 16) << 32) | int(low, 16))
+
+
+def format_lsn(lsn: int) -> str:
+    """The form that Postgres prints."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`xmin:xmax:xip,...` as pg_current_snapshot() prints it (PostgreSQL manual, 9.27.7).
+
+    An xid is shown (visible, if it committed) when it is below xmin, or below xmax and not in xip.
+    """
+
+    xmin: int
+    xmax: int
+    xip: frozenset[int] = frozenset()
+
+    def shows(self, xid: int) -> bool:
+        """True when this snapshot sees what `xid` did, provided it committed."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
+
+    def __str__(self) -> str:
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
+
+
+NOTHING = Snapshot(3, 3)
+"""Shows no transaction (FirstNormalTransactionId is 3): the floor of a stream from the earliest row."""
+
+
+def parse_snapshot(text: str) -> Snapshot:
+    """Parse the text form. Inside a slot's exported snapshot Postgres can print xmin > xmax, which
+    pg_snapshot's own input refuses; the meaning is xmax := xmin (seen on 15 and 18)."""
+    xmin, xmax, xip = text.split(":")
+    low, high = int(xmin), int(xmax)
+    return Snapshot(low, max(low, high), frozenset(int(x) for x in xip.split(",") if x))
+
+
+def intersection(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Shows what every one of them shows; of at least one snapshot."""
+    every = list(snapshots)
+    xmax = min(each.xmax for each in every)
+    hidden = frozenset(x for each in every for x in each.xip if x < xmax)
+    return Snapshot(min(hidden, default=xmax), xmax, hidden)
+
+
+def union(one: Snapshot, other: Snapshot) -> Snapshot:
+    """Shows what either of them shows."""
+    xmax = max(one.xmax, other.xmax)
+    hidden = frozenset(x for x in one.xip | other.xip if not one.shows(x) and not other.shows(x) and x < xmax)
+    return Snapshot(min(hidden, default=xmax), xmax, hidden)
 
 
 class Event(NamedTuple):
