@@ -24,10 +24,9 @@ from bridge.daemon import serve_ingress
 from bridge.demo.servers import Cluster, Workspace
 from bridge.ingress import store
 from bridge.ingress.app import Ingress
-from bridge.ingress.keys import Keys
-from bridge.ingress.settings import Settings
+from bridge.ingress.settings import IngressSettings, Keys
 from bridge.ingress.store import Item
-from bridge.ingress.writer import Outcome
+from bridge.ingress.writer import StoreOutcome
 from bridge.observe.server import bind
 from bridge.postgres.schema import source_sql
 
@@ -50,7 +49,7 @@ class OneByOne:
             dsn, min_size=CLIENTS, max_size=CLIENTS, open=False, kwargs={"autocommit": True}
         )
 
-    async def put(self, items: list[Item]) -> list[Outcome]:
+    async def put(self, items: list[Item]) -> list[StoreOutcome]:
         [item] = items
         async with self.pool.connection() as connection:
             cursor = await connection.execute(
@@ -72,7 +71,7 @@ def serve_side(dsn: str, listening: socket.socket, gathered: bool, seconds: floa
     """Serve for the length of the measurement."""
 
     async def main() -> None:
-        settings = Settings(Keys(["k"]), 1 << 20, {}, (), {}, {})
+        settings = IngressSettings(Keys(["k"]), 1 << 20, {}, (), {}, {})
         ingress = Ingress(settings, dsn, count=lambda *_: None, failed=print, works=lambda: None)
         if not gathered:
             ingress.writer = OneByOne(dsn)  # type: ignore[assignment]

@@ -14,24 +14,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from bridge.apply.stream_plan import StreamPlan
-from bridge.apply.upkeep import Upkeep
-from bridge.apply.worker import Worker
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.backlog import watch_backlog
-from bridge.observe.deliveries import DispatchWatch
 from bridge.observe.metrics import Metrics
 from bridge.observe.server import bind, serve
 from bridge.observe.state import Health, StreamState
-from bridge.observe.watch import StreamWatch
+from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.plans import dispatch_plans, stream_plans
+from bridge.repair.upkeep import Upkeep
+from bridge.stream.spec import StreamSpec
+from bridge.stream.worker import Worker
 
 if TYPE_CHECKING:  # only a configuration that has an ingress, or sinks, pays for their libraries
-    from bridge.dispatch.supervisor import Dispatchers
+    from bridge.dispatch.dispatcher import Dispatchers
     from bridge.ingress.app import Ingress
-    from bridge.ingress.settings import Settings
+    from bridge.ingress.settings import IngressSettings
 
 GRACE_SECONDS = 20.0
 """How long a SIGTERM waits for what is in flight; what has not settled then is rolled back by its end."""
@@ -119,16 +118,16 @@ class Daemon:
         """Send the deliveries of this configuration, from now on."""
         plans = dispatch_plans(config)
         if plans and self._dispatchers is None:
-            from bridge.dispatch.supervisor import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
+            from bridge.dispatch.dispatcher import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
 
             self._dispatchers = Dispatchers(DispatchWatch(self._metrics))
         if self._dispatchers is not None:
             self._dispatchers.use(plans)
 
-    def _plans(self) -> list[StreamPlan]:
+    def _plans(self) -> list[StreamSpec]:
         return [worker.plan for worker in self._workers.values()]
 
-    def _start(self, plan: StreamPlan) -> None:
+    def _start(self, plan: StreamSpec) -> None:
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
@@ -206,7 +205,7 @@ class Daemon:
         self._log.info("reloaded", streams=list(plans))
 
 
-def _ingress_settings(config: Config) -> Settings | None:
+def _ingress_settings(config: Config) -> IngressSettings | None:
     """Raises ConfigError for what the ingress cannot take."""
     if config.ingress is None:
         return None

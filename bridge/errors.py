@@ -1,8 +1,7 @@
-"""Every error the bridge raises on purpose, and what follows from it.
+"""Every error has a verdict, a reason and a hint; the policy for SQLSTATEs stands here and nowhere else.
 
-An error carries a verdict (what the stream does about it), a reason (the word that stands on /readyz,
-in the `halted` metric and in the docs) and a hint: the command or SQL that mends it. The docstring of
-a class is its message unless one is given. Policy for SQLSTATEs a server sends is in `verdict_of`.
+Two families. A BridgeError ends a session of a stream: its verdict says whether to retry, halt, stand by or end.
+A UnitFailure costs one unit: it is raised while a batch is planned and becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -103,3 +102,56 @@ def verdict_of(sqlstate: str | None) -> Verdict | None:
     if sqlstate[:2] in _HALT_CLASSES:
         return Verdict.HALT
     return None
+
+
+class UnitFailure(Exception):
+    """One event cannot go on: `code` of the dead letter, `cause` in words without values of the event."""
+
+    code = "planning"
+
+    def __init__(self, cause: str, *, retry_for_seconds: float | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.retry_for_seconds = retry_for_seconds
+
+
+class PayloadFailure(UnitFailure):
+    """The payload is not a JSON document that can be read."""
+
+    code = "payload"
+
+
+class TooLarge(UnitFailure):
+    """The payload is larger than source.max_payload; the dead letter refers to the outbox row."""
+
+    code = "too_large"
+
+
+class ContractFailure(UnitFailure):
+    """The event breaks its contract."""
+
+    code = "contract"
+
+
+class ExpressionFailure(UnitFailure):
+    """An expression or a template has no value for this event."""
+
+    code = "expression"
+
+
+class MissingEntity(UnitFailure):
+    """Enrichment found no row for this event's key."""
+
+    code = "missing_entity"
+
+
+class EntityFailure(UnitFailure):
+    """The event does not say which entity it is about."""
+
+    code = "entity"
+
+
+class Unmatched(UnitFailure):
+    """No pipeline and no contract takes this type of event."""
+
+    code = "unmatched"

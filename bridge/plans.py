@@ -8,25 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bridge.apply.stream_plan import StreamPlan
 from bridge.config.connection import PostgresConnection
 from bridge.config.model import Config
+from bridge.config.pipeline import table_names
 from bridge.config.specs import contract_specs, pipeline_specs
-from bridge.config.table import table_names
-from bridge.core.compiled import entity_units
-from bridge.core.event import Event
-from bridge.core.pipeline import Planner
-from bridge.core.source import classify
-from bridge.core.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
-from bridge.dispatch.plan import DispatchPlan, LanePlan
+from bridge.dispatch.schedule import DispatchSpec, LaneSpec
 from bridge.errors import ConfigError
+from bridge.planning.pipeline import entity_units
+from bridge.planning.planner import Planner
+from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.values import classify
 from bridge.postgres.outbox import Outbox
+from bridge.protocol.events import Event
 from bridge.sinks.model import SinkConnection
+from bridge.stream.spec import StreamSpec
 
 SOURCE = "source"
 
 
-def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPlan]:
+def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamSpec]:
     """One plan a target database, in the order of the configuration."""
     targets = {
         name: connection.dsn
@@ -43,7 +43,7 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
     start = str(source.start)
     check_compiles(pipelines, contract_specs(config))
     return [
-        StreamPlan(
+        StreamSpec(
             stream=f"{source.slot}_{name}",
             connection=name,
             publication=source.slot,
@@ -92,7 +92,7 @@ def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, Co
             ) from None
 
 
-def dispatch_plans(config: Config) -> list[DispatchPlan]:
+def dispatch_plans(config: Config) -> list[DispatchSpec]:
     """One plan a ledger that has deliveries, in the order of the configuration."""
     plans = []
     for stream in stream_plans(config):
@@ -103,15 +103,15 @@ def dispatch_plans(config: Config) -> list[DispatchPlan]:
             if isinstance(spec, SinkSpec) and (pipeline.name, name) in stream.sinks
         ]
         if lanes:
-            plans.append(DispatchPlan(stream.stream, stream.target_dsn, lanes))
+            plans.append(DispatchSpec(stream.stream, stream.target_dsn, lanes))
     return plans
 
 
-def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LanePlan:
+def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
     sink = config.connections[spec.connection]
     if not isinstance(sink, SinkConnection):
         raise ConfigError(f"{spec.connection} is no sink")
-    return LanePlan(
+    return LaneSpec(
         pipeline, spec.name, spec.connection, sink, max_age=spec.max_age_seconds, timeout=spec.timeout_seconds
     )
 

@@ -12,7 +12,7 @@ from bridge.config.model import Config
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 if TYPE_CHECKING:
-    from bridge.apply.stream_plan import StreamPlan
+    from bridge.stream.spec import StreamSpec
 
 OUTBOX = "outbox.event"
 _MENDS = {  # by SQLSTATE
@@ -84,7 +84,7 @@ def need_own_outbox(config: Config, *, command: str) -> None:
 
 
 @contextmanager
-def connect_ledger(plan: StreamPlan, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+def connect_ledger(plan: StreamSpec, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to a stream's target, with an empty search_path. Raises CannotConnect."""
     from bridge.postgres.catalog import connect_target  # noqa: PLC0415  most commands need none
 

@@ -17,9 +17,9 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.apply.dead import Outcome
-    from bridge.apply.stream_plan import StreamPlan
     from bridge.postgres.dead_letters import Choice
+    from bridge.repair.dead import RetryOutcome
+    from bridge.stream.spec import StreamSpec
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -58,7 +58,7 @@ def _choice(ids: tuple[str, ...], pipeline: str | None, cause: str | None, every
 
 
 @contextmanager
-def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamPlan, psycopg.Connection]]]:
+def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamSpec, psycopg.Connection]]]:
     """Each stream with a connection to its target; errors as the command line tells them."""
     from contextlib import ExitStack  # noqa: PLC0415
 
@@ -154,11 +154,11 @@ def retry(
 
     With --dry-run it is done and rolled back.
     """
-    from bridge.apply.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.dead_letters import choose  # noqa: PLC0415
+    from bridge.repair.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
 
     choice = _choice(ids, pipeline, cause, everything)
-    outcomes: list[Outcome] = []
+    outcomes: list[RetryOutcome] = []
     with _ledgers(config_path, "dead retry") as ledgers:
         for plan, connection in ledgers:
             chosen = choose(connection, plan.stream, choice)
@@ -169,7 +169,7 @@ def retry(
     sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
 
 
-def _tell(outcomes: list[Outcome], *, dry_run: bool, as_json: bool) -> None:
+def _tell(outcomes: list[RetryOutcome], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         rows = [{"id": one.id, "result": one.result, "code": one.code, "why": one.why} for one in outcomes]
         click.echo(json.dumps({"dry_run": dry_run, "letters": rows}, indent=2))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.moment import Moment
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import Moment, config_option, read_config
 
 
 @click.command()

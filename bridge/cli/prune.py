@@ -15,8 +15,8 @@ from bridge.cli.options import config_option, read_config
 def prune(config_path: Path, dry_run: bool) -> None:
     """Delete delivered events older than source.retention. `bridge run` does it by itself."""
     from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415  (loads psycopg)
-    from bridge.postgres.prune import prune as prune_outbox  # noqa: PLC0415
-    from bridge.postgres.suppressed import fold  # noqa: PLC0415
+    from bridge.postgres.outbox import fold  # noqa: PLC0415
+    from bridge.repair.prune import prune as prune_outbox  # noqa: PLC0415
 
     config = read_config(config_path)
     need_own_outbox(config, command="prune")

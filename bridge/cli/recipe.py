@@ -9,10 +9,8 @@ from pathlib import Path
 import rich_click as click
 
 from bridge.cli.options import config_option
-from bridge.config.addition import add_to
+from bridge.config.recipe import add_to, recipes, recipes_page
 from bridge.config.recipe import recipe as recipe_of
-from bridge.config.recipe import recipes
-from bridge.config.recipe_page import recipes_page
 from bridge.errors import ConfigError
 
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from bridge.cli.moment import Moment
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import Moment, config_option, read_config
 from bridge.errors import BridgeError, ConfigError
 
 if TYPE_CHECKING:
-    from bridge.apply.stream_plan import StreamPlan
+    from bridge.stream.spec import StreamSpec
 
 
 class Beginning(Moment):
@@ -84,7 +83,7 @@ def recover(
     config = read_config(config_path)
     from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import stream_plans  # noqa: PLC0415
-    from bridge.postgres import recover as choices  # noqa: PLC0415
+    from bridge.repair import recover as choices  # noqa: PLC0415
 
     plan = _chosen(stream_plans(config), stream)
     lacking = {"earliest": "xid", "now": None}.get(str(since), "occurred_at")
@@ -123,7 +122,7 @@ def recover(
     click.echo(said)
 
 
-def _chosen(plans: list[StreamPlan], stream: str | None) -> StreamPlan:
+def _chosen(plans: list[StreamSpec], stream: str | None) -> StreamSpec:
     found = [plan for plan in plans if stream in (None, plan.stream)]
     if len(found) == 1:
         return found[0]

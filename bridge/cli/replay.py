@@ -8,8 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.moment import Moment
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import Moment, config_option, read_config
 
 
 @click.command()
@@ -43,12 +42,12 @@ def replay(
     """
     import psycopg  # noqa: PLC0415  `bridge --help` must not import everything
 
-    from bridge.apply.replay import replay as again  # noqa: PLC0415
-    from bridge.apply.replay_order import Order, find  # noqa: PLC0415
     from bridge.errors import BridgeError, CannotConnect  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres import wire  # noqa: PLC0415
     from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
+    from bridge.repair.history import Order, find  # noqa: PLC0415
+    from bridge.repair.replay import replay as again  # noqa: PLC0415
 
     plan, pipeline, spec = find(stream_plans(read_config(config_path)), destination)
     times = f"{since.isoformat()}/{until.isoformat() if until else ''}"

@@ -14,9 +14,8 @@ from bridge import __version__
 from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
-    from bridge.apply.stream_plan import StreamPlan
-    from bridge.config.model import Config
-    from bridge.config.server import Admin
+    from bridge.config.model import Admin, Config
+    from bridge.stream.spec import StreamSpec
 
 _SECONDS = 4.0
 _TYPES_TOLD = 10
@@ -78,7 +77,7 @@ def ask(admin: Admin) -> dict[str, Any] | None:
     return {"running": True, **state} if ours else None
 
 
-def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
+def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
@@ -118,14 +117,14 @@ def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
     }
 
 
-def _stream(plan: StreamPlan, target: Any) -> dict[str, Any]:
+def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     """One stream as its ledger and the source tell it."""
     import psycopg  # noqa: PLC0415
 
     from bridge.errors import CannotConnect  # noqa: PLC0415
     from bridge.postgres import progress  # noqa: PLC0415
+    from bridge.postgres.outbox import suppressed  # noqa: PLC0415
     from bridge.postgres.source import connect_source, require_outbox  # noqa: PLC0415
-    from bridge.postgres.suppressed import suppressed  # noqa: PLC0415
 
     row = progress.checkpoint(target, plan.stream)
     applied = progress.listed(target, plan.stream)

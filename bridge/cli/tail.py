@@ -16,8 +16,8 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.apply.stream_plan import StreamPlan
-    from bridge.core.event import Event
+    from bridge.protocol.events import Event
+    from bridge.stream.spec import StreamSpec
 
 _WINDOW = 500  # newest events looked at each time
 _SECONDS = 0.5
@@ -69,7 +69,7 @@ def _line(event: Event, fate: str, *, values: bool) -> str:
 class Tail:
     """Remembers what was told of each event; `news` says what is new or has changed."""
 
-    def __init__(self, plans: list[StreamPlan], source: psycopg.Connection, pipeline: str | None) -> None:
+    def __init__(self, plans: list[StreamSpec], source: psycopg.Connection, pipeline: str | None) -> None:
         self.targets: dict[str, psycopg.Connection] = {}
         self._plans = plans
         self._source = source
@@ -80,7 +80,7 @@ class Tail:
 
     def news(self, limit: int) -> Iterator[tuple[Event, str]]:
         """(event, what became of it), at most of the newest `limit`."""
-        from bridge.postgres.journey import newest  # noqa: PLC0415
+        from bridge.postgres.progress import newest  # noqa: PLC0415
 
         events = [one for one in newest(self._source, self._plans[0].outbox, _WINDOW) if self._wanted(one)]
         fates = self._fates(events)
@@ -100,8 +100,8 @@ class Tail:
         return self._every or any(fnmatchcase(kind, one) for spec in self._pipelines for one in spec.events)
 
     def _fates(self, events: list[Event]) -> dict[bytes, str]:
-        from bridge.core.plan import unit_id  # noqa: PLC0415
-        from bridge.postgres.journey import Applied, letters  # noqa: PLC0415
+        from bridge.planning.plan import unit_id  # noqa: PLC0415
+        from bridge.postgres.progress import Applied, letters  # noqa: PLC0415
 
         words: dict[bytes, list[str]] = {event.id: [] for event in events}
         for plan in self._plans:

@@ -8,7 +8,7 @@ from pathlib import Path
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
-from bridge.config.trial import run_cases
+from bridge.config.testing import run_cases
 
 
 @click.command()

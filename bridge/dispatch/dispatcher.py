@@ -1,4 +1,7 @@
-"""One ledger's dispatcher: hold its place, wake the lanes, tidy up, and begin anew after every fault."""
+"""The dispatchers of a process: each holds one ledger's place, wakes its lanes, tidies up, begins anew after a fault.
+
+They share one HTTP client and one pacer.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,17 @@ import contextlib
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 import psycopg
 
-from bridge.core.delivery import Pacer
 from bridge.dispatch.lane import Lane
-from bridge.dispatch.plan import DispatchPlan, DispatchWatcher
+from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
+from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
-from bridge.postgres import dispatcher as place
 from bridge.postgres.safe_error import safe_message
+from bridge.sinks.http import HttpClient
 from bridge.sinks.model import Http
 
 POLL_SECONDS = 0.25
@@ -36,7 +40,7 @@ class _PlaceLost(Exception):
 class Dispatcher:
     """Sends one stream's deliveries until told to stop."""
 
-    def __init__(self, plan: DispatchPlan, http: Http, pacer: Pacer, watcher: DispatchWatcher) -> None:
+    def __init__(self, plan: DispatchSpec, http: Http, pacer: Pacer, watcher: DispatchWatcher) -> None:
         self.plan = plan
         self._http = http
         self._pacer = pacer
@@ -67,7 +71,7 @@ class Dispatcher:
             except _PlaceLost:
                 self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
 
-    async def _session(self, connection: place.Connection) -> None:
+    async def _session(self, connection: place.AsyncLink) -> None:
         epoch = await self._place(connection)
         if epoch is None:
             return
@@ -103,7 +107,7 @@ class Dispatcher:
             raise group.exceptions[0] from None
         await place.let_go(connection, self.plan.stream, epoch, claimed)
 
-    async def _place(self, connection: place.Connection) -> int | None:
+    async def _place(self, connection: place.AsyncLink) -> int | None:
         """Wait for the place; None: told to stop."""
         while not self._stop.is_set():
             epoch = await place.hold(connection, self.plan.stream, self._holder)
@@ -116,7 +120,7 @@ class Dispatcher:
             await self._sleep(_STAND_BY_SECONDS)
         return None
 
-    async def _wake(self, connection: place.Connection, lanes: Sequence[Lane]) -> None:
+    async def _wake(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
         """Ask what is due, every POLL_SECONDS and at every nudge, until told to stop."""
         names = [lane.plan.name for lane in lanes]
         while not self._stop.is_set():
@@ -128,13 +132,13 @@ class Dispatcher:
         for lane in lanes:
             lane.wake()
 
-    async def _renew(self, connection: place.Connection, epoch: int) -> None:
+    async def _renew(self, connection: place.AsyncLink, epoch: int) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             if not await place.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 
-    async def _tidy(self, connection: place.Connection, lanes: Sequence[Lane]) -> None:
+    async def _tidy(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
         """Expire what nobody could send, prune what is long settled; small batches with air between."""
         while True:
             for lane in lanes:
@@ -174,3 +178,61 @@ def _told(error: psycopg.Error | OSError) -> BridgeError:
         reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
         hint="the grants at the end of `bridge schema target` are what the dispatcher needs; it tries again by itself",
     )
+
+
+class Dispatchers:
+    """Starts, restarts and stops. Everything but `nudge` is called in the loop."""
+
+    def __init__(self, watcher: DispatchWatcher) -> None:
+        self._watcher = watcher
+        self._loop = asyncio.get_running_loop()
+        self._http = HttpClient()
+        self._pacer = Pacer()
+        self._running: dict[str, tuple[Dispatcher, asyncio.Task[None]]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def use(self, plans: Sequence[DispatchSpec]) -> None:
+        """Run these: what has changed begins anew, once the old one has settled what it had claimed."""
+        wanted = {plan.stream: plan for plan in plans}
+        for stream in [*self._running]:
+            if wanted.get(stream) != self._running[stream][0].plan:
+                dispatcher, task = self._running.pop(stream)
+                dispatcher.stop()
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+        for stream, plan in wanted.items():
+            if stream not in self._running:
+                dispatcher = Dispatcher(plan, self._http, self._pacer, self._watcher)
+                task = self._loop.create_task(dispatcher.run(), name=f"dispatch {stream}")
+                task.add_done_callback(partial(self._ended, stream))
+                self._running[stream] = dispatcher, task
+
+    def _ended(self, stream: str, task: asyncio.Task[None]) -> None:
+        """A dispatcher ends only when told to; a defect is told and the others go on."""
+        if not task.cancelled() and task.exception() is not None:
+            self._watcher.log("error", "defect", stream=stream, error=type(task.exception()).__name__)
+            running = self._running.pop(stream, None)
+            if running is not None:
+                self._loop.call_later(5.0, self._again, running[0].plan)
+
+    def _again(self, plan: DispatchSpec) -> None:
+        if not self._loop.is_closed() and plan.stream not in self._running:
+            self.use([*(running.plan for running, _ in self._running.values()), plan])
+
+    def nudge(self, stream: str) -> None:
+        """A stream committed deliveries. Called from its thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._nudge, stream)
+
+    def _nudge(self, stream: str) -> None:
+        if stream in self._running:
+            self._running[stream][0].nudge()
+
+    async def stop(self) -> None:
+        """Settle what was claimed, end, and close the client."""
+        tasks = [task for _, task in self._running.values()]
+        for dispatcher, _ in self._running.values():
+            dispatcher.stop()
+        if pending := {*tasks, *self._leaving}:
+            await asyncio.wait(pending)
+        await self._http.close()

@@ -10,12 +10,11 @@ import contextlib
 import secrets
 from typing import Any
 
-from bridge.core.delivery import Breaker, Pacer, backoff
-from bridge.dispatch.plan import DispatchWatcher, LanePlan
+from bridge.dispatch.schedule import Breaker, DispatchWatcher, LaneSpec, Pacer, backoff
 from bridge.failpoints import hit
 from bridge.postgres import delivery as queue
-from bridge.postgres.dispatcher import Connection
-from bridge.sinks.model import Delivery, Http, Outcome, SendError, Wire
+from bridge.postgres.delivery import AsyncLink
+from bridge.sinks.model import Delivery, Http, SendError, SendOutcome, Wire
 
 CAPACITY = 16
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
@@ -29,11 +28,11 @@ class Lane:
 
     def __init__(
         self,
-        plan: LanePlan,
+        plan: LaneSpec,
         *,
         stream: str,
         epoch: int,
-        connection: Connection,
+        connection: AsyncLink,
         http: Http,
         pacer: Pacer,
         watcher: DispatchWatcher,
@@ -144,7 +143,7 @@ class Lane:
             began = self._loop.time()
             if claimed.expires_in <= 0:
                 cause = "it waited longer than the destination's max_age"
-                outcome = Outcome("dead", "expired", cause, blame="message")
+                outcome = SendOutcome("dead", "expired", cause, blame="message")
             else:
                 if not await self._take_place(delivery):
                     return
@@ -176,7 +175,7 @@ class Lane:
         await asyncio.sleep(wait)
         return True
 
-    async def _attempt(self, delivery: Delivery) -> Outcome:
+    async def _attempt(self, delivery: Delivery) -> SendOutcome:
         try:
             async with asyncio.timeout(self.plan.timeout + _MARGIN_SECONDS / 2):
                 return await self.plan.sink.send(delivery, self._wire)
@@ -184,15 +183,15 @@ class Lane:
             return error.outcome
         except TimeoutError:
             cause = f"no answer within {self.plan.timeout:g} s"
-            return Outcome("retry", "timeout", cause, blame="destination")
+            return SendOutcome("retry", "timeout", cause, blame="destination")
         except Exception as error:
             # A defect of a sink must not stop its neighbours; the text of an unknown error can hold values.
             self._log("error", "defect", delivery, error=type(error).__name__)
-            return Outcome(
+            return SendOutcome(
                 "retry", "internal_error", f"a defect: {type(error).__name__}", blame="destination"
             )
 
-    async def _settle(self, claimed: queue.Claimed, outcome: Outcome, seconds: float) -> None:
+    async def _settle(self, claimed: queue.Claimed, outcome: SendOutcome, seconds: float) -> None:
         left = claimed.expires_in - seconds
         last = left <= _LAST_SECONDS
         verdict = "dead" if outcome.verdict == "retry" and last else outcome.verdict
@@ -228,7 +227,7 @@ class Lane:
         self._settled.discard(identity)
         return ours
 
-    def _learn(self, outcome: Outcome) -> None:
+    def _learn(self, outcome: SendOutcome) -> None:
         """What an outcome says about the destination."""
         now = self._loop.time()
         if outcome.verdict == "sent" or outcome.blame == "message":

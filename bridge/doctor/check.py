@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Level = Literal["ok", "warn", "error"]
+Severity = Literal["ok", "warn", "error"]
 Kind = Literal["", "sql", "command", "config", "advice"]
 
 
@@ -18,7 +18,7 @@ class Check:
     change of bridge.yaml) or `advice`. unreachable: the server could not be asked.
     """
 
-    level: Level
+    level: Severity
     where: str
     check: str
     message: str

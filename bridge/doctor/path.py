@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from bridge.doctor.check import Check, ok
-from bridge.sinks.address import Guard
+from bridge.sinks.model import AddressGuard
 
 SECONDS = 5.0
 """How long an address may take to answer, and a TLS handshake."""
@@ -26,7 +26,7 @@ class Place:
 
     host: str
     port: int
-    guard: Guard | None = None
+    guard: AddressGuard | None = None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

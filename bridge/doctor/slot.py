@@ -7,14 +7,14 @@ from typing import Any
 
 import psycopg
 
-from bridge.apply.stream_plan import StreamPlan
 from bridge.doctor.check import Check, ok
 from bridge.postgres.progress import checkpoint, registered
+from bridge.stream.spec import StreamSpec
 
 _GIB = 1 << 30
 
 
-def current(plan: StreamPlan, ledger: dict[str, Any] | None) -> str:
+def current(plan: StreamSpec, ledger: dict[str, Any] | None) -> str:
     """The slot's name now, or that of the first one."""
     return f"{plan.stream}_{ledger['slot_incarnation'] if ledger and ledger['slot_incarnation'] else 1}"
 
@@ -28,7 +28,7 @@ def ledger_of(target: psycopg.Connection, stream: str) -> dict[str, Any] | None:
 
 
 def registry(
-    source: psycopg.Connection, target: psycopg.Connection, plan: StreamPlan, ledger: dict[str, Any] | None
+    source: psycopg.Connection, target: psycopg.Connection, plan: StreamSpec, ledger: dict[str, Any] | None
 ) -> Iterator[Check]:
     """Do source and target know the same stream?"""
     row = registered(source, plan.stream)
@@ -63,7 +63,7 @@ def registry(
         yield ok("source", "registry", f"stream {plan.stream} is registered for this target")
 
 
-def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Check]:
+def slot(source: psycopg.Connection, plan: StreamSpec, name: str) -> Iterator[Check]:
     """Is it usable, and how much WAL does it hold."""
     row = source.execute(
         "select plugin, database = current_database(), active, wal_status,"
@@ -133,7 +133,7 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
         yield ok("source", "slot", f"{name} is {reading} and holds {retained >> 20} MiB of WAL")
 
 
-def brakes(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
+def brakes(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     """The server's own limits for slots."""
     rows = source.execute(
         "select name, setting, setting::bigint * case unit when 'MB' then 1048576 else 1 end"

@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import psycopg
 
-from bridge.apply.stream_plan import StreamPlan
-from bridge.doctor.check import Check, Level, ok
+from bridge.doctor.check import Check, Severity, ok
+from bridge.stream.spec import StreamSpec
 
 _RESTART = "-- then restart the server"
 
 
-def settings(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
+def settings(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     """What capture needs of the server. Under `auto` its lack is no error: polling takes over."""
     row = source.execute(
         "select pg_is_in_recovery(), current_setting('wal_level'), current_setting('synchronous_commit'),"
@@ -44,7 +44,7 @@ def settings(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
     if plan.capture == "poll":
         yield ok("source", "capture", "capture is poll: no slot and no REPLICATION are needed")
         return
-    lacking: Level = "error" if plan.capture == "slot" else "warn"
+    lacking: Severity = "error" if plan.capture == "slot" else "warn"
     if level != "logical":
         yield Check(
             lacking,

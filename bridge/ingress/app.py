@@ -19,15 +19,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.errors import BridgeError
-from bridge.ingress.body import check_headers, read_body
-from bridge.ingress.keys import Keys
-from bridge.ingress.lines import read_lines, result_line
-from bridge.ingress.payload import hold_to_contract, read_payload
+from bridge.ingress.body import (
+    check_headers,
+    check_text,
+    hold_to_contract,
+    read_body,
+    read_lines,
+    read_payload,
+    result_line,
+)
 from bridge.ingress.problem import Refusal, unauthorized
-from bridge.ingress.settings import Settings
+from bridge.ingress.settings import IngressSettings, Keys
 from bridge.ingress.store import Item
-from bridge.ingress.text import check_text
-from bridge.ingress.writer import Outcome, Writer
+from bridge.ingress.writer import StoreOutcome, Writer
 from bridge.postgres.safe_error import safe_error
 
 PUBLIC_PATHS: frozenset[str] = frozenset()
@@ -47,7 +51,7 @@ class Ingress:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: IngressSettings,
         source_dsn: str,
         *,
         count: Count,
@@ -66,13 +70,13 @@ class Ingress:
             ],
             middleware=[
                 Middleware(Edge, count=count, webhooks=lambda: self.settings.webhooks),
-                Middleware(Guard, keys=lambda: self.settings.keys),
+                Middleware(KeyGuard, keys=lambda: self.settings.keys),
             ],
             exception_handlers={Refusal: _refused, 404: _no_route, 405: _no_route},
         )
         self.app.router.redirect_slashes = False  # would answer with an address made of the Host header
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: IngressSettings) -> None:
         """Keys, contracts, webhooks and limits from now on; requests under way keep theirs."""
         self.settings = settings
 
@@ -94,13 +98,13 @@ class Ingress:
         [outcome] = await self.writer.put([Item(event_type, body, key, idempotency_key)])
         return _answer(outcome)
 
-    async def _lines(self, request: Request, event_type: str, settings: Settings) -> Response:
+    async def _lines(self, request: Request, event_type: str, settings: IngressSettings) -> Response:
         body = await read_body(request.receive, settings.max_payload)
         found = read_lines(body, event_type, settings.contract(event_type))
         _take(settings, request.scope, len(found))
         items = [one for one in found if isinstance(one, Item)]
         stored = iter(await self.writer.put(items) if items else ())
-        outcomes: list[Outcome] = [next(stored) if isinstance(one, Item) else one for one in found]
+        outcomes: list[StoreOutcome] = [next(stored) if isinstance(one, Item) else one for one in found]
         text = b"".join(result_line(outcome) + b"\n" for outcome in outcomes)
         return Response(text, 200, media_type=_LINES.decode())
 
@@ -134,13 +138,13 @@ def _header(headers: Iterable[tuple[bytes, bytes]], name: str) -> str | None:
         raise Refusal(400, "malformed", f"{header} is not UTF-8 text", field=header) from None
 
 
-def _take(settings: Settings, scope: Scope, events: int) -> None:
+def _take(settings: IngressSettings, scope: Scope, events: int) -> None:
     wait = settings.keys.take(scope["bridge.key"], events)
     if wait:
         raise Refusal(429, "rate-limit", "this API key is over ingress.rate_limit", retry_after=wait)
 
 
-def _answer(outcome: Outcome) -> Response:
+def _answer(outcome: StoreOutcome) -> Response:
     if isinstance(outcome, Refusal):
         raise outcome
     if outcome.duplicate:
@@ -162,7 +166,7 @@ def _no_route(_: Request, error: Exception) -> Response:
     return response
 
 
-class Guard:
+class KeyGuard:
     """Lets a request with a live API key pass; a webhook's own signature is its own affair."""
 
     def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge import __version__
 from bridge.config.schema import contract_json_schema
-from bridge.core.spec import ContractSpec
+from bridge.planning.spec import ContractSpec
 
 _PROBLEM = {
     "type": "object",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from bridge.config.server import Webhook, standard_secret
+from bridge.config.model import Webhook, standard_secret
 
 
 class Signed(NamedTuple):

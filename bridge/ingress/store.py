@@ -17,7 +17,7 @@ from psycopg.pq import Format
 
 from bridge.errors import BridgeError
 from bridge.postgres import wire
-from bridge.postgres.arrays import text_array
+from bridge.postgres.target import text_array
 
 DELIVERY_MEMORY = "35 days"
 """How long a webhook's delivery is remembered: as long as idempotency keys are."""

@@ -10,17 +10,16 @@ from typing import Any
 
 import orjson
 
-from bridge.config.server import BODY, Scheme, Webhook
-from bridge.core.document import json_text, parse_exact
-from bridge.core.expressions.expression import Expression
-from bridge.core.expressions.template import Template
-from bridge.core.failure import UnitFailure
-from bridge.core.source import Escaped, Literal, ValueSource, classify
-from bridge.ingress.payload import read_payload
+from bridge.config.model import BODY, Scheme, Webhook
+from bridge.errors import UnitFailure
+from bridge.expressions.document import json_text, parse_exact
+from bridge.expressions.expression import Expression
+from bridge.expressions.template import Template
+from bridge.ingress.body import LONGEST, check_text, read_payload
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.signature import Signed, verifier
 from bridge.ingress.store import Item
-from bridge.ingress.text import LONGEST, check_text
+from bridge.planning.values import Escaped, Literal, ValueSource, classify
 
 _IDS: dict[Scheme, tuple[str | None, str | None]] = {
     # scheme: (what tells a delivery, the event's idempotency key). GitHub does not sign its delivery id:

@@ -31,16 +31,16 @@ FORGET_SECONDS = 600.0
 LONGEST_PAUSE = 5.0  # between attempts to connect
 CONFLICT_ATTEMPTS = 3
 
-Outcome = Stored | Refusal
+StoreOutcome = Stored | Refusal
 
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
     item: Item
-    future: asyncio.Future[Outcome] = field(repr=False)
+    future: asyncio.Future[StoreOutcome] = field(repr=False)
     again: bool = False  # tried once already, on a connection that broke
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: StoreOutcome) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
 
@@ -74,7 +74,7 @@ class Writer:
         self.commits = 0
         self._log = structlog.get_logger("bridge.ingress")
 
-    async def put(self, items: Sequence[Item]) -> list[Outcome]:
+    async def put(self, items: Sequence[Item]) -> list[StoreOutcome]:
         """Each item's outcome, in order, after its commit. Raises Refusal 503 when none can be taken."""
         size = sum(len(item.payload) for item in items)
         if self._down:

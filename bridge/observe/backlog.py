@@ -21,9 +21,8 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamSnapshot, StreamState
 from bridge.postgres import wire
 from bridge.postgres.delivery import WAITING
-from bridge.postgres.outbox import Outbox
+from bridge.postgres.outbox import COUNTS, Outbox
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.suppressed import COUNTS
 
 _T = TypeVar("_T")
 

@@ -1,8 +1,8 @@
 """What each stream is doing right now, told by the stream's thread and read by everybody else.
 
-Apart from the metrics because the same facts answer /readyz, /status and the status page: there is one
-place where a stream says "halted, and this mends it", and nothing that can disagree with it.
-Loops do not import this module; they get a `StreamState` from the daemon through a Protocol of theirs.
+The same facts answer /readyz, /status and the status page: there is one place where a stream says "halted, and
+this fixes it", and nothing that can disagree with it. Loops do not import this module; they get a `StreamState`
+from the daemon through a Protocol of theirs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,33 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
 
-from bridge.core.ledger import Phase
-from bridge.core.lsn import format_lsn
 from bridge.errors import BridgeError
-from bridge.observe.forecast import WalForecast
+from bridge.protocol.events import format_lsn
+from bridge.protocol.facts import Phase
 
-Mode = Literal["new", "catchup", "stream", "poll"]
+_WINDOW_SECONDS = 300.0
+
+
+class WalForecast:
+    """Feed it what the slot retains; it answers in seconds. limit: bytes at which the bridge gives the slot up."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def seconds(self, now: float, retained: int, safe: int | None) -> float | None:
+        """Until the WAL brake, or until Postgres invalidates the slot if that comes first. None: not growing."""
+        self._seen.append((now, retained))
+        while now - self._seen[0][0] > _WINDOW_SECONDS:
+            self._seen.popleft()
+        began, first = self._seen[0]
+        if now <= began or retained <= first:
+            return None
+        left = self._limit - retained if safe is None else min(self._limit - retained, safe)
+        return max(0.0, left) * (now - began) / (retained - first)
+
+
+ModeName = Literal["new", "catchup", "stream", "poll"]
 
 PHASES: tuple[Phase, ...] = ("starting", "standby", "catchup", "streaming", "polling", "halted", "stopped")
 """Set by the stream's thread, never stored: the ledger's `mode` is what survives a restart.
@@ -49,7 +70,7 @@ class StreamSnapshot:
     connection: str
     phase: Phase = "starting"
     since: float = 0.0  # when this phase began
-    mode: Mode | None = None  # the ledger's
+    mode: ModeName | None = None  # the ledger's
     reason: str | None = None  # why it is halted or in trouble: a word of docs/operations.md
     message: str = ""
     hint: str = ""  # the command or SQL that mends it
@@ -188,7 +209,7 @@ class StreamState:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class HealthProblem:
     """One reason why the bridge is not ready."""
 
     where: str  # the stream, or a part such as "dispatcher"
@@ -209,7 +230,7 @@ class Health:
         self.started_at = clock()
         self._lock = threading.Lock()
         self._streams: dict[str, StreamState] = {}
-        self._parts: dict[str, Problem] = {}
+        self._parts: dict[str, HealthProblem] = {}
         self._rates: dict[str, deque[tuple[float, int]]] = {}
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
 
@@ -232,7 +253,7 @@ class Health:
 
     def part_failed(self, where: str, error: BridgeError) -> None:
         """A part that is no stream (dispatcher, ingress, prune) is in trouble: not ready."""
-        problem = Problem(where, error.reason, str(error.args[0]), error.hint)
+        problem = HealthProblem(where, error.reason, str(error.args[0]), error.hint)
         with self._lock:
             self._parts = {**self._parts, where: problem}
 
@@ -242,15 +263,15 @@ class Health:
             with self._lock:
                 self._parts = {name: part for name, part in self._parts.items() if name != where}
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[HealthProblem]:
         """Why the bridge is not ready; empty when it is."""
         found = []
         for state in self._streams.values():
             now = state.snapshot
             if now.phase not in READY_PHASES or now.reason is not None:
-                found.append(Problem(now.stream, now.reason or now.phase, now.message, now.hint))
+                found.append(HealthProblem(now.stream, now.reason or now.phase, now.message, now.hint))
         if not self._streams:
-            found.append(Problem("bridge", "starting", "no stream has been set up yet"))
+            found.append(HealthProblem("bridge", "starting", "no stream has been set up yet"))
         return found + list(self._parts.values())
 
     @property

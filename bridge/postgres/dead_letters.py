@@ -13,10 +13,9 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
-from bridge.core.event import Event
 from bridge.errors import ConfigError
-from bridge.postgres.arrays import text_array
-from bridge.postgres.target import Statement
+from bridge.postgres.target import Statement, text_array
+from bridge.protocol.events import Event
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bridge.core.done import Seqs
-from bridge.core.ledger import Goal, Ledger, Mode
-from bridge.core.lsn import Lsn, format_lsn, parse_lsn
-from bridge.core.snapshot import Snapshot, parse_snapshot
-from bridge.postgres.arrays import PG_LSN, XID8, eight_byte_array
-from bridge.postgres.target import Statement
+from bridge.postgres.target import PG_LSN, XID8, Statement, eight_byte_array
+from bridge.protocol.events import Lsn, Seqs, Snapshot, format_lsn, parse_lsn, parse_snapshot
+from bridge.protocol.facts import Goal, Ledger, Mode
 
 _COLUMNS = (
     "stream, epoch, session::text, mode, system_identifier, timeline, publication_identity, slot_incarnation,"

@@ -1,18 +1,28 @@
-"""The outbox table as a source of rows: its name and columns, and the reading of what a stream's floor does
-not show (catch-up and polling). Apart from source.py, which asks about servers and slots, not events.
+"""The outbox table: its name and columns, reading what a floor does not show, waking up, counting repeats.
+
+Catch-up and polling read rows from here. A notification only wakes the reader sooner, the timer guarantees it:
+behind a pooler in transaction mode LISTEN is accepted, and what arrives between two statements is lost. So the
+listening connection proves first that it is a session, then notifies itself; when either fails, there is only the
+timer. Each repeat of an idempotency key is a row of outbox.suppressed, written in the repeating transaction, so
+that producers never wait for each other and a rollback counts nothing; those rows are added together here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg import sql
+from psycopg import Connection, sql
 from psycopg.pq.abc import PGresult
 
-from bridge.core.event import Batch, Event
-from bridge.core.requests import Missing, ReadMissing
+from bridge.errors import CannotConnect
+from bridge.postgres import wire
+from bridge.postgres.pooler import is_shared
+from bridge.protocol.events import Batch, Event
+from bridge.protocol.requests import MissingRows, ReadMissing
 
 _FETCH = 500
 _BATCH_BYTES = 16 << 20
@@ -81,7 +91,7 @@ class MissingReader:
         self._max_events = max_events
         self._at: tuple[object, ...] | None = None  # what the open cursor would return next
 
-    def read(self, request: ReadMissing) -> Missing:
+    def read(self, request: ReadMissing) -> MissingRows:
         goal = (request.floor, request.upto, request.since)
         if self._at != (*goal, request.after_seq):
             self._open(request)
@@ -101,7 +111,7 @@ class MissingReader:
         else:
             self.close()
         xids = list(dict.fromkeys(int(event.xid) for event in events))
-        return Missing(Batch(events=events, xids=xids, size=size), last, more)
+        return MissingRows(Batch(events=events, xids=xids, size=size), last, more)
 
     def _open(self, request: ReadMissing) -> None:
         self.close()
@@ -138,3 +148,103 @@ class MissingReader:
         self._at = None
         if not self._connection.closed:
             self._connection.execute("rollback")
+
+
+CHANNEL = "outbox_bridge"
+_PROBE_SECONDS = 2.0
+
+
+class Listener:
+    """`descriptor` is readable when somebody notified; None: notifications do not arrive here."""
+
+    def __init__(self, dsn: str, stream: str) -> None:
+        self._connection: psycopg.Connection | None = None
+        self.descriptor: int | None = None
+        try:
+            conninfo = wire.complete(dsn, application_name=f"bridge-listen/{stream}")
+            connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+        except psycopg.Error:
+            return
+        try:
+            proved = not is_shared(connection, conninfo, "the source") and self._proves(connection)
+        except (psycopg.Error, CannotConnect):
+            proved = False
+        if not proved:
+            connection.close()
+            return
+        self._connection = connection
+        self.descriptor = connection.fileno()
+
+    def _proves(self, connection: psycopg.Connection) -> bool:
+        token = str(uuid.uuid4())
+        connection.execute(f"listen {CHANNEL}")
+        connection.execute("select pg_notify(%s, %s)", [CHANNEL, token])
+        return any(
+            notification.payload == token
+            for notification in connection.notifies(timeout=_PROBE_SECONDS, stop_after=1)
+        )
+
+    def drain(self) -> None:
+        """Forget what has arrived. A connection that broke leaves the timer alone."""
+        if self._connection is None:
+            return
+        try:
+            for _ in self._connection.notifies(timeout=0):
+                pass
+        except psycopg.Error:
+            self.close()
+
+    def close(self) -> None:
+        self.descriptor = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+_AT_ONCE = 10_000
+"""Rows that one transaction adds together."""
+
+_READABLE: LiteralString = "select has_table_privilege(to_regclass('outbox.suppressed'), 'select')"
+
+COUNTS: LiteralString = "select type, sum(count)::bigint from outbox.suppressed group by type order by type"
+"""Event type and how many; needs SELECT on outbox.suppressed, which the role outbox_bridge has."""
+
+_ROWS: LiteralString = "select count(*), count(distinct type) from outbox.suppressed"
+
+# Two bridges at once take different rows: neither waits, and nothing is added twice.
+_FOLD: LiteralString = """
+    with taken as materialized (
+        delete from outbox.suppressed where ctid = any(array(
+            select ctid from outbox.suppressed limit %s for update skip locked))
+        returning type, count, since
+    )
+    insert into outbox.suppressed (type, count, since)
+    select type, sum(count), min(since) from taken group by type"""
+
+
+def suppressed(source: Connection[Any]) -> dict[str, int] | None:
+    """How many, by event type; None where the source has no such table yet, or we may not read it (doctor says so)."""
+    if not _readable(source):
+        return None
+    return dict(source.execute(COUNTS).fetchall())
+
+
+def fold(source: Connection[Any], *, go_on: Callable[[], bool] = lambda: True) -> int:
+    """Add the rows of each type together, some thousands a transaction; how many rows there were.
+
+    Give it a connection in autocommit. Raises psycopg's errors; what earlier transactions did stays done.
+    """
+    if not _readable(source):
+        return 0
+    row = source.execute(_ROWS).fetchone()
+    rows, types = row or (0, 0)
+    if rows > types:
+        for _ in range(rows // _AT_ONCE + 1):  # rows that come meanwhile are for the next time
+            if not go_on():
+                break
+            source.execute(_FOLD, [_AT_ONCE])
+    return int(rows)
+
+
+def _readable(source: Connection[Any]) -> bool:
+    return source.execute(_READABLE).fetchone() == (True,)

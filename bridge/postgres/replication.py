@@ -14,9 +14,9 @@ from struct import Struct
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
 
-from bridge.core.lsn import Lsn, format_lsn
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, StandBy, Verdict, verdict_of
 from bridge.postgres import wire
+from bridge.protocol.events import Lsn, format_lsn
 
 _STATUS = Struct("!cQQQQB").pack
 _POSTGRES_EPOCH_SECONDS = 946_684_800

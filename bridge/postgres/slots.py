@@ -8,12 +8,11 @@ from typing import LiteralString
 
 import psycopg
 
-from bridge.core.lsn import Lsn, parse_lsn
-from bridge.core.snapshot import Snapshot, parse_snapshot
 from bridge.errors import Halt
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication, quoted
+from bridge.protocol.events import Lsn, Snapshot, parse_lsn, parse_snapshot
 
 _FAILOVER_SLOTS = 170000  # the first server version that knows them
 

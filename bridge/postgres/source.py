@@ -11,14 +11,13 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from bridge.core.ledger import Pruned, Registration, SlotFacts, SourceFacts
-from bridge.core.lsn import Lsn, format_lsn, parse_lsn
-from bridge.core.requests import Observation
-from bridge.core.snapshot import Snapshot, parse_snapshot
 from bridge.errors import Fenced, Halt, Retry
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication
+from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
+from bridge.protocol.facts import Pruned, Registration, SlotFacts, SourceFacts
+from bridge.protocol.requests import Observation
 
 # (oid, xmin) of the publication's rows and the outbox' oid: whatever was dropped, recreated or altered
 # since gives another text. Null unless it publishes the outbox's inserts now: all rows (a filter leaves events

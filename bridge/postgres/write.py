@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from bridge.core.plan import DeadLetter, Deliver, TableShape, Write, unit_id
-from bridge.core.spec import TableSpec
-from bridge.postgres.arrays import text_array, uuid_array
-from bridge.postgres.target import Statement
+from bridge.planning.plan import DeadLetter, Deliver, TableShape, Write, unit_id
+from bridge.planning.spec import TableSpec
+from bridge.postgres.target import Statement, text_array, uuid_array
 
 
 def write_statement(write: Write, *, new: bool = False) -> Statement:

@@ -16,11 +16,11 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.errors import error_from_result
 
-from bridge.core.plan import Column
-from bridge.postgres.arrays import text_array
+from bridge.planning.plan import Column
+from bridge.postgres.target import text_array
 from bridge.prove.subject import Subject
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+Link = psycopg.Connection[tuple[Any, ...]]
 Sums = dict[str, tuple[int, int]]
 """bucket -> (rows, sum of their hashes)."""
 
@@ -118,7 +118,7 @@ class Digest:
     def _values(self) -> list[sql.Composable]:
         return [sql.SQL("q.") + _place(n) for n in range(len(self.subject.columns))]
 
-    def target_sums(self, target: Connection) -> Sums:
+    def target_sums(self, target: Link) -> Sums:
         query = sql.SQL("select {}, count(*), sum({}) from {} as q where {} group by 1").format(
             bucket(self._id),
             whole([self._id, *self._values()]),
@@ -127,7 +127,7 @@ class Digest:
         )
         return {name: (count, int(total)) for name, count, total in target.execute(query)}
 
-    def target_rows(self, target: Connection, buckets: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+    def target_rows(self, target: Link, buckets: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
         """(id, hash of each column) of these buckets, by id."""
         query = sql.SQL(
             'select id, {} from {} as q where {} = any({}) and {} order by id collate "C"'
@@ -142,7 +142,7 @@ class Digest:
 
     # --- what is expected, hashed by the target -----------------------------------------------------
 
-    def expected_sums(self, target: Connection, ids: list[bytes], columns: list[list[bytes | None]]) -> Sums:
+    def expected_sums(self, target: Link, ids: list[bytes], columns: list[list[bytes | None]]) -> Sums:
         query = sql.SQL("select {}, count(*), sum({}) from {} as q group by 1").format(
             bucket(self._id), whole([self._id, *self._values()]), unnested(self.subject.columns)
         )
@@ -150,7 +150,7 @@ class Digest:
         return {str(name): (int(count or 0), int(total or 0)) for name, count, total in answer}
 
     def expected_rows(
-        self, target: Connection, ids: list[bytes], columns: list[list[bytes | None]]
+        self, target: Link, ids: list[bytes], columns: list[list[bytes | None]]
     ) -> list[list[str]]:
         """The hash of each column, in the order of the ids."""
         query = sql.SQL("select {}::text from {} as q order by q.n").format(
@@ -179,7 +179,7 @@ def unnested(columns: Sequence[Column]) -> sql.Composed:
     )
 
 
-def stream(connection: Connection, query: sql.Composed) -> Iterator[tuple[Any, ...]]:
+def stream(connection: Link, query: sql.Composed) -> Iterator[tuple[Any, ...]]:
     """The rows through a cursor on the server."""
     with connection.cursor(name="prove") as cursor:
         cursor.itersize = _FETCH
@@ -187,7 +187,7 @@ def stream(connection: Connection, query: sql.Composed) -> Iterator[tuple[Any, .
 
 
 def ask(
-    connection: Connection, query: sql.Composable, columns: Sequence[Sequence[bytes | None]]
+    connection: Link, query: sql.Composable, columns: Sequence[Sequence[bytes | None]]
 ) -> list[tuple[str | None, ...]]:
     """Send columns as binary text[] parameters; rows as text. Raises psycopg.Error."""
     text = query.as_string(connection).encode()

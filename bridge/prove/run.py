@@ -15,18 +15,14 @@ from datetime import datetime, timedelta
 
 import psycopg
 
-from bridge.apply.stream_plan import StreamPlan
 from bridge.errors import BridgeError
 from bridge.postgres.safe_error import safe_message
 from bridge.prove.by_event import compare_by_event
-from bridge.prove.by_key import compare_by_key
-from bridge.prove.by_rows import compare_by_rows
-from bridge.prove.digest import Window
-from bridge.prove.expected import Expectation
-from bridge.prove.findings import Comparison, Report
-from bridge.prove.position import (
-    Applied,
-    Connection,
+from bridge.prove.by_key import compare_by_key, compare_by_rows
+from bridge.prove.digest import Link, Window
+from bridge.prove.expected import (
+    AppliedPosition,
+    ExpectedEffects,
     Pruning,
     begin,
     begin_source,
@@ -34,8 +30,9 @@ from bridge.prove.position import (
     read_applied,
     read_pruning,
 )
-from bridge.prove.side import Sides, read_dead
+from bridge.prove.side import Comparison, Report, Sides, read_dead
 from bridge.prove.subject import Subject, subjects
+from bridge.stream.spec import StreamSpec
 
 _BEGINNING = timedelta(minutes=1)
 """A stream that started `now`: where exactly is not recorded; what is older than this after its start is judged."""
@@ -45,16 +42,16 @@ _BEGINNING = timedelta(minutes=1)
 class _Ground:
     """One stream's sessions, in their snapshots, and what was read first in them."""
 
-    plan: StreamPlan
-    source: Connection
-    target: Connection
-    cast: Connection
-    applied: Applied
+    plan: StreamSpec
+    source: Link
+    target: Link
+    cast: Link
+    applied: AppliedPosition
     pruning: Pruning
 
 
 def prove(
-    plans: Sequence[StreamPlan],
+    plans: Sequence[StreamSpec],
     *,
     retention: timedelta,
     since: datetime | None = None,
@@ -71,7 +68,7 @@ def prove(
 
 
 def _stream(
-    plan: StreamPlan, retention: timedelta, window: Window, pipeline: str | None, report: Report
+    plan: StreamSpec, retention: timedelta, window: Window, pipeline: str | None, report: Report
 ) -> None:
     if not plan.outbox.has_xid:
         raise BridgeError(
@@ -133,7 +130,7 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
     dead = read_dead(ground.target, subject, window)
     found.dead_open = sum(dead.opened.values())
     found.dead_discarded = sorted(event for event, _ in dead.states if dead.discarded[event])
-    expectation = Expectation(
+    expectation = ExpectedEffects(
         subject,
         plan.contracts,
         plan.outbox,

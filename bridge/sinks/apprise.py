@@ -11,15 +11,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bridge.sinks.address import Guard
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
     SENT,
-    Answer,
+    AddressGuard,
     Delivery,
     MessageModel,
     OneLine,
-    Outcome,
+    Reply,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -79,11 +79,11 @@ class AppriseConnection(SinkConnection):
         return self
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> AddressGuard:
         """Which addresses it may reach."""
-        return Guard(tuple(ip_network(one) for one in self.allow))
+        return AddressGuard(tuple(ip_network(one) for one in self.allow))
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         from bridge.sinks import apprise_thread  # noqa: PLC0415  # as above
 
         message = AppriseMessage.of(delivery.fields)
@@ -99,18 +99,20 @@ class AppriseConnection(SinkConnection):
         return _outcome(said, wire.timeout)
 
 
-def _outcome(said: str | int, timeout: float) -> Outcome:
+def _outcome(said: str | int, timeout: float) -> SendOutcome:
     """A status is judged as everywhere; otherwise the library says no more than that it failed."""
     if isinstance(said, int):
-        return judge(Answer(said))
+        return judge(Reply(said))
     if said == "sent":
         return SENT
     if said == "refused":
         cause = "its host has no public address; a private one must stand in the connection's `allow`"
-        return Outcome("dead", "address_refused", cause, blame="destination")
+        return SendOutcome("dead", "address_refused", cause, blame="destination")
     if said == "timeout":
-        return Outcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
+        return SendOutcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
     if said == "busy":
         cause = "too many earlier messages are still on their way: the service does not answer"
-        return Outcome("retry", "apprise_busy", cause, blame="destination")
-    return Outcome("retry", "apprise_failed", "the apprise library could not send it", blame="destination")
+        return SendOutcome("retry", "apprise_busy", cause, blame="destination")
+    return SendOutcome(
+        "retry", "apprise_failed", "the apprise library could not send it", blame="destination"
+    )

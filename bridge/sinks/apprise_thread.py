@@ -29,7 +29,7 @@ from typing import Any
 import apprise
 
 from bridge import __version__
-from bridge.sinks.address import Guard
+from bridge.sinks.model import AddressGuard
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -73,7 +73,7 @@ def version() -> str:
     return str(apprise.__version__)
 
 
-async def notify(notification: Notification, guard: Guard, timeout: float) -> str | int:
+async def notify(notification: Notification, guard: AddressGuard, timeout: float) -> str | int:
     """Send once: sent, refused (the address), timeout, busy, failed, or the HTTP status that was no 2xx."""
     if not _places.acquire(blocking=False):
         return "busy"
@@ -103,7 +103,7 @@ async def notify(notification: Notification, guard: Guard, timeout: float) -> st
         return "timeout"
 
 
-def _send(notification: Notification, guard: Guard, timeout: float) -> str | int:
+def _send(notification: Notification, guard: AddressGuard, timeout: float) -> str | int:
     _set_up()
     plugin = _plugin(notification.url)
     if plugin is None:
@@ -175,7 +175,7 @@ def _set_up() -> None:
 def _judge(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in _CONNECTS:
         return
-    guard: Guard | None = getattr(_thread, "guard", None)
+    guard: AddressGuard | None = getattr(_thread, "guard", None)
     if guard is None:
         return
     address = arguments[1]

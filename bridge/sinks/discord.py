@@ -18,8 +18,8 @@ from bridge.sinks.model import (
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -72,7 +72,7 @@ class DiscordConnection(SinkConnection):
         """30 a minute and webhook."""
         return Pace(self.webhook_url, _SECONDS)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = DiscordMessage.of(delivery.fields)
         if not message.text and not message.embeds:
             return unfit("neither text nor embeds")

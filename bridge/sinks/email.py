@@ -20,8 +20,8 @@ from bridge.sinks.model import (
     Escape,
     MessageModel,
     OneLine,
-    Outcome,
     SendError,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -142,7 +142,7 @@ class EmailConnection(SinkConnection):
             mail.set_content(given.html or "", subtype="html")
         return mail, [one.addr_spec for one in to]
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         import aiosmtplib  # noqa: PLC0415  # lint reads this module too
 
         mail, to = self.mail(delivery)
@@ -169,10 +169,12 @@ class EmailConnection(SinkConnection):
         return SENT
 
 
-_LOST = Outcome("retry", "connection_lost", "no connection, or lost before the answer", blame="destination")
+_LOST = SendOutcome(
+    "retry", "connection_lost", "no connection, or lost before the answer", blame="destination"
+)
 
 
-def _judged(error: Exception, timeout: float) -> Outcome:
+def _judged(error: Exception, timeout: float) -> SendOutcome:
     import aiosmtplib  # noqa: PLC0415  # as above
 
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
@@ -186,16 +188,16 @@ def _judged(error: Exception, timeout: float) -> Outcome:
         aiosmtplib.SMTPNotSupported,
     ):  # its words for a missing STARTTLS
         cause = "the server offers no STARTTLS or no AUTH: nothing is sent in the clear"
-        return Outcome("retry", "no_tls", cause, blame="destination")
+        return SendOutcome("retry", "no_tls", cause, blame="destination")
     if isinstance(error, aiosmtplib.SMTPTimeoutError):
-        return Outcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
+        return SendOutcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
     return _LOST
 
 
-def _refused(code: int, what: str, *, ours: bool = False) -> Outcome:
+def _refused(code: int, what: str, *, ours: bool = False) -> SendOutcome:
     """RFC 5321, 4.2.1: 4yz may do later, 5yz will not."""
     cause = f"SMTP {code}: {what}"
     if 400 <= code < 500:
-        return Outcome("retry", f"smtp_{code}", cause, blame="destination")
+        return SendOutcome("retry", f"smtp_{code}", cause, blame="destination")
     ours = ours or code in (530, 534, 535, 538, 454)
-    return Outcome("dead", f"smtp_{code}", cause, blame="destination" if ours else "message")
+    return SendOutcome("dead", f"smtp_{code}", cause, blame="destination" if ours else "message")

@@ -15,8 +15,7 @@ from typing import Any
 import httpcore2
 
 from bridge import __version__
-from bridge.sinks.address import Guard
-from bridge.sinks.model import Answer, Outcome, SendError
+from bridge.sinks.model import AddressGuard, Reply, SendError, SendOutcome
 
 LONGEST_ANSWER = 64 * 1024
 """Bytes of a body that are read; the connection is closed on the rest."""
@@ -40,7 +39,7 @@ async def resolve(host: str, port: int) -> list[str]:
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
     """Resolves once, judges every address, connects to one that passed; TLS and Host keep the name."""
 
-    def __init__(self, guard: Guard | None, resolver: Resolve) -> None:
+    def __init__(self, guard: AddressGuard | None, resolver: Resolve) -> None:
         self._guard = guard
         self._resolve = resolver
         self._inner = httpcore2.AnyIOBackend()
@@ -78,11 +77,17 @@ class HttpClient:
 
     def __init__(self, resolver: Resolve = resolve) -> None:
         self._resolve = resolver
-        self._pools: dict[Guard | None, httpcore2.AsyncConnectionPool] = {}
+        self._pools: dict[AddressGuard | None, httpcore2.AsyncConnectionPool] = {}
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], content: bytes, timeout: float, guard: Guard | None
-    ) -> Answer:
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        timeout: float,
+        guard: AddressGuard | None,
+    ) -> Reply:
         """POST once. timeout: seconds for everything, and for each phase at most. Raises SendError."""
         phases = {
             "connect": min(timeout, _LONGEST_CONNECT),
@@ -103,21 +108,21 @@ class HttpClient:
                 async with opened as response:
                     deadline.reschedule(None)  # the status is the answer, however its body comes
                     body = await _body(response, min(timeout, _LONGEST_BODY))
-                    return Answer(response.status, _headers(response), body)
+                    return Reply(response.status, _headers(response), body)
         except (TimeoutError, httpcore2.TimeoutException):
             raise _unanswered("timeout", f"no answer within {timeout:g} s") from None
         except AddressRefused:
             cause = "its host has no public address; a private one must stand in the connection's `allow`"
-            raise SendError(Outcome("dead", "address_refused", cause, blame="destination")) from None
+            raise SendError(SendOutcome("dead", "address_refused", cause, blame="destination")) from None
         except httpcore2.ConnectError:
             raise _unanswered("connect", "cannot connect") from None
         except (httpcore2.LocalProtocolError, httpcore2.UnsupportedProtocol, UnicodeError, TypeError):
             cause = "the request would not be valid HTTP"
-            raise SendError(Outcome("dead", "message", cause, blame="message")) from None
+            raise SendError(SendOutcome("dead", "message", cause, blame="message")) from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError):
             raise _unanswered("connection_lost", "the connection was lost before the answer") from None
 
-    def _pool(self, guard: Guard | None) -> httpcore2.AsyncConnectionPool:
+    def _pool(self, guard: AddressGuard | None) -> httpcore2.AsyncConnectionPool:
         if guard not in self._pools:
             self._pools[guard] = httpcore2.AsyncConnectionPool(
                 max_connections=200,
@@ -134,7 +139,7 @@ class HttpClient:
 
 
 def _unanswered(code: str, cause: str) -> SendError:
-    return SendError(Outcome("retry", code, cause, blame="destination"))
+    return SendError(SendOutcome("retry", code, cause, blame="destination"))
 
 
 def _headers(response: httpcore2.Response) -> dict[str, str]:

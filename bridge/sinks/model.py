@@ -1,7 +1,8 @@
-"""What every sink has in common: the models that outsiders write, a delivery, and the outcome of a send.
+"""What every sink has in common: models, which addresses may be reached, the outcome of a send.
 
-Apart from the vendors so that each of those is only its own words. Importing a sink imports no HTTP or mail
-library: `lint` reads these models too.
+A webhook's address can come from an event, so whoever writes events could point the bridge at the machines beside
+it (server-side request forgery, OWASP). The name is resolved once, every answer is judged, and the connection is
+made to an address that passed. Importing a sink imports no HTTP or mail library: `lint` reads these models too.
 """
 
 from __future__ import annotations
@@ -10,15 +11,62 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from bridge.core.document import json_text
-from bridge.docstrings import describe
-from bridge.sinks.address import Guard
+from bridge.expressions.document import json_text
+from bridge.section import describe
+
+Network = IPv4Network | IPv6Network
+
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+_SITE_LOCAL = IPv6Network("fec0::/10")
+_COMPATIBLE = IPv6Network("::/96")  # RFC 4291, 2.5.5.1: deprecated, and ::1 and :: are in it
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGuard:
+    """Judges addresses. allow: networks that may be reached although they are not public."""
+
+    allow: tuple[Network, ...] = ()
+
+    def permits(self, address: str) -> bool:
+        """True when a connection to this numeric address may be made; False for what is no address."""
+        try:
+            found = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        inner = _embedded(found)
+        if any(one.version == network.version and one in network for network in self.allow for one in inner):
+            return True
+        return all(_is_public(one) for one in inner)
+
+
+def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    """What a packet to this address may end at: mapped, translated and tunnelled IPv4 addresses."""
+    if isinstance(address, IPv4Address):
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address in _NAT64:
+        return [IPv4Address(int(address) & 0xFFFFFFFF)]
+    if address.sixtofour is not None:
+        return [address, address.sixtofour]
+    if address.teredo is not None:
+        return [address, *address.teredo]
+    return [address]
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv6Address) and (address in _SITE_LOCAL or address in _COMPATIBLE):
+        return False
+    return address.is_global and not (
+        address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
+    )
+
 
 Escape = Callable[[str], str]
 """Makes a text inert in a vendor's markup."""
@@ -42,7 +90,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SendOutcome:
     """What came of one attempt. `cause` is words without values; retry_after is the vendor's wish in seconds."""
 
     verdict: Literal["sent", "retry", "dead"]
@@ -52,19 +100,19 @@ class Outcome:
     blame: Blame = "message"
 
 
-SENT = Outcome("sent")
+SENT = SendOutcome("sent")
 
 
 class SendError(Exception):
     """A send that ended without an answer to judge."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: SendOutcome) -> None:
         super().__init__(outcome.code)
         self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """An HTTP response; header names in lower case, the body capped."""
 
     status: int
@@ -76,8 +124,14 @@ class Http(Protocol):
     """The one HTTP client of all sinks. Raises SendError when there is no answer."""
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], content: bytes, timeout: float, guard: Guard | None
-    ) -> Answer: ...
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        timeout: float,
+        guard: AddressGuard | None,
+    ) -> Reply: ...
 
 
 _NO_HEADERS: Mapping[str, str] = {}
@@ -92,7 +146,7 @@ class Wire:
 
     async def post(
         self, url: str, delivery: Delivery, body: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS
-    ) -> Answer:
+    ) -> Reply:
         """POST a body as JSON, numbers exact, under the delivery's id, to an address that no event has a say in.
         Raises SendError when there is no answer."""
         return await self.http.post(
@@ -155,9 +209,9 @@ def _words(problem: Any) -> str:
     return "is missing, or null" if problem["type"] == "missing" else str(problem["msg"])
 
 
-def unfit(cause: str) -> Outcome:
+def unfit(cause: str) -> SendOutcome:
     """The message itself cannot be sent, today or ever."""
-    return Outcome("dead", "message", f"the message cannot be sent: {cause}", blame="message")
+    return SendOutcome("dead", "message", f"the message cannot be sent: {cause}", blame="message")
 
 
 class SinkConnection(BaseModel):
@@ -191,7 +245,7 @@ class SinkConnection(BaseModel):
         """The vendor's rate limit for this message; None: none is known."""
         return None
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         """One attempt. Raises SendError when there is no answer to judge."""
         raise NotImplementedError
 

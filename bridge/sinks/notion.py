@@ -12,16 +12,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from bridge.core.document import json_text
+from bridge.expressions.document import json_text
 from bridge.sinks.judge import document, judge
 from bridge.sinks.model import (
     Delivery,
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
     SendError,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -89,7 +89,7 @@ class NotionConnection(SinkConnection):
         """Three a second and integration."""
         return Pace("", _SECONDS)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = NotionMessage.of(delivery.fields)
         unknown = sorted(name for name in message.properties if name not in self.properties)
         if unknown:
@@ -112,7 +112,7 @@ class NotionConnection(SinkConnection):
         code = str(document(answer).get("code", ""))
         outcome = judge(answer, detail=f"Notion says {code}" if re.fullmatch(r"[a-z_]{1,60}", code) else "")
         if answer.status == 409:  # conflict_error: "a conflict while saving data; try again"
-            return Outcome("retry", outcome.code, outcome.cause, blame="message")
+            return SendOutcome("retry", outcome.code, outcome.cause, blame="message")
         return outcome
 
 

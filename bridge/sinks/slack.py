@@ -14,14 +14,14 @@ from pydantic import Field, model_validator
 from bridge.sinks.judge import document, judge, retry_after_of
 from bridge.sinks.model import (
     SENT,
-    Answer,
     Delivery,
     Escape,
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
+    Reply,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -100,7 +100,7 @@ class SlackConnection(SinkConnection):
         """One a second and channel."""
         return Pace(self.webhook_url or self._recipient(SlackMessage.of(delivery.fields)), 1.0)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = SlackMessage.of(delivery.fields)
         if not message.text and not message.blocks:
             return unfit("neither text nor blocks")
@@ -124,12 +124,12 @@ class SlackConnection(SinkConnection):
         return _webhook(answer) if self.webhook_url is not None else _api(answer)
 
 
-def _webhook(answer: Answer) -> Outcome:
+def _webhook(answer: Reply) -> SendOutcome:
     said = answer.body.decode(errors="replace").strip()
     return judge(answer, detail=said if re.fullmatch(r"[a-z_]{1,60}", said) else "")
 
 
-def _api(answer: Answer) -> Outcome:
+def _api(answer: Reply) -> SendOutcome:
     """The Web API says what went wrong in a 200."""
     if answer.status != 200:
         return judge(answer)
@@ -138,10 +138,10 @@ def _api(answer: Answer) -> Outcome:
         return SENT
     error = str(found.get("error", ""))
     if not re.fullmatch(r"[a-z_]{1,60}", error):
-        return Outcome("retry", "unreadable", "the answer is not Slack's", blame="destination")
+        return SendOutcome("retry", "unreadable", "the answer is not Slack's", blame="destination")
     code, cause = f"slack_{error}", f"Slack says {error}"
     if error in ("ratelimited", "rate_limited"):
-        return Outcome("retry", code, cause, retry_after_of(answer), blame="pace")
+        return SendOutcome("retry", code, cause, retry_after_of(answer), blame="pace")
     if error in _PASSING:
-        return Outcome("retry", code, cause, blame="destination")
-    return Outcome("dead", code, cause, blame="destination" if error in _OURS else "message")
+        return SendOutcome("retry", code, cause, blame="destination")
+    return SendOutcome("dead", code, cause, blame="destination" if error in _OURS else "message")

@@ -20,8 +20,8 @@ from bridge.sinks.model import (
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -103,7 +103,7 @@ class TelegramConnection(SinkConnection):
         """One a second and chat."""
         return Pace(self._chat(TelegramMessage.of(delivery.fields)), 1.0)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = TelegramMessage.of(delivery.fields)
         chat = self._chat(message)
         if not chat:
@@ -118,12 +118,12 @@ class TelegramConnection(SinkConnection):
         if found.get("ok") is True:
             return SENT
         if 200 <= answer.status < 300:
-            return Outcome("retry", "unreadable", "the answer is not Telegram's", blame="destination")
+            return SendOutcome("retry", "unreadable", "the answer is not Telegram's", blame="destination")
         description = str(found.get("description", ""))
         detail = next((f"Telegram says {words!r}" for words in _KNOWN if words in description), "")
         parameters = found.get("parameters")
         wait = seconds(parameters.get("retry_after")) if isinstance(parameters, dict) else None
         outcome = judge(answer, detail=detail, retry_after=wait)
         if outcome.code == "http_403":  # this chat's choice, not the bot's fault
-            return Outcome(outcome.verdict, outcome.code, outcome.cause, blame="message")
+            return SendOutcome(outcome.verdict, outcome.code, outcome.cause, blame="message")
         return outcome

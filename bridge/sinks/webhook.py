@@ -11,15 +11,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from bridge.core.document import json_text
-from bridge.sinks.address import Guard
+from bridge.expressions.document import json_text
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
+    AddressGuard,
     Delivery,
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -109,11 +109,11 @@ class WebhookConnection(SinkConnection):
         return () if self.url else (("url", "fallback"),)
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> AddressGuard:
         """Which addresses it may reach."""
-        return Guard(tuple(ip_network(one) for one in self.allow))
+        return AddressGuard(tuple(ip_network(one) for one in self.allow))
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = WebhookMessage.of(delivery.fields)
         url = message.url or message.fallback or self.url
         if url is None:

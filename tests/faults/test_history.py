@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.core.ledger import Registration
-from bridge.core.snapshot import NOTHING, Snapshot
 from bridge.errors import Fenced, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.source import Source
+from bridge.protocol.events import NOTHING, Snapshot
+from bridge.protocol.facts import Registration
 from tests.support.servers import Database, EmbeddedServer
 from tests.support.truth import conservation
 from tests.support.world import STREAM, World, until

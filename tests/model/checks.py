@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.core.done import Listed
-from bridge.core.ledger import Ledger, Mode
 from bridge.errors import BridgeError, Fenced, StandBy, Verdict
+from bridge.protocol.events import Listed
+from bridge.protocol.facts import Ledger, Mode
 
 if TYPE_CHECKING:
     from tests.model.source import Row

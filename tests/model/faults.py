@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.core.requests import Receive, Register, SlotMade, TakeSnapshot, Wait
+from bridge.protocol.requests import Receive, Register, SlotMade, TakeSnapshot, Wait
 from tests.model.source import Making, Slot, Source
 from tests.model.world import KEYS, SLOT, Bridge, World
 

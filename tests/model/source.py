@@ -10,9 +10,8 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from bridge.core.ledger import Pruned, Registration
-from bridge.core.lsn import Lsn
-from bridge.core.snapshot import Snapshot
+from bridge.protocol.events import Lsn, Snapshot
+from bridge.protocol.facts import Pruned, Registration
 
 
 class Row(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
-from bridge.core.requests import (
+from bridge.errors import BridgeError
+from bridge.protocol.requests import (
     BeginSlot,
     OpenStream,
     ReadPruned,
@@ -16,7 +17,6 @@ from bridge.core.requests import (
     Settle,
     TakeSnapshot,
 )
-from bridge.errors import BridgeError
 from tests.model import checks, faults, walk
 from tests.model.world import Bridge, World
 

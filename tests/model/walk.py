@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from random import Random
 
-from bridge.core.requests import Receive, Wait
+from bridge.protocol.requests import Receive, Wait
 from tests.model import checks, faults
 from tests.model.world import Bridge, World
 

@@ -1,6 +1,6 @@
 """The world that the protocol talks to: two imagined servers, bridges that live and die on them, faults.
 
-Every request of bridge/core/requests.py is one atomic act here. Whoever drives (walk.py, the hypothesis
+Every request of bridge/protocol/requests.py is one atomic act here. Whoever drives (walk.py, the hypothesis
 machine, a regression test) decides what happens next; checks.py says after each act whether it was right.
 """
 
@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
-from bridge.core import protocol, requests
-from bridge.core.done import Listed
-from bridge.core.event import Batch, Event
-from bridge.core.ledger import Ledger, Mode, Pruned, Registration, SlotFacts, SourceFacts, TargetFacts
-from bridge.core.lsn import Lsn
-from bridge.core.requests import Missing, Observation, Received, Request
-from bridge.core.snapshot import Snapshot
 from bridge.errors import BridgeError, Fenced, Retry
+from bridge.protocol import requests, session
+from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot
+from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SlotFacts, SourceFacts, TargetFacts
+from bridge.protocol.preflight import StreamSettings
+from bridge.protocol.requests import MissingRows, Observation, Received, Request
 from tests.model import checks
 from tests.model import target as target_module
 from tests.model.source import Commit, Making, Row, Slot, Source, Transaction
@@ -106,10 +104,10 @@ class World:
 
     def start_bridge(self) -> Bridge:
         self.births += 1
-        settings = protocol.Settings(
+        settings = StreamSettings(
             stream="s", slot=SLOT, session=f"session-{self.births}", capture=self.capture, since=self.since
         )
-        generator = protocol.session(settings)
+        generator = session.session(settings)
         bridge = Bridge(
             self.births,
             generator,
@@ -369,7 +367,7 @@ class World:
         self.counts["a goal showed a running xid"] += still
         return still
 
-    def do_ReadMissing(self, bridge: Bridge, request: requests.ReadMissing) -> Missing:
+    def do_ReadMissing(self, bridge: Bridge, request: requests.ReadMissing) -> MissingRows:
         rows = sorted(
             row
             for row in self.source.table.values()
@@ -389,7 +387,7 @@ class World:
             events=[_event(row) for row in taken],
             xids=sorted({row.xid for row in taken}),
         )
-        return Missing(batch, taken[-1].seq if taken else request.after_seq, more)
+        return MissingRows(batch, taken[-1].seq if taken else request.after_seq, more)
 
     def since_wants(self, row: Row, since: str | None) -> bool:
         if since is None:

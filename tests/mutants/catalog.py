@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-PROTOCOL = "bridge/core/protocol.py"
-PREFLIGHT = "bridge/core/preflight.py"
+PROTOCOL = "bridge/protocol/session.py"
+PREFLIGHT = "bridge/protocol/preflight.py"
 LEDGER = "bridge/postgres/ledger.py"
-TRANSACTION = "bridge/apply/transaction.py"
-SAVEPOINT = "bridge/apply/savepoint.py"
-FOLD = "bridge/core/fold.py"
+TRANSACTION = "bridge/stream/transaction.py"
+SAVEPOINT = "bridge/stream/refusal.py"
+FOLD = "bridge/planning/plan.py"
 
 WALKS = "tests/model/test_walks.py"
 FOLDING = "tests/unit/pipeline/test_fold.py"
@@ -97,7 +97,7 @@ MUTANTS = (
         "the position of a transaction is where its commit record begins",
         (
             Edit(
-                "bridge/core/pgoutput.py",
+                "bridge/stream/decode.py",
                 "_, _, end, clock = _COMMIT(data, _HEADER + 1)",
                 "_, end, _, clock = _COMMIT(data, _HEADER + 1)",
             ),
@@ -212,8 +212,9 @@ MUTANTS = (
         (
             Edit(
                 SAVEPOINT,
-                "        run([_SAVE, *statements, IMMEDIATE, DEFERRED, _RELEASE])\n",
-                "        for one in statements:\n            run([_SAVE, one, IMMEDIATE, DEFERRED, _RELEASE])\n",
+                "        run([_SAVE_PART, *statements, IMMEDIATE, DEFERRED, _RELEASE_PART])\n",
+                "        for one in statements:\n"
+                "            run([_SAVE_PART, one, IMMEDIATE, DEFERRED, _RELEASE_PART])\n",
             ),
         ),
         (real("test_a_batch_refused_half_way_is_applied_once"),),
@@ -235,7 +236,7 @@ MUTANTS = (
         "a keepalive's position counts though transactions before it wait to be handed out",
         (
             Edit(
-                "bridge/core/pgoutput.py",
+                "bridge/stream/decode.py",
                 "return not (self.inside or self.ready or self._batch.xids)",
                 "return not self.inside",
             ),
@@ -344,12 +345,12 @@ MUTANTS = (
         "an event that is applied again, or late, writes over what a newer one said of an entity",
         (
             Edit(
-                "bridge/postgres/entity.py",
+                "bridge/postgres/entities.py",
                 "where (excluded.seqs ->> newer.name)::bigint > coalesce(",
                 "where (excluded.seqs ->> newer.name)::bigint <> coalesce(",
             ),
             Edit(
-                "bridge/postgres/entity.py",
+                "bridge/postgres/entities.py",
                 "where newer.seq::bigint > coalesce((kept.seqs ->> newer.name)::bigint, 0))",
                 "where newer.seq <> '')",
             ),

@@ -10,16 +10,14 @@ from typing import Any
 
 import pytest
 
-from bridge.core.done import Seqs
-from bridge.core.ledger import Ledger
-from bridge.core.lsn import Lsn
-from bridge.core.requests import ReadMissing
-from bridge.core.snapshot import Snapshot
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres import wire
 from bridge.postgres.outbox import MissingReader, Outbox
 from bridge.postgres.source import Source, connect_source
-from bridge.postgres.target import BEGIN, COMMIT, Refused, Rows, Statement, TargetLink
+from bridge.postgres.target import BEGIN, COMMIT, Refused, ResultRows, Statement, TargetLink
+from bridge.protocol.events import Lsn, Seqs, Snapshot
+from bridge.protocol.facts import Ledger
+from bridge.protocol.requests import ReadMissing
 from tests.support import truth
 from tests.support.servers import Database
 from tests.support.world import World, until
@@ -37,7 +35,7 @@ class Session:
     def wait(self) -> None:
         wire.wait([self.link.descriptor], [self.link.descriptor] if self.link.wants_write else [], 1.0)
 
-    def run(self, *statements: Statement) -> Rows:
+    def run(self, *statements: Statement) -> ResultRows:
         return self.link.run(statements, self.wait)
 
     def fence(self) -> Ledger:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from struct import pack
 
-from bridge.core.ledger import Ledger, Mode, Registration, SlotFacts, SourceFacts
-from bridge.core.lsn import Lsn
-from bridge.core.pgoutput import Decoder
-from bridge.core.preflight import judge
-from bridge.core.snapshot import Snapshot
 from bridge.errors import Halt
+from bridge.protocol.events import Lsn, Snapshot
+from bridge.protocol.facts import Ledger, Mode, Registration, SlotFacts, SourceFacts
+from bridge.protocol.preflight import judge
+from bridge.stream.decode import Decoder
 from tests.unit.test_pgoutput import NAMES, begin, commit, event, insert, relation
 
 

@@ -10,18 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from bridge.core.event import Event
-from bridge.core.plan import Write
-from bridge.core.spec import TableSpec
 from bridge.errors import ConfigError
+from bridge.planning.plan import Write
+from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
-from bridge.postgres.catalog import connect_target, table_shape
+from bridge.postgres.catalog import connect_target, excess_powers, table_shape
 from bridge.postgres.outbox import Outbox
-from bridge.postgres.roles import excess_powers
 from bridge.postgres.schema import publication_sql
 from bridge.postgres.source import require_outbox
 from bridge.postgres.target import BEGIN, ROLLBACK, Statement, TargetLink
 from bridge.postgres.write import write_statement
+from bridge.protocol.events import Event
 from tests.support.servers import Database
 
 NASTY = [

@@ -5,10 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.done import Done, Seqs, listed
-from bridge.core.event import Batch, Event
-from bridge.core.lsn import Lsn
-from bridge.core.snapshot import NOTHING, Snapshot
+from bridge.protocol.events import NOTHING, Batch, Done, Event, Lsn, Seqs, Snapshot, listed
 
 
 @given(st.sets(st.integers(-5, 30)))

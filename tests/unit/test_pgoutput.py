@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.event import Batch, Event
-from bridge.core.pgoutput import Decoder
 from bridge.errors import Halt
+from bridge.protocol.events import Batch, Event
+from bridge.stream.decode import Decoder
 
 OID = 16400
 UUID, INT8, XID8, TIMESTAMPTZ, TEXT, JSONB = 2950, 20, 5069, 1184, 25, 3802

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bridge.core.entity import Keep, folded
-from bridge.core.event import Event
-from bridge.postgres.entity import EntityStore
+from bridge.planning.entity import Keep, folded
+from bridge.postgres.entities import EntityStore
+from bridge.protocol.events import Event
 from tests.integration.ops.conftest import letters, rows
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database, drop_database

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from bridge.cli.explain import delivery_line
-from bridge.postgres.journey import deliveries
+from bridge.postgres.progress import deliveries
 from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database

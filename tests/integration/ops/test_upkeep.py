@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from bridge.apply.upkeep import Upkeep
 from bridge.config.load import load
 from bridge.plans import stream_plans
+from bridge.repair.upkeep import Upkeep
 from tests.support.bridge_process import FAILPOINTS
 from tests.support.servers import Database
 from tests.support.world import World, until

@@ -14,12 +14,12 @@ import pytest
 
 from bridge.config.lint import lint
 from bridge.config.load import load
-from bridge.doctor.sinks import libraries, reach
+from bridge.doctor.destinations import libraries, reach
 from bridge.errors import ConfigError
 from bridge.sinks import apprise_thread
 from bridge.sinks.apprise import ELSEWHERE, AppriseConnection
 from bridge.sinks.http import HttpClient
-from bridge.sinks.model import Outcome, Wire
+from bridge.sinks.model import SendOutcome, Wire
 from tests.integration.sinks.test_contract import IDENTITY, delivery, send
 from tests.support.bridge_process import BridgeProcess
 from tests.support.mail import MailServer
@@ -113,7 +113,7 @@ def test_a_service_that_hangs_holds_neither_the_loop_nor_its_neighbours(receiver
     silent = Receiver()
     silent.always = Reply(hang=True)
 
-    async def both() -> tuple[Outcome, Outcome]:
+    async def both() -> tuple[SendOutcome, SendOutcome]:
         wire = Wire(HttpClient(), timeout=60.0)
         slow = asyncio.create_task(connection(to(silent), *LOCAL).send(delivery({"text": "t"}), wire))
         await asyncio.to_thread(silent.wait, 1)

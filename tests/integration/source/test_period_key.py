@@ -12,7 +12,7 @@ import pytest
 from psycopg import errors
 
 import bridge
-from bridge.postgres.suppressed import suppressed
+from bridge.postgres.outbox import suppressed
 from tests.support.servers import Database
 
 pytestmark = pytest.mark.matrix

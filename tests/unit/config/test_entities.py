@@ -10,8 +10,8 @@ from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.schema import keys_at
 from bridge.config.specs import pipeline_specs
-from bridge.config.trial import run_cases
-from bridge.core.spec import EnrichSpec
+from bridge.config.testing import run_cases
+from bridge.planning.spec import EnrichSpec
 from bridge.plans import stream_plans
 
 FILE = """\

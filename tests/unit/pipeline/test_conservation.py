@@ -10,9 +10,9 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.event import Event
-from bridge.core.plan import Column
-from bridge.core.spec import BranchSpec, FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.planning.plan import Column
+from bridge.planning.spec import BranchSpec, FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import (
     BRANCHES,
     CUSTOMER,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.contract import Contract, is_timestamp
-from bridge.core.document import json_text
-from bridge.core.spec import ContractSpec, FieldSpec
+from bridge.expressions.document import json_text
+from bridge.planning.contract import Contract, is_timestamp
+from bridge.planning.spec import ContractSpec, FieldSpec
 from tests.unit.pipeline.samples import CONTRACT, USAGE
 
 

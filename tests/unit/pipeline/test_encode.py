@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.apply.prepared import encode
-from bridge.core.event import Batch, Event
-from bridge.core.plan import Column, Planned, TableShape, Write
-from bridge.core.spec import TableSpec
+from bridge.planning.plan import Column, Planned, TableShape, Write
+from bridge.planning.spec import TableSpec
+from bridge.protocol.events import Batch, Event
+from bridge.stream.prepared import encode
 
 SHAPE = TableShape("s", "t", {"id": Column("id", "text", "text"), "n": Column("n", "integer", "other")})
 

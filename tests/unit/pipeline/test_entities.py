@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bridge.core.compiled import entity_units
-from bridge.core.entity import EntityRow, Keep, folded
-from bridge.core.event import Event
-from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, UpsertSpec
+from bridge.planning.entity import EntityRow, Keep, folded
+from bridge.planning.pipeline import entity_units
+from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, UpsertSpec
+from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import CUSTOMER, USAGE, event, pipeline, plan, planner, records
 
 KEPT = EnrichSpec("customer", "$event.customer_id", "source", "select 1", kept="customer")
@@ -186,7 +186,7 @@ def test_whatever_the_order_and_however_often_the_newest_word_on_each_field_coun
 
 
 def test_of_two_words_of_one_event_on_a_field_the_first_counts_in_memory_as_in_the_table() -> None:
-    """postgres/entity.py writes a greater seq only: what was written is not changed by the same event again."""
+    """postgres/entities.py writes a greater seq only: what was written is not changed by the same event again."""
     first, second = (
         Keep(name, "customer", "cus_1", update(4), 0, {"mrr": value})
         for name, value in (("one", 1), ("two", 2))

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import orjson
 
-from bridge.core.spec import FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.planning.spec import FilterSpec, RedactSpec, SetSpec, TableSpec
 from tests.unit.pipeline.samples import (
     BRANCHES,
     CUSTOMER,

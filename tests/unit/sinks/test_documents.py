@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.pipeline import SinkDestination
-from bridge.docstrings import descriptions
 from bridge.plans import dispatch_plans
+from bridge.section import descriptions
 from bridge.sinks.kinds import SINKS
 
 DOCS = Path(__file__).parents[3] / "docs"

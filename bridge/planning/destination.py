@@ -1,0 +1,174 @@
+"""Where rows go: columns of a table, the body of a message.
+
+Compiled once for a table's shape; per batch it takes the rows and gives lists of column text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bridge.errors import Halt
+from bridge.expressions.document import json_text
+from bridge.expressions.expression import Expression
+from bridge.planning.plan import Column, Deliver, TableShape, Write
+from bridge.planning.rows import META, Rows
+from bridge.planning.spec import SinkSpec, TableSpec
+from bridge.planning.values import (
+    Literal,
+    Structure,
+    Texts,
+    ValueSource,
+    classify,
+    names_of,
+    texts,
+    values_of,
+)
+
+
+def is_whole_event(source: ValueSource) -> bool:
+    """`$event` alone: the payload as it came, which needs no parsing."""
+    return isinstance(source, Expression) and source.plain_path == ("event",)
+
+
+Fill = Callable[[Rows], Texts]
+
+_SPECIAL = ("event_id", "occurred_at", "idempotency_key")
+
+
+def fill_of(source: ValueSource, column: Column) -> Fill:
+    """How one column is filled for all rows."""
+    if isinstance(source, Expression) and source.plain_path is not None:
+        path = source.plain_path
+        if path == ("event",):
+            return lambda rows: list(rows.payloads())
+        if path[0] == "meta" and len(path) == 2 and path[1] in META:
+            get = META[path[1]]
+            if column.kind == "json" and path[1] not in ("headers", "seq"):
+                return lambda rows: texts(
+                    column, [None if v is None else v.decode() for v in map(get, rows.events)]
+                )
+            return lambda rows: list(map(get, rows.events))
+        return lambda rows: texts(column, rows.exact(path))
+    if isinstance(source, Literal):
+        constant = texts(column, [source.value])
+        return lambda rows: constant * len(rows)
+    return lambda rows: texts(column, values_of(source, rows))
+
+
+class Table:
+    """A target with its mapping. `rejected` names what the mapping wants and the table has not."""
+
+    def __init__(self, pipeline: str, spec: TableSpec, shape: TableShape) -> None:
+        self.pipeline = pipeline
+        self.spec = spec
+        self.shape = shape
+        mapping = dict(spec.columns or {})
+        if spec.version_column is not None and spec.version_column not in mapping:
+            mapping[spec.version_column] = spec.version
+        lacking = [name for name in mapping if name not in shape.columns]
+        if lacking:
+            raise Halt(
+                f"pipeline {pipeline}, destination {spec.name}: {spec.table} has no column"
+                f" {', '.join(lacking)}",
+                reason="target_columns",
+                hint=f"add the column to {spec.table}, or take it out of `columns` in the configuration",
+            )
+        sources = {name: classify(value) for name, value in mapping.items()}
+        self.names = tuple(sources)
+        self.fills = [fill_of(source, shape.columns[name]) for name, source in sources.items()]
+        self.reads = frozenset().union(
+            *(names_of(source) for source in sources.values() if not is_whole_event(source))
+        )
+
+    def writes(self, rows: Rows) -> list[Write]:
+        """The rows as one Write, or as several where the default mapping leaves columns out."""
+        if self.spec.columns is not None:
+            columns = [fill(rows) for fill in self.fills]
+            return [Write(self.pipeline, self.spec, self.shape, self.names, rows.events, columns, rows.at)]
+        return [self._default(part) for part in self._alike(rows)]
+
+    # -- the default mapping (docs/configuration.md)
+
+    def _alike(self, rows: Rows) -> list[Rows]:
+        """Parts whose events bring the same columns of those with a default: absent is not null there."""
+        optional = frozenset(
+            name
+            for name, column in self.shape.columns.items()
+            if column.has_default and column.writable and name != "payload" and name not in _SPECIAL
+        )
+        if not optional:
+            return [rows]
+        roots = {name: items for name, items in rows.roots.items() if name != "meta"}
+        signatures = [
+            optional.intersection(set(document).union(roots, *(_keys(i[row]) for i in roots.values())))
+            for row, document in enumerate(rows.documents)
+        ]
+        return [
+            rows if len(set(signatures)) == 1 else rows.keep([s == signature for s in signatures])
+            for signature in dict.fromkeys(signatures)
+        ]
+
+    def _default(self, rows: Rows) -> Write:
+        fields: set[str] = set().union(*rows.documents)
+        enriched: dict[str, str] = {}
+        for root, items in rows.roots.items():
+            if root == "meta":
+                continue
+            if any(isinstance(item, dict) for item in items):
+                for name in set().union(*(item for item in items if isinstance(item, dict))):
+                    enriched.setdefault(name, root)
+            else:
+                enriched.setdefault(root, "")
+        names = list(self.names)  # the version, if there is one
+        columns = [fill(rows) for fill in self.fills]
+        for name, column in self.shape.columns.items():
+            if not column.writable or name in self.names:
+                continue
+            filled = self._fill_default(rows, column, fields, enriched)
+            if filled is not None:
+                names.append(name)
+                columns.append(filled)
+        return Write(self.pipeline, self.spec, self.shape, tuple(names), rows.events, columns, rows.at)
+
+    def _fill_default(  # noqa: PLR0911  one return a rule of the mapping
+        self, rows: Rows, column: Column, fields: set[str], enriched: dict[str, str]
+    ) -> Texts | None:
+        name = column.name
+        if name == "payload" and column.kind == "json":
+            return list(rows.payloads())
+        if name == "event_id":
+            return list(map(META["id"], rows.events))
+        if name in _SPECIAL:
+            own: Texts = list(map(META[name], rows.events))
+            if name not in fields:
+                return own
+            given = texts(column, rows.exact(("event", name)))
+            return [g if name in d else o for g, o, d in zip(given, own, rows.documents, strict=True)]
+        if name in enriched and name not in fields:
+            root = enriched[name]
+            return texts(column, rows.exact((root, name) if root else (name,)))
+        if name in fields:
+            return texts(column, rows.exact(("event", name)))
+        return None
+
+
+def _keys(item: Any) -> frozenset[str]:
+    return frozenset(item) if isinstance(item, dict) else frozenset()
+
+
+class Sink:
+    """A sink with its fields: one body a row."""
+
+    def __init__(self, pipeline: str, spec: SinkSpec) -> None:
+        self.pipeline = pipeline
+        self.spec = spec
+        self.source = Structure({key: classify(v, spec.escapes.get(key)) for key, v in spec.fields.items()})
+        self.reads = names_of(self.source)
+
+    def deliveries(self, rows: Rows) -> list[Deliver]:
+        """The message of every row, as JSON text."""
+        return [
+            Deliver(self.pipeline, self.spec.name, event, json_text(body))
+            for event, body in zip(rows.events, values_of(self.source, rows), strict=True)
+        ]

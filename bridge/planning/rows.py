@@ -1,0 +1,234 @@
+"""The events of one pipeline, by columns: what steps and destinations work on.
+
+Lists in step with each other, so that a step is a comprehension and not a loop over objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from itertools import compress
+from operator import itemgetter
+from typing import Any, TypeVar
+
+import orjson
+
+from bridge.errors import UnitFailure
+from bridge.expressions.columnar import NotPlain
+from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
+from bridge.expressions.expression import Expression
+from bridge.expressions.operators import MISSING, Path, follow
+from bridge.protocol.events import Event
+
+T = TypeVar("T")
+
+META = {name: itemgetter(at) for at, name in enumerate(Event._fields) if name not in ("xid", "payload")}
+"""Readers of an event's own fields: text as bytes."""
+
+
+def meta_of(event: Event) -> dict[str, Any]:
+    """`$meta` as expressions and templates see it."""
+    return {
+        "id": event.id.decode(),
+        "type": event.type.decode(),
+        "key": None if event.key is None else event.key.decode(),
+        "seq": int(event.seq),
+        "occurred_at": None if event.occurred_at is None else event.occurred_at.decode(),
+        "idempotency_key": None if event.idempotency_key is None else event.idempotency_key.decode(),
+        "headers": None if event.headers is None else orjson.loads(event.headers),
+    }
+
+
+class Rows:
+    """events, their documents and every other root, all of one length. `at` are places in the batch."""
+
+    __slots__ = ("_values", "at", "documents", "events", "hidden", "roots")
+
+    def __init__(
+        self,
+        at: list[int],
+        events: list[Event],
+        documents: list[dict[str, Any]],
+        roots: dict[str, list[Any]] | None = None,
+        hidden: tuple[Path, ...] = (),
+    ) -> None:
+        self.at = at
+        self.events = events
+        self.documents = documents  # empty where nothing reads the payload
+        self.roots = roots if roots is not None else {}
+        self.hidden = hidden  # redacted fields
+        self._values: dict[Path, list[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def keep(self, mask: list[bool]) -> Rows:
+        """The rows where `mask` is true."""
+        return Rows(
+            list(compress(self.at, mask)),
+            list(compress(self.events, mask)),
+            list(compress(self.documents, mask)),
+            {name: list(compress(values, mask)) for name, values in self.roots.items()},
+            self.hidden,
+        )
+
+    def part(self, start: int, stop: int) -> Rows:
+        """The rows from `start` up to `stop`."""
+        return Rows(
+            self.at[start:stop],
+            self.events[start:stop],
+            self.documents[start:stop],
+            {name: values[start:stop] for name, values in self.roots.items()},
+            self.hidden,
+        )
+
+    def with_root(self, name: str, values: list[Any]) -> Rows:
+        """The same rows, one more root."""
+        rows = Rows(self.at, self.events, self.documents, {**self.roots, name: values}, self.hidden)
+        rows._values = {path: kept for path, kept in self._values.items() if path[0] != name}
+        return rows
+
+    def redacted(self, paths: Iterable[Path]) -> Rows:
+        """The same rows without these fields, in the documents and so in the payload."""
+        documents = self.documents
+        for path in paths:
+            documents = [without(document, path) for document in documents]
+        return Rows(self.at, self.events, documents, self.roots, self.hidden + tuple(paths))
+
+    def values(self, path: Path) -> list[Any]:
+        """What a path reads in every row, None where it leads nowhere. Floats of events may be rounded."""
+        found = self._values.get(path)
+        if found is None:
+            found = self._values[path] = self._read(path)
+        return found
+
+    def _read(self, path: Path) -> list[Any]:
+        root, rest = path[0], path[1:]
+        column = self._root(root)
+        if not rest:
+            return column
+        if len(rest) == 1:
+            name = rest[0]
+            try:
+                return list(map(itemgetter(name), column))
+            except (KeyError, TypeError, IndexError):
+                pass
+        return [None if (v := follow(item, rest)) is MISSING else v for item in column]
+
+    def _root(self, root: str) -> list[Any]:
+        if root == "event":
+            return self.documents
+        if root == "meta":
+            if "meta" not in self.roots:
+                self.roots["meta"] = [meta_of(event) for event in self.events]
+            return self.roots["meta"]
+        return self.roots.get(root) or [None] * len(self.events)
+
+    def contexts(self, roots: frozenset[str]) -> list[dict[str, Any]]:
+        """One context a row, with these roots."""
+        if roots == {"event"}:
+            return [{"event": document} for document in self.documents]
+        names = [root for root in roots if root in ("event", "meta") or root in self.roots]
+        if not names:
+            return [{} for _ in self.events]
+        return [
+            dict(zip(names, items, strict=True))
+            for items in zip(*(self._root(name) for name in names), strict=True)
+        ]
+
+    def evaluate(self, expression: Expression) -> list[Any]:
+        """The expression's value in every row; raises ExpressionFailure for all when it fails in one."""
+        if expression.plain_path is not None:
+            return self.values(expression.plain_path)
+        if expression.column is not None:
+            with suppress(NotPlain):
+                return expression.column(self.values)
+        evaluate = expression.evaluate
+        return [evaluate(context) for context in self.contexts(expression.roots)]
+
+    def exact(self, path: Path) -> list[Any]:
+        """As values(), with the numbers of events exact."""
+        values = self.values(path)
+        if path[0] != "event":
+            return values
+        kinds = set(map(type, values))
+        if float not in kinds and dict not in kinds and list not in kinds:
+            return values
+        return [
+            value if value.__class__ in _SAFE else self._exact(row, path[1:], value)
+            for row, value in enumerate(values)
+        ]
+
+    def _exact(self, row: int, path: Path, value: Any) -> Any:
+        payload = self.events[row].payload
+        if isinstance(value, float):
+            if certain(payload, path[-1], value):
+                return Decimal(repr(value))
+        elif not holds_float(value):
+            return value
+        return follow(self.document(row), path)
+
+    def document(self, row: int) -> dict[str, Any]:
+        """One document with exact numbers, without the redacted fields."""
+        document = parse_exact(self.events[row].payload)
+        for path in self.hidden:
+            document = without(document, path)
+        return document
+
+    def payloads(self) -> list[bytes]:
+        """The payloads: verbatim, or without the redacted fields."""
+        if not self.hidden:
+            return [event[5] for event in self.events]
+        return [
+            json_text(self.document(row) if holds_float(document) else document)
+            for row, document in enumerate(self.documents)
+        ]
+
+
+_SAFE = frozenset({str, int, bool, type(None), Decimal})
+
+Failures = list[tuple[int, Event, UnitFailure]]
+"""(place in the batch, event, why)."""
+
+
+def survivors(work: Callable[[Rows], T], rows: Rows) -> tuple[Rows, T, Failures]:
+    """Run work on all rows at once; rows that make it fail are found by halving and left out.
+
+    One bad event costs its neighbours a second run of the same work, never their place.
+    """
+    try:
+        return rows, work(rows), []
+    except Exception:  # any: a unit that fails costs only itself
+        failures = _failing(work, rows)
+    failed = {place for place, _, _ in failures}
+    rest = rows.keep([place not in failed for place in rows.at])
+    return rest, work(rest), failures
+
+
+def _failing(work: Callable[[Rows], Any], rows: Rows) -> Failures:
+    """The rows that fail, given that these fail together."""
+    if len(rows) == 1:
+        try:
+            work(rows)
+        except UnitFailure as failure:
+            return [(rows.at[0], rows.events[0], failure)]
+        except UnicodeError:
+            return [(rows.at[0], rows.events[0], UnitFailure("a text is not valid in its encoding"))]
+        except Exception as error:  # its text may hold values
+            return [(rows.at[0], rows.events[0], UnitFailure(f"cannot be planned: {type(error).__name__}"))]
+        return []
+    middle = len(rows) // 2
+    failures: Failures = []
+    for part in (rows.part(0, middle), rows.part(middle, len(rows))):
+        try:
+            work(part)
+        except Exception:
+            failures += _failing(work, part)
+    return failures
+
+
+def lookup_of(rows: Mapping[Any, Any], key: Any) -> Any:
+    """An answer's row for a key: under the key itself or its text."""
+    found = rows.get(key)
+    return rows.get(str(key)) if found is None else found

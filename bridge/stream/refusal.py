@@ -1,0 +1,110 @@
+"""Statements that a target refuses: undone under a savepoint, and put into words that a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from bridge.errors import Halt, Retry, Verdict, verdict_of
+from bridge.planning.plan import Column, Write
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.target import DEFERRED, IMMEDIATE, ROLLBACK, Refused, Statement
+
+_LIMIT = re.compile(r"character(?: varying)?\((\d+)\)")
+
+_SAVE = Statement(b"savepoint cause")
+_UNDO = Statement(b"rollback to savepoint cause")
+_RELEASE = Statement(b"release savepoint cause")
+
+_REASONS = {
+    "42P01": "table_missing",
+    "42703": "column_missing",
+    "42804": "column_type",
+    "42846": "column_type",
+    "42501": "privilege_missing",
+    "25006": "target_read_only",
+    "42P10": "key_not_unique",
+}
+
+
+def structure(refused: Refused) -> Halt:
+    """A refusal that a person must mend."""
+    return Halt(
+        f"the target refused a batch: {safe_message(refused.error)} (SQLSTATE {refused.sqlstate})",
+        reason=_REASONS.get(refused.sqlstate, "target_structure"),
+        hint="bridge doctor names what is missing and the SQL that mends it; delivery goes on by itself then",
+    )
+
+
+def unmapped(write: Write, refused: Refused) -> Halt | None:
+    """A NOT NULL column that the mapping leaves out is nothing that an event could mend."""
+    diag = refused.error.diag
+    here = (diag.schema_name, diag.table_name) == (write.shape.schema, write.shape.table)
+    if refused.sqlstate != "23502" or not here or diag.column_name in write.names:
+        return None
+    return Halt(
+        f"destination {write.spec.name}: column {diag.column_name!r} of {write.shape.schema}."
+        f"{write.shape.table} is NOT NULL, and nothing fills it",
+        reason="column_required",
+        hint=f"map {diag.column_name} in bridge.yaml, give it a default, or drop its NOT NULL",
+    )
+
+
+def too_long(column: Column, value: bytes) -> bool:
+    """More characters than the column's type takes; a cast would cut them, an assignment refuses."""
+    limit = _LIMIT.fullmatch(column.declared)
+    return limit is not None and len(value.decode()) > int(limit[1])
+
+
+def cause_of(run: Callable[[Sequence[Statement]], object], write: Write, row: int, refused: Refused) -> str:
+    """What a person reads; names the column, found by casting each value alone, where the server does not.
+
+    run: sends statements in the open transaction and waits; raises Refused.
+    """
+    words = safe_message(refused.error)
+    if refused.error.diag.column_name or refused.sqlstate[:2] != "22":
+        return words
+    for name, column in zip(write.names, write.columns, strict=True):
+        value = column[row]
+        declared = write.shape.columns[name].declared or write.shape.columns[name].type_sql
+        if value is None:
+            continue
+        if refused.sqlstate == "22001":  # a cast would cut it
+            if too_long(write.shape.columns[name], value):
+                return f"column {name}: {words}"
+            continue
+        cast = Statement(f"select $1::text::{declared}".encode(), [value])
+        try:
+            run([_SAVE, cast, _RELEASE])
+        except Refused as other:
+            run([_UNDO, _RELEASE])
+            if other.sqlstate == refused.sqlstate:
+                return f"column {name}: {words}"
+    return words
+
+
+_SAVE_PART = Statement(b"savepoint part")
+_UNDO_PART = Statement(b"rollback to savepoint part")
+_RELEASE_PART = Statement(b"release savepoint part")
+
+
+def attempt(run: Callable[[Sequence[Statement]], object], statements: Sequence[Statement]) -> Refused | None:
+    """Run the statements; what refused them for the sake of data, and then they are undone. Of any other refusal the
+    whole transaction is rolled back: raises Retry where it may pass, Halt where it is a matter of structure.
+
+    run: sends statements in the open transaction and waits; raises Refused.
+    """
+    if not statements:
+        return None
+    try:
+        run([_SAVE_PART, *statements, IMMEDIATE, DEFERRED, _RELEASE_PART])
+    except Refused as refused:
+        verdict = verdict_of(refused.sqlstate)
+        if verdict in (Verdict.RETRY, Verdict.HALT):
+            run([ROLLBACK])
+            raise (
+                Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
+            ) from None
+        run([_UNDO_PART, _RELEASE_PART])
+        return refused
+    return None
