@@ -107,7 +107,7 @@ if $BATCH.whole:
                 "with old as materialized (select * from bridge.checkpoint where stream = $1),"
                 " taken as (update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
                 " where stream = $1 returning 1),"
-                " read as (select (jsonb_populate_record(old, jsonb_build_object("
+                " read as (select (jsonb_populate_record(null::bridge.checkpoint, to_jsonb(old) || jsonb_build_object("
                 "'epoch', epoch + 1, 'session', $2::uuid))).* from old, taken)"
                 " select {} from read",
             ),
