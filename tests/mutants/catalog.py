@@ -198,10 +198,10 @@ MUTANTS = (
         "the batch commits, then its dead letters are written",
         (
             Edit(
-                TRANSACTION,
-                "        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])\n",
-                "        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])\n"
-                "        self._link.run([IMMEDIATE, COMMIT, BEGIN], self._wait)\n",
+                SAVEPOINT,
+                "    prepared.dead = _dead_letters(run, planned.writes)\n",
+                "    prepared.dead = _dead_letters(run, planned.writes)\n"
+                "    run([IMMEDIATE, Statement(b'commit'), Statement(b'begin')])\n",
             ),
         ),
         (real("test_killed_before_the_commit_of_a_bisected_batch_no_unit_is_nowhere"),),
