@@ -8,7 +8,7 @@ template, objects and arrays hold sources themselves, anything else is a literal
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from bridge.attempts import bisect
 from bridge.errors import UnitFailure
 from bridge.expressions.columnar import NotPlain
 from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
@@ -208,33 +209,28 @@ def survivors(work: Callable[[Rows], T], rows: Rows) -> tuple[Rows, T, Failures]
     """
     try:
         return rows, work(rows), []
-    except Exception:  # any: a unit that fails costs only itself
-        failures = _failing(work, rows)
-    failed = {place for place, _, _ in failures}
-    rest = rows.keep([place not in failed for place in rows.at])
+    except Exception as error:  # any: a unit that fails costs only itself
+        first = _failure(error)
+
+    def attempt(places: Sequence[int]) -> UnitFailure | None:
+        try:
+            work(rows.part(places[0], places[-1] + 1))
+        except Exception as error:
+            return _failure(error)
+        return None
+
+    failed = dict(bisect(range(len(rows)), attempt, failed=first))
+    rest = rows.keep([place not in failed for place in range(len(rows))])
+    failures = [(rows.at[place], rows.events[place], failure) for place, failure in failed.items()]
     return rest, work(rest), failures
 
 
-def _failing(work: Callable[[Rows], Any], rows: Rows) -> Failures:
-    """The rows that fail, given that these fail together."""
-    if len(rows) == 1:
-        try:
-            work(rows)
-        except UnitFailure as failure:
-            return [(rows.at[0], rows.events[0], failure)]
-        except UnicodeError:
-            return [(rows.at[0], rows.events[0], UnitFailure("a text is not valid in its encoding"))]
-        except Exception as error:  # its text may hold values
-            return [(rows.at[0], rows.events[0], UnitFailure(f"cannot be planned: {type(error).__name__}"))]
-        return []
-    middle = len(rows) // 2
-    failures: Failures = []
-    for part in (rows.part(0, middle), rows.part(middle, len(rows))):
-        try:
-            work(part)
-        except Exception:
-            failures += _failing(work, part)
-    return failures
+def _failure(error: Exception) -> UnitFailure:
+    if isinstance(error, UnitFailure):
+        return error
+    if isinstance(error, UnicodeError):
+        return UnitFailure("a text is not valid in its encoding")
+    return UnitFailure(f"cannot be planned: {type(error).__name__}")  # its text may hold values
 
 
 def lookup_of(rows: Mapping[Any, Any], key: Any) -> Any:
