@@ -41,7 +41,7 @@ def drain(servers: Servers, contestant: Contestant, last: UUID, *, at_most: floa
     place = sql.Identifier(schema, table)
     some = sql.SQL("select exists (select from {})").format(place)
     final = sql.SQL("select exists (select from {} where {} = %s)").format(place, sql.Identifier(key))
-    with psycopg.connect(servers.target_dsn(contestant.database), autocommit=True) as watch:
+    with psycopg.connect(servers.database_dsn(contestant.database), autocommit=True) as watch:
         started = servers_clock(watch)
         contestant.start()
         _until(watch, some, None, 0.005, _LIMIT)

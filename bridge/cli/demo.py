@@ -37,31 +37,32 @@ def demo(events: int, keep: bool, report: Path | None, tamper: Tamper | None) ->
     # psycopg and rich load here, not at every `bridge --help`
     from rich.console import Console  # noqa: PLC0415
 
-    from bridge.demo import screen  # noqa: PLC0415
+    from bridge.demo import report as shown  # noqa: PLC0415
     from bridge.demo.binaries import NoPostgres  # noqa: PLC0415
-    from bridge.demo.cluster import ClusterError  # noqa: PLC0415
-    from bridge.demo.report import html  # noqa: PLC0415
+    from bridge.demo.process import Bridge, BridgeFailed  # noqa: PLC0415
+    from bridge.demo.servers import ClusterError  # noqa: PLC0415
     from bridge.demo.story import Story  # noqa: PLC0415
-    from bridge.demo.world import WITH_SLACK, Bridge, BridgeFailed, World  # noqa: PLC0415
+    from bridge.demo.world import WITH_SLACK, Slack, World  # noqa: PLC0415
 
     console = Console(highlight=False)
     try:
         console.print("starting two throw-away PostgreSQL servers")
-        with World() as world:
-            bridge = Bridge(world.bridge_environment, world.workspace.root / "bridge.log", WITH_SLACK)
+        with World() as world, Slack() as slack:
+            environment = world.bridge_environment | slack.environment
+            bridge = Bridge(environment, world.workspace.root / "bridge.log", WITH_SLACK)
             try:
-                story = Story(world, bridge, events)
-                with screen.live(console, story.progress):
+                story = Story(world, slack, bridge, events)
+                with shown.live(console, story.progress):
                     outcome = story.run(tamper, told=lambda sentence: console.print(f"  {sentence}"))
-                screen.show(console, outcome)
+                shown.show(console, outcome)
                 if report is not None:
-                    report.write_text(html(outcome), encoding="utf-8")
+                    report.write_text(shown.html(outcome), encoding="utf-8")
                     console.print(f"report: {report}", soft_wrap=True)
                 if keep:
                     bridge.start()
                     _look_around(world, bridge.admin)
             finally:
-                bridge.kill()
+                bridge.close()
     except (NoPostgres, ClusterError, BridgeFailed, TimeoutError) as error:
         raise BridgeError(str(error)) from error
     sys.exit(0 if outcome.holds else 1)

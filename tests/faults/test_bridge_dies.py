@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from tests.faults.world import IMPATIENT, World, until
 from tests.support.producers import Traffic
+from tests.support.world import IMPATIENT, World, until
 
 
 @pytest.mark.fault(2)

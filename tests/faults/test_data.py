@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults.world import IMPATIENT, World, until
-from tests.support import customer, truth
+from tests.support import truth
 from tests.support.servers import Database, drop_database
 from tests.support.truth import USAGE_COLUMNS, Unit
+from tests.support.world import IMPATIENT, World, fill, until
 
 GOOD = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 5, "plan": "pro"}
 
@@ -129,8 +129,7 @@ def test_a_source_in_latin1(world: World) -> None:
     made = Database(world.source.server, f"{world.source.name}_l1")
     world.source.execute(f"create database {made.name} template template0 encoding 'LATIN1' locale 'C'")
     try:
-        with made.connect() as connection:
-            customer.make_source(connection)
+        fill(made, "source")
         with psycopg.connect(made.dsn, client_encoding="utf8") as connection:
             world.source = made
             bridge = world.bridge().start().wait_ready()
@@ -159,9 +158,8 @@ def test_bytes_that_are_no_utf8_in_a_source_without_an_encoding_are_a_dead_lette
     world.source.execute(f"alter database {made.name} set client_encoding = 'UTF8'")
     world.configure(lambda c: c["source"].update(capture=capture, poll_interval="100ms"))
     try:
+        world.source = fill(made, "source")
         with made.connect() as connection:
-            customer.make_source(connection)
-            world.source = made
             bridge = world.bridge().start()
             bridge.wait_log("streaming" if capture == "slot" else "polling")
             _insert(connection, json.dumps({**GOOD, "note": "Ærøskøbing"}, ensure_ascii=False))

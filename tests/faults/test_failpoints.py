@@ -17,9 +17,9 @@ import pytest
 
 import bridge
 from bridge.failpoints import POINTS
-from tests.faults.world import IMPATIENT, World
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Producer
+from tests.support.world import IMPATIENT, World
 
 START = ("session.start", "session.fenced", "session.judged", "registry.before", "registry.written")
 SLOT = ("slot.before", "slot.made", "slot.dropped")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import IMPATIENT, World, until
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Traffic
 from tests.support.proxy import FaultProxy
 from tests.support.servers import RestartableServer
 from tests.support.truth import conservation
+from tests.support.world import IMPATIENT, World, until
 
 
 def resident(process: BridgeProcess, field: str = "VmHWM") -> int:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.world import World, until
-from tests.support import customer
+from bridge.demo.world import CRM
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database, create_database, drop_database
+from tests.support.world import World, until
 
 GOOD = {"metric": "seats", "limit": 10, "used": 5, "plan": "pro"}
 
@@ -20,7 +20,7 @@ def replica(world: World) -> Iterator[Database]:
     """A copy of the customers, elsewhere."""
     made = create_database(world.target.server, f"{world.target.name}_crm")
     with made.connect() as connection:
-        connection.execute(customer.CRM)
+        connection.execute(CRM)
     yield made
     for bridge in world.bridges:
         bridge.close()

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults.world import World, until
+from tests.support.world import World, until
 
 AWAY_AND_BACK = {
     "publish": (

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from bridge.demo.cluster import Cluster
-from tests.faults.world import STREAM, World, until
 from tests.support.bridge_process import BridgeProcess
-from tests.support.servers import Database, create_database, drop_database
+from tests.support.servers import Database, EmbeddedServer, create_database, drop_database
 from tests.support.truth import conservation
+from tests.support.world import STREAM, World, until
 
 
 def recover(like: BridgeProcess, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +57,7 @@ def copied(database: Database) -> Iterator[Database]:
 @pytest.mark.data_directory
 @pytest.mark.fault(36, "36b")
 def test_a_source_restored_from_an_older_copy_is_accepted_and_what_comes_then_arrives_once(
-    world: World, source_cluster: Cluster
+    world: World, source_cluster: EmbeddedServer
 ) -> None:
     world.applied_some()
     source_cluster.stop()

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from tests.faults.world import World, drop_slot, until
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Producer, Traffic
 from tests.support.servers import RestartableServer
+from tests.support.world import World, drop_slot, until
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.world import World, until
 from tests.support.servers import RestartableServer
+from tests.support.world import World, until
 
 MIB = 1 << 20
 

@@ -7,19 +7,17 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.faults.world import Document, World
 from tests.support import truth
-from tests.support.servers import Database
 from tests.support.truth import Unit
+from tests.support.world import Document, World
 
 CANARY = "zebra-canary-7315"
 
@@ -91,14 +89,13 @@ def _with_lines(document: Document) -> None:
 
 
 @pytest.fixture
-def world(source: Database, target: Database, tmp_path: Path) -> Iterator[World]:
-    made = World(source, target, tmp_path)
-    with target.connect() as connection:
+def world(world: World) -> World:
+    """The same, with a pipeline of lines."""
+    with world.target.connect() as connection:
         connection.execute(_TABLE.encode())
         truth.watch(connection, "events.line")
-    made.configure(_with_lines)
-    yield made
-    made.close()
+    world.configure(_with_lines)
+    return world
 
 
 def insert(

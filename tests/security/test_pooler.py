@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.world import Document, World
 from tests.security.pgbouncer import PgBouncer
+from tests.support.world import Document, World
 
 Pooler = Callable[..., PgBouncer]
 

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from bridge.postgres import wire
-from tests.faults.world import World
 from tests.security.certificates import Authority
 from tests.security.conftest import TlsServer
 from tests.security.records import RecordProxy
+from tests.support.world import World
 
 LARGE = 5 << 20
 

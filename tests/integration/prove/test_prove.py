@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.world import World, until
 from tests.integration.prove.conftest import Command
 from tests.support.producers import Traffic
+from tests.support.world import World, until
 
 KINDS = ("lost", "doubled", "differing", "unexpected", "both")
 

@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.cli import cli
 from bridge.config.recipe import Recipe, recipes
-from tests.faults.world import until
 from tests.support import truth
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
+from tests.support.world import until
 
 ALL = recipes()
 HEAD = """\

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.integration.source.conftest import until, waits_for_a_lock
+from tests.integration.source.conftest import waits_for_a_lock
 from tests.support.servers import Database
+from tests.support.world import until
 
 pytestmark = pytest.mark.matrix
 App = psycopg.Connection[tuple[Any, ...]]

@@ -13,8 +13,8 @@ import pytest
 from bridge.protocol.events import NOTHING, parse_snapshot
 from bridge.repair import prune as module
 from bridge.repair.prune import PruneResult, prune
-from tests.integration.source.conftest import until
 from tests.support.servers import Database
+from tests.support.world import until
 
 pytestmark = pytest.mark.matrix
 WEEK = timedelta(days=7)

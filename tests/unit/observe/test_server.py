@@ -14,14 +14,9 @@ from bridge.errors import ConfigError
 from bridge.observe import server
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.metrics import Metrics
+from tests.support.servers import free_port
 
 LIVEZ = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 class Client:

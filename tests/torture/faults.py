@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import psycopg
 
-from bridge.demo.cluster import Cluster
-from tests.torturing.rig import STALLED, Rig
+from tests.support.servers import EmbeddedServer
+from tests.torture.rig import STALLED, Rig
 
 _PENDING = """
 select exists (select from outbox.event e, outbox.stream s where not pg_visible_in_snapshot(e.xid, s.floor))"""
@@ -66,7 +66,7 @@ class Faults:
     def crash_source(self) -> None:
         self._crash(self.rig.source, "source crashes")
 
-    def _crash(self, cluster: Cluster, what: str) -> None:
+    def _crash(self, cluster: EmbeddedServer, what: str) -> None:
         cluster.crash()
         time.sleep(self.rig.chance.uniform(0, 1))
         cluster.start()

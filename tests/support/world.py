@@ -1,28 +1,69 @@
-"""One source, one target and the bridges between them: what every fault is done to, and the law at its end.
+"""The world of a test: a source and a target as their customer made them, the bridges and commands between them.
 
-Apart from tests/support because it knows the product's configuration and ledger; the law itself is there.
+The rig plays the customer, as the demo does (bridge/demo/world.py): it owns the tables, runs the printed SQL and gives
+the bridge its role, which has no CREATE anywhere. What is beside the product is in truth.py: what was
+committed, what came of it, and the law that compares the two.
 """
 
 from __future__ import annotations
 
-import copy
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.support.bridge_process import DEFAULT_CONFIG, BridgeProcess
+from bridge.demo import world as customer
+from tests.support import truth
+from tests.support.bridge_process import DEFAULT_CONFIG, REPOSITORY, BridgeProcess, run_command
 from tests.support.producers import Producer
-from tests.support.servers import Database
+from tests.support.servers import Database, Server, create_database, drop_database, free_port
 from tests.support.truth import Unit, Verdict, conservation, settle
 
 STREAM = "outbox_bridge_warehouse"
 IMPATIENT = "-c wal_sender_timeout=2s"  # for the source's DSN: this stream's walsender alone
 Document = dict[str, Any]
+Kind = Literal["source", "target"]
+
+
+# -- the customer --------------------------------------------------------------------------------------
+
+
+def make_roles(server: Server) -> None:
+    """The bridge's role and an application's; the server may have them."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        customer.make_roles(connection, "bridge")
+
+
+def fill(database: Database, kind: Kind) -> Database:
+    """source: the outbox as printed, the customer's data, rig.truth. target: the ledger as printed, a table for
+    usage limits, the trigger that counts effects."""
+    with database.connect() as connection:
+        if kind == "source":
+            customer.make_source(connection)
+            truth.install_source(connection)
+        else:
+            customer.make_target(connection)
+            truth.install_target(connection)
+            truth.watch(connection, "events.usage_limits")
+    return database
+
+
+def make_database(server: Server, name: str, kind: Kind) -> Database:
+    """A new database with all of that, in place of one of this name."""
+    make_roles(server)
+    drop_database(Database(server, name))
+    return fill(create_database(server, name), kind)
+
+
+# -- the world -----------------------------------------------------------------------------------------
 
 
 def until(condition: Callable[[], Any], what: str, deadline: float = 30.0) -> Any:
@@ -41,29 +82,47 @@ def with_options(dsn: str, options: str) -> str:
 
 
 class World:
-    """`source` and `target` as the customer has them; `bridge()` makes bridges that end with the test."""
+    """`source` and `target` as the customer has them; `bridge()` makes bridges that end with it."""
 
     def __init__(self, source: Database, target: Database, directory: Path) -> None:
         self.source = source
         self.target = target
         self.directory = directory
-        self.document: Document = yaml.safe_load(DEFAULT_CONFIG.read_text())
+        self.config = directory / "bridge.yaml"
+        self.text = DEFAULT_CONFIG.read_text()
+        self.environment: dict[str, str] = {}  # of commands, beside the DSNs; it may replace them
         self.bridges: list[BridgeProcess] = []
+        self._admin = f"127.0.0.1:{free_port()}"
 
-    def configure(self, change: Callable[[Document], object]) -> Path:
-        """Change the configuration; the file that bridges made from now on (or a SIGHUP) read."""
-        document = copy.deepcopy(self.document)
-        change(document)
-        self.document = document
-        return self.write_config()
+    def close(self) -> None:
+        for bridge in self.bridges:
+            bridge.close()
+
+    # -- the configuration ------------------------------------------------------------------------------
 
     @property
-    def config(self) -> Path:
-        return self.directory / "bridge.yaml"
+    def text(self) -> str:
+        """The configuration, the demo's at first; bridges and commands started from now on, or a SIGHUP, read it."""
+        return self.config.read_text()
 
-    def write_config(self) -> Path:
-        self.config.write_text(yaml.safe_dump(self.document, sort_keys=False))
+    @text.setter
+    def text(self, text: str) -> None:
+        self.config.write_text(text)
+
+    @property
+    def document(self) -> Document:
+        """The configuration as values: a copy."""
+        document: Document = yaml.safe_load(self.text)
+        return document
+
+    def configure(self, change: Callable[[Document], object]) -> Path:
+        """Change the configuration; its file."""
+        document = self.document
+        change(document)
+        self.text = yaml.safe_dump(document, sort_keys=False)
         return self.config
+
+    # -- bridges and commands ---------------------------------------------------------------------------
 
     def bridge(
         self,
@@ -75,7 +134,6 @@ class World:
         **environment: str,
     ) -> BridgeProcess:
         """A bridge, not started. options: server options of its connections to the source."""
-        self.write_config()
         made = BridgeProcess(
             source=with_options(source or self.source.bridge_dsn, options),
             target=target or self.target.bridge_dsn,
@@ -88,9 +146,27 @@ class World:
         self.bridges.append(made)
         return made
 
-    def close(self) -> None:
-        for bridge in self.bridges:
-            bridge.close()
+    def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """`bridge COMMAND -c bridge.yaml`, as the bridge's own role; how it ended."""
+        command = [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)]
+        given = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        given |= {
+            "SOURCE_DSN": self.source.bridge_dsn,
+            "WAREHOUSE_DSN": self.target.bridge_dsn,
+            "BRIDGE_ADMIN": self.bridges[-1].admin if self.bridges else self._admin,
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        return run_command(command, {**given, **self.environment, **environment}, stdin)
+
+    def command(self, *arguments: str, code: int = 0, stdin: str = "") -> str:
+        """What it printed to standard output, after an exit with `code`."""
+        ran = self.run(*arguments, stdin=stdin)
+        assert ran.returncode == code, f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        return ran.stdout
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """The same with --json, read."""
+        return json.loads(self.command(*arguments, "--json", code=code))
 
     def producer(self, name: str = "one") -> Producer:
         return Producer(self.source.dsn, name=name)
@@ -135,13 +211,13 @@ class World:
         try:
             return settle(self.source.dsn, self.target.dsn, unit, deadline)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self._tails()}") from None
+            raise AssertionError(f"{error}\n{self.log_tails()}") from None
 
     def law(self, unit: Unit | None = None, deadline: float = 30.0) -> Verdict:
         """Wait for a marker, then: the conservation law, and I1 (the slot never ahead of the ledger)."""
         self.caught_up(unit, deadline)
         verdict = conservation(self.source.dsn, self.target.dsn, unit)
-        assert verdict.holds, f"{verdict}\n{self._tails()}"
+        assert verdict.holds, f"{verdict}\n{self.log_tails()}"
         self.check_confirmed()
         return verdict
 
@@ -161,9 +237,10 @@ class World:
             return
         for (lsn,) in confirmed:
             ahead = self.source.value("select %s::pg_lsn > %s::pg_lsn", [lsn, safe])
-            assert not ahead, f"the slot is at {lsn}, the ledger at {safe}\n{self._tails()}"
+            assert not ahead, f"the slot is at {lsn}, the ledger at {safe}\n{self.log_tails()}"
 
-    def _tails(self) -> str:
+    def log_tails(self) -> str:
+        """The last lines of every bridge."""
         return "\n".join(bridge.log_tail() for bridge in self.bridges)
 
     # -- faults -----------------------------------------------------------------------------------------

@@ -1,22 +1,22 @@
-"""Two servers, a proxy before each, and two bridges that are started again whenever they end."""
+"""Two servers, a proxy before each, two bridges that are started again whenever they end; and what happened to them."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
-from bridge.demo.cluster import Cluster
-from tests.faults.world import IMPATIENT, World
-from tests.support import customer
 from tests.support.bridge_process import BridgeProcess
 from tests.support.proxy import FaultProxy, LostAnswer
-from tests.support.servers import Database, Servers, create_database
-from tests.torturing.report import Happened
+from tests.support.servers import EmbeddedServer, Servers
+from tests.support.world import IMPATIENT, World, make_database
 
 STALLED = 300.0
 """Seconds without progress after which the run has failed. Nothing else has a deadline: a machine can be slow."""
@@ -24,6 +24,54 @@ STALLED = 300.0
 OPEN_BATCH = ("apply.sent", "apply.chunk", "bisect.commit")
 UNCONFIRMED = ("settle.durable", "confirm.before")
 BATCH = 500
+
+
+CLASSES = (
+    "kills with a batch open",
+    "kills between commit and confirmation",
+    "kills at random",
+    "freezes",
+    "clean stops",
+    "target crashes",
+    "source crashes",
+    "target sessions ended",
+    "lost commit answers",
+    "links reset",
+    "links half open",
+    "slots dropped with events pending",
+    "slots advanced with events pending",
+    "publications toggled",
+    "tables missing for a while",
+    "table locks",
+    "transactions rolled back",
+    "transactions in two phases",
+    "transactions larger than a batch",
+    "duplicate keys",
+    "dead letters",
+    "takeovers",
+)
+"""What must have happened at least once."""
+
+
+class Happened:
+    """What happened, counted and written down."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.log: list[dict[str, Any]] = []
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+
+    def add(self, what: str, **detail: Any) -> None:
+        with self._lock:
+            self.counts[what] += 1
+            if "transactions" not in what and what != "duplicate keys":
+                at = round(time.monotonic() - self._began, 2)
+                self.log.append({"at": at, "what": what, **detail})
+
+    def missing(self) -> list[str]:
+        """The classes of faults that have not struck."""
+        return [name for name in CLASSES if not self.counts[name]]
 
 
 class Rig:
@@ -34,12 +82,12 @@ class Rig:
         self.happened = Happened()
         self._servers = Servers()
         source, target = self._servers.private("source"), self._servers.private("target")
-        if not isinstance(source, Cluster) or not isinstance(target, Cluster):
+        if not isinstance(source, EmbeddedServer) or not isinstance(target, EmbeddedServer):
             raise SystemExit("torture crashes servers of its own: it needs the embedded provider")
         self.source, self.target = source, target
         self.world = world = World(
-            _database(source, "torture", customer.make_source),
-            _database(target, "torture", customer.make_target),
+            make_database(source, "torture", "source"),
+            make_database(target, "torture", "target"),
             directory,
         )
         world.target.execute(
@@ -118,11 +166,3 @@ class Rig:
         for link in self.links.values():
             link.close()
         self._servers.close()
-
-
-def _database(cluster: Cluster, name: str, fill: Callable[[customer.Connection], None]) -> Database:
-    customer.make_roles(cluster)
-    database = create_database(cluster, name)
-    with database.connect() as connection:
-        fill(connection)
-    return database

@@ -10,8 +10,7 @@ import psycopg
 
 from tests.support.producers import Producer
 from tests.support.servers import Database
-from tests.torturing.report import Happened
-from tests.torturing.rig import BATCH, STALLED
+from tests.torture.rig import BATCH, STALLED, Happened
 
 _TWO_PHASE = (
     "with made as materialized (select gen_random_uuid() as id, jsonb_build_object('customer_id', 'cus_1',"
