@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from bridge.demo.binaries import Binaries, find_binaries
 from bridge.demo.cluster import Cluster, ClusterError
@@ -18,11 +16,8 @@ class Workspace:
 
     def __init__(self, binaries: Binaries | None = None) -> None:
         self.binaries = binaries or find_binaries()
-        parent = tempfile.gettempdir()
-        if len(parent) > 40:
-            parent = "/tmp"  # noqa: S108 - mkdtemp is private; a socket's path has at most 103 to 107 bytes
-        self.root = Path(tempfile.mkdtemp(prefix="outbox-bridge-", dir=parent))
-        self.binaries.identity.own(self.root)
+        # a socket's path has at most 103 to 107 bytes
+        self.root = self.binaries.identity.folder("outbox-bridge-", longest_parent=40)
         self._clusters: list[Cluster] = []
         atexit.register(self.close)
 
