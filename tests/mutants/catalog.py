@@ -63,7 +63,7 @@ MUTANTS = (
                 PROTOCOL,
                 "        return not batch.whole\n\n    def look_at_source",
                 "        if batch.whole:\n"
-                "            yield from ask(Confirm(batch.end_lsn))\n"
+                "            yield from ask(to.Confirm(batch.end_lsn))\n"
                 "        return not batch.whole\n\n    def look_at_source",
             ),
         ),
@@ -75,12 +75,12 @@ MUTANTS = (
         (
             Edit(
                 PROTOCOL,
-                "        yield from ask(Apply(batch, self.ledger, after, list_as=list_as, thin=thin))\n"
+                "        yield from ask(to.Apply(batch, self.ledger, after, list_as=list_as, thin=thin))\n"
                 "        if batch.whole:\n"
                 "            self.sent = after\n",
-                "        yield from ask(Apply(batch, self.ledger, self.ledger))\n"
+                "        yield from ask(to.Apply(batch, self.ledger, self.ledger))\n"
                 "        if batch.whole:\n"
-                "            yield from ask(Settle())\n"
+                "            yield from ask(to.Settle())\n"
                 "            yield from self.save(after, thin=thin)\n",
             ),
         ),
@@ -288,7 +288,7 @@ MUTANTS = (
         (
             Edit(
                 PROTOCOL,
-                "while goal.from_slot and (yield from ask(StillRunning(goal.snapshot))):",
+                "while goal.from_slot and (yield from ask(to.StillRunning(goal.snapshot))):",
                 "while goal.seq < 0:",
             ),
         ),
