@@ -24,7 +24,7 @@ from bridge.planning.plan import Column, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.protocol.events import Batch, Event
 from bridge.stream.decode import Decoder
-from bridge.stream.prepared import PlannedBatch, encode
+from bridge.stream.planned import PlannedBatch, encode
 
 _KINDS = {
     "event_id": ("uuid", "other"),

@@ -50,7 +50,7 @@ SHAPE = TableShape(
     {name: Column(name, *KINDS.get(name, ("text", "text"))) for name in COLUMNS},  # type: ignore[arg-type]
 )
 ENRICH = EnrichSpec("customer", "$event.customer_id", "source", "select ...")
-TABLE = TableSpec("events", "warehouse", "events.usage_limits", "upsert", ("event_id",), None, COLUMNS)
+TABLE = TableSpec("events", "warehouse", "events", "usage_limits", "upsert", ("event_id",), None, COLUMNS)
 
 
 def events(count: int) -> list[Event]:

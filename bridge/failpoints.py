@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 POINTS = {
     "session.start": "a session begins",
@@ -87,12 +88,6 @@ def _parse(text: str) -> dict[str, _Armed]:
 _armed = _parse(os.environ.get(VARIABLE, ""))
 
 
-def hit(name: str) -> None:
-    """Pass this point."""
-    if _armed:
-        _pass(name)
-
-
 def _pass(name: str) -> None:
     point = _armed.get(name)
     if point is None:
@@ -110,3 +105,10 @@ def _pass(name: str) -> None:
         time.sleep(float(point.act.partition(":")[2]))
     else:
         raise FailpointRaised(name)
+
+
+_OFF: dict[str, None] = {}
+
+hit: Callable[[str], object]
+"""Pass the point of this name. Off, it is a look into an empty dictionary: no frame of ours on the hot path."""
+hit = _pass if _armed else _OFF.get

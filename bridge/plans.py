@@ -16,8 +16,8 @@ from bridge.dispatch.schedule import DispatchSpec, LaneSpec
 from bridge.errors import ConfigError
 from bridge.planning.pipeline import entity_units
 from bridge.planning.planner import Planner
+from bridge.planning.rows import classify
 from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
-from bridge.planning.values import classify
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
 from bridge.sinks.model import SinkConnection
@@ -26,7 +26,7 @@ from bridge.stream.spec import StreamSpec
 SOURCE = "source"
 
 
-def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamSpec]:
+def stream_plans(config: Config) -> list[StreamSpec]:
     """One plan a target database, in the order of the configuration."""
     targets = {
         name: connection.dsn
@@ -70,7 +70,6 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamSpe
             failover=source.failover,
             poll_interval=source.poll_interval.total_seconds(),
             strict=config.strict,
-            allow_storm=allow_storm,
         )
         for name in used
     ]

@@ -27,4 +27,4 @@ def run(config_path: Path, log_level: str, allow_storm: bool) -> None:
     from bridge.observe.logs import configure  # noqa: PLC0415
 
     configure(log_level)
-    run_daemon(config_path, read_config, allow_storm=allow_storm)
+    run_daemon(config_path, read_config, guarded=not allow_storm)

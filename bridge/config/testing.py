@@ -10,16 +10,15 @@ from typing import Any
 import orjson
 
 from bridge.config.model import Case, Config
-from bridge.config.pipeline import table_names
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.expressions.document import json_text
+from bridge.planning.destination import scalar
 from bridge.planning.entity import folded
 from bridge.planning.pipeline import entity_units
 from bridge.planning.plan import Column, Lookup, Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import ContractSpec, EnrichSpec, PipelineSpec, SetSpec, SinkSpec, TableSpec
 from bridge.planning.steps import Answer
-from bridge.planning.values import scalar
 from bridge.protocol.events import Event
 
 
@@ -168,12 +167,11 @@ def _shape(spec: TableSpec, case: Case, pipeline: PipelineSpec, contract: Contra
                 names += case.entities.get(step.as_name) or {}
     if spec.version_column is not None:
         names.append(spec.version_column)
-    schema, table = table_names(spec.table)
     columns = {
         name: Column(name, "jsonb", "json") if name == "payload" else Column(name, "unknown", "other")
         for name in names
     }
-    return TableShape(schema, table, columns)
+    return TableShape(spec.schema, spec.table, columns)
 
 
 def _record(names: tuple[str, ...], columns: list[list[bytes | None]]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,11 +51,8 @@ class Workspace:
 
     def __init__(self, binaries: Binaries | None = None) -> None:
         self.binaries = binaries or find_binaries()
-        parent = tempfile.gettempdir()
-        if len(parent) > 40:
-            parent = "/tmp"  # noqa: S108 - mkdtemp is private; a socket's path has at most 103 to 107 bytes
-        self.root = Path(tempfile.mkdtemp(prefix="outbox-bridge-", dir=parent))
-        self.binaries.identity.own(self.root)
+        # a socket's path has at most 103 to 107 bytes
+        self.root = self.binaries.identity.folder("outbox-bridge-", longest_parent=40)
         self.clusters: list[Cluster] = []
         atexit.register(self.close)
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import psycopg
 
 from bridge.config.model import Config
-from bridge.config.pipeline import table_names as split_names
 from bridge.doctor import path
 from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.reach import place
@@ -163,7 +162,7 @@ def tables(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
                 yield ok(
                     plan.connection,
                     "table",
-                    f"{pipeline.name} -> {name}: {spec.table} fits, and may be written",
+                    f"{pipeline.name} -> {name}: {spec.table_name} fits, and may be written",
                 )
 
 
@@ -171,7 +170,7 @@ def table_names(plan: StreamSpec) -> list[tuple[str, str]]:
     """(schema, table) of what is written, and of the ledger."""
     ledger = [("bridge", name) for name in LEDGER_TABLES]
     written = [
-        split_names(spec.table)
+        (spec.schema, spec.table)
         for pipeline in plan.pipelines
         for spec in pipeline.destinations.values()
         if isinstance(spec, TableSpec) and spec.connection == plan.connection

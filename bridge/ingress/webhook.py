@@ -19,7 +19,7 @@ from bridge.ingress.body import LONGEST, check_text, read_payload
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.signature import Signed, verifier
 from bridge.ingress.store import Item
-from bridge.planning.values import Escaped, Literal, ValueSource, classify
+from bridge.planning.rows import Escaped, Literal, ValueSource, classify
 
 _IDS: dict[Scheme, tuple[str | None, str | None]] = {
     # scheme: (what tells a delivery, the event's idempotency key). GitHub does not sign its delivery id:

@@ -1,12 +1,16 @@
-"""The events of one pipeline, by columns: what steps and destinations work on.
+"""The events of one pipeline, by columns, and the values that sources have in them.
 
-Lists in step with each other, so that a step is a comprehension and not a loop over objects.
+Lists in step with each other, so that a step is a comprehension and not a loop over objects. A source is what a
+configuration writes where a value is wanted: `$name...` is an expression, `$$` a literal dollar, a text with `{{` a
+template, objects and arrays hold sources themselves, anything else is a literal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import compress
 from operator import itemgetter
@@ -14,12 +18,14 @@ from typing import Any, TypeVar
 
 import orjson
 
+from bridge.attempts import bisect
 from bridge.errors import UnitFailure
 from bridge.expressions.columnar import NotPlain
 from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
-from bridge.expressions.expression import Expression
+from bridge.expressions.expression import Expression, compile_expression
 from bridge.expressions.operators import MISSING, Path, follow
-from bridge.protocol.events import Event
+from bridge.expressions.template import Template, compile_template
+from bridge.protocol.events import Event, payload_of
 
 T = TypeVar("T")
 
@@ -160,6 +166,10 @@ class Rows:
             for row, value in enumerate(values)
         ]
 
+    def exact_each(self, paths: Iterable[Path]) -> list[list[Any]]:
+        """exact() of each path."""
+        return list(map(self.exact, paths))
+
     def _exact(self, row: int, path: Path, value: Any) -> Any:
         payload = self.events[row].payload
         if isinstance(value, float):
@@ -179,7 +189,7 @@ class Rows:
     def payloads(self) -> list[bytes]:
         """The payloads: verbatim, or without the redacted fields."""
         if not self.hidden:
-            return [event[5] for event in self.events]
+            return list(map(payload_of, self.events))
         return [
             json_text(self.document(row) if holds_float(document) else document)
             for row, document in enumerate(self.documents)
@@ -199,36 +209,131 @@ def survivors(work: Callable[[Rows], T], rows: Rows) -> tuple[Rows, T, Failures]
     """
     try:
         return rows, work(rows), []
-    except Exception:  # any: a unit that fails costs only itself
-        failures = _failing(work, rows)
-    failed = {place for place, _, _ in failures}
-    rest = rows.keep([place not in failed for place in rows.at])
+    except Exception as error:  # any: a unit that fails costs only itself
+        first = _failure(error)
+
+    def attempt(places: Sequence[int]) -> UnitFailure | None:
+        try:
+            work(rows.part(places[0], places[-1] + 1))
+        except Exception as error:
+            return _failure(error)
+        return None
+
+    failed = dict(bisect(range(len(rows)), attempt, failed=first))
+    rest = rows.keep([place not in failed for place in range(len(rows))])
+    failures = [(rows.at[place], rows.events[place], failure) for place, failure in failed.items()]
     return rest, work(rest), failures
 
 
-def _failing(work: Callable[[Rows], Any], rows: Rows) -> Failures:
-    """The rows that fail, given that these fail together."""
-    if len(rows) == 1:
-        try:
-            work(rows)
-        except UnitFailure as failure:
-            return [(rows.at[0], rows.events[0], failure)]
-        except UnicodeError:
-            return [(rows.at[0], rows.events[0], UnitFailure("a text is not valid in its encoding"))]
-        except Exception as error:  # its text may hold values
-            return [(rows.at[0], rows.events[0], UnitFailure(f"cannot be planned: {type(error).__name__}"))]
-        return []
-    middle = len(rows) // 2
-    failures: Failures = []
-    for part in (rows.part(0, middle), rows.part(middle, len(rows))):
-        try:
-            work(part)
-        except Exception:
-            failures += _failing(work, part)
-    return failures
+def _failure(error: Exception) -> UnitFailure:
+    if isinstance(error, UnitFailure):
+        return error
+    if isinstance(error, UnicodeError):
+        return UnitFailure("a text is not valid in its encoding")
+    return UnitFailure(f"cannot be planned: {type(error).__name__}")  # its text may hold values
 
 
 def lookup_of(rows: Mapping[Any, Any], key: Any) -> Any:
     """An answer's row for a key: under the key itself or its text."""
     found = rows.get(key)
     return rows.get(str(key)) if found is None else found
+
+
+# --- value sources ----------------------------------------------------------------------------------
+
+_EXPRESSION = re.compile(r"\$[A-Za-z_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """The same value for every event."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """An object or array with sources inside."""
+
+    items: dict[str, ValueSource] | list[ValueSource]
+
+
+@dataclass(frozen=True, slots=True)
+class Escaped:
+    """An expression whose text must be inert in a vendor's markup."""
+
+    source: Expression
+    escape: Callable[[str], str]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return self.source.names
+
+    def made_inert(self, value: Any) -> Any:
+        """Texts and numbers; anything else is no markup."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+            return value
+        return self.escape(str(value))
+
+
+ValueSource = Expression | Escaped | Template | Literal | Structure
+
+
+def classify(  # noqa: PLR0911  one return a form of value
+    value: Any, escape: Callable[[str], str] | None = None
+) -> ValueSource:
+    """Compile what was written; raises ExpressionSyntaxError or TemplateSyntaxError.
+
+    escape: what values go through on their way into a text; what is written literally does not.
+    """
+    if isinstance(value, str):
+        if _EXPRESSION.match(value):
+            expression = compile_expression(value)
+            return expression if escape is None else Escaped(expression, escape)
+        text = value.replace("$$", "$")
+        return compile_template(text, escape) if "{{" in text else Literal(text)
+    if isinstance(value, Mapping):
+        items = {str(name): classify(item, escape) for name, item in value.items()}
+        if all(isinstance(item, Literal) for item in items.values()):
+            return Literal({name: item.value for name, item in items.items() if isinstance(item, Literal)})
+        return Structure(items)
+    if isinstance(value, list | tuple):
+        elements = [classify(item, escape) for item in value]
+        if all(isinstance(item, Literal) for item in elements):
+            return Literal([item.value for item in elements if isinstance(item, Literal)])
+        return Structure(elements)
+    return Literal(value)
+
+
+def names_of(source: ValueSource) -> frozenset[str]:
+    """Every dotted name a source reads."""
+    if isinstance(source, Literal):
+        return frozenset()
+    if isinstance(source, Structure):
+        inner = source.items.values() if isinstance(source.items, dict) else source.items
+        return frozenset().union(*map(names_of, inner))
+    return source.names
+
+
+def values_of(source: ValueSource, rows: Rows) -> list[Any]:
+    """A source's value in every row, numbers of events exact where they are only carried."""
+    if isinstance(source, Literal):
+        return [source.value] * len(rows)
+    if isinstance(source, Expression):
+        if source.plain_path == ("event",):
+            return [orjson.Fragment(payload) for payload in rows.payloads()]
+        return rows.exact(source.plain_path) if source.plain_path else rows.evaluate(source)
+    if isinstance(source, Escaped):
+        return [source.made_inert(value) for value in values_of(source.source, rows)]
+    if isinstance(source, Template):
+        return [source.render(context) for context in rows.contexts(source.roots)]
+    return structures(source, rows)
+
+
+def structures(source: Structure, rows: Rows) -> list[Any]:
+    """Objects and arrays, built for every row."""
+    if isinstance(source.items, dict):
+        names = list(source.items)
+        columns = [values_of(item, rows) for item in source.items.values()]
+        return [dict(zip(names, items, strict=True)) for items in zip(*columns, strict=True)]
+    return [list(items) for items in zip(*(values_of(item, rows) for item in source.items), strict=True)]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from bridge.config.pipeline import table_names
 from bridge.planning.plan import Column, ColumnKind, TableShape
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
@@ -96,7 +95,7 @@ def table_shape(
 
     kinds: column -> contract type ("number", "object", ...) where the column is mapped from one field.
     """
-    schema, table = table_names(spec.table)  # compared as text below: as `name`, 64 bytes would be cut to 63
+    schema, table = spec.schema, spec.table  # compared as text below: as `name`, 64 bytes would be cut to 63
     row = connection.execute(
         "select c.oid, c.relkind, row_security_active(c.oid), quote_ident(current_user),"
         " has_schema_privilege(n.oid, 'usage') from pg_catalog.pg_class c"

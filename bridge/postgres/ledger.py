@@ -37,8 +37,10 @@ _EXPECTED = (
     " and next_seq = $5::bigint and floor_lsn = $6::pg_lsn"
 )
 
-# Where another bridge has taken over there is no such row: 1 / 0 fails the statement, and with it everything
-# that was sent behind it in the same flight.
+NOT_OURS = "22012"
+"""Where another bridge has taken over there is no such row: 1 / 0 fails the statement with this SQLSTATE, and with it
+everything that was sent behind it in the same flight."""
+
 _HOLD = f"select 1 / count(*)::int from (select from bridge.checkpoint where {_EXPECTED} for update) as held"
 
 _ADVANCE = (

@@ -8,8 +8,9 @@ elsewhere. PostgreSQL manual, 53.4 Streaming Replication Protocol.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from struct import Struct
+from typing import Protocol
 
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
@@ -84,6 +85,14 @@ def open_replication(dsn: str, stream: str) -> PGconn:
     return connection
 
 
+class Reader(Protocol):
+    """Who takes the messages. behind: it wants no more for now."""
+
+    behind: bool
+
+    def feed(self, messages: Sequence[bytes]) -> None: ...
+
+
 class ReplicationStream:
     """One START_REPLICATION. `pump` moves bytes; `confirm` and `status` answer."""
 
@@ -93,7 +102,7 @@ class ReplicationStream:
         self._received = start
         self.confirmed = Lsn(0)
         self.last_heard = time.monotonic()
-        self._last_status = 0.0
+        self.last_status = 0.0
         doing = f"starting replication from slot {slot}"
         try:
             self._start(slot, publication, start, doing)
@@ -120,8 +129,8 @@ class ReplicationStream:
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
             raise _fail(result, connection, doing)
 
-    def pump(self, feed: Callable[[list[bytes]], None], full: Callable[[], bool]) -> bool:
-        """Read what has arrived until nothing is left or `full`. True: there may be more at once."""
+    def pump(self, reader: Reader) -> bool:
+        """Read what has arrived until nothing is left or the reader is behind. True: there may be more at once."""
         get = self._connection.get_copy_data
         messages: list[bytes] = []
         held, heard = 0, True
@@ -134,11 +143,11 @@ class ReplicationStream:
                 append(bytes(view))
                 held += size
             if messages and (size or held >= _BYTES or not heard):
-                feed(messages)
+                reader.feed(messages)
                 messages, held = [], 0
             if size < 0:
                 raise self._ended()
-            if full():
+            if reader.behind:
                 return True
             if size > 0:
                 continue
@@ -161,11 +170,7 @@ class ReplicationStream:
         message = _STATUS(b"r", self._received, self.confirmed, self.confirmed, clock, reply)
         self._connection.put_copy_data(message)
         self._connection.flush()
-        self._last_status = time.monotonic()
-
-    def status_due(self, seconds: float) -> bool:
-        """Nothing was said for so long: the server wants to hear from us (wal_sender_timeout)."""
-        return time.monotonic() - self._last_status >= seconds
+        self.last_status = time.monotonic()
 
     def confirm(self, lsn: Lsn) -> None:
         """From now on, say that everything up to here is durable. Never goes back."""

@@ -161,6 +161,8 @@ class TargetLink:
         self._names: dict[bytes, bytes] = {}  # SQL -> prepared statement's name
         self._prepared = 0
         self._expected: deque[tuple[str, bytes]] = deque()  # ("prepare" | "run" | "sync", SQL)
+        self.busy = False
+        """Something was sent whose answer is not complete."""
         self._rows: ResultRows = []
         self._error: Refused | None = None
         self._statement = 0
@@ -188,11 +190,6 @@ class TargetLink:
             )
 
     @property
-    def busy(self) -> bool:
-        """Something was sent whose answer is not complete."""
-        return bool(self._expected)
-
-    @property
     def wants_write(self) -> bool:
         return self._want_write
 
@@ -213,6 +210,7 @@ class TargetLink:
         self._heard = time.monotonic()
         connection.pipeline_sync()
         self._expected.append(("sync", b""))
+        self.busy = True
         self._want_write = bool(connection.flush())
 
     def pump(self) -> bool:
@@ -229,7 +227,8 @@ class TargetLink:
             elif between:
                 break
             between = result is None
-        return not self._expected
+        self.busy = bool(self._expected)
+        return not self.busy
 
     def _take(self, result: PGresult) -> None:
         self._heard = time.monotonic()

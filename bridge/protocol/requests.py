@@ -1,7 +1,7 @@
 """What the protocol asks of the world: one request, one atomic act on one server.
 
-The protocol (protocol.py) yields these and is sent the answers; engine.py performs them on real
-servers, the model checker in tests/model on imagined ones. An act that fails raises: the session is
+The protocol (session.py) yields these and is sent the answers; stream/engine.py performs them on real servers
+(`drive`), the model checker in tests/model on imagined ones. An act that fails raises: the session is
 over, and the next one begins with the fence, exactly as after a crash.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bridge.protocol.events import Batch, Listed, Lsn, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
@@ -22,6 +22,10 @@ class Request(Generic[T]):
 
     __slots__ = ()
 
+    def perform(self, world: World) -> T:
+        """Have the world do it. Raises what the act raises."""
+        raise NotImplementedError
+
 
 Asking = Generator[Request[Any], Any, T]
 
@@ -31,12 +35,26 @@ def ask(request: Request[T]) -> Asking[T]:
     return cast(T, (yield request))
 
 
+def drive(protocol: Asking[None], world: World) -> None:
+    """The protocol asks, the world answers, until the protocol ends. Raises what an act raises."""
+    request = next(protocol)
+    while True:
+        answer = request.perform(world)
+        try:
+            request = protocol.send(answer)
+        except StopIteration:
+            return
+
+
 # --- target ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ReadTarget(Request[TargetFacts]):
     """Look, without a lock."""
+
+    def perform(self, world: World) -> TargetFacts:
+        return world.read_target(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +65,9 @@ class Fence(Request[Ledger | None]):
     session: str
     create: bool
     since: str | None
+
+    def perform(self, world: World) -> Ledger | None:
+        return world.fence(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +82,18 @@ class Save(Request[None]):
     thin: Snapshot | None = None
     forget_above: Lsn | None = None
 
+    def perform(self, world: World) -> None:
+        world.save(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Prepare(Request[None]):
     """Plan and encode this batch (enrich, map); nothing is sent yet. Overlaps with a commit in flight."""
 
     batch: Batch
+
+    def perform(self, world: World) -> None:
+        world.prepare(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +111,16 @@ class Apply(Request[None]):
     list_as: int | None = None
     thin: Snapshot | None = None
 
+    def perform(self, world: World) -> None:
+        world.apply(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Settle(Request[None]):
     """Wait until what was sent last is durable. An unknown outcome raises: the next fence finds out."""
+
+    def perform(self, world: World) -> None:
+        world.settle(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +129,17 @@ class ReadApplied(Request[Listed]):
 
     except_incarnation: int | None = None
 
+    def perform(self, world: World) -> Listed:
+        return world.read_applied(self)
+
 
 # --- source ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRegistration(Request[Registration | None]):
-    pass
+    def perform(self, world: World) -> Registration | None:
+        return world.read_registration(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +153,17 @@ class Register(Request[None]):
     registration: Registration
     holder: str | None
 
+    def perform(self, world: World) -> None:
+        world.register(self)
+
 
 @dataclass(frozen=True, slots=True)
 class ReadPruned(Request[Pruned | None]):
     """What prune has deleted, read after our floor was registered: a batch of prune that began before
     has ended, and a later one respects the floor."""
+
+    def perform(self, world: World) -> Pruned | None:
+        return world.read_pruned(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +171,9 @@ class ReadSource(Request[SourceFacts]):
     slot: str | None
     witness_id: str | None
     witness_xid: int | None
+
+    def perform(self, world: World) -> SourceFacts:
+        return world.read_source(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +183,16 @@ class BeginSlot(Request[None]):
 
     name: str
 
+    def perform(self, world: World) -> None:
+        world.begin_slot(self)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotMade(Request["tuple[Lsn, Snapshot] | None"]):
     """The slot's consistent point and the snapshot exported with it; None: not yet."""
+
+    def perform(self, world: World) -> tuple[Lsn, Snapshot] | None:
+        return world.slot_made(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +201,16 @@ class DropSlot(Request[None]):
 
     name: str
 
+    def perform(self, world: World) -> None:
+        world.drop_slot(self)
+
 
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot(Request["tuple[Snapshot, Lsn]"]):
     """pg_current_snapshot(), and pg_current_wal_insert_lsn() read after it."""
+
+    def perform(self, world: World) -> tuple[Snapshot, Lsn]:
+        return world.take_snapshot(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +218,9 @@ class StillRunning(Request[bool]):
     """Is any xid that this snapshot shows still running? WAL runs ahead of visibility."""
 
     snapshot: Snapshot
+
+    def perform(self, world: World) -> bool:
+        return world.still_running(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +231,9 @@ class ReadMissing(Request["MissingRows"]):
     upto: Snapshot
     after_seq: int
     since: str | None
+
+    def perform(self, world: World) -> MissingRows:
+        return world.read_missing(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +253,9 @@ class OpenStream(Request[None]):
     slot: str
     start: Lsn
 
+    def perform(self, world: World) -> None:
+        world.open_stream(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -205,6 +272,9 @@ class Received:
 class Receive(Request[Received]):
     """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit."""
 
+    def perform(self, world: World) -> Received:
+        return world.receive(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -220,6 +290,9 @@ class Observation:
 class Observe(Request[Observation]):
     position: Lsn
 
+    def perform(self, world: World) -> Observation:
+        return world.observe(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Confirm(Request[None]):
@@ -227,7 +300,43 @@ class Confirm(Request[None]):
 
     lsn: Lsn
 
+    def perform(self, world: World) -> None:
+        world.confirm(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Wait(Request[bool]):
     """Poll mode: wait for a notification or the timer. True: stop."""
+
+    def perform(self, world: World) -> bool:
+        return world.wait(self)
+
+
+# --- who answers ----------------------------------------------------------------------------------
+
+
+class World(Protocol):
+    """Who performs requests: one method each. stream/engine.py on real servers."""
+
+    def read_target(self, request: ReadTarget) -> TargetFacts: ...
+    def fence(self, request: Fence) -> Ledger | None: ...
+    def save(self, request: Save) -> None: ...
+    def prepare(self, request: Prepare) -> None: ...
+    def apply(self, request: Apply) -> None: ...
+    def settle(self, request: Settle) -> None: ...
+    def read_applied(self, request: ReadApplied) -> Listed: ...
+    def read_registration(self, request: ReadRegistration) -> Registration | None: ...
+    def register(self, request: Register) -> None: ...
+    def read_pruned(self, request: ReadPruned) -> Pruned | None: ...
+    def read_source(self, request: ReadSource) -> SourceFacts: ...
+    def begin_slot(self, request: BeginSlot) -> None: ...
+    def slot_made(self, request: SlotMade) -> tuple[Lsn, Snapshot] | None: ...
+    def drop_slot(self, request: DropSlot) -> None: ...
+    def take_snapshot(self, request: TakeSnapshot) -> tuple[Snapshot, Lsn]: ...
+    def still_running(self, request: StillRunning) -> bool: ...
+    def read_missing(self, request: ReadMissing) -> MissingRows: ...
+    def open_stream(self, request: OpenStream) -> None: ...
+    def receive(self, request: Receive) -> Received: ...
+    def observe(self, request: Observe) -> Observation: ...
+    def confirm(self, request: Confirm) -> None: ...
+    def wait(self, request: Wait) -> bool: ...

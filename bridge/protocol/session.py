@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.errors import Halt, Retry
+from bridge.protocol import requests as to
 from bridge.protocol.events import ZERO, Batch, Done, Lsn, Snapshot, intersection, located
 from bridge.protocol.facts import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import (
@@ -25,33 +26,7 @@ from bridge.protocol.preflight import (
     slot_wanted,
     stand_by,
 )
-from bridge.protocol.requests import (
-    Apply,
-    Asking,
-    BeginSlot,
-    Confirm,
-    DropSlot,
-    Fence,
-    Observation,
-    Observe,
-    OpenStream,
-    Prepare,
-    ReadApplied,
-    ReadMissing,
-    ReadPruned,
-    ReadRegistration,
-    ReadTarget,
-    Receive,
-    Register,
-    Request,
-    Save,
-    Settle,
-    SlotMade,
-    StillRunning,
-    TakeSnapshot,
-    Wait,
-    ask,
-)
+from bridge.protocol.requests import Asking, Observation, Request, ask
 
 __all__ = ["POLLED", "session"]
 
@@ -61,11 +36,11 @@ POLLED = 0
 
 def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     """One life of a stream: fence, preflight, catch up, then stream (or poll) until asked to stop."""
-    target = yield from ask(ReadTarget())
-    registration = yield from ask(ReadRegistration())
+    target = yield from ask(to.ReadTarget())
+    registration = yield from ask(to.ReadRegistration())
     check_registration(registration, target)
     yield from stand_by(settings, target, registration)
-    ledger = yield from ask(Fence(settings.session, create=registration is None, since=settings.since))
+    ledger = yield from ask(to.Fence(settings.session, create=registration is None, since=settings.since))
     if ledger is None:
         raise Halt(
             f"stream {settings.stream} is registered at the source but this target has no ledger row for it: "
@@ -73,18 +48,18 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
             reason="ledger_missing",
             hint="restore the ledger with the target; or begin anew: bridge recover --restart-stream",
         )
-    registration = yield from ask(ReadRegistration())
+    registration = yield from ask(to.ReadRegistration())
     source = yield from ask(facts(settings, ledger))
     from_slot = slot_wanted(settings, source)
     judgement = judge(ledger, source, registration, slot_wanted=from_slot)
-    yield from ask(Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
+    yield from ask(to.Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
     life = _Life(settings, judgement.ledger, target, registration)
     # From here on prune respects our floor. If it may have gone further before, the registry must not
     # forget that when it takes our floor: a position one above our own says so.
     first = is_first_catch_up(ledger, registration)
     yield from life.register(ZERO if first else Lsn(ledger.snapshot_lsn + 1))
     if judgement.catch_up is not None and settings.has_xid:
-        check_not_pruned(ledger, registration, (yield from ask(ReadPruned())))
+        check_not_pruned(ledger, registration, (yield from ask(to.ReadPruned())))
     if not from_slot:
         yield from life.poll()
         return
@@ -120,25 +95,25 @@ class _Life:
 
     def save(self, after: Ledger, *, thin: Snapshot | None = None) -> Asking[None]:
         """Write the row; nothing is in flight. thin: what this snapshot shows need not be listed."""
-        yield from ask(Save(self.ledger, after, thin=thin))
+        yield from ask(to.Save(self.ledger, after, thin=thin))
         self.ledger = after
 
     def apply(
         self, batch: Batch, after: Ledger, *, list_as: int | None = None, thin: Snapshot | None = None
     ) -> Asking[None]:
         """Plan and encode while the commit before is still in flight; then wait for it; then send."""
-        yield from ask(Prepare(batch))
+        yield from ask(to.Prepare(batch))
         yield from self.settle()
         if batch.events:
             last = batch.events[-1]
             after = replace(after, witness_id=last.id.decode(), witness_xid=int(last.xid))
-        yield from ask(Apply(batch, self.ledger, after, list_as=list_as, thin=thin))
+        yield from ask(to.Apply(batch, self.ledger, after, list_as=list_as, thin=thin))
         if batch.whole:
             self.sent = after
 
     def settle(self) -> Asking[None]:
         if self.sent is not None:
-            yield from ask(Settle())
+            yield from ask(to.Settle())
             self.ledger, self.sent = self.sent, None
 
     def register(self, reached: Lsn = ZERO) -> Asking[None]:
@@ -159,7 +134,7 @@ class _Life:
             reached=max(reached, self.ledger.snapshot_lsn),
             session=self.settings.session,
         )
-        yield from ask(Register(registration, self.holder))
+        yield from ask(to.Register(registration, self.holder))
         self.holder = self.settings.session
 
     # --- from the table -----------------------------------------------------------------------
@@ -188,10 +163,10 @@ class _Life:
         yield from self.save(after)
         yield from self.register()
         if old.incarnation:
-            yield from ask(DropSlot(self.settings.slot_name(old.incarnation)))
+            yield from ask(to.DropSlot(self.settings.slot_name(old.incarnation)))
         self.held = self.ledger.floor
-        yield from ask(BeginSlot(self.settings.slot_name(number)))
-        while (made := (yield from ask(SlotMade()))) is None:
+        yield from ask(to.BeginSlot(self.settings.slot_name(number)))
+        while (made := (yield from ask(to.SlotMade()))) is None:
             if poll:
                 yield from self.poll_once(Mode.CATCHUP, listing=True)
         lsn, snapshot = made
@@ -216,13 +191,13 @@ class _Life:
         always finished before another one is stored. listing: see poll_once. (A session that resumes here
         need not list: its slot is made later than this goal.)
         """
-        while goal.from_slot and (yield from ask(StillRunning(goal.snapshot))):
+        while goal.from_slot and (yield from ask(to.StillRunning(goal.snapshot))):
             pass  # WAL runs ahead of visibility
         floor, since = self.ledger.floor, self.ledger.since
-        done = Done((yield from ask(ReadApplied())), floor)
+        done = Done((yield from ask(to.ReadApplied())), floor)
         seq, more = goal.seq, True
         while more:
-            missing = yield from ask(ReadMissing(floor, goal.snapshot, seq, since))
+            missing = yield from ask(to.ReadMissing(floor, goal.snapshot, seq, since))
             seq, more = missing.last_seq, missing.more
             batch = done.without(located(missing.batch, goal.lsn))
             if batch.events:
@@ -243,11 +218,11 @@ class _Life:
             incarnation = self.ledger.incarnation
             yield from self.save(replace(self.ledger, mode=Mode.POLL))
             if incarnation:
-                yield from ask(DropSlot(self.settings.slot_name(incarnation)))
+                yield from ask(to.DropSlot(self.settings.slot_name(incarnation)))
         yield from self.register()
         while True:
             more = yield from self.poll_once(Mode.POLL)
-            if not more and (yield from ask(Wait())):
+            if not more and (yield from ask(to.Wait())):
                 return
 
     def poll_once(self, mode: Mode, *, listing: bool = False) -> Asking[bool]:
@@ -256,11 +231,11 @@ class _Life:
         listing: a slot is being made, whose snapshot may be older than this one; so list what is
         applied, and thin nothing.
         """
-        snapshot, lsn = yield from ask(TakeSnapshot())
+        snapshot, lsn = yield from ask(to.TakeSnapshot())
         goal = Goal(snapshot, lsn)
         before = self.ledger
-        done = Done((yield from ask(ReadApplied())), before.floor)
-        missing = yield from ask(ReadMissing(before.floor, snapshot, 0, before.since))
+        done = Done((yield from ask(to.ReadApplied())), before.floor)
+        missing = yield from ask(to.ReadMissing(before.floor, snapshot, 0, before.since))
         batch = done.without(located(missing.batch, lsn))
         if not missing.batch.events and before.since is None:
             return False
@@ -284,16 +259,16 @@ class _Life:
         """Transactions in commit order, one target transaction a batch, the next batch read and prepared
         while the one before commits."""
         incarnation = self.ledger.incarnation
-        yield from ask(OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
+        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
         # Now that the slot is ours nobody moves it. Before, somebody could: the start would be skipped ahead.
         slot = (yield from ask(facts(self.settings, self.ledger))).slot
         if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:
             raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
-        listed = yield from ask(ReadApplied(except_incarnation=incarnation))
+        listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
         done = Done(listed, self.ledger.floor)
         look = _Look(self.ledger.applied_lsn)
         while True:
-            received = yield from ask(Receive())
+            received = yield from ask(to.Receive())
             if received.settled:
                 yield from self.settle()
             if received.batch is not None:
@@ -325,7 +300,7 @@ class _Life:
         when everything up to L, a WAL position read after S, has been received, applied and covered.
         """
         yield from self.settle()
-        seen = yield from ask(Observe(look.position))
+        seen = yield from ask(to.Observe(look.position))
         if seen.publication != self.ledger.publication:
             raise Retry(
                 "the publication was changed: catching up from the table", reason="publication_changed"
@@ -343,7 +318,7 @@ class _Life:
             yield from self.save(after, thin=raised.snapshot if raised else None)
         if look.candidate is None and look.dirty:
             look.candidate, look.dirty = seen, False
-        yield from ask(Confirm(self.confirmable(verified)))
+        yield from ask(to.Confirm(self.confirmable(verified)))
 
     def confirmable(self, verified: Lsn) -> Lsn:
         """The only place that says what the slot may be told: durable in the target, and covered by a

@@ -25,12 +25,12 @@ from psycopg import sql
 
 from bridge.errors import BridgeError, CannotConnect
 from bridge.planning.planner import Planner, answered
-from bridge.planning.spec import ContractSpec
+from bridge.planning.spec import ContractSpec, Unit
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
 from bridge.prove.digest import Link, Window, bucket
-from bridge.prove.subject import Subject, Unit
+from bridge.prove.subject import Subject
 
 _SETTINGS = (
     "-c search_path= -c statement_timeout=0 -c lock_timeout=10s -c client_encoding=UTF8 -c datestyle=ISO,YMD"

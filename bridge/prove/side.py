@@ -13,10 +13,11 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from bridge.planning.spec import Unit
 from bridge.postgres.outbox import Outbox
 from bridge.prove.digest import Link, Window
 from bridge.prove.expected import EMPTIED, AppliedPosition, ExpectedEffects, Wanted
-from bridge.prove.subject import Subject, Unit
+from bridge.prove.subject import Subject
 
 NAMED = 100
 """So many events of each kind are named; counts are exact."""

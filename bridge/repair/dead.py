@@ -32,7 +32,7 @@ from bridge.postgres.source import connect_source
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 from bridge.protocol.events import Event
-from bridge.stream.prepared import take_refused
+from bridge.stream.planned import take_refused
 from bridge.stream.refusal import attempt, cause_of, unmapped
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import plan_target, table_of

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from psycopg import sql
 
+from bridge.attempts import NO_JITTER, Backoff
 from bridge.errors import BridgeError, ConfigError, Retry
 from bridge.planning.plan import TableShape
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
@@ -92,6 +93,8 @@ def identity_of(spec: TableSpec, shape: TableShape) -> str | None:
 
 
 _BATCH = 1000
+_LOOKS = 11
+_AGAIN = Backoff(first=0.01, longest=5.12, jitter=NO_JITTER)  # 10 s in all; nobody else looks
 
 
 class AppliedRows(NamedTuple):
@@ -146,7 +149,8 @@ class History:
 
     def _see(self, listed: str) -> None:
         """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
-        for attempt in range(10):
+        for failures in range(_LOOKS):
+            wire.wait([], [], _AGAIN.after(failures))
             self._source.execute("begin isolation level repeatable read, read only")
             row = self._source.execute(
                 "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
@@ -156,5 +160,4 @@ class History:
             if row and row[0]:
                 return
             self._source.execute("rollback")
-            wire.wait([], [], 0.01 * 2**attempt)
         raise Retry("the source does not show yet what the ledger lists", reason="not_visible")

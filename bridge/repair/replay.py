@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from bridge.attempts import Backoff, bisect
 from bridge.errors import BridgeError, Retry
 from bridge.failpoints import hit
 from bridge.planning.plan import Planned, TableShape, Write, arrange, unit_id
@@ -84,6 +85,7 @@ def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
 
 
 _TRIES = 6
+_AGAIN = Backoff(first=0.1, longest=1.6)  # 2 to 3 s in all: a lock or a deadlock has passed by then
 _NAMED = 20
 
 
@@ -165,7 +167,7 @@ class _Replay:
             if self._order.dry_run:
                 self._count(live, planned, [])
             elif whole:
-                self._count(live, planned, self._halve(planned, live))
+                self._count(live, planned, self._write_all(planned, live))
                 hit("replay.batch")
             else:
                 self._transaction(live, planned)
@@ -233,10 +235,10 @@ class _Replay:
 
     def _transaction(self, events: list[Event], planned: Planned) -> None:
         """One batch. A passing refusal is tried again: the stream may hold what it needs."""
-        for tried in range(1, _TRIES + 1):
+        for failures in range(1, _TRIES + 1):
             try:
                 self._run(BEGIN)
-                failed = self._halve(planned, events)
+                failed = self._write_all(planned, events)
                 hit("replay.batch")
                 self._run(IMMEDIATE, COMMIT)
             except Refused as refused:
@@ -245,28 +247,27 @@ class _Replay:
             except Retry:
                 if self._link.in_transaction:
                     self._run(ROLLBACK)
-                if tried == _TRIES:
+                if failures == _TRIES:
                     raise
-                wire.wait([], [], 0.05 * 2**tried)
+                wire.wait([], [], _AGAIN.after(failures))
             else:
                 self._count(events, planned, failed)
                 return
 
-    def _halve(self, planned: Planned, events: Sequence[Event]) -> list[str]:
+    def _write_all(self, planned: Planned, events: Sequence[Event]) -> list[str]:
         """Write inside the open transaction; what fails alone is left out and named."""
-        refused = attempt(
-            lambda some: self._run(*some), effects(self._plan.stream, self._order, self._way, planned)
-        )
-        if refused is None:
-            return []
-        if len(events) == 1:
-            return [f"{events[0].id.decode(errors='replace')}: {safe_message(refused.error)}"]
-        middle = len(events) // 2
-        failed = []
-        for part in (events[:middle], events[middle:]):
-            chosen = {event.id for event in part}
-            failed += self._halve(part_of(planned, chosen), part)
-        return failed
+
+        def write(part: Sequence[Event]) -> Refused | None:
+            some = planned if len(part) == len(events) else part_of(planned, {event.id for event in part})
+            return attempt(
+                lambda statements: self._run(*statements),
+                effects(self._plan.stream, self._order, self._way, some),
+            )
+
+        return [
+            f"{event.id.decode(errors='replace')}: {safe_message(refused.error)}"
+            for event, refused in bisect(events, write)
+        ]
 
     def _count(self, events: Sequence[Event], planned: Planned, failed: list[str]) -> None:
         done = self.done

@@ -17,7 +17,7 @@ from struct import Struct
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.events import Batch, Event, Lsn
+from bridge.protocol.events import Batch, Event, Lsn, xid_of
 
 RowParser = Callable[[bytes], Event]
 
@@ -69,7 +69,6 @@ _POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in unix microseconds
 _HEADER = 25  # of XLogData: 'w', start, end, clock
 _TAG = itemgetter(_HEADER)
 _RELATION = itemgetter(slice(_HEADER + 1, _HEADER + 5))
-_XID = itemgetter(Event._fields.index("xid"))
 _COMMITS = Struct(f"!{_HEADER + 1}xBQQQ").iter_unpack
 _SINGLES = re.compile(rb"(?:BIC){4,}")  # fewer are not worth the detour
 
@@ -106,6 +105,8 @@ class Decoder:
         self._chunked = False
         self._xid = 0
         self.inside = False
+        self.behind = False
+        """Enough is waiting: read no further before somebody takes it."""
         self.ready: deque[Batch] = deque()
         self.wal_end = Lsn(0)  # of the last keepalive
         self.reply_wanted = False
@@ -135,14 +136,14 @@ class Decoder:
         events = list(map(self._parse, rows))  # type: ignore[arg-type]  # set with _relation
         _, _, ends, clocks = zip(*_COMMITS(b"".join(messages[2::3])), strict=True)
         batch.events += events
-        batch.xids += map(int, map(_XID, events))
+        batch.xids += map(int, map(xid_of, events))
         batch.end_lsns += ends
         batch.commit_times += map(_POSTGRES_EPOCH.__add__, clocks)
         batch.commit_rows += [1] * len(events)
         batch.end_lsn = ends[-1]
         batch.size += size
         if len(batch.events) >= self._max_events:
-            self.ready.append(batch)
+            self._hand_out(batch)
             self._batch = Batch()
 
     def _each(self, messages: Sequence[bytes]) -> None:
@@ -171,11 +172,6 @@ class Decoder:
                 self._describe(data)
 
     @property
-    def behind(self) -> bool:
-        """Enough is waiting: read no further before somebody takes it."""
-        return len(self.ready) > 1
-
-    @property
     def collected(self) -> int:
         """Events of whole transactions that wait for a batch to fill."""
         return len(self._batch.events)
@@ -183,7 +179,9 @@ class Decoder:
     def take(self) -> Batch | None:
         """The oldest batch; what has been collected so far when none is full."""
         if self.ready:
-            return self.ready.popleft()
+            batch = self.ready.popleft()
+            self.behind = len(self.ready) > 1
+            return batch
         if self._batch.xids:
             batch, self._batch = self._batch, Batch()
             return batch
@@ -194,14 +192,18 @@ class Decoder:
         """Nothing received waits to be taken: a keepalive's position covers all that came."""
         return not (self.inside or self.ready or self._batch.xids)
 
+    def _hand_out(self, batch: Batch) -> None:
+        self.ready.append(batch)
+        self.behind = len(self.ready) > 1
+
     def _chunk(self) -> None:
         """The open transaction is larger than a batch may be: hand out what there is of it."""
         if self._batch.xids:
-            self.ready.append(self._batch)
+            self._hand_out(self._batch)
             self._batch = Batch()
         self._xid = int(self._open[0].xid)
         self._chunked = True
-        self.ready.append(Batch(events=self._open, size=self._open_size, chunk=True, whole=False))
+        self._hand_out(Batch(events=self._open, size=self._open_size, chunk=True, whole=False))
         self._open, self._open_size = [], 0
 
     def _commit(self, end: Lsn, clock: int) -> None:
@@ -216,7 +218,7 @@ class Decoder:
         batch.size += self._open_size
         self._open, self._open_size = [], 0
         if self._chunked or len(batch.events) >= self._max_events or batch.size >= self._max_bytes:
-            self.ready.append(batch)
+            self._hand_out(batch)
             if not self._chunked:
                 self._batch = Batch()
         self._chunked = False

@@ -40,13 +40,10 @@ class Sockets:
         self.stream: ReplicationStream | None = None
         self.position = Lsn(0)  # everything up to here was received and handed out
 
-    def full(self) -> bool:
-        return self.decoder.behind
-
     def pump(self) -> None:
         """Read what the stream has sent, within bounds, and answer it."""
         if self.stream is not None and not self.decoder.behind:
-            self.stream.pump(self.decoder.feed, self.full)
+            self.stream.pump(self.decoder)
         self.answer()
 
     def answer(self) -> None:
@@ -54,7 +51,7 @@ class Sockets:
         stream = self.stream
         if stream is None:
             return
-        if self.decoder.reply_wanted or stream.status_due(_STATUS_SECONDS):
+        if self.decoder.reply_wanted or time.monotonic() - stream.last_status >= _STATUS_SECONDS:
             self.decoder.reply_wanted = False
             stream.status(self.position)
         if self.decoder.behind:  # we do not read now: silence says nothing

@@ -1,4 +1,4 @@
-"""The protocol's requests to the source that are no stream: registry, slots, rows of the table, looks at it."""
+"""What the protocol asks of the source beside the stream: registry, slots, rows of the table, looks at it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SourceSide:
         )
         self._maker_asked = 0
 
-    def slot_made(self, _: ask.SlotMade) -> tuple[Lsn, Snapshot] | None:
+    def slot_made(self) -> tuple[Lsn, Snapshot] | None:
         if self._maker is None:
             raise RuntimeError("no slot was begun")
         made = self._maker.made()
@@ -91,7 +91,7 @@ class SourceSide:
             self._watcher.pending(None)
         return missing
 
-    def wait_to_poll(self, _: ask.Wait) -> bool:
+    def wait_to_poll(self) -> bool:
         hit("poll.wait")
         self._watcher.pending(None)
         self._watcher.phase("polling")

@@ -41,7 +41,6 @@ class StreamSpec:
     failover: bool = False
     poll_interval: float = 1.0
     strict: bool = False
-    allow_storm: bool = False
 
 
 class Watcher(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from bridge.config.pipeline import table_names
+from bridge.attempts import NO_JITTER, Backoff, Retries
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import FailpointRaised
 from bridge.planning.spec import TableSpec
@@ -22,15 +22,17 @@ from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
 from bridge.postgres.source import connect_source
 from bridge.protocol.preflight import StreamSettings
+from bridge.protocol.requests import drive
 from bridge.protocol.session import session
 from bridge.stream.engine import Engine
-from bridge.stream.guard import FailureGuard
+from bridge.stream.planned import FailureGuard
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.target_tables import plan_target
 
-_FIRST_BACKOFF = 0.1
-_LONGEST_BACKOFF = 10.0
+_BACKOFF = Backoff(
+    first=0.1, longest=10.0, jitter=NO_JITTER
+)  # one stream: there is nobody to keep apart from
 _HALT_SECONDS = 3.0  # how often a halted stream looks whether it was mended
 _STAND_BY_SECONDS = 1.0
 
@@ -38,14 +40,17 @@ _STAND_BY_SECONDS = 1.0
 class Worker:
     """Runs one stream until told to stop or fenced. `run` is the thread's body; `failed` what ended it."""
 
-    def __init__(self, plan: StreamSpec, watcher: Watcher, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: StreamSpec, watcher: Watcher, guard: FailureGuard, ended: Callable[[], None]
+    ) -> None:
         self.plan = plan
         self.watcher = watcher
         self.failed: BaseException | None = None
         self._ended = ended
-        self._storm = FailureGuard()
+        self._guard = guard
         self._waker = wire.Waker()
         self._stopping = threading.Event()
+        self._session_over = threading.Event()  # asked to stop, or to begin anew with another plan
         self._reload: StreamSpec | None = None
         self._roles_checked: StreamSpec | None = None
         self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
@@ -56,11 +61,13 @@ class Worker:
     def stop(self) -> None:
         """Ask it to settle what is in flight, confirm and end."""
         self._stopping.set()
+        self._session_over.set()
         self._waker.nudge()
 
     def reload(self, plan: StreamSpec) -> None:
         """End the session as stop() would and begin another with this plan."""
         self._reload = plan
+        self._session_over.set()
         self._waker.nudge()
 
     def _body(self) -> None:
@@ -74,14 +81,14 @@ class Worker:
             self._ended()
 
     def run(self) -> None:
-        backoff = _FIRST_BACKOFF
+        retries = Retries(_BACKOFF)
         while not self._stopping.is_set():
             if self._reload is not None:
+                self._session_over.clear()
                 self.plan, self._reload = self._reload, None
             began = time.monotonic()
             error = self._session()
-            if time.monotonic() - began > min(3 * backoff, _LONGEST_BACKOFF):  # it worked for a while
-                backoff = _FIRST_BACKOFF
+            retries.ran(time.monotonic() - began)
             if error is None:
                 continue
             self._brake()
@@ -100,8 +107,7 @@ class Worker:
                 self._sleep(_STAND_BY_SECONDS)
             else:
                 self.watcher.troubled(error)
-                self._sleep(backoff)
-                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                self._sleep(retries.failed())
 
     def _session(self) -> BridgeError | None:
         """One session; why it ended, None when it was asked to."""
@@ -110,9 +116,14 @@ class Worker:
             planner = plan_target(self.plan)
             self._check_roles()
             engine = Engine(
-                self.plan, planner, self._storm, self.watcher, waker=self._waker, stop=self._asked_to_stop
+                self.plan,
+                planner,
+                self._guard,
+                self.watcher,
+                waker=self._waker,
+                stop=self._session_over.is_set,
             )
-            _drive(engine, self._settings())
+            drive(session(self._settings()), engine)
         except Stopped:
             return None
         except BridgeError as error:
@@ -139,7 +150,7 @@ class Worker:
         if self._roles_checked is plan:
             return
         tables = [
-            table_names(spec.table)
+            (spec.schema, spec.table)
             for pipeline in plan.pipelines
             for spec in pipeline.destinations.values()
             if isinstance(spec, TableSpec) and spec.connection == plan.connection
@@ -183,9 +194,6 @@ class Worker:
         except (psycopg.Error, BridgeError):
             return None  # the halt stays, and is looked at again
 
-    def _asked_to_stop(self) -> bool:
-        return self._stopping.is_set() or self._reload is not None
-
     def _settings(self) -> StreamSettings:
         plan = self.plan
         return StreamSettings(
@@ -199,21 +207,9 @@ class Worker:
 
     def _sleep(self, seconds: float) -> None:
         end = wire.deadline(seconds)
-        while not self._asked_to_stop() and (left := end - time.monotonic()) > 0:
+        while not self._session_over.is_set() and (left := end - time.monotonic()) > 0:
             wire.wait([self._waker.descriptor], [], left)
             self._waker.drain()
-
-
-def _drive(engine: Engine, settings: StreamSettings) -> None:
-    """The protocol asks, the engine answers."""
-    protocol = session(settings)
-    request = next(protocol)
-    while True:
-        answer = engine.perform(request)
-        try:
-            request = protocol.send(answer)
-        except StopIteration:
-            return
 
 
 def _classify(error: psycopg.Error) -> BridgeError:

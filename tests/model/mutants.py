@@ -79,8 +79,8 @@ def confirms_before_the_commit() -> list[Patch]:
 
     def early(self: Any, batch: Any, *, inside: bool) -> Any:
         answer = yield from take(self, batch, inside=inside)
-        if events.events and events.whole:
-            yield from session.ask(requests.Confirm(events.end_lsn))
+        if batch.events and batch.whole:
+            yield from session.ask(requests.Confirm(batch.end_lsn))
         return answer
 
     return [(Life, "take", early)]
@@ -91,7 +91,7 @@ def takes_commit_lsn_for_end_lsn() -> list[Patch]:
     take = Life.take
 
     def early(self: Any, batch: Any, *, inside: bool) -> Any:
-        moved = replace(batch, end_lsn=Lsn(events.end_lsn - 16)) if events.whole and events.events else batch
+        moved = replace(batch, end_lsn=Lsn(batch.end_lsn - 16)) if batch.whole and batch.events else batch
         return (yield from take(self, moved, inside=inside))
 
     return [(Life, "take", early)]
@@ -136,7 +136,7 @@ def writes_the_ledger_in_its_own_transaction() -> list[Patch]:
         yield from session.ask(requests.Prepare(batch))
         yield from self.settle()
         yield from session.ask(requests.Apply(batch, self.ledger, self.ledger))
-        if events.whole:
+        if batch.whole:
             yield from session.ask(requests.Settle())
             yield from self.save(after, thin=thin)
 

@@ -47,7 +47,7 @@ MUTANTS = (
                 "return not $BATCH.whole",
                 """
 if $BATCH.whole:
-    yield from ask(Confirm($BATCH.end_lsn))
+    yield from ask(to.Confirm($BATCH.end_lsn))
 return not $BATCH.whole
 """,
             ),
@@ -60,14 +60,14 @@ return not $BATCH.whole
         (
             Code(
                 """
-yield from ask(Apply($BATCH, self.ledger, $AFTER, list_as=$LIST, thin=$THIN))
+yield from ask(to.Apply($BATCH, self.ledger, $AFTER, list_as=$LIST, thin=$THIN))
 if $BATCH.whole:
     self.sent = $AFTER
 """,
                 """
-yield from ask(Apply($BATCH, self.ledger, self.ledger))
+yield from ask(to.Apply($BATCH, self.ledger, self.ledger))
 if $BATCH.whole:
-    yield from ask(Settle())
+    yield from ask(to.Settle())
     yield from self.save($AFTER, thin=$THIN)
 """,
             ),
@@ -175,9 +175,9 @@ if $BATCH.whole:
                 "$BATCH.dead = $BISECTED",
                 """
 $BATCH.dead = $BISECTED
-$LINK.run([IMMEDIATE, COMMIT, BEGIN], $WAIT)
+$RUN([IMMEDIATE, Statement(b"commit"), Statement(b"begin")])
 """,
-                given="$LINK.run([ROLLBACK], $WAIT)",
+                given="$RUN([ROLLBACK])",
             ),
         ),
         (real("test_killed_before_the_commit_of_a_bisected_batch_no_unit_is_nowhere"),),
@@ -250,7 +250,7 @@ if self.ledger.next is not None:
     Mutant(
         "next-read-while-it-shows-a-running-xid",
         "a slot's snapshot is read from the table before all that it shows can be seen",
-        (Code("$GOAL.from_slot and (yield from ask(StillRunning(...)))", "False"),),
+        (Code("$GOAL.from_slot and (yield from ask(to.StillRunning(...)))", "False"),),
         (focused("reads_a_goal_that_shows_a_running_xid"),),
     ),
     Mutant(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bridge.demo.binaries import find_binaries
+from bridge.demo.binaries import find_binaries, server_identity
 from bridge.demo.servers import Workspace
 from tests.security.certificates import Authority
 from tests.security.pgbouncer import PgBouncer
@@ -22,8 +21,7 @@ from tests.support.world import World, make_database
 def pgbouncer() -> Iterator[Callable[..., PgBouncer]]:
     """Makes poolers: `pgbouncer(dsn, "transaction")`."""
     made: list[PgBouncer] = []
-    root = Path(tempfile.mkdtemp(prefix="outbox-bridge-pooler-"))
-    root.chmod(0o755)
+    root = server_identity().folder("outbox-bridge-pooler-")
 
     def make(server: str, mode: str, **settings: object) -> PgBouncer:
         made.append(PgBouncer(root / str(len(made)), server, mode, **settings))

@@ -63,7 +63,7 @@ def test_pipelines_become_specs(config: Config) -> None:
     ]
     table, sink = spec.destinations["events"], spec.destinations["nudge"]
     assert isinstance(table, TableSpec)
-    assert (table.table, table.mode, table.key) == ("events.usage_limits", "upsert", ("event_id",))
+    assert (table.table_name, table.mode, table.key) == ("events.usage_limits", "upsert", ("event_id",))
     assert isinstance(sink, SinkSpec)
     assert (sink.kind, sink.max_age_seconds, list(sink.fields)) == ("slack", 86400.0, ["text"])
 

@@ -28,7 +28,8 @@ def write(
     spec = TableSpec(
         f"d{plan}",
         "warehouse",
-        "events.t",
+        "events",
+        "t",
         mode,  # type: ignore[arg-type]  # a literal
         ("k",),
         "$event.v" if version else None,
