@@ -244,7 +244,7 @@ def test_a_slot_is_made_while_transactions_stay_open_and_events_flow_meanwhile(w
             other.execute("select pg_current_xact_id()")
             other.execute("prepare transaction 'forgotten'")
             bridge = world.bridge().start()
-            bridge.wait_log("making a slot")
+            bridge.wait_log("creating a slot")
             producer.transaction(5)
             world.caught_up()
             assert world.checkpoint("mode") == "catchup"
@@ -351,7 +351,7 @@ def test_prepared_transactions_savepoints_and_rollbacks(world: World, running: B
         _insert(app, 3)
         app.execute("prepare transaction 'across'")
         world.drop_slot()
-        running.wait_log("making a slot", since=len(running.lines) - 3)
+        running.wait_log("creating a slot", since=len(running.lines) - 3)
         world.caught_up()
         app.execute("commit prepared 'across'")
     until(lambda: incarnation(world) == 2 and world.checkpoint("mode") == "stream", "it streams again")

@@ -138,7 +138,7 @@ def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it
         assert verdict.in_dead_letters == 0
         assert int(world.checkpoint("timeline")) == 2
         assert (world.slot == slot) == synchronized
-        assert any("making a slot" in line for line in bridge.lines) != synchronized
+        assert any("creating a slot" in line for line in bridge.lines) != synchronized
     finally:
         bridge.close()
         standby.discard()

@@ -72,7 +72,7 @@ def test_a_lost_answer_to_the_commit_never_gives_a_second_event_to_a_key(
     answer = server.event()
     assert lost.happened
     assert answer.status == 503
-    assert "not known whether" in answer.json["detail"]
+    assert "it is unknown whether the event is stored" in answer.json["detail"]
 
 
 @pytest.mark.fault(77)

@@ -357,7 +357,7 @@ def test_a_server_without_logical_wal_is_told_what_to_set(
     ("change", "check", "advice"),
     [
         ({"host": "no-such-host.invalid"}, "reach_name", "no-such-host.invalid"),
-        ({"port": "1"}, "reach_port", "nobody listens"),
+        ({"port": "1"}, "reach_port", "nothing listens at"),
         ({"dbname": "nowhere"}, "reach_database", "psql -l"),
         ({"user": "nobody_such"}, "reach_role", "bridge schema source"),
         ({"sslmode": "verify-full", "sslrootcert": "/nonexistent/ca.pem"}, "reach_tls", "sslrootcert"),
@@ -429,7 +429,7 @@ def test_the_network_is_measured_when_asked(world: World) -> None:
         assert f"{where}: addresses: 127.0.0.1 is 127.0.0.1" in said
         assert re.search(rf"{where}: port: 127\.0\.0\.1:\d+ answers", said)
         assert f"{where}: tls_session: none" in said
-        assert f"{where}: egress: 127.0.0.1, here and as the server sees us" in said
+        assert f"{where}: egress: 127.0.0.1, also as the server sees us" in said
         assert re.search(rf"{where}: round_trip: round trip \d+\.\d\d ms", said)
 
 

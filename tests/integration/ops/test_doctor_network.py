@@ -82,7 +82,7 @@ def test_a_database_behind_a_firewall_that_drops_is_a_time_out_with_our_address(
     assert finding.check == "reach_timeout"
     assert finding.unreachable
     assert finding.message == (f"127.0.0.1:{port} cannot be reached: 127.0.0.1: no answer within 1 s")
-    assert "let it allow 127.0.0.1 (or what address translation makes of it)" in finding.fix
+    assert "allow 127.0.0.1 (or its translated address)" in finding.fix
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -142,7 +142,10 @@ def test_a_sink_that_never_answers_tls_is_told(world: World) -> None:
         with_sink(world, f'{{ type: slack, webhook_url: "https://127.0.0.1:{port}/canary" }}')
         [finding] = findings(world, "hook")
     assert finding.check == "reach_tls"
-    assert finding.message == f"127.0.0.1:{port} takes the connection and gives no TLS answer within 1 s"
+    assert (
+        finding.message
+        == f"127.0.0.1:{port} accepts the connection but does not answer the TLS handshake within 1 s"
+    )
 
 
 @contextmanager
@@ -229,13 +232,13 @@ def test_a_webhook_that_may_not_reach_a_private_address_is_told_what_to_allow(wo
 @pytest.mark.parametrize(
     ("local", "seen", "says"),
     [
-        ("10.0.0.9", "10.0.0.9", "10.0.0.9, here and as the server sees us: the address to allow there"),
+        ("10.0.0.9", "10.0.0.9", "10.0.0.9, also as the server sees us: the address to allow there"),
         (
             "172.17.0.2",
             "203.0.113.9",
             "203.0.113.9 as the server sees us: the address to allow there; 172.17.0.2 on",
         ),
-        ("10.0.0.9", None, "10.0.0.9 on this machine; with address translation (NAT) on the way"),
+        ("10.0.0.9", None, "10.0.0.9 on this machine; behind address translation (NAT)"),
         ("127.0.0.1", None, "127.0.0.1 on this machine"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_message_that_is_too_fast_waits_as_told_and_one_too_old_is_dead(
     letters = target_connection.execute(
         "select l.code, l.cause from bridge.dead_letter l join bridge.delivery d using (id) order by d.event_seq"
     ).fetchall()
-    assert letters == [("http_503", "HTTP 503; given up at the destination's max_age")]
+    assert letters == [("http_503", "HTTP 503; stopped at the destination's max_age")]
     numbers = [one.json["data"]["used"] for one in receiver.requests]
     assert [number for number in numbers if number != 2] == [1, 1, 3]
     assert 'outcome="retry"' in bridge.get("/metrics")[1]
