@@ -194,7 +194,7 @@ def test_a_missing_grant_is_answered_with_the_grant(
     assert 'grant insert on "events"."usage_limits" to outbox_bridge;' in said
 
 
-def test_a_missing_table_is_answered_with_its_name_and_delivery_goes_on_when_it_is_there(
+def test_a_missing_table_is_named_and_delivery_goes_on_when_it_is_there(
     prepared: Shell, warehouse: Database
 ) -> None:
     warehouse.execute("alter table events.usage_limits rename to later")

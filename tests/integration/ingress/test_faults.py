@@ -36,7 +36,7 @@ def sent(server: IngressServer, data: bytes) -> bytes:
 
 
 @pytest.mark.fault(77)
-def test_while_the_database_is_down_nothing_is_accepted_and_then_everything_is(
+def test_nothing_is_accepted_while_the_database_is_down_then_everything_is(
     source_cluster: RestartableServer, source: Database, serving: Callable[..., IngressServer]
 ) -> None:
     server = serving()

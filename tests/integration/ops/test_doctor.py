@@ -91,7 +91,7 @@ def test_nothing_is_wrong_where_everything_is_as_printed(world: World) -> None:
 
 
 @pytest.mark.matrix
-def test_a_slot_that_a_promotion_leaves_behind_is_told_of_where_failover_is_wanted(
+def test_a_slot_that_a_promotion_leaves_behind_is_told_under_failover(
     world: World, source: Database, target: Database, bridge_process: Callable[..., BridgeProcess]
 ) -> None:
     failover = world.text.replace("capture: slot", "capture: slot\n  failover: true")
