@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from hashlib import blake2s
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -74,3 +75,9 @@ class Source(Libpq):
     """How much one target transaction takes."""
     max_payload: Size = 64 * MiB
     """A larger payload is a dead letter (too_large)."""
+
+    def instance(self) -> str:
+        """Which bridge reads this source by this slot, for a running one to say to everybody: a digest, made of
+        nothing secret. `1-`: how it is made, so that another version can tell that it makes it otherwise."""
+        named = f"{self.slot}\n{self.place()}"
+        return f"1-{blake2s(named.encode(), digest_size=8).hexdigest()}"

@@ -28,6 +28,9 @@ CONNECTIONS = 100  # more are answered 503 at once
 CONNECTIONS_OVER = 50  # so many more are told; beyond them connections are closed unread
 DRAIN_SECONDS = 3  # for answers under way when the bridge stops
 
+INSTANCE_HEADER = "outbox-bridge-instance"
+"""On every answer, a refusal too: which bridge this is (config/source.py). `bridge doctor` knows its own by it."""
+
 
 class DeadlineProtocol(H11Protocol):
     """uvicorn's protocol with a deadline for the header, which it lacks (an idle client holds a place)."""
@@ -124,10 +127,12 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, **limits: Any) -> None:
+async def serve(
+    app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, instance: str, **limits: Any
+) -> None:
     """Serve until `stop` is set or this task is cancelled; then answers under way get DRAIN_SECONDS.
 
-    `limits` override uvicorn's settings. Closes `listening`.
+    `instance`: for INSTANCE_HEADER. `limits` override uvicorn's settings. Closes `listening`.
     """
     settings: dict[str, Any] = {
         "h11_max_incomplete_event_size": HEADER_BYTES,
@@ -143,6 +148,7 @@ async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, **l
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[(INSTANCE_HEADER, instance)],
         proxy_headers=False,
         **{**settings, **limits},
     )

@@ -7,8 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,28 @@ def commands(source: Database, target: Database, tmp_path: Path) -> Commands:
     made = Commands(tmp_path, source, target, DEFAULT_CONFIG.read_text())
     made.environment["BRIDGE_ADMIN"] = f"127.0.0.1:{free_port()}"
     return made
+
+
+@contextmanager
+def speaking(answer: Callable[[socket.socket], None], host: str = "127.0.0.1") -> Iterator[int]:
+    """A port whose every connection is given to `answer`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    link, _ = server.accept()
+                except OSError:
+                    return
+                with link:
+                    answer(link)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
 
 
 def until(condition: Callable[[], bool], what: str, deadline: float = 20.0) -> None:

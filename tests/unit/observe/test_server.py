@@ -15,6 +15,7 @@ from bridge.observe import server
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.metrics import Metrics
 
+INSTANCE = "1-00000000000000ab"
 LIVEZ = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
@@ -75,7 +76,9 @@ async def closed(reader: asyncio.StreamReader) -> None:
 async def serving(port: int | None = None) -> AsyncIterator[tuple[Client, asyncio.Event]]:
     client, stop = Client(port or free_port()), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, stop))
+        group.create_task(
+            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, stop, instance=INSTANCE)
+        )
         try:
             yield client, stop
         finally:
@@ -98,7 +101,9 @@ def test_a_port_in_use_is_an_error_that_names_the_address_and_the_key() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as raised:
-            asyncio.run(serve_admin(build_admin(Metrics()), "127.0.0.1", port, asyncio.Event()))
+            asyncio.run(
+                serve_admin(build_admin(Metrics()), "127.0.0.1", port, asyncio.Event(), instance=INSTANCE)
+            )
     assert raised.value.args[0] == f"cannot listen on 127.0.0.1:{port}: Address already in use"
     assert raised.value.hint == (
         f"choose another address in `admin.listen`, or find who listens there: ss -ltnp 'sport = :{port}'"
@@ -121,7 +126,7 @@ def test_the_port_is_free_again_after_a_stop_and_after_a_cancellation() -> None:
             stop.set()
         server.bind("127.0.0.1", client.port, "admin.listen").close()
         task = asyncio.create_task(
-            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, asyncio.Event())
+            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, asyncio.Event(), instance=INSTANCE)
         )
         await client.livez()
         await client.close()
