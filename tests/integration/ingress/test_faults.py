@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from bridge.ingress import body
 from bridge.ingress.app import PUBLIC_PATHS
-from tests.integration.ingress.serving import EVENT, KEY, IngressServer, request
+from tests.integration.ingress.serving import EVENT, INSTANCE, KEY, IngressServer, request
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database, RestartableServer
 from tests.support.world import until
@@ -220,6 +220,18 @@ def test_every_route_needs_authentication_unless_it_is_listed(ingress: IngressSe
             answer = ingress.post(path, EVENT, key=None, method=method)
             assert answer.status == 401, (method, path)
     assert ingress.post("/nowhere", b"", key=None, method="GET").status == 401
+
+
+def test_every_answer_says_which_bridge_gave_it(serving: Callable[..., IngressServer]) -> None:
+    ingress, full = serving(), serving(connections=1)  # a request is one too many for the second
+    answers = [
+        ingress.event(),
+        ingress.event(key=None),
+        ingress.post("/nowhere", b"", method="GET"),
+        full.event(),
+    ]
+    assert [answer.status for answer in answers] == [202, 401, 404, 503]
+    assert {answer.headers["outbox-bridge-instance"] for answer in answers} == {INSTANCE}
 
 
 def test_many_requests_share_a_commit(ingress: IngressServer, source: Database) -> None:

@@ -409,20 +409,6 @@ def test_a_role_that_may_not_log_in_is_told_the_statement(world: World, source: 
     assert findings(world) == []
 
 
-def test_a_port_that_is_taken_is_told_and_a_bridge_that_runs_is_not(
-    world: World, bridge: Callable[[], BridgeProcess], source: Database
-) -> None:
-    running = bridge()
-    assert findings(world) == []
-    assert "a bridge runs and answers" in world.command("doctor")
-    running.terminate()
-    taken = psycopg.conninfo.conninfo_to_dict(source.dsn)["port"]
-    world.environment["BRIDGE_ADMIN"] = f"127.0.0.1:{taken}"
-    [finding] = findings(world)
-    assert (finding.where, finding.check) == ("bridge", "admin.listen")
-    assert "ss -ltnp" in finding.fix
-
-
 def test_the_network_is_measured_when_asked(world: World) -> None:
     said = world.command("doctor", "--network")
     for where in ("source", "warehouse"):

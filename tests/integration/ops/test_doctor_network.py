@@ -5,8 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bridge.doctor import path
 from bridge.doctor.check import Check
 from bridge.doctor.examine import examine
 from bridge.doctor.reach import way
+from tests.integration.ops.conftest import speaking
 from tests.security.certificates import Authority
 from tests.support.servers import Database
 from tests.support.world import World
@@ -143,27 +143,6 @@ def test_a_sink_that_never_answers_tls_is_told(world: World) -> None:
         [finding] = findings(world, "hook")
     assert finding.check == "reach_tls"
     assert finding.message == f"127.0.0.1:{port} takes the connection and gives no TLS answer within 1 s"
-
-
-@contextmanager
-def speaking(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port whose every connection is given to `answer`."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    link, _ = server.accept()
-                except OSError:
-                    return
-                with link:
-                    answer(link)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
 
 
 GREETED = "{{ type: email, host: 127.0.0.1, port: {port}, security: starttls, from: a@example.com }}"
