@@ -11,7 +11,6 @@ import pytest
 from bridge.config.load import load
 from bridge.config.model import Config, PostgresConnection
 from bridge.config.problem import InvalidConfig
-from bridge.config.source import Source
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
 from bridge.sinks.slack import SlackConnection
