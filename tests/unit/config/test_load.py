@@ -112,7 +112,7 @@ def test_offline_needs_no_variables() -> None:
 
 def test_an_instance_is_its_source_and_slot_and_nothing_secret() -> None:
     def instance(dsn: str = "postgresql://db/app", **more: object) -> str:
-        return Source.model_validate({"dsn": dsn, **more}).instance()
+        return SourceSection.model_validate({"dsn": dsn, **more}).instance()
 
     assert re.fullmatch("1-[0-9a-f]{16}", instance())
     same = ["postgresql://someone:CANARY@db/app", "host=db dbname=app password=x sslmode=require"]
