@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.load import load
-from bridge.config.model import Config, PostgresConnection
+from bridge.config.model import Config, PostgresConnection, SourceSection
 from bridge.config.problem import InvalidConfig
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
