@@ -129,7 +129,7 @@ def _answered(plan: StreamSpec, work: Generator[Any, Any, Any]) -> Any:
     from bridge.planning.planner import answered  # noqa: PLC0415
     from bridge.postgres.entities import Enricher  # noqa: PLC0415
 
-    enricher = Enricher(plan.dsns, "explain", lambda _entity, _result, _count: None)
+    enricher = Enricher(plan.dsns, "explain")
     try:
         return answered(work, enricher.answer)
     finally:

@@ -170,7 +170,7 @@ class DeadLetterRetry:
             for name, spec in pipeline.destinations.items()
         }
         self._overtaken = LateEffects(plan)
-        self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}", lambda _entity, _result, _count: None)
+        self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}")
         try:
             self._link = TargetLink(plan.target_dsn, f"bridge-dead/{plan.stream}")
         except BaseException:
@@ -246,7 +246,7 @@ class DeadLetterRetry:
     def _attempt(self, event: Event, unit: tuple[str, str]) -> _Attempt:
         planned = answered(self._planner(unit).plan([event]), self._enricher.answer)
         if planned.keeps and self._end is COMMIT:
-            refused = self._enricher.keep(planned.keeps, lambda: None).result()
+            refused = self._enricher.keep(planned.keeps)
             take_refused(planned, refused, self._plan.entities)
         own = [letter for letter in planned.dead_letters if (letter.pipeline, letter.destination) == unit]
         if own:

@@ -141,7 +141,7 @@ class _Replay:
             only={order.unit},
             max_payload=plan.max_payload,
         )
-        self._enricher = Enricher(plan.dsns, f"replay/{plan.stream}", lambda _entity, _result, _count: None)
+        self._enricher = Enricher(plan.dsns, f"replay/{plan.stream}")
         stack.callback(self._enricher.close)
         self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
         stack.callback(self._link.close)

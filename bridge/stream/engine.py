@@ -90,7 +90,15 @@ class Engine:
             spec, self._link, self._transactions, watcher, wait=self._sockets.wait_for_target
         )
         self._source = self._opened(SourceSide(spec, self._control, self._sockets, watcher))
-        self._enricher = self._opened(Enricher(spec.dsns, spec.stream, watcher.enriched))
+        self._enricher = self._opened(
+            Enricher(
+                spec.dsns,
+                spec.stream,
+                watcher.enriched,
+                result_of=self._sockets.result_of,
+                done=waker.nudge,
+            )
+        )
         self._foreign = outbox.is_foreign
         self._prepared: PlannedBatch | None = None
         self._sent: deque[tuple[float, Ledger]] = deque()  # when, and what the ledger becomes
@@ -165,7 +173,7 @@ class Engine:
     def _keep(self, planned: Planned) -> None:
         """Write entities to the source before the target hears of the batch: after a crash in between, the batch is
         planned again, and what is written already stays as it is."""
-        refused = self._sockets.result_of(self._enricher.keep(planned.keeps, self._sockets.waker.nudge))
+        refused = self._enricher.keep(planned.keeps)
         take_refused(planned, refused, self._spec.entities)
         hit("entity.written")
 
@@ -173,18 +181,14 @@ class Engine:
         """The rows that exist. A row that is not there while a transaction of the batch is not visible yet
         is asked for again: the stream can run ahead of visibility."""
         hit("plan.lookup")
-        found, wanted = self._enricher.cached(lookup)
-        last = lookup.entity.source != "source"
-        while wanted:
-            rows = self._sockets.result_of(self._enricher.fetch(lookup, wanted, self._sockets.waker.nudge))
-            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
-            wanted = [key for key in wanted if str(key) not in rows]
-            if not wanted or last:
-                break
-            last = self._control.visible(xids)
-            if not last:
-                self._sockets.pause(0.002)
-        return found
+        return self._enricher.answer(lookup, lambda: self._visible(xids))
+
+    def _visible(self, xids: list[int]) -> bool:
+        """Whether the source shows these transactions; a moment later where it does not."""
+        if self._control.visible(xids):
+            return True
+        self._sockets.pause(0.002)
+        return False
 
     def apply(self, request: ask.Apply) -> None:
         prepared = self._prepared

@@ -56,7 +56,7 @@ def copied(database: Database) -> Iterator[Database]:
 
 @pytest.mark.data_directory
 @pytest.mark.fault(36, "36b")
-def test_a_source_restored_from_an_older_copy_is_accepted_and_what_comes_then_arrives_once(
+def test_an_older_copy_of_the_source_is_accepted_and_what_follows_comes_once(
     world: World, source_cluster: EmbeddedServer
 ) -> None:
     world.applied_some()

@@ -29,7 +29,7 @@ def _flow(world: World, mebibytes: int) -> None:
 
 
 @pytest.mark.fault(33, 49)
-def test_a_slot_past_its_limit_is_given_up_while_the_target_is_down_and_nothing_is_lost(
+def test_a_slot_past_its_limit_is_given_up_and_nothing_is_lost(
     target_cluster: RestartableServer, world: World
 ) -> None:
     world.configure(lambda c: c["source"].update(max_retained_wal="24MiB"))

@@ -92,7 +92,7 @@ def test_a_slot_moved_between_preflight_and_start_is_noticed() -> None:
     at_rest(simulation)
 
 
-def test_a_restored_source_whose_xids_are_used_again_is_noticed_though_the_witness_is_there() -> None:
+def test_reused_xids_of_a_restored_source_are_noticed_despite_the_witness() -> None:
     simulation = steady()
     at_rest(simulation)
     simulation.emit(1)
@@ -109,7 +109,7 @@ def test_a_restored_source_whose_xids_are_used_again_is_noticed_though_the_witne
     assert simulation.halted.reason == "history_diverged"
 
 
-def test_a_goal_stored_before_the_source_was_restored_is_not_finished_after_it() -> None:
+def test_a_goal_stored_before_a_source_restore_is_not_finished_after_it() -> None:
     simulation = steady(capture="poll")
     simulation.rng.batch = 1  # type: ignore[attr-defined]
     copy = simulation.source.clone()
@@ -128,7 +128,7 @@ def test_a_goal_stored_before_the_source_was_restored_is_not_finished_after_it()
     assert simulation.halted.reason == "history_diverged"
 
 
-def test_a_prepared_transaction_committed_before_and_after_a_promotion_is_not_applied_twice() -> None:
+def test_a_prepared_transaction_committed_twice_over_a_promotion_counts_once() -> None:
     simulation = steady()
     simulation.two_phase = True
     at_rest(simulation)
@@ -170,7 +170,7 @@ def test_a_target_restored_to_its_first_catch_up_does_not_pass_a_prune() -> None
         assert simulation.halted.reason == "outbox_pruned"
 
 
-def test_prune_between_preflight_and_registration_is_noticed_after_a_target_restore() -> None:
+def test_prune_before_registration_is_noticed_after_a_target_restore() -> None:
     simulation = steady()
     simulation.emit(1)
     at_rest(simulation)
@@ -222,7 +222,7 @@ def test_two_first_starts_at_once_do_not_call_each_others_slot_foreign() -> None
     assert reason(other) == "stand_by"
 
 
-def test_a_floor_that_goes_back_to_the_slots_snapshot_was_never_given_to_prune() -> None:
+def test_prune_is_never_given_a_floor_that_may_go_back_to_the_slots_snapshot() -> None:
     simulation = steady()
     in_the_way = simulation.source.begin()
     bridge = simulation.start_bridge()
@@ -241,7 +241,7 @@ def test_a_floor_that_goes_back_to_the_slots_snapshot_was_never_given_to_prune()
     at_rest(simulation)
 
 
-def test_rows_that_a_publication_withheld_in_the_middle_of_a_transaction_are_read_from_the_table() -> None:
+def test_rows_that_a_publication_withheld_amid_a_transaction_come_late() -> None:
     simulation = steady()
     bridge = simulation.start_bridge()
     at_rest(simulation)

@@ -294,7 +294,7 @@ if self.ledger.next is not None:
         ),
         (
             "tests/integration/ops/test_entities.py::"
-            "test_the_database_merges_as_the_planner_does_whatever_the_order_and_however_often",
+            "test_the_database_merges_entities_as_the_planner_does_in_any_order",
         ),
     ),
 )

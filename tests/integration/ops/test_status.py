@@ -90,7 +90,7 @@ def test_a_target_without_a_ledger_is_told_what_to_run(world: World, target: Dat
         assert "bridge schema target | psql" in ran.stderr
 
 
-def test_the_types_of_repeats_are_told_briefly_and_without_what_a_terminal_would_obey() -> None:
+def test_types_of_repeats_are_told_briefly_and_without_terminal_controls() -> None:
     counts = {f"type.{number:02}": 100 - number for number in range(12)} | {"a\x1b[2Jb": 1000}
     state = {"ready": True, "problems": [], "streams": [], "pipelines": [], "suppressed": counts}
     [_, line] = lines(state)

@@ -288,7 +288,7 @@ def test_pruned_events_are_no_difference_and_what_is_left_is_compared(world: Wor
     assert command("prove", "--json").only["lost"]["first"] == [str(young)]
 
 
-def test_a_refused_event_without_a_dead_letter_is_lost_where_rows_have_no_identity_too(
+def test_a_refused_event_without_a_dead_letter_is_lost_without_a_key_too(
     world: World, command: Command, latest: None
 ) -> None:
     world.bridge().start().wait_ready()
@@ -304,7 +304,7 @@ def test_a_refused_event_without_a_dead_letter_is_lost_where_rows_have_no_identi
 
 
 @pytest.mark.parametrize("event", ["user.signed_up", "user.*"])
-def test_of_a_default_mapping_without_a_contract_the_columns_are_compared_too(
+def test_columns_of_a_default_mapping_without_a_contract_are_compared_too(
     world: World, command: Command, event: str
 ) -> None:
     """The product page's own table: no key, no contract, no column named."""

@@ -205,7 +205,7 @@ def problem(path: Path) -> str:
 
 
 @pytest.mark.parametrize("url", ["nosuch://SECRET-1", "SECRET-1", "https://", "json://"])
-def test_a_url_that_the_library_cannot_read_is_an_error_that_does_not_quote_it(
+def test_a_url_the_library_cannot_read_is_an_error_that_does_not_quote_it(
     url: str, configured: Callable[[str], Path]
 ) -> None:
     said = problem(configured(url))
@@ -229,7 +229,7 @@ def test_without_the_library_every_command_says_how_to_get_it(
     assert "pip install 'outbox-bridge[apprise]'" in problem(configured("json://127.0.0.1/SECRET-1"))
 
 
-def test_a_url_from_a_variable_that_is_not_set_here_is_left_to_the_machine_that_has_it(
+def test_a_url_from_a_variable_not_set_here_is_left_to_who_has_it(
     configured: Callable[[str], Path],
 ) -> None:
     assert [one for one in lint(configured("${APPRISE_URL}"), {}) if one.level == "error"] == []

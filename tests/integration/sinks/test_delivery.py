@@ -79,7 +79,7 @@ def test_a_webhook_is_signed_and_numbers_are_exact(
 
 @pytest.mark.fault(71)
 @pytest.mark.slow
-def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id(
+def test_a_crash_around_the_sinks_answer_sends_again_with_the_same_id(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
     bridge = bridge_with(HOOK, failpoints="deliver.claimed=kill@1").start()
@@ -104,7 +104,7 @@ def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id
 @pytest.mark.parametrize(
     "stopped", ["deliver.claimed=raise", "deliver.claimed=hang", "deliver.sent=raise", "deliver.sent=hang"]
 )
-def test_a_dispatcher_that_fails_or_hangs_there_sends_it_with_the_same_id_at_last(
+def test_a_dispatcher_that_failed_or_hung_sends_with_the_same_id_at_last(
     source: Database,
     target_connection: Connection,
     receiver: Receiver,
