@@ -25,7 +25,7 @@ from bridge.config.model import Config
 from bridge.config.pipeline import PipelineSection, SinkDestination, TableDestination, split_table
 from bridge.config.problem import InvalidConfig, KeyPath, Level, Position, Remark, format_path, nearest
 from bridge.errors import ConfigError
-from bridge.planning.values import Literal, classify
+from bridge.planning.rows import Literal, classify
 from bridge.sinks.model import SinkConnection, is_reference
 
 

@@ -16,7 +16,7 @@ from bridge.config.contract import EventField
 from bridge.config.problem import KeyPath, Remark, nearest
 from bridge.expressions.expression import compile_expression
 from bridge.expressions.syntax import ExpressionSyntaxError, Token, tokens_of
-from bridge.planning.values import classify, names_of
+from bridge.planning.rows import classify, names_of
 
 _PATH = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _ARITHMETIC = {"+", "-", "*", "/", "//", "%", "**"}

@@ -12,6 +12,7 @@ from bridge.config.pipeline import (
     SinkDestination,
     StepSection,
     TableDestination,
+    table_names,
 )
 from bridge.planning.spec import (
     BranchSpec,
@@ -94,10 +95,12 @@ def _destination(
     name: str, destination: TableDestination | SinkDestination, config: Config
 ) -> DestinationSpec:
     if isinstance(destination, TableDestination):
+        schema, table = table_names(destination.table)
         return TableSpec(
             name=name,
             connection=destination.connection,
-            table=destination.table,
+            schema=schema,
+            table=table,
             mode=destination.mode,
             key=destination.key,
             version=destination.version,

@@ -1,4 +1,4 @@
-"""Can a server be reached: name, port, TLS, login. Why a login fails: postgres/advice.py."""
+"""Can a server be reached: name, port, TLS, login? The causes of a failed login are in postgres/advice.py."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _SLOW_SECONDS = 0.02
 
 
 def place(dsn: str) -> str:
-    """Which database that is, for psql: without user and secrets."""
+    """The database as a conninfo for psql, without user and secrets."""
     known = parameters(dsn)
     return " ".join(f"{name}={known[name]}" for name in ("host", "port", "dbname") if known.get(name))
 
 
 def unreachable(where: str, dsn: str, error: CannotConnect) -> Check:
-    """Which step of the way failed, and what to do about that one."""
+    """The step that failed, with its fix."""
     said = " ".join(mask_secrets(str(error.args[0])).split())
     cause = cause_of(said)
     if cause is None:
@@ -48,7 +48,7 @@ def unreachable(where: str, dsn: str, error: CannotConnect) -> Check:
 
 
 def reached(where: str, connection: psycopg.Connection) -> Iterator[Check]:
-    """Version, TLS and who we are."""
+    """Version, TLS and our role."""
     info = connection.info
     major = info.server_version // 10000
     place = f"{info.dbname} on {info.host or 'the local socket'}:{info.port} as {info.user}"
@@ -131,15 +131,15 @@ def _tls(where: str, connection: psycopg.Connection) -> Check:
         "warn",
         where,
         "tls",
-        f"sslmode is {mode} ({used}) to {info.host}: who answers there is not proven",
+        f"sslmode is {mode} ({used}) to {info.host}: the server's identity is not verified",
         "add sslmode: verify-full and sslrootcert: <the CA's file, or system> to this connection",
         "config",
     )
 
 
 def way(where: str, dsn: str) -> Generator[Check, None, bool]:
-    """Name and port of each host in the dsn, before anybody logs in; its value: whether one was reached. A local
-    socket is none of the network's business."""
+    """Check name and port of each host in the dsn, before a login. Returns whether one was reached. Skips a local
+    socket."""
     known = parameters(dsn)
     hosts = str(known.get("hostaddr") or known.get("host") or "").split(",")
     ports = str(known.get("port") or "5432").split(",")
@@ -164,7 +164,7 @@ def way(where: str, dsn: str) -> Generator[Check, None, bool]:
 
 
 def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Check]:
-    """TLS, the address we come from, and round trips, measured: for `--network`."""
+    """Measure TLS, our address, and round trips, for `--network`."""
     yield from _session(where, connection)
     began = time.monotonic()
     with connect(dsn, DOCTOR):
@@ -177,7 +177,7 @@ def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Ch
     median = statistics.median(trips)
     said = f"round trip {median * 1000:.2f} ms (worst {max(trips) * 1000:.2f}), a connection {opened * 1000:.0f} ms"
     if median > _SLOW_SECONDS:
-        advice = "each batch waits for a round trip: run the bridge nearer to this server"
+        advice = "each batch waits for a round trip: run the bridge closer to this server"
         yield Check("warn", where, "round_trip", said, advice, "advice")
     else:
         yield ok(where, "round_trip", said)
@@ -189,7 +189,7 @@ _SEEN = (
 
 
 def _session(where: str, connection: psycopg.Connection) -> Iterator[Check]:
-    """What the server says of this session, and what our end of it is."""
+    """The server's view of this session's address, and our end of it."""
     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as link:
         if link.family == socket.AF_UNIX:
             yield ok(where, "egress", "none: the local socket")
@@ -197,6 +197,6 @@ def _session(where: str, connection: psycopg.Connection) -> Iterator[Check]:
         local = path.local_address(link)
     row = connection.execute(_SEEN).fetchone()
     seen, version, cipher = row or (None, None, None)
-    said = f"{version}, {cipher}" if version else "none: what goes over this connection is not encrypted"
+    said = f"{version}, {cipher}" if version else "none: this connection is not encrypted"
     yield ok(where, "tls_session", said)
     yield path.egress(where, local, path.plain(seen) if seen else None)

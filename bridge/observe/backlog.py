@@ -1,8 +1,8 @@
-"""What waits where no stream looks: the slot and the outbox of a stream that is halted or standing by,
-the dead letters of every target, the messages that wait for a sink, and the source's count of repeats.
+"""The backlog that no stream reports: slot and outbox of a stream that is halted or standing by, dead letters of
+every target, messages waiting for sinks, and the source's count of repeats.
 
-A stream tells its own facts while it runs. A halted one reads nothing, and that is when WAL piles up and
-events grow old; so this looks at the source in its place, every few seconds, over a connection of its own a server.
+A running stream reports its own facts. A halted stream reads nothing, and that is when WAL accumulates and events
+wait. So this reads the source instead, every few seconds, over one connection to each server.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _DEAD: LiteralString = """
 
 
 class Plan(Protocol):
-    """What must be known of a stream."""
+    """What it needs to know about a stream."""
 
     @property
     def stream(self) -> str: ...
@@ -80,7 +80,7 @@ class Plan(Protocol):
 
 
 async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
-    """Look every EVERY_SECONDS until `stop` is set. What cannot be reached keeps its last value."""
+    """Read every EVERY_SECONDS until `stop` is set. Values of unreachable servers stay unchanged."""
     stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
     backlog = Backlog(metrics)
     try:
@@ -158,7 +158,7 @@ class Backlog:
 
 
 def idle(stream: StreamSnapshot) -> bool:
-    """True when the stream itself does not look at the source now. One that only starts is about to."""
+    """True if the stream does not read the source now. A starting stream is about to."""
     return stream.reason is not None or stream.phase in ("standby", "halted", "stopped")
 
 
@@ -172,7 +172,7 @@ async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnectio
         after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
         found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
         pending = found[0] if found else None
-    if idle(state.snapshot):  # it may have begun to work meanwhile, and knows better
+    if idle(state.snapshot):  # it may be working by now, and its own values are newer
         state.update(
             slot=slot,
             slot_active=active if slot else None,
@@ -183,8 +183,8 @@ async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnectio
 
 
 def pending_query(outbox: Outbox) -> sql.Composed:
-    """When the oldest event was committed that waits for %(stream)s. %(witness)s, %(after)s: the id of its last
-    event, and when that was."""
+    """The commit time of the oldest event that waits for %(stream)s. %(witness)s, %(after)s: the id and time of the
+    stream's last event."""
     names = {name: outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
     return sql.SQL(_PENDING).format(outbox=outbox.name, **names)
 
@@ -194,7 +194,7 @@ async def _dead_letters(connection: psycopg.AsyncConnection, plan: Plan) -> dict
 
 
 async def _waiting(connection: psycopg.AsyncConnection, plan: Plan) -> list[tuple[str, int, float]]:
-    """Counting a long backlog may take too long; dead letters are told all the same."""
+    """Counting a long backlog may time out; dead letters are reported all the same."""
     return await (await connection.execute(WAITING, [plan.stream])).fetchall()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.expressions.document import parse_exact
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 Name = tuple[str, str]
 """(entity, key)."""

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Unit = tuple[str, str]
+"""(pipeline, destination): with an event, the unit of effect, dead letter, delivery and dedupe."""
+
 FieldType = Literal["string", "number", "integer", "boolean", "object", "array", "timestamp", "any"]
 
 
@@ -90,11 +93,17 @@ class TableSpec:
 
     name: str
     connection: str
-    table: str  # "schema.table" as written
+    schema: str
+    table: str
     mode: Literal["insert", "upsert"] = "insert"
     key: tuple[str, ...] = ()
     version: str | None = None
     columns: Mapping[str, Any] | None = None
+
+    @property
+    def table_name(self) -> str:
+        """`schema.table`, for people."""
+        return f"{self.schema}.{self.table}"
 
     @property
     def version_column(self) -> str | None:

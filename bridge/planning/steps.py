@@ -18,9 +18,17 @@ from bridge.expressions.expression import Expression, compile_expression
 from bridge.expressions.operators import MISSING, Path, follow
 from bridge.planning.entity import Keep, Kept
 from bridge.planning.plan import Lookup
-from bridge.planning.rows import Failures, Rows, lookup_of, survivors
+from bridge.planning.rows import (
+    Failures,
+    Rows,
+    ValueSource,
+    classify,
+    lookup_of,
+    names_of,
+    survivors,
+    values_of,
+)
 from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, StepSpec, UpsertSpec
-from bridge.planning.values import ValueSource, classify, names_of, values_of
 
 Answer = Mapping[Any, Mapping[str, Any]]
 

@@ -1,8 +1,7 @@
-"""Waiting for libpq connections that never block, several at once, and taking in what has arrived.
+"""Waiting for several libpq connections that never block, and reading what has arrived. connect.py opens them.
 
-psycopg's `pq` layer is used directly where its cursors cannot go: COPY BOTH, and whole transactions sent
-as one pipeline of prepared statements with parameters that are already encoded. Nobody reads the raw
-socket, so TLS works as everywhere. connect.py opens them.
+Uses psycopg's `pq` layer directly for what its cursors cannot do: COPY BOTH, and whole transactions sent as one
+pipeline of prepared statements with encoded parameters. The raw socket is never read, so TLS works.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ _RECORDS_AT_ONCE = 64  # then whoever reads looks around again; poll() still see
 
 
 def consume(connection: PGconn) -> bool:
-    """Take in what has arrived, so that a later poll() of the socket tells of everything else. True: there was
-    something.
+    """Read everything that has arrived, so that a later poll() of the socket reports only new data. True: there was
+    data.
 
-    Under TLS one read takes one record (at most 16 KiB) and libpq may have room for half of it: the rest waits
-    inside OpenSSL, where poll() does not see it. Once the socket itself is empty, at most 8 KiB can be left there,
-    and libpq always makes room for that much. libpq 18.6 empties OpenSSL itself; 15.18 does not, and an answer then
-    stands still until something else arrives (tests/security/test_tls.py). Which libpq we run on is the host's affair.
+    Under TLS one read takes one record (at most 16 KiB), and libpq may have room for half of it: the rest waits
+    inside OpenSSL, where poll() does not see it. When the socket is empty, at most 8 KiB can be left there, and
+    libpq always makes room for that much. libpq 18.6 empties OpenSSL itself; 15.18 does not, and an answer then
+    waits until other data arrives (tests/security/test_tls.py). The host decides which libpq we use.
     """
     descriptor = connection.socket
     heard = bool(wait([descriptor], [], 0))
@@ -52,7 +51,7 @@ def wait(readable: Sequence[int], writable: Sequence[int], timeout: float) -> li
 
 
 class Waker:
-    """Lets another thread end a wait: put `descriptor` among the readable ones, then drain()."""
+    """Lets another thread end a wait: add `descriptor` to the readable ones, then drain()."""
 
     def __init__(self) -> None:
         self.descriptor, self._write = os.pipe()
@@ -62,7 +61,8 @@ class Waker:
         os.set_blocking(self._write, False)
 
     def nudge(self) -> None:
-        """Nothing happens when nobody waits any more: the number of a closed pipe may be another file's."""
+        """Wake the waiting thread. Does nothing after close(): the number of a closed pipe may belong to another
+        file."""
         with self._closing, contextlib.suppress(BlockingIOError):  # full: it will wake anyway
             if not self._closed:
                 os.write(self._write, b".")
@@ -79,5 +79,5 @@ class Waker:
 
 
 def deadline(seconds: float) -> float:
-    """A moment on the monotonic clock."""
+    """A time on the monotonic clock."""
     return time.monotonic() + seconds

@@ -18,6 +18,7 @@ from psycopg import sql
 from bridge.errors import BridgeError
 from bridge.expressions.expression import compile_expression
 from bridge.planning.plan import Column, TableShape
+from bridge.planning.rows import classify, names_of
 from bridge.planning.spec import (
     DestinationSpec,
     EnrichSpec,
@@ -26,8 +27,8 @@ from bridge.planning.spec import (
     SetSpec,
     StepSpec,
     TableSpec,
+    Unit,
 )
-from bridge.planning.values import classify, names_of
 from bridge.postgres.catalog import table_shape
 from bridge.postgres.outbox import Outbox
 from bridge.stream.spec import StreamSpec
@@ -68,7 +69,6 @@ def _expression(glob: str) -> str:
     )
 
 
-Unit = tuple[str, str]
 _SPECIAL = ("event_id", "occurred_at", "idempotency_key")
 
 
@@ -212,7 +212,7 @@ def _table(
     ways = {(each.mode if each.key else "", each.key, each.version_column) for _, each in tables}
     if len(ways) > 1:
         raise BridgeError(
-            f"{spec.table} is filled in different ways (mode, key or version), which cannot be compared as one",
+            f"{spec.table_name} is filled in different ways (mode, key or version), which cannot be compared as one",
             reason="not_comparable",
             hint="give its destinations the same mode, key and version, or compare other pipelines: --pipeline",
         )
