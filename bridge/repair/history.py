@@ -16,7 +16,8 @@ from bridge.errors import BridgeError, ConfigError, Retry
 from bridge.planning.plan import TableShape
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
 from bridge.postgres import wire
-from bridge.postgres.source import connect_source
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.protocol.batch import Event
 from bridge.stream.spec import StreamSpec
 
@@ -109,7 +110,7 @@ class History:
     def __init__(self, plan: StreamSpec, order: Order) -> None:
         self._outbox = plan.outbox
         self._order = order
-        self._source = connect_source(plan.source_dsn, f"replay/{plan.stream}", timeout="0")
+        self._source = connect(plan.source_dsn, SOURCE_ROWS, f"replay/{plan.stream}")
 
     def close(self) -> None:
         self._source.close()
@@ -147,7 +148,7 @@ class History:
     def _see(self, listed: str) -> None:
         """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
         for attempt in range(10):
-            self._source.execute("begin isolation level repeatable read, read only")
+            self._source.begin("isolation level repeatable read, read only")
             row = self._source.execute(
                 "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
                 " from unnest(%s::xid8[]) as x",
@@ -155,6 +156,6 @@ class History:
             ).fetchone()
             if row and row[0]:
                 return
-            self._source.execute("rollback")
+            self._source.rollback()
             wire.wait([], [], 0.01 * 2**attempt)
         raise Retry("the source does not show yet what the ledger lists", reason="not_visible")
