@@ -10,6 +10,8 @@ import psycopg
 
 from bridge.config.model import Config
 from bridge.errors import BridgeError, CannotConnect, ConfigError
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import CATALOG, COMMAND
 
 if TYPE_CHECKING:
     from bridge.stream.spec import StreamSpec
@@ -30,34 +32,16 @@ class SourceRefused(BridgeError):
     reason = "source_refused"
 
 
-def unreachable(which: str, error: psycopg.OperationalError) -> CannotConnect:
-    """libpq's message, which names hosts and roles but no passwords, and its fix."""
-    from bridge.postgres import wire  # noqa: PLC0415  most commands need none
-
-    said = str(error).rstrip()
-    return CannotConnect(f"the {which} could not be reached: {said}", hint=wire.advice(said))
-
-
 @contextmanager
 def connect_source(
     config: Config, *, command: str, grant: str = ""
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to the source, named after the command in pg_stat_activity.
 
-    `grant`: the role that has the privileges that the command needs. Raises CannotConnect (exit code 3) with libpq's
-    message, which names hosts and roles but no passwords; SourceRefused for errors of statements, without their
-    details, which may contain row values.
+    `grant` is the role that has the rights the command needs. Raises CannotConnect (exit code 3); SourceRefused for
+    errors of statements, whose details (they may hold values of rows) are left out.
     """
-    try:
-        connection = psycopg.connect(
-            config.source.dsn,
-            autocommit=True,
-            connect_timeout=config.source.connect_timeout or 10,
-            fallback_application_name=f"bridge {command}",
-        )
-    except psycopg.OperationalError as error:
-        raise unreachable("source", error) from None
-    with connection:
+    with connect(config.source.dsn, COMMAND, command) as connection:
         try:
             yield connection
         except psycopg.Error as error:
@@ -86,14 +70,9 @@ def need_own_outbox(config: Config, *, command: str) -> None:
 
 @contextmanager
 def connect_ledger(plan: StreamSpec, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """An autocommit connection to a stream's target, with an empty search_path. Raises CannotConnect."""
-    from bridge.postgres.catalog import connect_target  # noqa: PLC0415  most commands need none
-
-    try:
-        connection = connect_target(plan.target_dsn, f"bridge {command}")
-    except psycopg.OperationalError as error:
-        raise unreachable(f"target ({plan.connection})", error) from None
-    with connection:
+    """An autocommit connection to a stream's target. Raises CannotConnect, and Halt behind a pool of transactions."""
+    where = f"the target ({plan.connection})"
+    with connect(plan.target_dsn, CATALOG, f"bridge {command}", where=where) as connection:
         yield connection
 
 

@@ -48,7 +48,6 @@ def replay(
 
     from bridge.errors import BridgeError, CannotConnect  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
-    from bridge.postgres import wire  # noqa: PLC0415
     from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
     from bridge.repair.history import Order, find  # noqa: PLC0415
     from bridge.repair.replay import replay as again  # noqa: PLC0415
@@ -61,7 +60,9 @@ def replay(
     except psycopg.Error as error:
         said = f"the replay ended early: {safe_message(error)}"
         if error.sqlstate is None:
-            raise CannotConnect(said, hint=f"{wire.advice(said)}; then run it again") from None
+            raise CannotConnect(
+                said, hint="run it again; where that goes on, bridge doctor looks at each connection"
+            ) from None
         raise BridgeError(f"{said} (SQLSTATE {error.sqlstate})", hint="run it again") from None
     would = "would be " if dry_run else ""
     click.echo(f"{done.read} events read, {done.written} {would}written to {'/'.join(order.unit)}")

@@ -120,22 +120,15 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
 
 def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     """One stream as its ledger and the source tell it."""
-    import psycopg  # noqa: PLC0415
-
-    from bridge.errors import CannotConnect  # noqa: PLC0415
     from bridge.postgres import progress  # noqa: PLC0415
+    from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.outbox import suppressed  # noqa: PLC0415
-    from bridge.postgres.source import connect_source, require_outbox  # noqa: PLC0415
+    from bridge.postgres.profiles import SOURCE  # noqa: PLC0415
+    from bridge.postgres.source import require_outbox  # noqa: PLC0415
 
     row = progress.checkpoint(target, plan.stream)
     applied = progress.listed(target, plan.stream)
-    try:
-        source = connect_source(plan.source_dsn, "status")
-    except psycopg.OperationalError as error:
-        raise CannotConnect(
-            f"the source could not be reached: {error}".rstrip(), hint="bridge doctor"
-        ) from error
-    with source:
+    with connect(plan.source_dsn, SOURCE, "status") as source:
         require_outbox(source, plan.outbox)
         slot = f"{plan.stream}_{row['slot_incarnation']}" if row and row["slot_incarnation"] else None
         return {

@@ -19,6 +19,8 @@ from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
+from bridge.postgres.connect import Pool
+from bridge.postgres.profiles import DISPATCH
 from bridge.postgres.safe_error import safe_message
 from bridge.sinks.http import HttpClient
 from bridge.sinks.model import Http
@@ -60,18 +62,23 @@ class Dispatcher:
         self._nudged.set()
 
     async def run(self) -> None:
-        """Session after session; after every fault it starts with the lease again."""
-        while not self._stop.is_set():
-            try:
-                async with await place.connect(self.plan.dsn, self.plan.stream) as connection:
-                    await self._session(connection)
-            except (BridgeError, psycopg.Error, OSError) as error:
-                self._trouble(error)
-                await self._sleep(_AGAIN_SECONDS)
-            except _PlaceLost:
-                self._watcher.log("warning", "dispatcher lease lost", stream=self.plan.stream)
+        """Session after session; every fault begins at the place again."""
+        async with Pool(self.plan.dsn, DISPATCH, self.plan.stream, most=2) as pool:
+            while not self._stop.is_set():
+                try:
+                    async with pool.connection() as connection:
+                        try:
+                            await self._session(pool, connection)
+                        except (psycopg.Error, OSError):
+                            await connection.close()  # the pool makes another
+                            raise
+                except (BridgeError, psycopg.Error, OSError) as error:
+                    self._trouble(error)
+                    await self._sleep(_AGAIN_SECONDS)
+                except _PlaceLost:
+                    self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
 
-    async def _session(self, connection: place.AsyncLink) -> None:
+    async def _session(self, pool: Pool, connection: place.AsyncLink) -> None:
         epoch = await self._place(connection)
         if epoch is None:
             return
@@ -95,7 +102,7 @@ class Dispatcher:
             async with asyncio.TaskGroup() as group:
                 keeping = [
                     group.create_task(self._renew(connection, epoch), name="dispatch renew"),
-                    group.create_task(self._tidy(connection, lanes), name="dispatch tidy"),
+                    group.create_task(self._tidy(pool, lanes), name="dispatch tidy"),
                 ]
                 working = [group.create_task(lane.run(), name=f"lane {lane.plan.name}") for lane in lanes]
                 await self._wake(connection, lanes)
@@ -138,17 +145,23 @@ class Dispatcher:
             if not await place.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 
-    async def _tidy(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
-        """Expire messages past max_age and prune settled rows, in small batches with pauses."""
+    async def _tidy(self, pool: Pool, lanes: Sequence[Lane]) -> None:
+        """Now and then, over a connection of its own, so that no claim and no renewal of the place waits for it."""
         while True:
-            for lane in lanes:
-                while count := await queue.expire(connection, lane.claim):
-                    for _ in range(count):
-                        self._watcher.delivered(lane.plan.destination, "dead", 0.0)
-                    await asyncio.sleep(POLL_SECONDS)
-            while await queue.prune(connection, self.plan.stream, KEEP_SECONDS):
-                await asyncio.sleep(POLL_SECONDS)
+            with contextlib.suppress(CannotConnect):  # no room for a second one: the next time
+                async with pool.connection() as connection:
+                    await self._tidied(connection, lanes)
             await asyncio.sleep(_TIDY_SECONDS)
+
+    async def _tidied(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
+        """Expire what nobody could send, prune what is long settled; small batches with air between."""
+        for lane in lanes:
+            while count := await queue.expire(connection, lane.claim):
+                for _ in range(count):
+                    self._watcher.delivered(lane.plan.destination, "dead", 0.0)
+                await asyncio.sleep(POLL_SECONDS)
+        while await queue.prune(connection, self.plan.stream, KEEP_SECONDS):
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -14,9 +14,12 @@ import psycopg
 from bridge.config.model import Config
 from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source
 from bridge.doctor.check import Check, ok
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, CannotConnect
 from bridge.planning.spec import EnrichSpec, PipelineSpec
 from bridge.plans import stream_plans
+from bridge.postgres.connect import connect
+from bridge.postgres.profiled import ProfiledConnection
+from bridge.postgres.profiles import DOCTOR, DOCTOR_ENRICH
 from bridge.stream.spec import StreamSpec
 
 _KEY_COLUMN = re.compile(r"([\w\".]+)\s*=\s*any\s*\(\s*%\(keys\)s", re.IGNORECASE)
@@ -35,12 +38,12 @@ def steps(plan: StreamSpec) -> list[tuple[PipelineSpec, EnrichSpec]]:
 
 
 def enrichment(
-    connection: psycopg.Connection, plan: StreamSpec, pipeline: PipelineSpec, spec: EnrichSpec
+    connection: ProfiledConnection, plan: StreamSpec, pipeline: PipelineSpec, spec: EnrichSpec
 ) -> Iterator[Check]:
     where = spec.source
     keys = _keys(plan, pipeline, spec)
     try:
-        connection.execute("begin read only")
+        connection.begin("read only")
         cursor = connection.execute(spec.sql.encode(), {"keys": keys})
         columns = [column.name for column in cursor.description or ()]
     except psycopg.Error as error:
@@ -50,7 +53,7 @@ def enrichment(
         yield _refused(connection, where, spec, error)
         return
     finally:
-        connection.execute("rollback")
+        connection.rollback()
     named = _KEY_COLUMN.search(spec.sql)
     wanted = named.group(1).rpartition(".")[2].strip('"') if named else None
     if not columns or (wanted is not None and columns[0] != wanted and wanted in columns):
@@ -102,7 +105,7 @@ def _grant(connection: psycopg.Connection, spec: EnrichSpec, message: str) -> st
     named = re.search(r"for (\w+) (\S+)$", message)
     if named is None:
         return ""
-    connection.execute("rollback")
+    connection.rollback()
     row = connection.execute("select quote_ident(current_user)").fetchone()
     role, kind, name = (row[0] if row else ""), named.group(1), named.group(2)
     if kind == "schema":
@@ -113,7 +116,7 @@ def _grant(connection: psycopg.Connection, spec: EnrichSpec, message: str) -> st
     return ""
 
 
-Links = dict[str, psycopg.Connection | None]
+Links = dict[str, ProfiledConnection | None]
 """By "source" or the connection's name; None: it could not be reached."""
 
 
@@ -166,13 +169,13 @@ def _asked(where: str, checks: Iterator[Check]) -> Iterator[Check]:
 
 def _open(
     stack: ExitStack, where: str, dsn: str, *, network: bool
-) -> Generator[Check, None, psycopg.Connection | None]:
+) -> Generator[Check, None, ProfiledConnection | None]:
     """Connect, and tell how that went; its value is the connection."""
     if network and not (yield from reach.way(where, dsn)):
         return None
     try:
-        connection = reach.connect(dsn)
-    except psycopg.OperationalError as error:
+        connection = connect(dsn, DOCTOR, where=where)
+    except CannotConnect as error:
         yield reach.unreachable(where, dsn, error)
         return None
     stack.enter_context(closing(connection))
@@ -182,8 +185,9 @@ def _open(
     return connection
 
 
-def _source(link: psycopg.Connection, plans: list[StreamSpec], config: Config) -> Iterator[Check]:
+def _source(link: ProfiledConnection, plans: list[StreamSpec], config: Config) -> Iterator[Check]:
     plan = plans[0]
+    yield from reach.source_pooler(link, plan)
     yield from source.settings(link, plan)
     yield from grants.power(
         "source", link, [(plan.outbox.schema, plan.outbox.table), ("outbox", "stream")], strict=config.strict
@@ -192,7 +196,8 @@ def _source(link: psycopg.Connection, plans: list[StreamSpec], config: Config) -
     yield from source.history(link)
 
 
-def _target(link: psycopg.Connection, plan: StreamSpec, *, strict: bool) -> Iterator[Check]:
+def _target(link: ProfiledConnection, plan: StreamSpec, *, strict: bool) -> Iterator[Check]:
+    yield from reach.target_pooler(link, plan)
     yield from destinations.settings(link, plan)
     yield from grants.power(plan.connection, link, destinations.table_names(plan), strict=strict)
     yield from destinations.ledger(link, plan)
@@ -228,5 +233,5 @@ def _enrichments(plan: StreamSpec, links: Links) -> Iterator[Check]:
     for pipeline, spec in steps(plan):
         if links.get(spec.source) is None:
             continue
-        with closing(reach.connect(plan.dsns[spec.source], search_path=True)) as connection:
+        with closing(connect(plan.dsns[spec.source], DOCTOR_ENRICH, where=spec.source)) as connection:
             yield from _asked(spec.source, enrichment(connection, plan, pipeline, spec))

@@ -1,7 +1,4 @@
-"""Can a server be reached: name, port, TLS, login?
-
-The cause of a failed login is taken from libpq's message, because there is no SQLSTATE before the session exists.
-"""
+"""Can a server be reached: name, port, TLS, login. Why a login fails: postgres/advice.py."""
 
 from __future__ import annotations
 
@@ -11,119 +8,24 @@ import re
 import socket
 import statistics
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from bridge.doctor import path
-from bridge.doctor.check import Check, Kind, ok
-from bridge.postgres import wire
+from bridge.doctor.check import Check, ok
+from bridge.errors import CannotConnect, Halt
+from bridge.postgres.advice import cause_of, parameters
+from bridge.postgres.connect import CONNECT_SECONDS, connect
+from bridge.postgres.profiled import ProfiledConnection
+from bridge.postgres.profiles import CATALOG, DOCTOR
+from bridge.postgres.replication import open_replication
 from bridge.postgres.safe_error import mask_secrets
+from bridge.stream.spec import StreamSpec
 
 OLDEST, NEWEST = 14, 18
 _SLOW_SECONDS = 0.02
-_PATIENCE = "10"  # connect_timeout where the dsn has none (postgres/wire.py)
-
-# (check, libpq's message, fix, kind). The first match counts.
-_FAILURES: tuple[tuple[str, str, str, Kind], ...] = (
-    (
-        "name",
-        r"could not translate host name|failed to resolve host|Name or service not known|nodename nor servname",
-        "the host's name does not resolve here: correct `host` in the dsn, or check the DNS: "
-        "getent hosts {host}",
-        "config",
-    ),
-    (
-        "password",
-        r"password authentication failed|no password supplied",
-        "the password is wrong or missing for role {user}: correct it where the dsn comes from, or set it: "
-        "\\password {user} in psql; ${{VAR}} and ${{file:/run/secrets/x}} keep it out of the file",
-        "config",
-    ),
-    (
-        "database",
-        r'database ".*" does not exist',
-        "correct `dbname` in the dsn; to list the databases: psql -l",
-        "config",
-    ),
-    (
-        "role",
-        r'role ".*" does not exist',
-        "create the role: bridge schema source has it, as outbox_bridge; or correct `user` in the dsn",
-        "advice",
-    ),
-    (
-        "login",
-        r"is not permitted to log in",
-        'alter role "{user}" login;',
-        "sql",
-    ),
-    (
-        "login",
-        r"permission denied for database",
-        'grant connect on database "{dbname}" to "{user}";',
-        "sql",
-    ),
-    (
-        "pg_hba",
-        r"no pg_hba.conf entry|pg_hba.conf rejects",
-        "add a line to the server's pg_hba.conf, such as: hostssl {dbname} {user} <this machine>/32 scram-sha-256 "
-        "(and one whose database is `replication` is not needed); then: select pg_reload_conf();",
-        "advice",
-    ),
-    (
-        "tls",
-        r"certificate|SSL|sslmode|TLS",
-        "the server's certificate does not satisfy `sslmode`: sslmode=verify-full needs "
-        "sslrootcert=<the CA's file, or system> and a certificate for the host in the dsn",
-        "config",
-    ),
-    (
-        "connections",
-        r"too many (clients|connections)|remaining connection slots",
-        "the server accepts no more connections: close idle ones, or raise max_connections and restart it",
-        "advice",
-    ),
-    (
-        "starting",
-        r"starting up|shutting down|in recovery mode|not yet accepting",
-        "the server is starting or stopping: try again soon",
-        "advice",
-    ),
-    (
-        "port",
-        r"[Cc]onnection refused|No such file or directory",
-        "nothing listens at {host}:{port}: correct `host` and `port`, start the server, or set "
-        "its listen_addresses",
-        "config",
-    ),
-    (
-        "closed",
-        r"server closed the connection",
-        "something answers at {host}:{port} and closes the connection before the login: a proxy "
-        "without a server behind it, or not Postgres",
-        "config",
-    ),
-    (
-        "timeout",
-        r"timeout expired|timed out|[Nn]o route|unreachable",
-        "a firewall drops the packets, the address is wrong, or something accepts the connection "
-        "and does not answer: bridge doctor --network shows which, and the address to allow there",
-        "advice",
-    ),
-)
-
-
-def parameters(dsn: str) -> Mapping[str, str]:
-    """host, port, dbname and user as libpq resolves them from the dsn and the environment."""
-    defaults = {
-        option.keyword.decode(): option.val.decode()
-        for option in psycopg.pq.Conninfo.get_defaults()
-        if option.val
-    }
-    return {**defaults, **{name: str(value) for name, value in conninfo_to_dict(dsn).items()}}
 
 
 def place(dsn: str) -> str:
@@ -132,36 +34,17 @@ def place(dsn: str) -> str:
     return " ".join(f"{name}={known[name]}" for name in ("host", "port", "dbname") if known.get(name))
 
 
-def connect(dsn: str, *, search_path: bool = False) -> psycopg.Connection:
-    """Connect as the bridge does, in autocommit. search_path: the role's own, as for enrichments; otherwise empty.
-    Raises psycopg.OperationalError."""
-    path_option = "" if search_path else "-c search_path= "
-    options = f"{path_option}-c statement_timeout=15s -c lock_timeout=2s -c client_encoding=UTF8"
-    conninfo = wire.complete(dsn, application_name="bridge doctor", options=options)
-    try:
-        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
-    except psycopg.OperationalError as error:
-        if not wire.takes_no_options(error):
-            raise
-    conninfo = wire.complete(dsn, application_name="bridge doctor")
-    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
-
-
-def unreachable(where: str, dsn: str, error: psycopg.Error) -> Check:
-    """The step that failed, with its fix."""
-    known = {"host": "the local socket", "port": "5432", "dbname": "?", "user": "?", **parameters(dsn)}
-    said = " ".join(mask_secrets(str(error)).split())
-    for check, pattern, advice, kind in _FAILURES:
-        if re.search(pattern, said):
-            if re.search(r"timeout expired|timed out", said):
-                patience = known.get("connect_timeout") or _PATIENCE
-                said = f"no answer from {known['host']}:{known['port']} within {patience} s"
-            fix = advice.format(**{name: known[name] for name in ("host", "port", "dbname", "user")})
-            return Check(
-                "error", where, f"reach_{check}", f"cannot connect: {said}", fix, kind, unreachable=True
-            )
-    fix = "try the same dsn with psql"
-    return Check("error", where, "reach", f"cannot connect: {said}", fix, "advice", unreachable=True)
+def unreachable(where: str, dsn: str, error: CannotConnect) -> Check:
+    """Which step of the way failed, and what to do about that one."""
+    said = " ".join(mask_secrets(str(error.args[0])).split())
+    cause = cause_of(said)
+    if cause is None:
+        return Check("error", where, "reach", said, error.hint, "advice", unreachable=True)
+    if re.search(r"timeout expired|timed out", said):
+        known = {"host": "the local socket", "port": "5432", **parameters(dsn)}
+        patience = known.get("connect_timeout") or CONNECT_SECONDS
+        said = f"cannot connect: no answer from {known['host']}:{known['port']} within {patience} s"
+    return Check("error", where, f"reach_{cause.name}", said, error.hint, cause.kind, unreachable=True)
 
 
 def reached(where: str, connection: psycopg.Connection) -> Iterator[Check]:
@@ -191,6 +74,39 @@ def reached(where: str, connection: psycopg.Connection) -> Iterator[Check]:
     else:
         yield ok(where, "version", f"PostgreSQL {major}")
     yield _tls(where, connection)
+
+
+def source_pooler(link: ProfiledConnection, plan: StreamSpec) -> Iterator[Check]:
+    """A pooler before the source: whether capture works behind it."""
+    if not link.lent:
+        return
+    if plan.capture != "poll":
+        try:
+            open_replication(plan.source_dsn, "doctor").finish()
+        except CannotConnect as error:
+            yield Check(
+                "error",
+                "source",
+                "pooler",
+                f"capture is {plan.capture}: {error.args[0]}",
+                error.hint,
+                "config",
+                unreachable=True,
+            )
+            return
+    yield ok("source", "pooler", f"a pooler stands between; capture: {plan.capture} works behind it")
+
+
+def target_pooler(link: ProfiledConnection, plan: StreamSpec) -> Iterator[Check]:
+    """A pooler before the target: it must give us sessions."""
+    if not link.lent:
+        return
+    try:
+        connect(plan.target_dsn, CATALOG, "bridge doctor", where="the target").close()
+    except Halt as error:
+        yield Check("error", plan.connection, error.reason, str(error.args[0]), error.hint, "config")
+    else:
+        yield ok(plan.connection, "pooler", "a pooler stands between, and gives sessions")
 
 
 def is_local(host: str) -> bool:
@@ -251,7 +167,7 @@ def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Ch
     """Measure TLS, our address, and round trips, for `--network`."""
     yield from _session(where, connection)
     began = time.monotonic()
-    with connect(dsn):
+    with connect(dsn, DOCTOR):
         opened = time.monotonic() - began
     trips = []
     for _ in range(20):

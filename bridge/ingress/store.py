@@ -16,7 +16,6 @@ from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
 from bridge.errors import BridgeError
-from bridge.postgres import wire
 from bridge.postgres.target import text_array
 
 DELIVERY_MEMORY = "35 days"
@@ -68,9 +67,6 @@ class Stored:
 _READY: LiteralString = """
     select has_column_privilege('outbox.event', 'payload', 'insert'),
            has_table_privilege(to_regclass('outbox.suppressed'), 'insert')"""
-_DURABLE: LiteralString = (
-    "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'"
-)
 
 # What is not put in is counted in the same transaction, as outbox.emit does; `repeats`: its like in the same batch.
 _COUNTED: LiteralString = """
@@ -157,29 +153,10 @@ class _TextArrayDumper(Dumper):
         return obj.encoded
 
 
-async def connect(dsn: str) -> psycopg.AsyncConnection:
-    """An autocommit connection to the source with durable commits and short timeouts. Raises psycopg's errors (also
-    if the outbox is missing), and IngressDown if the role may not insert."""
-    connection = await psycopg.AsyncConnection.connect(
-        wire.complete(
-            dsn,
-            application_name="bridge-ingress",
-            options="-c search_path= -c statement_timeout=10s -c lock_timeout=1s -c client_encoding=UTF8"
-            " -c idle_in_transaction_session_timeout=10s -c jit=off",
-        ),
-        autocommit=True,
-        prepare_threshold=None,
-    )
-    try:
-        connection.adapters.register_dumper(_TextArray, _TextArrayDumper)
-        await _prepare(connection)
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
-
-
-async def _prepare(connection: psycopg.AsyncConnection) -> None:
+async def prepare(connection: psycopg.AsyncConnection) -> None:
+    """Make a connection ready for insert(). Raises psycopg's errors (the outbox is missing, too), and IngressDown where
+    the role may not insert."""
+    connection.adapters.register_dumper(_TextArray, _TextArrayDumper)
     row = await (await connection.execute(_READY)).fetchone()
     if row is None or not row[0]:
         raise IngressDown(
@@ -191,7 +168,6 @@ async def _prepare(connection: psycopg.AsyncConnection) -> None:
             f"the source has no outbox.suppressed, or role {connection.info.user} may not insert there",
             hint="bridge install",
         )
-    await connection.execute(_DURABLE)
 
 
 async def insert(connection: psycopg.AsyncConnection, items: Sequence[Item]) -> list[Stored]:

@@ -1,7 +1,7 @@
 """Combine the events of concurrent requests into one insert and one commit.
 
-While one commit runs, the next batch collects behind it. So no request waits for a timer, and with more requests
-each commit stores more events. It uses one connection.
+While one commit is under way the next batch gathers behind it, so nobody waits for a timer, and the more
+requests there are, the fewer commits each costs. A pool of one: the database sees one session of ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import structlog
 
 from bridge.errors import BridgeError
 from bridge.ingress.problem import Refusal
-from bridge.ingress.store import IngressDown, Item, Stored, connect, forget_deliveries, insert
+from bridge.ingress.store import IngressDown, Item, Stored, forget_deliveries, insert, prepare
+from bridge.postgres.connect import Pool
+from bridge.postgres.profiles import INGRESS
 from bridge.postgres.safe_error import safe_error, safe_message
 
 BATCH_ITEMS = 500
@@ -28,7 +30,7 @@ WAIT_SECONDS = 10.0  # a request waits so long for its commit
 STATEMENT_SECONDS = 15.0  # past the server's own statement_timeout: it is not there any more
 LOOK_SECONDS = 10.0  # an idle connection is asked whether it lives
 FORGET_SECONDS = 600.0
-LONGEST_PAUSE = 5.0  # between attempts to connect
+AGAIN_SECONDS = 1.0  # after a server that is there took nothing
 CONFLICT_ATTEMPTS = 3
 
 StoreOutcome = Stored | Refusal
@@ -96,43 +98,46 @@ class Writer:
             ) from None
 
     async def run(self) -> None:
-        """Connect, store, reconnect, until cancelled; then waiting items are refused."""
-        pause = 0.0
+        """Connect, store, connect again; until cancelled. What waits then is refused."""
         try:
-            while True:
-                pause = await self._session(pause)
-                await asyncio.sleep(pause)
+            async with Pool(self._dsn, INGRESS, prepare=prepare) as pool:
+                while True:
+                    await self._use(pool)
         finally:
             self._down = "the bridge is stopping"
             self._refuse_all()
 
-    async def _session(self, pause: float) -> float:
-        """One connection's life; the seconds to wait before the next."""
-        connection: psycopg.AsyncConnection | None = None
+    async def _use(self, pool: Pool) -> None:
+        """Store over a connection of the pool's, until there is nothing to store or it is of no more use."""
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout(STATEMENT_SECONDS):
+                    connection = await stack.enter_async_context(pool.connection())
+                self._down = ""
+                self._works()
+                await self._serve_until_it_fails(connection)
+        except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
+            self._go_down(error)  # the pool tries again, with its back-off
+
+    async def _serve_until_it_fails(self, connection: psycopg.AsyncConnection) -> None:
         commits = self.commits
         try:
-            async with asyncio.timeout(STATEMENT_SECONDS):
-                connection = await connect(self._dsn)
-            self._down = ""
-            self._works()
             await self._serve(connection)
         except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
-            if connection is not None and is_lost(connection, error):
+            lost = is_lost(connection, error)
+            await connection.close()  # the pool makes another
+            if lost:
                 self._log.info("connection lost", cause=safe_message(error))
                 if self.commits > commits:
-                    return 0.0  # what can be sent again waits for the next connection
+                    return  # what can be sent again waits for the next connection
             self._go_down(error)
-        finally:
-            if connection is not None:
-                await connection.close()
-        return min(LONGEST_PAUSE, pause * 2 or 0.25)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def _go_down(self, error: BaseException) -> None:
         if not self._down:
             self._log.warning("cannot store events", cause=safe_message(error))
-        self._down = "the source is not writable at present"
-        trouble = error if isinstance(error, BridgeError) else IngressDown(_why(error))
-        self._failed(trouble)
+        self._down = "the source cannot be written to at present"
+        self._failed(error if isinstance(error, IngressDown) else _down(error))
         self._refuse_all()
 
     def _refuse_all(self) -> None:
@@ -141,19 +146,18 @@ class Writer:
         self._bytes = 0
 
     async def _serve(self, connection: psycopg.AsyncConnection) -> None:
-        """Store batch after batch; raises when the connection is unusable."""
+        """Store batch after batch; returns when there was none for LOOK_SECONDS: the pool looks at the connection then.
+        Raises when it is of no more use."""
         while True:
+            await self._forget(connection)
             if not self._queue:
                 self._news.clear()
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._news.wait()
-            if self._queue:
-                await self._store(connection, self._batch())
-            else:
-                async with asyncio.timeout(STATEMENT_SECONDS):
-                    await connection.execute("select")
-            await self._forget(connection)
+                except TimeoutError:
+                    return
+            await self._store(connection, self._batch())
 
     async def _forget(self, connection: psycopg.AsyncConnection) -> None:
         """From time to time, delete some thousands of expired deliveries."""
@@ -263,5 +267,6 @@ def _outcome_alone(error: BaseException) -> Refusal | None:
     return None
 
 
-def _why(error: BaseException) -> str:
-    return f"the ingress cannot write to the source: {safe_message(error)}"
+def _down(error: BaseException) -> IngressDown:
+    hint = error.hint if isinstance(error, BridgeError) else None
+    return IngressDown(f"the ingress cannot write to the source: {safe_message(error)}", hint=hint)

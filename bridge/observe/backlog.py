@@ -1,8 +1,8 @@
 """The backlog that no stream reports: slot and outbox of a stream that is halted or standing by, dead letters of
 every target, messages waiting for sinks, and the source's count of repeats.
 
-A running stream reports its own facts. A halted stream reads nothing, and that is when WAL accumulates and events
-wait. So this reads the source instead, over its own connections, every few seconds.
+A stream tells its own facts while it runs. A halted one reads nothing, and that is when WAL piles up and
+events grow old; so this looks at the source in its place, every few seconds, over a connection of its own a server.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from typing import LiteralString, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Literal, LiteralString, Protocol, TypeVar
 
 import psycopg
 import structlog
 from psycopg import sql
 
+from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamSnapshot, StreamState
-from bridge.postgres import wire
+from bridge.postgres.connect import Pool
 from bridge.postgres.delivery import WAITING
 from bridge.postgres.outbox import COUNTS, Outbox
+from bridge.postgres.profiles import BACKLOG
 from bridge.postgres.safe_error import safe_message
 
 _T = TypeVar("_T")
 
 EVERY_SECONDS = 15.0
-
-_OPTIONS = "-c search_path= -c statement_timeout=3s -c lock_timeout=1s -c default_transaction_read_only=on"
 
 _SLOT: LiteralString = """
     select s.slot, r.slot_name is not null, coalesce(r.active, false),
@@ -81,9 +82,10 @@ class Plan(Protocol):
 async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
     """Read every EVERY_SECONDS until `stop` is set. Values of unreachable servers stay unchanged."""
     stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
+    backlog = Backlog(metrics)
     try:
         while not stop.is_set():
-            looking = asyncio.create_task(look(metrics, plans()), name="backlog")
+            looking = asyncio.create_task(backlog.look(plans()), name="backlog")
             await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -91,33 +93,68 @@ async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], s
             await asyncio.wait({stopping}, timeout=EVERY_SECONDS)
     finally:
         stopping.cancel()
+        await backlog.close()
 
 
-async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
-    """Read once: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
-    dead: Counter[str] = Counter()
-    waiting: dict[str, tuple[int, float]] = {}
-    complete = counted = True
-    for plan in plans:
-        state = metrics.health.streams.get(plan.stream)
-        if state is not None and idle(state.snapshot):
-            await _quietly(_look_at_source(state, plan), plan.stream, "source")
-        found = await _quietly(_dead_letters(plan), plan.stream, "target")
-        complete = complete and found is not None
-        dead.update(found or {})
-        messages = await _quietly(_waiting(plan), plan.stream, "target")
-        counted = counted and messages is not None
-        for destination, count, age in messages or ():
-            known = waiting.get(destination, (0, 0.0))
-            waiting[destination] = (known[0] + count, max(known[1], age))
-    if complete:
-        metrics.set_dead_letters(dead)
-    if counted:
-        metrics.set_waiting(waiting)
-    for plan in plans[:1]:  # one source for all
-        found = await _quietly(_suppressed(plan), plan.stream, "source")
-        if found is not None:
-            metrics.health.suppressed = found
+class Backlog:
+    """What waits, as told to the metrics. Keeps a connection to each server between its looks. Close it."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._pools: dict[str, Pool] = {}
+
+    async def close(self) -> None:
+        await self._keep(set())
+
+    async def _keep(self, wanted: Collection[str]) -> None:
+        for dsn in self._pools.keys() - wanted:
+            await self._pools.pop(dsn).close()
+
+    async def look(self, plans: Sequence[Plan]) -> None:
+        """One look: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
+        await self._keep({dsn for plan in plans for dsn in (plan.source_dsn, plan.target_dsn)})
+        health = self._metrics.health
+        dead: Counter[str] = Counter()
+        waiting: dict[str, tuple[int, float]] = {}
+        complete = counted = True
+        for plan in plans:
+            state = health.streams.get(plan.stream)
+            if state is not None and idle(state.snapshot):
+                await self._ask(plan, "source", partial(_look_at_source, state))
+            found = await self._ask(plan, "target", _dead_letters)
+            complete = complete and found is not None
+            dead.update(found or {})
+            messages = await self._ask(plan, "target", _waiting)
+            counted = counted and messages is not None
+            for destination, count, age in messages or ():
+                known = waiting.get(destination, (0, 0.0))
+                waiting[destination] = (known[0] + count, max(known[1], age))
+        if complete:
+            self._metrics.set_dead_letters(dead)
+        if counted:
+            self._metrics.set_waiting(waiting)
+        for plan in plans[:1]:  # one source for all
+            repeats = await self._ask(plan, "source", _suppressed)
+            if repeats is not None:
+                health.suppressed = repeats
+
+    async def _ask(
+        self,
+        plan: Plan,
+        server: Literal["source", "target"],
+        work: Callable[[psycopg.AsyncConnection, Plan], Awaitable[_T]],
+    ) -> _T | None:
+        """None when the server cannot be asked: the stream itself says so louder."""
+        dsn = plan.source_dsn if server == "source" else plan.target_dsn
+        try:
+            if dsn not in self._pools:
+                self._pools[dsn] = await Pool(dsn, BACKLOG, plan.stream, least=0).__aenter__()
+            async with self._pools[dsn].connection() as connection:
+                return await work(connection, plan)
+        except (BridgeError, psycopg.Error, OSError) as error:
+            log = structlog.get_logger("bridge.backlog")
+            log.debug("cannot look", stream=plan.stream, server=server, cause=safe_message(error))
+            return None
 
 
 def idle(stream: StreamSnapshot) -> bool:
@@ -125,45 +162,17 @@ def idle(stream: StreamSnapshot) -> bool:
     return stream.reason is not None or stream.phase in ("standby", "halted", "stopped")
 
 
-async def _quietly(work: Coroutine[None, None, _T], stream: str, server: str) -> _T | None:
-    """None if the server cannot be reached; the stream reports that itself."""
-    try:
-        return await work
-    except (psycopg.Error, OSError) as error:
-        log = structlog.get_logger("bridge.backlog")
-        log.debug("cannot look", stream=stream, server=server, cause=safe_message(error))
-        return None
-
-
-async def _connect(dsn: str, stream: str) -> psycopg.AsyncConnection:
-    name = f"bridge-backlog/{stream}"
-    with_options = wire.complete(dsn, application_name=name, options=_OPTIONS)
-    try:
-        return await _opened(with_options)
-    except psycopg.OperationalError as error:
-        if not wire.takes_no_options(error):
-            raise
-    return await _opened(wire.complete(dsn, application_name=name))
-
-
-async def _opened(conninfo: str) -> psycopg.AsyncConnection:
-    return await psycopg.AsyncConnection.connect(
-        conninfo, autocommit=True, prepare_threshold=None, connect_timeout=3
-    )
-
-
-async def _look_at_source(state: StreamState, plan: Plan) -> None:
-    async with await _connect(plan.source_dsn, plan.stream) as connection:
-        row = await (await connection.execute(_SLOT, [plan.stream])).fetchone()
-        if row is None:
-            return  # not registered yet: a first start
-        slot, exists, active, retained, safe, witness = row
-        pending = None
-        if {"xid", "seq", "occurred_at"} <= plan.outbox.columns.keys():
-            after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
-            found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
-            pending = found[0] if found else None
-    if idle(state.snapshot):  # it may be working by now, and its own values are newer
+async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnection, plan: Plan) -> None:
+    row = await (await connection.execute(_SLOT, [plan.stream])).fetchone()
+    if row is None:
+        return  # not registered yet: a first start
+    slot, exists, active, retained, safe, witness = row
+    pending = None
+    if {"xid", "seq", "occurred_at"} <= plan.outbox.columns.keys():
+        after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
+        found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
+        pending = found[0] if found else None
+    if idle(state.snapshot):  # it may have begun to work meanwhile, and knows better
         state.update(
             slot=slot,
             slot_active=active if slot else None,
@@ -180,17 +189,14 @@ def pending_query(outbox: Outbox) -> sql.Composed:
     return sql.SQL(_PENDING).format(outbox=outbox.name, **names)
 
 
-async def _dead_letters(plan: Plan) -> dict[str, int]:
-    async with await _connect(plan.target_dsn, plan.stream) as connection:
-        return dict(await (await connection.execute(_DEAD, [plan.stream])).fetchall())
+async def _dead_letters(connection: psycopg.AsyncConnection, plan: Plan) -> dict[str, int]:
+    return dict(await (await connection.execute(_DEAD, [plan.stream])).fetchall())
 
 
-async def _waiting(plan: Plan) -> list[tuple[str, int, float]]:
-    """Uses its own connection: counting a long backlog may time out, and dead letters must still be reported."""
-    async with await _connect(plan.target_dsn, plan.stream) as connection:
-        return await (await connection.execute(WAITING, [plan.stream])).fetchall()
+async def _waiting(connection: psycopg.AsyncConnection, plan: Plan) -> list[tuple[str, int, float]]:
+    """Counting a long backlog may take too long; dead letters are told all the same."""
+    return await (await connection.execute(WAITING, [plan.stream])).fetchall()
 
 
-async def _suppressed(plan: Plan) -> dict[str, int]:
-    async with await _connect(plan.source_dsn, plan.stream) as connection:
-        return dict(await (await connection.execute(COUNTS)).fetchall())
+async def _suppressed(connection: psycopg.AsyncConnection, _: Plan) -> dict[str, int]:
+    return dict(await (await connection.execute(COUNTS)).fetchall())

@@ -28,7 +28,12 @@ __all__ = ["LEVELS", "configure", "safe_error", "safe_message"]
 LEVELS = ("debug", "info", "warning", "error")
 
 # Libraries that are chatty below this level, whatever the bridge's own level is.
-_LIBRARIES = {"uvicorn": logging.ERROR, "asyncio": logging.WARNING, "httpx2": logging.WARNING}
+_LIBRARIES = {
+    "uvicorn": logging.ERROR,
+    "asyncio": logging.WARNING,
+    "httpx2": logging.WARNING,
+    "psycopg.pool": logging.ERROR,  # whoever wanted a connection says why there is none
+}
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -15,15 +15,7 @@ from psycopg import sql
 
 from bridge.planning.plan import Column, ColumnKind, TableShape
 from bridge.planning.spec import TableSpec
-from bridge.postgres import wire
-from bridge.postgres.pooler import require_own_session
 
-_SESSION = {
-    "search_path": "",
-    "statement_timeout": "10s",
-    "lock_timeout": "5s",
-    "client_encoding": "UTF8",
-}
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery")
 
 
@@ -34,19 +26,6 @@ class Finding:
     reason: str
     message: str
     fix: str
-
-
-def connect_target(dsn: str, application_name: str) -> psycopg.Connection:
-    """A short-lived autocommit connection for catalog questions. Halt where a pooler gives no session."""
-    conninfo = wire.complete(dsn, application_name=application_name)
-    connection = wire.BoundedConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
-    try:
-        require_own_session(connection, conninfo)
-        connection.execute(*wire.settings(_SESSION))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def ledger_findings(connection: psycopg.Connection) -> list[Finding]:

@@ -8,7 +8,6 @@ only while that row still has our epoch.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,48 +18,12 @@ from uuid import UUID
 
 import psycopg
 
-from bridge.postgres import wire
-from bridge.postgres.catalog import connect_target
 from bridge.postgres.target import Statement
 
 AsyncLink = psycopg.AsyncConnection[tuple[Any, ...]]
 
-_SESSION = {
-    "search_path": "",
-    "statement_timeout": "15s",
-    "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "30s",
-    "synchronous_commit": "on",
-    "row_security": "off",
-    "timezone": "UTC",
-    "datestyle": "ISO,YMD",
-    "jit": "off",
-    "default_transaction_read_only": "off",
-    # The queue's two orders are indexes. A plan made from stale statistics must not sort the whole backlog.
-    "enable_seqscan": "off",
-    "enable_sort": "off",
-    "plan_cache_mode": "force_custom_plan",
-}
-
 LEASE_SECONDS = 10.0
 """Seconds that a silent dispatcher keeps its lease."""
-
-
-async def connect(dsn: str, stream: str) -> AsyncLink:
-    """A session of the dispatcher. Raises psycopg.OperationalError, and Halt behind a pooler in transaction mode."""
-    name = f"bridge-dispatch/{stream}"
-    connection = await psycopg.AsyncConnection.connect(
-        wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None, connect_timeout=5
-    )
-    try:
-        row = await (await connection.execute("select pg_catalog.pg_backend_pid()")).fetchone()
-        if row is None or row[0] != connection.info.backend_pid:  # a pooler: of which kind?
-            (await asyncio.to_thread(connect_target, dsn, name)).close()
-        await connection.execute(*wire.settings(_SESSION))
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
 
 
 _HOLD: LiteralString = """

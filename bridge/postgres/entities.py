@@ -18,25 +18,20 @@ import psycopg
 from psycopg.rows import dict_row
 
 from bridge.attempts import bisect
-from bridge.errors import Halt, Retry, Verdict, verdict_of
+from bridge.errors import CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.expressions.document import json_text
 from bridge.planning.entity import Keep, folded
 from bridge.planning.plan import Lookup
 from bridge.planning.spec import EnrichSpec
-from bridge.postgres import wire
-from bridge.postgres.pooler import is_pooled
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import ENRICH, ENTITY
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.source import connect_source
 
-# One statement and one commit, which is flushed even where the role says otherwise: once the target has the batch,
-# nothing writes it again. A row in which nothing is newer is left as it is.
+# One statement and one durable commit (ENTITY). A row in which nothing is newer is left as it is.
 _WRITE = b"""
-    with durable as materialized (
-        select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'
-        union all select '' where current_setting('synchronous_commit') <> 'off')
     insert into outbox.entity as kept (entity, key, fields, seqs)
     select said.entity, said.key, said.fields::jsonb, said.seqs::jsonb
-    from durable, unnest(%(entities)s::text[], %(keys)s::text[], %(fields)s::text[], %(seqs)s::text[])
+    from unnest(%(entities)s::text[], %(keys)s::text[], %(fields)s::text[], %(seqs)s::text[])
          as said(entity, key, fields, seqs)
     on conflict (entity, key) do update set (fields, seqs, updated_at) = (
         select kept.fields || jsonb_object_agg(newer.name, newer.value),
@@ -87,7 +82,11 @@ class EntityStore:
 
     def _put(self, keeps: Sequence[Keep]) -> None:
         if self._connection is None or self._connection.closed:
-            self._connection = connect_source(self._dsn, f"entity/{self._stream}")
+            try:
+                self._connection = connect(self._dsn, ENTITY, self._stream)
+            except CannotConnect as error:
+                why = f"an entity cannot be written: {error.args[0]}"
+                raise Retry(why, reason="entity_failed", hint=error.hint) from None
         rows = folded(keeps)
         self._connection.execute(
             _WRITE,
@@ -165,7 +164,6 @@ class Enricher:
         self._done = done
         self._cache: dict[EnrichSpec, dict[str, tuple[float, Row]]] = {}
         self._connections: dict[str, psycopg.Connection] = {}
-        self._pooled: dict[str, bool] = {}
         self._store = EntityStore(dsns["source"], stream)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
 
@@ -243,7 +241,7 @@ class Enricher:
 
         def attempt(some: Sequence[Any]) -> psycopg.DataError | None:
             try:
-                rows.update(self._ask(entity, some))
+                rows.update(_rows(self._connection(entity.source), entity, some))
             except psycopg.DataError as error:
                 return error
             return None
@@ -256,15 +254,6 @@ class Enricher:
                 broken.close()
             raise self._refused(entity, error) from None
         return rows
-
-    def _ask(self, entity: EnrichSpec, keys: Sequence[Any]) -> dict[str, Row]:
-        connection = self._connection(entity.source)
-        if not self._pooled[entity.source]:
-            return _rows(connection, entity, keys)
-        with connection.transaction():  # its settings end with it: the next one may meet another server
-            connection.execute("set transaction read only")
-            connection.execute("set local statement_timeout = '10s'")
-            return _rows(connection, entity, keys)
 
     def _refused(self, entity: EnrichSpec, error: psycopg.Error) -> Exception:
         state, name = error.sqlstate, entity.as_name
@@ -284,10 +273,11 @@ class Enricher:
     def _connection(self, name: str) -> psycopg.Connection:
         connection = self._connections.get(name)
         if connection is None or connection.closed:
-            connection = self._connections[name] = _connect(self._dsns[name], self._stream)
-            self._pooled[name] = is_pooled(connection)
-            if self._pooled[name]:
-                connection.prepare_threshold = None
+            try:
+                connection = connect(self._dsns[name], ENRICH, self._stream, where=f"{name} for a lookup")
+            except CannotConnect as error:
+                raise Retry(str(error.args[0]), reason="enrich_failed", hint=error.hint) from None
+            self._connections[name] = connection
         return connection
 
     def close(self) -> None:
@@ -302,14 +292,3 @@ def _rows(connection: psycopg.Connection, entity: EnrichSpec, keys: Sequence[Any
     cursor.execute(entity.sql.encode(), {"keys": [*keys]})
     columns = [column.name for column in cursor.description or ()]
     return {str(row[columns[0]]): row for row in cursor} if columns else {}
-
-
-def _connect(dsn: str, stream: str) -> psycopg.Connection:
-    name = f"bridge-enrich/{stream}"
-    options = "-c statement_timeout=10s -c default_transaction_read_only=on -c client_encoding=UTF8"
-    try:
-        return psycopg.connect(wire.complete(dsn, application_name=name, options=options), autocommit=True)
-    except psycopg.OperationalError as error:
-        if not wire.takes_no_options(error):
-            raise
-    return psycopg.connect(wire.complete(dsn, application_name=name), autocommit=True)

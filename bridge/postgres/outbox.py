@@ -18,9 +18,10 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.pq.abc import PGresult
 
-from bridge.errors import CannotConnect
-from bridge.postgres import wire
-from bridge.postgres.pooler import is_shared
+from bridge.errors import BridgeError
+from bridge.postgres.connect import connect
+from bridge.postgres.profiled import ProfiledConnection
+from bridge.postgres.profiles import LISTEN
 from bridge.protocol.events import Batch, Event
 from bridge.protocol.requests import MissingRows, ReadMissing
 
@@ -85,7 +86,7 @@ class MissingReader:
     cursor sees all rows.
     """
 
-    def __init__(self, connection: psycopg.Connection, outbox: Outbox, max_events: int) -> None:
+    def __init__(self, connection: ProfiledConnection, outbox: Outbox, max_events: int) -> None:
         self._connection = connection
         self._outbox = outbox
         self._max_events = max_events
@@ -115,8 +116,7 @@ class MissingReader:
 
     def _open(self, request: ReadMissing) -> None:
         self.close()
-        self._connection.execute("begin isolation level repeatable read, read only")
-        self._connection.execute("set local datestyle = 'ISO, YMD'; set local timezone = 'UTC'")
+        self._connection.begin("isolation level repeatable read, read only")
         self._connection.execute(
             sql.SQL(
                 "declare missing no scroll cursor for select {columns} from {table} as e"
@@ -147,7 +147,7 @@ class MissingReader:
     def close(self) -> None:
         self._at = None
         if not self._connection.closed:
-            self._connection.execute("rollback")
+            self._connection.rollback()
 
 
 CHANNEL = "outbox_bridge"
@@ -161,13 +161,12 @@ class Listener:
         self._connection: psycopg.Connection | None = None
         self.descriptor: int | None = None
         try:
-            conninfo = wire.complete(dsn, application_name=f"bridge-listen/{stream}")
-            connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
-        except psycopg.Error:
+            connection = connect(dsn, LISTEN, stream)
+        except (psycopg.Error, BridgeError):
             return
         try:
-            proved = not is_shared(connection, conninfo, "the source") and self._proves(connection)
-        except (psycopg.Error, CannotConnect):
+            proved = self._proves(connection)
+        except psycopg.Error:
             proved = False
         if not proved:
             connection.close()

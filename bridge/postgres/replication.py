@@ -17,6 +17,8 @@ from psycopg.pq.abc import PGconn, PGresult
 
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, StandBy, Verdict, verdict_of
 from bridge.postgres import wire
+from bridge.postgres.connect import connect_pq
+from bridge.postgres.profiles import STREAM
 from bridge.protocol.events import Lsn, format_lsn
 
 _STATUS = Struct("!cQQQQB").pack
@@ -71,14 +73,8 @@ def command(connection: PGconn, text: str, doing: str) -> list[list[bytes | None
 
 
 def open_replication(dsn: str, stream: str) -> PGconn:
-    conninfo = wire.complete(
-        dsn,
-        replication="database",
-        application_name=f"bridge-stream/{stream}",
-        options="-c client_encoding=UTF8 -c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 "
-        "-c intervalstyle=iso_8601 -c statement_timeout=0 -c lock_timeout=0",
-    )
-    connection = wire.connect(conninfo, "the source for replication")
+    """A walsender's connection. Raises CannotConnect."""
+    connection = connect_pq(dsn, STREAM, stream, replication="database")
     if connection.parameter_status(b"server_encoding") == b"SQL_ASCII":
         # Such a server converts nothing, but would end every stream at the first byte that is not UTF-8.
         command(connection, "SET client_encoding = 'SQL_ASCII'", "setting the encoding")

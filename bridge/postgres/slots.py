@@ -9,8 +9,9 @@ from typing import LiteralString
 import psycopg
 
 from bridge.errors import Halt
-from bridge.postgres import wire
+from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox
+from bridge.postgres.profiles import SOURCE
 from bridge.postgres.replication import command, open_replication, quoted
 from bridge.protocol.events import Lsn, Snapshot, parse_lsn, parse_snapshot
 
@@ -58,7 +59,7 @@ class SlotMaker:
         if point is None or exported is None:
             raise Halt(f"{doing}: the server returned no snapshot", reason="replication_command")
         # Any command on the replication connection would destroy the snapshot: read it in another one.
-        return parse_lsn(point.decode()), read_exported(self._dsn, exported.decode())
+        return parse_lsn(point.decode()), read_exported(self._dsn, self._stream, exported.decode())
 
     def made(self) -> tuple[Lsn, Snapshot] | None:
         """The consistent point and the snapshot; None while it waits. Raises the error of the creation."""
@@ -76,10 +77,10 @@ class SlotMaker:
             self._thread.join(timeout=5)
 
 
-def read_exported(dsn: str, name: str) -> Snapshot:
+def read_exported(dsn: str, stream: str, name: str) -> Snapshot:
     """pg_current_snapshot() inside an exported snapshot."""
-    with psycopg.connect(wire.complete(dsn)) as connection:
-        connection.execute("set transaction isolation level repeatable read, read only")
+    with connect(dsn, SOURCE, stream) as connection:
+        connection.begin("isolation level repeatable read, read only")
         connection.execute(
             f"set transaction snapshot '{name}'"
         )  # utility: takes no parameter; the server named it
@@ -122,11 +123,9 @@ def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
 
 
 def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, object]) -> str | None:
-    """Drop the slot that the stream is registered with, if the condition on it (`s`) is true and the server accepts
-    writes. Returns its name, or None."""
-    with psycopg.connect(
-        wire.complete(dsn, application_name=f"bridge-source/{stream}"), autocommit=True
-    ) as source:
+    """Drop the slot that the stream is registered with, if the condition over it (`s`) holds and the server takes
+    writes. Its name, or None."""
+    with connect(dsn, SOURCE, stream) as source:
         row = source.execute(
             "select s.slot_name from pg_catalog.pg_replication_slots s"
             " join outbox.stream r on r.slot = s.slot_name and r.stream = %(stream)s"

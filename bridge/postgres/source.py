@@ -11,9 +11,10 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from bridge.errors import Fenced, Halt, Retry
-from bridge.postgres import wire
+from bridge.errors import CannotConnect, Fenced, Halt, Retry
+from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox
+from bridge.postgres.profiles import SOURCE
 from bridge.postgres.replication import command, open_replication
 from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import Pruned, Registration, SlotFacts, SourceFacts
@@ -68,25 +69,6 @@ class SlotHealth:
     safe: int | None
 
 
-def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Connection:
-    """An autocommit connection to the source with an empty search_path and short timeouts ("0": none, for the one
-    long cursor). A pooler that accepts no startup options (PgBouncer) gets none; statements are qualified anyway."""
-    name = f"bridge-source/{stream}"
-    conninfo = wire.complete(
-        dsn,
-        application_name=name,
-        options=f"-c search_path= -c statement_timeout={timeout} -c lock_timeout=5s -c client_encoding=UTF8 "
-        "-c datestyle=ISO,YMD -c timezone=UTC -c extra_float_digits=3 -c intervalstyle=iso_8601 -c jit=off",
-    )
-    kind = psycopg.Connection if timeout == "0" else wire.BoundedConnection
-    try:
-        return kind.connect(conninfo, autocommit=True, prepare_threshold=None)
-    except psycopg.OperationalError as error:
-        if not wire.takes_no_options(error):
-            raise
-    return kind.connect(wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None)
-
-
 class Source:
     """Everything that the protocol reads from the source, over one connection."""
 
@@ -95,7 +77,7 @@ class Source:
         self._stream = stream
         self._outbox = outbox
         self._names = {"publication": publication, "table": outbox.name.as_string()}
-        self.connection = connect_source(dsn, stream)
+        self.connection = connect(dsn, SOURCE, stream)
         self.health: SlotHealth | None = None
         self._idle_written = (time.monotonic(), Lsn(0))
 
@@ -177,12 +159,8 @@ class Source:
         """The switch point of each earlier timeline. Needs the replication protocol; without it, unknown."""
         try:
             connection = open_replication(self._dsn, self._stream)
-        except psycopg.Error:
+        except (psycopg.Error, CannotConnect):
             return {}
-        except Exception as error:
-            if getattr(error, "reason", "") == "cannot_connect":
-                return {}
-            raise
         try:
             rows = command(connection, f"TIMELINE_HISTORY {timeline}", "reading the timeline history")
         finally:

@@ -22,6 +22,8 @@ from psycopg.pq.abc import PGresult
 
 from bridge.errors import Retry
 from bridge.postgres import wire
+from bridge.postgres.connect import connect_pq
+from bridge.postgres.profiles import TARGET
 
 _HEAD = Struct("!iiIii").pack
 _NULL = b"\xff\xff\xff\xff"
@@ -86,32 +88,8 @@ def eight_byte_array(oid: int, values: Sequence[int]) -> bytes:
     return _HEAD(1, 0, oid, len(values), 1) + pack("!" + "iQ" * len(values), *elements)
 
 
-_SILENCE_SECONDS = 90.0  # beyond statement_timeout (_SESSION): nobody is there
+_SILENCE_SECONDS = 90.0  # beyond TARGET's statement_timeout: nobody is there
 _OK = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
-
-# The protocol's own needs, whatever the role is set to: durable, unfiltered, qualified, never stuck.
-# Set by a statement, not in the startup packet: PgBouncer refuses the packet's options, or drops them in silence.
-_SESSION = {
-    "synchronous_commit": "on",
-    "row_security": "off",
-    "search_path": "",
-    "lock_timeout": "10s",
-    "statement_timeout": "60s",
-    "idle_in_transaction_session_timeout": "120s",
-    "client_encoding": "UTF8",
-    "datestyle": "ISO,YMD",
-    "timezone": "UTC",
-    "intervalstyle": "iso_8601",
-    "bytea_output": "hex",
-    "standard_conforming_strings": "on",
-    "jit": "off",
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "default_transaction_isolation": "read committed",
-    "default_transaction_read_only": "off",
-}
-
 
 ResultRows = list[list[tuple[bytes | None, ...]]]
 """The rows of each sent statement, values as text."""
@@ -149,13 +127,7 @@ class TargetLink:
     """One connection in pipeline mode. send() returns at once; settle() waits for everything that was sent."""
 
     def __init__(self, dsn: str, application_name: str) -> None:
-        conninfo = wire.complete(dsn, application_name=application_name)
-        self._connection = wire.connect(conninfo, "the target")
-        try:
-            self._set_up()
-        except BaseException:
-            self._connection.finish()
-            raise
+        self._connection = connect_pq(dsn, TARGET, application_name)
         self._connection.enter_pipeline_mode()
         self.descriptor = self._connection.socket
         self._names: dict[bytes, bytes] = {}  # SQL -> prepared statement's name
@@ -168,18 +140,6 @@ class TargetLink:
         self._statement = 0
         self._want_write = False
         self._heard = 0.0  # when the last answer, or our question, went over the link
-
-    def _set_up(self) -> None:
-        """The session's settings, in one blocking statement; libpq itself follows client_encoding."""
-        names, values = (
-            text_array([text.encode() for text in column]) for column in wire.settings(_SESSION)[1]
-        )
-        self._connection.nonblocking = 0
-        query = wire.settings(_SESSION)[0].replace("%s", "$1", 1).replace("%s", "$2", 1)
-        result = self._connection.exec_params(query.encode(), [names, values], param_formats=[1, 1])
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            raise error_from_result(result)
-        self._connection.nonblocking = 1
 
     def check_heard(self) -> None:
         """Raise Retry if an answer is due and nothing has arrived for longer than a statement may take."""

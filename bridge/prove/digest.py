@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
 from psycopg import pq, sql
 from psycopg.errors import error_from_result
 
 from bridge.planning.plan import Column
+from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.target import text_array
 from bridge.prove.subject import Subject
 
-Link = psycopg.Connection[tuple[Any, ...]]
+Link = ProfiledConnection
 Sums = dict[str, tuple[int, int]]
 """bucket -> (rows, sum of their hashes)."""
 

@@ -23,20 +23,14 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from bridge.errors import BridgeError, CannotConnect
+from bridge.errors import BridgeError
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import ContractSpec, Unit
-from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
 from bridge.prove.digest import Link, Window, bucket
 from bridge.prove.subject import Subject
 
-_SETTINGS = (
-    "-c search_path= -c statement_timeout=0 -c lock_timeout=10s -c client_encoding=UTF8 -c datestyle=ISO,YMD"
-    " -c timezone=UTC -c extra_float_digits=1 -c intervalstyle=iso_8601 -c bytea_output=hex -c jit=off"
-    " -c row_security=off"
-)
 _VISIBLE_SECONDS = 60.0
 
 _LEDGER: LiteralString = """
@@ -87,18 +81,8 @@ class AppliedPosition:
         return applied + own
 
 
-def connect(dsn: str, stream: str) -> Link:
-    """A connection for long reads. Raises CannotConnect."""
-    try:
-        conninfo = wire.complete(dsn, application_name=f"bridge-prove/{stream}", options=_SETTINGS)
-        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
-    except psycopg.OperationalError as error:
-        said = str(error).rstrip()
-        raise CannotConnect(f"cannot connect: {said}", hint=wire.advice(said)) from None
-
-
 def begin(connection: Link) -> None:
-    connection.execute("begin isolation level repeatable read, read only")
+    connection.begin("isolation level repeatable read, read only")
 
 
 def read_applied(target: Link, stream: str) -> AppliedPosition:
@@ -132,7 +116,7 @@ def begin_source(source: Link, applied: AppliedPosition) -> None:
             )
         if visible:
             return
-        source.execute("rollback")
+        source.rollback()
         if time.monotonic() > end:
             raise BridgeError(
                 "the target lists transactions as applied that are not visible at the source: "

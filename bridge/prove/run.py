@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 import psycopg
 
 from bridge.errors import BridgeError
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import PROVE_SOURCE, PROVE_TARGET
 from bridge.postgres.safe_error import safe_message
 from bridge.prove.by_event import compare_by_event
 from bridge.prove.by_key import compare_by_key, compare_by_rows
@@ -26,7 +28,6 @@ from bridge.prove.expected import (
     Pruning,
     begin,
     begin_source,
-    connect,
     read_applied,
     read_pruning,
 )
@@ -79,9 +80,9 @@ def _stream(
             hint="bridge doctor prints the two ALTERs that add it",
         )
     with (
-        closing(connect(plan.target_dsn, plan.stream)) as target,
-        closing(connect(plan.target_dsn, plan.stream)) as cast,
-        closing(connect(plan.source_dsn, plan.stream)) as source,
+        closing(connect(plan.target_dsn, PROVE_TARGET, plan.stream)) as target,
+        closing(connect(plan.target_dsn, PROVE_TARGET, plan.stream)) as cast,
+        closing(connect(plan.source_dsn, PROVE_SOURCE, plan.stream)) as source,
     ):
         try:
             begin(target)

@@ -22,13 +22,13 @@ from bridge.planning.plan import Planned, TableShape, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
-from bridge.postgres.catalog import connect_target
+from bridge.postgres.connect import connect
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
 from bridge.postgres.ledger import LISTED, read_listed
+from bridge.postgres.profiles import CATALOG, SOURCE
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.source import connect_source
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 from bridge.protocol.events import Event
@@ -90,7 +90,7 @@ class LateEffects:
             return "the outbox has no seq, so nobody knows whether a later event was applied"
         floor, listed = target.hold()
         if self._connection is None:
-            self._connection = connect_source(self._plan.source_dsn, f"dead/{self._plan.stream}")
+            self._connection = connect(self._plan.source_dsn, SOURCE, f"dead/{self._plan.stream}")
         if outbox.has_xid and self._pruned(self._connection, event):
             return "later events of its key may have been applied and pruned since"
         later = self._later(self._connection, event, floor, listed)
@@ -320,7 +320,7 @@ class DeadLetterRetry:
 
 def retry_due(plan: StreamSpec) -> list[RetryOutcome]:
     """Retry the parked letters whose time has come. Raises as DeadLetterRetry.retry, and psycopg.Error."""
-    with connect_target(plan.target_dsn, f"bridge-dead/{plan.stream}") as connection:
+    with connect(plan.target_dsn, CATALOG, f"bridge-dead/{plan.stream}") as connection:
         ids = letters_sql.due(connection, plan.stream)
     if not ids:
         return []

@@ -17,7 +17,8 @@ from bridge.errors import BridgeError, ConfigError, Retry
 from bridge.planning.plan import TableShape
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
 from bridge.postgres import wire
-from bridge.postgres.source import connect_source
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.protocol.events import Event
 from bridge.stream.spec import StreamSpec
 
@@ -114,7 +115,7 @@ class History:
     def __init__(self, plan: StreamSpec, order: Order) -> None:
         self._outbox = plan.outbox
         self._order = order
-        self._source = connect_source(plan.source_dsn, f"replay/{plan.stream}", timeout="0")
+        self._source = connect(plan.source_dsn, SOURCE_ROWS, f"replay/{plan.stream}")
 
     def close(self) -> None:
         self._source.close()
@@ -150,11 +151,9 @@ class History:
             yield [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
 
     def _see(self, listed: str) -> None:
-        """Begin a snapshot in which everything that the ledger lists is visible: the stream can run ahead of
-        visibility."""
-        for failures in range(_LOOKS):
-            wire.wait([], [], _AGAIN.after(failures))
-            self._source.execute("begin isolation level repeatable read, read only")
+        """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
+        for attempt in range(10):
+            self._source.begin("isolation level repeatable read, read only")
             row = self._source.execute(
                 "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
                 " from unnest(%s::xid8[]) as x",
@@ -162,7 +161,6 @@ class History:
             ).fetchone()
             if row and row[0]:
                 return
-            self._source.execute("rollback")
-        raise Retry(
-            "transactions that the ledger lists are not visible at the source yet", reason="not_visible"
-        )
+            self._source.rollback()
+            wire.wait([], [], 0.01 * 2**attempt)
+        raise Retry("the source does not show yet what the ledger lists", reason="not_visible")

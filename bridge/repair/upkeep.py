@@ -13,9 +13,10 @@ import psycopg
 import structlog
 
 from bridge.errors import BridgeError
+from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox, fold
+from bridge.postgres.profiles import UPKEEP
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.source import connect_source
 from bridge.postgres.target import Refused
 from bridge.repair.dead import retry_due
 from bridge.repair.prune import prune
@@ -91,7 +92,7 @@ class Upkeep:
     def _prune(self, plan: StreamSpec) -> None:
         if plan.outbox != Outbox():
             return  # an outbox of the customer's own is theirs to prune
-        with connect_source(plan.source_dsn, "prune", timeout="60s") as source:
+        with connect(plan.source_dsn, UPKEEP, "prune") as source:
             pruned = prune(source, self._retention(), go_on=lambda: not self._stopping.is_set())
             fold(source, go_on=lambda: not self._stopping.is_set())
         if pruned.deleted or pruned.emptied:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from bridge.errors import Retry
 from bridge.failpoints import hit
 from bridge.postgres import wire
+from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Listener, MissingReader
+from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.postgres.slots import SlotMaker, drop_slot
-from bridge.postgres.source import Source, connect_source
+from bridge.postgres.source import Source
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Lsn, Snapshot
 from bridge.stream.sockets import Sockets
@@ -82,7 +84,7 @@ class SourceSide:
     def read_missing(self, request: ask.ReadMissing) -> ask.MissingRows:
         self._sockets.stop_if_asked()
         if self._reader is None:
-            connection = connect_source(self._plan.source_dsn, self._plan.stream, timeout="0")
+            connection = connect(self._plan.source_dsn, SOURCE_ROWS, self._plan.stream)
             self._closers.append(connection.close)
             self._reader = MissingReader(connection, self._plan.outbox, self._plan.max_events)
         missing = self._reader.read(request)

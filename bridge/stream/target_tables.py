@@ -8,14 +8,16 @@ from bridge.errors import Halt
 from bridge.planning.plan import TableShape
 from bridge.planning.planner import Planner
 from bridge.planning.spec import TableSpec
-from bridge.postgres.catalog import connect_target, ledger_findings, table_shape
+from bridge.postgres.catalog import ledger_findings, table_shape
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import CATALOG
 from bridge.stream.spec import StreamSpec
 
 
 def plan_target(plan: StreamSpec) -> Planner:
     """Check the target's catalog and compile the pipelines for its tables. Raises Halt."""
     shapes: dict[tuple[str, str], TableShape] = {}
-    with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
+    with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
         findings = ledger_findings(connection)
         for pipeline in plan.pipelines:
             for name, destination in pipeline.destinations.items():
@@ -41,8 +43,8 @@ def plan_target(plan: StreamSpec) -> Planner:
 
 
 def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> TableShape:
-    """One destination's table. events: the types that its pipeline takes. Raises Halt if the table does not fit."""
-    with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
+    """One destination's table. events: the types its pipeline takes. Raises Halt for what does not fit."""
+    with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
         shape, findings = table_shape(connection, spec, contract_kinds(plan, events, spec))
     if findings or shape is None:
         first = findings[0]

@@ -16,10 +16,12 @@ from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verd
 from bridge.failpoints import FailpointRaised
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
-from bridge.postgres.catalog import connect_target, excess_powers
+from bridge.postgres.advice import LOST
+from bridge.postgres.catalog import excess_powers
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import CATALOG, SOURCE
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
-from bridge.postgres.source import connect_source
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
 from bridge.protocol.session import session
@@ -155,9 +157,9 @@ class Worker:
             for spec in pipeline.destinations.values()
             if isinstance(spec, TableSpec) and spec.connection == plan.connection
         ]
-        with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as target:
+        with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as target:
             powers = [f"on the target, {power}" for power in excess_powers(target, tables)]
-        with connect_source(plan.source_dsn, f"check/{plan.stream}") as source:
+        with connect(plan.source_dsn, SOURCE, f"check/{plan.stream}") as source:
             outbox = (plan.outbox.schema, plan.outbox.table)
             powers += [f"on the source, {power}" for power in excess_powers(source, [outbox])]
         if powers and plan.strict:
@@ -216,7 +218,7 @@ def _classify(error: psycopg.Error) -> BridgeError:
     """The BridgeError for an error of a control connection."""
     message = safe_message(error)
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return CannotConnect(message, hint=wire.advice(message))
+        return CannotConnect(message, hint=LOST)
     verdict = verdict_of(error.sqlstate)
     if verdict is Verdict.RETRY:
         return Retry(f"{message} (SQLSTATE {error.sqlstate})")

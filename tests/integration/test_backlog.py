@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from bridge.errors import Halt, Retry
-from bridge.observe.backlog import idle, look, pending_query, watch_backlog
+from bridge.observe.backlog import Backlog, idle, pending_query, watch_backlog
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.outbox import Outbox
@@ -27,6 +27,15 @@ class Plan:
     target_dsn: str
     stream: str = STREAM
     outbox: Outbox = field(default_factory=Outbox)
+
+
+async def look(metrics: Metrics, plans: list[Plan]) -> None:
+    """One look, over connections of its own."""
+    backlog = Backlog(metrics)
+    try:
+        await backlog.look(plans)
+    finally:
+        await backlog.close()
 
 
 def halted_stream() -> tuple[Metrics, StreamState]:

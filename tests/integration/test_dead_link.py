@@ -7,18 +7,19 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from bridge.postgres import source as source_module
-from bridge.postgres import wire
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import SOURCE
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database
 
 
-def test_a_control_connection_gives_up_on_a_link_that_only_acknowledges(
-    source: Database, proxy_to: Callable[[str], FaultProxy], monkeypatch: pytest.MonkeyPatch
+def test_a_control_connection_gives_up_on_a_link_that_is_acknowledged_and_dead(
+    source: Database, proxy_to: Callable[[str], FaultProxy]
 ) -> None:
-    monkeypatch.setattr(wire, "_ANSWER_SECONDS", 0.5)
     link = proxy_to(source.bridge_dsn)
-    connection = source_module.connect_source(link.dsn, "s")
+    connection = connect(link.dsn, SOURCE, "s")
+    assert connection.answer_seconds > SOURCE.statement_seconds
+    connection.answer_seconds = 0.5
     assert connection.execute("select 1").fetchone() == (1,)
     link.blackhole()
     with pytest.raises(psycopg.OperationalError, match="the link is dead"):

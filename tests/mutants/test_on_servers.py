@@ -12,8 +12,10 @@ import pytest
 
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres import wire
+from bridge.postgres.connect import connect
 from bridge.postgres.outbox import MissingReader, Outbox
-from bridge.postgres.source import Source, connect_source
+from bridge.postgres.profiles import SOURCE
+from bridge.postgres.source import Source
 from bridge.postgres.target import BEGIN, COMMIT, Refused, ResultRows, Statement, TargetLink
 from bridge.protocol.events import Lsn, Seqs, Snapshot
 from bridge.protocol.facts import Ledger
@@ -112,7 +114,7 @@ def test_a_lower_seq_that_commits_later_is_read(source: Database) -> None:
         source.connect() as slow,
         source.connect() as quick,
         closing(Source(source.bridge_dsn, "s", outbox, "outbox_bridge")) as control,
-        connect_source(source.bridge_dsn, "s") as reading,
+        connect(source.bridge_dsn, SOURCE, "s") as reading,
     ):
         slow.execute("begin")
         [late] = slow.execute(put).fetchall()

@@ -15,8 +15,10 @@ from bridge.errors import ConfigError
 from bridge.planning.plan import Write
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
-from bridge.postgres.catalog import connect_target, excess_powers, table_shape
+from bridge.postgres.catalog import excess_powers, table_shape
+from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox
+from bridge.postgres.profiles import CATALOG
 from bridge.postgres.schema import publication_sql
 from bridge.postgres.source import require_outbox
 from bridge.postgres.target import BEGIN, ROLLBACK, Statement, TargetLink
@@ -62,7 +64,7 @@ def test_any_name_is_written_to_as_it_is(target: Database) -> None:
                 spec = TableSpec(
                     "d", "w", schema, table, "upsert", (key,), columns={key: "$meta.id", column: "$event.v"}
                 )
-                with connect_target(target.dsn, "identifiers") as looking:
+                with connect(target.dsn, CATALOG, "identifiers") as looking:
                     shape, findings = table_shape(looking, spec, {})
                     assert excess_powers(looking, [(schema, table)])
                 assert findings == []
@@ -105,8 +107,8 @@ def test_a_slots_name_is_what_postgres_takes_and_nothing_else(name: str) -> None
 def test_a_name_of_64_bytes_is_another_table(target: Database) -> None:
     """Postgres cuts it with a notice; the bridge must not write into the table of the shorter name."""
     target.execute(f'create table events."{"x" * 63}" (k text primary key)')
-    spec = TableSpec("d", "w", "events", "x" * 64, columns={"k": f"$meta.{uuid.uuid4().hex[:3]}"})
-    with connect_target(target.dsn, "identifiers") as looking:
+    spec = TableSpec("d", "w", f'events."{"x" * 64}"', columns={"k": f"$meta.{uuid.uuid4().hex[:3]}"})
+    with connect(target.dsn, CATALOG, "identifiers") as looking:
         shape, [finding] = table_shape(looking, spec, {})
     assert shape is None
     assert finding.reason == "table_missing"

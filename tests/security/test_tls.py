@@ -11,6 +11,8 @@ import psycopg
 import pytest
 
 from bridge.postgres import wire
+from bridge.postgres.connect import connect_pq
+from bridge.postgres.profiles import TARGET
 from tests.security.certificates import Authority
 from tests.security.conftest import TlsServer
 from tests.security.records import RecordProxy
@@ -103,7 +105,7 @@ def test_a_record_that_libpq_reads_by_halves_is_read_whole(tls: TlsServer, full_
         sslmode="verify-full",
         sslrootcert=str(tls.authority.file),
     )
-    connection = wire.connect(dsn, "the server")
+    connection = connect_pq(dsn, TARGET, "tls")
     try:
         full_records.pieces[:] = [6_000, 32 + 10_011 + 12_011 + 14 + 6 - 6_000]
         connection.send_query(b"select repeat('x', n) from unnest(array[10000, 12000]) as n")

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from bridge.ingress.store import connect, forget_deliveries
+from bridge.ingress.store import forget_deliveries, prepare
+from bridge.postgres.connect import Pool
+from bridge.postgres.profiles import INGRESS
 from tests.integration.ingress.serving import CONFIG, Answer, IngressServer
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database
@@ -215,7 +217,7 @@ def test_deliveries_are_forgotten_after_the_memory_and_not_before(
     )
 
     async def forget() -> int:
-        async with await connect(source.bridge_dsn) as connection:
+        async with Pool(source.bridge_dsn, INGRESS, prepare=prepare) as pool, pool.connection() as connection:
             return await forget_deliveries(connection)
 
     assert asyncio.run(forget()) == 1

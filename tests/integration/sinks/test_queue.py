@@ -12,6 +12,8 @@ import pytest
 
 from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
+from bridge.postgres.connect import connect_async
+from bridge.postgres.profiles import DISPATCH
 from tests.support.servers import Database
 
 T = TypeVar("T")
@@ -26,7 +28,7 @@ def run(target: Database) -> Callable[[Callable[[place.AsyncLink], Awaitable[T]]
 
     def call(work: Callable[[place.AsyncLink], Awaitable[T]]) -> T:
         async def connected() -> T:
-            async with await place.connect(target.bridge_dsn, STREAM) as connection:
+            async with await connect_async(target.bridge_dsn, DISPATCH, STREAM) as connection:
                 return await work(connection)
 
         return asyncio.run(connected())
@@ -237,7 +239,7 @@ def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
 
     async def story(connection: place.AsyncLink) -> None:
         epoch = await held(connection)
-        async with await place.connect(connection.info.dsn + " password=bridge", STREAM) as other:
+        async with await connect_async(connection.info.dsn + " password=bridge", DISPATCH, STREAM) as other:
             await asyncio.gather(worker(connection, epoch), worker(other, epoch))
 
     run(story)

@@ -134,7 +134,7 @@ def test_a_server_that_does_not_answer_is_exit_code_3(tmp_path: Path) -> None:
         ["emit", "usage.limit_reached", '{"customer_id": "c", "used": 1}'],
     ):
         said = nobody(*command, code=3).stderr
-        assert "the source could not be reached" in said
+        assert "cannot connect to the source" in said
         assert "fix: " in said
 
 

@@ -14,7 +14,9 @@ from psycopg import IsolationLevel, errors
 import bridge
 from bridge.ingress import store
 from bridge.ingress.store import Item
+from bridge.postgres.connect import Pool
 from bridge.postgres.outbox import fold, suppressed
+from bridge.postgres.profiles import INGRESS
 from bridge.postgres.schema import install_source, migrations
 from tests.integration.source.conftest import waits_for_a_lock
 from tests.support.servers import Database
@@ -206,8 +208,8 @@ def ingest(source: Database, *batches: list[Item]) -> list[list[bool]]:
     """Whether each was a duplicate, batch by batch."""
 
     async def insert() -> list[list[bool]]:
-        connection = await store.connect(source.bridge_dsn)
-        async with connection:
+        pool = Pool(source.bridge_dsn, INGRESS, prepare=store.prepare)
+        async with pool, pool.connection() as connection:
             return [[one.duplicate for one in await store.insert(connection, batch)] for batch in batches]
 
     return asyncio.run(insert())

@@ -1,0 +1,138 @@
+"""psycopg's connections and cursors, such that a profile's settings hold for every statement, even where a pooler lends
+the server for one transaction at a time. connect.py makes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.rows import Row, TupleRow
+
+from bridge.postgres.profiles import Profile
+
+FIRST_ANSWER_SECONDS = 30.0
+"""For the statements that put the profile into force; then the profile's own answer_seconds counts."""
+
+_IDLE = pq.TransactionStatus.IDLE
+
+
+class ProfiledConnection(psycopg.Connection[TupleRow]):
+    """A connection in autocommit, in which its profile's settings hold for every statement.
+
+    An answer that does not come ends it: statement_timeout is the server's affair, and a half-open link whose packets
+    somebody acknowledges has no server behind it.
+    """
+
+    profile: Profile
+    lent = False  # its server: to us for one transaction, by a pooler
+    answer_seconds: float | None = FIRST_ANSWER_SECONDS
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is not None:  # psycopg's own, who knows what to do then
+            return super().wait(gen, interval, timeout)
+        began = time.monotonic()
+        try:
+            return super().wait(gen, interval, self.answer_seconds)
+        except psycopg.OperationalError as error:
+            if not _is_late(self, error, began):
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(_DEAD.format(self.answer_seconds)) from None
+
+    def begin(self, mode: str = "") -> None:
+        """Begin a transaction, which commit() or rollback() ends. mode: `read only`, an isolation level, ..."""
+        psycopg.Cursor(self).execute(_begin(self, mode))
+
+    @contextlib.contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        settle = self.lent and self.info.transaction_status == _IDLE
+        with super().transaction(savepoint_name, force_rollback) as transaction:
+            if settle:
+                psycopg.Cursor(self).execute(self.profile.set_in_transaction().encode())
+            yield transaction
+
+
+class ProfiledCursor(psycopg.Cursor[Row]):
+    def execute(self, *arguments: Any, **options: Any) -> Any:
+        connection = self.connection
+        if not _stands_alone(connection):
+            return super().execute(*arguments, **options)
+        try:
+            psycopg.Cursor(connection).execute(_begin(connection))
+            super().execute(*arguments, **options)
+            connection.commit()
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):
+                connection.rollback()
+            raise
+        return self
+
+
+class AsyncProfiledConnection(psycopg.AsyncConnection[TupleRow]):
+    """The same for asyncio."""
+
+    profile: Profile
+    lent = False
+    answer_seconds: float | None = FIRST_ANSWER_SECONDS
+
+    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        began = time.monotonic()
+        try:
+            return await super().wait(gen, interval, self.answer_seconds)
+        except psycopg.OperationalError as error:
+            if not _is_late(self, error, began):
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(_DEAD.format(self.answer_seconds)) from None
+
+    def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Any:
+        if self.lent:
+            raise psycopg.NotSupportedError("each statement has a transaction of its own here")
+        return super().transaction(savepoint_name, force_rollback)
+
+
+class AsyncProfiledCursor(psycopg.AsyncCursor[Row]):
+    async def execute(self, *arguments: Any, **options: Any) -> Any:
+        connection = self.connection
+        if not _stands_alone(connection):
+            return await super().execute(*arguments, **options)
+        try:
+            await psycopg.AsyncCursor(connection).execute(_begin(connection))
+            await super().execute(*arguments, **options)
+            await connection.commit()
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):
+                await connection.rollback()
+            raise
+        return self
+
+
+_DEAD = "no answer in {:.0f} s: the link is dead"
+
+
+def _is_late(
+    connection: ProfiledConnection | AsyncProfiledConnection, error: psycopg.Error, began: float
+) -> bool:
+    """psycopg gave up waiting, and neither the server nor the socket said anything."""
+    limit = connection.answer_seconds
+    waited = limit is not None and time.monotonic() - began >= limit
+    return waited and error.sqlstate is None and connection.pgconn.status == pq.ConnStatus.OK
+
+
+def _stands_alone(connection: Any) -> bool:
+    """The statement that comes is in no transaction, and the server is only lent for one."""
+    return bool(connection.lent) and connection.info.transaction_status == _IDLE
+
+
+def _begin(connection: Any, mode: str = "") -> bytes:
+    begin = f"begin {mode}".rstrip()
+    return (f"{begin}; {connection.profile.set_in_transaction()}" if connection.lent else begin).encode()
