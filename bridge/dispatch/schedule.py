@@ -1,14 +1,14 @@
-"""What a dispatcher is told (its lanes, as values), and a delivery's life after its first attempt.
+"""What a dispatcher needs from the configuration (its lanes, as values), and a delivery's states and retries.
 
-Pure: no clock, no chance; both are given. Durable are only `next_attempt_at` and `attempts`; the breaker and the
-pacer begin anew with the process, which costs at most one attempt too many.
+Pure: time and randomness are arguments. Only `next_attempt_at` and `attempts` are durable; the breaker and the pacer
+start again with the process, which costs at most one extra attempt.
 
-| state     | set by                                   | stored |
-| --------- | ---------------------------------------- | ------ |
+| state     | set by                                    | stored |
+| --------- | ----------------------------------------- | ------ |
 | pending   | the apply transaction; a retry; redeliver | yes    |
-| sent      | the dispatcher, after the sink took it   | yes    |
-| dead      | the dispatcher, with its dead letter     | yes    |
-| discarded | an operator                              | yes    |
+| sent      | the dispatcher, after the sink accepted it | yes    |
+| dead      | the dispatcher, with its dead letter      | yes    |
+| discarded | an operator                               | yes    |
 """
 
 from __future__ import annotations

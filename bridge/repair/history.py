@@ -1,6 +1,6 @@
-"""What a replay is asked for, whether its destination can be filled again, and the events to bring again.
+"""A replay's parameters, how its destination can be written again safely, and the events to replay.
 
-Nothing is written here: the source is asked for the events that the ledger shows applied, by seq.
+Nothing is written here. The events are read from the source: those in the outbox that are applied, by seq.
 """
 
 from __future__ import annotations
