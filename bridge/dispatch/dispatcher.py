@@ -14,6 +14,7 @@ from functools import partial
 
 import psycopg
 
+from bridge.attempts import Backoff, Retries
 from bridge.dispatch.lane import Lane
 from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
@@ -29,7 +30,7 @@ KEEP_SECONDS = 7 * 86400.0
 _RENEW_SECONDS = 3.0
 _TIDY_SECONDS = 60.0
 _STAND_BY_SECONDS = 1.0
-_AGAIN_SECONDS = 1.0
+_RECONNECT = Backoff(first=0.25, longest=5.0)
 _DRAIN_SECONDS = 10.0
 
 
@@ -61,13 +62,19 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Session after session; every fault begins at the place again."""
+        retries = Retries(_RECONNECT)
+        loop = asyncio.get_running_loop()
         while not self._stop.is_set():
             try:
                 async with await place.connect(self.plan.dsn, self.plan.stream) as connection:
-                    await self._session(connection)
+                    began = loop.time()
+                    try:
+                        await self._session(connection)
+                    finally:
+                        retries.ran(loop.time() - began)
             except (BridgeError, psycopg.Error, OSError) as error:
                 self._trouble(error)
-                await self._sleep(_AGAIN_SECONDS)
+                await self._sleep(retries.failed())
             except _PlaceLost:
                 self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
 
