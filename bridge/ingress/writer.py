@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
+from bridge.attempts import Backoff, Retries, bisect_async
 from bridge.errors import BridgeError
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import IngressDown, Item, Stored, connect, forget_deliveries, insert
@@ -28,8 +29,8 @@ WAIT_SECONDS = 10.0  # a request waits so long for its commit
 STATEMENT_SECONDS = 15.0  # past the server's own statement_timeout: it is not there any more
 LOOK_SECONDS = 10.0  # an idle connection is asked whether it lives
 FORGET_SECONDS = 600.0
-LONGEST_PAUSE = 5.0  # between attempts to connect
 CONFLICT_ATTEMPTS = 3
+_RECONNECT = Backoff(first=0.25, longest=5.0)  # requests are refused meanwhile, so not longer
 
 StoreOutcome = Stored | Refusal
 
@@ -97,35 +98,41 @@ class Writer:
 
     async def run(self) -> None:
         """Connect, store, connect again; until cancelled. What waits then is refused."""
-        pause = 0.0
+        retries = Retries(_RECONNECT)
         try:
             while True:
-                pause = await self._session(pause)
-                await asyncio.sleep(pause)
+                if await self._session(retries):
+                    retries.worked()
+                else:
+                    await asyncio.sleep(retries.failed())
         finally:
             self._down = "the bridge is stopping"
             self._refuse_all()
 
-    async def _session(self, pause: float) -> float:
-        """One connection's life; the seconds to wait before the next."""
+    async def _session(self, retries: Retries) -> bool:
+        """One connection's life. True: it stored something and was lost; what can be sent again waits for the next."""
         connection: psycopg.AsyncConnection | None = None
         commits = self.commits
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(STATEMENT_SECONDS):
                 connection = await connect(self._dsn)
+            began = loop.time()
             self._down = ""
             self._works()
             await self._serve(connection)
         except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
-            if connection is not None and is_lost(connection, error):
-                self._log.info("connection lost", cause=safe_message(error))
-                if self.commits > commits:
-                    return 0.0  # what can be sent again waits for the next connection
+            if connection is not None:
+                retries.ran(loop.time() - began)
+                if is_lost(connection, error):
+                    self._log.info("connection lost", cause=safe_message(error))
+                    if self.commits > commits:
+                        return True
             self._go_down(error)
         finally:
             if connection is not None:
                 await connection.close()
-        return min(LONGEST_PAUSE, pause * 2 or 0.25)
+        return False
 
     def _go_down(self, error: BaseException) -> None:
         if not self._down:
@@ -176,33 +183,36 @@ class Writer:
         return [one for one in batch if not one.future.done()]
 
     async def _store(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> None:
-        """One transaction for all, or, where one of them cannot go in, one for each half."""
-        if not batch:
-            return
-        try:
-            stored = await self._insert(connection, batch)
-        except Exception as error:
-            if is_lost(connection, error):
-                self._keep_for_next(batch)
-                raise
-            outcome = _outcome_alone(error)
-            if outcome is None:
-                for one in batch:
-                    one.settle(unavailable("the source cannot be written to at present"))
-                raise
-            if len(batch) == 1:
-                if outcome.status == 500:
-                    self._log.error("an event could not be stored", **safe_error(error))
-                batch[0].settle(outcome)
-                return
-            middle = len(batch) // 2
-            await self._store(connection, batch[:middle])
-            await self._store(connection, batch[middle:])
-        else:
-            for one, result in zip(batch, stored, strict=True):
-                one.settle(result)
+        """One transaction for all, or, where one of them cannot go in, one for each part that can."""
 
-    async def _insert(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> list[Stored]:
+        async def attempt(part: Sequence[_Waiting]) -> Refusal | None:
+            try:
+                stored = await self._insert(connection, part)
+            except Exception as error:
+                outcome = None if is_lost(connection, error) else _outcome_alone(error)
+                if outcome is None:
+                    raise
+                if len(part) == 1:
+                    if outcome.status == 500:
+                        self._log.error("an event could not be stored", **safe_error(error))
+                    part[0].settle(outcome)
+                return outcome
+            for one, result in zip(part, stored, strict=True):
+                one.settle(result)
+            return None
+
+        try:
+            await bisect_async(batch, attempt)
+        except Exception as error:
+            undecided = [one for one in batch if not one.future.done()]
+            if is_lost(connection, error):
+                self._keep_for_next(undecided)
+            else:
+                for one in undecided:
+                    one.settle(unavailable("the source cannot be written to at present"))
+            raise
+
+    async def _insert(self, connection: psycopg.AsyncConnection, batch: Sequence[_Waiting]) -> list[Stored]:
         for attempt in range(1, CONFLICT_ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(STATEMENT_SECONDS):
