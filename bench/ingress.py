@@ -77,7 +77,7 @@ def serve_side(dsn: str, listening: socket.socket, gathered: bool, seconds: floa
             ingress.writer = OneByOne(dsn)  # type: ignore[assignment]
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, stop.set)
-        await serve_ingress(ingress, listening, stop, 200)
+        await serve_ingress(ingress, listening, stop, 200, instance="bench")
 
     asyncio.run(main())
 

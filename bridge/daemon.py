@@ -70,7 +70,9 @@ class Daemon:
             openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
         )
         taking = self._open_ingress()
-        serving = asyncio.create_task(serve_admin(app, admin.listen.host, admin.listen.port, self._stop))
+        serving = asyncio.create_task(
+            serve_admin(app, *admin.listen, self._stop, instance=self._config.source.instance())
+        )
         await asyncio.sleep(0)  # let it bind: a port in use must be told before anything is fenced
         if serving.done() and taking is not None:
             taking.cancel()
@@ -113,7 +115,13 @@ class Daemon:
         )
         listening = bind(ingress.listen.host, ingress.listen.port, "ingress.listen")
         self._log.info("ingress", listen=str(ingress.listen))
-        serving = serve_ingress(self._ingress, listening, self._stop, ingress.max_connections)
+        serving = serve_ingress(
+            self._ingress,
+            listening,
+            self._stop,
+            ingress.max_connections,
+            instance=self._config.source.instance(),
+        )
         return asyncio.create_task(serving, name="ingress")
 
     def _dispatch(self, config: Config) -> None:
@@ -224,12 +232,13 @@ def _socket(config: Config) -> object:
 
 
 async def serve_ingress(
-    ingress: Ingress, listening: socket.socket, stop: asyncio.Event, connections: int
+    ingress: Ingress, listening: socket.socket, stop: asyncio.Event, connections: int, *, instance: str
 ) -> None:
     """Take events until `stop` is set; the writer ends after the last answer."""
     writing = asyncio.create_task(ingress.writer.run(), name="ingress-writer")
     serving = asyncio.create_task(
-        serve(ingress.app, listening, stop, limit_concurrency=connections), name="ingress-http"
+        serve(ingress.app, listening, stop, instance=instance, limit_concurrency=connections),
+        name="ingress-http",
     )
     try:
         await asyncio.wait([serving, writing], return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,6 @@
 """Find a PostgreSQL server to run, and the user to run it as.
 
-Apart from cluster.py because the answer is per machine, not per cluster: which `bin` directory, which
+The answer is per machine, not per server: which `bin` directory, which
 major version, and, when we are root (the server refuses root), which other user owns the data.
 
 Whatever runs as that user lies where that user can reach it, and `Identity` sees to it: `folder` for what is

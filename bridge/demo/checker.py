@@ -62,7 +62,7 @@ Row = dict[str, Any]
 
 @dataclass(slots=True)
 class Verdict:
-    """What became of every event. Latencies in seconds, by the phase that the producers named."""
+    """The outcome of every event. Latencies in seconds, by the producers' phase."""
 
     events: int = 0
     rows: int = 0

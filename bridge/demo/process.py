@@ -65,7 +65,7 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 
 
 class BridgeFailed(Exception):
-    """The bridge did not start, or ended by itself; the message has its log's last lines."""
+    """The bridge did not start, or ended unexpectedly; the message has its log's last lines."""
 
 
 class Bridge:
@@ -113,7 +113,7 @@ class Bridge:
             if status == 200:
                 return self
             if not self.running:
-                raise self.Failure(f"the bridge ended by itself\n{self.log_tail()}")
+                raise self.Failure(f"the bridge ended unexpectedly\n{self.log_tail()}")
             if time.monotonic() > end:
                 raise self.Failure(f"not ready within {deadline:.0f} s: {status} {body}\n{self.log_tail()}")
             time.sleep(0.01)

@@ -23,7 +23,7 @@ from bridge.demo.world import Delivered
 
 @contextmanager
 def live(console: Console, progress: Progress) -> Iterator[None]:
-    """Keep a line up to date on a terminal; nothing elsewhere, where the told sentences are enough."""
+    """Update a live line on a terminal; elsewhere only the sentences are printed."""
     if not console.is_terminal:
         yield
         return
@@ -54,7 +54,7 @@ def live(console: Console, progress: Progress) -> Iterator[None]:
 
 
 def figures(outcome: Outcome) -> list[tuple[str, str]]:
-    """(what, value) in the order they are told; the report has the same."""
+    """(label, value) in the order of the output; the report has the same."""
     verdict = outcome.verdict
 
     def milliseconds(percent: float, *phases: str) -> str:
@@ -95,13 +95,13 @@ def _throughput(rate: float, backlog: int) -> str:
 
 def _messages(slack: Delivered) -> str:
     return (
-        f"{slack.messages:,} for {slack.expected:,} customers at twice their limit, to {slack.channels} account owners;"
-        f" missing {slack.missing}, sent again {slack.again}"
+        f"{slack.messages:,} for {slack.expected:,} customers at twice their limit, to "
+        f"{slack.channels} account owners; missing {slack.missing}, repeated {slack.again}"
     )
 
 
 def sentence(outcome: Outcome) -> str:
-    """The line everything comes down to."""
+    """The verdict in one line."""
     return f"lost {outcome.verdict.lost}  duplicates {outcome.verdict.duplicates}"
 
 

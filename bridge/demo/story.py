@@ -47,7 +47,7 @@ class Kill:
 
 @dataclass(slots=True)
 class Progress:
-    """What is going on, for whoever draws it. Counters are of this moment."""
+    """The current progress, for the screen."""
 
     phase: str = "starting"
     events: int = 0  # to come in all
@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Outcome:
-    """The verdict and what it was about."""
+    """The verdict and its context."""
 
     verdict: Verdict
     slack: Delivered
@@ -73,7 +73,7 @@ class Outcome:
 
     @property
     def holds(self) -> bool:
-        """Exactly once in the table, at least once at Slack."""
+        """True if the table has each event exactly once and Slack each message at least once."""
         return self.verdict.holds and not self.slack.missing
 
 
@@ -92,7 +92,7 @@ class Story:
         self._allowance = 0
 
     def run(self, tamper: Tamper | None = None, told: Callable[[str], None] = lambda _: None) -> Outcome:
-        """Everything, in about 20 s for 20,000 events. `told` gets a sentence at each turn of events."""
+        """Run everything, in about 20 s for 20,000 events. `told` is called with a sentence at each step."""
         began = time.monotonic()
         install(self.world.source_dsn, self.world.target_dsn)
         with psycopg.connect(self.world.target_dsn, autocommit=True) as self._warehouse:
@@ -134,12 +134,12 @@ class Story:
             self._wait_until_delivered()
             self.progress.phase = "backlog"
             code = self.bridge.terminate()
-            told(f"bridge stopped with SIGTERM (exit code {code}); {self._backlog:,} events pile up")
+            told(f"bridge stopped with SIGTERM (exit code {code}); {self._backlog:,} events accumulate")
             self._watch(pool.submit(self.producers.backlog, self._backlog))
             self._watch(pool.submit(self.producers.twice_over, OVER, REQUESTS))
             self.bridge.start()
             self._wait_until_delivered()
-            told("waiting for Slack: it takes one message a second and channel")
+            told("waiting for Slack: it accepts one message per second and channel")
             self._wait_for_messages()
             self.bridge.terminate()  # what it still holds must come out before we judge
 

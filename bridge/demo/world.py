@@ -158,7 +158,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What came, for the events that should make a message each."""
+    """The received messages, for the events that should each make one."""
 
     expected: int
     missing: int
@@ -199,12 +199,12 @@ class Slack:
                 self.wfile.write(answer)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """The demo's screen is not a web server's log."""
+                """Do not print the web server's log."""
 
         return Handler
 
     def answer(self, path: str, authorization: str, body: bytes, headers: Any) -> dict[str, Any]:
-        """As Slack's Web API: errors in a 200."""
+        """Like Slack's Web API: errors in a 200 answer."""
         if path != "/api/chat.postMessage":
             return {"ok": False, "error": "unknown_method"}
         if authorization != f"Bearer {self.token}":
@@ -222,12 +222,12 @@ class Slack:
 
     @property
     def messages(self) -> list[Message]:
-        """Everything that came, in order."""
+        """All received messages, in order."""
         with self._lock:
             return list(self._messages)
 
     def delivered(self, event_ids: Collection[str]) -> Delivered:
-        """What came of these events; a message's text ends with its event's id."""
+        """The messages of these events; a message's text ends with its event's id."""
         messages = self.messages
         told = {message.text.rpartition(" ")[2] for message in messages}
         return Delivered(

@@ -33,7 +33,7 @@ _PLAIN: dict[type, Callable[[Any], bytes]] = {
     date: lru_cache(4096)(lambda value: value.isoformat().encode()),  # a lookup's dates are few
     datetime: lambda value: value.isoformat().encode(),
 }
-"""What scalar() does for one type, without asking which it is."""
+"""The converter that scalar() uses for one type."""
 
 
 def texts(column: Column, values: list[Any]) -> Texts:
@@ -82,7 +82,7 @@ def scalar(value: Any) -> bytes:  # noqa: PLR0911  one line a type is the plaine
 
 
 def whole(value: Any) -> bytes:
-    """For integer columns: 100.0 is the integer 100, as JSON has it."""
+    """For integer columns: 100.0 is the integer 100, as in JSON."""
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < 100:
         integer = int(value)
         if value == integer:
@@ -115,7 +115,7 @@ def _quoted(text: bytes) -> bytes:
 
 
 def is_whole_event(source: ValueSource) -> bool:
-    """`$event` alone: the payload as it came, which needs no parsing."""
+    """`$event` alone: the unchanged payload, which needs no parsing."""
     return isinstance(source, Expression) and source.plain_path == ("event",)
 
 
@@ -157,7 +157,7 @@ def fill_of(source: ValueSource, column: Column) -> Fill:
 
 
 class Table:
-    """A target with its mapping. `rejected` names what the mapping wants and the table has not."""
+    """A target with its mapping. `rejected` has the columns of the mapping that the table does not have."""
 
     def __init__(self, pipeline: str, spec: TableSpec, shape: TableShape) -> None:
         self.pipeline = pipeline
@@ -183,7 +183,7 @@ class Table:
         )
 
     def writes(self, rows: Rows) -> list[Write]:
-        """The rows as one Write, or as several where the default mapping leaves columns out."""
+        """The rows as one Write, or as several if the default mapping leaves columns out."""
         if self.spec.columns is not None:
             return [
                 Write(
@@ -203,7 +203,8 @@ class Table:
     # -- the default mapping (docs/configuration.md)
 
     def _alike(self, rows: Rows) -> list[Rows]:
-        """Parts whose events bring the same columns of those with a default: absent is not null there."""
+        """Groups of rows whose events have the same fields for columns with a default: an absent field takes the
+        default, not null."""
         optional = frozenset(
             name
             for name, column in self.shape.columns.items()
@@ -270,7 +271,7 @@ def _keys(item: Any) -> frozenset[str]:
 
 
 class Sink:
-    """A sink with its fields: one body a row."""
+    """A sink with its fields: one body per row."""
 
     def __init__(self, pipeline: str, spec: SinkSpec) -> None:
         self.pipeline = pipeline

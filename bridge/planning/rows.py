@@ -47,7 +47,7 @@ def meta_of(event: Event) -> dict[str, Any]:
 
 
 class Rows:
-    """events, their documents and every other root, all of one length. `at` are places in the batch."""
+    """Events, their documents and every other root, as lists of one length. `at`: indexes in the batch."""
 
     __slots__ = ("_values", "at", "documents", "events", "hidden", "roots")
 
@@ -70,7 +70,7 @@ class Rows:
         return len(self.events)
 
     def keep(self, mask: list[bool]) -> Rows:
-        """The rows where `mask` is true."""
+        """The rows for which `mask` is true."""
         return Rows(
             list(compress(self.at, mask)),
             list(compress(self.events, mask)),
@@ -90,7 +90,7 @@ class Rows:
         )
 
     def with_root(self, name: str, values: list[Any]) -> Rows:
-        """The same rows, one more root."""
+        """The same rows with one more root."""
         rows = Rows(self.at, self.events, self.documents, {**self.roots, name: values}, self.hidden)
         rows._values = {path: kept for path, kept in self._values.items() if path[0] != name}
         return rows
@@ -103,7 +103,7 @@ class Rows:
         return Rows(self.at, self.events, documents, self.roots, self.hidden + tuple(paths))
 
     def values(self, path: Path) -> list[Any]:
-        """What a path reads in every row, None where it leads nowhere. Floats of events may be rounded."""
+        """A path's value in every row, None where it does not exist. Floats of events may be rounded."""
         found = self._values.get(path)
         if found is None:
             found = self._values[path] = self._read(path)
@@ -132,7 +132,7 @@ class Rows:
         return self.roots.get(root) or [None] * len(self.events)
 
     def contexts(self, roots: frozenset[str]) -> list[dict[str, Any]]:
-        """One context a row, with these roots."""
+        """One context per row, with these roots."""
         if roots == {"event"}:
             return [{"event": document} for document in self.documents]
         names = [root for root in roots if root in ("event", "meta") or root in self.roots]
@@ -144,7 +144,7 @@ class Rows:
         ]
 
     def evaluate(self, expression: Expression) -> list[Any]:
-        """The expression's value in every row; raises ExpressionFailure for all when it fails in one."""
+        """The expression's value in every row. Raises ExpressionFailure if it fails in any row."""
         if expression.plain_path is not None:
             return self.values(expression.plain_path)
         if expression.column is not None:
@@ -199,14 +199,12 @@ class Rows:
 _SAFE = frozenset({str, int, bool, type(None), Decimal})
 
 Failures = list[tuple[int, Event, UnitFailure]]
-"""(place in the batch, event, why)."""
+"""(index in the batch, event, failure)."""
 
 
 def survivors(work: Callable[[Rows], T], rows: Rows) -> tuple[Rows, T, Failures]:
-    """Run work on all rows at once; rows that make it fail are found by halving and left out.
-
-    One bad event costs its neighbours a second run of the same work, never their place.
-    """
+    """Run work on all rows at once. Rows that make it fail are found by bisection and left out; the other rows are
+    only computed again."""
     try:
         return rows, work(rows), []
     except Exception as error:  # any: a unit that fails costs only itself
@@ -229,12 +227,12 @@ def _failure(error: Exception) -> UnitFailure:
     if isinstance(error, UnitFailure):
         return error
     if isinstance(error, UnicodeError):
-        return UnitFailure("a text is not valid in its encoding")
+        return UnitFailure("a text is not valid UTF-8")
     return UnitFailure(f"cannot be planned: {type(error).__name__}")  # its text may hold values
 
 
 def lookup_of(rows: Mapping[Any, Any], key: Any) -> Any:
-    """An answer's row for a key: under the key itself or its text."""
+    """A lookup answer's row for a key, by the key itself or by its text."""
     found = rows.get(key)
     return rows.get(str(key)) if found is None else found
 
@@ -253,7 +251,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """An object or array with sources inside."""
+    """An object or array that contains values."""
 
     items: dict[str, ValueSource] | list[ValueSource]
 
@@ -270,7 +268,7 @@ class Escaped:
         return self.source.names
 
     def made_inert(self, value: Any) -> Any:
-        """Texts and numbers; anything else is no markup."""
+        """Text and numbers; other values contain no markup."""
         if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
             return value
         return self.escape(str(value))
@@ -282,10 +280,8 @@ ValueSource = Expression | Escaped | Template | Literal | Structure
 def classify(  # noqa: PLR0911  one return a form of value
     value: Any, escape: Callable[[str], str] | None = None
 ) -> ValueSource:
-    """Compile what was written; raises ExpressionSyntaxError or TemplateSyntaxError.
-
-    escape: what values go through on their way into a text; what is written literally does not.
-    """
+    """Compile a value of the configuration. Raises ExpressionSyntaxError or TemplateSyntaxError. escape: applied to
+    values that go into a text, not to literal text."""
     if isinstance(value, str):
         if _EXPRESSION.match(value):
             expression = compile_expression(value)
@@ -306,7 +302,7 @@ def classify(  # noqa: PLR0911  one return a form of value
 
 
 def names_of(source: ValueSource) -> frozenset[str]:
-    """Every dotted name a source reads."""
+    """Every dotted name that a value reads."""
     if isinstance(source, Literal):
         return frozenset()
     if isinstance(source, Structure):
@@ -316,7 +312,7 @@ def names_of(source: ValueSource) -> frozenset[str]:
 
 
 def values_of(source: ValueSource, rows: Rows) -> list[Any]:
-    """A source's value in every row, numbers of events exact where they are only carried."""
+    """The value in every row; numbers that are only copied stay exact."""
     if isinstance(source, Literal):
         return [source.value] * len(rows)
     if isinstance(source, Expression):

@@ -1,5 +1,5 @@
-"""The ledger's statements: bridge.checkpoint and bridge.applied in the target. Every change names the row
-that it expects, so that a fenced bridge cannot write.
+"""The ledger's statements: bridge.checkpoint and bridge.applied in the target. Every change requires the expected
+row, so that a fenced bridge cannot write.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _expected(before: Ledger) -> list[bytes | None]:
 
 
 def hold(before: Ledger) -> Statement:
-    """Lock the row, or fail: the first statement of a transaction that comes in chunks."""
+    """Lock the row, or fail: the first statement of a transaction that is sent in chunks."""
     return Statement(_HOLD.encode(), _expected(before))
 
 

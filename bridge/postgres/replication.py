@@ -1,8 +1,8 @@
-"""The replication stream: a slot's changes over COPY BOTH on psycopg's `pq` layer.
+"""The replication stream: a slot's changes over COPY BOTH, on psycopg's `pq` layer (psycopg has no replication
+client).
 
-psycopg has no replication client (and plans none); this is ours, kept small enough to be offered there.
-It reads messages into the decoder and writes status updates; when to read and what to confirm is said
-elsewhere. PostgreSQL manual, 53.4 Streaming Replication Protocol.
+It reads messages into the decoder and writes status updates; its callers decide when to read and what to confirm.
+PostgreSQL manual, 53.4 Streaming Replication Protocol.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _MENDS = {
 
 
 def quoted(name: str) -> str:
-    """A slot or publication name in a replication command; both are restricted when configured."""
+    """Quote a slot or publication name for a replication command; the configuration restricts both."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _fail(result: PGresult | None, connection: PGconn, doing: str) -> BridgeError:
-    """The error that a failed replication command means."""
+    """The BridgeError for a failed replication command."""
     if result is None:
         return CannotConnect(f"the source closed the connection while {doing}")
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
@@ -80,7 +80,7 @@ def open_replication(dsn: str, stream: str) -> PGconn:
     )
     connection = wire.connect(conninfo, "the source for replication")
     if connection.parameter_status(b"server_encoding") == b"SQL_ASCII":
-        # Such a server converts nothing, but would end the stream at the first byte that is no UTF-8, for ever.
+        # Such a server converts nothing, but would end every stream at the first byte that is not UTF-8.
         command(connection, "SET client_encoding = 'SQL_ASCII'", "setting the encoding")
     return connection
 
@@ -163,7 +163,7 @@ class ReplicationStream:
         return _fail(result if failed else None, self._connection, "streaming")
 
     def status(self, received: Lsn, *, reply: bool = False) -> None:
-        """A standby status update. received: what has come; flushed is what was confirmed so far."""
+        """Send a standby status update. received: the received position; flushed is the confirmed position."""
         self._received = max(self._received, received, self.confirmed)
         now = time.time()
         clock = int((now - _POSTGRES_EPOCH_SECONDS) * 1_000_000)
@@ -173,13 +173,13 @@ class ReplicationStream:
         self.last_status = time.monotonic()
 
     def confirm(self, lsn: Lsn) -> None:
-        """From now on, say that everything up to here is durable. Never goes back."""
+        """From now on, report that everything up to here is durable. Never decreases."""
         if lsn > self.confirmed:
             self.confirmed = lsn
             self.status(lsn)
 
     def close(self) -> None:
-        """Say good-bye so that the slot is free at once; a dead link just ends."""
+        """Close the stream in order, so that the slot is free at once; a dead link is just closed."""
         try:
             self._connection.put_copy_end()
             self._connection.flush()

@@ -33,17 +33,15 @@ def format_lsn(lsn: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`xmin:xmax:xip,...` as pg_current_snapshot() prints it (PostgreSQL manual, 9.27.7).
-
-    An xid is shown (visible, if it committed) when it is below xmin, or below xmax and not in xip.
-    """
+    """`xmin:xmax:xip,...` as pg_current_snapshot() prints it (PostgreSQL manual, 9.27.7). An xid is visible (if it
+    committed) when it is below xmin, or below xmax and not in xip."""
 
     xmin: int
     xmax: int
     xip: frozenset[int] = frozenset()
 
     def shows(self, xid: int) -> bool:
-        """True when this snapshot sees what `xid` did, provided it committed."""
+        """True if `xid` is visible, provided that it committed."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
 
     def __str__(self) -> str:
@@ -51,7 +49,7 @@ class Snapshot:
 
 
 NOTHING = Snapshot(3, 3)
-"""Shows no transaction (FirstNormalTransactionId is 3): the floor of a stream from the earliest row."""
+"""No transaction is visible (FirstNormalTransactionId is 3): the floor of a stream that starts at the earliest row."""
 
 
 def parse_snapshot(text: str) -> Snapshot:
@@ -63,7 +61,7 @@ def parse_snapshot(text: str) -> Snapshot:
 
 
 def intersection(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Shows what every one of them shows; of at least one snapshot."""
+    """What is visible in all of them; needs at least one snapshot."""
     every = list(snapshots)
     xmax = min(each.xmax for each in every)
     hidden = frozenset(x for each in every for x in each.xip if x < xmax)
@@ -71,14 +69,14 @@ def intersection(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def union(one: Snapshot, other: Snapshot) -> Snapshot:
-    """Shows what either of them shows."""
+    """What is visible in either of them."""
     xmax = max(one.xmax, other.xmax)
     hidden = frozenset(x for x in one.xip | other.xip if not one.shows(x) and not other.shows(x) and x < xmax)
     return Snapshot(min(hidden, default=xmax), xmax, hidden)
 
 
 class Event(NamedTuple):
-    """A row of the outbox. Every field is Postgres' text output as bytes; None is SQL NULL."""
+    """A row of the outbox. Every field is Postgres's text output as bytes; None is SQL NULL."""
 
     id: bytes
     seq: bytes  # decimal; b"0" where the customer's own outbox has none
@@ -106,7 +104,7 @@ class Batch:
     xids: list[int] = field(default_factory=list)  # xid8 of each transaction that ends here with events
     end_lsns: list[Lsn] = field(default_factory=list)  # of each of them
     commit_times: list[int] = field(default_factory=list)  # unix microseconds of each transaction
-    commit_rows: list[int] = field(default_factory=list)  # and how many of the events are its
+    commit_rows: list[int] = field(default_factory=list)  # and how many of the events belong to it
     end_lsn: Lsn = ZERO  # just after the last commit record; the only kind of stream position
     size: int = 0  # payload bytes, roughly
     chunk: bool = False  # part of a transaction that came in chunks; the last one is whole
@@ -118,8 +116,7 @@ _RUN = re.compile(r"\[(-?\d+),(-?\d+)\)")
 
 @dataclass(frozen=True, slots=True)
 class Seqs:
-    """The seqs of some rows, as runs: a million rows of one producer are one run. Printed as an
-    int8multirange, `{[1,4),[7,8)}`."""
+    """A set of seqs, as runs: a million consecutive rows are one run. Printed as an int8multirange, `{[1,4),[7,8)}`."""
 
     starts: tuple[int, ...]
     stops: tuple[int, ...]  # exclusive
@@ -139,7 +136,7 @@ class Seqs:
 
     @classmethod
     def together(cls, parts: Iterable[Seqs]) -> Seqs:
-        """All that is in any of them."""
+        """The union."""
         runs: list[list[int]] = []
         for start, stop in sorted(run for part in parts for run in zip(part.starts, part.stops, strict=True)):
             if runs and start <= runs[-1][1]:
@@ -163,12 +160,13 @@ class Seqs:
 
 
 Listed = Mapping[int, Sequence[Seqs]]
-"""What bridge.applied lists: by xid, the seqs of its rows that were applied (and of rows beside them). Not
-whole transactions: a publication that is altered in the middle of one withholds some of its rows."""
+"""What bridge.applied lists: xid to the seqs of its applied rows (and of rows beside them). Not whole transactions,
+because a publication that is altered in the middle of one withholds some of its rows.
+"""
 
 
 def listed(rows: Iterable[tuple[Iterable[int], Seqs]]) -> Listed:
-    """Of rows of bridge.applied: (xids, seqs)."""
+    """From rows of bridge.applied: (xids, seqs)."""
     found: dict[int, list[Seqs]] = {}
     for xids, seqs in rows:
         for xid in xids:
@@ -177,8 +175,8 @@ def listed(rows: Iterable[tuple[Iterable[int], Seqs]]) -> Listed:
 
 
 class Done:
-    """What was applied before this stream started: shown by the floor, or listed as applied by polling or
-    by an earlier slot. A slot or the table may bring it again."""
+    """The rows that were applied before this session started: visible in the floor, or listed by polling or by an
+    earlier slot. A slot or the table may deliver them again."""
 
     def __init__(self, listed: Listed, floor: Snapshot) -> None:
         self.listed = listed
@@ -186,7 +184,7 @@ class Done:
         self.beyond = max(floor.xmax, max(listed, default=0) + 1)  # no xid from here on is done
 
     def without(self, batch: Batch) -> Batch:
-        """The batch less what is done already; the same object in the ordinary case."""
+        """The batch without rows that are already applied; usually the same object."""
         lowest = min(batch.xids, default=int(batch.events[0].xid) if batch.events else self.beyond)
         if lowest >= self.beyond:
             return batch
@@ -205,5 +203,5 @@ class Done:
 
 
 def located(batch: Batch, lsn: Lsn) -> Batch:
-    """Rows read from the table have no LSN of their own: they committed before `lsn`."""
+    """Rows read from the table have no LSN; they committed before `lsn`."""
     return replace(batch, end_lsns=[lsn] * len(batch.xids))

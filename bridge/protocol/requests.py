@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Request(Generic[T]):
-    """Something to do; T is the answer's type."""
+    """A request; T is the type of its answer."""
 
     __slots__ = ()
 
@@ -51,7 +51,7 @@ def drive(protocol: Asking[None], world: World) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ReadTarget(Request[TargetFacts]):
-    """Look, without a lock."""
+    """Read the target without a lock."""
 
     def perform(self, world: World) -> TargetFacts:
         return world.read_target(self)
@@ -59,8 +59,8 @@ class ReadTarget(Request[TargetFacts]):
 
 @dataclass(frozen=True, slots=True)
 class Fence(Request[Ledger | None]):
-    """Lock the checkpoint row, epoch += 1, session = ours, commit. The row lock waits for a commit whose
-    answer was lost. create: insert the row where there is none; else answer None."""
+    """Lock the checkpoint row, increment the epoch, store our session, commit. The row lock waits for a commit whose
+    answer was lost. create: insert the row if there is none; otherwise answer None."""
 
     session: str
     create: bool
@@ -72,10 +72,12 @@ class Fence(Request[Ledger | None]):
 
 @dataclass(frozen=True, slots=True)
 class Save(Request[None]):
-    """Replace the row `before` by `after` if it still is `before` (epoch, session, applied_lsn, next_seq,
-    floor_lsn: the target may be restored under an open session), else raise Fenced. thin: delete from
-    `applied` what this snapshot shows. forget_above: the source lost its WAL above this LSN; take what was
-    listed above it out of `applied`."""
+    """Replace the row `before` with `after` if it is still `before` (epoch, session, applied_lsn, next_seq,
+    floor_lsn: the target may be restored under an open session), otherwise raise Fenced.
+
+    thin: delete from `applied` what is visible in this snapshot. forget_above: the source lost its WAL above this
+    LSN; remove what was listed above it from `applied`.
+    """
 
     before: Ledger
     after: Ledger
@@ -88,7 +90,7 @@ class Save(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class Prepare(Request[None]):
-    """Plan and encode this batch (enrich, map); nothing is sent yet. Overlaps with a commit in flight."""
+    """Plan and encode this batch (enrich, map) without sending it. Overlaps with a commit in flight."""
 
     batch: Batch
 
@@ -98,11 +100,11 @@ class Prepare(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class Apply(Request[None]):
-    """Send the prepared batch in one transaction with `before` -> `after`, and do not wait.
+    """Send the planned batch in one transaction with `before` -> `after`, without waiting.
 
-    list_as: also list its transactions in `applied` with the seqs of their rows, as brought by this
-    incarnation. A chunk (not batch.whole) leaves that transaction open: the ledger is written, and all
-    chunks are listed, with the chunk that ends it.
+    list_as: also list its transactions in `applied`, with the seqs of their rows, under this incarnation. A chunk
+    (not batch.whole) leaves the transaction open: the ledger is written, and all chunks are listed, with the last
+    chunk.
     """
 
     batch: Batch
@@ -117,7 +119,7 @@ class Apply(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class Settle(Request[None]):
-    """Wait until what was sent last is durable. An unknown outcome raises: the next fence finds out."""
+    """Wait until the last batch is durable. An unknown outcome raises; the next fence finds it out."""
 
     def perform(self, world: World) -> None:
         world.settle(self)
@@ -125,7 +127,7 @@ class Settle(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class ReadApplied(Request[Listed]):
-    """What `applied` lists; except_incarnation leaves out what that slot itself brought."""
+    """Read what `applied` lists; except_incarnation leaves out what that slot delivered."""
 
     except_incarnation: int | None = None
 
@@ -144,10 +146,11 @@ class ReadRegistration(Request[Registration | None]):
 
 @dataclass(frozen=True, slots=True)
 class Register(Request[None]):
-    """Committed and flushed when answered; of two values of `reached` the greater one stays.
+    """Write the stream's registration; committed and flushed when answered. The greater of two values of `reached`
+    is kept.
 
-    holder: whose session must hold the row, None: there must be none yet. Else nothing is written, and it
-    raises Fenced where the holder should be ourselves, Retry where we wanted to take the row over.
+    holder: the session that must hold the row; None: there must be no row. Otherwise nothing is written: raises
+    Fenced if we should be the holder, Retry if we wanted to take the row over.
     """
 
     registration: Registration
@@ -159,8 +162,8 @@ class Register(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class ReadPruned(Request[Pruned | None]):
-    """What prune has deleted, read after our floor was registered: a batch of prune that began before
-    has ended, and a later one respects the floor."""
+    """Read what prune has deleted, after our floor was registered: a prune batch that began earlier has ended, and a
+    later one respects the floor."""
 
     def perform(self, world: World) -> Pruned | None:
         return world.read_pruned(self)
@@ -178,8 +181,8 @@ class ReadSource(Request[SourceFacts]):
 
 @dataclass(frozen=True, slots=True)
 class BeginSlot(Request[None]):
-    """Start to create this slot (drop one of this name first). Waits for every open transaction of the
-    cluster that has an xid, so it goes on in the background."""
+    """Start creating this slot (drop one with this name first). Creation waits for every open transaction of the
+    cluster that has an xid, so it runs in the background."""
 
     name: str
 
@@ -189,7 +192,7 @@ class BeginSlot(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class SlotMade(Request["tuple[Lsn, Snapshot] | None"]):
-    """The slot's consistent point and the snapshot exported with it; None: not yet."""
+    """Ask for the slot's consistent point and exported snapshot; None: not yet."""
 
     def perform(self, world: World) -> tuple[Lsn, Snapshot] | None:
         return world.slot_made(self)
@@ -197,7 +200,7 @@ class SlotMade(Request["tuple[Lsn, Snapshot] | None"]):
 
 @dataclass(frozen=True, slots=True)
 class DropSlot(Request[None]):
-    """Gone already is fine."""
+    """Drop a slot; it need not exist."""
 
     name: str
 
@@ -215,7 +218,7 @@ class TakeSnapshot(Request["tuple[Snapshot, Lsn]"]):
 
 @dataclass(frozen=True, slots=True)
 class StillRunning(Request[bool]):
-    """Is any xid that this snapshot shows still running? WAL runs ahead of visibility."""
+    """Is any xid that is visible in this snapshot still running? WAL runs ahead of visibility."""
 
     snapshot: Snapshot
 
@@ -238,7 +241,7 @@ class ReadMissing(Request["MissingRows"]):
 
 @dataclass(frozen=True, slots=True)
 class MissingRows:
-    """Rows of a catch-up or a poll. `more`: there may be rows behind the last one."""
+    """Rows of a catch-up or a poll. `more`: there may be further rows."""
 
     batch: Batch
     last_seq: int
@@ -259,7 +262,7 @@ class OpenStream(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """position: everything up to here has been received and handed out in batches, this one included."""
+    """position: everything up to here was received and handed out in batches, including this one."""
 
     batch: Batch | None
     position: Lsn
@@ -278,7 +281,7 @@ class Receive(Request[Received]):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Read in this order, after the positions that it is to cover."""
+    """Observe the source: read in this order, after the positions that the observation covers."""
 
     publication: str | None  # its identity; None also where it does not publish the outbox's inserts
     snapshot: Snapshot
@@ -296,7 +299,7 @@ class Observe(Request[Observation]):
 
 @dataclass(frozen=True, slots=True)
 class Confirm(Request[None]):
-    """Tell the slot that everything up to here is durable elsewhere."""
+    """Tell the slot that everything up to here is durable in the target."""
 
     lsn: Lsn
 

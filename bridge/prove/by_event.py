@@ -21,7 +21,7 @@ from bridge.planning.rows import classify
 from bridge.planning.spec import EnrichSpec, SetSpec, TableSpec, UpsertSpec
 from bridge.prove.digest import Digest, Link, Sums, bucket, whole
 from bridge.prove.expected import EMPTIED, Wanted
-from bridge.prove.side import Comparison, Sides, taken
+from bridge.prove.side import Comparison, Sides, accepted
 
 _MANY_DEAD = 1000
 
@@ -149,7 +149,9 @@ def _expected_sums(sides: Sides, digest: Digest) -> tuple[Sums, set[str]]:
     for events in sides.expectation.events(sides.source):
         wanted = _one_row_an_event(sides, sides.alive(sides.expectation.wanted(events)))
         odd += [name for name, unit in wanted.dead if not sides.dead.has(name, unit)]
-        sums, refused = taken(wanted, lambda some: digest.expected_sums(sides.cast, some.ids, some.columns))
+        sums, refused = accepted(
+            wanted, lambda some: digest.expected_sums(sides.cast, some.ids, some.columns)
+        )
         odd += refused
         for _, part in sums:
             for name, (count, hashes) in part.items():
@@ -222,7 +224,7 @@ def _wanted_rows(sides: Sides, digest: Digest, buckets: list[str]) -> Iterator[t
 
 
 def _hashed(sides: Sides, digest: Digest, wanted: Wanted) -> Iterator[tuple[str, Hashes]]:
-    answers, refused = taken(wanted, lambda some: digest.expected_rows(sides.cast, some.ids, some.columns))
+    answers, refused = accepted(wanted, lambda some: digest.expected_rows(sides.cast, some.ids, some.columns))
     for part, rows in answers:
         for name, hashes in zip(part.ids, rows, strict=True):
             yield name.decode(), hashes

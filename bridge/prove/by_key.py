@@ -20,14 +20,14 @@ from psycopg import sql
 
 from bridge.prove.digest import ask, stream, unnested, whole
 from bridge.prove.expected import Wanted
-from bridge.prove.side import Comparison, Sides, taken
+from bridge.prove.side import Comparison, Sides, accepted
 
 _AT_ONCE = 500_000  # rows whose hashes are held in memory
 
 
 def compare_by_rows(sides: Sides, found: Comparison) -> None:
-    """Fill `found`. Where the table may hold rows of events that are not compared (pruned ones, or another
-    time), only what is missing can be told."""
+    """Fill `found`. If the table may contain rows of events that are not compared (pruned, or outside the period),
+    only missing rows can be found."""
     actual = {
         bucket: (count, int(total))
         for bucket, count, total in sides.target.execute(_sums(_actual_rows(sides)))
@@ -40,7 +40,7 @@ def compare_by_rows(sides: Sides, found: Comparison) -> None:
             count, total = expected.get(h & 4095, (0, 0))
             expected[h & 4095] = (count + 1, total + h)
         for name in [*sides.undead(wanted), *refused]:
-            found.lost.add(f"{name} (it cannot be a row, and is no dead letter)")
+            found.lost.add(f"{name} (it cannot be a row, and is not a dead letter)")
     found.expected = sum(count for count, _ in expected.values())
     found.expected += found.lost.count + found.dead_open + len(found.dead_discarded)
     found.present = sum(count for count, _ in actual.values())
@@ -73,11 +73,11 @@ def _sums(rows: sql.Composable) -> sql.Composed:
 
 
 def _hashed(sides: Sides, wanted: Wanted) -> tuple[list[tuple[str, int]], list[str]]:
-    """(event id, hash), and the ids whose values the table's types do not take."""
+    """(event id, hash), and the ids whose values the table's types do not accept."""
     columns = sides.subject.columns
     places = [sql.SQL("q.") + sql.Identifier(f"c{n}") for n in range(len(columns))]
     query = sql.SQL("select {} from {} as q order by q.n").format(whole(places), unnested(columns))
-    answers, refused = taken(wanted, lambda some: ask(sides.cast, query, [some.ids, *some.columns]))
+    answers, refused = accepted(wanted, lambda some: ask(sides.cast, query, [some.ids, *some.columns]))
     hashed = [
         (name.decode(), int(h or 0))
         for part, rows in answers
@@ -132,7 +132,7 @@ _LATEST = (
 
 
 def compare_by_key(sides: Sides, found: Comparison) -> None:
-    """Fill `found`. Rows of the table whose keys no event of the outbox has are not judged."""
+    """Fill `found`. Rows whose key no event of the outbox has are not compared."""
     with (
         tempfile.TemporaryDirectory(prefix="bridge-prove-") as directory,
         closing(sqlite3.connect(Path(directory) / "latest")) as keys,
@@ -158,19 +158,19 @@ def compare_by_key(sides: Sides, found: Comparison) -> None:
 
 
 def _expected(sides: Sides, found: Comparison | None = None) -> Iterator[list[Expected]]:
-    """found: told of events that cannot be rows, and that are no dead letters."""
+    """found: gets events that cannot be rows and are not dead letters."""
     for events in sides.expectation.events(sides.source):
         wanted = sides.expectation.wanted(events)
         rows, refused = _rows(sides, sides.alive(wanted))
         yield rows
         if found is not None:
             for name in [*sides.undead(wanted), *refused]:
-                found.lost.add(f"{name} (it cannot be a row, and is no dead letter)")
+                found.lost.add(f"{name} (it cannot be a row, and is not a dead letter)")
 
 
 def _rows(sides: Sides, wanted: Wanted) -> tuple[list[Expected], list[str]]:
-    """Cast and hashed by the target; a null in a key is never in conflict, and left out. And the ids whose values the
-    table's types do not take."""
+    """Cast and hashed by the target. A null in a key never conflicts, so such rows are left out. And the ids whose
+    values the table's types do not accept."""
     subject = sides.subject
     columns = [*subject.columns, *subject.key]
     if subject.version:
@@ -185,7 +185,7 @@ def _rows(sides: Sides, wanted: Wanted) -> tuple[list[Expected], list[str]]:
         sql.SQL(", ").join(key),
         unnested(columns),
     )
-    answers, refused = taken(wanted, lambda some: ask(sides.cast, query, [some.ids, *some.columns]))
+    answers, refused = accepted(wanted, lambda some: ask(sides.cast, query, [some.ids, *some.columns]))
     rows = [
         (str(k), _rank(version), seq, name.decode(), int(h or 0))
         for part, answer in answers
@@ -196,7 +196,7 @@ def _rows(sides: Sides, wanted: Wanted) -> tuple[list[Expected], list[str]]:
 
 
 def _rank(version: str | None) -> str | int | float:
-    """What SQLite orders as the column's type would: numbers, else the ISO text."""
+    """A value that SQLite orders like the column's type: numbers, otherwise the ISO text."""
     if version is None:
         return -(2**62)
     try:

@@ -21,7 +21,7 @@ from bridge.prove.expected import EMPTIED, AppliedPosition, ExpectedEffects, Wan
 from bridge.prove.subject import Subject
 
 NAMED = 100
-"""So many events of each kind are named; counts are exact."""
+"""The number of events that are named for each kind; counts are exact."""
 
 Answer = TypeVar("Answer")
 
@@ -131,7 +131,7 @@ class Dead:
 
 
 def read_dead(target: Link, subject: Subject, window: Window) -> Dead:
-    """The open and discarded dead letters of the subject's units and the window's events."""
+    """The open and discarded dead letters of the subject's units and the period's events."""
     pipelines, destinations = zip(*subject.units, strict=True)
     query = sql.SQL(_DEAD) + sql.SQL(" and ") + window.predicate(sql.SQL("event_id"))
     rows = target.execute(query, [list(pipelines), list(destinations)]).fetchall()
@@ -145,7 +145,7 @@ def read_dead(target: Link, subject: Subject, window: Window) -> Dead:
 
 @dataclass(slots=True)
 class Sides:
-    """source and target are in their snapshots; cast is not, so that a refused value costs nothing."""
+    """source and target are in their snapshots; cast is not, so that a refused value does not abort one."""
 
     source: Link
     target: Link
@@ -159,7 +159,7 @@ class Sides:
     may_be_pruned: bool
 
     def alive(self, wanted: Wanted) -> Wanted:
-        """Less what is a dead letter, open or discarded."""
+        """Without dead letters, open or discarded."""
         if not self.dead.states:
             return wanted
         places = {
@@ -170,11 +170,11 @@ class Sides:
         return wanted.without(places) if places else wanted
 
     def undead(self, wanted: Wanted) -> list[str]:
-        """Events that the planner refuses, and that are no dead letter."""
+        """Events that the planner refuses and that are not dead letters."""
         return [name.decode() for name, unit in wanted.dead if not self.dead.has(name, unit)]
 
     def known(self, ids: Sequence[str]) -> dict[str, tuple[bool, bool]]:
-        """event id -> (is it applied, has prune emptied it); for those that the outbox has."""
+        """event id -> (is it applied, has prune emptied it), for events in the outbox."""
         identity = sql.SQL("{}::text").format(self.outbox.column("id"))
         query = sql.SQL(
             "select {id}, {applied}, coalesce({headers}::text = {emptied}, false) from {table}"
@@ -206,11 +206,11 @@ def _for_data(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in ("22", "23")
 
 
-def taken(
+def accepted(
     wanted: Wanted, question: Callable[[Wanted], Answer]
 ) -> tuple[list[tuple[Wanted, Answer]], list[bytes]]:
     """Put a question about these rows to the target, which casts their values: the parts whose values the table's
-    types take, each with its answer, in order; and the ids of the rows whose values they do not."""
+    types accept, each with its answer, in order; and the ids of the other rows."""
     answers: list[tuple[Wanted, Answer]] = []
 
     def attempt(places: Sequence[int]) -> psycopg.Error | None:

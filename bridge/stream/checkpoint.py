@@ -40,11 +40,11 @@ class Checkpoint:
         self._judged = False
 
     def _prefix(self) -> bytes:
-        """What the application_name of a working session of this stream starts with (Postgres keeps 63 bytes)."""
+        """The prefix of the application_name of this stream's working sessions (Postgres keeps 63 bytes)."""
         return f"bridge/{self._spec.stream}/".encode()[:63]
 
     def _lately(self) -> float:
-        """Seconds within which a bridge that works on this stream says something to the target."""
+        """Seconds within which a bridge that works on this stream sends something to the target."""
         return _LATELY_SECONDS + (0 if self._spec.capture == "slot" else 3 * self._spec.poll_interval)
 
     def _run(self, *statements: Statement) -> ResultRows:

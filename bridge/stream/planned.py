@@ -53,8 +53,11 @@ class PlannedBatch:
 
 
 def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = ()) -> PlannedBatch:
-    """The statements of a plan. Rows whose key is the event are inserted as new ones: the ledger sees to it that each
-    event comes once. met: the units whose rows were there all the same, written by somebody else."""
+    """The statements of a plan.
+
+    Rows whose key is the event are inserted as new, because the ledger ensures that each event is applied once. met:
+    units whose rows existed nevertheless, written by someone else.
+    """
     effects = [
         write_statement(write, new=by_event(write) and write.unit not in met)
         for write in arrange(planned.writes)
@@ -67,7 +70,7 @@ def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = 
 
 
 def take_refused(planned: Planned, refused: Sequence[RefusedKeep], entities: Collection[Unit]) -> None:
-    """What the source cannot hold of the entities that events keep: dead letters, where they are this stream's."""
+    """Entity values that the source refused: dead letters, if they belong to this stream."""
     for one in refused:
         pipeline, name = unit = (one.keep.pipeline, unit_name(one.keep.entity))
         if unit in entities:
@@ -84,7 +87,7 @@ lost a column kills every unit, while bad events seldom come a hundred in a row 
 
 
 class FailureGuard:
-    """The last WINDOW outcomes of each destination, over sessions. Only what is durable is remembered."""
+    """The last WINDOW outcomes of each destination, across sessions. Only durable outcomes are recorded."""
 
     def __init__(self, *, on: bool = True) -> None:
         """on: False judges nothing (`bridge run --allow-storm`)."""
@@ -126,8 +129,8 @@ class FailureGuard:
 
 
 def outcomes_of(parts: Sequence[PlannedBatch]) -> Mapping[Unit, list[str]]:
-    """By destination, the cause of death of each unit in the order of events, "" for one that lives. At most
-    a window of the living where none died."""
+    """By destination, the cause of each dead unit in the order of events, "" for an applied one. If none is dead, at
+    most one window of applied units."""
     found: dict[Unit, list[str]] = {}
     for part in parts:
         if part.dead or part.planned.dead_letters:

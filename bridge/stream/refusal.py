@@ -38,7 +38,7 @@ _REASONS = {
 
 
 def structure(refused: Refused) -> Halt:
-    """A refusal that a person must mend."""
+    """A refusal that a person must fix."""
     return Halt(
         f"the target refused a batch: {safe_message(refused.error)} (SQLSTATE {refused.sqlstate})",
         reason=_REASONS.get(refused.sqlstate, "target_structure"),
@@ -47,7 +47,7 @@ def structure(refused: Refused) -> Halt:
 
 
 def unmapped(write: Write, refused: Refused) -> Halt | None:
-    """A NOT NULL column that the mapping leaves out is nothing that an event could mend."""
+    """The halt for a NOT NULL column that the mapping leaves out: no event can fill it."""
     diag = refused.error.diag
     here = (diag.schema_name, diag.table_name) == (write.shape.schema, write.shape.table)
     if refused.sqlstate != "23502" or not here or diag.column_name in write.names:
@@ -61,7 +61,7 @@ def unmapped(write: Write, refused: Refused) -> Halt | None:
 
 
 def too_long(column: Column, value: bytes) -> bool:
-    """More characters than the column's type takes; a cast would cut them, an assignment refuses."""
+    """More characters than the column's type allows; a cast would truncate them, an assignment refuses."""
     limit = _LIMIT.fullmatch(column.declared)
     return limit is not None and len(value.decode()) > int(limit[1])
 

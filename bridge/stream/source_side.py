@@ -17,7 +17,7 @@ from bridge.stream.spec import StreamSpec, Watcher
 
 
 class SourceSide:
-    """One session's source, but for the stream. Handlers of requests bear the request's name."""
+    """One session's source, without the stream. A handler has the name of its request."""
 
     def __init__(self, plan: StreamSpec, control: Source, sockets: Sockets, watcher: Watcher) -> None:
         self._plan = plan
@@ -45,7 +45,7 @@ class SourceSide:
     def begin_slot(self, request: ask.BeginSlot) -> None:
         hit("slot.before")
         drop_slot(self.control.connection, request.name)
-        self._watcher.log("making a slot", slot=request.name)
+        self._watcher.log("creating a slot", slot=request.name)
         plan = self._plan
         self._maker = SlotMaker(
             plan.source_dsn, plan.stream, request.name, self._sockets.waker.nudge, failover=plan.failover
@@ -54,7 +54,7 @@ class SourceSide:
 
     def slot_made(self) -> tuple[Lsn, Snapshot] | None:
         if self._maker is None:
-            raise RuntimeError("no slot was begun")
+            raise RuntimeError("no slot creation was started")
         made = self._maker.made()
         if made is None:
             self._sockets.pause(0.05 if self._maker_asked == 0 else 0.5)
@@ -115,7 +115,7 @@ class SourceSide:
         health = self.control.health
         if health is not None and health.retained > self._plan.max_retained_wal and self._plan.outbox.has_xid:
             raise Retry(
-                f"slot {self.slot} holds back {health.retained} bytes of WAL, more than source.max_retained_wal",
+                f"slot {self.slot} retains {health.retained} bytes of WAL, more than source.max_retained_wal",
                 reason="wal_brake",
             )
         hit("observe.done")

@@ -16,7 +16,7 @@ from bridge.protocol.facts import Ledger, Phase
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """One target database and everything that is written there. Sizes in bytes, times in seconds."""
+    """One target database and everything that its stream writes there. Sizes in bytes, times in seconds."""
 
     stream: str  # <slot>_<connection>; slots are <stream>_<n>
     connection: str
@@ -44,7 +44,7 @@ class StreamSpec:
 
 
 class Watcher(Protocol):
-    """Whom a stream tells what it does; called from the stream's thread."""
+    """Receives a stream's reports; called from the stream's thread."""
 
     def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None: ...
 

@@ -55,7 +55,7 @@ class Transactions:
         self._pause = pause
         self._retried = retried
         self.met: set[Unit] = set()
-        """Units with rows that were there before their event was: upserted from now on, not inserted as new."""
+        """Units with rows that existed before their event: upserted from now on, not inserted as new."""
         self._flight: _Flight | None = None
         self._chunks: list[PlannedBatch] = []  # of the transaction that is open, without their rows
         self._chunk_seqs: list[Seqs] = []  # and which rows those were
@@ -68,7 +68,7 @@ class Transactions:
         list_as: int | None,
         thin: Snapshot | None,
     ) -> None:
-        """Send and return. A chunk, and the end of a transaction that began with one, are waited for."""
+        """Send without waiting; but wait for a chunk, and for the end of a transaction that began with one."""
         hit("apply.before")
         self._guard.check([prepared])
         ledger = [ledger_sql.change(before, after)]
@@ -89,7 +89,7 @@ class Transactions:
         hit("apply.sent")
 
     def save(self, before: Ledger, after: Ledger, more: Sequence[Statement]) -> None:
-        """Change the ledger alone, and wait."""
+        """Change only the ledger, and wait."""
         hit("ledger.before")
         try:
             self._run([BEGIN, ledger_sql.change(before, after), *more, COMMIT])
@@ -99,11 +99,11 @@ class Transactions:
 
     @property
     def arrived(self) -> bool:
-        """The answer to what was sent is complete."""
+        """The answer is complete."""
         return self._flight is not None and not self._link.busy
 
     def settle(self) -> list[PlannedBatch]:
-        """Wait until what was sent is durable; what that was."""
+        """Wait until the batch is durable, and return it."""
         flight = self._flight
         if flight is None:
             done, self._chunks, self._chunk_seqs = self._chunks, [], []
@@ -130,7 +130,7 @@ class Transactions:
     # --- refusals ---------------------------------------------------------------------------------
 
     def _again(self, refused: Refused, flight: _Flight) -> bool:
-        """Send the same flight again after a passing refusal. False: it wants bisection. Else raises."""
+        """Send the same batch again after a temporary refusal. False: bisect it. Otherwise raises."""
         if refused.statement == 1:
             raise self._failed(refused, flight.before)
         verdict = verdict_of(refused.sqlstate)
@@ -150,7 +150,7 @@ class Transactions:
         return True
 
     def _failed(self, refused: Refused, before: Ledger) -> Exception:
-        """Why the ledger could not be changed."""
+        """The reason why the ledger could not be changed."""
         if self._link.in_transaction:
             self._run([ROLLBACK])
         if refused.sqlstate != ledger_sql.NOT_OURS:
@@ -158,12 +158,12 @@ class Transactions:
             return Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
         rows = self._run([Statement(ledger_sql.READ, [self._stream.encode()])])[0]
         if not rows:
-            return Retry("the ledger row of this stream is gone", reason="ledger_missing")
+            return Retry("this stream's ledger row no longer exists", reason="ledger_missing")
         now = ledger_sql.read_row(rows[0])
         if now.epoch > before.epoch:
             return Fenced(
-                f"stream {self._stream} was taken over by another bridge (epoch {now.epoch}, ours was "
-                f"{before.epoch}): nothing more is written by this one"
+                f"stream {self._stream} was taken over by another bridge (epoch {now.epoch}, ours "
+                f"was {before.epoch}): this bridge writes nothing more"
             )
         return Retry(
             "the ledger went back: the target was restored from an older copy", reason="target_restored"
@@ -189,7 +189,7 @@ class Transactions:
     # --- a batch that was refused for its data ------------------------------------------------------
 
     def _bisect(self, flight: _Flight) -> None:
-        """The whole batch again, in halves, until each unit that fails alone is a dead letter."""
+        """Apply the whole batch again, in halves, until each unit that fails alone is a dead letter."""
         try:
             self._run([BEGIN, *flight.head])
         except Refused as refused:

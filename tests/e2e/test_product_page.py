@@ -110,7 +110,7 @@ def set_up(directory: Path, app: Database, warehouse: Database, slack: Receiver)
 
 
 @pytest.mark.node
-def test_the_snippet_sent_five_thousand_times_in_a_month_is_one_row_and_one_message(
+def test_the_snippet_sent_five_thousand_times_is_one_row_and_one_message(
     tmp_path: Path,
     app: Database,
     warehouse: Database,

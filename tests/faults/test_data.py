@@ -149,9 +149,7 @@ def test_a_source_in_latin1(world: World) -> None:
 
 @pytest.mark.fault(62)
 @pytest.mark.parametrize("capture", ["slot", "poll"])
-def test_bytes_that_are_no_utf8_in_a_source_without_an_encoding_are_a_dead_letter(
-    world: World, capture: str
-) -> None:
+def test_bytes_that_are_not_utf8_in_an_sql_ascii_source_are_a_dead_letter(world: World, capture: str) -> None:
     """SQL_ASCII: the server stores what it is given, and refuses to send what is invalid as UTF-8."""
     made = Database(world.source.server, f"{world.source.name}_ascii")
     world.source.execute(f"create database {made.name} template template0 encoding 'SQL_ASCII' locale 'C'")
@@ -183,7 +181,7 @@ def test_bytes_that_are_no_utf8_in_a_source_without_an_encoding_are_a_dead_lette
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.fault(63)
-def test_a_payload_of_a_hundred_megabytes_arrives_and_one_over_the_limit_is_a_dead_letter_by_reference(
+def test_a_payload_of_100_mb_arrives_and_one_over_the_limit_is_a_dead_letter(
     world: World,
 ) -> None:
     bridge = world.bridge().start()

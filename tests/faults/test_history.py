@@ -58,7 +58,7 @@ _HAVE = "select count(*) from rig.effects where row ->> 'event_id' = any(%s)"
 
 @data_directory
 @pytest.mark.fault(37)
-def test_a_promotion_that_lost_what_was_applied_a_moment_ago_is_recovered_from(
+def test_a_promotion_that_lost_what_was_just_applied_is_recovered_from(
     world: World, source_cluster: EmbeddedServer, standby: EmbeddedServer
 ) -> None:
     world.applied_some()
@@ -117,7 +117,7 @@ def write_past(world: World, lsn: str) -> None:
 
 @data_directory
 @pytest.mark.fault("36b")
-def test_a_source_restored_to_after_the_last_event_and_before_the_floor_halts(
+def test_a_source_restored_between_the_last_event_and_the_floor_halts(
     world: World, source_cluster: EmbeddedServer
 ) -> None:
     """The witness is there, the WAL is long enough, and xids that the floor shows are given out again: only the

@@ -70,7 +70,7 @@ def test_a_lookup_database_that_is_down_or_silent_is_waited_for_in_order(
 
 
 @pytest.mark.fault(69)
-def test_a_lookup_database_that_is_behind_is_asked_again_until_it_has_the_row(
+def test_a_lookup_database_that_lags_is_asked_until_it_has_the_row(
     world: World, replica: Database, crm: FaultProxy
 ) -> None:
     """A replica: the customer is at the source, and comes there later. Its event is parked, others go on."""

@@ -100,7 +100,7 @@ def test_after_a_promotion_the_missing_events_come_from_the_table(
         pytest.param(False, id="a copy without it", marks=pytest.mark.slow),
     ],
 )
-def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it(
+def test_a_promotion_under_load_keeps_a_slot_that_the_standby_synchronizes(
     world: World, source_cluster: EmbeddedServer, synchronized: bool
 ) -> None:
     """Producers write until the primary dies, and go on at once on the promoted standby. Where it has the slot, the
@@ -138,7 +138,7 @@ def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it
         assert verdict.in_dead_letters == 0
         assert int(world.checkpoint("timeline")) == 2
         assert (world.slot == slot) == synchronized
-        assert any("making a slot" in line for line in bridge.lines) != synchronized
+        assert any("creating a slot" in line for line in bridge.lines) != synchronized
     finally:
         bridge.close()
         standby.discard()
@@ -171,7 +171,7 @@ def test_another_cluster_is_not_taken_for_the_source(world: World) -> None:
 
 
 @pytest.mark.fault(39)
-def test_a_copy_of_the_source_made_before_the_bridge_came_has_another_history(
+def test_a_copy_of_the_source_from_before_the_bridge_has_another_history(
     world: World, source_cluster: EmbeddedServer
 ) -> None:
     """A copy has the system identifier of its original: here the witness and the registry tell."""

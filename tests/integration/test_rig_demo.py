@@ -141,7 +141,7 @@ def test_a_backlog_that_came_in_one_commit_is_given_no_rate(outcome: Outcome) ->
     assert dict(figures(once))["throughput"] == f"{outcome.backlog:,} drained in one commit"
 
 
-def test_a_message_that_did_not_come_turns_the_verdict_and_one_that_came_twice_does_not(
+def test_a_missing_message_turns_the_verdict_and_a_repeated_one_does_not(
     outcome: Outcome,
 ) -> None:
     assert outcome.holds
@@ -149,7 +149,7 @@ def test_a_message_that_did_not_come_turns_the_verdict_and_one_that_came_twice_d
     assert replace(outcome, slack=replace(outcome.slack, again=1)).holds
 
 
-def test_the_slack_of_the_demo_tells_missing_messages_from_those_that_came_twice() -> None:
+def test_the_demos_slack_tells_missing_messages_from_repeated_ones() -> None:
     with Slack() as slack:
         said = b'{"channel": "ada", "text": "event one"}'
         for _ in range(2):

@@ -112,14 +112,14 @@ def test_a_tool_that_the_servers_user_cannot_run_is_passed_over(
 _STARTS = """
 import psycopg
 from bridge.demo.binaries import find_binaries, server_identity
-from bridge.demo.workspace import Workspace
+from bridge.demo.servers import Cluster, Workspace
 from tests.support.debian import CACHE, tool
 
 identity = server_identity()
 path, environment = tool({pgbouncer}, identity=identity)
 print(CACHE)
 print(identity.run([path, "--version"], environment).stdout.split()[0])
-with Workspace() as workspace, psycopg.connect(workspace.cluster("a").start().dsn()) as connection:
+with Workspace() as workspace, psycopg.connect(Cluster(workspace, "a").init().start().dsn()) as connection:
     print(*connection.execute("select 40 + 2").fetchone())
 """
 

@@ -32,7 +32,7 @@ def test_the_bridge_role_writes_its_tables_and_can_create_none(target: Database)
 
 
 @pytest.mark.matrix
-def test_the_source_decodes_for_the_bridge_and_takes_events_from_the_application(source: Database) -> None:
+def test_the_source_decodes_for_the_bridge_and_takes_the_apps_events(source: Database) -> None:
     with source.connect(user="outbox_bridge") as connection:
         connection.execute("select pg_create_logical_replication_slot('rig_probe', 'pgoutput')")
     with source.connect(user="app") as application:

@@ -1,6 +1,6 @@
-"""An imagined source cluster: transactions, WAL, visibility, a publication, slots, the registry, pruning.
+"""A simulated source cluster: transactions, WAL, visibility, a publication, slots, the registry, pruning.
 
-Apart from world.py because it knows nothing of the bridge: it behaves as PostgreSQL 15 to 18 were seen to
+Apart from simulation.py because it knows nothing of the bridge: it behaves as PostgreSQL 15 to 18 were seen to
 (docs/guarantees.md lists what), one atomic act a method. Copies of it are disk copies and standbys.
 """
 

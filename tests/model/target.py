@@ -1,5 +1,5 @@
-"""An imagined target database: the ledger row, `applied`, and every effect there ever was, without a
-unique constraint. Apart from world.py because only here is it said what one transaction is."""
+"""A simulated target database: the ledger row, `applied`, and every effect there ever was, without a
+unique constraint. Apart from simulation.py because only here is it said what one transaction is."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_role_that_may_too_much_is_warned_of_and_refused_under_strict(
 ) -> None:
     target.execute(grant)
     bridge = world.bridge().start().wait_ready()
-    assert says in bridge.wait_log("the role may do more than the bridge needs")
+    assert says in bridge.wait_log("the role has more privileges than the bridge needs")
     world.law()
     bridge.terminate()
     world.configure(lambda document: document.update(strict=True))

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from bridge.ingress import body
 from bridge.ingress.app import PUBLIC_PATHS
-from tests.integration.ingress.serving import EVENT, KEY, IngressServer, request
+from tests.integration.ingress.serving import EVENT, INSTANCE, KEY, IngressServer, request
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database, RestartableServer
 from tests.support.world import until
@@ -36,7 +36,7 @@ def sent(server: IngressServer, data: bytes) -> bytes:
 
 
 @pytest.mark.fault(77)
-def test_while_the_database_is_down_nothing_is_accepted_and_then_everything_is(
+def test_nothing_is_accepted_while_the_database_is_down_then_everything_is(
     source_cluster: RestartableServer, source: Database, serving: Callable[..., IngressServer]
 ) -> None:
     server = serving()
@@ -72,7 +72,7 @@ def test_a_lost_answer_to_the_commit_never_gives_a_second_event_to_a_key(
     answer = server.event()
     assert lost.happened
     assert answer.status == 503
-    assert "not known whether" in answer.json["detail"]
+    assert "it is unknown whether the event is stored" in answer.json["detail"]
 
 
 @pytest.mark.fault(75)
@@ -239,6 +239,18 @@ def test_every_route_needs_authentication_unless_it_is_listed(ingress: IngressSe
             answer = ingress.post(path, EVENT, key=None, method=method)
             assert answer.status == 401, (method, path)
     assert ingress.post("/nowhere", b"", key=None, method="GET").status == 401
+
+
+def test_every_answer_says_which_bridge_gave_it(serving: Callable[..., IngressServer]) -> None:
+    ingress, full = serving(), serving(connections=1)  # a request is one too many for the second
+    answers = [
+        ingress.event(),
+        ingress.event(key=None),
+        ingress.post("/nowhere", b"", method="GET"),
+        full.event(),
+    ]
+    assert [answer.status for answer in answers] == [202, 401, 404, 503]
+    assert {answer.headers["outbox-bridge-instance"] for answer in answers} == {INSTANCE}
 
 
 def test_many_requests_share_a_commit(ingress: IngressServer, source: Database) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +14,28 @@ import pytest
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
 from tests.support.world import World
+
+
+@contextmanager
+def speaking(answer: Callable[[socket.socket], None], host: str = "127.0.0.1") -> Iterator[int]:
+    """A port whose every connection is given to `answer`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    link, _ = server.accept()
+                except OSError:
+                    return
+                with link:
+                    answer(link)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_a_retry_applies_each_letter_once_when_the_table_is_mended(
 
 
 @pytest.mark.parametrize(("act", "code"), [("kill", -9), ("raise", 1), ("hang", -9)])
-def test_a_retry_that_ends_before_its_commit_leaves_the_letter_open_and_nothing_written(
+def test_a_retry_that_dies_before_its_commit_leaves_the_dead_letter_open(
     world: World, refused: BridgeProcess, target: Database, act: str, code: int
 ) -> None:
     target.execute(_ANY)
@@ -129,7 +129,7 @@ def test_which_letters_must_be_said(world: World) -> None:
     assert world.run("dead", "discard", "zz").returncode == 2
 
 
-def test_an_earlier_event_is_not_applied_over_a_later_one_of_its_key_unless_forced(
+def test_an_earlier_event_is_applied_over_a_later_one_only_if_forced(
     world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     world.text = world.text.replace("key: [event_id]", _BY_CUSTOMER)

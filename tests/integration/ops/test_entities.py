@@ -115,7 +115,7 @@ def entity(source: Database, key: str = "cus_1") -> Any:
 
 
 @pytest.mark.parametrize("capture", ["slot", "poll"])
-def test_an_event_is_enriched_with_what_earlier_ones_said_in_its_batch_and_before_it(
+def test_an_event_is_enriched_with_what_earlier_events_said(
     kept: World, bridge: Start, source: Database, target: Database, capture: str
 ) -> None:
     kept.text = CONFIG.replace("capture: slot", f"capture: {capture}")
@@ -145,7 +145,7 @@ def test_an_event_is_enriched_with_what_earlier_ones_said_in_its_batch_and_befor
 
 
 @pytest.mark.parametrize("capture", ["slot", "poll"])
-def test_a_bridge_killed_between_the_entity_and_the_commit_says_nothing_twice_and_goes_nowhere_back(
+def test_a_bridge_killed_between_entity_and_commit_repeats_nothing(
     kept: World,
     bridge: Start,
     bridge_process: Callable[..., BridgeProcess],
@@ -177,7 +177,7 @@ def test_a_bridge_killed_between_the_entity_and_the_commit_says_nothing_twice_an
     assert target.value("select count(*) from rig.effects") == 3
 
 
-def test_a_dead_letter_of_an_entity_is_retried_without_writing_over_what_is_newer(
+def test_a_retried_dead_letter_of_an_entity_overwrites_nothing_newer(
     kept: World, bridge: Start, source: Database
 ) -> None:
     bridge()
@@ -232,7 +232,7 @@ def test_a_missing_right_halts_with_its_grant_and_nothing_is_lost(
     assert enriched(target)[0][2] == "ada"
 
 
-def test_rows_put_in_by_hand_are_older_than_any_event_and_a_deleted_one_is_gone(
+def test_rows_put_in_by_hand_are_older_than_any_event_and_may_be_deleted(
     kept: World, bridge: Start, source: Database, target: Database
 ) -> None:
     kept.text = CONFIG.replace(", cache: 1h", "")
@@ -250,7 +250,7 @@ def test_rows_put_in_by_hand_are_older_than_any_event_and_a_deleted_one_is_gone(
 
 
 @pytest.mark.slow
-def test_an_event_that_came_too_early_waits_for_the_one_that_says_who_its_customer_is(
+def test_an_event_waits_for_the_one_that_says_who_its_customer_is(
     kept: World, bridge: Start, source: Database, target: Database
 ) -> None:
     kept.text = CONFIG.replace(
@@ -265,7 +265,7 @@ def test_an_event_that_came_too_early_waits_for_the_one_that_says_who_its_custom
     assert [row[:3] for row in enriched(target)] == [(1, None, "ada"), (2, None, "ada")]
 
 
-def test_a_stream_sees_what_events_said_although_the_entitys_own_stream_is_halted(
+def test_a_stream_sees_entities_although_their_own_stream_is_halted(
     kept: World, bridge_process: Callable[..., BridgeProcess], source: Database, second: Database
 ) -> None:
     target = kept.target
@@ -312,7 +312,7 @@ def _stored(source: Database) -> dict[str, Any]:
     }
 
 
-def test_the_database_merges_as_the_planner_does_whatever_the_order_and_however_often(
+def test_the_database_merges_entities_as_the_planner_does_in_any_order(
     source: Database,
 ) -> None:
     chance = random.Random(11)

@@ -37,7 +37,7 @@ def test_repeats_are_told_by_a_bridge_that_runs_and_without_one(
     assert (state["running"], state["suppressed"]) == (False, {"usage.limit_reached": 2})
     bridge()
     until(lambda: world.json("status")["suppressed"] == {"usage.limit_reached": 2}, "a look at the source")
-    said = "not put in, because the idempotency key was used before: 2 usage.limit_reached"
+    said = "skipped, because the idempotency key was used before: 2 usage.limit_reached"
     assert said in world.command("status")
     world.command("prune")
     assert source.value("select count from outbox.suppressed") == 2
@@ -79,7 +79,7 @@ def test_servers_that_are_away_are_exit_code_3(world: World) -> None:
     world.environment["WAREHOUSE_DSN"] = "host=127.0.0.1 port=1 dbname=x"
     ran = world.run("status")
     assert ran.returncode == 3
-    assert "fix: nobody listens there: correct `host` and `port`" in ran.stderr
+    assert "fix: nothing listens there: correct `host` and `port`" in ran.stderr
 
 
 def test_a_target_without_a_ledger_is_told_what_to_run(world: World, target: Database) -> None:
@@ -90,7 +90,7 @@ def test_a_target_without_a_ledger_is_told_what_to_run(world: World, target: Dat
         assert "bridge schema target | psql" in ran.stderr
 
 
-def test_the_types_of_repeats_are_told_briefly_and_without_what_a_terminal_would_obey() -> None:
+def test_types_of_repeats_are_told_briefly_and_without_terminal_controls() -> None:
     counts = {f"type.{number:02}": 100 - number for number in range(12)} | {"a\x1b[2Jb": 1000}
     state = {"ready": True, "problems": [], "streams": [], "pipelines": [], "suppressed": counts}
     [_, line] = lines(state)

@@ -88,7 +88,7 @@ def effects(target: Database) -> Counter[str]:
     return Counter(dict(rows))
 
 
-def test_valid_samples_land_once_filtered_ones_nowhere_and_malformed_ones_are_typed_dead_letters(
+def test_samples_land_once_or_nowhere_or_as_dead_letters_as_they_should(
     source: Database, target: Database, bridge_process: Callable[..., BridgeProcess], tmp_path: Path
 ) -> None:
     target.execute("drop schema events cascade")

@@ -79,7 +79,7 @@ def test_a_webhook_is_signed_and_numbers_are_exact(
 
 @pytest.mark.fault(71)
 @pytest.mark.slow
-def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id(
+def test_a_crash_around_the_sinks_answer_sends_again_with_the_same_id(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
     bridge = bridge_with(HOOK, failpoints="deliver.claimed=kill@1").start()
@@ -104,7 +104,7 @@ def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id
 @pytest.mark.parametrize(
     "stopped", ["deliver.claimed=raise", "deliver.claimed=hang", "deliver.sent=raise", "deliver.sent=hang"]
 )
-def test_a_dispatcher_that_fails_or_hangs_there_sends_it_with_the_same_id_at_last(
+def test_a_dispatcher_that_failed_or_hung_sends_with_the_same_id_at_last(
     source: Database,
     target_connection: Connection,
     receiver: Receiver,
@@ -244,7 +244,7 @@ def test_a_message_that_is_too_fast_waits_as_told_and_one_too_old_is_dead(
     letters = target_connection.execute(
         "select l.code, l.cause from bridge.dead_letter l join bridge.delivery d using (id) order by d.event_seq"
     ).fetchall()
-    assert letters == [("http_503", "HTTP 503; given up at the destination's max_age")]
+    assert letters == [("http_503", "HTTP 503; stopped at the destination's max_age")]
     numbers = [one.json["data"]["used"] for one in receiver.requests]
     assert [number for number in numbers if number != 2] == [1, 1, 3]
     assert 'outcome="retry"' in bridge.get("/metrics")[1]

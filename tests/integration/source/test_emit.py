@@ -163,9 +163,7 @@ def test_two_transactions_that_emit_the_same_keys_in_opposite_order_deadlock(
     assert [type(outcome) for outcome in outcomes if outcome] == [errors.DeadlockDetected]
 
 
-def test_under_repeatable_read_a_duplicate_committed_meanwhile_is_a_serialization_failure(
-    app: App, source: Database
-) -> None:
+def test_a_duplicate_committed_meanwhile_fails_under_repeatable_read(app: App, source: Database) -> None:
     with psycopg.connect(source.producer_dsn) as late:
         late.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         late.execute("select 1")

@@ -123,7 +123,7 @@ def test_an_event_fares_in_a_batch_as_it_does_alone(
     assert effects(batch) == alone
 
 
-def test_columns_with_a_default_are_left_out_where_the_event_does_not_name_them() -> None:
+def test_columns_with_a_default_are_left_out_where_the_event_is_silent() -> None:
     table = TableSpec("copy", "warehouse", "events", "copy")
     columns = shape(event_id="text", plan=Column("plan", "text", "text", has_default=True), made=Column(
         "made", "text", "text", writable=False))  # fmt: skip

@@ -1,7 +1,9 @@
-"""The world that the protocol talks to: two imagined servers, bridges that live and die on them, faults.
+"""The simulation that the protocol talks to: two simulated servers, bridges that live and die on them, faults.
 
-Every request of bridge/protocol/requests.py is one atomic act here. Whoever drives (walk.py, the hypothesis
-machine, a regression test) decides what happens next; checks.py says after each act whether it was right.
+Not the tests' World (tests/support/world.py), which has real servers and real bridges: here nothing waits, nothing
+runs at once, and a crash fits between any two requests. Every request of the protocol is one atomic act. Whoever
+drives (walk.py, the hypothesis machine, a regression test) decides what happens next; checks.py says after each act
+whether it was right.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Bridge:
     ended: BridgeError | str | None = None
 
 
-class World:
+class Simulation:
     """failing: how often an act fails, before or after it was done (a lost answer)."""
 
     def __init__(
@@ -598,4 +600,4 @@ _SOURCE = frozenset(
         *("StillRunning", "ReadMissing", "Observe", "ReadPruned"),
     }
 )
-__all__ = ["KEYS", "SLOT", "Bridge", "Mode", "World"]
+__all__ = ["KEYS", "SLOT", "Bridge", "Mode", "Simulation"]
