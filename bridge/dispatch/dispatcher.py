@@ -14,6 +14,7 @@ from functools import partial
 
 import psycopg
 
+from bridge.attempts import Backoff, Retries
 from bridge.dispatch.lane import Lane
 from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
@@ -31,7 +32,7 @@ KEEP_SECONDS = 7 * 86400.0
 _RENEW_SECONDS = 3.0
 _TIDY_SECONDS = 60.0
 _STAND_BY_SECONDS = 1.0
-_AGAIN_SECONDS = 1.0
+_RECONNECT = Backoff(first=0.25, longest=5.0)
 _DRAIN_SECONDS = 10.0
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
+from bridge.attempts import Backoff, Retries, bisect_async
 from bridge.errors import BridgeError
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import IngressDown, Item, Stored, forget_deliveries, insert, prepare
@@ -32,6 +33,7 @@ LOOK_SECONDS = 10.0  # an idle connection is asked whether it lives
 FORGET_SECONDS = 600.0
 AGAIN_SECONDS = 1.0  # after a server that is there took nothing
 CONFLICT_ATTEMPTS = 3
+_RECONNECT = Backoff(first=0.25, longest=5.0)  # requests are refused meanwhile, so not longer
 
 StoreOutcome = Stored | Refusal
 
@@ -121,6 +123,7 @@ class Writer:
 
     async def _serve_until_it_fails(self, connection: psycopg.AsyncConnection) -> None:
         commits = self.commits
+        loop = asyncio.get_running_loop()
         try:
             await self._serve(connection)
         except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
@@ -180,33 +183,36 @@ class Writer:
         return [one for one in batch if not one.future.done()]
 
     async def _store(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> None:
-        """One transaction for all; if one of them is refused, one for each half."""
-        if not batch:
-            return
-        try:
-            stored = await self._insert(connection, batch)
-        except Exception as error:
-            if is_lost(connection, error):
-                self._keep_for_next(batch)
-                raise
-            outcome = _outcome_alone(error)
-            if outcome is None:
-                for one in batch:
-                    one.settle(unavailable("the source is not writable at present"))
-                raise
-            if len(batch) == 1:
-                if outcome.status == 500:
-                    self._log.error("an event could not be stored", **safe_error(error))
-                batch[0].settle(outcome)
-                return
-            middle = len(batch) // 2
-            await self._store(connection, batch[:middle])
-            await self._store(connection, batch[middle:])
-        else:
-            for one, result in zip(batch, stored, strict=True):
-                one.settle(result)
+        """One transaction for all; if some of them are refused, one for each part that is not."""
 
-    async def _insert(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> list[Stored]:
+        async def attempt(part: Sequence[_Waiting]) -> Refusal | None:
+            try:
+                stored = await self._insert(connection, part)
+            except Exception as error:
+                outcome = None if is_lost(connection, error) else _outcome_alone(error)
+                if outcome is None:
+                    raise
+                if len(part) == 1:
+                    if outcome.status == 500:
+                        self._log.error("an event could not be stored", **safe_error(error))
+                    part[0].settle(outcome)
+                return outcome
+            for one, result in zip(part, stored, strict=True):
+                one.settle(result)
+            return None
+
+        try:
+            await bisect_async(batch, attempt)
+        except Exception as error:
+            undecided = [one for one in batch if not one.future.done()]
+            if is_lost(connection, error):
+                self._keep_for_next(undecided)
+            else:
+                for one in undecided:
+                    one.settle(unavailable("the source is not writable at present"))
+            raise
+
+    async def _insert(self, connection: psycopg.AsyncConnection, batch: Sequence[_Waiting]) -> list[Stored]:
         for attempt in range(1, CONFLICT_ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(STATEMENT_SECONDS):
