@@ -1,7 +1,7 @@
-"""What to do after an attempt that failed: find by halves which items are to blame, or wait before the next one.
+"""What to do after an attempt has failed: find the items to blame by halves, or wait before the next attempt.
 
-Nothing here waits, reads a clock or knows what is attempted. `bisection` is a generator that is told how each
-attempt went; `bisect` and `bisect_async` drive it. `Backoff` says how long to wait; the caller sleeps.
+Nothing here waits, reads a clock or knows what is attempted. `bisection` is a generator that is sent each attempt's
+result; `bisect` and `bisect_async` drive it. `Backoff` says how long to wait; the caller sleeps.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def bisect(
 ) -> list[tuple[T, E]]:
     """The items that fail alone, in their order, each with its error; see bisection().
 
-    attempt: the error of these items, None where they pass; what is nobody's fault (a lost connection) it raises,
-    and that ends the search. It is never called without items. failed: the error of an attempt at all of them
+    attempt: returns the error of these items, None if they pass. It raises an error that no item causes (a lost
+    connection), which ends the search. It is never called without items. failed: the error of an attempt at all of them
     that was already made; they are not attempted together again.
     """
     search: Generator[Sequence[T], E | None, list[tuple[T, E]]] = bisection(items)
@@ -108,7 +108,7 @@ class Backoff:
 
 @dataclass(slots=True)
 class Retries:
-    """Counts the failures in a row of something that runs again and again; begins anew when it worked for a while."""
+    """Counts consecutive failures of something that is repeated; starts again after it has worked for a while."""
 
     backoff: Backoff
     chance: Callable[[], float] = field(default=random.random)

@@ -1,5 +1,5 @@
-"""`bridge run`: the composition root. Wires streams, admin server and signals; asyncio supervises, the
-streams have threads of their own.
+"""`bridge run`: the composition root. Connects streams, admin server, ingress, dispatchers and signals. asyncio
+supervises; each stream has its own thread.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:  # only a configuration that has an ingress, or sinks, pays fo
     from bridge.ingress.settings import IngressSettings
 
 GRACE_SECONDS = 20.0
-"""How long a SIGTERM waits for what is in flight; what has not settled then is rolled back by its end."""
+"""Seconds that SIGTERM waits for batches in flight. The end of the process rolls back those that have not settled."""
 
 
 class Daemon:
-    """One process: a worker a stream, the admin server, signals."""
+    """One process: one worker per stream, the admin server, signals."""
 
     def __init__(self, config: Config, reread: Callable[[], Config], *, guarded: bool = True) -> None:
         """guarded: False dead-letters whatever fails, however much it is (`--allow-storm`)."""
@@ -56,7 +56,8 @@ class Daemon:
         self._failed: BaseException | None = None
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Raises ConfigError for what cannot start, Fenced when taken over."""
+        """Run until SIGTERM or SIGINT. Raises ConfigError if a part cannot start, Fenced when another bridge takes
+        over."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -73,7 +74,7 @@ class Daemon:
         serving = asyncio.create_task(
             serve_admin(app, *admin.listen, self._stop, instance=self._config.source.instance())
         )
-        await asyncio.sleep(0)  # let it bind: a port in use must be told before anything is fenced
+        await asyncio.sleep(0)  # let it bind: a port in use must be reported before anything is fenced
         if serving.done() and taking is not None:
             taking.cancel()
         if not serving.done():
@@ -125,7 +126,7 @@ class Daemon:
         return asyncio.create_task(serving, name="ingress")
 
     def _dispatch(self, config: Config) -> None:
-        """Send the deliveries of this configuration, from now on."""
+        """From now on, send the deliveries of this configuration."""
         plans = dispatch_plans(config)
         if plans and self._dispatchers is None:
             from bridge.dispatch.dispatcher import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
@@ -164,7 +165,7 @@ class Daemon:
         return stream in self._workers and self._workers[stream].thread.is_alive()
 
     def _ended(self, stream: str) -> None:
-        """A stream's thread has ended; unless asked to, that ends the process."""
+        """A stream's thread has ended. Unless it was asked to stop, this ends the process."""
         worker = self._workers.get(stream)
         if worker is not None and worker.failed is not None and not self._stop.is_set():
             error = worker.failed
@@ -183,18 +184,18 @@ class Daemon:
             await asyncio.to_thread(worker.thread.join, left)
             if worker.thread.is_alive():
                 self._log.warning(
-                    "grace is over: what is in flight is rolled back", stream=worker.plan.stream
+                    "grace period is over: batches in flight are rolled back", stream=worker.plan.stream
                 )
 
     def _reload(self) -> None:
-        """SIGHUP: a file that is wrong changes nothing."""
+        """SIGHUP: reload. If the file has errors, the old configuration stays."""
         try:
             config = self._reread()
             plans = {plan.stream: plan for plan in stream_plans(config)}
             ingress = _ingress_settings(config)
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
-            self._log.error("reload refused, the old configuration stays", message=str(error))
+            self._log.error("reload refused; the old configuration stays", message=str(error))
             return
         self._metrics.config_last_reload_successful.set(1)
         for name in [name for name in self._workers if name not in plans]:
@@ -217,7 +218,7 @@ class Daemon:
 
 
 def _ingress_settings(config: Config) -> IngressSettings | None:
-    """Raises ConfigError for what the ingress cannot take."""
+    """Raises ConfigError if the ingress cannot use the configuration."""
     if config.ingress is None:
         return None
     from bridge.ingress.settings import settings_of  # noqa: PLC0415  as at TYPE_CHECKING
@@ -226,7 +227,7 @@ def _ingress_settings(config: Config) -> IngressSettings | None:
 
 
 def _socket(config: Config) -> object:
-    """What of the ingress a running server cannot change."""
+    """Ingress settings that need a restart."""
     ingress = config.ingress
     return ingress and (ingress.listen, ingress.max_connections, config.source.dsn)
 
@@ -234,7 +235,7 @@ def _socket(config: Config) -> object:
 async def serve_ingress(
     ingress: Ingress, listening: socket.socket, stop: asyncio.Event, connections: int, *, instance: str
 ) -> None:
-    """Take events until `stop` is set; the writer ends after the last answer."""
+    """Accept events until `stop` is set; the writer ends after the last answer."""
     writing = asyncio.create_task(ingress.writer.run(), name="ingress-writer")
     serving = asyncio.create_task(
         serve(ingress.app, listening, stop, instance=instance, limit_concurrency=connections),
@@ -255,8 +256,8 @@ async def serve_ingress(
 
 
 def quiet_collector() -> None:
-    """What is loaded by now stays, and a batch's objects come and go together: look at neither too often.
-    Events and documents hold no cycles, so nothing piles up meanwhile (docs/performance.md)."""
+    """Freeze the objects that are loaded and raise the collector's threshold. Loaded objects stay, and a batch's
+    objects are freed together. Events and documents have no cycles, so nothing accumulates (docs/performance.md)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -1,7 +1,7 @@
-"""Every error has a verdict, a reason and a hint; the policy for SQLSTATEs stands here and nowhere else.
+"""Every error has a verdict, a reason and a hint; the policy for SQLSTATEs is here and nowhere else.
 
-Two families. A BridgeError ends a session of a stream: its verdict says whether to retry, halt, stand by or end.
-A UnitFailure costs one unit: it is raised while a batch is planned and becomes a dead letter.
+There are two families. A BridgeError ends a session of a stream: its verdict says whether to retry, halt, stand by or
+end. A UnitFailure costs one unit: it is raised while a batch is planned and becomes a dead letter.
 """
 
 from __future__ import annotations

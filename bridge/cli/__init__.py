@@ -1,4 +1,4 @@
-"""The `bridge` command. Each command's module is imported only when it is called, so that start is fast."""
+"""The `bridge` command. Each command's module is imported only when the command runs, so that it starts fast."""
 
 from __future__ import annotations
 

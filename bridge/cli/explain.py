@@ -1,4 +1,4 @@
-"""`bridge explain`: one event's journey. The one command, beside `dead show`, that shows values unasked."""
+"""`bridge explain`: the history of one event. This command and `dead show` print values of events."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("event_id", metavar="EVENT_ID")
 def explain(config_path: Path, event_id: str, as_json: bool) -> None:
-    """Tell one event's journey, with the values that each condition saw.
+    """Show the history of one event, with the values that each condition saw.
 
-    Pipelines and enrichment are those of now; whether it was applied, and its dead letters and deliveries,
-    are read from the ledger.
+    Pipelines and enrichment are the current ones. Whether the event was applied, its dead letters and its deliveries
+    come from the ledger.
     """
     from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.errors import BridgeError  # noqa: PLC0415
@@ -39,8 +39,8 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
         event = find(source, plans[0].outbox, event_id)
     if event is None:
         raise BridgeError(
-            f"the outbox has no event {event_id}: it was never committed, or it is pruned",
-            hint="bridge tail shows the newest; a dead letter keeps its event: bridge dead list",
+            f"the outbox has no event {event_id}: it was never committed, or it was pruned",
+            hint="bridge tail shows the newest events; a dead letter keeps its event: bridge dead list",
         )
     with target_errors("explain"):
         journey = [_journey(plan, event) for plan in plans]
@@ -58,7 +58,7 @@ def _event(event: Event) -> dict[str, Any]:
 
 
 def _journey(plan: StreamSpec, event: Event) -> dict[str, Any]:
-    """What one stream makes of it, and what its ledger says."""
+    """What one stream does with the event, and what its ledger says."""
     from bridge.cli.connect import connect_ledger  # noqa: PLC0415
     from bridge.planning.contract import Contract  # noqa: PLC0415
     from bridge.planning.pipeline import Pipeline, trace  # noqa: PLC0415
@@ -95,7 +95,7 @@ def _journey(plan: StreamSpec, event: Event) -> dict[str, Any]:
 
 
 def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
-    """The destinations of a pipeline whose units this stream writes."""
+    """The destinations of a pipeline that this stream writes."""
     from bridge.planning.spec import TableSpec  # noqa: PLC0415
 
     spec = next(one for one in plan.pipelines if one.name == pipeline)
@@ -109,7 +109,7 @@ def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
 
 
 def _planned(plan: StreamSpec, event: Event) -> dict[tuple[str, str], Any]:
-    """By unit, the columns or the message as they would be written now."""
+    """Unit to the columns or the message that would be written now."""
     from bridge.planning.plan import arrange  # noqa: PLC0415
     from bridge.stream.target_tables import plan_target  # noqa: PLC0415
 
@@ -125,7 +125,7 @@ def _planned(plan: StreamSpec, event: Event) -> dict[tuple[str, str], Any]:
 
 
 def _answered(plan: StreamSpec, work: Generator[Any, Any, Any]) -> Any:
-    """Drive a plan or a trace, looking up what it asks for."""
+    """Run a plan or a trace, and answer its lookups."""
     from bridge.planning.planner import answered  # noqa: PLC0415
     from bridge.postgres.entities import Enricher  # noqa: PLC0415
 
@@ -149,10 +149,10 @@ def _unit(target: psycopg.Connection, event: Event, pipeline: str, destination: 
 
 
 _APPLIED = {
-    "floor": "its transaction is applied (below the floor)",
+    "floor": "its transaction is applied (visible in the floor)",
     "listed": "its transaction is applied (listed)",
     "": "its transaction is not applied yet",
-    "unknown": "whether it is applied cannot be told: the outbox has no xid",
+    "unknown": "unknown whether it is applied: the outbox has no xid",
 }
 
 
@@ -188,13 +188,13 @@ def _pipeline_lines(pipeline: dict[str, Any]) -> list[str]:
 
 
 def delivery_line(delivery: Mapping[str, Any]) -> str:
-    """How far a message has come, and what it waits for."""
+    """The state of a delivery, and what it waits for."""
     attempts = delivery["attempts"]
     words = [f"delivery {delivery['state']} after {attempts} attempt{'' if attempts == 1 else 's'}"]
     if delivery["behind"]:
         words.append("behind an earlier message of its key")
     elif delivery["state"] == "pending":
-        words.append(f"the next not before {delivery['next_attempt_at']:%Y-%m-%d %H:%M:%S%z}")
+        words.append(f"the next one not before {delivery['next_attempt_at']:%Y-%m-%d %H:%M:%S%z}")
     if delivery["last_error"]:
         words.append(f"last error: {delivery['last_error']}")
     return ", ".join(words)

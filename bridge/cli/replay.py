@@ -61,7 +61,7 @@ def replay(
         said = f"the replay ended early: {safe_message(error)}"
         if error.sqlstate is None:
             raise CannotConnect(
-                said, hint="run it again; if this continues: bridge doctor checks each connection"
+                said, hint="run it again; where that goes on, bridge doctor looks at each connection"
             ) from None
         raise BridgeError(f"{said} (SQLSTATE {error.sqlstate})", hint="run it again") from None
     would = "would be " if dry_run else ""

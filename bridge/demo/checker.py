@@ -1,8 +1,8 @@
-"""The demo's judge: every committed event against every effect, field by field.
+"""The demo's checker: compares every committed event with every effect, field by field.
 
-Imports nothing of the bridge, and a test holds it to that. It reads both databases as their owners, walks
-truth and effects in step by event id, counts effects by what a trigger wrote (an upsert would hide a second
-one), and takes latencies from the servers' own commit timestamps, source commit to target commit.
+Imports nothing of the bridge, and a test checks that. It reads both databases as their owners, walks truth and
+effects in parallel by event id, counts effects by what a trigger wrote (an upsert would hide a second one), and takes
+latencies from the servers' own commit timestamps, source commit to target commit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the demo shows: a live line while it runs, then the figures, and the same as one HTML file.
+"""The demo's output: a live line while it runs, then the figures, and the same as one HTML file.
 
-The file has no script and makes no request to anywhere. No figure is computed here.
+The file has no script and makes no request. This module computes no figures.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ _SETTINGS: dict[str, str | int] = {
 
 
 class ClusterError(Exception):
-    """A throw-away server did not do what it was told; the message ends with its log's last lines."""
+    """A command on a throw-away server failed; the message ends with the last lines of its log."""
 
 
 class Workspace:

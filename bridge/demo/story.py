@@ -1,6 +1,6 @@
-"""The demo as a sequence: steady traffic, a rush with kills, a backlog, the verdict.
+"""The demo's sequence: steady traffic, a rush with kills, a backlog, the verdict.
 
-What exists is in world.py, what is shown in report.py; here is what happens when.
+world.py has the servers, report.py the output.
 """
 
 from __future__ import annotations

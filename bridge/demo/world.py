@@ -1,7 +1,7 @@
-"""The throw-away world around a bridge: an application's server, a warehouse's, their customer's tables; a Slack.
+"""The throw-away world around a bridge: two servers, the customer's tables, and a Slack-like receiver.
 
-The customer owns the tables, runs the printed SQL and gives the bridge its role: all that the product never does
-itself. The tests and the benchmark play the same customer (tests/support/world.py, bench/servers.py).
+The customer owns the tables, runs the printed SQL and gives the bridge its role: everything that the product never
+does itself. The tests and the benchmark play the same customer (tests/support/world.py, bench/servers.py).
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ class Delivered:
 
 
 class Slack:
-    """A Slack to send to: `chat.postMessage` on localhost, which says ok and remembers. A sink and not a target: what
-    comes twice is no fault of the bridge, what does not come is one."""
+    """A Slack-like receiver: `chat.postMessage` on localhost, which answers ok and records messages. It is a sink: a
+    repeated message is allowed, a missing message is an error."""
 
     def __init__(self) -> None:
         self.token = f"demo-{secrets.token_hex(8)}"

@@ -14,6 +14,7 @@ from functools import partial
 
 import psycopg
 
+from bridge.attempts import Backoff, Retries
 from bridge.dispatch.lane import Lane
 from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
@@ -31,7 +32,7 @@ KEEP_SECONDS = 7 * 86400.0
 _RENEW_SECONDS = 3.0
 _TIDY_SECONDS = 60.0
 _STAND_BY_SECONDS = 1.0
-_AGAIN_SECONDS = 1.0
+_RECONNECT = Backoff(first=0.25, longest=5.0)
 _DRAIN_SECONDS = 10.0
 
 
@@ -62,7 +63,7 @@ class Dispatcher:
         self._nudged.set()
 
     async def run(self) -> None:
-        """Session after session; after every fault it starts with the lease again."""
+        """Session after session; every fault begins at the place again."""
         async with Pool(self.plan.dsn, DISPATCH, self.plan.stream, most=2) as pool:
             while not self._stop.is_set():
                 try:
@@ -70,13 +71,13 @@ class Dispatcher:
                         try:
                             await self._session(pool, connection)
                         except (psycopg.Error, OSError):
-                            await connection.close()  # the pool opens another
+                            await connection.close()  # the pool makes another
                             raise
                 except (BridgeError, psycopg.Error, OSError) as error:
                     self._trouble(error)
                     await self._sleep(_AGAIN_SECONDS)
                 except _PlaceLost:
-                    self._watcher.log("warning", "dispatcher lease lost", stream=self.plan.stream)
+                    self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
 
     async def _session(self, pool: Pool, connection: place.AsyncLink) -> None:
         epoch = await self._place(connection)
@@ -146,7 +147,7 @@ class Dispatcher:
                 raise _PlaceLost
 
     async def _tidy(self, pool: Pool, lanes: Sequence[Lane]) -> None:
-        """From time to time, over a second connection, so that claims and lease renewals do not wait for it."""
+        """Now and then, over a connection of its own, so that no claim and no renewal of the place waits for it."""
         while True:
             with contextlib.suppress(CannotConnect):  # no room for a second one: the next time
                 async with pool.connection() as connection:

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from typing import Any
 
-from bridge.dispatch.schedule import Breaker, DispatchWatcher, LaneSpec, Pacer, backoff
+from bridge.dispatch.schedule import RETRY, Breaker, DispatchWatcher, LaneSpec, Pacer
 from bridge.failpoints import hit
 from bridge.postgres import delivery as queue
 from bridge.postgres.delivery import AsyncLink
@@ -19,7 +18,6 @@ CAPACITY = 16
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
 _MARGIN_SECONDS = 5.0  # of a lease beyond the longest send
 _LAST_SECONDS = 2.0  # before max_age: half of it is for the last attempt, with less than it none comes after
-_CHANCE = secrets.SystemRandom()
 
 
 class Lane:
@@ -202,7 +200,7 @@ class Lane:
                 self._connection, claimed.id, self._epoch, outcome.code, outcome.cause + late
             )
         else:
-            delay = max(outcome.retry_after or 0.0, backoff(claimed.attempts + 1, _CHANCE.random()))
+            delay = max(outcome.retry_after or 0.0, RETRY.after(claimed.attempts + 1))
             delay = min(delay, left - _LAST_SECONDS / 2)
             cause = f"{outcome.code}: {outcome.cause}"
             ours = await queue.settle_retry(self._connection, claimed.id, self._epoch, delay, cause)
@@ -238,7 +236,7 @@ class Lane:
         else:
             if outcome.retry_after:
                 self._breaker.pause(now + min(outcome.retry_after, 3600.0))
-            if self._breaker.failed(now, _CHANCE.random()):
+            if self._breaker.failed(now):
                 self._log("warning", "destination paused", code=outcome.code)
 
     def _log(self, level: str, event: str, about: Any = None, **fields: object) -> None:

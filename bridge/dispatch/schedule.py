@@ -1,14 +1,14 @@
-"""What a dispatcher is told (its lanes, as values), and a delivery's life after its first attempt.
+"""What a dispatcher needs from the configuration (its lanes, as values), and a delivery's states and retries.
 
-Pure: no clock, no chance; both are given. Durable are only `next_attempt_at` and `attempts`; the breaker and the
-pacer begin anew with the process, which costs at most one attempt too many.
+Pure: time and randomness are arguments. Only `next_attempt_at` and `attempts` are durable; the breaker and the pacer
+start again with the process, which costs at most one extra attempt.
 
-| state     | set by                                   | stored |
-| --------- | ---------------------------------------- | ------ |
+| state     | set by                                    | stored |
+| --------- | ----------------------------------------- | ------ |
 | pending   | the apply transaction; a retry; redeliver | yes    |
-| sent      | the dispatcher, after the sink took it   | yes    |
-| dead      | the dispatcher, with its dead letter     | yes    |
-| discarded | an operator                              | yes    |
+| sent      | the dispatcher, after the sink accepted it | yes    |
+| dead      | the dispatcher, with its dead letter      | yes    |
+| discarded | an operator                               | yes    |
 """
 
 from __future__ import annotations
@@ -17,23 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bridge.attempts import Backoff
 from bridge.errors import BridgeError
 from bridge.sinks.model import SinkConnection
 
-FIRST_SECONDS = 1.0
-LONGEST_SECONDS = 600.0
+RETRY = Backoff(first=1.0, longest=600.0)
+"""Of one message."""
 _FAILURES = 5
-_LONGEST_BREAK = 60.0
-
-
-def backoff(attempts: int, chance: float) -> float:
-    """Seconds until the next attempt after `attempts` failures: doubling, with equal jitter.
-
-    chance: uniform in [0, 1). Half of the interval is fixed and half is random ("Exponential Backoff And Jitter",
-    AWS Architecture Blog), so that messages that failed together are not retried together.
-    """
-    whole = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(max(attempts - 1, 0), 30))
-    return whole / 2 + whole / 2 * chance
+_BREAK = Backoff(first=1.0, longest=60.0)
 
 
 class Breaker:
@@ -64,13 +55,13 @@ class Breaker:
         """The destination accepted a message, or refused one because of that message."""
         self.failures = 0
 
-    def failed(self, now: float, chance: float) -> bool:
-        """The destination is down or refuses us. True if this opens the breaker."""
+    def failed(self, now: float, chance: float | None = None) -> bool:
+        """The destination is down or refuses us; True if this opens the breaker. chance: as in Backoff.after."""
         self.failures += 1
         if not self.tripped:
             return False
-        length = min(_LONGEST_BREAK, 2.0 ** (self.failures - _FAILURES))
-        self.open_until = max(self.open_until, now + length / 2 + length / 2 * chance)
+        length = _BREAK.after(self.failures - _FAILURES + 1, chance)
+        self.open_until = max(self.open_until, now + length)
         return self.failures == _FAILURES
 
     def pause(self, until: float) -> None:

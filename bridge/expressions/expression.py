@@ -1,9 +1,10 @@
 """Expressions: `$event.used / $event.limit >= 0.9`, compiled once, evaluated per event.
 
-A lone path needs no engine and no closure: the planner reads `plain_path` by columns. What the grammar hands to
-minijinja runs in a sandbox. The engine's own limit (fuel) counts instructions, and one instruction can make a
-gigabyte (`'x' * 10**9`, a filter with a width, a macro that doubles its argument): what could multiply a text is
-left out, refused when it runs, replaced by a bounded one, or, where a loop prints, counted while it prints.
+An expression that is only a path needs no engine and no closure: the planner reads `plain_path` by columns. What the
+grammar passes to minijinja runs in a sandbox. The engine's own limit (fuel) counts instructions, and one instruction
+can create a gigabyte (`'x' * 10**9`, a filter with a width, a macro that doubles its argument). So everything that
+could multiply a text is left out, refused when it runs, replaced by a bounded version, or, in a loop, counted while
+it prints.
 """
 
 from __future__ import annotations

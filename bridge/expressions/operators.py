@@ -1,8 +1,8 @@
-"""How a dotted path reads a document, and what operators do with two values, or when they refuse.
+"""How a dotted path reads a document, and the operators of expressions, with their refusals.
 
-minijinja orders values of different kinds by kind ('95' >= 0.9 is true, null < 1 is true): a branch would go
-wrong without a sound. Here an operator that has no sensible answer says so instead. Arithmetic is float64, except
-that two integers stay an integer where the result is one.
+minijinja orders values of different kinds by kind ('95' >= 0.9 is true, null < 1 is true): a branch would silently be
+wrong. Here an operator without a sensible answer refuses. Arithmetic is float64, except that two integers give an
+integer if the result is one.
 """
 
 from __future__ import annotations

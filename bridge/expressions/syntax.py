@@ -1,7 +1,6 @@
-"""Tokens of an expression, and the closures it is made of: each takes a context and gives a value or MISSING.
+"""The tokens of an expression, and its closures: each takes a context and returns a value or MISSING.
 
-A `$path` with its segments is one token. A refusal names its operands as they stand in the source, never their
-values.
+A `$path` with its segments is one token. A refusal names its operands as written, never their values.
 """
 
 from __future__ import annotations

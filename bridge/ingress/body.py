@@ -1,9 +1,9 @@
-"""Request bodies: read within limits of size and time, and turned into payloads that Postgres will take.
+"""Request bodies: read within limits of size and time, and turned into payloads that Postgres accepts.
 
-Before the limits are checked, nobody has proved who they are. What jsonb refuses is found here, one request at a
-time: later the server would find it, in the transaction of everybody who was gathered with it. A body of many
-events is `application/x-ndjson`, one object a line: `{"payload": {...}, "idempotency_key": "...", "key": "..."}`,
-the last two if wanted; a line that is refused costs its neighbours nothing.
+A body is read before a webhook is authenticated. Values that jsonb refuses are found here, for each request; the
+server would find them in the transaction that several requests share. A body of many events is
+`application/x-ndjson`, one object per line: `{"payload": {...}, "idempotency_key": "...", "key": "..."}`, the last two
+optional. Lines are independent: a refused line does not affect the others.
 """
 
 from __future__ import annotations

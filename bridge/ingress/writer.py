@@ -1,7 +1,7 @@
 """Combine the events of concurrent requests into one insert and one commit.
 
-While one commit runs, the next batch collects behind it. So no request waits for a timer, and with more requests
-each commit stores more events. It uses a pool of one connection.
+While one commit is under way the next batch gathers behind it, so nobody waits for a timer, and the more
+requests there are, the fewer commits each costs. A pool of one: the database sees one session of ours.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
+from bridge.attempts import Backoff, Retries, bisect_async
 from bridge.errors import BridgeError
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import IngressDown, Item, Stored, forget_deliveries, insert, prepare
@@ -32,6 +33,7 @@ LOOK_SECONDS = 10.0  # an idle connection is asked whether it lives
 FORGET_SECONDS = 600.0
 AGAIN_SECONDS = 1.0  # after a server that is there took nothing
 CONFLICT_ATTEMPTS = 3
+_RECONNECT = Backoff(first=0.25, longest=5.0)  # requests are refused meanwhile, so not longer
 
 StoreOutcome = Stored | Refusal
 
@@ -98,7 +100,7 @@ class Writer:
             ) from None
 
     async def run(self) -> None:
-        """Connect, store, reconnect, until cancelled; then waiting items are refused."""
+        """Connect, store, connect again; until cancelled. What waits then is refused."""
         try:
             async with Pool(self._dsn, INGRESS, prepare=prepare) as pool:
                 while True:
@@ -121,6 +123,7 @@ class Writer:
 
     async def _serve_until_it_fails(self, connection: psycopg.AsyncConnection) -> None:
         commits = self.commits
+        loop = asyncio.get_running_loop()
         try:
             await self._serve(connection)
         except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
@@ -136,7 +139,7 @@ class Writer:
     def _go_down(self, error: BaseException) -> None:
         if not self._down:
             self._log.warning("cannot store events", cause=safe_message(error))
-        self._down = "the source is not writable at present"
+        self._down = "the source cannot be written to at present"
         self._failed(error if isinstance(error, IngressDown) else _down(error))
         self._refuse_all()
 
@@ -146,8 +149,8 @@ class Writer:
         self._bytes = 0
 
     async def _serve(self, connection: psycopg.AsyncConnection) -> None:
-        """Store batch after batch; returns after LOOK_SECONDS without one, so that the pool checks the connection.
-        Raises when the connection is unusable."""
+        """Store batch after batch; returns when there was none for LOOK_SECONDS: the pool looks at the connection then.
+        Raises when it is of no more use."""
         while True:
             await self._forget(connection)
             if not self._queue:
@@ -180,33 +183,36 @@ class Writer:
         return [one for one in batch if not one.future.done()]
 
     async def _store(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> None:
-        """One transaction for all; if one of them is refused, one for each half."""
-        if not batch:
-            return
-        try:
-            stored = await self._insert(connection, batch)
-        except Exception as error:
-            if is_lost(connection, error):
-                self._keep_for_next(batch)
-                raise
-            outcome = _outcome_alone(error)
-            if outcome is None:
-                for one in batch:
-                    one.settle(unavailable("the source is not writable at present"))
-                raise
-            if len(batch) == 1:
-                if outcome.status == 500:
-                    self._log.error("an event could not be stored", **safe_error(error))
-                batch[0].settle(outcome)
-                return
-            middle = len(batch) // 2
-            await self._store(connection, batch[:middle])
-            await self._store(connection, batch[middle:])
-        else:
-            for one, result in zip(batch, stored, strict=True):
-                one.settle(result)
+        """One transaction for all; if some of them are refused, one for each part that is not."""
 
-    async def _insert(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> list[Stored]:
+        async def attempt(part: Sequence[_Waiting]) -> Refusal | None:
+            try:
+                stored = await self._insert(connection, part)
+            except Exception as error:
+                outcome = None if is_lost(connection, error) else _outcome_alone(error)
+                if outcome is None:
+                    raise
+                if len(part) == 1:
+                    if outcome.status == 500:
+                        self._log.error("an event could not be stored", **safe_error(error))
+                    part[0].settle(outcome)
+                return outcome
+            for one, result in zip(part, stored, strict=True):
+                one.settle(result)
+            return None
+
+        try:
+            await bisect_async(batch, attempt)
+        except Exception as error:
+            undecided = [one for one in batch if not one.future.done()]
+            if is_lost(connection, error):
+                self._keep_for_next(undecided)
+            else:
+                for one in undecided:
+                    one.settle(unavailable("the source is not writable at present"))
+            raise
+
+    async def _insert(self, connection: psycopg.AsyncConnection, batch: Sequence[_Waiting]) -> list[Stored]:
         for attempt in range(1, CONFLICT_ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(STATEMENT_SECONDS):

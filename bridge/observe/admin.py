@@ -1,7 +1,11 @@
-"""The status page: one HTML document rendered on the server, without a build step or foreign assets.
+"""The admin server: liveness, readiness, metrics, the ingress's OpenAPI, and the status as JSON and as a page.
 
-It works offline and under a strict content security policy; a short script swaps the body every two
-seconds, and without scripts the page reloads itself. All text goes through the template's HTML escaping.
+`/livez` is public. Everything else needs `admin.token`, as `Authorization: Bearer TOKEN` or as the password of HTTP
+Basic, which browsers use. Without a token the server must listen on loopback, and the Host header must name loopback
+too: otherwise a web page could read this server through a host name that resolves to 127.0.0.1 (DNS rebinding).
+
+The page is one HTML document, rendered on the server. It works offline and under a strict content security policy. A
+short script replaces the body every two seconds; without scripts the page reloads. The template escapes all text.
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ _WIDTH, _HEIGHT = 240.0, 36.0
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Points of an SVG polyline, oldest value left, the largest at the top; empty below two values."""
+    """Points of an SVG polyline: the oldest value on the left, the largest at the top; empty for fewer than two
+    values."""
     if len(values) < 2:
         return ""
     top = max(values) or 1.0
@@ -122,7 +127,7 @@ def is_loopback(host: str) -> bool:
 
 
 class TokenGuard:
-    """Middleware that lets a request pass or answers 401 or 421. Nothing behind it checks again."""
+    """Middleware that passes a request on or answers 401 or 421. It is the only check."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
@@ -152,7 +157,7 @@ def _without_port(host: str) -> str:
 
 
 def _credential(authorization: str) -> bytes:
-    """What was sent as the token; empty for whatever is malformed."""
+    """The token that was sent; empty if it is malformed."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return value.strip().encode()
@@ -163,7 +168,7 @@ def _credential(authorization: str) -> bytes:
 
 
 def waiting_of(waiting: Mapping[str, tuple[int, float]]) -> dict[str, dict[str, float]]:
-    """Destinations that messages wait for: how many, and for how long the oldest has."""
+    """Destinations with waiting messages: how many, and the age of the oldest."""
     return {
         name: {"messages": count, "oldest_seconds": round(age, 1)}
         for name, (count, age) in sorted(waiting.items())
@@ -172,7 +177,7 @@ def waiting_of(waiting: Mapping[str, tuple[int, float]]) -> dict[str, dict[str, 
 
 
 def status_of(metrics: Metrics) -> dict[str, Any]:
-    """Everything that `bridge status` and the page show, as JSON values. No row values in it."""
+    """Everything that `bridge status` and the page show, as JSON values, without row values."""
     health = metrics.health
     now = health.clock()
     outcomes: dict[str, dict[str, int]] = {}
@@ -230,13 +235,11 @@ def build_admin(
     token: str | None = None,
     openapi: Callable[[], Mapping[str, Any] | None] = _nothing,
 ) -> Starlette:
-    """The admin application. Raises ConfigError when `host` is not loopback and there is no token.
-
-    `openapi`: the document of the ingress as it is now; None where there is none.
-    """
+    """The admin application. Raises ConfigError if `host` is not loopback and there is no token. `openapi`: the
+    ingress's current document; None without an ingress."""
     if not token and not is_loopback(host):
         raise ConfigError(
-            f"admin.listen is {host}, which other machines reach, and admin.token is not set",
+            f"admin.listen is {host}, which other machines can reach, but admin.token is not set",
             hint="set admin: { token: ${ADMIN_TOKEN} }, or listen on 127.0.0.1",
         )
     health = metrics.health
@@ -295,13 +298,13 @@ def build_admin(
         ],
         middleware=[Middleware(TokenGuard, token=token)],
     )
-    app.router.redirect_slashes = False  # an address that is none is told as such
+    app.router.redirect_slashes = False  # an unknown address is a 404, not a redirect
     app.state.health = health
     return app
 
 
 async def serve_admin(app: Starlette, host: str, port: int, stop: asyncio.Event, *, instance: str) -> None:
-    """Serve `app` until `stop` is set. Raises ConfigError naming host:port when it cannot listen there."""
+    """Serve `app` until `stop` is set. Raises ConfigError, which names host:port, if it cannot listen there."""
     listening = bind(host.strip("[]"), port, "admin.listen")
     sampling = asyncio.create_task(_sample(app), name="admin-rates")
     try:

@@ -1,9 +1,8 @@
-"""Serve an ASGI application inside a loop that somebody else owns.
+"""Serve an ASGI application inside the caller's event loop.
 
-uvicorn alone takes the process' signals, exits the process when a port is in use, and waits for ever for
-a client that never finishes its request's header. Here the daemon keeps its signals, a port in use is an
-error that names the key to change, and every connection has a deadline. It knows nothing of what it
-serves: the daemon runs the admin routes and the ingress with it.
+uvicorn alone takes over the process's signals, exits the process if a port is in use, and waits forever for a client
+that never finishes its request's header. Here the daemon keeps its signals, a port in use is an error that names the
+key to change, and every connection has a deadline. The admin server and the ingress use it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ HEADER_BYTES = 16 * 1024  # a request's line and headers together
 HEADER_SECONDS = 5.0  # from connecting, or from a request's first byte, to the end of its header
 KEEP_ALIVE_SECONDS = 15  # between two requests; longer than a common scrape interval is of no use
 CONNECTIONS = 100  # more are answered 503 at once
-CONNECTIONS_OVER = 50  # so many more are told; beyond them connections are closed unread
+CONNECTIONS_OVER = 50  # this many more are answered 503; beyond them connections are closed unread
 DRAIN_SECONDS = 3  # for answers under way when the bridge stops
 
 INSTANCE_HEADER = "outbox-bridge-instance"
@@ -33,7 +32,7 @@ INSTANCE_HEADER = "outbox-bridge-instance"
 
 
 class DeadlineProtocol(H11Protocol):
-    """uvicorn's protocol with a deadline for the header, which it lacks (an idle client holds a place)."""
+    """uvicorn's protocol with a deadline for the header, which uvicorn lacks (an idle client occupies a connection)."""
 
     _deadline: asyncio.TimerHandle | None = None
 

@@ -1,8 +1,7 @@
-"""What each stream is doing right now, told by the stream's thread and read by everybody else.
+"""The current state of each stream, written by the stream's thread and read by all others.
 
-The same facts answer /readyz, /status and the status page: there is one place where a stream says "halted, and
-this fixes it", and nothing that can disagree with it. Loops do not import this module; they get a `StreamState`
-from the daemon through a Protocol of theirs.
+Metrics, /readyz, /status and the status page read the same facts, so they cannot disagree. Loops do not import this
+module; the daemon passes a `StreamState` to them through a Protocol that they declare.
 """
 
 from __future__ import annotations

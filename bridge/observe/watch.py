@@ -1,6 +1,6 @@
-"""What streams and dispatchers tell, turned into state, metrics and log lines. Called from the stream's thread.
+"""Turns the reports of streams and dispatchers into state, metrics and log lines. Called from the stream's thread.
 
-A stream knows nothing of Prometheus or logging: it declares what it tells (stream/spec.py, Watcher).
+A stream does not depend on Prometheus or logging: it declares its reports (stream/spec.py, Watcher).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Event contracts: the shape that a producer promised.
 
 Checked by columns: if all values of a field have allowed types, the field costs one set comparison per batch. Only
-if one has not, events are checked one by one, to say what is wrong.
+if one of them does not, events are checked one by one, to say what is wrong.
 """
 
 from __future__ import annotations

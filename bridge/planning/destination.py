@@ -1,8 +1,8 @@
-"""Where rows go: columns of a table, the body of a message.
+"""The mapping of rows to the columns of a table or the body of a message.
 
-Compiled once for a table's shape; per batch it takes the rows and gives lists of column text. Column text is made by
-lists, because the cost an event decides the throughput: a list of one type takes one comprehension. The kind of a
-column decides what a text or an object becomes; whether the server accepts it is the server's business.
+Compiled once for a table's shape. For each batch it takes rows and returns lists of column text. It works by lists,
+because the cost per event decides the throughput: a list of one type takes one comprehension. The kind of a column
+decides how text and objects are written; the server decides whether it accepts them.
 """
 
 from __future__ import annotations

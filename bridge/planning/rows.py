@@ -1,8 +1,8 @@
-"""The events of one pipeline, by columns, and the values that sources have in them.
+"""The events of one pipeline, by columns, and the values that a configuration takes from them.
 
-Lists in step with each other, so that a step is a comprehension and not a loop over objects. A source is what a
-configuration writes where a value is wanted: `$name...` is an expression, `$$` a literal dollar, a text with `{{` a
-template, objects and arrays hold sources themselves, anything else is a literal.
+The columns are parallel lists, so that a step is a comprehension and not a loop over objects. In a configuration
+`$name...` is an expression, `$$` a literal dollar, a text with `{{` a template; objects and arrays contain values;
+anything else is a literal.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ _EXPECTED = (
 )
 
 NOT_OURS = "22012"
-"""Where another bridge has taken over there is no such row: 1 / 0 fails the statement with this SQLSTATE, and with it
-everything that was sent behind it in the same flight."""
+"""If another bridge has taken over, the row does not match: 1 / 0 fails the statement with this SQLSTATE, and with it
+everything sent after it in the same flight."""
 
 _HOLD = f"select 1 / count(*)::int from (select from bridge.checkpoint where {_EXPECTED} for update) as held"
 

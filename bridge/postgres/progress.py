@@ -1,6 +1,6 @@
-"""How far a stream is, and what became of single events, read from ledger and source. Nothing is changed.
+"""How far a stream is, and the history of single events, read from the ledger and the source. Read-only.
 
-For people: `bridge status` when no bridge runs to be asked, `bridge explain`, `bridge tail`.
+For `bridge status` when no bridge runs, `bridge explain` and `bridge tail`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from bridge.planning.rows import classify
 from bridge.planning.spec import EnrichSpec, SetSpec, TableSpec, UpsertSpec
 from bridge.prove.digest import Digest, Link, Sums, bucket, whole
 from bridge.prove.expected import EMPTIED, Wanted
-from bridge.prove.side import Comparison, Sides, refused_for_data
+from bridge.prove.side import Comparison, Sides, accepted
 
 _MANY_DEAD = 1000
 
@@ -142,14 +142,18 @@ def compare_by_event(sides: Sides, found: Comparison) -> None:
 def _expected_sums(sides: Sides, digest: Digest) -> tuple[Sums, set[str]]:
     """By bucket; and buckets with events that cannot be summed: refused by the planner or by a cast, and no
     dead letter."""
-    if (sums := plain_sums(sides)) is not None:
-        return sums, set()
+    if (plain := plain_sums(sides)) is not None:
+        return plain, set()
     total: Sums = {}
     odd: list[bytes] = []
     for events in sides.expectation.events(sides.source):
         wanted = _one_row_an_event(sides, sides.alive(sides.expectation.wanted(events)))
         odd += [name for name, unit in wanted.dead if not sides.dead.has(name, unit)]
-        for part in _castable(sides, digest, wanted, odd):
+        sums, refused = accepted(
+            wanted, lambda some: digest.expected_sums(sides.cast, some.ids, some.columns)
+        )
+        odd += refused
+        for _, part in sums:
             for name, (count, hashes) in part.items():
                 before = total.get(name, (0, 0))
                 total[name] = (before[0] + count, before[1] + hashes)
@@ -162,23 +166,6 @@ def _one_row_an_event(sides: Sides, wanted: Wanted) -> Wanted:
         return wanted
     last = {name: n for n, name in enumerate(wanted.ids)}
     return wanted if len(last) == len(wanted.ids) else wanted.pick(sorted(last.values()))
-
-
-def _castable(sides: Sides, digest: Digest, wanted: Wanted, odd: list[bytes]) -> Iterator[Sums]:
-    """Sums of the rows whose values the table's types take; the others by halving."""
-    if not wanted.ids:
-        return
-    try:
-        yield digest.expected_sums(sides.cast, wanted.ids, wanted.columns)
-    except psycopg.Error as error:
-        if not refused_for_data(error):
-            raise
-        if len(wanted.ids) == 1:
-            odd += wanted.ids
-            return
-        middle = len(wanted.ids) // 2
-        for places in (range(middle), range(middle, len(wanted.ids))):
-            yield from _castable(sides, digest, wanted.pick(places), odd)
 
 
 def _buckets_of(sides: Sides, digest: Digest, odd: list[bytes]) -> set[str]:
@@ -237,22 +224,12 @@ def _wanted_rows(sides: Sides, digest: Digest, buckets: list[str]) -> Iterator[t
 
 
 def _hashed(sides: Sides, digest: Digest, wanted: Wanted) -> Iterator[tuple[str, Hashes]]:
-    if not wanted.ids:
-        return
-    try:
-        hashes = digest.expected_rows(sides.cast, wanted.ids, wanted.columns)
-    except psycopg.Error as error:
-        if not refused_for_data(error):
-            raise
-        if len(wanted.ids) == 1:
-            yield wanted.ids[0].decode(), None
-            return
-        middle = len(wanted.ids) // 2
-        for places in (range(middle), range(middle, len(wanted.ids))):
-            yield from _hashed(sides, digest, wanted.pick(places))
-        return
-    for name, row in zip(wanted.ids, hashes, strict=True):
-        yield name.decode(), row
+    answers, refused = accepted(wanted, lambda some: digest.expected_rows(sides.cast, some.ids, some.columns))
+    for part, rows in answers:
+        for name, hashes in zip(part.ids, rows, strict=True):
+            yield name.decode(), hashes
+    for name in refused:
+        yield name.decode(), None
 
 
 def _judge(sides: Sides, name: str, wanted: list[Hashes], actual: list[Hashes], found: Comparison) -> None:

@@ -16,12 +16,11 @@ from decimal import Decimal, InvalidOperation
 from itertools import islice
 from pathlib import Path
 
-import psycopg
 from psycopg import sql
 
 from bridge.prove.digest import ask, stream, unnested, whole
 from bridge.prove.expected import Wanted
-from bridge.prove.side import Comparison, Sides, refused_for_data
+from bridge.prove.side import Comparison, Sides, accepted
 
 _AT_ONCE = 500_000  # rows whose hashes are held in memory
 
@@ -36,11 +35,11 @@ def compare_by_rows(sides: Sides, found: Comparison) -> None:
     expected: dict[int, tuple[int, int]] = {}
     for events in sides.expectation.events(sides.source):
         wanted = sides.expectation.wanted(events)
-        refused = sides.undead(wanted)
-        for _, h in _hashed(sides, sides.alive(wanted), refused):
+        hashed, refused = _hashed(sides, sides.alive(wanted))
+        for _, h in hashed:
             count, total = expected.get(h & 4095, (0, 0))
             expected[h & 4095] = (count + 1, total + h)
-        for name in refused:
+        for name in [*sides.undead(wanted), *refused]:
             found.lost.add(f"{name} (it cannot be a row, and is not a dead letter)")
     found.expected = sum(count for count, _ in expected.values())
     found.expected += found.lost.count + found.dead_open + len(found.dead_discarded)
@@ -73,27 +72,18 @@ def _sums(rows: sql.Composable) -> sql.Composed:
     return sql.SQL("select (h & 4095)::int, count(*), sum(h) from {} as q group by 1").format(rows)
 
 
-def _hashed(sides: Sides, wanted: Wanted, refused: list[str]) -> Iterator[tuple[str, int]]:
-    """(event id, hash); `refused` gets the ids whose values the table's types do not accept."""
-    if not wanted.ids:
-        return
+def _hashed(sides: Sides, wanted: Wanted) -> tuple[list[tuple[str, int]], list[str]]:
+    """(event id, hash), and the ids whose values the table's types do not accept."""
     columns = sides.subject.columns
     places = [sql.SQL("q.") + sql.Identifier(f"c{n}") for n in range(len(columns))]
     query = sql.SQL("select {} from {} as q order by q.n").format(whole(places), unnested(columns))
-    try:
-        answer = ask(sides.cast, query, [wanted.ids, *wanted.columns])
-    except psycopg.Error as error:
-        if not refused_for_data(error):
-            raise
-        if len(wanted.ids) > 1:
-            middle = len(wanted.ids) // 2
-            for half in (range(middle), range(middle, len(wanted.ids))):
-                yield from _hashed(sides, wanted.pick(half), refused)
-        else:
-            refused += [name.decode() for name in wanted.ids]
-        return
-    for name, (h,) in zip(wanted.ids, answer, strict=True):
-        yield name.decode(), int(h or 0)
+    answers, refused = accepted(wanted, lambda some: ask(sides.cast, query, [some.ids, *some.columns]))
+    hashed = [
+        (name.decode(), int(h or 0))
+        for part, rows in answers
+        for name, (h,) in zip(part.ids, rows, strict=True)
+    ]
+    return hashed, [name.decode() for name in refused]
 
 
 def _descend(sides: Sides, buckets: Sequence[int], found: Comparison) -> None:
@@ -104,7 +94,8 @@ def _descend(sides: Sides, buckets: Sequence[int], found: Comparison) -> None:
     left: Counter[int] = Counter(dict(sides.target.execute(query).fetchall()))
     asked: dict[int, str] = {}
     for events in sides.expectation.events(sides.source):
-        for name, h in _hashed(sides, sides.alive(sides.expectation.wanted(events)), []):
+        hashed, _ = _hashed(sides, sides.alive(sides.expectation.wanted(events)))
+        for name, h in hashed:
             if h & 4095 not in chosen:
                 continue
             asked[h] = name
@@ -170,17 +161,16 @@ def _expected(sides: Sides, found: Comparison | None = None) -> Iterator[list[Ex
     """found: gets events that cannot be rows and are not dead letters."""
     for events in sides.expectation.events(sides.source):
         wanted = sides.expectation.wanted(events)
-        refused = sides.undead(wanted)
-        yield _rows(sides, sides.alive(wanted), refused)
+        rows, refused = _rows(sides, sides.alive(wanted))
+        yield rows
         if found is not None:
-            for name in refused:
+            for name in [*sides.undead(wanted), *refused]:
                 found.lost.add(f"{name} (it cannot be a row, and is not a dead letter)")
 
 
-def _rows(sides: Sides, wanted: Wanted, refused: list[str]) -> list[Expected]:
-    """Cast and hashed by the target. A null in a key never conflicts, so such rows are left out."""
-    if not wanted.ids:
-        return []
+def _rows(sides: Sides, wanted: Wanted) -> tuple[list[Expected], list[str]]:
+    """Cast and hashed by the target. A null in a key never conflicts, so such rows are left out. And the ids whose
+    values the table's types do not accept."""
     subject = sides.subject
     columns = [*subject.columns, *subject.key]
     if subject.version:
@@ -195,22 +185,14 @@ def _rows(sides: Sides, wanted: Wanted, refused: list[str]) -> list[Expected]:
         sql.SQL(", ").join(key),
         unnested(columns),
     )
-    try:
-        answer = ask(sides.cast, query, [wanted.ids, *wanted.columns])
-    except psycopg.Error as error:
-        if not refused_for_data(error):
-            raise
-        if len(wanted.ids) == 1:
-            refused.append(wanted.ids[0].decode())
-            return []
-        middle = len(wanted.ids) // 2
-        halves = (range(middle), range(middle, len(wanted.ids)))
-        return [row for places in halves for row in _rows(sides, wanted.pick(places), refused)]
-    return [
+    answers, refused = accepted(wanted, lambda some: ask(sides.cast, query, [some.ids, *some.columns]))
+    rows = [
         (str(k), _rank(version), seq, name.decode(), int(h or 0))
-        for (k, h, version, nulls), seq, name in zip(answer, wanted.seqs, wanted.ids, strict=True)
+        for part, answer in answers
+        for (k, h, version, nulls), seq, name in zip(answer, part.seqs, part.ids, strict=True)
         if nulls == "0"
     ]
+    return rows, [name.decode() for name in refused]
 
 
 def _rank(version: str | None) -> str | int | float:

@@ -1,6 +1,6 @@
 """`bridge prove`: is every event where it should be? It only reads, and can run beside a running bridge.
 
-For each target it reads in the order of position.py: the target's snapshot with its ledger, then the source's. It
+For each target it reads in the order of expected.py: the target's snapshot with its ledger, then the source's. It
 compares each table and sink as subject.py describes: counts and hashes by bucket, then only the buckets that differ.
 Memory is bounded by the differences, the dead letters and the number of buckets.
 """

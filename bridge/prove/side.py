@@ -6,13 +6,14 @@ Findings name events, never their values.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import sql
 
+from bridge.attempts import bisect
 from bridge.planning.spec import Unit
 from bridge.postgres.outbox import Outbox
 from bridge.prove.digest import Link, Window
@@ -21,6 +22,8 @@ from bridge.prove.subject import Subject
 
 NAMED = 100
 """The number of events that are named for each kind; counts are exact."""
+
+Answer = TypeVar("Answer")
 
 KINDS = ("lost", "doubled", "differing", "unexpected", "both")
 
@@ -199,5 +202,26 @@ def _is_uuid(text: str) -> bool:
     return len(text) == 36 and all(c in "0123456789abcdef-" for c in text)
 
 
-def refused_for_data(error: psycopg.Error) -> bool:
+def _for_data(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in ("22", "23")
+
+
+def accepted(
+    wanted: Wanted, question: Callable[[Wanted], Answer]
+) -> tuple[list[tuple[Wanted, Answer]], list[bytes]]:
+    """Put a question about these rows to the target, which casts their values: the parts whose values the table's
+    types accept, each with its answer, in order; and the ids of the other rows."""
+    answers: list[tuple[Wanted, Answer]] = []
+
+    def attempt(places: Sequence[int]) -> psycopg.Error | None:
+        part = wanted if len(places) == len(wanted.ids) else wanted.pick(places)
+        try:
+            answers.append((part, question(part)))
+        except psycopg.Error as error:
+            if not _for_data(error):
+                raise
+            return error
+        return None
+
+    refused = bisect(range(len(wanted.ids)), attempt)
+    return answers, [wanted.ids[place] for place, _ in refused]

@@ -1,1 +1,1 @@
-"""What a person asks for, beside the stream: dead letters, replay, recover, prune."""
+"""The commands of an operator, beside the stream: dead letters, replay, recover, prune; and the daemon's upkeep."""

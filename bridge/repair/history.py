@@ -1,6 +1,6 @@
-"""What a replay is asked for, whether its destination can be filled again, and the events to bring again.
+"""A replay's parameters, how its destination can be written again safely, and the events to replay.
 
-Nothing is written here: the source is asked for the events that the ledger shows applied, by seq.
+Nothing is written here. The events are read from the source: those in the outbox that are applied, by seq.
 """
 
 from __future__ import annotations
@@ -151,10 +151,8 @@ class History:
             yield [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
 
     def _see(self, listed: str) -> None:
-        """Begin a snapshot in which everything that the ledger lists is visible: the stream can run ahead of
-        visibility."""
-        for failures in range(_LOOKS):
-            wire.wait([], [], _AGAIN.after(failures))
+        """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
+        for attempt in range(10):
             self._source.begin("isolation level repeatable read, read only")
             row = self._source.execute(
                 "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
@@ -164,6 +162,5 @@ class History:
             if row and row[0]:
                 return
             self._source.rollback()
-        raise Retry(
-            "transactions that the ledger lists are not visible at the source yet", reason="not_visible"
-        )
+            wire.wait([], [], 0.01 * 2**attempt)
+        raise Retry("the source does not show yet what the ledger lists", reason="not_visible")

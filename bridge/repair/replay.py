@@ -1,6 +1,11 @@
-"""The statements that write a replayed batch to its destination, whichever way it can be filled again.
+"""Write past events from the outbox to one destination again, with the current mapping.
 
-Apart from replay.py, which runs them: here a plan becomes SQL, and nothing is connected to.
+It is safe to kill and repeat, because it stores no progress: an upsert accepts a row twice, a table that holds
+`$meta.id` is asked which rows it has, and a sink gets ids of this replay. A table with neither is written in one
+transaction, under the checkpoint's lock, and only if it is empty.
+
+Only events that the stream has applied are replayed, so the two never write the same event at once.
+docs/guarantees.md, "Order across plans".
 """
 
 from __future__ import annotations
@@ -45,7 +50,7 @@ _RESOLVE = b"""
 
 
 def effects(stream: str, order: Order, way: Way, planned: Planned) -> list[Statement]:
-    """The writes, the deliveries under this replay's ids, and the dead letters that are resolved by it."""
+    """The writes, the deliveries with this replay's ids, and the dead letters that it resolves."""
     statements = [_write(write, way) for write in arrange(planned.writes)]
     if planned.deliveries:
         statements.append(delivery_statement(stream, planned.deliveries, again=order.name))
@@ -75,7 +80,7 @@ def _write(write: Write, way: Way) -> Statement:
 
 
 def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
-    """The part of the plan that these events make."""
+    """The part of the plan that belongs to these events."""
     writes = [
         write.pick([row for row, event in enumerate(write.events) if event.id in chosen])
         for write in planned.writes
@@ -91,7 +96,7 @@ _NAMED = 20
 
 @dataclass(slots=True)
 class Replayed:
-    """What a replay did. written: events that went to the destination (rows that were there already included)."""
+    """The result of a replay. written: events that went to the destination (including rows that existed already)."""
 
     read: int = 0
     written: int = 0
@@ -103,10 +108,10 @@ class Replayed:
 
 
 def replay(plan: StreamSpec, order: Order, *, force: bool = False, deliver: bool = False) -> Replayed:
-    """Fill the destination. Raises BridgeError; what earlier batches did stays done, and a second run is safe."""
+    """Write the destination. Raises BridgeError; earlier batches stay written, and a second run is safe."""
     if not plan.outbox.has_xid:
         raise BridgeError(
-            "the outbox has no xid column, so nothing tells which of its rows are applied",
+            "the outbox has no xid column, so it is unknown which of its rows are applied",
             reason="no_xid",
             hint="bridge doctor prints the two ALTERs that add it",
         )
@@ -119,7 +124,7 @@ def replay(plan: StreamSpec, order: Order, *, force: bool = False, deliver: bool
 
 
 class _Replay:
-    """One replay over connections of its own."""
+    """One replay over its own connections."""
 
     def __init__(
         self,
@@ -158,7 +163,9 @@ class _Replay:
         if self._way == "empty":
             self._only_when_empty()
         if self._history.pruned():
-            self.done.notes.append("pruned events are gone: what the outbox still holds was replayed")
+            self.done.notes.append(
+                "pruned events cannot be replayed: only events that are still in the outbox were"
+            )
         for events in self._history.events(applied):
             self.done.read += len(events)
             live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
@@ -185,8 +192,8 @@ class _Replay:
             raise BridgeError("another replay of this destination is running", reason="replay_running")
 
     def _applied(self, *, hold: bool) -> AppliedRows:
-        """The floor, and the xids and seqs of the rows listed beyond it. hold: with the checkpoint locked until
-        we end, so that the stream waits and all are exact; else the floor alone, which only rises."""
+        """The floor, and the xids and seqs of the rows listed beyond it. hold: with the checkpoint locked until this
+        transaction ends, so that the stream waits and all are exact; otherwise only the floor, which only rises."""
         lock = b" for update" if hold else b""
         rows = self._run(
             Statement(
@@ -210,7 +217,7 @@ class _Replay:
         floor, goal = rows[-2][0]
         if hold and goal:
             raise BridgeError(
-                "the stream is catching up: what it has applied is known only when that is done",
+                "the stream is catching up: what it has applied is known only afterwards",
                 reason="catching_up",
                 hint="wait until bridge status says streaming",
             )
@@ -226,7 +233,8 @@ class _Replay:
             if not self._order.dry_run:
                 self._run(ROLLBACK)
             raise BridgeError(
-                f"{self._shape.schema}.{self._shape.table} has rows, and no column tells which events they are of",
+                f"{self._shape.schema}.{self._shape.table} has rows, and no column says which "
+                "events they belong to",
                 reason="not_empty",
                 hint="empty the table (its owner), or map a column from $meta.id",
             )
@@ -234,7 +242,7 @@ class _Replay:
     # --- writing --------------------------------------------------------------------------------
 
     def _transaction(self, events: list[Event], planned: Planned) -> None:
-        """One batch. A passing refusal is tried again: the stream may hold what it needs."""
+        """Write one batch. A temporary refusal is retried, because the stream may hold a lock that it needs."""
         for failures in range(1, _TRIES + 1):
             try:
                 self._run(BEGIN)
@@ -255,7 +263,7 @@ class _Replay:
                 return
 
     def _write_all(self, planned: Planned, events: Sequence[Event]) -> list[str]:
-        """Write inside the open transaction; what fails alone is left out and named."""
+        """Write inside the open transaction; units that fail alone are left out and named."""
 
         def write(part: Sequence[Event]) -> Refused | None:
             some = planned if len(part) == len(events) else part_of(planned, {event.id for event in part})

@@ -1,8 +1,8 @@
 """The HTTP client of all sinks: one POST, no redirects, no proxies, no cookies, a deadline and a capped answer.
 
 It is httpcore2, the layer below httpx2. Its network backend is a public interface, which is where addresses are
-checked (address.py), and it has no redirects, environment or cookies that would have to be switched off. One pool
-per guard: connections that one webhook may open are not shared with another.
+checked (model.py, AddressGuard), and it has no redirects, environment or cookies that would have to be switched off.
+One pool per guard: connections that one webhook may open are not shared with another.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every sink has in common: models, which addresses may be reached, the outcome of a send.
+"""The common part of all sinks: configuration models, which addresses may be reached, the outcome of a send.
 
-A webhook's address can come from an event, so whoever writes events could point the bridge at the machines beside
-it (server-side request forgery, OWASP). The name is resolved once, every answer is judged, and the connection is
-made to an address that passed. Importing a sink imports no HTTP or mail library: `lint` reads these models too.
+A webhook's address can come from an event, so an author of events could point the bridge at internal machines
+(server-side request forgery, OWASP). The name is resolved once, every address is checked, and the connection is made
+to an address that passed. Importing a sink imports no HTTP or mail library, because `lint` reads these models too.
 """
 
 from __future__ import annotations

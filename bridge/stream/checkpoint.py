@@ -1,4 +1,4 @@
-"""What the protocol asks of the target beside batches: facts, fence, ledger row, what `applied` lists."""
+"""The protocol's requests to the target, except batches: facts, fence, ledger row, the rows of `applied`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Performs the protocol's requests on real servers: one typed method a request. One session, one thread.
+"""Performs the protocol's requests on real servers: one typed method per request. One session, one thread.
 
-A batch's way stands here from top to bottom: `receive` takes it from the slot, `prepare` plans it (with its lookups)
-while the commit before is still in flight, `apply` sends it, `settle` waits until it is durable, `confirm` tells the
-slot. What is asked once a session stands in checkpoint.py (the target) and source_side.py.
+This module shows a batch's way from top to bottom: `receive` reads it from the slot, `prepare` plans it (with its
+lookups) while the previous commit is in flight, `apply` sends it, `settle` waits until it is durable, `confirm` tells
+the slot. Requests that occur once per session are in checkpoint.py (the target) and source_side.py.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.transaction import Transactions
 
-_WORTHWHILE = (
-    500  # events worth planning while the commit before is in flight: a batch has a fixed cost of its own
-)
+# Plan ahead only batches of at least this many events. A batch has a fixed cost; a smaller one had better wait for the
+# events that arrive while the previous one commits.
+_WORTHWHILE = 500
 
 
 class Plans(Protocol):
@@ -54,7 +54,7 @@ Closes = TypeVar("Closes", bound=_Closing)
 
 class Engine:
     """One session's servers (protocol/requests.py, World). Methods raise BridgeError, psycopg.Error, or Stopped;
-    close() lets everything go."""
+    close() closes all connections."""
 
     def __init__(
         self,
@@ -154,7 +154,8 @@ class Engine:
             sockets.wait(self._next_tick - time.monotonic())
 
     def _next_batch(self) -> Batch | None:
-        """The next batch: at once when the target is idle; while it is busy, only what is worth planning."""
+        """The next batch: at once if the target is idle; while it is busy, only a batch that is large enough to
+        plan."""
         decoder = self._decoder
         if decoder.ready or not self._link.busy or decoder.collected >= _WORTHWHILE:
             return decoder.take()
@@ -171,15 +172,15 @@ class Engine:
         hit("plan.done")
 
     def _keep(self, planned: Planned) -> None:
-        """Write entities to the source before the target hears of the batch: after a crash in between, the batch is
-        planned again, and what is written already stays as it is."""
+        """Write entities to the source before the target gets the batch: after a crash in between, the batch is
+        planned again, and values that are already written do not change."""
         refused = self._enricher.keep(planned.keeps)
         take_refused(planned, refused, self._spec.entities)
         hit("entity.written")
 
     def _look_up(self, lookup: Lookup, xids: list[int]) -> dict[Any, Mapping[str, Any]]:
-        """The rows that exist. A row that is not there while a transaction of the batch is not visible yet
-        is asked for again: the stream can run ahead of visibility."""
+        """The rows that exist. A missing row is looked up again while a transaction of the batch is not visible yet:
+        the stream can run ahead of visibility."""
         hit("plan.lookup")
         return self._enricher.answer(lookup, lambda: self._visible(xids))
 
@@ -193,7 +194,7 @@ class Engine:
     def apply(self, request: ask.Apply) -> None:
         prepared = self._prepared
         if prepared is None or prepared.batch is not request.batch:
-            raise RuntimeError("the protocol applies what it prepared last")
+            raise RuntimeError("the protocol applies the batch that it planned last")
         self._prepared = None
         self._sent.append((time.monotonic(), request.after))
         if request.batch.commit_times:

@@ -1,7 +1,7 @@
-"""A batch that is planned and ready to be sent, what becomes of each of its units, and the guard over that.
+"""A batch that is planned and ready to be sent, the outcome of each of its units, and the failure guard.
 
-The failure guard notices when a destination's units die of one cause: then it is the table or the mapping, not the
-events, and the stream halts (dead_letter_storm) instead of filling the dead letters.
+The failure guard detects that most units of a destination fail with one cause, so that the table or the mapping is
+wrong, not the events: then the stream halts (dead_letter_storm) instead of filling the dead letters.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Statements that a target refuses: undone under a savepoint, halved until the units to blame are found, put into
-words that a person can act on.
+"""Statements that a target refuses: rolled back to a savepoint, bisected until the failing units are found, and
+explained by a halt with its reason or by the column that a value does not fit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one stream needs to know, as values, and whom it tells. Made from the configuration by streams.py."""
+"""What one stream needs from the configuration, as values, and the protocol of its observer. Built by plans.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One target transaction a batch: send it, wait for it, send it again where the refusal passes.
+"""One target transaction per batch: send it, wait for it, and send it again after a temporary refusal.
 
-A refusal for the sake of data is bisected under savepoints (refusal.py), in the same transaction as all else, so that
-one bad unit costs only itself. Refusals of structure halt.
+After a refusal caused by data the batch is bisected under savepoints (refusal.py), within one transaction, so that a
+bad unit affects only itself. Refusals caused by structure halt.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import ceil, log2
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -179,3 +181,94 @@ def test_a_first_run_of_any_length_leaves_the_first_wait():
         retries = Retries(Backoff(1.0, 10.0, NO_JITTER))
         retries.ran(seconds)
         assert retries.failed() == 1.0
+
+
+# --- one policy: nothing else in bridge/ halves or doubles by hand ---------------------------------------
+
+BRIDGE = Path(__file__).parents[2] / "bridge"
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(source: str) -> Iterator[Function]:
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, Function))
+
+
+def is_operation(node: ast.AST, operator: type[ast.operator], number: int) -> bool:
+    return (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, operator)
+        and isinstance(node.right, ast.Constant)
+        and node.right.value == number
+    )
+
+
+def halves(function: Function) -> bool:
+    """It computes a middle, and goes on with parts: slices, ranges, or calls of itself."""
+    nodes = [*ast.walk(function)]
+    middle = any(is_operation(n, ast.FloorDiv, 2) or is_operation(n, ast.RShift, 1) for n in nodes)
+    calls = {ast.unparse(node.func).rpartition(".")[2] for node in nodes if isinstance(node, ast.Call)}
+    return middle and (any(isinstance(n, ast.Slice) for n in nodes) or bool(calls & {"range", function.name}))
+
+
+def doubles(function: Function) -> bool:
+    """It raises two to a power that is not written down: how long to wait after so many failures."""
+    return any(
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Pow)
+        and isinstance(node.left, ast.Constant)
+        and not isinstance(node.right, ast.Constant)
+        for node in ast.walk(function)
+    )
+
+
+def doubles_in_place(function: Function) -> bool:
+    """It makes a wait of the last one: `wait *= 2`, `min(longest, wait * 2)`."""
+    return any(
+        (isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult))
+        or (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) == "min"
+            and any(is_operation(part, ast.Mult, 2) for part in ast.walk(node))
+        )
+        for node in ast.walk(function)
+    )
+
+
+def found_in_bridge(judge: Callable[[Function], bool]) -> list[str]:
+    paths = sorted(BRIDGE.rglob("*.py"))
+    assert len(paths) > 100
+    return [
+        f"{path.relative_to(BRIDGE)}:{function.name}"
+        for path in paths
+        for function in functions(path.read_text())
+        if judge(function)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("judge", "only"),
+    [
+        (halves, ["attempts.py:bisection"]),
+        (doubles, ["attempts.py:bound"]),
+        (doubles_in_place, []),
+    ],
+)
+def test_bisection_and_back_off_stand_once(judge, only):
+    assert found_in_bridge(judge) == only
+
+
+@pytest.mark.parametrize(
+    ("judge", "body"),
+    [
+        (halves, "m = len(x) // 2; return f(x[:m]) + f(x[m:])"),
+        (halves, "m = len(x) >> 1; return [*self.f(x, m), *self.f(m, x)]"),
+        (halves, "n = len(x); return [g(x.pick(range(n // 2)))]"),
+        (doubles, "sleep(0.1 * 2 ** tries)"),
+        (doubles, "return min(60, 2.0 ** (self.failures - 5))"),
+        (doubles_in_place, "pause *= 2"),
+        (doubles_in_place, "return min(LONGEST, pause * 2 or 0.25)"),
+    ],
+)
+def test_what_would_be_a_second_one_is_recognised(judge, body):
+    [function] = functions(f"def f(self, x, tries): {body}")
+    assert judge(function)

@@ -75,6 +75,25 @@ def test_a_lost_answer_to_the_commit_never_gives_a_second_event_to_a_key(
     assert "it is unknown whether the event is stored" in answer.json["detail"]
 
 
+@pytest.mark.fault(75)
+def test_when_a_bisected_batch_loses_its_connection_all_are_decided(
+    serving: Callable[..., IngressServer], source: Database, proxy_to: Callable[[str], FaultProxy]
+) -> None:
+    """Together they are refused; the first half commits and its answer is lost; the second half is still to come."""
+    proxy = proxy_to(source.bridge_dsn)
+    server = serving(dsn=proxy.dsn)
+    assert server.event().status == 202
+    lost = proxy.lose_commit_answer(b"insert into outbox.event")
+    lines = [
+        json.dumps({"payload": EVENT, "idempotency_key": f"k{n}"}).replace("95210", used)
+        for n, used in enumerate(["1", "2", "1e200000", "4"])
+    ]
+    answer = server.event("\n".join(lines).encode(), content_type="application/x-ndjson")
+    assert lost.happened
+    assert [result["status"] for result in answer.lines] == [200, 200, 422, 202]
+    assert source.value("select count(*) from outbox.event where idempotency_key like 'k_'") == 3
+
+
 @pytest.mark.fault(77)
 def test_a_server_that_falls_silent_is_503_in_bounded_time(
     serving: Callable[..., IngressServer],

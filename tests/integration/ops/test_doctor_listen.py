@@ -122,7 +122,7 @@ def test_the_bridge_of_another_configuration_is_an_error(world: World, bridge: S
     at = with_ingress(world)
     bridge()
     world.text = world.text.replace("  capture: slot\n", "  capture: slot\n  slot: second\n", 1)
-    told = f"error: another bridge answers on {at}: one of another source or slot"
+    told = f"error: another bridge answers on {at}, with another source or slot"
     assert said(world, "ingress.listen", code=1) == told
     assert said(world, "admin.listen", code=1).startswith("error: another bridge answers on ")
 
@@ -141,8 +141,8 @@ def test_a_database_where_the_bridge_would_listen_is_another_program(world: Worl
     ("name", "level", "message"),
     [
         (OURS, "ok", "this bridge runs and answers on {}"),
-        (OURS_OF_ANOTHER_SLOT, "error", "another bridge answers on {}: one of another source or slot"),
-        (OF_A_LATER_VERSION, "warn", "a bridge of another version answers on {}: whose it is cannot be told"),
+        (OURS_OF_ANOTHER_SLOT, "error", "another bridge answers on {}, with another source or slot"),
+        (OF_A_LATER_VERSION, "warn", "a bridge of another version answers on {}: it is unknown whose it is"),
         ("", "error", "another program listens on {}"),
     ],
     ids=["this", "another", "another version", "a program"],
@@ -174,12 +174,15 @@ def test_whatever_else_answers_is_no_bridge() -> None:
 def test_a_server_that_hangs_up_or_says_nothing_is_told_as_such() -> None:
     with speaking(lambda link: link.recv(65536) and None) as port:
         assert looked("127.0.0.1", port).message.startswith(
-            f"127.0.0.1:{port} is taken, and who listens there hangs up"
+            f"127.0.0.1:{port} is in use, and its connections are closed"
         )
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         check = looked("127.0.0.1", port)
-    assert check.message == f"127.0.0.1:{port} is taken, and who listens there does not answer within 2 s"
+    assert (
+        check.message
+        == f"127.0.0.1:{port} is in use, and the program that listens there does not answer within 2 s"
+    )
     assert check.level == "error"
 
 
@@ -202,7 +205,7 @@ def test_a_port_of_another_address_of_this_machine_is_told_as_such() -> None:
         check = looked("0.0.0.0", port)
     assert check.level == "error"
     assert check.message == (
-        f"0.0.0.0:{port} overlaps an address of this machine where somebody listens on port {port}"
+        f"0.0.0.0:{port} overlaps an address of this machine where another program listens on port {port}"
     )
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bridge.planning.entity import Keep, folded
-from bridge.postgres.entities import EntityStore
+from bridge.planning.plan import Lookup
+from bridge.planning.spec import EnrichSpec
+from bridge.postgres.entities import Enricher, EntityStore
 from bridge.protocol.events import Event
 from tests.integration.ops.conftest import letters, rows
 from tests.support.bridge_process import BridgeProcess
@@ -328,3 +333,53 @@ def test_the_database_merges_entities_as_the_planner_does_in_any_order(
             assert _stored(source) == wanted
     finally:
         store.close()
+
+
+@pytest.fixture
+def customers(source: Database) -> EnrichSpec:
+    source.execute("create table public.customers (id int primary key, name text)")
+    source.execute("grant select on public.customers to outbox_bridge")
+    source.execute("insert into public.customers select n, 'c' || n from generate_series(1, 40) as n")
+    query = "select id, name from public.customers where id = any(%(keys)s::int[])"
+    return EnrichSpec("customer", "$event.customer_id", "source", query, cache_seconds=60.0)
+
+
+def test_keys_that_the_querys_type_does_not_hold_cost_their_neighbours_nothing(
+    source: Database, customers: EnrichSpec
+) -> None:
+    counted = Counter[str]()
+    wrong = ("", "x", "99999999999")
+    keys = [*map(str, range(1, 21)), *wrong, *map(str, range(21, 61))]
+    enricher = Enricher(
+        {"source": source.bridge_dsn},
+        "test",
+        lambda _entity, result, n: counted.update({result: n}),
+    )
+    with closing(enricher):
+        assert enricher.answer(Lookup(customers, keys)).keys() == {str(n) for n in range(1, 41)}
+        assert counted == {"found": 40, "missing": 23}
+        assert enricher.answer(Lookup(customers, ["7", "x"]))["7"]["name"] == "c7"
+        assert counted == {"found": 40, "missing": 24, "hit": 1}
+
+
+def test_missing_rows_are_asked_for_until_the_source_shows_them(
+    source: Database, customers: EnrichSpec
+) -> None:
+    """Customer 41 is there from the third look on, customer 42 never: that look is the last."""
+    looks: list[bool] = []
+
+    def visible() -> bool:
+        looks.append(len(looks) > 1)
+        if looks[-1]:
+            source.execute("insert into public.customers values (41, 'c41')")
+        return looks[-1]
+
+    with closing(Enricher({"source": source.bridge_dsn}, "test")) as enricher:
+        lookup = Lookup(customers, ["1", "41", "42"])
+        assert enricher.answer(lookup).keys() == {"1"}
+        assert enricher.answer(lookup, visible).keys() == {"1", "41"}
+        assert looks == [False, False, True]
+        elsewhere = Enricher({"source": source.bridge_dsn, "crm": source.bridge_dsn}, "test")
+        with closing(elsewhere):  # no other server is waited for: it knows nothing of our transactions
+            assert elsewhere.answer(Lookup(replace(customers, source="crm"), ["42"]), visible) == {}
+        assert len(looks) == 3

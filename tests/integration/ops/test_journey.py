@@ -134,6 +134,6 @@ def test_explain_tells_what_a_message_waits_for(target: Database) -> None:
         found = deliveries(connection, ids)
     assert [delivery_line(found[one]) for one in ids] == [
         "delivery sent after 2 attempts",
-        "delivery pending after 1 attempt, the next not before 2027-03-01 09:00:00+0000, last error: http_503",
+        "delivery pending after 1 attempt, the next one not before 2027-03-01 09:00:00+0000, last error: http_503",
         "delivery pending after 0 attempts, behind an earlier message of its key",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +24,10 @@ def without_lookups(document: dict[str, Any]) -> None:
     columns = pipeline["destinations"]["events"]["columns"]
     for name in ("mrr", "csm", "renewal"):
         del columns[name]
+
+
+def without_lookups_in(world: World) -> None:
+    world.configure(without_lookups)
 
 
 def filled(world: World, events: int = 300) -> None:
@@ -130,7 +135,8 @@ def test_doubled_rows_of_a_table_without_key_are_named(world: World, command: Co
     assert command("prove", "--json").only["doubled"]["first"] == [f"{doubled} (2 rows)"]
 
 
-def test_rows_without_identity_are_compared_as_a_multiset(world: World, command: Command) -> None:
+def logged(world: World) -> None:
+    """A second destination, whose rows say nothing of their events."""
     world.target.execute(
         "create table events.log (metric text, used numeric, at timestamptz, note text default '-')"
     )
@@ -147,6 +153,10 @@ def test_rows_without_identity_are_compared_as_a_multiset(world: World, command:
         }
 
     world.configure(log)
+
+
+def test_rows_without_identity_are_compared_as_a_multiset(world: World, command: Command) -> None:
+    logged(world)
     filled(world)
     ran = command("prove", "--json")
     assert ran.code == 0, ran.out + ran.err
@@ -178,11 +188,15 @@ grant select, insert, update on events.latest to outbox_bridge
 """
 
 
-@pytest.fixture
-def latest(world: World) -> None:
+def last_of_a_customer(world: World) -> None:
     for statement in LATEST.split(";"):
         world.target.execute(statement)
     world.configure(by_customer)
+
+
+@pytest.fixture
+def latest(world: World) -> None:
+    last_of_a_customer(world)
 
 
 def test_of_a_key_the_last_event_is_compared(world: World, command: Command, latest: None) -> None:
@@ -301,6 +315,41 @@ def test_a_refused_event_without_a_dead_letter_is_lost_without_a_key_too(
     world.target.execute("delete from bridge.dead_letter")
     named = command("prove", "--json").only["lost"]["first"]
     assert named == [f"{broken} (it cannot be a row, and is not a dead letter)"]
+
+
+@pytest.mark.parametrize(
+    ("by", "table", "prepare"),
+    [
+        ("event", "usage_limits", without_lookups_in),
+        ("key", "latest", last_of_a_customer),
+        ("rows", "log", logged),
+    ],
+)
+def test_events_whose_values_the_table_refuses_are_named_one_by_one(
+    world: World, command: Command, by: str, table: str, prepare: Callable[[World], None]
+) -> None:
+    """Their dead letters are gone: only the casts of the target say which of a batch they are."""
+    prepare(world)
+    world.target.execute(f"alter table events.{table} alter used type smallint")
+    world.bridge().start().wait_ready()
+    payloads = [
+        {"customer_id": f"cus_{n}", "metric": "seats", "limit": 10, "used": n, "plan": "pro"}
+        for n in range(60)
+    ]
+    refused = (0, 17, 18, 59)
+    for n in refused:
+        payloads[n]["used"] = 100_000
+    with world.producer() as producer:
+        events = producer.transaction(payloads=payloads)
+    until(lambda: world.applied(f"events.{table}") == 56, "the others are there")
+    ran = command("prove", "--json")
+    assert ran.code == 0, ran.out
+    world.target.execute("delete from bridge.dead_letter")
+    one = command("prove", "--json").report["comparisons"][-1]
+    assert one["by"] == by
+    assert counts(one) == {"lost": 4}
+    assert {named.split()[0] for named in one["lost"]["first"]} == {str(events[n]) for n in refused}
+    assert (one["present"], one["expected"]) == (56, 60)
 
 
 @pytest.mark.parametrize("event", ["user.signed_up", "user.*"])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.dispatch.schedule import LONGEST_SECONDS, Breaker, Pacer, backoff
+from bridge.dispatch.schedule import RETRY, Breaker, Pacer
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
-def test_the_wait_doubles_up_to_ten_minutes_and_half_of_it_is_chance(attempts: int, chance: float) -> None:
-    whole = min(LONGEST_SECONDS, 2.0 ** min(attempts - 1, 30))
-    assert whole / 2 <= backoff(attempts, chance) <= whole
-    assert backoff(attempts, chance) <= backoff(attempts + 1, chance)
+def test_a_message_waits_up_to_ten_minutes_and_half_of_it_is_chance(attempts: int, chance: float) -> None:
+    whole = min(600.0, 2.0 ** min(attempts - 1, 30))
+    assert whole / 2 <= RETRY.after(attempts, chance) <= whole
+    assert RETRY.after(attempts, chance) <= RETRY.after(attempts + 1, chance)
 
 
 def test_five_failures_open_the_breaker_and_one_message_tries_it() -> None:
@@ -32,7 +32,8 @@ def test_five_failures_open_the_breaker_and_one_message_tries_it() -> None:
     assert breaker.room(0.5, 0, 8) == 8
 
 
-@given(st.integers(5, 200), st.floats(0, 1, exclude_max=True))
+@given(st.integers(5, 2000), st.floats(0, 1, exclude_max=True))
+@example(1100, 0.5)  # 13 hours of failures: 2.0**1024 is too large for a float
 def test_a_destination_is_tried_at_least_once_a_minute(failures: int, chance: float) -> None:
     breaker = Breaker()
     for _ in range(failures):
