@@ -38,8 +38,8 @@ def connect_source(
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to the source, named after the command in pg_stat_activity.
 
-    `grant` is the role that has the rights the command needs. Raises CannotConnect (exit code 3); SourceRefused for
-    errors of statements, whose details (they may hold values of rows) are left out.
+    `grant`: the role that has the privileges that the command needs. Raises CannotConnect (exit code 3); SourceRefused
+    for errors of statements, without their details, which may contain row values.
     """
     with connect(config.source.dsn, COMMAND, command) as connection:
         try:

@@ -63,21 +63,26 @@ class Dispatcher:
         self._nudged.set()
 
     async def run(self) -> None:
-        """Session after session; every fault begins at the place again."""
+        """Session after session; after every fault it starts with the lease again."""
+        retries = Retries(_RECONNECT)
+        loop = asyncio.get_running_loop()
         async with Pool(self.plan.dsn, DISPATCH, self.plan.stream, most=2) as pool:
             while not self._stop.is_set():
                 try:
                     async with pool.connection() as connection:
+                        began = loop.time()
                         try:
                             await self._session(pool, connection)
                         except (psycopg.Error, OSError):
-                            await connection.close()  # the pool makes another
+                            await connection.close()  # the pool opens another
                             raise
+                        finally:
+                            retries.ran(loop.time() - began)
                 except (BridgeError, psycopg.Error, OSError) as error:
                     self._trouble(error)
-                    await self._sleep(_AGAIN_SECONDS)
+                    await self._sleep(retries.failed())
                 except _PlaceLost:
-                    self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
+                    self._watcher.log("warning", "dispatcher lease lost", stream=self.plan.stream)
 
     async def _session(self, pool: Pool, connection: place.AsyncLink) -> None:
         epoch = await self._place(connection)
@@ -147,7 +152,7 @@ class Dispatcher:
                 raise _PlaceLost
 
     async def _tidy(self, pool: Pool, lanes: Sequence[Lane]) -> None:
-        """Now and then, over a connection of its own, so that no claim and no renewal of the place waits for it."""
+        """From time to time, over a second connection, so that claims and lease renewals do not wait for it."""
         while True:
             with contextlib.suppress(CannotConnect):  # no room for a second one: the next time
                 async with pool.connection() as connection:

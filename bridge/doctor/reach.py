@@ -1,4 +1,4 @@
-"""Can a server be reached: name, port, TLS, login. Why a login fails: postgres/advice.py."""
+"""Can a server be reached: name, port, TLS, login? The causes of a failed login are in postgres/advice.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def place(dsn: str) -> str:
 
 
 def unreachable(where: str, dsn: str, error: CannotConnect) -> Check:
-    """Which step of the way failed, and what to do about that one."""
+    """The step that failed, with its fix."""
     said = " ".join(mask_secrets(str(error.args[0])).split())
     cause = cause_of(said)
     if cause is None:

@@ -154,8 +154,8 @@ class _TextArrayDumper(Dumper):
 
 
 async def prepare(connection: psycopg.AsyncConnection) -> None:
-    """Make a connection ready for insert(). Raises psycopg's errors (the outbox is missing, too), and IngressDown where
-    the role may not insert."""
+    """Prepare a connection for insert(). Raises psycopg errors (also if the outbox is missing), and IngressDown if the
+    role may not insert."""
     connection.adapters.register_dumper(_TextArray, _TextArrayDumper)
     row = await (await connection.execute(_READY)).fetchone()
     if row is None or not row[0]:

@@ -1,7 +1,7 @@
 """Combine the events of concurrent requests into one insert and one commit.
 
-While one commit is under way the next batch gathers behind it, so nobody waits for a timer, and the more
-requests there are, the fewer commits each costs. A pool of one: the database sees one session of ours.
+While one commit runs, the next batch collects behind it. So no request waits for a timer, and with more requests
+each commit stores more events. It uses a pool of one connection.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ WAIT_SECONDS = 10.0  # a request waits so long for its commit
 STATEMENT_SECONDS = 15.0  # past the server's own statement_timeout: it is not there any more
 LOOK_SECONDS = 10.0  # an idle connection is asked whether it lives
 FORGET_SECONDS = 600.0
-AGAIN_SECONDS = 1.0  # after a server that is there took nothing
 CONFLICT_ATTEMPTS = 3
-_RECONNECT = Backoff(first=0.25, longest=5.0)  # requests are refused meanwhile, so not longer
+_AGAIN = Backoff(first=0.25, longest=5.0)  # requests are refused meanwhile, so not longer
 
 StoreOutcome = Stored | Refusal
 
@@ -73,6 +72,7 @@ class Writer:
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
+        self._retries = Retries(_AGAIN)  # of a server that accepts the connection and no event
         self._down = ""  # why nothing can be stored now
         self._forget_at = 0.0
         self.commits = 0
@@ -100,7 +100,7 @@ class Writer:
             ) from None
 
     async def run(self) -> None:
-        """Connect, store, connect again; until cancelled. What waits then is refused."""
+        """Connect, store, reconnect, until cancelled; then waiting items are refused."""
         try:
             async with Pool(self._dsn, INGRESS, prepare=prepare) as pool:
                 while True:
@@ -110,7 +110,7 @@ class Writer:
             self._refuse_all()
 
     async def _use(self, pool: Pool) -> None:
-        """Store over a connection of the pool's, until there is nothing to store or it is of no more use."""
+        """Store over a connection of the pool, until there is nothing to store or the connection is unusable."""
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(STATEMENT_SECONDS):
@@ -119,27 +119,29 @@ class Writer:
                 self._works()
                 await self._serve_until_it_fails(connection)
         except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
-            self._go_down(error)  # the pool tries again, with its back-off
+            self._go_down(error)  # the pool connects again, with its back-off
 
     async def _serve_until_it_fails(self, connection: psycopg.AsyncConnection) -> None:
         commits = self.commits
         loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             await self._serve(connection)
         except (psycopg.Error, OSError, TimeoutError, BridgeError) as error:
             lost = is_lost(connection, error)
-            await connection.close()  # the pool makes another
+            self._retries.ran(loop.time() - began)
+            await connection.close()  # the pool opens another
             if lost:
                 self._log.info("connection lost", cause=safe_message(error))
                 if self.commits > commits:
-                    return  # what can be sent again waits for the next connection
+                    return  # items that can be sent again wait for the next connection
             self._go_down(error)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(self._retries.failed())
 
     def _go_down(self, error: BaseException) -> None:
         if not self._down:
             self._log.warning("cannot store events", cause=safe_message(error))
-        self._down = "the source cannot be written to at present"
+        self._down = "the source is not writable at present"
         self._failed(error if isinstance(error, IngressDown) else _down(error))
         self._refuse_all()
 
@@ -149,8 +151,8 @@ class Writer:
         self._bytes = 0
 
     async def _serve(self, connection: psycopg.AsyncConnection) -> None:
-        """Store batch after batch; returns when there was none for LOOK_SECONDS: the pool looks at the connection then.
-        Raises when it is of no more use."""
+        """Store batch after batch; returns after LOOK_SECONDS without one, so that the pool checks the connection.
+        Raises when the connection is unusable."""
         while True:
             await self._forget(connection)
             if not self._queue:

@@ -1,8 +1,8 @@
 """The backlog that no stream reports: slot and outbox of a stream that is halted or standing by, dead letters of
 every target, messages waiting for sinks, and the source's count of repeats.
 
-A stream tells its own facts while it runs. A halted one reads nothing, and that is when WAL piles up and
-events grow old; so this looks at the source in its place, every few seconds, over a connection of its own a server.
+A running stream reports its own facts. A halted stream reads nothing, and that is when WAL accumulates and events
+wait. So this reads the source instead, every few seconds, over one connection to each server.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnectio
         after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
         found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
         pending = found[0] if found else None
-    if idle(state.snapshot):  # it may have begun to work meanwhile, and knows better
+    if idle(state.snapshot):  # it may be working by now, and its own values are newer
         state.update(
             slot=slot,
             slot_active=active if slot else None,
@@ -194,7 +194,7 @@ async def _dead_letters(connection: psycopg.AsyncConnection, plan: Plan) -> dict
 
 
 async def _waiting(connection: psycopg.AsyncConnection, plan: Plan) -> list[tuple[str, int, float]]:
-    """Counting a long backlog may take too long; dead letters are told all the same."""
+    """Counting a long backlog may time out; dead letters are reported all the same."""
     return await (await connection.execute(WAITING, [plan.stream])).fetchall()
 
 

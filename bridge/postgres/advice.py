@@ -1,5 +1,7 @@
-"""Why a server could not be reached, told apart by what libpq or a pooler says (before the session stands there is no
-SQLSTATE), and what to do about each cause. Errors and `bridge doctor` use the same table.
+"""Why a server cannot be reached, and the fix for each cause.
+
+The cause is taken from the message of libpq or of a pooler, because there is no SQLSTATE before the session exists.
+Errors and `bridge doctor` use the same table.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ FixKind = Literal["sql", "config", "advice"]
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """name: the doctor's check, as reach_NAME. pattern: in the message. fix: {host}, {port}, {dbname} and {user} are
-    the dsn's. kind: SQL for an administrator, a change of the dsn, or something for a person."""
+    """name: the doctor's check is reach_NAME. pattern: a regular expression that finds it in the message. fix: with
+    {host}, {port}, {dbname} and {user} of the dsn. kind: SQL for an administrator, a change of the dsn, or other."""
 
     name: str
     pattern: str
@@ -26,12 +28,12 @@ class Cause:
     kind: FixKind
 
 
-# The first that matches counts.
+# The first match counts.
 _CAUSES = (
     Cause(
         "name",
         r"could not translate host name|failed to resolve host|Name or service not known|nodename nor servname",
-        "correct `host` in the dsn: this machine does not know that name; what the DNS says: getent hosts {host}",
+        "correct `host` in the dsn: the name does not resolve on this machine; to check the DNS: getent hosts {host}",
         "config",
     ),
     Cause(
@@ -44,7 +46,7 @@ _CAUSES = (
     Cause(
         "database",
         r'database ".*" does not exist|no such database',
-        "correct `dbname` in the dsn; which there are: psql -l",
+        "correct `dbname` in the dsn; to list the databases: psql -l",
         "config",
     ),
     Cause(
@@ -61,49 +63,48 @@ _CAUSES = (
         "pg_hba",
         r"no pg_hba.conf entry|pg_hba.conf rejects",
         "add a line to the server's pg_hba.conf, such as: hostssl {dbname} {user} <this machine>/32 scram-sha-256 "
-        "(and one whose database is `replication` is not needed); then: select pg_reload_conf(); where it has one for "
-        "TLS alone, the server and `sslmode` do not meet: sslmode=require or stricter",
+        "(a line for `replication` is not needed); then: select pg_reload_conf(); if there is such a line for TLS "
+        "only, the server does not support this `sslmode`: use sslmode=require or stricter",
         "advice",
     ),
     Cause(
         "pooler",
         r"unsupported startup parameter: replication",
-        "a pooler stands between, and cannot carry replication: let source.dsn name the server itself, or set "
-        "source.capture to poll",
+        "a pooler cannot carry replication: change source.dsn to the server itself, or set source.capture to poll",
         "config",
     ),
     Cause(
         "pooler",
         r"unsupported startup parameter",
-        "a pooler stands between and refuses what this dsn asks for: take `options` out of it (the bridge sets what it "
-        "needs by statements), or add it to the pooler's ignore_startup_parameters",
+        "a pooler refuses a parameter of this dsn: remove `options` from it (the bridge sets what it needs with "
+        "statements), or add the parameter to ignore_startup_parameters of the pooler",
         "config",
     ),
     Cause(
         "pooler",
         r"statement pooling mode",
-        "a pooler lends a server for one statement alone: let the dsn name the server itself, or a pool with "
-        "pool_mode = session (a source that is polled: session or transaction)",
+        "a pooler with pool_mode = statement allows no transactions: change the dsn to the server itself, or to a pool "
+        "with pool_mode = session (or transaction, for a source with capture: poll)",
         "config",
     ),
     Cause(
         "pooler",
         r"query_wait_timeout|no more connections allowed|pgbouncer cannot connect to server",
-        "the pooler has no server left for us, or cannot reach it: raise default_pool_size or max_client_conn, or see "
-        "its log",
+        "the pooler has no free server connection, or cannot reach the server: raise default_pool_size or "
+        "max_client_conn, or check its log",
         "advice",
     ),
     Cause(
         "tls",
         r"does not match host name",
-        "name in the dsn the very host that the server's certificate is for, or have a certificate made for this one",
+        "use the host in the dsn that the server's certificate is issued for, or issue a certificate for this host",
         "config",
     ),
     Cause(
         "tls",
         r"certificate verify failed",
         "the server's certificate has expired or is not signed by the CA in sslrootcert: renew it, or name the file of "
-        "the right CA; what it says: openssl s_client -starttls postgres -connect {host}:{port} </dev/null | "
+        "the right CA; to see it: openssl s_client -starttls postgres -connect {host}:{port} </dev/null | "
         "openssl x509 -noout -dates -issuer -subject",
         "config",
     ),
@@ -116,52 +117,52 @@ _CAUSES = (
     Cause(
         "tls",
         r"certificate|SSL|sslmode|TLS",
-        "the server and `sslmode` do not meet: turn TLS on in the server (ssl = on); sslmode=verify-full needs "
-        "sslrootcert=<the CA's file, or system> and a certificate for the very host that the dsn names",
+        "the server does not support this `sslmode`: turn TLS on in the server (ssl = on); sslmode=verify-full needs "
+        "sslrootcert=<the CA's file, or system> and a certificate for the host in the dsn",
         "config",
     ),
     Cause(
         "connections",
         r"too many (clients|connections)|remaining connection slots",
-        "the server takes no more connections: end idle ones, or raise max_connections and restart it",
+        "the server accepts no more connections: close idle ones, or raise max_connections and restart it",
         "advice",
     ),
     Cause(
         "starting",
         r"starting up|shutting down|in recovery mode|not yet accepting",
-        "the server is starting or stopping: try again in a moment",
+        "the server is starting or stopping: try again soon",
         "advice",
     ),
     Cause(
         "port",
         r"[Cc]onnection refused|No such file or directory",
-        "nobody listens there: correct `host` and `port` in the dsn ({host}:{port}), start the server, or set its "
+        "nothing listens there: correct `host` and `port` in the dsn ({host}:{port}), start the server, or set its "
         "listen_addresses",
         "config",
     ),
     Cause(
         "closed",
         r"server closed the connection",
-        "something answers at {host}:{port} and hangs up before the login: a proxy without a server behind it, "
-        "or no Postgres at all",
+        "something answers at {host}:{port} and closes the connection before the login: a proxy without a server "
+        "behind it, or not Postgres",
         "config",
     ),
     Cause(
         "timeout",
         r"timeout expired|timed out|[Nn]o route|unreachable|no answer",
-        "a firewall drops the packets, the address is wrong, or something takes the connection and says nothing: "
-        "bridge doctor --network tells which, and the address to allow there",
+        "a firewall drops the packets, the address is wrong, or something accepts the connection and does not answer: "
+        "bridge doctor --network shows which, and the address to allow there",
         "advice",
     ),
 )
 
-UNKNOWN = "try the same dsn with psql, which tells the same; bridge doctor looks at each connection"
-LOST = "the connection is made again by itself; where that goes on, bridge doctor looks at each"
-"""For one that stood, and broke."""
+UNKNOWN = "try the same dsn with psql; bridge doctor checks each connection"
+LOST = "the bridge connects again by itself; if this continues: bridge doctor checks each connection"
+"""For a connection that was open."""
 
 
 def parameters(dsn: str) -> Mapping[str, str]:
-    """host, port, dbname and user as libpq takes them, from the dsn and the environment."""
+    """host, port, dbname and user as libpq resolves them from the dsn and the environment."""
     defaults = {
         option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val
     }
@@ -169,17 +170,16 @@ def parameters(dsn: str) -> Mapping[str, str]:
 
 
 def cause_of(message: str) -> Cause | None:
-    """Which step of the way failed, by the words of libpq; None: not known."""
+    """The step that failed; None: unknown."""
     return next((cause for cause in _CAUSES if re.search(cause.pattern, message)), None)
 
 
 def advice(message: str, dsn: str) -> str:
-    """What to do about a connection that could not be made."""
+    """The fix for a connection that failed with this message."""
     cause = cause_of(message)
-    return UNKNOWN if cause is None else filled(cause.fix, dsn)
+    return UNKNOWN if cause is None else _filled(cause.fix, dsn)
 
 
-def filled(fix: str, dsn: str) -> str:
-    """A cause's fix, for this dsn."""
+def _filled(fix: str, dsn: str) -> str:
     known = {"host": "the local socket", "port": "5432", "dbname": "?", "user": "?", **parameters(dsn)}
     return fix.format(**{name: known[name] for name in ("host", "port", "dbname", "user")})

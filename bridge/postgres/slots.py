@@ -123,8 +123,8 @@ def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
 
 
 def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, object]) -> str | None:
-    """Drop the slot that the stream is registered with, if the condition over it (`s`) holds and the server takes
-    writes. Its name, or None."""
+    """Drop the slot that the stream is registered with, if the condition on it (`s`) is true and the server accepts
+    writes. Returns its name, or None."""
     with connect(dsn, SOURCE, stream) as source:
         row = source.execute(
             "select s.slot_name from pg_catalog.pg_replication_slots s"

@@ -1,8 +1,7 @@
-"""Waiting for libpq connections that never block, several at once, and taking in what has arrived.
+"""Waiting for several libpq connections that never block, and reading what has arrived. connect.py opens them.
 
-psycopg's `pq` layer is used directly where its cursors cannot go: COPY BOTH, and whole transactions sent
-as one pipeline of prepared statements with parameters that are already encoded. Nobody reads the raw
-socket, so TLS works as everywhere. connect.py opens them.
+Uses psycopg's `pq` layer directly for what its cursors cannot do: COPY BOTH, and whole transactions sent as one
+pipeline of prepared statements with encoded parameters. The raw socket is never read, so TLS works.
 """
 
 from __future__ import annotations

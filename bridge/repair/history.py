@@ -151,8 +151,10 @@ class History:
             yield [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
 
     def _see(self, listed: str) -> None:
-        """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
-        for attempt in range(10):
+        """Begin a snapshot in which everything that the ledger lists is visible: the stream can run ahead of
+        visibility."""
+        for failures in range(_LOOKS):
+            wire.wait([], [], _AGAIN.after(failures))
             self._source.begin("isolation level repeatable read, read only")
             row = self._source.execute(
                 "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
@@ -162,5 +164,6 @@ class History:
             if row and row[0]:
                 return
             self._source.rollback()
-            wire.wait([], [], 0.01 * 2**attempt)
-        raise Retry("the source does not show yet what the ledger lists", reason="not_visible")
+        raise Retry(
+            "transactions that the ledger lists are not visible at the source yet", reason="not_visible"
+        )

@@ -43,7 +43,7 @@ def plan_target(plan: StreamSpec) -> Planner:
 
 
 def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> TableShape:
-    """One destination's table. events: the types its pipeline takes. Raises Halt for what does not fit."""
+    """One destination's table. events: the types that its pipeline takes. Raises Halt if the table does not fit."""
     with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
         shape, findings = table_shape(connection, spec, contract_kinds(plan, events, spec))
     if findings or shape is None:
