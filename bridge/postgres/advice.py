@@ -51,7 +51,7 @@ _CAUSES = (
     ),
     Cause(
         "role",
-        r'role ".*" does not exist|no such user',
+        r'role ".*" does not exist|no such user|"trust" authentication failed',
         "correct `user` in the dsn, or create the role: bridge schema source has it, as outbox_bridge",
         "advice",
     ),
