@@ -1,13 +1,14 @@
-"""Every connection of the bridge is opened here: psycopg's, sync and async, pools of them, and libpq's own (`pq`).
+"""Opens every connection of the bridge: psycopg's, sync and async, pools of them, and libpq's own (`pq`).
 
-A profile (profiles.py) says what the connection is for and what must hold in it. Nothing of that travels in the
-startup packet, where PgBouncer refuses it or drops it in silence. The first statement sets it, but only in the very
-server process that the login named. Where another one answers, a pooler stands between:
+A profile (profiles.py) names a connection's use and its settings. No setting is sent in the startup packet, because
+PgBouncer refuses or ignores it there. The first statement makes the settings, but only if it runs in the server
+process that the login named. If it runs in another one, a pooler is in between:
 
-- a use that needs a session of its own is refused when the pooler takes the server away between two statements
-  (`target_pooled`), before anything is set on a server that strangers get next; else it is set as usual;
-- for every other use the settings go with each transaction, and end with it. A statement outside of one gets a
-  transaction of its own. That is right behind any pooler, so its kind need not be known.
+- For a profile that needs a session, the settings are made if the pooler gives one. If it can change the server
+  process between two statements, the connection is refused (`target_pooled`) before anything is set, because other
+  clients get the same server process next.
+- For every other profile, the settings are made in each transaction and end with it. A statement outside of a
+  transaction gets one of its own. This is right for any pooler, so its mode does not matter.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -38,7 +40,7 @@ from bridge.postgres.profiles import Profile
 CONNECT_SECONDS = 10
 """Per host, where the dsn has no connect_timeout."""
 
-# A link on which nothing is acknowledged for so long is dead (half-open), whatever TCP thinks.
+# A link without an acknowledgement for this long is dead (half-open).
 _KEEPALIVE = {
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -47,11 +49,11 @@ _KEEPALIVE = {
     "connect_timeout": str(CONNECT_SECONDS),
 }
 _PROBE_ROUNDS = 3
-_PROBE_SECONDS = 5.0  # a pool of sessions may have no server left for the probe, and lets it wait
+_PROBE_SECONDS = 5.0  # a pool in session mode may have no free server, and the probe waits
 
 
 def complete(dsn: str, profile: Profile, part: str = "", **parameters: str) -> str:
-    """The conninfo for this use, with our defaults for what the dsn leaves open."""
+    """The conninfo for this profile, with our defaults for parameters that the dsn does not have."""
     given = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
     ours = {"application_name": profile.name.format(part), "client_encoding": "UTF8", **parameters}
     if profile.connect_seconds is not None:
@@ -60,18 +62,15 @@ def complete(dsn: str, profile: Profile, part: str = "", **parameters: str) -> s
 
 
 def cannot_connect(where: str, dsn: str, error: Exception | str) -> CannotConnect:
-    """What libpq says, which names hosts and roles but no passwords, and what to do about that."""
+    """libpq's message, which names hosts and roles but no passwords, and its fix."""
     said = " ".join(str(error).split())
     return CannotConnect(f"cannot connect to {where}: {said}", hint=advice(said, dsn))
 
 
-# --- opening them -----------------------------------------------------------------------------------------
-
-
 def connect(dsn: str, profile: Profile, part: str = "", *, where: str = "") -> ProfiledConnection:
-    """part: what the application_name says beside the use. where: the server in errors; the profile's by default.
+    """part: for the profile's application_name. where: the server's name in errors, if not the profile's.
 
-    Raises CannotConnect, and Halt (target_pooled) where a pooler gives no session to a use that needs one.
+    Raises CannotConnect, and Halt (target_pooled) if a pooler gives no session and the profile needs one.
     """
     where = where or profile.where
     conninfo = complete(dsn, profile, part)
@@ -91,21 +90,19 @@ def connect(dsn: str, profile: Profile, part: str = "", *, where: str = "") -> P
         _settled(connection, lent=step)
     except BaseException as error:
         connection.close()
-        if isinstance(error, psycopg.OperationalError):  # some poolers log in to the server only now
+        if isinstance(error, psycopg.OperationalError):  # a pooler may log in to the server only now
             raise cannot_connect(where, dsn, error) from None
         raise
     return connection
 
 
+Prepare = Callable[[AsyncProfiledConnection], Awaitable[None]]
 _Opened = TypeVar("_Opened", bound=AsyncProfiledConnection)
 
 
-async def connect_async(dsn: str, profile: Profile, part: str = "") -> AsyncProfiledConnection:
-    """connect() for asyncio."""
-    return await _open_async(AsyncProfiledConnection, dsn, profile, part)
-
-
-async def _open_async(kind: type[_Opened], dsn: str, profile: Profile, part: str) -> _Opened:
+async def _connect_async(
+    kind: type[_Opened], dsn: str, profile: Profile, part: str, prepare: Prepare | None
+) -> _Opened:
     conninfo = complete(dsn, profile, part)
     try:
         connection = await super(AsyncProfiledConnection, kind).connect(
@@ -120,8 +117,10 @@ async def _open_async(kind: type[_Opened], dsn: str, profile: Profile, part: str
         while isinstance(step, str):
             cursor = await connection.execute(step.encode())
             row = await cursor.fetchone() if cursor.description else None
-            step = await asyncio.to_thread(_next, settling, row)  # it may connect once more, and wait
+            step = await asyncio.to_thread(_next, settling, row)  # it may open a second connection, and wait
         _settled(connection, lent=step)
+        if prepare is not None:
+            await prepare(connection)
     except BaseException as error:
         await connection.close()
         if isinstance(error, psycopg.OperationalError):
@@ -139,12 +138,11 @@ def _settled(connection: ProfiledConnection | AsyncProfiledConnection, *, lent: 
 
 
 def connect_pq(dsn: str, profile: Profile, part: str = "", **parameters: str) -> PGconn:
-    """A connection of libpq's own, not blocking, for a profile that needs a session. parameters: more of the conninfo.
-    Raises as connect() does."""
+    """A nonblocking connection of libpq's own, with a session. parameters: of the conninfo. Raises as connect()."""
     conninfo = complete(dsn, profile, part, **parameters)
     link = _link(conninfo, profile.where)
     try:
-        settling = _settle(profile, conninfo, profile.where, link.backend_pid)
+        settling = _settle(replace(profile, needs_session=True), conninfo, profile.where, link.backend_pid)
         step = _next(settling, None)
         while isinstance(step, str):
             step = _next(settling, _ask(link, step, FIRST_ANSWER_SECONDS))
@@ -157,10 +155,10 @@ def connect_pq(dsn: str, profile: Profile, part: str = "", **parameters: str) ->
 
 
 def _link(conninfo: str, where: str) -> PGconn:
-    """Connect, for at most connect_timeout a host.
+    """Connect, with at most connect_timeout per host.
 
-    Not by PGconn.connect(), which holds the interpreter's lock as long as the server is silent: all of the process
-    would stand still, health checks included.
+    Not with PGconn.connect(), which holds the interpreter's lock while the server is silent: the whole process would
+    block, health checks included.
     """
     given = conninfo_to_dict(conninfo)
     hosts = 1 + str(given.get("host") or "").count(",")
@@ -185,28 +183,26 @@ def _link(conninfo: str, where: str) -> PGconn:
     return link
 
 
-# --- settings, and poolers --------------------------------------------------------------------------------
-
 _Answer = tuple[Any, ...] | None
 _NO_ANSWER = f"no answer in {FIRST_ANSWER_SECONDS:.0f} s"
 _PID = "select pg_catalog.pg_backend_pid()::text"
 
 
 def _settle(profile: Profile, conninfo: str, where: str, login: int) -> Generator[str, _Answer, bool]:
-    """Put the profile into force. Yields statements for the connection and takes the first row of each, if any; its
-    value: whether the server is only lent. login: the process id that the login named."""
+    """Make the profile's settings. Yields statements for the connection, and is sent the first row of each, if any.
+    Returns whether a pooler only lends the server. login: the process id that the login named."""
     if (yield profile.set_for_session(login)) is not None:
         return False
     if not profile.needs_session:
-        yield f"begin; {profile.set_in_transaction()}"  # refused now rather than in the first statement
+        yield f"begin; {profile.set_in_transaction()}"  # fails now, not at the first use
         yield "commit"
         return True
     if (yield from _is_shared(conninfo, where)):
         raise Halt(
-            f"{where} is behind a pooler in transaction mode: two statements of one connection meet two servers, "
-            "so nothing that a session is set to would hold",
+            f"{where} is behind a pooler in transaction mode: two statements of one connection can run in two "
+            "server processes, so the settings of a session would not apply",
             reason="target_pooled",
-            hint="let this connection's dsn name the server itself, or a pool with pool_mode = session",
+            hint="change this connection's dsn to the server itself, or to a pool with pool_mode = session",
         )
     yield profile.set_for_session()
     return False
@@ -220,8 +216,8 @@ def _next(settling: Generator[str, _Answer, bool], answer: _Answer) -> str | boo
 
 
 def _is_shared(conninfo: str, where: str) -> Generator[str, _Answer, bool]:
-    """Does the pooler take the server away between two statements? Another connection that is given our server, or
-    takes it from us, proves it. Sets nothing."""
+    """Can the pooler change the server between two statements? A second connection that gets our server, or takes it
+    from us, proves it. Sets nothing."""
     ours = yield _PID
     for _ in range(_PROBE_ROUNDS):
         other = _link(conninfo, where)
@@ -241,7 +237,7 @@ def _is_shared(conninfo: str, where: str) -> Generator[str, _Answer, bool]:
 
 
 def _ask(link: PGconn, statements: str, seconds: float) -> _Answer:
-    """The first row that they give. Raises psycopg's errors, and TimeoutError."""
+    """The first row of the result, if any. Raises psycopg's errors, and TimeoutError."""
     link.send_query(statements.encode())
     end = wire.deadline(seconds)
     row: _Answer = None
@@ -262,16 +258,15 @@ def _ask(link: PGconn, statements: str, seconds: float) -> _Answer:
             row = tuple(None if cell is None else cell.decode() for cell in cells)
 
 
-# --- pools ------------------------------------------------------------------------------------------------
-
-_TAKE_SECONDS = 3600.0  # each attempt to connect ends by itself, and is told
-_GIVE_UP_SECONDS = 5.0
-"""A pool's back-off (1, 2, ... s) begins anew after so long: once the server is back, it is found soon."""
+_TAKE_SECONDS = 3600.0  # not the limit: each attempt to connect ends earlier, and its error is raised
+_GIVE_UP_SECONDS = (
+    5.0  # psycopg-pool's back-off (1, 2, ... s) starts again then, so that a restart is noticed soon
+)
 
 
 class Pool:
-    """Connections of one profile that are kept, looked at before each use, and made again with back-off. Use it as a
-    context manager, in the loop that it was opened in."""
+    """Keeps async connections of one profile, checks them before each use, and reconnects with a back-off. It is a
+    context manager."""
 
     def __init__(
         self,
@@ -281,25 +276,22 @@ class Pool:
         *,
         least: int = 1,
         most: int = 1,
-        prepare: Callable[[AsyncProfiledConnection], Awaitable[None]] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
-        """least, most: how many there are. prepare: what else a new connection needs; one that raises is not used."""
-        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415  what needs no pool does not load it
+        """least, most: the number of connections. prepare: called with each new one; if it raises, it is closed."""
+        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415  only for those that use a pool
 
-        told = self._told
+        failed = self._failed
         self._waiting: set[asyncio.Future[None]] = set()
 
         class Opened(AsyncProfiledConnection):
             @classmethod
             async def connect(cls, *_: Any, **_ignored: Any) -> Self:
                 try:
-                    connection = await _open_async(cls, dsn, profile, part)
-                    if prepare is not None:
-                        await _prepared(connection, prepare)
+                    return await _connect_async(cls, dsn, profile, part, prepare)
                 except Exception as error:
-                    told(error)
+                    failed(error)
                     raise
-                return connection
 
         self._pool = AsyncConnectionPool(
             connection_class=Opened,
@@ -320,18 +312,18 @@ class Pool:
         await self.close()
 
     async def close(self) -> None:
-        """Those in use are closed when they come back."""
+        """Connections in use are closed when they are returned."""
         await self._pool.close(timeout=1.0)
 
-    def _told(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(error)
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncProfiledConnection]:
-        """One of them, for as long as the block lasts; one that is broken then is replaced. Raises what the next
-        attempt to connect raises, as soon as it does: CannotConnect, Halt, or what `prepare` raised."""
+        """A connection for the block; a closed one is replaced afterwards. If there is none and the next attempt to
+        connect fails, raises its error at once: CannotConnect, Halt, or that of `prepare`."""
         connection = await self._take()
         try:
             yield connection
@@ -355,14 +347,4 @@ class Pool:
         finally:
             self._waiting.discard(failed)
             if not failed.cancel():
-                failed.exception()  # asyncio complains of one that nobody looked at
-
-
-async def _prepared(
-    connection: AsyncProfiledConnection, prepare: Callable[[AsyncProfiledConnection], Awaitable[None]]
-) -> None:
-    try:
-        await prepare(connection)
-    except BaseException:
-        await connection.close()
-        raise
+                failed.exception()  # asyncio warns about an exception that is never read

@@ -1,5 +1,5 @@
-"""psycopg's connections and cursors, such that a profile's settings hold for every statement, even where a pooler lends
-the server for one transaction at a time. connect.py makes them.
+"""psycopg connections and cursors in which a profile's settings apply to every statement, even if a pooler lends the
+server for one transaction at a time. connect.py opens them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from psycopg.rows import Row, TupleRow
 from bridge.postgres.profiles import Profile
 
 FIRST_ANSWER_SECONDS = 30.0
-"""For the statements that put the profile into force; then the profile's own answer_seconds counts."""
+"""For the statements that make the profile's settings; afterwards the profile's answer_seconds applies."""
 
 _IDLE = pq.TransactionStatus.IDLE
 
 
 class ProfiledConnection(psycopg.Connection[TupleRow]):
-    """A connection in autocommit, in which its profile's settings hold for every statement.
+    """A connection in autocommit. Its profile's settings apply to every statement.
 
-    An answer that does not come ends it: statement_timeout is the server's affair, and a half-open link whose packets
-    somebody acknowledges has no server behind it.
+    It closes itself when an answer does not come: statement_timeout needs a server, and behind a half-open link there
+    is none, even if something acknowledges its packets.
     """
 
     profile: Profile
-    lent = False  # its server: to us for one transaction, by a pooler
+    lent = False  # a pooler lends the server for one transaction at a time
     answer_seconds: float | None = FIRST_ANSWER_SECONDS
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        if timeout is not None:  # psycopg's own, who knows what to do then
+        if timeout is not None:  # psycopg's own limit, which it handles
             return super().wait(gen, interval, timeout)
         began = time.monotonic()
         try:
@@ -45,7 +45,7 @@ class ProfiledConnection(psycopg.Connection[TupleRow]):
             raise psycopg.OperationalError(_DEAD.format(self.answer_seconds)) from None
 
     def begin(self, mode: str = "") -> None:
-        """Begin a transaction, which commit() or rollback() ends. mode: `read only`, an isolation level, ..."""
+        """Begin a transaction; commit() or rollback() ends it. mode: `read only`, an isolation level, ..."""
         psycopg.Cursor(self).execute(_begin(self, mode))
 
     @contextlib.contextmanager
@@ -122,14 +122,14 @@ _DEAD = "no answer in {:.0f} s: the link is dead"
 def _is_late(
     connection: ProfiledConnection | AsyncProfiledConnection, error: psycopg.Error, began: float
 ) -> bool:
-    """psycopg gave up waiting, and neither the server nor the socket said anything."""
+    """psycopg stopped waiting; there was no error of the server or of the socket."""
     limit = connection.answer_seconds
     waited = limit is not None and time.monotonic() - began >= limit
     return waited and error.sqlstate is None and connection.pgconn.status == pq.ConnStatus.OK
 
 
 def _stands_alone(connection: Any) -> bool:
-    """The statement that comes is in no transaction, and the server is only lent for one."""
+    """The next statement is outside of a transaction, and the server is only lent for one."""
     return bool(connection.lent) and connection.info.transaction_status == _IDLE
 
 

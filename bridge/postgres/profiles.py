@@ -1,8 +1,8 @@
-"""What each use of a connection sets: one frozen profile a use, so that a role's or a server's own settings change
-the meaning of nothing that is read or written.
+"""The settings of each use of a connection, as frozen values: settings of a role or a server cannot change the meaning
+of what the bridge reads and writes.
 
-connect.py puts a profile into force. Queries of the customer's (enrichments) are the exception: they keep the role's
-search_path and formats, since they were written for them.
+connect.py applies them. The customer's own queries (enrichments) are the exception: they keep the search_path and the
+formats of the role.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _ANSWER_MARGIN_SECONDS = 20.0
-"""An answer that is this late beyond the server's own statement_timeout does not come any more."""
+"""Added to statement_timeout: after that, the link is dead."""
 
 _Settings = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """name: the application_name; `{}` is what the caller adds. where: the server's name in errors.
+    """name: the application_name; the caller fills in `{}`. where: the server's name in errors.
 
-    needs_session: refused behind a pool of transactions, since it holds more than a transaction keeps (prepared
-    statements, locks, LISTEN). durable: a commit is flushed to disk even where the role's synchronous_commit is off.
-    prepares: repeated statements are prepared. statement_seconds: the server ends a statement then; 0: never.
+    statement_seconds: statement_timeout; 0: none. needs_session: refused behind a pooler in transaction mode, because
+    it uses prepared statements, locks or LISTEN. durable: commits are flushed to disk even if synchronous_commit of the
+    role is off. prepares: repeated statements are prepared.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Profile:
 
     @property
     def answer_seconds(self) -> float | None:
-        """When the link is taken for dead, though TCP says nothing; None: never."""
+        """Seconds until a silent link counts as dead; None: no limit."""
         return self.statement_seconds + _ANSWER_MARGIN_SECONDS if self.statement_seconds else None
 
     def _values(self) -> _Settings:
         return (*self.settings, ("statement_timeout", f"{self.statement_seconds}s"))
 
     def set_for_session(self, backend: int | None = None) -> str:
-        """One statement. backend: a process id, and nothing is set in any other: no row comes back then."""
+        """One statement. backend: a process id; in any other process it sets nothing and returns no row."""
         calls = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in self._values()]
         if self.durable:
             calls.append(_DURABLE.format("false"))
@@ -52,8 +52,8 @@ class Profile:
         return f"select {', '.join(calls)}{where}"
 
     def set_in_transaction(self) -> str:
-        """Statements that set it until the transaction ends. By SET, which takes no snapshot: whoever began it may
-        still choose its isolation level."""
+        """Statements for the rest of the transaction. SET takes no snapshot, so the isolation level can still be
+        chosen afterwards."""
         commands = [
             f"set local {name.replace('default_transaction_read_only', 'transaction_read_only')} = '{value}'"
             for name, value in self._values()
@@ -68,7 +68,7 @@ _DURABLE = (
     " then pg_catalog.set_config('synchronous_commit', 'on', {}) end"
 )
 
-# Texts of values, names and the plan's cost. Nothing that a query could rest on is left to the role.
+# What changes the meaning of names or the text of values, and JIT, which slows short queries down.
 _MEANING: _Settings = (
     ("search_path", ""),
     ("client_encoding", "UTF8"),
@@ -80,9 +80,9 @@ _MEANING: _Settings = (
     ("standard_conforming_strings", "on"),
     ("jit", "off"),
 )
-# A row-security policy must not hide what is compared or written: such a statement fails instead.
+# A row-security policy must not hide rows that are compared or written: the statement fails instead.
 _UNFILTERED: _Settings = (*_MEANING, ("row_security", "off"))
-# On the source the policies that its owner made for our role count, not what a pool's last client left.
+# On the source, the owner's policies for our role apply; a pooler's previous client may have set row_security.
 _SOURCE: _Settings = (*_MEANING, ("row_security", "on"))
 _WRITES_TARGET: _Settings = (
     *_UNFILTERED,
@@ -109,9 +109,9 @@ ENTITY = Profile(
     "the source",
     (*_SOURCE, ("lock_timeout", "5s")),
     statement_seconds=10,
-    durable=True,  # once the target has the batch, nothing writes it again
+    durable=True,  # when the target has the batch, nothing writes it again
 )
-"""Writes what events keep."""
+"""Writes entities."""
 
 STREAM = Profile(
     "bridge-stream/{}",
@@ -119,19 +119,19 @@ STREAM = Profile(
     (*_MEANING, ("lock_timeout", "0")),
     needs_session=True,
 )
-"""A walsender's: the stream, slots and the timeline's history."""
+"""A walsender's: the stream, slots, the timeline history."""
 
 LISTEN = Profile("bridge-listen/{}", "the source", _SOURCE, needs_session=True)
-"""Waits for notifications."""
+"""Receives notifications."""
 
 INGRESS = Profile(
     "bridge-ingress",
     "the source",
     (*_SOURCE, ("lock_timeout", "1s"), ("idle_in_transaction_session_timeout", "10s")),
     statement_seconds=10,
-    durable=True,  # 202 promises it
+    durable=True,  # the answer 202 promises it
 )
-"""Puts events in."""
+"""Inserts events."""
 
 # --- a target ---------------------------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ DISPATCH = Profile(
         *_WRITES_TARGET,
         ("lock_timeout", "5s"),
         ("idle_in_transaction_session_timeout", "30s"),
-        # The queue's two orders are indexes. A plan made from stale statistics must not sort the whole backlog.
+        # Indexes have the queue's two orders. A plan from stale statistics must not sort the whole backlog.
         ("enable_seqscan", "off"),
         ("enable_sort", "off"),
         ("plan_cache_mode", "force_custom_plan"),
@@ -187,7 +187,7 @@ ENRICH = Profile(
     statement_seconds=10,
     prepares=True,
 )
-"""Lookups by the customer's own SQL: the role's search_path and formats stay."""
+"""Lookups with the customer's SQL."""
 
 BACKLOG = Profile(
     "bridge-backlog/{}",
@@ -196,21 +196,21 @@ BACKLOG = Profile(
     statement_seconds=3,
     connect_seconds=3,
 )
-"""Looks at what waits, beside a stream that is halted."""
+"""Reads the backlog while a stream is halted."""
 
 PROVE_SOURCE = Profile("bridge-prove/{}", "the source", (*_UNFILTERED, ("lock_timeout", "10s"), *_READ_ONLY))
-"""Long reads for the proof."""
+"""Long reads of `bridge prove`."""
 
 PROVE_TARGET = Profile(
     "bridge-prove/{}", "the target", (*_UNFILTERED, ("lock_timeout", "10s"), *_READ_ONLY), needs_session=True
 )
-"""The same on a target, whose sessions also cast and hash."""
+"""The same on a target."""
 
 COMMAND = Profile("bridge {}", "the source", _SOURCE)
-"""A command that a person waits for, and may interrupt."""
+"""A command, without timeouts: a person can interrupt it."""
 
 DOCTOR = Profile("bridge doctor", "the server", (*_MEANING, ("lock_timeout", "2s")), statement_seconds=15)
-"""The doctor's questions."""
+"""The checks of `bridge doctor`."""
 
 DOCTOR_ENRICH = Profile(
     "bridge doctor",
@@ -218,4 +218,4 @@ DOCTOR_ENRICH = Profile(
     (("client_encoding", "UTF8"), ("lock_timeout", "2s")),
     statement_seconds=15,
 )
-"""Tries the customer's SQL, as ENRICH runs it."""
+"""Tests the SQL of enrichments as ENRICH runs it."""

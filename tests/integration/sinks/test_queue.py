@@ -12,7 +12,7 @@ import pytest
 
 from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
-from bridge.postgres.connect import connect_async
+from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import DISPATCH
 from tests.support.servers import Database
 
@@ -28,7 +28,7 @@ def run(target: Database) -> Callable[[Callable[[place.AsyncLink], Awaitable[T]]
 
     def call(work: Callable[[place.AsyncLink], Awaitable[T]]) -> T:
         async def connected() -> T:
-            async with await connect_async(target.bridge_dsn, DISPATCH, STREAM) as connection:
+            async with Pool(target.bridge_dsn, DISPATCH, STREAM) as pool, pool.connection() as connection:
                 return await work(connection)
 
         return asyncio.run(connected())
@@ -216,7 +216,7 @@ def test_a_long_backlog_of_one_key_is_not_read_to_claim_its_first(target_connect
 
 
 def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
-    target_connection: Sql, run: Any
+    target: Database, target_connection: Sql, run: Any
 ) -> None:
     """Claims race on two connections; whatever is taken, a key's messages come out one after another."""
     chance = random.Random(7)
@@ -239,7 +239,7 @@ def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
 
     async def story(connection: place.AsyncLink) -> None:
         epoch = await held(connection)
-        async with await connect_async(connection.info.dsn + " password=bridge", DISPATCH, STREAM) as other:
+        async with Pool(target.bridge_dsn, DISPATCH, STREAM) as pool, pool.connection() as other:
             await asyncio.gather(worker(connection, epoch), worker(other, epoch))
 
     run(story)
