@@ -344,7 +344,7 @@ def customers(source: Database) -> EnrichSpec:
     return EnrichSpec("customer", "$event.customer_id", "source", query, cache_seconds=60.0)
 
 
-def test_keys_that_the_querys_type_does_not_hold_cost_their_neighbours_nothing(
+def test_keys_that_a_querys_type_cannot_hold_cost_their_neighbours_nothing(
     source: Database, customers: EnrichSpec
 ) -> None:
     counted = Counter[str]()
