@@ -20,7 +20,7 @@ class PgBouncer:
     """One pooler; `dsn(...)` leads through it. Ends with close()."""
 
     def __init__(self, directory: Path, server: str, mode: str, **settings: Any) -> None:
-        """server: a DSN whose host and port it forwards to. mode: transaction or session."""
+        """server: a DSN whose host and port it forwards to. mode: session, transaction or statement."""
         identity = server_identity()  # it refuses root
         program, environment = tool(
             "pgbouncer", "pgbouncer", "libevent-2.1-7", "libc-ares2", identity=identity
