@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from bridge.config.problem import nearest
-from bridge.config.quantity import Boolean, Duration
 from bridge.planning.spec import FieldType
+from bridge.problem import nearest
+from bridge.quantity import Boolean, Duration
 from bridge.section import Section
 
 FIELD_TYPES: tuple[str, ...] = get_args(FieldType)

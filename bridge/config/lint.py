@@ -23,9 +23,9 @@ from bridge.config.lint_expressions import check_expressions
 from bridge.config.load import build
 from bridge.config.model import Config
 from bridge.config.pipeline import PipelineSection, SinkDestination, TableDestination, split_table
-from bridge.config.problem import InvalidConfig, KeyPath, Level, Position, Remark, format_path, nearest
 from bridge.errors import ConfigError
 from bridge.planning.values import Literal, classify
+from bridge.problem import InvalidConfig, KeyPath, Level, Position, Remark, format_path, nearest
 from bridge.sinks.model import SinkConnection, is_reference
 
 

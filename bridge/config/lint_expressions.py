@@ -19,8 +19,8 @@ from bridge.config.lint_values import (
 )
 from bridge.config.model import Config
 from bridge.config.pipeline import PipelineSection, StepSection, TableDestination
-from bridge.config.problem import KeyPath, Level, Remark, nearest
 from bridge.errors import ConfigError
+from bridge.problem import KeyPath, Level, Remark, nearest
 
 META_FIELDS = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers")
 _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}

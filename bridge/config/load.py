@@ -13,8 +13,8 @@ from pydantic_core import ErrorDetails
 from bridge.config.document import Document, read
 from bridge.config.model import Config
 from bridge.config.names import check_names, connection_kinds
-from bridge.config.problem import InvalidConfig, KeyPath, nearest
 from bridge.config.schema import keys_at
+from bridge.problem import InvalidConfig, KeyPath, nearest
 
 _SHAPES = {
     "model_type": "must be a mapping (key: value)",

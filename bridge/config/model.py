@@ -13,10 +13,10 @@ from pydantic import AfterValidator, Field, model_validator
 from bridge.config.connection import Connection, Libpq, PostgresConnection
 from bridge.config.contract import ContractSection, Entity, EventContract
 from bridge.config.pipeline import PipelineSection, SinkDestination, TableDestination
-from bridge.config.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
 from bridge.errors import ConfigError
 from bridge.planning.values import Literal as Written
 from bridge.planning.values import classify, names_of
+from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
 from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
 from bridge.sinks.model import SinkConnection
 

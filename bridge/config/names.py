@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.config.model import RESERVED_EXPECTATIONS
 from bridge.config.pipeline import SinkDestination
-from bridge.config.problem import KeyPath, nearest
+from bridge.problem import KeyPath, nearest
 from bridge.sinks.kinds import SINKS
 
 SLOT_NAME_MAX = 63  # NAMEDATALEN - 1

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WrapValidator, model_validator
 
 from bridge.config.contract import takes_keys
-from bridge.config.quantity import Duration
+from bridge.quantity import Duration
 from bridge.section import OpenSection, PlainName, RootName, Section
 
 _PART = r'(?:"(?:[^"\x00]|"")+"|[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)'

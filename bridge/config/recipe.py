@@ -24,8 +24,8 @@ from bridge.config.contract import EventField
 from bridge.config.document import Document, parse
 from bridge.config.load import build, load
 from bridge.config.pipeline import PipelineSection, StepSection, TableDestination
-from bridge.config.problem import InvalidConfig, nearest
 from bridge.errors import ConfigError
+from bridge.problem import InvalidConfig, nearest
 from bridge.section import EventType, Section
 
 STARTER = "_starter"

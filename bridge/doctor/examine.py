@@ -14,12 +14,12 @@ from contextlib import ExitStack, closing
 import psycopg
 
 from bridge.config.model import Config
-from bridge.config.quantity import Listen
 from bridge.doctor import destinations, grants, outbox, reach, slot, source
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError
 from bridge.planning.spec import EnrichSpec, PipelineSpec
 from bridge.plans import stream_plans
+from bridge.quantity import Listen
 from bridge.stream.spec import StreamSpec
 
 _KEY_COLUMN = re.compile(r"([\w\".]+)\s*=\s*any\s*\(\s*%\(keys\)s", re.IGNORECASE)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from bridge.config.load import load
 from bridge.config.model import Admin, Config, IngressSection
-from bridge.config.problem import InvalidConfig
 from bridge.errors import BridgeError, ConfigError
 from bridge.failpoints import VARIABLE
+from bridge.problem import InvalidConfig
 
 ROOT = Path(__file__).parents[2]
 TREES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "bridge").rglob("*.py"))}

@@ -35,8 +35,8 @@ from bridge.config.pipeline import (
     TableDestination,
     UpsertEntity,
 )
-from bridge.config.quantity import format_duration
 from bridge.config.testing import run_cases
+from bridge.quantity import format_duration
 
 DOCS = Path(__file__).parents[3] / "docs" / "configuration.md"
 LIBPQ = set(Libpq.model_fields)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.load import load
-from bridge.config.problem import InvalidConfig
+from bridge.problem import InvalidConfig
 
 SECRET = "CANARY-5f2c"
 SOUND = """\

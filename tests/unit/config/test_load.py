@@ -9,9 +9,9 @@ import pytest
 
 from bridge.config.load import load
 from bridge.config.model import Config, PostgresConnection
-from bridge.config.problem import InvalidConfig
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
+from bridge.problem import InvalidConfig
 from bridge.sinks.slack import SlackConnection
 
 EXAMPLE = Path(__file__).parent / "example.yaml"

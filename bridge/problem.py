@@ -1,6 +1,6 @@
 """A thing wrong with the file, where it stands, and the nearest right word.
 
-Apart so that reading, models, names and lint report in one form: `file:line:col: path: message`.
+Reading, models, names, steps, sinks and lint report in one form: `file:line:col: path: message`.
 """
 
 from __future__ import annotations

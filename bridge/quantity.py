@@ -1,6 +1,6 @@
 """Durations, sizes, addresses, and the strict readings of numbers and booleans that YAML needs.
 
-Apart from the models because the lint, the docs and the tests speak of these forms too.
+Types for the fields of a Section, whichever package it stands in; below all of them, as section.py is.
 """
 
 from __future__ import annotations
