@@ -56,9 +56,9 @@ def build(document: Document, *, offline: bool = False) -> Config | None:
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             _report(detail, document, broken)
-    for path, message, hint, key in check_names(document.tree):
-        shown = "" if key else _shown(document, path)
-        document.problem(path, f"{shown}{message}", hint, key=key)
+    for remark in check_names(document.tree):
+        shown = "" if remark.key else _shown(document, remark.path)
+        document.problem(remark.path, f"{shown}{remark.message}", remark.fix, key=remark.key)
     return config
 
 

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bridge.config.connection import Connection, Libpq, PostgresConnection
-from bridge.config.contract import ContractSection, Entity, EventContract
-from bridge.config.pipeline import PipelineSection, SinkDestination, TableDestination
+from bridge.config.connection import Connection, Libpq
+from bridge.config.contract import ContractSection
+from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
+from bridge.planning.entity import Entity
 from bridge.planning.values import Literal as Written
 from bridge.planning.values import classify, names_of
 from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
 from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
-from bridge.sinks.model import SinkConnection
 
 MiB = 2**20
 
@@ -260,21 +260,6 @@ class Case(Section):
     """What each enrichment finds; absent or null: no row."""
     expect: Expectation
     """What must come out."""
-
-
-__all__ = [
-    "Admin",
-    "Case",
-    "Config",
-    "EventContract",
-    "IngressSection",
-    "PipelineSection",
-    "PostgresConnection",
-    "SinkConnection",
-    "SinkDestination",
-    "SourceSection",
-    "TableDestination",
-]
 
 
 class Config(Section):

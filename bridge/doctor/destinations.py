@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from bridge.config.connection import table_names as split_names
 from bridge.config.model import Config
-from bridge.config.pipeline import table_names as split_names
 from bridge.doctor import path
 from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.reach import place

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID, uuid5
 
 from bridge.planning.entity import Keep
-from bridge.planning.spec import EnrichSpec, TableSpec
+from bridge.planning.spec import TableSpec
 from bridge.protocol.batch import Event
 
 _NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78")
@@ -44,14 +44,6 @@ class TableShape:
     schema: str
     table: str
     columns: Mapping[str, Column]
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """A request of the planner: rows of this entity for these keys. The answer maps key text to a row."""
-
-    entity: EnrichSpec
-    keys: list[Any]  # distinct JSON scalars, all str or all int
 
 
 @dataclass(slots=True)

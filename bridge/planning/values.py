@@ -15,9 +15,11 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import orjson
 
+from bridge.errors import ExpressionFailure
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression, compile_expression
 from bridge.expressions.template import Template, compile_template
@@ -120,6 +122,28 @@ def structures(source: Structure, rows: Rows) -> list[Any]:
         columns = [values_of(item, rows) for item in source.items.values()]
         return [dict(zip(names, items, strict=True)) for items in zip(*columns, strict=True)]
     return [list(items) for items in zip(*(values_of(item, rows) for item in source.items), strict=True)]
+
+
+_KEY_TYPES = frozenset({str, int, type(None)})
+
+
+def keys_of(source: ValueSource, rows: Rows, what: str) -> list[Any]:
+    """The key that a source names in every row: a text, an integer or None. what: for the message of one that is
+    none of them."""
+    values = values_of(source, rows)
+    if set(map(type, values)) <= _KEY_TYPES:
+        return values
+    return [_key(value, what) for value in values]
+
+
+def _key(value: Any, what: str) -> str | int | None:
+    if value is None or value.__class__ in _KEY_TYPES:
+        return value  # type: ignore[no-any-return]  # its class was just asked for
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal | float) and value == int(value):
+        return int(value)
+    raise ExpressionFailure(f"{what} is neither a text nor an integer")
 
 
 Texts = list[bytes | None]

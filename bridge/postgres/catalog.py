@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from bridge.config.pipeline import table_names
+from bridge.config.connection import table_names
 from bridge.planning.plan import Column, ColumnKind, TableShape
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire

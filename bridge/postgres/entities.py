@@ -20,8 +20,7 @@ from psycopg.rows import dict_row
 from bridge.errors import Halt, Retry, Verdict, verdict_of
 from bridge.expressions.document import json_text
 from bridge.planning.entity import Keep, folded
-from bridge.planning.plan import Lookup
-from bridge.planning.spec import EnrichSpec
+from bridge.planning.lookup import Lookup, LookupSpec
 from bridge.postgres import wire
 from bridge.postgres.pooler import is_pooled
 from bridge.postgres.safe_error import safe_message
@@ -139,7 +138,7 @@ class Enricher:
         self._dsns = dsns
         self._stream = stream
         self._count = count
-        self._cache: dict[EnrichSpec, dict[str, tuple[float, Row]]] = {}
+        self._cache: dict[LookupSpec, dict[str, tuple[float, Row]]] = {}
         self._connections: dict[str, psycopg.Connection] = {}
         self._pooled: dict[str, bool] = {}
         self._store = EntityStore(dsns["source"], stream)
@@ -203,7 +202,7 @@ class Enricher:
                     if keep.entity == entity.kept:
                         cache.pop(keep.key, None)
 
-    def _query(self, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
+    def _query(self, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
         """The rows by key. A key that the query's types cannot hold has no row; it is found by halving."""
         try:
             connection = self._connection(entity.source)
@@ -224,7 +223,7 @@ class Enricher:
                 broken.close()
             raise self._refused(entity, error) from None
 
-    def _refused(self, entity: EnrichSpec, error: psycopg.Error) -> Exception:
+    def _refused(self, entity: LookupSpec, error: psycopg.Error) -> Exception:
         state, name = error.sqlstate, entity.as_name
         if verdict_of(state) is Verdict.RETRY:
             return Retry(
@@ -255,7 +254,7 @@ class Enricher:
             connection.close()
 
 
-def _rows(connection: psycopg.Connection, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
+def _rows(connection: psycopg.Connection, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
     cursor = connection.cursor(row_factory=dict_row)
     cursor.execute(entity.sql.encode(), {"keys": keys})
     columns = [column.name for column in cursor.description or ()]

@@ -18,15 +18,8 @@ from psycopg import sql
 from bridge.errors import BridgeError
 from bridge.expressions.expression import compile_expression
 from bridge.planning.plan import Column, TableShape
-from bridge.planning.spec import (
-    DestinationSpec,
-    EnrichSpec,
-    FilterSpec,
-    PipelineSpec,
-    SetSpec,
-    StepSpec,
-    TableSpec,
-)
+from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
+from bridge.planning.steps.step import Place, StepSpec
 from bridge.planning.values import classify, names_of
 from bridge.postgres.catalog import table_shape
 from bridge.postgres.outbox import Outbox
@@ -149,18 +142,13 @@ def _offline(spec: PipelineSpec) -> tuple[PipelineSpec, bool, frozenset[str]]:
     steps: list[StepSpec] = []
     certain = True
     for step in spec.steps:
-        if isinstance(step, EnrichSpec):
-            tainted.add(step.as_name)
-            steps.append(replace(step, missing="continue"))
-            continue
-        if isinstance(step, SetSpec):
-            for name, expression in step.values.items():
-                if _roots(compile_expression(str(expression)).names) & tainted:
-                    tainted.add(name)
-        if isinstance(step, FilterSpec) and _roots(compile_expression(step.expression).names) & tainted:
+        if step.effect == "drops" and _roots(step.compile(Place()).reads) & tainted:
             certain = False
             continue
-        steps.append(step)
+        for name, reads in step.makes.items():
+            if step.lookup is not None or _roots(reads) & tainted:
+                tainted.add(name)
+        steps.append(step.offline())
     branches = spec.branches
     if branches is not None and any(
         branch.when is not None and _roots(compile_expression(branch.when).names) & tainted
@@ -194,9 +182,7 @@ def _table(
             raise BridgeError(findings[0].message, reason=findings[0].reason, hint=findings[0].fix)
         shapes[unit] = shape
         mine, skipped, identity = _mapping(plan, unit, spec, shape, offline[unit[0]][2])
-        if spec.columns is None and not any(
-            isinstance(s, EnrichSpec | SetSpec) for s in _pipeline(plan, unit).steps
-        ):
+        if spec.columns is None and not any(step.makes for step in _pipeline(plan, unit).steps):
             rest = [
                 column.name
                 for column in shape.columns.values()

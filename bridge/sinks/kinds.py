@@ -1,29 +1,39 @@
-"""Every sink there is. A new one is a module and its name here."""
+"""Every sink there is, by its connection's `type`: each module here, named so, but those of what sinks share."""
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Iterator, Mapping
+from functools import cache
 
-from bridge.sinks.apprise import AppriseConnection
-from bridge.sinks.discord import DiscordConnection
-from bridge.sinks.email import EmailConnection
+from bridge.discover import made_in, modules_of
 from bridge.sinks.model import SinkConnection
-from bridge.sinks.notion import NotionConnection
-from bridge.sinks.slack import SlackConnection
-from bridge.sinks.telegram import TelegramConnection
-from bridge.sinks.webhook import WebhookConnection
 
-AnySink = (
-    SlackConnection
-    | DiscordConnection
-    | TelegramConnection
-    | EmailConnection
-    | WebhookConnection
-    | NotionConnection
-    | AppriseConnection
-)
+_HERE = __name__.rpartition(".")[0]
+_KINDS = modules_of(_HERE, but=("apprise_thread", "http", "judge", "kinds", "model"))
 
-SINKS: dict[str, type[SinkConnection]] = {
-    get_args(sink.model_fields["type"].annotation)[0]: sink for sink in get_args(AnySink)
-}
+
+class _Sinks(Mapping[str, type[SinkConnection]]):
+    """Loads a vendor's module when that vendor is asked for."""
+
+    def __getitem__(self, kind: str) -> type[SinkConnection]:
+        if kind not in _KINDS:
+            raise KeyError(kind)
+        return _load(kind)
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in _KINDS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_KINDS)
+
+    def __len__(self) -> int:
+        return len(_KINDS)
+
+
+@cache
+def _load(kind: str) -> type[SinkConnection]:
+    return made_in(_HERE, kind, SinkConnection)
+
+
+SINKS: Mapping[str, type[SinkConnection]] = _Sinks()
 """A connection's `type` to its model."""

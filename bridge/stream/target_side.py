@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import psycopg
 
 from bridge.failpoints import hit
-from bridge.planning.plan import Lookup, Planned
+from bridge.planning.lookup import Lookup
+from bridge.planning.plan import Planned
 from bridge.planning.planner import answered
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.entities import Enricher

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from bridge.config.pipeline import table_names
+from bridge.config.connection import table_names
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import FailpointRaised
 from bridge.planning.spec import TableSpec

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from bridge.expressions.document import json_text, parse_exact
 from bridge.planning.plan import Column
-from bridge.planning.spec import SetSpec, TableSpec
+from bridge.planning.spec import TableSpec
+from bridge.planning.steps.set import SetSpec
 from bridge.planning.values import array_literal, texts
 from tests.unit.pipeline.samples import event, pipeline, plan, planner, records, shape
 
