@@ -22,9 +22,9 @@ from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.daemon import quiet_collector
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.planner import Planner, answered
-from bridge.protocol.batch import Batch, Event
+from bridge.protocol.events import Batch, Event
 from bridge.stream.decode import Decoder
-from bridge.stream.prepared import PlannedBatch, encode
+from bridge.stream.planned import PlannedBatch, encode
 
 _KINDS = {
     "event_id": ("uuid", "other"),

@@ -21,7 +21,7 @@ import psycopg
 import psycopg_pool
 
 from bridge.daemon import serve_ingress
-from bridge.demo.workspace import Workspace
+from bridge.demo.servers import Cluster, Workspace
 from bridge.ingress import store
 from bridge.ingress.app import Ingress
 from bridge.ingress.settings import IngressSettings, Keys
@@ -77,7 +77,7 @@ def serve_side(dsn: str, listening: socket.socket, gathered: bool, seconds: floa
             ingress.writer = OneByOne(dsn)  # type: ignore[assignment]
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, stop.set)
-        await serve_ingress(ingress, listening, stop, 200)
+        await serve_ingress(ingress, listening, stop, 200, instance="bench")
 
     asyncio.run(main())
 
@@ -119,7 +119,7 @@ def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
     fork = multiprocessing.get_context("fork")
     with Workspace() as workspace:
-        cluster = workspace.cluster("bench-ingress", fsync=True).start()
+        cluster = Cluster(workspace, "bench-ingress", fsync=True).init().start()
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute(source_sql().encode())
         found: dict[tuple[bool, int], list[float]] = {}  # (gathered, clients) -> requests a second

@@ -7,14 +7,13 @@ from time import perf_counter
 
 import orjson
 
-from bridge.planning.fold import arrange
-from bridge.planning.plan import Column, TableShape
+from bridge.planning.plan import Column, TableShape, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import BranchSpec, ContractSpec, FieldSpec, PipelineSpec, TableSpec
 from bridge.planning.steps.enrich import EnrichSpec
 from bridge.planning.steps.filter import FilterSpec
 from bridge.planning.steps.set import SetSpec
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 CONTRACT = ContractSpec(
     "usage.limit_reached",
@@ -45,7 +44,7 @@ SHAPE = TableShape(
     {name: Column(name, *KINDS.get(name, ("text", "text"))) for name in COLUMNS},  # type: ignore[arg-type]
 )
 ENRICH = EnrichSpec("customer", "$event.customer_id", "source", "select ...")
-TABLE = TableSpec("events", "warehouse", "events.usage_limits", "upsert", ("event_id",), None, COLUMNS)
+TABLE = TableSpec("events", "warehouse", "events", "usage_limits", "upsert", ("event_id",), None, COLUMNS)
 
 
 def events(count: int) -> list[Event]:

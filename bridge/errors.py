@@ -13,10 +13,10 @@ from inspect import cleandoc
 class Verdict(Enum):
     """What the stream does about an error."""
 
-    RETRY = "retry"  # back off, then again in the same order; nothing is dead-lettered
-    DEAD_LETTER = "dead-letter"  # this one unit cannot be applied; its neighbours can
-    HALT = "halt"  # stop applying and acknowledging; not ready; tried again until mended
-    STAND_BY = "stand-by"  # another bridge holds the stream; wait for it to go
+    RETRY = "retry"  # back off, then retry in the same order; nothing becomes a dead letter
+    DEAD_LETTER = "dead-letter"  # this unit cannot be applied; the others can
+    HALT = "halt"  # stop applying and confirming; not ready; retried until the cause is fixed
+    STAND_BY = "stand-by"  # another bridge holds the stream; wait until it stops
     FATAL = "fatal"  # the process ends: usage, configuration, fenced
 
 
@@ -53,7 +53,7 @@ class CannotConnect(BridgeError):
 
 
 class Retry(BridgeError):
-    """A passing fault: tried again after a back-off."""
+    """A temporary fault: retried after a back-off."""
 
     verdict = Verdict.RETRY
     reason = "retry"
@@ -67,7 +67,7 @@ class Halt(BridgeError):
 
 
 class StandBy(BridgeError):
-    """Another bridge works on this stream; this one waits to take over."""
+    """Another bridge works on this stream; this one stands by to take over."""
 
     verdict = Verdict.STAND_BY
     reason = "stand_by"
@@ -88,10 +88,10 @@ _HALT_CLASSES = frozenset({"42", "3F", "3D", "28", "0A", "25"})
 
 
 def verdict_of(sqlstate: str | None) -> Verdict | None:
-    """What an error of this SQLSTATE means for a batch; None: not known, find out by bisection.
+    """What an error with this SQLSTATE means for a batch; None: unknown, bisect to find out.
 
-    Connection, resource, conflict and shutdown classes are retried in order; data classes cost one
-    unit; structure and privilege halt. No SQLSTATE at all means that the connection is gone.
+    Connection, resource, conflict and shutdown classes are retried in order. Data classes make one unit a dead
+    letter. Structure and privilege classes halt. No SQLSTATE means that the connection is lost.
     """
     if sqlstate is None:
         return Verdict.RETRY
@@ -105,7 +105,7 @@ def verdict_of(sqlstate: str | None) -> Verdict | None:
 
 
 class UnitFailure(Exception):
-    """One event cannot go on: `code` of the dead letter, `cause` in words without values of the event."""
+    """One unit fails: the dead letter's `code`, and the `cause` without values of the event."""
 
     code = "planning"
 
@@ -116,7 +116,7 @@ class UnitFailure(Exception):
 
 
 class PayloadFailure(UnitFailure):
-    """The payload is not a JSON document that can be read."""
+    """The payload is not a readable JSON document."""
 
     code = "payload"
 

@@ -1,7 +1,7 @@
-"""From the configuration to what each stream needs: which target database gets which units.
+"""From the configuration to one plan per stream: which target database gets which units.
 
-A sink's deliveries are rows of a target's ledger: of the first table destination's database in its
-pipeline, else of the first postgres connection, else of the source itself.
+A sink's deliveries are rows of a ledger: the ledger of the first table destination in its pipeline, otherwise of the
+first postgres connection, otherwise of the source itself.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from bridge.dispatch.schedule import DispatchSpec, LaneSpec
 from bridge.errors import ConfigError
 from bridge.planning.pipeline import entity_units
 from bridge.planning.planner import Planner
+from bridge.planning.rows import classify
 from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
-from bridge.planning.values import classify
 from bridge.postgres.outbox import Outbox
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.sinks.model import SinkConnection
 from bridge.stream.spec import StreamSpec
 
 SOURCE = "source"
 
 
-def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamSpec]:
-    """One plan a target database, in the order of the configuration."""
+def stream_plans(config: Config) -> list[StreamSpec]:
+    """One plan per target database, in the order of the configuration."""
     targets = {
         name: connection.dsn
         for name, connection in config.connections.items()
@@ -69,14 +69,13 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamSpe
             failover=source.failover,
             poll_interval=source.poll_interval.total_seconds(),
             strict=config.strict,
-            allow_storm=allow_storm,
         )
         for name in used
     ]
 
 
 def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, ContractSpec]) -> None:
-    """Every expression, template and contract, before anything is started or replaced. Raises ConfigError."""
+    """Compile every expression, template and contract before anything is started or replaced. Raises ConfigError."""
     for pipeline in pipelines:
         tables = [spec for spec in pipeline.destinations.values() if isinstance(spec, TableSpec)]
         sinks = [(pipeline.name, name) for name in pipeline.destinations]
@@ -92,7 +91,7 @@ def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, Co
 
 
 def dispatch_plans(config: Config) -> list[DispatchSpec]:
-    """One plan a ledger that has deliveries, in the order of the configuration."""
+    """One plan per ledger that has deliveries, in the order of the configuration."""
     plans = []
     for stream in stream_plans(config):
         lanes = [
@@ -109,7 +108,7 @@ def dispatch_plans(config: Config) -> list[DispatchSpec]:
 def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
     sink = config.connections[spec.connection]
     if not isinstance(sink, SinkConnection):
-        raise ConfigError(f"{spec.connection} is no sink")
+        raise ConfigError(f"{spec.connection} is not a sink")
     return LaneSpec(
         pipeline, spec.name, spec.connection, sink, max_age=spec.max_age_seconds, timeout=spec.timeout_seconds
     )
@@ -128,8 +127,8 @@ def _homes(pipeline: PipelineSpec, targets: list[str]) -> dict[tuple[str, str], 
 def _entity_homes(
     pipelines: Sequence[PipelineSpec], homes: Mapping[tuple[str, str], str], targets: list[str]
 ) -> dict[tuple[str, str], str]:
-    """Units of upsert.entity -> the connection whose ledger has their dead letters: the pipeline's own where it has
-    destinations, else one that has a ledger anyway."""
+    """Unit of upsert.entity -> the connection whose ledger has its dead letters: the pipeline's own if it has
+    destinations, otherwise one that has a ledger anyway."""
     first = next(iter([*homes.values(), *targets, SOURCE]))
     return {
         unit: homes.get((pipeline.name, next(iter(pipeline.destinations), "")), first)
@@ -139,7 +138,7 @@ def _entity_homes(
 
 
 def outbox_of(config: Config) -> Outbox:
-    """The outbox table; one of the customer's own has the columns that were named."""
+    """The outbox table. A customer's own outbox has the columns that the configuration names."""
     schema, table = table_names(config.source.table)
     columns = config.source.columns
     if columns is None:

@@ -25,12 +25,12 @@ MAX_DEPTH = 200
 
 
 def strict_json(value: object, name: str = "payload") -> str:
-    """`value` as JSON text. `name` is what error messages call it.
+    """`value` as JSON text. `name` is its name in error messages.
 
-    Takes mappings with str keys, lists, tuples, str, bool, None, int, finite float and Decimal, and as
-    text date, time, datetime (ISO 8601) and UUID. Raises ValueError for NaN, infinities, NUL characters,
-    lone surrogates and nesting deeper than MAX_DEPTH, TypeError for other types and keys. Messages name
-    the place (`payload.items[2].price`), never the value.
+    Accepts mappings with str keys, lists, tuples, str, bool, None, int, finite float and Decimal; writes date, time,
+    datetime (ISO 8601) and UUID as text. Raises ValueError for NaN, infinities, NUL characters, lone surrogates and
+    nesting deeper than MAX_DEPTH, TypeError for other types and keys. Messages name the place
+    (`payload.items[2].price`), never the value.
     """
     parts: list[str] = []
     _write(value, name, 0, parts)
@@ -38,16 +38,17 @@ def strict_json(value: object, name: str = "payload") -> str:
 
 
 def refuse_text(text: str, name: str) -> None:
-    """Raise ValueError where `text` holds what Postgres' text cannot: NUL or a lone surrogate."""
+    """Raise ValueError if `text` contains what Postgres cannot store: NUL or a lone surrogate."""
     if "\x00" in text:
-        raise ValueError(f"{name} holds a NUL character (\\u0000), which Postgres cannot store: remove it")
+        raise ValueError(f"{name} contains a NUL character (\\u0000), which Postgres cannot store: remove it")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
             surrogate = f"\\u{ord(text[error.start]):04x}"
             raise ValueError(
-                f"{name} holds half of a surrogate pair ({surrogate} at {error.start}): not a character"
+                f"{name} contains half of a surrogate pair ({surrogate} at {error.start}), which "
+                "is not a character"
             ) from None
 
 
@@ -163,17 +164,17 @@ def emit(
     period: Period | None = None,
     time_zone: str | ZoneInfo | None = None,
 ) -> UUID | Coroutine[Any, Any, UUID]:
-    """Put one event in and return its id; with an asynchronous connection or cursor, await it.
+    """Insert one event and return its id; with an asynchronous connection or cursor, await it.
 
-    `connection` is psycopg 3's, in the transaction that the event belongs to; it is neither committed nor
-    closed. With an `idempotency_key` that was used before for this type, nothing is put in and the first
-    event's id returned. With a `period` too, the key holds for one hour, day, ISO week, month or year of
-    the calendar in `time_zone` (UTC unless given), that in which the transaction began. Events with the
-    same `key` stay in order. Numbers keep their exact value.
+    `connection` is a psycopg 3 connection or cursor in the transaction that the event belongs to; it is neither
+    committed nor closed. If `idempotency_key` was used before for this type, nothing is inserted and the first
+    event's id is returned. With `period`, the key is valid for the calendar hour, day, ISO week, month or year in
+    which the transaction began, in `time_zone` (default UTC). Events with the same `key` stay in order. Numbers keep
+    their exact value.
 
-    Raises ValueError or TypeError before anything is sent for what Postgres would refuse (NaN, NUL
-    characters, names too long, no such period or time zone), so that the caller's transaction is not lost
-    by it; psycopg's errors for the rest.
+    Raises ValueError or TypeError, before anything is sent, for values that Postgres would refuse (NaN, NUL
+    characters, names too long, no such period or time zone), so that the caller's transaction is not aborted. Raises
+    psycopg's errors for everything else.
     """
     parameters = _parameters(type, payload, idempotency_key, key, headers)
     query = _EMIT
@@ -217,7 +218,7 @@ def _parameters(
         if not text and name != "key":
             raise ValueError(f"{name} is empty")
         if len(text) > _LONGEST[name]:
-            raise ValueError(f"{name} has {len(text)} characters; {_LONGEST[name]} are the most")
+            raise ValueError(f"{name} has {len(text)} characters; at most {_LONGEST[name]} are allowed")
         refuse_text(text, name)
     for name, document in (("payload", payload), ("headers", headers)):
         if not isinstance(document, Mapping) and (document is not None or name == "payload"):
@@ -234,17 +235,18 @@ def _parameters(
 def _period(
     idempotency_key: str | None, period: str | None, time_zone: str | ZoneInfo | None
 ) -> tuple[str, str]:
-    """The period and the time zone's name, found good."""
+    """The period and the time zone's name, validated."""
     if period is None:
         raise ValueError("time_zone says where a period begins: give period, too")
     if period not in _NAMED:
         raise ValueError(f"period is {period!r}; it can be {', '.join(_NAMED)}")
     if idempotency_key is None:
-        raise ValueError(f"period={period!r} is how long an idempotency_key holds: give idempotency_key, too")
+        raise ValueError(f"period={period!r} needs an idempotency_key: it says how long that key is valid")
     longest = _LONGEST["idempotency_key"] - len(f":{_NAMED[period]}")
     if len(idempotency_key) > longest:
         raise ValueError(
-            f"idempotency_key has {len(idempotency_key)} characters; with period={period!r} {longest} are the most"
+            f"idempotency_key has {len(idempotency_key)} characters; with period={period!r} at "
+            f"most {longest} are allowed"
         )
     return period, _zone(time_zone)
 
@@ -257,7 +259,9 @@ def _zone(time_zone: str | ZoneInfo | None) -> str:
         return name
     # A machine without time zone data leaves it to the server, which ends the transaction over a wrong name.
     if not _ZONE.fullmatch(name) or not _known(name):
-        raise ValueError(f"time_zone is {name!r}, which is no place's, as in Europe/Berlin, nor UTC")
+        raise ValueError(
+            f"time_zone is {name!r}, which is not a time zone: use a name such as Europe/Berlin, or UTC"
+        )
     return name
 
 

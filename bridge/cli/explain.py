@@ -14,7 +14,7 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.protocol.batch import Event
+    from bridge.protocol.events import Event
     from bridge.stream.spec import StreamSpec
 
 
@@ -110,7 +110,7 @@ def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
 
 def _planned(plan: StreamSpec, event: Event) -> dict[tuple[str, str], Any]:
     """By unit, the columns or the message as they would be written now."""
-    from bridge.planning.fold import arrange  # noqa: PLC0415
+    from bridge.planning.plan import arrange  # noqa: PLC0415
     from bridge.stream.target_tables import plan_target  # noqa: PLC0415
 
     planned = _answered(plan, plan_target(plan).plan([event]))
@@ -129,7 +129,7 @@ def _answered(plan: StreamSpec, work: Generator[Any, Any, Any]) -> Any:
     from bridge.planning.planner import answered  # noqa: PLC0415
     from bridge.postgres.entities import Enricher  # noqa: PLC0415
 
-    enricher = Enricher(plan.dsns, "explain", lambda _entity, _result, _count: None)
+    enricher = Enricher(plan.dsns, "explain")
     try:
         return answered(work, enricher.answer)
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 from bridge.config.contract import EventField
 from bridge.expressions.expression import compile_expression
 from bridge.expressions.syntax import ExpressionSyntaxError, Token, tokens_of
-from bridge.planning.values import classify, names_of
+from bridge.planning.rows import classify, names_of
 from bridge.problem import KeyPath, Remark, nearest
 
 _PATH = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import timedelta
+from hashlib import blake2s
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -15,8 +16,8 @@ from bridge.config.contract import ContractSection
 from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
 from bridge.planning.entity import Entity
-from bridge.planning.values import Literal as Written
-from bridge.planning.values import classify, names_of
+from bridge.planning.rows import Literal as Written
+from bridge.planning.rows import classify, names_of
 from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
 from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
 
@@ -83,6 +84,12 @@ class SourceSection(Libpq):
     """How much one target transaction takes."""
     max_payload: Size = 64 * MiB
     """A larger payload is a dead letter (too_large)."""
+
+    def instance(self) -> str:
+        """Which bridge reads this source by this slot, for a running one to say to everybody: a digest, made of
+        nothing secret. `1-`: how it is made, so that another version can tell that it makes it otherwise."""
+        named = f"{self.slot}\n{self.place()}"
+        return f"1-{blake2s(named.encode(), digest_size=8).hexdigest()}"
 
 
 Secret = Annotated[str, Field(min_length=1)]

@@ -9,23 +9,22 @@ from typing import Any
 
 import orjson
 
-from bridge.config.connection import table_names
 from bridge.config.model import Case, Config
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.expressions.document import json_text
+from bridge.planning.destination import scalar
 from bridge.planning.entity import folded
 from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.pipeline import entity_units
 from bridge.planning.plan import Column, Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
-from bridge.planning.values import scalar
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One test that was run. differences: one line an expectation that was not met; none: passed."""
+    """The result of one test. differences: one line per unmet expectation; none: passed."""
 
     name: str
     differences: tuple[str, ...] = ()
@@ -38,7 +37,7 @@ class _Result:
 
 
 def run_cases(config: Config) -> list[Trial]:
-    """Every test of the configuration, in order. Raises ConfigError for what cannot be compiled."""
+    """Run every test of the configuration, in order. Raises ConfigError if something does not compile."""
     pipelines = {spec.name: spec for spec in pipeline_specs(config)}
     contracts = contract_specs(config)
     return [
@@ -68,13 +67,13 @@ def _differences(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, Con
 
 
 def _kept(case: Case, planned: Planned) -> Iterator[str]:
-    """What the event says of entities."""
+    """The event's entity fields."""
     rows = {(entity, key): row.fields for (entity, key), row in folded(planned.keeps)}
     for entity, wanted in case.expect.entities.items():
         keys = [key for name, key in rows if name == entity]
         if wanted is None:
             if keys:
-                yield f"entities.{entity}: expected nothing, but the event says something of it"
+                yield f"entities.{entity}: expected nothing, but the event sets fields of it"
             continue
         for key, fields in wanted.items():
             if key in keys:
@@ -104,7 +103,7 @@ def _fate(case: Case, pipeline: PipelineSpec, result: _Result) -> Iterator[str]:
 def _fields(name: str, wanted: Mapping[str, Any], got: Mapping[str, Any]) -> Iterator[str]:
     for column, value in wanted.items():
         if column not in got:
-            yield f"{name}.{column}: expected {_shown(value)}, but nothing is mapped to it"
+            yield f"{name}.{column}: expected {_shown(value)}, but the mapping does not fill it"
         elif not _equal(value, got[column]):
             yield f"{name}.{column}: expected {_shown(value)}, got {_shown(got[column])}"
 
@@ -152,7 +151,7 @@ def _event(case: Case, kind: str) -> Event:
 
 
 def _shape(spec: TableSpec, case: Case, pipeline: PipelineSpec, contract: ContractSpec | None) -> TableShape:
-    """A table that has every column the mapping could fill: the catalog is not asked."""
+    """A table with every column that the mapping could fill, without reading a catalog."""
     if spec.columns is not None:
         names = list(spec.columns)
     else:
@@ -166,12 +165,11 @@ def _shape(spec: TableSpec, case: Case, pipeline: PipelineSpec, contract: Contra
                 names += [made] if step.lookup is None else case.entities.get(made) or {}
     if spec.version_column is not None:
         names.append(spec.version_column)
-    schema, table = table_names(spec.table)
     columns = {
         name: Column(name, "jsonb", "json") if name == "payload" else Column(name, "unknown", "other")
         for name in names
     }
-    return TableShape(schema, table, columns)
+    return TableShape(spec.schema, spec.table, columns)
 
 
 def _record(names: tuple[str, ...], columns: list[list[bytes | None]]) -> dict[str, Any]:
@@ -182,7 +180,7 @@ def _record(names: tuple[str, ...], columns: list[list[bytes | None]]) -> dict[s
 
 
 def _equal(wanted: Any, actual: Any) -> bool:  # noqa: PLR0911  one return a kind of value
-    """A column's text, or a value of a message, against what the test says: numbers by value."""
+    """Compare a column's text, or a message's value, with the expectation; numbers by value."""
     if wanted is None or actual is None or isinstance(actual, bool):
         return wanted is actual
     if isinstance(wanted, bool):

@@ -25,7 +25,7 @@ from bridge.sinks.model import Http
 
 POLL_SECONDS = 0.25
 KEEP_SECONDS = 7 * 86400.0
-"""Settled rows stay so long."""
+"""Seconds that settled rows are kept."""
 _RENEW_SECONDS = 3.0
 _TIDY_SECONDS = 60.0
 _STAND_BY_SECONDS = 1.0
@@ -55,12 +55,12 @@ class Dispatcher:
         self._nudged.set()
 
     def stop(self) -> None:
-        """Send what was claimed, claim nothing more, and end."""
+        """Send the claimed messages, claim nothing more, and stop."""
         self._stop.set()
         self._nudged.set()
 
     async def run(self) -> None:
-        """Session after session; every fault begins at the place again."""
+        """Session after session; after every fault it starts with the lease again."""
         while not self._stop.is_set():
             try:
                 async with await place.connect(self.plan.dsn, self.plan.stream) as connection:
@@ -69,7 +69,7 @@ class Dispatcher:
                 self._trouble(error)
                 await self._sleep(_AGAIN_SECONDS)
             except _PlaceLost:
-                self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
+                self._watcher.log("warning", "dispatcher lease lost", stream=self.plan.stream)
 
     async def _session(self, connection: place.AsyncLink) -> None:
         epoch = await self._place(connection)
@@ -108,7 +108,7 @@ class Dispatcher:
         await place.let_go(connection, self.plan.stream, epoch, claimed)
 
     async def _place(self, connection: place.AsyncLink) -> int | None:
-        """Wait for the place; None: told to stop."""
+        """Wait for the lease; None: told to stop."""
         while not self._stop.is_set():
             epoch = await place.hold(connection, self.plan.stream, self._holder)
             if epoch is not None:
@@ -121,7 +121,7 @@ class Dispatcher:
         return None
 
     async def _wake(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
-        """Ask what is due, every POLL_SECONDS and at every nudge, until told to stop."""
+        """Look for due messages every POLL_SECONDS and at every nudge, until told to stop."""
         names = [lane.plan.name for lane in lanes]
         while not self._stop.is_set():
             self._nudged.clear()
@@ -139,7 +139,7 @@ class Dispatcher:
                 raise _PlaceLost
 
     async def _tidy(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
-        """Expire what nobody could send, prune what is long settled; small batches with air between."""
+        """Expire messages past max_age and prune settled rows, in small batches with pauses."""
         while True:
             for lane in lanes:
                 while count := await queue.expire(connection, lane.claim):
@@ -159,24 +159,22 @@ class Dispatcher:
         self._watcher.troubled(self.plan.stream, told)
         if self._said != str(told):
             self._said = str(told)
-            self._watcher.log(
-                "warning", "dispatcher in trouble", reason=told.reason, message=str(told.args[0])
-            )
+            self._watcher.log("warning", "dispatcher fault", reason=told.reason, message=str(told.args[0]))
 
 
 def _told(error: psycopg.Error | OSError) -> BridgeError:
-    """What an error of the dispatcher's session means."""
+    """The BridgeError for an error of the dispatcher's session."""
     message = safe_message(error)
     if isinstance(error, OSError) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
         return CannotConnect(
-            f"the ledger of the deliveries: {message}", hint="bridge doctor looks at each connection"
+            f"the ledger of the deliveries: {message}", hint="bridge doctor checks each connection"
         )
     if verdict_of(error.sqlstate) is Verdict.RETRY:
         return Retry(f"{message} (SQLSTATE {error.sqlstate})")
     return Halt(
         f"deliveries cannot be claimed: {message} (SQLSTATE {error.sqlstate})",
         reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
-        hint="the grants at the end of `bridge schema target` are what the dispatcher needs; it tries again by itself",
+        hint="the dispatcher needs the grants at the end of `bridge schema target`; it retries",
     )
 
 
@@ -192,7 +190,7 @@ class Dispatchers:
         self._leaving: set[asyncio.Task[None]] = set()
 
     def use(self, plans: Sequence[DispatchSpec]) -> None:
-        """Run these: what has changed begins anew, once the old one has settled what it had claimed."""
+        """Run these plans: a changed dispatcher restarts after the old one has settled its claims."""
         wanted = {plan.stream: plan for plan in plans}
         for stream in [*self._running]:
             if wanted.get(stream) != self._running[stream][0].plan:
@@ -208,7 +206,7 @@ class Dispatchers:
                 self._running[stream] = dispatcher, task
 
     def _ended(self, stream: str, task: asyncio.Task[None]) -> None:
-        """A dispatcher ends only when told to; a defect is told and the others go on."""
+        """A dispatcher ends only when told to; a defect is logged, and the others continue."""
         if not task.cancelled() and task.exception() is not None:
             self._watcher.log("error", "defect", stream=stream, error=type(task.exception()).__name__)
             running = self._running.pop(stream, None)
@@ -229,7 +227,7 @@ class Dispatchers:
             self._running[stream][0].nudge()
 
     async def stop(self) -> None:
-        """Settle what was claimed, end, and close the client."""
+        """Settle the claimed messages, stop, and close the client."""
         tasks = [task for _, task in self._running.values()]
         for dispatcher, _ in self._running.values():
             dispatcher.stop()

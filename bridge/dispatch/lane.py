@@ -1,6 +1,5 @@
-"""One destination: claim what is due, send it, settle it. At most CAPACITY messages at a time, one a key.
-
-Apart from the dispatcher because everything that goes wrong with a destination stays in its lane.
+"""One destination's loop: claim due messages, send them, settle them. At most CAPACITY messages at a time, one per
+key. A destination's errors stay in its lane.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _CHANCE = secrets.SystemRandom()
 
 
 class Lane:
-    """Runs until `stop`; `wake()` says that something may be due."""
+    """Runs until `stop`. `wake()`: messages may be due."""
 
     def __init__(
         self,
@@ -68,11 +67,11 @@ class Lane:
 
     @property
     def claimed(self) -> list[str]:
-        """Ids of messages that were claimed and are not settled."""
+        """Ids of messages that are claimed and not settled."""
         return list(self._in_flight)
 
     async def run(self) -> None:
-        """Raises psycopg.Error when the database is away; sends that are under way are cancelled then."""
+        """Raises psycopg.Error if the database cannot be reached; sends in flight are then cancelled."""
         try:
             async with asyncio.TaskGroup() as sends:
                 while not self._stop.is_set():
@@ -82,7 +81,7 @@ class Lane:
             raise group.exceptions[0] from None
 
     async def _fill(self, sends: asyncio.TaskGroup) -> None:
-        """Claim as long as there is room and something is due."""
+        """Claim messages while there is capacity and messages are due."""
         while room := self._breaker.room(self._loop.time(), len(self._in_flight), self._capacity):
             if 2 * room < self._capacity and not self._breaker.tripped:
                 return  # several in one statement: a send that ends will ask again
@@ -94,7 +93,7 @@ class Lane:
                 return
 
     async def _claim(self, room: int) -> list[queue.Claimed]:
-        """Keys in turn, behind the last one taken; events without a key and with one take turns too."""
+        """Take keys in turn, after the last one taken; alternate between events with and without a key."""
         self._keyless_first = not self._keyless_first
         claimed: list[queue.Claimed] = []
         for keyless in (self._keyless_first, not self._keyless_first):
@@ -121,7 +120,7 @@ class Lane:
         return found
 
     async def _pause(self) -> None:
-        """Until something may have changed: a nudge, a tick, a send that ended, the end of a break."""
+        """Wait until something may have changed: a nudge, a tick, a finished send, the end of a pause."""
         wait = self._breaker.open_until - self._loop.time()
         if wait > 0:
             with contextlib.suppress(TimeoutError):
@@ -131,7 +130,7 @@ class Lane:
         self._changed.clear()
 
     def wake(self) -> None:
-        """Something may be due. Called in the loop."""
+        """Messages may be due. Called in the loop."""
         self._keyless = self._keyed = True
         self._changed.set()
 
@@ -157,7 +156,7 @@ class Lane:
             self._changed.set()
 
     async def _take_place(self, delivery: Delivery) -> bool:
-        """Wait as the vendor's rate limit says; False: the wait is too long, the message was put off."""
+        """Wait as the vendor's rate limit requires. False: the wait is too long, and the message was postponed."""
         try:
             pace = self.plan.sink.pace(delivery)
         except SendError:
@@ -198,7 +197,7 @@ class Lane:
         if verdict == "sent":
             ours = await self._settle_sent(claimed.id)
         elif verdict == "dead":
-            late = "; given up at the destination's max_age" if outcome.verdict == "retry" else ""
+            late = "; stopped at the destination's max_age" if outcome.verdict == "retry" else ""
             ours = await queue.settle_dead(
                 self._connection, claimed.id, self._epoch, outcome.code, outcome.cause + late
             )
@@ -217,7 +216,7 @@ class Lane:
             self._log("info", "retry", claimed, code=outcome.code, cause=outcome.cause)
 
     async def _settle_sent(self, identity: str) -> bool:
-        """What is answered while a statement is under way is settled by the next one, all together."""
+        """Answers that arrive while a statement runs are settled together by the next one."""
         self._sent.add(identity)
         async with self._settling:
             if identity in self._sent:
@@ -228,7 +227,7 @@ class Lane:
         return ours
 
     def _learn(self, outcome: SendOutcome) -> None:
-        """What an outcome says about the destination."""
+        """Update the breaker from an outcome."""
         now = self._loop.time()
         if outcome.verdict == "sent" or outcome.blame == "message":
             if self._breaker.tripped:
@@ -240,7 +239,7 @@ class Lane:
             if outcome.retry_after:
                 self._breaker.pause(now + min(outcome.retry_after, 3600.0))
             if self._breaker.failed(now, _CHANCE.random()):
-                self._log("warning", "destination left alone for a while", code=outcome.code)
+                self._log("warning", "destination paused", code=outcome.code)
 
     def _log(self, level: str, event: str, about: Any = None, **fields: object) -> None:
         known = {} if about is None else {"delivery": about.id, "event_id": about.event_id}

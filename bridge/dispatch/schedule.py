@@ -27,21 +27,21 @@ _LONGEST_BREAK = 60.0
 
 
 def backoff(attempts: int, chance: float) -> float:
-    """Seconds until the next attempt after `attempts` that failed: doubling, with equal jitter.
+    """Seconds until the next attempt after `attempts` failures: doubling, with equal jitter.
 
-    chance: uniform in [0, 1). Half of the interval is fixed, half is drawn ("Exponential Backoff And
-    Jitter", AWS Architecture Blog), so that what failed together does not come back together.
+    chance: uniform in [0, 1). Half of the interval is fixed and half is random ("Exponential Backoff And Jitter",
+    AWS Architecture Blog), so that messages that failed together are not retried together.
     """
     whole = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(max(attempts - 1, 0), 30))
     return whole / 2 + whole / 2 * chance
 
 
 class Breaker:
-    """Leaves a destination alone that refuses everything. Closed, open until a time, or trying one message.
+    """Pauses a destination that fails repeatedly.
 
-    closed    everything goes
-    open      nothing goes until `open_until`
-    trying    one message goes; it decides
+    closed    everything is sent
+    open      nothing is sent until `open_until`
+    trying    one message is sent, and its outcome decides
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,11 @@ class Breaker:
         return self.failures >= _FAILURES
 
     def succeeded(self) -> None:
-        """The destination took a message, or refused one for the message's own sake."""
+        """The destination accepted a message, or refused one because of that message."""
         self.failures = 0
 
     def failed(self, now: float, chance: float) -> bool:
-        """The destination is down or refuses us; True when it was given up on just now."""
+        """The destination is down or refuses us. True if this opens the breaker."""
         self.failures += 1
         if not self.tripped:
             return False
@@ -79,13 +79,13 @@ class Breaker:
 
 
 class Pacer:
-    """Spaces messages to one recipient as the vendor demands, over all destinations of the process."""
+    """Spaces messages to one recipient as the vendor's rate limit requires, across all destinations of the process."""
 
     def __init__(self) -> None:
         self._free: dict[str, float] = {}
 
     def reserve(self, recipient: str, seconds: float, now: float, longest: float) -> float:
-        """Seconds to wait for the next free place, which is then taken; negative: none within `longest`."""
+        """Reserve the next free place and return the seconds to wait for it; negative: none within `longest`."""
         at = max(now, self._free.get(recipient, 0.0))
         if at - now > longest:
             return now - at
@@ -121,7 +121,7 @@ class DispatchSpec:
 
 
 class DispatchWatcher(Protocol):
-    """Whom a dispatcher tells what it does; called in the loop."""
+    """Receives a dispatcher's reports; called in the loop."""
 
     def delivered(self, destination: str, outcome: str, seconds: float) -> None: ...
 

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from bridge.config.connection import table_names as split_names
 from bridge.config.model import Config
 from bridge.doctor import path
 from bridge.doctor.check import Check, kind_of, ok
@@ -26,7 +25,7 @@ from bridge.stream.target_tables import contract_kinds
 
 
 def libraries(config: Config) -> Iterator[Check]:
-    """What a connection of type apprise is to the library: what it could not read is an error of bridge.yaml."""
+    """The service that the Apprise library recognizes. A URL that it cannot read is an error of bridge.yaml."""
     for name, connection in config.connections.items():
         if isinstance(connection, AppriseConnection):
             from bridge.sinks import apprise_thread  # noqa: PLC0415  # an extra
@@ -36,7 +35,7 @@ def libraries(config: Config) -> Iterator[Check]:
 
 
 def reach(config: Config) -> Iterator[Check]:
-    """The way to each sink connection that names its server. Where an apprise one ends, only the library knows."""
+    """The network path to each sink connection that names its server. For Apprise only the library knows the server."""
     for name, connection in config.connections.items():
         if not isinstance(connection, SinkConnection):
             continue
@@ -59,7 +58,7 @@ def _way(where: str, place: path.Place, *, tls: bool, greeting: bool, ca_file: s
 
 
 def _greeted(where: str, place: path.Place, link: socket.socket) -> Check:
-    """A mail server speaks first (RFC 5321, 3.1)."""
+    """A mail server greets first (RFC 5321, 3.1)."""
     try:
         said = link.recv(100)
     except OSError:
@@ -67,14 +66,17 @@ def _greeted(where: str, place: path.Place, link: socket.socket) -> Check:
     if said.startswith(b"220"):
         return ok(where, "greeting", f"{place} greets as a mail server does")
     problem = (
-        f"{place} takes the connection and does not greet as a mail server does within {path.SECONDS:.0f} s"
+        f"{place} accepts the connection but does not greet as a mail server within {path.SECONDS:.0f} s"
     )
-    fix = "correct host, port and security: with `tls` the server expects TLS first (465), else it greets (587, 25)"
+    fix = (
+        "correct host, port and security: with `tls` the server expects TLS first (465), "
+        "otherwise it greets first (587, 25)"
+    )
     return Check("error", where, "reach_greeting", problem, fix, "config", unreachable=True)
 
 
 def _servers(connection: SinkConnection) -> list[tuple[path.Place, bool]]:
-    """Where, and whether TLS comes first."""
+    """The place, and whether TLS comes first."""
     values = dict(connection)
     if isinstance(values.get("host"), str):  # a mail server
         security = str(values.get("security"))
@@ -106,7 +108,7 @@ def settings(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
             "error",
             plan.connection,
             "target_read_only",
-            "this server is a standby and takes no writes",
+            "this server is a standby and accepts no writes",
             "name all hosts in the dsn and add target_session_attrs: read-write",
             "config",
         )
@@ -121,7 +123,7 @@ def ledger(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     for finding in findings:
         if finding.reason == "ledger_schema_missing" and "as the owner" in finding.fix:
             fix = f'bridge schema target | psql "{place(plan.target_dsn)}"'
-            where = f"{finding.message}; to be run by the owner of the database, who then grants: see its end"
+            where = f"{finding.message}; the owner of the database runs it, then the grants at its end"
             yield Check("error", plan.connection, finding.reason, where, fix, "command")
         else:
             yield _found(plan.connection, finding)
@@ -151,7 +153,7 @@ def ledger(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
 
 
 def tables(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
-    """Each destination of this connection: the table, its columns, its key, our rights."""
+    """Each destination of this connection: the table, its columns, its key, our privileges."""
     for pipeline in plan.pipelines:
         for name, spec in pipeline.destinations.items():
             if not isinstance(spec, TableSpec) or spec.connection != plan.connection:
@@ -163,15 +165,15 @@ def tables(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
                 yield ok(
                     plan.connection,
                     "table",
-                    f"{pipeline.name} -> {name}: {spec.table} fits, and may be written",
+                    f"{pipeline.name} -> {name}: {spec.table_name} fits, and may be written",
                 )
 
 
 def table_names(plan: StreamSpec) -> list[tuple[str, str]]:
-    """(schema, table) of what is written, and of the ledger."""
+    """(schema, table) of the written tables and the ledger."""
     ledger = [("bridge", name) for name in LEDGER_TABLES]
     written = [
-        split_names(spec.table)
+        (spec.schema, spec.table)
         for pipeline in plan.pipelines
         for spec in pipeline.destinations.values()
         if isinstance(spec, TableSpec) and spec.connection == plan.connection

@@ -5,22 +5,19 @@ Each enrichment's SQL is run with a key of the right kind that no row has.
 
 from __future__ import annotations
 
-import http.client
 import re
-import socket
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 
 import psycopg
 
 from bridge.config.model import Config
-from bridge.doctor import destinations, grants, outbox, reach, slot, source
+from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError
 from bridge.planning.lookup import LookupSpec
 from bridge.planning.spec import PipelineSpec
 from bridge.plans import stream_plans
-from bridge.quantity import Listen
 from bridge.stream.spec import StreamSpec
 
 _KEY_COLUMN = re.compile(r"([\w\".]+)\s*=\s*any\s*\(\s*%\(keys\)s", re.IGNORECASE)
@@ -126,9 +123,10 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
     plans = stream_plans(config)
     with ExitStack() as stack:
         links: Links = {}
-        yield from _listens("admin.listen", config.admin.listen)
+        instance = config.source.instance()
+        yield from listen.listens("admin.listen", config.admin.listen, instance)
         if config.ingress is not None:
-            yield from _listens("ingress.listen", config.ingress.listen)
+            yield from listen.listens("ingress.listen", config.ingress.listen, instance)
         for where, dsn in plans[0].dsns.items():
             links[where] = yield from _open(stack, where, dsn, network=network)
         origin = links["source"]
@@ -233,40 +231,3 @@ def _enrichments(plan: StreamSpec, links: Links) -> Iterator[Check]:
             continue
         with closing(reach.connect(plan.dsns[spec.source], search_path=True)) as connection:
             yield from _asked(spec.source, enrichment(connection, plan, pipeline, spec))
-
-
-def _listens(key: str, listen: Listen) -> Iterator[Check]:
-    """Is the port free, or a bridge of ours behind it."""
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    try:
-        socket.create_server((listen.host.strip("[]"), listen.port), family=family).close()
-    except OSError as error:
-        if _is_ours(key, listen):
-            yield ok("bridge", key, f"a bridge runs and answers on {listen}")
-            return
-        yield Check(
-            "error",
-            "bridge",
-            key,
-            f"cannot listen on {listen}: {error.strerror or error}",
-            f"choose another address in {key}, or find who listens there: ss -ltnp 'sport = :{listen.port}'",
-            "config",
-        )
-    else:
-        yield ok("bridge", key, f"{listen} is free")
-
-
-def _is_ours(key: str, listen: Listen) -> bool:
-    """Who listens there answers as the bridge does."""
-    path, begins = {"admin.listen": ("/livez", (b"ok", b"a stream"))}.get(
-        key, ("/openapi.json", (b'{"openapi"',))
-    )
-    connection = http.client.HTTPConnection(listen.host.strip("[]"), listen.port, timeout=2)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status in (200, 503) and answer.read(100).startswith(begins)
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

@@ -19,7 +19,7 @@ from bridge.postgres.outbox import Outbox
 def power(
     where: str, connection: psycopg.Connection, tables: Sequence[tuple[str, str]], *, strict: bool
 ) -> Iterator[Check]:
-    """superuser, BYPASSRLS, and ownership of `tables`, (schema, table); those that do not exist are left out."""
+    """superuser, BYPASSRLS, and ownership of `tables`, (schema, table); missing tables are left out."""
     level: Severity = "error" if strict else "warn"
     found = powers(connection, tables)
     role = found.role
@@ -28,7 +28,10 @@ def power(
             level,
             where,
             "role_superuser",
-            f"role {role} is a superuser: a stolen password of the bridge is the whole server"
+            (
+                f"role {role} is a superuser: a stolen password of the bridge would give access to "
+                "the whole server"
+            )
             + ("; strict: true refuses it" if strict else ""),
             "connect as a role of the bridge's own: outbox_bridge, as `bridge schema source` makes it "
             "(on a target: create role outbox_bridge login, and the grants at the end of `bridge schema target`)",
@@ -59,7 +62,7 @@ def power(
                 "sql",
             )
         )
-    yield from checks or [ok(where, "role", f"{role} has no more power than it needs")]
+    yield from checks or [ok(where, "role", f"{role} has no privileges that it does not need")]
 
 
 # (relation, privilege, columns: None is the whole table), for the outbox that install makes
@@ -114,8 +117,8 @@ _EXECUTES = """
 def grants(
     source: psycopg.Connection, outbox: Outbox, *, ingress: bool = False, entities: bool = False
 ) -> Iterator[Check]:
-    """Each right that is missing, with the GRANT. ingress: also those to put events in. entities: also those to
-    keep entities."""
+    """Each missing privilege with its GRANT. ingress: also those to insert events. entities: also those to maintain
+    entities."""
     row = source.execute("select quote_ident(current_user)").fetchone()
     role = row[0] if row else ""
     table = f"{outbox.schema}.{outbox.table}"
@@ -126,7 +129,7 @@ def grants(
     for schema in dict.fromkeys(("outbox", outbox.schema)):
         if not may(source, "select has_schema_privilege(%s, 'usage')", [schema]):
             missing += 1
-            yield _ungranted(f"look into schema {schema}", f'grant usage on schema "{schema}" to {role};')
+            yield _ungranted(f"use schema {schema}", f'grant usage on schema "{schema}" to {role};')
     for relation, privilege, columns in wanted:
         quoted = sql.Identifier(*relation.split(".", 1)).as_string()
         named = list(columns) if columns else None
@@ -144,7 +147,7 @@ def grants(
 
 
 def may(source: psycopg.Connection, query: str, values: list[Any]) -> bool:
-    """The truth that a query tells; false where it has no row."""
+    """The boolean that a query returns; false without a row."""
     row = source.execute(query.encode(), values).fetchone()
     return bool(row and row[0])
 

@@ -1,7 +1,7 @@
-"""The commonest nodes of expressions over whole lists: one comprehension instead of a call an event.
+"""The most common nodes of expressions over whole lists: one comprehension instead of a call per event.
 
-Only where every value is of a kind that makes the answer plain; anything else (null, missing, mixed kinds,
-a division by zero) raises NotPlain and the expression runs event by event, where refusals have words.
+Only if every value has a kind for which the answer is simple. Otherwise (null, missing, mixed kinds, a division by
+zero) it raises NotPlain, and the expression runs event by event, which produces the error messages.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from bridge.expressions.operators import NoAnswer, Path, Reader, add, divide, mu
 from bridge.expressions.syntax import Constant
 
 Columns = Callable[[Path], list[Any]]
-"""Gives what a path reads in every row, None where it leads nowhere."""
+"""Returns a path's value in every row, None where it does not exist."""
 ColumnReader = Callable[[Columns], list[Any]]
 
 
 class NotPlain(Exception):
-    """These values want a look one by one."""
+    """These values must be evaluated one by one."""
 
 
 _INTEGERS = frozenset({int})
@@ -76,7 +76,7 @@ def _sides(
 def compare(
     word: str, inverted: bool, left: Reader, right: Reader, known: dict[Reader, ColumnReader]
 ) -> ColumnReader:
-    """A comparison or `in`; raises NotPlain at once when it has no form over lists."""
+    """A comparison or `in`; raises NotPlain at once if it has no form over lists."""
     if word == "in":
         return _within(inverted, left, right, known)
     sides = _sides(left, right, known)
@@ -138,7 +138,7 @@ def calculate(
 
 
 def logical(word: str, left: Reader, right: Reader | None, known: dict[Reader, ColumnReader]) -> ColumnReader:
-    """and, or, not: both sides are looked at, which changes nothing where neither can refuse."""
+    """and, or, not: both sides are evaluated, which makes no difference if neither can fail."""
     first = known.get(left)
     second = known.get(right) if right is not None else None
     if first is None or (right is not None and second is None):

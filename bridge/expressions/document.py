@@ -1,8 +1,8 @@
-"""Payloads: JSON text in, documents out, and exact numbers.
+"""Payloads: from JSON text to documents with exact numbers.
 
-orjson turns integers beyond 64 bits and long decimals into floats. So a payload travels as the text
-it came as; a value taken out of it is trusted when it cannot have lost anything, otherwise the payload
-is read again with Decimals.
+orjson turns integers beyond 64 bits and long decimals into floats. So a payload is kept as the original text. A
+value of the parsed document is used if it cannot have lost precision; otherwise the payload is parsed again with
+Decimals.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def parse_exact(payload: bytes) -> dict[str, Any]:
 
 
 def certain(payload: bytes, name: str, value: float) -> bool:
-    """True when the field `name` certainly stands in the payload as `repr(value)`.
+    """True if the payload certainly contains the field `name` as `repr(value)`.
 
-    Without a backslash nothing in the text is escaped, so a quoted name that occurs once and is
-    followed by a colon is a field, and the only one of that name.
+    Without a backslash nothing in the text is escaped. So a quoted name that occurs once and is followed by a colon
+    is a field, and the only one with that name.
     """
     quoted = b'"%b"' % name.encode()
     if b"\\" in payload or payload.count(quoted) != 1:
@@ -80,7 +80,7 @@ def certain(payload: bytes, name: str, value: float) -> bool:
 
 
 def holds_float(value: Any) -> bool:
-    """True when a float stands somewhere in a JSON value."""
+    """True if a JSON value contains a float."""
     if value.__class__ is float:
         return True
     if value.__class__ is dict:
@@ -91,7 +91,8 @@ def holds_float(value: Any) -> bool:
 
 
 def json_text(value: Any) -> bytes:
-    """JSON text with exact numbers, dates and UUIDs as ISO text; TypeError for what JSON has no word for."""
+    """JSON text with exact numbers, dates and UUIDs as ISO text. Raises TypeError for values that JSON cannot
+    represent."""
     try:
         return orjson.dumps(value, default=_plain)
     except TypeError:
@@ -109,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fragments(value: Any) -> Any:
-    """Integers beyond 64 bits as the digits they are."""
+    """Integers beyond 64 bits as their digits."""
     if isinstance(value, dict):
         return {name: _fragments(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -120,7 +121,7 @@ def _fragments(value: Any) -> Any:
 
 
 def without(document: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A copy that lacks one field; the same document when it has none there."""
+    """A copy without one field; the same document if it does not have the field."""
     name, rest = path[0], path[1:]
     if name not in document:
         return document

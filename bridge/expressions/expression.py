@@ -42,11 +42,11 @@ _REPEATS = re.compile(rf"({_STRING})|(?<!\*)\*(?!\*)", re.DOTALL)
 
 
 class TooLong(ValueError):
-    """A text that is longer than a template may make."""
+    """A text is longer than a template may create."""
 
 
 def bounded(text: str, length: int) -> str:
-    """The text, when something of this length may be made."""
+    """Return the text if its length is allowed."""
     if length > LONGEST:
         raise TooLong
     return text
@@ -67,7 +67,7 @@ def _join(values: Sequence[Any], separator: Any = "", attribute: str | None = No
 
 
 def sandbox(finalizer: Callable[[Any], Any] | None = None) -> Environment:
-    """An engine without what could grow a text at will."""
+    """An engine without the functions that could grow a text without limit."""
     engine = Environment(undefined_behavior="strict", fuel=FUEL, debug=False, finalizer=finalizer)
     for name in _UNWANTED_GLOBALS:
         engine.remove_global(name)
@@ -79,25 +79,25 @@ def sandbox(finalizer: Callable[[Any], Any] | None = None) -> Environment:
 
 
 def numbers_only(code: str) -> str:
-    """Code of the engine in which `*` refuses texts and arrays, whose product has no bound: `a * b` becomes
-    `a ** 1 * - - b`, which is the same for numbers. Raises ValueError for an indentation of any width."""
+    """Engine code in which `*` refuses texts and arrays, whose product is unbounded: `a * b` becomes `a ** 1 * - -
+    b`, which is the same for numbers. Raises ValueError for a large indentation."""
     if _WIDE.search(code):
-        raise ValueError("tojson takes an indentation of at most 9")
+        raise ValueError("tojson allows an indentation of at most 9")
     return _REPEATS.sub(lambda found: found[1] or " ** 1 * - - ", code)
 
 
 def inert(source: str) -> str:
-    """A template made harmless. Raises ValueError for what has no place in one."""
+    """A template made safe. Raises ValueError for constructs that are not allowed."""
 
     def checked(found: re.Match[str]) -> str:
         code = found["printed"] if found["printed"] is not None else found["statement"]
         if code is None:
             return found[0]
         if "{" in re.sub(_STRING, "", code, flags=re.DOTALL):
-            raise ValueError("an object has no place in it: make it in a `set` step")
+            raise ValueError("object literals are not allowed: build the object in a `set` step")
         tag = code.strip("-+ \t\n").partition(" ")[0]
         if found["printed"] is None and tag not in _TAGS:
-            raise ValueError(f"the tag {tag!r} has no place in it")
+            raise ValueError(f"the tag {tag!r} is not allowed")
         return numbers_only(found[0])
 
     if re.search(r"\{\{|\{%", _PARTS.sub("", source)):
@@ -119,19 +119,19 @@ _WORDS = {
 
 
 def words_of(error: Exception) -> str:
-    """The kind of an engine error in words. Its own message holds values and is never passed on."""
+    """The kind of an engine error in words. The engine's own message contains values and is never passed on."""
     kind = getattr(error, "kind", None) or type(error).__name__
     return _WORDS.get(kind, kind)
 
 
 @cache
 def environment() -> Environment:
-    """The engine, with a limit on work and nothing of the process within reach."""
+    """The engine, with a limit on work and without access to the process."""
     return sandbox()
 
 
 def _engine(text: str, variables: Mapping[str, Path]) -> Reader:
-    """Compile-time check of a span for minijinja; gives the closure that runs it."""
+    """Check a span for minijinja at compile time; returns the closure that runs it."""
     engine = environment()
     text = numbers_only(text)  # ValueError: said as one that cannot be read
     try:
@@ -156,14 +156,15 @@ def _engine(text: str, variables: Mapping[str, Path]) -> Reader:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """names: the dotted paths it reads. plain_path: set when it is nothing but one path."""
+    """names: the dotted paths it reads. plain_path: set if it is only one path."""
 
     source: str
     names: frozenset[str]
     plain_path: Path | None
     _read: Reader
     column: ColumnReader | None = None
-    """The same over whole lists, where it has such a form; raises NotPlain for values that want more care."""
+    """The same over whole lists, if it has such a form. Raises NotPlain for values that must be evaluated one by
+    one."""
 
     @property
     def roots(self) -> frozenset[str]:
@@ -171,10 +172,8 @@ class Expression:
         return frozenset(name.partition(".")[0] for name in self.names)
 
     def evaluate(self, context: Mapping[str, Any]) -> Any:
-        """The value for a context (root -> value), None for a lone path that leads nowhere.
-
-        Raises ExpressionFailure naming the expression and the operand, never a value.
-        """
+        """The value for a context (root -> value); None for a lone path that does not exist. Raises
+        ExpressionFailure, which names the expression and the operand, never a value."""
         try:
             value = self._read(context)
         except NoAnswer as refused:
@@ -191,7 +190,7 @@ class Expression:
 
 
 def compile_expression(source: str) -> Expression:
-    """Read an expression as it stands in a configuration; raises ExpressionSyntaxError."""
+    """Compile an expression of a configuration. Raises ExpressionSyntaxError."""
     if not isinstance(source, str):
         value = source
         if not isinstance(value, bool | int | float | Decimal | None):
@@ -204,7 +203,7 @@ def compile_expression(source: str) -> Expression:
 
 
 def plain_path_of(source: str) -> Path | None:
-    """The path, when the whole text is one."""
+    """The path, if the whole text is one."""
     tokens = tokens_of(source)
     if len(tokens) == 2 and tokens[0].kind == "path":
         return path_of(tokens[0].text)

@@ -1,10 +1,10 @@
-"""Read an expression into closures.
+"""Parse an expression into closures.
 
-The operators (and, or, not, comparisons, in, + - * /, x if y else z) run here, because the engine's
-own answers for mixed kinds are traps (operators.py) and a call into it costs several microseconds.
-What it does better (filters, tests, calls, `~`, `//`, `%`, `**`, objects) is handed to it as a span
-of the source in which every `$path` has become a variable. The grammar and its precedence are
-minijinja's (https://docs.rs/minijinja, "syntax"), so that both read a text alike.
+The operators (and, or, not, comparisons, in, + - * /, x if y else z) run here, because the engine's results for
+mixed kinds are misleading (operators.py) and a call into it costs several microseconds. Everything else (filters,
+tests, calls, `~`, `//`, `%`, `**`, objects) goes to the engine as a span of the source in which every `$path` is a
+variable. Grammar and precedence are minijinja's (https://docs.rs/minijinja, "syntax"), so that both read a text in
+the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "none"
 
 
 class Parser:
-    """Recursive descent over the tokens of one expression. `read()` gives its closure, once."""
+    """Recursive descent over the tokens of one expression. `read()` returns its closure; call it once."""
 
     def __init__(self, source: str, engine: Fallback) -> None:
         self.source = source
@@ -43,7 +43,7 @@ class Parser:
         self.at = 0
         self.paths: list[Path] = [path_of(t.text) for t in self.tokens if t.kind == "path"]
         self.columns: dict[Reader, columnar.ColumnReader] = {}
-        """Nodes that have a form over whole lists."""
+        """Nodes with a form over whole lists."""
 
     def read(self) -> Reader:
         node = self.choice()
@@ -76,11 +76,11 @@ class Parser:
             self.fail()
 
     def label(self, start: int) -> str:
-        """The source from token `start` up to here: how an operand is called in a message."""
+        """The source from token `start` up to here: an operand's name in a message."""
         return self.source[self.tokens[start].start : self.tokens[self.at - 1].end]
 
     def delegate(self, start: int) -> Reader:
-        """Hand the tokens from `start` up to here to the engine."""
+        """Pass the tokens from `start` up to here to the engine."""
         variables: dict[str, Path] = {}
         parts: list[str] = []
         for token in self.tokens[start : self.at]:
@@ -99,7 +99,7 @@ class Parser:
             ) from None
 
     def note(self, node: Reader, compile_column: Callable[..., columnar.ColumnReader]) -> None:
-        """Remember the node's form over lists, where it has one."""
+        """Record the node's form over lists, if it has one."""
         with suppress(columnar.NotPlain):
             self.columns[node] = compile_column()
 
@@ -255,12 +255,12 @@ class Parser:
         self.at += 1
 
     def arguments(self) -> None:
-        """Step over `( ... )`, if it stands here."""
+        """Skip `( ... )`, if it is next."""
         if self.sees("("):
             self.brackets()
 
     def brackets(self) -> None:
-        """Step over one bracketed group; its inside is the engine's to read."""
+        """Skip one bracketed group; the engine parses its inside."""
         depth = 0
         while True:
             token = self.tokens[self.at]
@@ -330,7 +330,7 @@ class Parser:
 
 
 def presence(node: Reader, parser: Parser) -> Reader | None:
-    """`is [not] defined`, `is [not] undefined`, `is [not] none`, when they stand here."""
+    """`is [not] defined`, `is [not] undefined`, `is [not] none`, if they are next."""
     at = parser.at
     inverted = parser.take("not") is not None
     word = parser.take("defined", "undefined", "none")

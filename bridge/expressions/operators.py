@@ -19,7 +19,7 @@ Reader = Callable[[Mapping[str, Any]], Any]
 
 
 def step(value: Any, name: str) -> Any:
-    """One segment: an object's field or an array's element; MISSING when there is none."""
+    """One segment: an object's field or an array's element; MISSING if there is none."""
     if isinstance(value, Mapping):
         return value.get(name, MISSING)
     if isinstance(value, list):
@@ -31,7 +31,7 @@ def step(value: Any, name: str) -> Any:
 
 
 def follow(value: Any, path: Path) -> Any:
-    """All segments in turn; MISSING when one leads nowhere."""
+    """All segments in turn; MISSING if one does not exist."""
     for name in path:
         value = step(value, name)
         if value is MISSING:
@@ -58,7 +58,7 @@ def reader(path: Path) -> Reader:
 
 
 class MissingType:
-    """The value of a path that leads nowhere. Only `is defined`, `is none` and a lone path accept it."""
+    """The value of a path that does not exist. Only `is defined`, `is none` and a lone path accept it."""
 
     __slots__ = ()
 
@@ -74,11 +74,11 @@ _TEMPORAL = (date, datetime, time)
 
 
 class NoAnswer(Exception):
-    """An operator has no answer for these kinds of values. The text holds kinds, never values."""
+    """An operator has no answer for these kinds of values. The text names kinds, never values."""
 
 
 def kind_of(value: Any) -> str:
-    """The JSON word for a value's type."""
+    """JSON's name for a value's type."""
     names: dict[type, str] = {
         MissingType: "missing",
         type(None): "null",
@@ -94,7 +94,7 @@ def kind_of(value: Any) -> str:
 
 
 def comparable(left: Any, right: Any) -> tuple[Any, Any]:
-    """Both values in a form that Python orders: numbers, texts, or dates (a text is read as ISO 8601)."""
+    """Both values in a form that Python can order: numbers, texts, or dates (a text is read as ISO 8601)."""
     kinds = {left.__class__, right.__class__}
     if kinds <= _NUMBERS:
         if Decimal in kinds and (float in kinds or not (finite(left) and finite(right))):
@@ -113,7 +113,7 @@ def finite(number: int | float | Decimal) -> bool:
 
 
 def temporal(left: Any, right: Any) -> tuple[Any, Any]:
-    """Two dates or times of the same class; raises Refused where a text is not one."""
+    """Two dates or times of the same class. Raises Refused if a text is not one."""
     try:
         if isinstance(left, str):
             left = type(right).fromisoformat(left)
@@ -126,7 +126,7 @@ def temporal(left: Any, right: Any) -> tuple[Any, Any]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality: numbers by value, a date equals its ISO text; refuses nothing but a missing value."""
+    """Equality: numbers by value, a date equals its ISO text. Refuses only a missing value."""
     if left is MISSING or right is MISSING:
         raise NoAnswer("missing has no value to compare")
     if left == right:
@@ -161,7 +161,7 @@ def _float64(value: Any) -> float:
 
 
 def divide(left: Any, right: Any) -> float:
-    """Always float64: 2^53 + 1 and Decimals are rounded as the sum says."""
+    """Division, always float64: 2^53 + 1 and Decimals are rounded."""
     if left.__class__ not in _NUMBERS or right.__class__ not in _NUMBERS:
         raise NoAnswer(f"{kind_of(left)} cannot be divided by {kind_of(right)}")
     try:
@@ -173,7 +173,7 @@ def divide(left: Any, right: Any) -> float:
 
 
 def number(value: float) -> float:
-    """Pass a finite number on."""
+    """Return a finite number."""
     if not isfinite(value):
         raise NoAnswer("too large for float64")
     return value

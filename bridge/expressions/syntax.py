@@ -39,7 +39,7 @@ _SEGMENT = re.compile(rf"""\.({_NAME}|\d+)|\[(-?\d+|'[^']*'|"[^"]*")\]""")
 
 
 class ExpressionSyntaxError(ConfigError):
-    """An expression cannot be read. `offset` is where, in characters from its start."""
+    """An expression cannot be parsed. `offset`: the position, in characters from its start."""
 
     reason = "expression"
 
@@ -63,7 +63,7 @@ def path_of(text: str) -> Path:
 
 
 def tokens_of(source: str) -> list[Token]:
-    """All tokens, the last of kind `end`; raises ExpressionSyntaxError at what is none."""
+    """All tokens, the last of kind `end`. Raises ExpressionSyntaxError."""
     tokens: list[Token] = []
     position = 0
     while True:
@@ -77,7 +77,7 @@ def tokens_of(source: str) -> list[Token]:
         token = Token(kind, match.group(kind), match.start(kind), match.end(kind))
         if token.text.startswith("$$"):
             raise ExpressionSyntaxError(
-                f"'$$' is a literal dollar, which an expression has no use for: {source!r}", token.start
+                f"'$$' is a literal dollar, which is not allowed in an expression: {source!r}", token.start
             )
         tokens.append(token)
         if kind == "end":
@@ -94,7 +94,7 @@ _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class Constant:
-    """A closure whose answer is known when it is read."""
+    """A closure with a constant value."""
 
     __slots__ = ("value",)
 

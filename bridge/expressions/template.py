@@ -1,7 +1,7 @@
-"""Templates: `{{ customer.csm }}: {{ event.used }}`, for the texts that people read.
+"""Templates: `{{ customer.csm }}: {{ event.used }}`, for texts that people read.
 
-The same engine as expressions, with its sandbox and fuel; names stand without `$`. null is an empty
-text; a name that does not exist is a failure of the unit, not a hole in a message.
+The same engine as expressions, with its sandbox and fuel; names are written without `$`. null prints nothing. A name
+that does not exist makes the unit a dead letter, not a message with a gap.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class TemplateSyntaxError(ConfigError):
 
 
 _NAME = "message"
-"""What the engine calls every template: without an extension, which would turn HTML escaping on."""
+"""Every template's name in the engine: without an extension, which would turn HTML escaping on."""
 
 
 def _escaping(escape: Callable[[str], str]) -> Callable[[Any], Any]:
-    """Values become inert in a vendor's markup; the author's own text stays markup."""
+    """Make values inert in a vendor's markup; the author's own text stays markup."""
 
     def printed(value: Any) -> Any:
         if isinstance(value, bool):
@@ -49,8 +49,8 @@ def _as_it_is(value: Any) -> Any:
 
 
 class _Printed:
-    """What the engine calls with each value that it prints. It counts, because a loop over a large text must end
-    before the memory does."""
+    """The engine calls this for each value that it prints. It counts the length, because a loop over a large text
+    must stop before memory runs out."""
 
     def __init__(self, escape: Callable[[str], str] | None) -> None:
         self._shown: Callable[[Any], Any] = _as_it_is if escape is None else _escaping(escape)
@@ -63,7 +63,7 @@ class _Printed:
 
 
 def readable(value: Any) -> Any:
-    """A value as a template prints it: whole Decimals without a fraction, dates and UUIDs as ISO text."""
+    """A value as a template prints it: whole Decimals without fraction, dates and UUIDs as ISO text."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             return str(value)
@@ -79,7 +79,7 @@ def readable(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """names: the dotted names it reads; a root by itself where it cannot be told which of its fields."""
+    """names: the dotted names it reads; only the root if its fields cannot be determined."""
 
     source: str
     names: frozenset[str]
@@ -106,26 +106,26 @@ class Template:
             ) from None
         except TooLong:
             raise ExpressionFailure(
-                f"template {shortened(self.source)!r}: makes a text of more than {LONGEST} characters"
+                f"template {shortened(self.source)!r}: the text is longer than {LONGEST} characters"
             ) from None
         except (ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ExpressionFailure(f"template {shortened(self.source)!r}: {type(error).__name__}") from None
 
 
 def _part(value: Any, fields: frozenset[str] | None) -> Any:
-    """What a template reads of a root: converting the rest of an event would cost more than the message."""
+    """The parts of a root that a template reads. Converting the rest of an event would cost more than the message."""
     if fields is None or not isinstance(value, Mapping):
         return readable(value)
     return {name: readable(value[name]) for name in fields if name in value}
 
 
 def shortened(source: str, limit: int = 120) -> str:
-    """A template's source as a message names it."""
+    """A template's source, shortened for messages."""
     return source if len(source) <= limit else source[: limit - 3] + "..."
 
 
 def compile_template(source: str, escape: Callable[[str], str] | None = None) -> Template:
-    """Check a template and learn its names; raises TemplateSyntaxError. escape: what values go through."""
+    """Check a template and collect its names. Raises TemplateSyntaxError. escape: applied to values."""
     printed = _Printed(escape)
     engine = sandbox(printed)
     try:
@@ -144,7 +144,7 @@ def compile_template(source: str, escape: Callable[[str], str] | None = None) ->
 
 
 def _fields(root: str, names: frozenset[str]) -> frozenset[str] | None:
-    """The fields of a root that are read; None: all, as far as one can tell."""
+    """The fields of a root that are read; None: possibly all."""
     if root in names:
         return None
     return frozenset(name.split(".")[1] for name in names if name.startswith(root + "."))

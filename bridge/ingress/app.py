@@ -1,7 +1,7 @@
-"""The ingress' routes, and the guard in front of them.
+"""The ingress's routes and their authentication.
 
-Who may ask: whoever has an API key; a webhook's request proves itself by its signature. Nothing is public,
-the document of the contracts neither. An unknown webhook is answered as a badly signed one.
+A request needs an API key; a webhook's request needs a valid signature. Nothing is public, not even the OpenAPI
+document. An unknown webhook is answered like an invalid signature.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Count = Callable[[str, int], None]
 
 
 class Ingress:
-    """The application and its writer. `reload` replaces the settings under running requests."""
+    """The application and its writer. `reload` replaces the settings while requests run."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Ingress:
         self.app.router.redirect_slashes = False  # would answer with an address made of the Host header
 
     def reload(self, settings: IngressSettings) -> None:
-        """Keys, contracts, webhooks and limits from now on; requests under way keep theirs."""
+        """Use these keys, contracts, webhooks and limits from now on; running requests keep theirs."""
         self.settings = settings
 
     async def events(self, request: Request) -> Response:
@@ -131,7 +131,7 @@ def _header(headers: Iterable[tuple[bytes, bytes]], name: str) -> str | None:
         return None
     header = _KEY_HEADERS[name].decode()
     if len(values) > 1:
-        raise Refusal(400, "malformed", f"{header} stands there twice", field=header)
+        raise Refusal(400, "malformed", f"{header} appears twice", field=header)
     try:
         return check_text(name, values[0].decode(), header)
     except UnicodeDecodeError:
@@ -167,7 +167,7 @@ def _no_route(_: Request, error: Exception) -> Response:
 
 
 class KeyGuard:
-    """Lets a request with a live API key pass; a webhook's own signature is its own affair."""
+    """Requires a valid API key, except for webhooks, which check their own signature."""
 
     def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:
         self._app = app
@@ -184,7 +184,7 @@ class KeyGuard:
 
 
 class Edge:
-    """The outermost layer: counts answers, and turns what nobody expected into a 500 without values."""
+    """The outermost layer: counts answers, and turns unexpected errors into a 500 without values."""
 
     def __init__(self, app: ASGIApp, count: Count, webhooks: Callable[[], Container[str]]) -> None:
         self._app = app
@@ -208,13 +208,13 @@ class Edge:
         except Exception as error:
             self._log.error("request failed", **safe_error(error))
             if not status:
-                refusal = Refusal(500, "internal", "the bridge's log says more", retry_after=1)
+                refusal = Refusal(500, "internal", "see the bridge's log", retry_after=1)
                 await refusal.response()(scope, receive, sending)
         finally:
             self._count(self._label(scope["path"]), status)
 
     def _label(self, path: str) -> str:
-        """A word of ours or a webhook's name: never what a client made up."""
+        """The endpoint's label: a fixed word or a configured webhook's name, never a client's text."""
         if path.startswith(_EVENTS):
             return "events"
         if path.startswith(_WEBHOOKS):

@@ -26,15 +26,12 @@ from bridge.planning.contract import Contract
 from bridge.producer import refuse_text, strict_json
 
 READ_SECONDS = 10.0
-"""From the end of the header to the end of the body."""
+"""Seconds from the end of the header to the end of the body."""
 
 
 def check_headers(headers: dict[bytes, bytes], most: int, media_types: Iterable[bytes] = ()) -> bytes:
-    """What the header already tells against a body; the media type in lower case.
-
-    Raises Refusal 413 for a length over `most` bytes, 415 for a compressed body or another media type
-    than `media_types` (empty: any).
-    """
+    """Check the headers; returns the media type in lower case. Raises Refusal 413 for a length over `most` bytes,
+    415 for a compressed body or a media type that is not in `media_types` (empty: any)."""
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 15 or int(length) > most:
         raise _too_large(most)
@@ -53,7 +50,7 @@ def _too_large(most: int) -> Refusal:
 
 
 async def read_body(receive: Receive, most: int) -> bytes:
-    """The whole body. Raises Refusal: 413 past `most` bytes, 408 after READ_SECONDS, 400 when cut off."""
+    """The whole body. Raises Refusal: 413 over `most` bytes, 408 after READ_SECONDS, 400 if it is incomplete."""
     parts: list[bytes] = []
     size, more = 0, True
     try:
@@ -61,7 +58,7 @@ async def read_body(receive: Receive, most: int) -> bytes:
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Refusal(400, "malformed", "the client went away", close=True)
+                    raise Refusal(400, "malformed", "the client closed the connection", close=True)
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 more = message.get("more_body", False)
@@ -73,13 +70,13 @@ async def read_body(receive: Receive, most: int) -> bytes:
 
 
 LONGEST = {"type": 200, "key": 500, "idempotency_key": 255, "id": 255}
-"""In characters. `id` is a webhook delivery's."""
+"""Maximum lengths in characters. `id`: a webhook delivery's id."""
 
 _TYPE = re.compile(r"[^\s*?\[\]/\x00-\x1f]+")
 
 
 def check_text(name: str, text: str, field: str | None = None) -> str:
-    """The text as it is. Raises Refusal 400, naming `field` (or `name`), for one that cannot be stored."""
+    """Return the text unchanged. Raises Refusal 400, which names `field` (or `name`), if it cannot be stored."""
     field = field or name
     try:
         refuse_text(text, field)
@@ -102,10 +99,8 @@ _LENIENT = json.JSONDecoder(
 
 
 def read_payload(body: bytes) -> dict[str, Any]:
-    """The document of a body that holds one JSON object; its floats may be rounded.
-
-    Raises Refusal: 400 for what is not JSON, 422 for what is no object or what jsonb has no place for.
-    """
+    """The document of a body with one JSON object; its floats may be rounded. Raises Refusal: 400 if it is not JSON,
+    422 if it is not an object or jsonb would refuse it."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -118,7 +113,7 @@ def read_payload(body: bytes) -> dict[str, Any]:
 
 
 def _read_slowly(body: bytes) -> Any:
-    """Numbers beyond float64 are JSON; NaN and half surrogate pairs are told by the field they stand in."""
+    """Parse again: numbers beyond float64 are JSON; NaN and half surrogate pairs are reported with their field."""
     try:
         document = _LENIENT.decode(body.decode())
     except UnicodeDecodeError:
@@ -161,7 +156,7 @@ _MEMBERS = frozenset({"payload", "idempotency_key", "key"})
 
 
 def read_lines(body: bytes, event_type: str, contract: Contract | None) -> list[Item | Refusal]:
-    """What each line that is not blank asks for. Raises Refusal 413 for more than MOST_LINES."""
+    """Parse each line that is not blank. Raises Refusal 413 for more than MOST_LINES."""
     lines = [line for line in body.split(b"\n") if line.strip()]
     if len(lines) > MOST_LINES:
         raise Refusal(413, "too-large", f"a body may have {MOST_LINES} lines")
@@ -179,7 +174,7 @@ def read_lines(body: bytes, event_type: str, contract: Contract | None) -> list[
 def _item(line: bytes, event_type: str, contract: Contract | None) -> Item:
     document = read_payload(line)
     if "payload" not in document or not document.keys() <= _MEMBERS:
-        raise Refusal(422, "payload", "a line has payload and, if wanted, idempotency_key and key")
+        raise Refusal(422, "payload", "a line has payload and, optionally, idempotency_key and key")
     try:
         exact = parse_exact(line)["payload"]
     except PayloadFailure as failure:
@@ -207,7 +202,7 @@ def _text(document: dict[str, Any], name: str) -> str | None:
 
 
 def result_line(outcome: Stored | Refusal) -> bytes:
-    """A line of the answer: `status` is the one that the event alone would have been answered with."""
+    """A line of the answer: `status` is the status that the event alone would have got."""
     if isinstance(outcome, Refusal):
         return orjson.dumps(outcome.as_dict())
     if outcome.duplicate:

@@ -1,4 +1,4 @@
-"""A signed webhook's request to an event: who sent it, which delivery it is, what it says."""
+"""From a signed webhook request to an event: signature, delivery, values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.ingress.body import LONGEST, check_text, read_payload
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.signature import Signed, verifier
 from bridge.ingress.store import Item
-from bridge.planning.values import Escaped, Literal, ValueSource, classify
+from bridge.planning.rows import Escaped, Literal, ValueSource, classify
 
 _IDS: dict[Scheme, tuple[str | None, str | None]] = {
     # scheme: (what tells a delivery, the event's idempotency key). GitHub does not sign its delivery id:
@@ -56,8 +56,8 @@ class Endpoint:
         self._headers = orjson.dumps({"webhook": name})
 
     def item(self, headers: Mapping[bytes, bytes], body: bytes) -> Item:
-        """The event of a request. Raises Refusal: 401 for whatever is not signed as it must be, with the
-        same words for all of it; 400 and 422 for what is signed and cannot become an event."""
+        """The event of a request. Raises Refusal: 401 for every invalid signature, with the same text; 400 and 422
+        for a signed request that cannot become an event."""
         if not self._verify(Signed(headers, body, self._clock())):
             raise unauthorized()
         try:
@@ -110,7 +110,7 @@ def _text(source: ValueSource, context: Mapping[str, Any], name: str) -> str:
 
 
 def _value(source: ValueSource, context: Mapping[str, Any]) -> Any:
-    """A source's value; numbers that are only carried stay exact."""
+    """The value; numbers that are only copied stay exact."""
     if isinstance(source, Literal):
         return source.value
     if isinstance(source, Expression):

@@ -300,12 +300,12 @@ def build_admin(
     return app
 
 
-async def serve_admin(app: Starlette, host: str, port: int, stop: asyncio.Event) -> None:
+async def serve_admin(app: Starlette, host: str, port: int, stop: asyncio.Event, *, instance: str) -> None:
     """Serve `app` until `stop` is set. Raises ConfigError naming host:port when it cannot listen there."""
     listening = bind(host.strip("[]"), port, "admin.listen")
     sampling = asyncio.create_task(_sample(app), name="admin-rates")
     try:
-        await serve(app, listening, stop)
+        await serve(app, listening, stop, instance=instance)
     finally:
         sampling.cancel()
 

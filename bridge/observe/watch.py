@@ -15,15 +15,14 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.source import SlotHealth
-from bridge.protocol.batch import Batch
+from bridge.protocol.events import Batch, Lsn, format_lsn
 from bridge.protocol.facts import Ledger, Phase
-from bridge.protocol.position import Lsn, format_lsn
 
 PART = "dispatcher"
 
 
 class DispatchWatch:
-    """The dispatchers' reporter. A sink that is down is no fault of the bridge: it stays ready."""
+    """Receives the dispatchers' reports. A sink that is down does not make the bridge unready."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -48,12 +47,12 @@ class DispatchWatch:
 
 
 class StreamWatch:
-    """One stream's reporter."""
+    """Receives one stream's reports."""
 
     def __init__(
         self, metrics: Metrics, state: StreamState, nudge: Callable[[str], None] = lambda _: None
     ) -> None:
-        """nudge: told the stream's name when it has committed deliveries."""
+        """nudge: called with the stream's name when it has committed deliveries."""
         self._metrics = metrics
         self._state = state
         self._nudge = nudge
@@ -85,7 +84,7 @@ class StreamWatch:
         self._state.update(mode=ledger.mode.value, applied_lsn=ledger.applied_lsn, safe_lsn=ledger.safe_lsn)
 
     def waiting(self, what: str) -> None:
-        """What the creation of a slot waits for; "" when it is done."""
+        """The transaction that slot creation waits for; "" when it is done."""
         if what and self._state.snapshot.waiting_for != what:
             self._log.warning("waiting", what=what)
         self._state.update(waiting_for=what)
@@ -116,7 +115,7 @@ class StreamWatch:
         self._nudge(self._stream)
 
     def pending(self, oldest: float | None) -> None:
-        """Producer commit (unix seconds) of the oldest event that was read and is not durable yet."""
+        """Producer commit (unix seconds) of the oldest event that was read and is not durable in the target yet."""
         self._state.update(pending_since=oldest)
 
     def observed(self, health: SlotHealth | None, confirmed: Lsn) -> None:

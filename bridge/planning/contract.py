@@ -1,7 +1,7 @@
-"""Event contracts: the shape a producer promised.
+"""Event contracts: the shape that a producer promised.
 
-Checked by columns: a batch whose fields have only allowed types passes in one set comparison a field;
-only when something is off does an event get looked at by itself, to say what.
+Checked by columns: if all values of a field have allowed types, the field costs one set comparison per batch. Only
+if one has not, events are checked one by one, to say what is wrong.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Contract:
         self._checks = [(field, itemgetter(field.name), *_allowed(field)) for field in spec.fields]
 
     def check(self, documents: list[dict[str, Any]]) -> list[int]:
-        """Rows that may break the contract; `violation` has the last word."""
+        """Rows that may break the contract; `violation` decides."""
         suspects: set[int] = set()
         for field, get, types, members in self._checks:
             try:
@@ -85,7 +85,7 @@ class Contract:
         return sorted(suspects)
 
     def violation(self, document: dict[str, Any], payload: bytes) -> ContractFailure | None:
-        """What is wrong with one event, in words without its values; None: nothing."""
+        """What is wrong with one event, without its values; None: nothing."""
         for field in self.spec.fields:
             if field.name not in document:
                 if field.required:
@@ -100,14 +100,14 @@ class Contract:
         if self._rejects and not document.keys() <= self._known:
             unknown = len(document.keys() - self._known)
             return ContractFailure(
-                f"{unknown} field{'s' if unknown > 1 else ''} that the contract does not name"
-                f" (it names {', '.join(sorted(self._known))})"
+                f"{unknown} unknown field{'s' if unknown > 1 else ''} (the contract has "
+                f"{', '.join(sorted(self._known))})"
             )
         return None
 
 
 def _allowed(field: FieldSpec) -> tuple[frozenset[type], frozenset[Any] | None]:
-    """Types and members that need no second look. None among the members stands for null or missing."""
+    """Types and members that are certainly allowed. None among the members means null or missing."""
     types = frozenset(map(type, field.enum)) if field.enum is not None else _TYPES[field.type]
     if field.nullable or field.type == "any":
         types |= {_NONE}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from bridge.expressions.document import parse_exact
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.quantity import Duration
 from bridge.section import Section
 

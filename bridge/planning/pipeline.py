@@ -21,12 +21,10 @@ from bridge.planning.entity import unit_name
 from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.plan import TableShape
 from bridge.planning.rows import Rows
-from bridge.planning.spec import PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.spec import PipelineSpec, SinkSpec, TableSpec, Unit
 from bridge.planning.steps.step import Answers, Place, Step, StepSpec
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
-Unit = tuple[str, str]
-"""(pipeline, destination)."""
 Walk = list[tuple[Step, list[str]]]
 """Each step with the units that a failure there costs: those that come of it or of what follows."""
 
@@ -74,16 +72,13 @@ class Pipeline:
         # So many steps to the last upsert.entity: they run before anything is looked up for another pipeline.
         self.head = len(keeps) - keeps[::-1].index(True) if True in keeps else 0
         self.units = self.walk[0][1] if self.walk else self.owned
+        self.active = bool(self.units or self.head)
+        """False where nothing of it concerns this stream."""
         self.needs_document = (
             "event" in self.reads
             or any(name.startswith("event.") for name in self.reads)
             or any(table.spec.columns is None for table in self.tables.values())
         )
-
-    @property
-    def active(self) -> bool:
-        """False where nothing of it concerns this stream."""
-        return bool(self.units or self.head)
 
     def _names(self) -> frozenset[str]:
         names: set[str] = set()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from secrets import randbits
 from typing import Any, Literal, TypeVar
 
@@ -19,12 +18,12 @@ from bridge.errors import PayloadFailure, TooLarge, UnitFailure, Unmatched
 from bridge.expressions.document import parse
 from bridge.planning.contract import Contract
 from bridge.planning.lookup import Answer, Lookup
-from bridge.planning.pipeline import Pipeline, Unit, Walk
+from bridge.planning.pipeline import Pipeline, Walk
 from bridge.planning.plan import DeadLetter, Planned, TableShape
 from bridge.planning.rows import Failures, Rows, survivors
-from bridge.planning.spec import ContractSpec, PipelineSpec
+from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
 from bridge.planning.steps.step import Answers
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event, payload_of, type_of
 
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call
 _MARK = 1 << 62 | randbits(62)
@@ -50,7 +49,7 @@ def read_documents(
     """Parse a group of one type and hold it to its contract; fills `documents`."""
     failures: Failures = []
     try:
-        parsed = _together([events[place][5] for place in group])
+        parsed = _together([events[place].payload for place in group])
     except ValueError:
         parsed = []
     if set(map(type, parsed)) != {dict}:
@@ -177,7 +176,7 @@ class Planner:
     ) -> tuple[Rows, dict[int, tuple[list[int], Failures]]]:
         """All events with documents; for each pipeline, the rows that reach it and those that failed."""
         groups: dict[bytes, list[int]] = {}
-        types = set(map(itemgetter(3), events))
+        types = set(map(type_of, events))
         if len(types) == 1:
             groups[types.pop()] = list(range(len(events)))
         else:
@@ -275,7 +274,7 @@ def answered(planning: Generator[Lookup, Answer, T], answer: Callable[[Lookup], 
 
 def _of_size(events: list[Event], group: list[int], limit: int) -> tuple[list[int], Failures]:
     """The places whose payloads are not too large, and the failures of the others."""
-    if max(map(len, map(itemgetter(5), events))) <= limit:
+    if max(map(len, map(payload_of, events))) <= limit:
         return group, []
     failures: Failures = []
     for place in group:

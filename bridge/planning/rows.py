@@ -1,25 +1,32 @@
-"""The events of one pipeline, by columns: what steps and destinations work on.
+"""The events of one pipeline, by columns, and the values that sources have in them.
 
-Lists in step with each other, so that a step is a comprehension and not a loop over objects.
+Lists in step with each other, so that a step is a comprehension and not a loop over objects. A source is what a
+configuration writes where a value is wanted: `$name...` is an expression, `$$` a literal dollar, a text with `{{` a
+template, objects and arrays hold sources themselves, anything else is a literal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import compress
 from operator import itemgetter
 from typing import Any, TypeVar
+from uuid import UUID
 
 import orjson
 
-from bridge.errors import UnitFailure
+from bridge.attempts import bisect
+from bridge.errors import ExpressionFailure, UnitFailure
 from bridge.expressions.columnar import NotPlain
 from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
-from bridge.expressions.expression import Expression
+from bridge.expressions.expression import Expression, compile_expression
 from bridge.expressions.operators import MISSING, Path, follow
-from bridge.protocol.batch import Event
+from bridge.expressions.template import Template, compile_template
+from bridge.protocol.events import Event, payload_of
 
 T = TypeVar("T")
 
@@ -41,7 +48,7 @@ def meta_of(event: Event) -> dict[str, Any]:
 
 
 class Rows:
-    """events, their documents and every other root, all of one length. `at` are places in the batch."""
+    """Events, their documents and every other root, as lists of one length. `at`: indexes in the batch."""
 
     __slots__ = ("_values", "at", "documents", "events", "hidden", "roots")
 
@@ -64,7 +71,7 @@ class Rows:
         return len(self.events)
 
     def keep(self, mask: list[bool]) -> Rows:
-        """The rows where `mask` is true."""
+        """The rows for which `mask` is true."""
         return Rows(
             list(compress(self.at, mask)),
             list(compress(self.events, mask)),
@@ -84,7 +91,7 @@ class Rows:
         )
 
     def with_root(self, name: str, values: list[Any]) -> Rows:
-        """The same rows, one more root."""
+        """The same rows with one more root."""
         rows = Rows(self.at, self.events, self.documents, {**self.roots, name: values}, self.hidden)
         rows._values = {path: kept for path, kept in self._values.items() if path[0] != name}
         return rows
@@ -97,7 +104,7 @@ class Rows:
         return Rows(self.at, self.events, documents, self.roots, self.hidden + tuple(paths))
 
     def values(self, path: Path) -> list[Any]:
-        """What a path reads in every row, None where it leads nowhere. Floats of events may be rounded."""
+        """A path's value in every row, None where it does not exist. Floats of events may be rounded."""
         found = self._values.get(path)
         if found is None:
             found = self._values[path] = self._read(path)
@@ -126,7 +133,7 @@ class Rows:
         return self.roots.get(root) or [None] * len(self.events)
 
     def contexts(self, roots: frozenset[str]) -> list[dict[str, Any]]:
-        """One context a row, with these roots."""
+        """One context per row, with these roots."""
         if roots == {"event"}:
             return [{"event": document} for document in self.documents]
         names = [root for root in roots if root in ("event", "meta") or root in self.roots]
@@ -138,7 +145,7 @@ class Rows:
         ]
 
     def evaluate(self, expression: Expression) -> list[Any]:
-        """The expression's value in every row; raises ExpressionFailure for all when it fails in one."""
+        """The expression's value in every row. Raises ExpressionFailure if it fails in any row."""
         if expression.plain_path is not None:
             return self.values(expression.plain_path)
         if expression.column is not None:
@@ -160,6 +167,10 @@ class Rows:
             for row, value in enumerate(values)
         ]
 
+    def exact_each(self, paths: Iterable[Path]) -> list[list[Any]]:
+        """exact() of each path."""
+        return list(map(self.exact, paths))
+
     def _exact(self, row: int, path: Path, value: Any) -> Any:
         payload = self.events[row].payload
         if isinstance(value, float):
@@ -179,7 +190,7 @@ class Rows:
     def payloads(self) -> list[bytes]:
         """The payloads: verbatim, or without the redacted fields."""
         if not self.hidden:
-            return [event[5] for event in self.events]
+            return list(map(payload_of, self.events))
         return [
             json_text(self.document(row) if holds_float(document) else document)
             for row, document in enumerate(self.documents)
@@ -189,46 +200,159 @@ class Rows:
 _SAFE = frozenset({str, int, bool, type(None), Decimal})
 
 Failures = list[tuple[int, Event, UnitFailure]]
-"""(place in the batch, event, why)."""
+"""(index in the batch, event, failure)."""
 
 
 def survivors(work: Callable[[Rows], T], rows: Rows) -> tuple[Rows, T, Failures]:
-    """Run work on all rows at once; rows that make it fail are found by halving and left out.
-
-    One bad event costs its neighbours a second run of the same work, never their place.
-    """
+    """Run work on all rows at once. Rows that make it fail are found by bisection and left out; the other rows are
+    only computed again."""
     try:
         return rows, work(rows), []
-    except Exception:  # any: a unit that fails costs only itself
-        failures = _failing(work, rows)
-    failed = {place for place, _, _ in failures}
-    rest = rows.keep([place not in failed for place in rows.at])
+    except Exception as error:  # any: a unit that fails costs only itself
+        first = _failure(error)
+
+    def attempt(places: Sequence[int]) -> UnitFailure | None:
+        try:
+            work(rows.part(places[0], places[-1] + 1))
+        except Exception as error:
+            return _failure(error)
+        return None
+
+    failed = dict(bisect(range(len(rows)), attempt, failed=first))
+    rest = rows.keep([place not in failed for place in range(len(rows))])
+    failures = [(rows.at[place], rows.events[place], failure) for place, failure in failed.items()]
     return rest, work(rest), failures
 
 
-def _failing(work: Callable[[Rows], Any], rows: Rows) -> Failures:
-    """The rows that fail, given that these fail together."""
-    if len(rows) == 1:
-        try:
-            work(rows)
-        except UnitFailure as failure:
-            return [(rows.at[0], rows.events[0], failure)]
-        except UnicodeError:
-            return [(rows.at[0], rows.events[0], UnitFailure("a text is not valid in its encoding"))]
-        except Exception as error:  # its text may hold values
-            return [(rows.at[0], rows.events[0], UnitFailure(f"cannot be planned: {type(error).__name__}"))]
-        return []
-    middle = len(rows) // 2
-    failures: Failures = []
-    for part in (rows.part(0, middle), rows.part(middle, len(rows))):
-        try:
-            work(part)
-        except Exception:
-            failures += _failing(work, part)
-    return failures
+def _failure(error: Exception) -> UnitFailure:
+    if isinstance(error, UnitFailure):
+        return error
+    if isinstance(error, UnicodeError):
+        return UnitFailure("a text is not valid UTF-8")
+    return UnitFailure(f"cannot be planned: {type(error).__name__}")  # its text may hold values
 
 
 def lookup_of(rows: Mapping[Any, Any], key: Any) -> Any:
-    """An answer's row for a key: under the key itself or its text."""
+    """A lookup answer's row for a key, by the key itself or by its text."""
     found = rows.get(key)
     return rows.get(str(key)) if found is None else found
+
+
+# --- value sources ----------------------------------------------------------------------------------
+
+_EXPRESSION = re.compile(r"\$[A-Za-z_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """The same value for every event."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """An object or array that contains values."""
+
+    items: dict[str, ValueSource] | list[ValueSource]
+
+
+@dataclass(frozen=True, slots=True)
+class Escaped:
+    """An expression whose text must be inert in a vendor's markup."""
+
+    source: Expression
+    escape: Callable[[str], str]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return self.source.names
+
+    def made_inert(self, value: Any) -> Any:
+        """Text and numbers; other values contain no markup."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+            return value
+        return self.escape(str(value))
+
+
+ValueSource = Expression | Escaped | Template | Literal | Structure
+
+
+def classify(  # noqa: PLR0911  one return a form of value
+    value: Any, escape: Callable[[str], str] | None = None
+) -> ValueSource:
+    """Compile a value of the configuration. Raises ExpressionSyntaxError or TemplateSyntaxError. escape: applied to
+    values that go into a text, not to literal text."""
+    if isinstance(value, str):
+        if _EXPRESSION.match(value):
+            expression = compile_expression(value)
+            return expression if escape is None else Escaped(expression, escape)
+        text = value.replace("$$", "$")
+        return compile_template(text, escape) if "{{" in text else Literal(text)
+    if isinstance(value, Mapping):
+        items = {str(name): classify(item, escape) for name, item in value.items()}
+        if all(isinstance(item, Literal) for item in items.values()):
+            return Literal({name: item.value for name, item in items.items() if isinstance(item, Literal)})
+        return Structure(items)
+    if isinstance(value, list | tuple):
+        elements = [classify(item, escape) for item in value]
+        if all(isinstance(item, Literal) for item in elements):
+            return Literal([item.value for item in elements if isinstance(item, Literal)])
+        return Structure(elements)
+    return Literal(value)
+
+
+def names_of(source: ValueSource) -> frozenset[str]:
+    """Every dotted name that a value reads."""
+    if isinstance(source, Literal):
+        return frozenset()
+    if isinstance(source, Structure):
+        inner = source.items.values() if isinstance(source.items, dict) else source.items
+        return frozenset().union(*map(names_of, inner))
+    return source.names
+
+
+def values_of(source: ValueSource, rows: Rows) -> list[Any]:
+    """The value in every row; numbers that are only copied stay exact."""
+    if isinstance(source, Literal):
+        return [source.value] * len(rows)
+    if isinstance(source, Expression):
+        if source.plain_path == ("event",):
+            return [orjson.Fragment(payload) for payload in rows.payloads()]
+        return rows.exact(source.plain_path) if source.plain_path else rows.evaluate(source)
+    if isinstance(source, Escaped):
+        return [source.made_inert(value) for value in values_of(source.source, rows)]
+    if isinstance(source, Template):
+        return [source.render(context) for context in rows.contexts(source.roots)]
+    return structures(source, rows)
+
+
+def structures(source: Structure, rows: Rows) -> list[Any]:
+    """Objects and arrays, built for every row."""
+    if isinstance(source.items, dict):
+        names = list(source.items)
+        columns = [values_of(item, rows) for item in source.items.values()]
+        return [dict(zip(names, items, strict=True)) for items in zip(*columns, strict=True)]
+    return [list(items) for items in zip(*(values_of(item, rows) for item in source.items), strict=True)]
+
+
+_KEY_TYPES = frozenset({str, int, type(None)})
+
+
+def keys_of(source: ValueSource, rows: Rows, what: str) -> list[Any]:
+    """The key that a source names in every row: a text, an integer or None. what: for the message of one that is
+    none of them."""
+    values = values_of(source, rows)
+    if set(map(type, values)) <= _KEY_TYPES:
+        return values
+    return [_key(value, what) for value in values]
+
+
+def _key(value: Any, what: str) -> str | int | None:
+    if value is None or value.__class__ in _KEY_TYPES:
+        return value  # type: ignore[no-any-return]  # its class was just asked for
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal | float) and value == int(value):
+        return int(value)
+    raise ExpressionFailure(f"{what} is neither a text nor an integer")

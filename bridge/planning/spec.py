@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from bridge.planning.steps.step import StepSpec
 
+Unit = tuple[str, str]
+"""(pipeline, destination): with an event, the unit of effect, dead letter, delivery and dedupe."""
+
 FieldType = Literal["string", "number", "integer", "boolean", "object", "array", "timestamp", "any"]
 
 
@@ -51,11 +54,17 @@ class TableSpec:
 
     name: str
     connection: str
-    table: str  # "schema.table" as written
+    schema: str
+    table: str
     mode: Literal["insert", "upsert"] = "insert"
     key: tuple[str, ...] = ()
     version: str | None = None
     columns: Mapping[str, Any] | None = None
+
+    @property
+    def table_name(self) -> str:
+        """`schema.table`, for people."""
+        return f"{self.schema}.{self.table}"
 
     @property
     def version_column(self) -> str | None:

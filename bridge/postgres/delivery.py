@@ -43,11 +43,11 @@ _SESSION = {
 }
 
 LEASE_SECONDS = 10.0
-"""How long a dispatcher that says nothing keeps its place."""
+"""Seconds that a silent dispatcher keeps its lease."""
 
 
 async def connect(dsn: str, stream: str) -> AsyncLink:
-    """A session of the dispatcher. Raises psycopg.OperationalError, and Halt behind a pooler without sessions."""
+    """A session of the dispatcher. Raises psycopg.OperationalError, and Halt behind a pooler in transaction mode."""
     name = f"bridge-dispatch/{stream}"
     connection = await psycopg.AsyncConnection.connect(
         wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None, connect_timeout=5
@@ -83,27 +83,28 @@ _LET_GO: LiteralString = """
 
 
 async def hold(connection: AsyncLink, stream: str, holder: str) -> int | None:
-    """Become the stream's dispatcher: the epoch, or None while another one is."""
+    """Become the stream's dispatcher. Returns the epoch, or None while another one holds the lease."""
     values = {"name": stream, "holder": holder, "lease": LEASE_SECONDS}
     row = await (await connection.execute(_HOLD, values)).fetchone()
     return None if row is None else int(row[0])
 
 
 async def renew(connection: AsyncLink, stream: str, epoch: int) -> bool:
-    """Stay the dispatcher; False: another one took over."""
+    """Renew the lease. False: another dispatcher took over."""
     values = {"name": stream, "epoch": epoch, "lease": LEASE_SECONDS}
     return await (await connection.execute(_RENEW, values)).fetchone() is not None
 
 
 async def let_go(connection: AsyncLink, stream: str, epoch: int, claimed: Sequence[str]) -> None:
-    """Leave: what was claimed and not settled is due at once, and another dispatcher may come."""
+    """Release the lease: claimed messages that are not settled are due at once, and another dispatcher may take
+    over."""
     await connection.execute(_LET_GO, {"name": stream, "epoch": epoch, "ids": list(map(UUID, claimed))})
 
 
 WAITING: LiteralString = """
     select destination, count(*), extract(epoch from now() - min(created_at))::float8
     from bridge.delivery where state = 'pending' and stream = %s group by destination"""
-"""What one stream's sinks have not been sent: destination, messages, the age of the oldest in seconds."""
+"""Unsent messages of one stream: destination, number of messages, age of the oldest in seconds."""
 
 # -- claims ---------------------------------------------------------------------------------------------
 
@@ -181,7 +182,7 @@ _JSON = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A row that is ours until its lease ends. expires_in: seconds until it is older than max_age."""
+    """A row that is claimed until its lease ends. expires_in: seconds until it is older than max_age."""
 
     id: str
     event_id: str
@@ -195,7 +196,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Whose rows, under which epoch and lease. Times in seconds."""
+    """The stream, epoch and lease of a claim. Times in seconds."""
 
     stream: str
     pipeline: str
@@ -215,8 +216,8 @@ class Claim:
     async def keyed(
         self, connection: AsyncLink, limit: int, after: str | None
     ) -> tuple[list[Claimed], str | None]:
-        """The first message of each key, where due, of keys behind `after` (None: of all keys), and the last
-        of these keys in the database's order."""
+        """The first message of each key, if due, for keys after `after` (None: all keys), and the last of these keys
+        in the database's order."""
         query = _KEYED_FROM if after is None else _KEYED
         rows = await self._take(connection, query, limit=limit, after=after or "")
         return list(map(_claimed, rows)), rows[0][9] if rows else None
@@ -233,7 +234,7 @@ def _claimed(row: tuple[Any, ...]) -> Claimed:
 
 
 async def due(connection: AsyncLink, stream: str, lanes: Sequence[tuple[str, str]]) -> list[int]:
-    """Which of the (pipeline, destination) have something due, by their index."""
+    """The indexes of the (pipeline, destination) pairs that have messages due."""
     values = {
         "stream": stream,
         "pipelines": [pipeline for pipeline, _ in lanes],
@@ -295,7 +296,7 @@ _EXPIRED: LiteralString = (
 
 
 async def settle_sent(connection: AsyncLink, ids: Collection[str], epoch: int) -> set[str]:
-    """The sink took them. Those that were still ours."""
+    """Mark them sent. Returns those that were still ours."""
     values = {"ids": list(map(UUID, ids)), "epoch": epoch}
     return {str(row[0]) for row in await (await connection.execute(_SENT, values)).fetchall()}
 
@@ -303,19 +304,19 @@ async def settle_sent(connection: AsyncLink, ids: Collection[str], epoch: int) -
 async def settle_retry(
     connection: AsyncLink, identity: str, epoch: int, delay: float, cause: str | None, *, counts: bool = True
 ) -> bool:
-    """Again after `delay` seconds. counts: an attempt was made."""
+    """Retry after `delay` seconds. counts: an attempt was made."""
     values = {"id": identity, "epoch": epoch, "delay": delay, "cause": cause, "count": int(counts)}
     return await (await connection.execute(_AGAIN, values)).fetchone() is not None
 
 
 async def settle_dead(connection: AsyncLink, identity: str, epoch: int, code: str, cause: str) -> bool:
-    """Never again: the row and its dead letter in one transaction."""
+    """Mark it dead, and write its dead letter in the same transaction."""
     values = {"id": identity, "epoch": epoch, "code": code, "cause": cause}
     return await (await connection.execute(_DEAD, values)).fetchone() is not None
 
 
 async def expire(connection: AsyncLink, claim: Claim) -> int:
-    """What waited longer than max_age becomes a dead letter, up to 200 at a time; how many."""
+    """Messages that waited longer than max_age become dead letters, up to 200 at a time. Returns how many."""
     values = {
         "stream": claim.stream,
         "pipeline": claim.pipeline,
@@ -342,7 +343,8 @@ _PRUNE: LiteralString = """
 
 
 async def prune(connection: AsyncLink, stream: str, keep: float, limit: int = 500) -> int:
-    """Delete up to `limit` rows that were settled `keep` seconds ago; a dead one waits for its dead letter."""
+    """Delete up to `limit` rows that were settled `keep` seconds ago; a dead row stays until its dead letter is
+    settled."""
     values = {"stream": stream, "keep": keep, "limit": limit}
     return len(await (await connection.execute(_PRUNE, values)).fetchall())
 
@@ -355,6 +357,6 @@ _REDELIVER = (
 
 
 def redeliver(letter_id: str) -> Statement:
-    """Put a dead delivery back: pending, with the same id and body, max_age anew. It returns a row where there
-    was one; none: the unit of this dead letter never got as far as a delivery."""
+    """Put a dead delivery back: pending, with the same id and body, and a new max_age. Returns a row if there was
+    one; no row: this dead letter's unit never became a delivery."""
     return Statement(_REDELIVER, [letter_id.encode()])

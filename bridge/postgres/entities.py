@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from bridge.attempts import bisect
 from bridge.errors import Halt, Retry, Verdict, verdict_of
 from bridge.expressions.document import json_text
 from bridge.planning.entity import Keep, folded
@@ -70,15 +71,18 @@ class EntityStore:
 
     def write(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
         """Durable when it returns, but for those that are refused for their values. Raises Retry and Halt."""
+        return [
+            RefusedKeep(keep, error.sqlstate or "22000", safe_message(error))
+            for keep, error in bisect(keeps, self._try)
+        ]
+
+    def _try(self, keeps: Sequence[Keep]) -> psycopg.Error | None:
         try:
             self._put(keeps)
         except psycopg.Error as error:
             self._judge(error)
-            if len(keeps) == 1:
-                return [RefusedKeep(keeps[0], error.sqlstate or "22000", safe_message(error))]
-            middle = len(keeps) // 2
-            return [*self.write(keeps[:middle]), *self.write(keeps[middle:])]
-        return []
+            return error
+        return None
 
     def _put(self, keeps: Sequence[Keep]) -> None:
         if self._connection is None or self._connection.closed:
@@ -127,24 +131,74 @@ Row = Mapping[str, Any]
 _CACHE_LIMIT = 100_000
 
 
+def _uncounted(_entity: str, _result: str, _n: int) -> None:
+    pass
+
+
+def _now(future: Future[Any]) -> Any:
+    return future.result()
+
+
 class Enricher:
-    """Answers Lookups from a cache and from the connection each entity names.
+    """Answers Lookups from a cache and from the connection each entity names, and writes what events keep.
 
     dsns: "source" and connection names -> dsn. count: (entity, result, n) for metrics, results hit,
     found, missing. Rows that are missing are never cached: the next event may come with them.
+    The work is done in another thread. result_of: waits for it, and may do something else meanwhile; done: told there
+    when it is ready. Every method that waits raises Retry and Halt.
     """
 
-    def __init__(self, dsns: Mapping[str, str], stream: str, count: Callable[[str, str, int], None]) -> None:
+    def __init__(
+        self,
+        dsns: Mapping[str, str],
+        stream: str,
+        count: Callable[[str, str, int], None] = _uncounted,
+        *,
+        result_of: Callable[[Future[Any]], Any] = _now,
+        done: Callable[[], None] | None = None,
+    ) -> None:
         self._dsns = dsns
         self._stream = stream
         self._count = count
+        self._result_of = result_of
+        self._done = done
         self._cache: dict[LookupSpec, dict[str, tuple[float, Row]]] = {}
         self._connections: dict[str, psycopg.Connection] = {}
         self._pooled: dict[str, bool] = {}
         self._store = EntityStore(dsns["source"], stream)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
 
-    def cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
+    def answer(self, lookup: Lookup, visible: Callable[[], bool] | None = None) -> dict[Any, Row]:
+        """The rows that exist, by key; waits for them (reason enrich_failed).
+
+        visible: whether the source shows all that the events' transactions wrote; it waits a little where not. Rows of
+        the source that are missing are asked for again until then, and once more: a stream can run ahead of
+        visibility. Without it, what is missing is missing.
+        """
+        found, wanted = self._cached(lookup)
+        last = visible is None or lookup.entity.source != "source"
+        while wanted:
+            rows: dict[str, Row] = self._beside(self._fetch, lookup.entity, wanted)
+            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
+            wanted = [key for key in wanted if str(key) not in rows]
+            if last or not wanted:
+                break
+            last = visible is None or visible()
+        return found
+
+    def keep(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
+        """Write what events keep, and wait until it is durable. Those that the server refused for their values."""
+        refused: list[RefusedKeep] = self._beside(self._keep, keeps)
+        return refused
+
+    def _beside(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of work in the other thread."""
+        future = self._worker.submit(work, *arguments)
+        if (done := self._done) is not None:
+            future.add_done_callback(lambda _: done())
+        return self._result_of(future)
+
+    def _cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
         """The rows that are still fresh, and the keys to ask for."""
         cache = self._cache.get(lookup.entity, {})
         now = time.monotonic()
@@ -160,22 +214,8 @@ class Enricher:
             self._count(lookup.entity.as_name, "hit", len(found))
         return found, wanted
 
-    def fetch(self, lookup: Lookup, keys: Sequence[Any], done: Callable[[], None]) -> Future[dict[str, Row]]:
-        """Ask for these keys in the background. The result maps key text to its row; done() when ready."""
-        future = self._worker.submit(self._fetch, lookup, list(keys))
-        future.add_done_callback(lambda _: done())
-        return future
-
-    def answer(self, lookup: Lookup) -> dict[Any, Row]:
-        """The rows that exist, by key; waits for them. Raises Retry and Halt (reason enrich_failed)."""
-        found, wanted = self.cached(lookup)
-        if wanted:
-            rows = self.fetch(lookup, wanted, lambda: None).result()
-            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
-        return found
-
-    def _fetch(self, lookup: Lookup, keys: list[Any]) -> dict[str, Row]:
-        entity = lookup.entity
+    def _fetch(self, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
+        """The rows by key text."""
         rows = self._query(entity, keys)
         self._count(entity.as_name, "found", len(rows))
         self._count(entity.as_name, "missing", max(0, len(keys) - len(rows)))
@@ -187,12 +227,6 @@ class Enricher:
             cache.update((key, (expires, row)) for key, row in rows.items())
         return rows
 
-    def keep(self, keeps: Sequence[Keep], done: Callable[[], None]) -> Future[list[RefusedKeep]]:
-        """Write what events keep, in the background. The result: those that the server refused; done() when ready."""
-        future = self._worker.submit(self._keep, keeps)
-        future.add_done_callback(lambda _: done())
-        return future
-
     def _keep(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
         try:
             return self._store.write(keeps)
@@ -202,26 +236,34 @@ class Enricher:
                     if keep.entity == entity.kept:
                         cache.pop(keep.key, None)
 
-    def _query(self, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
-        """The rows by key. A key that the query's types cannot hold has no row; it is found by halving."""
+    def _query(self, entity: LookupSpec, keys: Sequence[Any]) -> dict[str, Row]:
+        """A key that the query's types cannot hold has no row; it is found by bisection."""
+        rows: dict[str, Row] = {}
+
+        def attempt(some: Sequence[Any]) -> psycopg.DataError | None:
+            try:
+                rows.update(self._ask(entity, some))
+            except psycopg.DataError as error:
+                return error
+            return None
+
         try:
-            connection = self._connection(entity.source)
-            if not self._pooled[entity.source]:
-                return _rows(connection, entity, keys)
-            with connection.transaction():  # its settings end with it: the next one may meet another server
-                connection.execute("set transaction read only")
-                connection.execute("set local statement_timeout = '10s'")
-                return _rows(connection, entity, keys)
-        except psycopg.DataError:
-            if len(keys) == 1:
-                return {}
-            middle = len(keys) // 2
-            return {**self._query(entity, keys[:middle]), **self._query(entity, keys[middle:])}
+            bisect(keys, attempt)
         except psycopg.Error as error:
             broken = self._connections.pop(entity.source, None)
             if broken is not None:
                 broken.close()
             raise self._refused(entity, error) from None
+        return rows
+
+    def _ask(self, entity: LookupSpec, keys: Sequence[Any]) -> dict[str, Row]:
+        connection = self._connection(entity.source)
+        if not self._pooled[entity.source]:
+            return _rows(connection, entity, keys)
+        with connection.transaction():  # its settings end with it: the next one may meet another server
+            connection.execute("set transaction read only")
+            connection.execute("set local statement_timeout = '10s'")
+            return _rows(connection, entity, keys)
 
     def _refused(self, entity: LookupSpec, error: psycopg.Error) -> Exception:
         state, name = error.sqlstate, entity.as_name
@@ -254,9 +296,9 @@ class Enricher:
             connection.close()
 
 
-def _rows(connection: psycopg.Connection, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
+def _rows(connection: psycopg.Connection, entity: LookupSpec, keys: Sequence[Any]) -> dict[str, Row]:
     cursor = connection.cursor(row_factory=dict_row)
-    cursor.execute(entity.sql.encode(), {"keys": keys})
+    cursor.execute(entity.sql.encode(), {"keys": [*keys]})
     columns = [column.name for column in cursor.description or ()]
     return {str(row[columns[0]]): row for row in cursor} if columns else {}
 

@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGresult
 from bridge.errors import CannotConnect
 from bridge.postgres import wire
 from bridge.postgres.pooler import is_shared
-from bridge.protocol.batch import Batch, Event
+from bridge.protocol.events import Batch, Event
 from bridge.protocol.requests import MissingRows, ReadMissing
 
 _FETCH = 500
@@ -30,7 +30,7 @@ _BATCH_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """The table that producers insert into. columns: Event field -> column name, for those it has."""
+    """The table that producers insert into. columns: Event field -> column name, for the fields it has."""
 
     schema: str = "outbox"
     table: str = "event"
@@ -42,7 +42,7 @@ class Outbox:
 
     @property
     def is_foreign(self) -> bool:
-        """One of the customer's own."""
+        """Is it the customer's own outbox?"""
         return (self.schema, self.table) != ("outbox", "event")
 
     @property
@@ -50,7 +50,7 @@ class Outbox:
         return "xid" in self.columns
 
     def column(self, field_name: str) -> sql.Composable:
-        """The column of this field; what stands for it in an Event where the table has none."""
+        """The column of this field, or its substitute in an Event if the table has none."""
         if field_name in self.columns:
             return sql.Identifier(self.columns[field_name])
         return sql.SQL("'0'") if field_name in ("seq", "xid") else sql.SQL("null")
@@ -79,10 +79,10 @@ def _events(result: PGresult) -> list[Event]:
 
 
 class MissingReader:
-    """Reads the rows of one goal by seq through a cursor: one sort, however many batches.
+    """Reads the rows of one goal by seq through a cursor: one sort for all batches.
 
-    The cursor's snapshot is younger than the goal, and nothing that the goal shows is still running, so
-    it sees all of them.
+    The cursor's snapshot is newer than the goal, and no transaction visible in the goal is still running, so the
+    cursor sees all rows.
     """
 
     def __init__(self, connection: psycopg.Connection, outbox: Outbox, max_events: int) -> None:
@@ -141,7 +141,7 @@ class MissingReader:
             },
         )
         if self._connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-            # Or one payload that is no UTF-8 could not be read: it is a dead letter, found in its turn.
+            # Otherwise one payload that is not UTF-8 would make the read fail; this way it becomes a dead letter.
             self._connection.execute("set local client_encoding = 'SQL_ASCII'")
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ _PROBE_SECONDS = 2.0
 
 
 class Listener:
-    """`descriptor` is readable when somebody notified; None: notifications do not arrive here."""
+    """`descriptor` is readable after a notification; None: notifications do not arrive."""
 
     def __init__(self, dsn: str, stream: str) -> None:
         self._connection: psycopg.Connection | None = None
@@ -185,7 +185,7 @@ class Listener:
         )
 
     def drain(self) -> None:
-        """Forget what has arrived. A connection that broke leaves the timer alone."""
+        """Discard notifications. If the connection is broken, only the timer remains."""
         if self._connection is None:
             return
         try:
@@ -202,12 +202,12 @@ class Listener:
 
 
 _AT_ONCE = 10_000
-"""Rows that one transaction adds together."""
+"""Rows that one transaction merges."""
 
 _READABLE: LiteralString = "select has_table_privilege(to_regclass('outbox.suppressed'), 'select')"
 
 COUNTS: LiteralString = "select type, sum(count)::bigint from outbox.suppressed group by type order by type"
-"""Event type and how many; needs SELECT on outbox.suppressed, which the role outbox_bridge has."""
+"""Event type and count; needs SELECT on outbox.suppressed, which the role outbox_bridge has."""
 
 _ROWS: LiteralString = "select count(*), count(distinct type) from outbox.suppressed"
 
@@ -223,17 +223,16 @@ _FOLD: LiteralString = """
 
 
 def suppressed(source: Connection[Any]) -> dict[str, int] | None:
-    """How many, by event type; None where the source has no such table yet, or we may not read it (doctor says so)."""
+    """The count by event type; None if the source does not have the table yet, or we may not read it (doctor says
+    so)."""
     if not _readable(source):
         return None
     return dict(source.execute(COUNTS).fetchall())
 
 
 def fold(source: Connection[Any], *, go_on: Callable[[], bool] = lambda: True) -> int:
-    """Add the rows of each type together, some thousands a transaction; how many rows there were.
-
-    Give it a connection in autocommit. Raises psycopg's errors; what earlier transactions did stays done.
-    """
+    """Merge the rows of each type, some thousands per transaction. Returns how many rows there were. Needs a
+    connection in autocommit. Raises psycopg's errors; earlier transactions stay committed."""
     if not _readable(source):
         return 0
     row = source.execute(_ROWS).fetchone()

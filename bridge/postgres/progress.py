@@ -13,11 +13,10 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from bridge.postgres.outbox import Outbox
-from bridge.protocol.batch import Event
-from bridge.protocol.position import NOTHING, Snapshot, parse_snapshot
+from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
-"""Rows counted at most."""
+"""Maximum number of rows counted."""
 
 _CHECKPOINT = """
     select mode, epoch, applied_lsn::text, safe_lsn::text, floor::text, slot_incarnation,
@@ -38,13 +37,13 @@ def checkpoint(target: psycopg.Connection, stream: str) -> dict[str, Any] | None
 
 
 def listed(target: psycopg.Connection, stream: str) -> list[str]:
-    """The xids that are applied, wholly or in part, and that the floor does not show."""
+    """The xids that are applied, completely or in part, and not visible in the floor."""
     rows = target.execute("select x::text from bridge.applied, unnest(xids) as x where stream = %s", [stream])
     return [row[0] for row in rows]
 
 
 def slot(source: psycopg.Connection, name: str) -> dict[str, Any] | None:
-    """Slot facts, sizes in bytes; None: there is no such slot."""
+    """The slot's facts, sizes in bytes; None: the slot does not exist."""
     with source.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SLOT, [name]).fetchone()
 
@@ -59,7 +58,7 @@ def registered(source: psycopg.Connection, stream: str) -> dict[str, Any] | None
 
 
 def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: list[str]) -> int | None:
-    """Events that are committed and not applied, PENDING_LIMIT at most; None: an outbox without xids."""
+    """Events that are committed and not applied, at most PENDING_LIMIT; None: an outbox without xids."""
     if not outbox.has_xid:
         return None
     snapshot = parse_snapshot(floor)
@@ -80,7 +79,7 @@ def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: lis
 
 
 def find(source: psycopg.Connection, outbox: Outbox, event_id: str) -> Event | None:
-    """The event with this id, None where the outbox has none (any more). source: in autocommit."""
+    """The event with this id; None if the outbox does not have it. source: in autocommit."""
     query = sql.SQL("select {} from {} where {} = %s").format(
         outbox.select_list(), outbox.name, outbox.column("id")
     )
@@ -97,8 +96,8 @@ def _event(row: Sequence[Any] | None) -> Event | None:
 
 
 def newest(source: psycopg.Connection, outbox: Outbox, limit: int) -> list[Event]:
-    """The newest events by seq, oldest first. Raises psycopg.Error; an outbox without seq gives them by its own
-    order of occurrence, or none."""
+    """The newest events by seq, oldest first. Raises psycopg.Error. An outbox without seq returns them by
+    occurred_at, or none."""
     order = next((name for name in ("seq", "occurred_at") if name in outbox.columns), None)
     if order is None:
         return []
@@ -110,7 +109,7 @@ def newest(source: psycopg.Connection, outbox: Outbox, limit: int) -> list[Event
 
 
 class Applied:
-    """What a stream has applied, read once. I6: visible in the floor, or listed."""
+    """What a stream has applied, read once. By I6: visible in the floor, or listed."""
 
     def __init__(self, target: psycopg.Connection, stream: str) -> None:
         row = checkpoint(target, stream)
@@ -119,7 +118,7 @@ class Applied:
         self._listed = {int(xid) for xid in listed(target, stream)}
 
     def how(self, event: Event) -> str:
-        """ "floor" or "listed" where it is applied, "" where it is not; "unknown" without an xid."""
+        """ "floor" or "listed" if it is applied, "" if it is not, "unknown" without an xid."""
         xid = int(event.xid)
         if xid == 0:
             return "unknown"

@@ -62,8 +62,8 @@ _SIXTEEN = b"00000010"  # an element's length, in hex as the elements are until 
 
 
 def uuid_array(values: Sequence[bytes | None]) -> bytes | None:
-    """uuid[], or None where not every value is a UUID as Postgres prints it: the server reads other spellings too,
-    and says what is wrong with one that is none. Reading 36 digits costs the server more than this costs us."""
+    """uuid[], or None if a value is not a UUID as Postgres prints it; then the server parses the text and reports
+    errors. Parsing 36 digits costs the server more than this function costs us."""
     if None in values or set(map(len, values)) != {36}:  # type: ignore[arg-type]  # there is no None among them
         return None
     text = b"".join(values)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ _SESSION = {
 
 
 ResultRows = list[list[tuple[bytes | None, ...]]]
-"""The rows of each statement that was sent, values as text."""
+"""The rows of each sent statement, values as text."""
 
 
 class Statement(NamedTuple):
@@ -133,7 +133,7 @@ DEFERRED = Statement(b"set constraints all deferred")
 
 
 class Refused(Exception):
-    """A statement failed; the transaction did nothing. statement: its index in what was sent."""
+    """A statement failed, and its transaction was rolled back. statement: its index in the flight."""
 
     def __init__(self, statement: int, error: psycopg.Error) -> None:
         super().__init__(error.sqlstate)
@@ -146,7 +146,7 @@ class Refused(Exception):
 
 
 class TargetLink:
-    """One connection in pipeline mode. send() returns at once; settle() waits for all that was sent."""
+    """One connection in pipeline mode. send() returns at once; settle() waits for everything that was sent."""
 
     def __init__(self, dsn: str, application_name: str) -> None:
         conninfo = wire.complete(dsn, application_name=application_name)
@@ -161,6 +161,8 @@ class TargetLink:
         self._names: dict[bytes, bytes] = {}  # SQL -> prepared statement's name
         self._prepared = 0
         self._expected: deque[tuple[str, bytes]] = deque()  # ("prepare" | "run" | "sync", SQL)
+        self.busy = False
+        """An answer is not complete yet."""
         self._rows: ResultRows = []
         self._error: Refused | None = None
         self._statement = 0
@@ -180,17 +182,12 @@ class TargetLink:
         self._connection.nonblocking = 1
 
     def check_heard(self) -> None:
-        """Raises Retry when an answer has been owed, and nothing came, for longer than a statement may take."""
+        """Raise Retry if an answer is due and nothing has arrived for longer than a statement may take."""
         if self._expected and time.monotonic() - self._heard > _SILENCE_SECONDS:
             raise Retry(
                 f"the target has not answered for {_SILENCE_SECONDS:.0f} s: the link is dead",
                 reason="target_lost",
             )
-
-    @property
-    def busy(self) -> bool:
-        """Something was sent whose answer is not complete."""
-        return bool(self._expected)
 
     @property
     def wants_write(self) -> bool:
@@ -213,10 +210,11 @@ class TargetLink:
         self._heard = time.monotonic()
         connection.pipeline_sync()
         self._expected.append(("sync", b""))
+        self.busy = True
         self._want_write = bool(connection.flush())
 
     def pump(self) -> bool:
-        """Take what has arrived. True: the answer to what was sent is complete."""
+        """Process received data. True: the answer is complete."""
         connection = self._connection
         if self._want_write:
             self._want_write = bool(connection.flush())
@@ -229,7 +227,8 @@ class TargetLink:
             elif between:
                 break
             between = result is None
-        return not self._expected
+        self.busy = bool(self._expected)
+        return not self.busy
 
     def _take(self, result: PGresult) -> None:
         self._heard = time.monotonic()
@@ -245,7 +244,7 @@ class TargetLink:
         if status == pq.ExecStatus.FATAL_ERROR:
             self._error = self._error or Refused(self._statement, error_from_result(result))
             if not self._error.sqlstate:
-                raise Retry("the connection to the target broke", reason="target_lost")
+                raise Retry("the connection to the target was lost", reason="target_lost")
         if status not in _OK and kind == "prepare":
             self._names.pop(text, None)
         if kind == "run":
@@ -256,7 +255,7 @@ class TargetLink:
             )
 
     def outcome(self) -> ResultRows:
-        """The rows of each statement, once pump() said that all is there. Raises Refused."""
+        """The rows of each statement, after pump() returned True. Raises Refused."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -275,7 +274,7 @@ class TargetLink:
         return self.settle(wait)
 
     def run_alone(self, *statements: Statement) -> ResultRows:
-        """The same, waiting for nothing but this link. Raises Refused, and Retry where the link is dead."""
+        """The same, waiting only for this link. Raises Refused, and Retry if the link is dead."""
         return self.run(statements, self._wait)
 
     def _wait(self) -> None:

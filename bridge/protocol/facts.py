@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from bridge.protocol.position import NOTHING, ZERO, Lsn, Snapshot
+from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot
 
 Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
-"""What a stream's thread is doing; never stored. observe/state.py says what each means."""
+"""What a stream's thread is doing; never stored. observe/state.py explains each phase."""
 
 
 class Mode(StrEnum):
@@ -34,9 +34,9 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A snapshot that is being applied from the table, by seq. Once stored it is always finished.
+    """A snapshot that is being applied from the table, by seq. Once stored, it is always finished.
 
-    lsn: WAL position read after the snapshot; for one that came with a slot, where the slot starts.
+    lsn: a WAL position read after the snapshot; for a snapshot that came with a slot, where the slot starts.
     """
 
     snapshot: Snapshot
@@ -47,7 +47,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The checkpoint row of one stream. sql/target/001_ledger.sql says what each column is for."""
+    """The checkpoint row of one stream. sql/target/001_ledger.sql explains each column."""
 
     stream: str
     epoch: int
@@ -69,7 +69,7 @@ class Ledger:
 
     @property
     def snapshot_lsn(self) -> Lsn:
-        """Where the source's WAL was, at least, when the snapshots in this row were taken."""
+        """A lower bound of the source's WAL position when the snapshots in this row were taken."""
         return max(self.floor_lsn, self.next.lsn if self.next else ZERO)
 
 
@@ -86,8 +86,8 @@ class SlotFacts:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What prune has deleted from the outbox so far: rows of transactions up to `greatest_xid` that
-    `floor` shows."""
+    """What prune has deleted from the outbox so far: rows of transactions up to `greatest_xid` that are visible in
+    `floor`."""
 
     greatest_xid: int
     floor: Snapshot
@@ -95,11 +95,11 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """The source as it is now, read in one go over the session's own connection: when that is lost, the
-    session is over, for it may be another server that answers next.
+    """The source as it is now, read at once over the session's own connection. When that connection is lost the
+    session ends, because another server may answer the next one.
 
-    publication: None also where it does not publish the outbox's inserts. While the witness' transaction
-    is still in the running set (WAL runs ahead of visibility) these facts cannot be had: Retry.
+    publication: None also if it does not publish the outbox's inserts. While the witness's transaction is still
+    running (WAL runs ahead of visibility) the facts are not available: Retry.
     """
 
     system_identifier: str
@@ -119,12 +119,12 @@ class SourceFacts:
 class Registration:
     """The stream's row in the source's registry, outbox.stream.
 
-    reached: a WAL position of this source that the ledger may rely on. It is written here, and flushed,
-    before a floor or a goal of that position is written to the ledger: a source that says less is an
-    older copy, however far its WAL has come since. The writer keeps the greater of two.
+    reached: a WAL position of this source that the ledger may rely on. It is written here, and flushed, before a
+    floor or a goal with that position is written to the ledger. A source whose registry has a lower value is an
+    older copy, however far its WAL has advanced. The greater of two values is kept.
 
-    session: who writes here. The one that fenced last takes the row over from whom it found there, after
-    the fence; what an earlier one sent before and what arrives after that is refused.
+    session: the session that may write the row. The session that fenced last takes the row over, after the fence;
+    writes of an earlier session that arrive later are refused.
     """
 
     stream: str
@@ -139,7 +139,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """The target before it is fenced. `busy`: another live session of this stream is connected."""
+    """The target before the fence. `busy`: another live session of this stream is connected."""
 
     system_identifier: str
     database: str

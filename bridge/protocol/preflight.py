@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import Halt, Retry, StandBy
+from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot, format_lsn
 from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
-from bridge.protocol.position import NOTHING, ZERO, Lsn, Snapshot, format_lsn
 from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """What the configuration says about a stream. slot: the prefix, slots are `<prefix>_<n>`."""
+    """The configuration of one stream. slot: the prefix; slots are named `<prefix>_<n>`."""
 
     stream: str
     slot: str
@@ -39,7 +39,7 @@ def facts(settings: StreamSettings, ledger: Ledger) -> ReadSource:
 def stand_by(
     settings: StreamSettings, target: TargetFacts, registration: Registration | None
 ) -> Asking[None]:
-    """Do not fence a bridge that works: wait for it to go. Only politeness; the fence gives safety."""
+    """Do not fence a bridge that works; wait until it stops. This only avoids disturbance; the fence gives safety."""
     if target.busy:
         raise StandBy(f"another bridge is applying stream {settings.stream} to this target")
     incarnation = target.ledger.incarnation if target.ledger else 0
@@ -49,10 +49,10 @@ def stand_by(
         return
     if registration is None and target.ledger is None:
         if (yield from ask(ReadTarget())).ledger is not None:
-            raise StandBy(f"another bridge has just begun stream {settings.stream}")
+            raise StandBy(f"another bridge has just started stream {settings.stream}")
         raise Halt(
-            f"slot {name} exists, but neither the source nor the target knows stream {settings.stream}: "
-            "it belongs to something else",
+            f"slot {name} exists, but neither the source nor the target knows stream "
+            f"{settings.stream}: the slot belongs to something else",
             reason="slot_in_use",
             hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
         )
@@ -68,15 +68,15 @@ def slot_wanted(settings: StreamSettings, source: SourceFacts) -> bool:
     if settings.capture == "auto":
         return False
     raise Halt(
-        f"no replication slot can be had on the source: {source.slot_refused}",
+        f"the source cannot provide a replication slot: {source.slot_refused}",
         reason="slot_refused",
-        hint="mend that, or set source.capture to poll",
+        hint="fix that, or set source.capture to poll",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """catch_up: why the slot cannot simply go on, in a word; None: stream from `ledger`."""
+    """catch_up: the reason why the slot cannot continue, in a word; None: stream from `ledger`."""
 
     ledger: Ledger
     catch_up: str | None
@@ -94,24 +94,23 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
             f"{registration.target_database!r} of system {registration.target_system}, "
             f"not {target.database!r} of system {target.system_identifier}",
             reason="other_target",
-            hint="point the connection back, or tell the bridge that this copy is the target now: "
-            "bridge recover --accept-target",
+            hint="point the connection back, or declare this copy the target: bridge recover --accept-target",
         )
 
 
 def judge(
     ledger: Ledger, source: SourceFacts, registration: Registration | None, *, slot_wanted: bool
 ) -> Judgement:
-    """Compare the ledger with the source; the registration must have been read after the fence. Raises
-    Halt with a named reason, or Retry on a standby."""
+    """Compare the ledger with the source. The registration must have been read after the fence. Raises Halt with a
+    reason, or Retry on a standby."""
     if source.in_recovery:
         raise Retry("the source is in recovery (a standby): waiting for a primary")
     if ledger.mode is not Mode.NEW and source.system_identifier != ledger.system_identifier:
         raise Halt(
-            f"this source is another cluster: system identifier {source.system_identifier}, "
-            f"the ledger knows {ledger.system_identifier}",
+            f"this source is another cluster: its system identifier is {source.system_identifier}"
+            f", the ledger has {ledger.system_identifier}",
             reason="other_system",
-            hint="point source.dsn back, or begin with the new cluster: bridge recover --accept-source",
+            hint="point source.dsn back, or start with the new cluster: bridge recover --accept-source",
         )
     if slot_wanted and source.publication is None:
         raise Halt(
@@ -134,7 +133,7 @@ def judge(
     if reason is not None or source.slot is None:
         check_not_pruned(ledger, registration, source.pruned)
         return Judgement(ledger, reason, forget_above)
-    # An old idle advance must not let this session acknowledge what it has not seen.
+    # A stored advance of an idle slot must not let this session confirm what it has not received.
     safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
     return Judgement(replace(ledger, safe_lsn=safe), None)
 
@@ -142,26 +141,28 @@ def judge(
 def _history(
     ledger: Ledger, source: SourceFacts, registration: Registration | None
 ) -> tuple[Ledger, str | None, Lsn | None]:
-    """Is what we applied still part of the source's past?"""
+    """Is what we applied still part of the source's history?"""
     reached = max(ledger.applied_lsn, ledger.snapshot_lsn)
     if source.timeline != ledger.timeline:
         switch = source.switch_points.get(ledger.timeline or 0)
         if switch is None:
             raise _diverged(
-                f"the source is on timeline {source.timeline}, which does not come from {ledger.timeline}"
+                f"the source is on timeline {source.timeline}, which does not descend from {ledger.timeline}"
             )
         ledger = replace(ledger, timeline=source.timeline)
         if switch < reached:
             if ledger.snapshot_lsn > switch:
                 raise _diverged(
-                    f"the source was promoted at {format_lsn(switch)}, before what this target has applied "
-                    f"({format_lsn(reached)}), and the snapshot of the last checkpoint is younger than that"
+                    f"the source was promoted at {format_lsn(switch)}, before what this target "
+                    f"has applied ({format_lsn(reached)}), and the last checkpoint's snapshot is "
+                    "newer than the promotion"
                 )
             if source.two_phase:
                 raise _diverged(
-                    f"the source was promoted at {format_lsn(switch)}, before what this target has applied "
-                    f"({format_lsn(reached)}); a transaction prepared before and committed after that may be "
-                    "committed once more here, and nothing tells it from a new one with the same xid"
+                    f"the source was promoted at {format_lsn(switch)}, before what this target "
+                    f"has applied ({format_lsn(reached)}); a transaction that was prepared before "
+                    "and committed after it may be committed again here, and cannot be "
+                    "distinguished from a new one with the same xid"
                 )
             _in_registry(ledger, registration)
             # Applied events are gone from the source and their xids are used again.
@@ -180,20 +181,21 @@ def _history(
     _in_registry(ledger, registration)
     if not source.witness_present and not _pruned_since(ledger.witness_xid, source.pruned):
         raise _diverged(
-            "the last applied event is no longer in the outbox (or has another xid): the source was "
-            "restored from a copy, or the row was deleted by hand"
+            "the last applied event is no longer in the outbox, or has another xid: the source "
+            "was restored from a copy, or someone deleted the row"
         )
     return ledger, None, None
 
 
 def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
-    """LSNs and the witness prove nothing about xids: on an older copy of the source those that our snapshots
-    show are used again. What the registry says of itself was true before we relied on them."""
+    """LSNs and the witness prove nothing about xids: on an older copy of the source, xids that are visible in our
+    snapshots are assigned again. The registry's own position was written before we relied on them."""
     known = registration.reached if registration else ZERO
     if known < ledger.snapshot_lsn:
         raise _diverged(
-            f"the source's registry knows of {format_lsn(known)} for this stream, and the target's "
-            f"checkpoint is of {format_lsn(ledger.snapshot_lsn)}: the source was restored from a copy"
+            f"the source's registry has {format_lsn(known)} for this stream, but the target's "
+            f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
+            "a copy"
         )
 
 
@@ -201,12 +203,12 @@ def _diverged(message: str) -> Halt:
     return Halt(
         message,
         reason="history_diverged",
-        hint="bridge prove shows what differs; then choose: bridge recover --help",
+        hint="bridge prove shows the differences; then choose a way: bridge recover --help",
     )
 
 
 def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
-    """Why the slot cannot go on from the ledger; None: it can."""
+    """Why the slot cannot continue from the ledger; None: it can."""
     slot = source.slot
     goal = ledger.next.lsn if ledger.next and ledger.next.from_slot else ledger.safe_lsn
     from_table = ledger.mode is Mode.CATCHUP
@@ -226,16 +228,16 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
 
 
 def is_first_catch_up(ledger: Ledger, registration: Registration | None) -> bool:
-    """Has this stream never been further than its first catch-up? The registry, read after the fence and
-    before we write to it, knows better than a target that may have been restored."""
+    """Has this stream never been past its first catch-up? The registry, read after the fence and before we write to
+    it, is more reliable than a target that may have been restored."""
     if registration is None:
         return ledger.floor == NOTHING
     return ledger.floor == registration.floor == NOTHING and registration.reached <= ledger.snapshot_lsn
 
 
 def check_not_pruned(ledger: Ledger, registration: Registration | None, pruned: Pruned | None) -> None:
-    """Reading the table needs every row since the floor: halt when some may have been pruned. A stream
-    in its first catch-up takes what there is, and an operator may accept what is gone."""
+    """Reading the table needs every row since the floor: halt if some may have been pruned. A stream in its first
+    catch-up takes the rows that exist, and an operator may accept a gap."""
     floor = ledger.floor
     if pruned is None or (ledger.accepted_gap or 0) >= pruned.greatest_xid:
         return
@@ -244,12 +246,12 @@ def check_not_pruned(ledger: Ledger, registration: Registration | None, pruned: 
             f"rows that this target has not seen may have been pruned from the outbox (up to xid "
             f"{pruned.greatest_xid}; the target's floor is {floor.xmin}:{floor.xmax})",
             reason="outbox_pruned",
-            hint="restore the target further, or accept the gap: bridge recover --accept-gap",
+            hint="restore a newer backup of the target, or accept the gap: bridge recover --accept-gap",
         )
 
 
 def _pruned_since(xid: int | None, pruned: Pruned | None) -> bool:
-    """May this witness have been pruned by right? Only after the target went back behind a prune."""
+    """May prune have deleted this witness? Only if the target was restored to a time before a prune."""
     return xid is not None and pruned is not None and xid <= pruned.greatest_xid and pruned.floor.shows(xid)
 
 

@@ -17,8 +17,8 @@ from psycopg import sql
 
 from bridge.expressions.expression import Expression
 from bridge.planning.plan import Column
+from bridge.planning.rows import classify
 from bridge.planning.spec import TableSpec
-from bridge.planning.values import classify
 from bridge.prove.digest import Digest, Link, Sums, bucket, whole
 from bridge.prove.expected import EMPTIED, Wanted
 from bridge.prove.side import Comparison, Sides, refused_for_data

@@ -27,8 +27,8 @@ _AT_ONCE = 500_000  # rows whose hashes are held in memory
 
 
 def compare_by_rows(sides: Sides, found: Comparison) -> None:
-    """Fill `found`. Where the table may hold rows of events that are not compared (pruned ones, or another
-    time), only what is missing can be told."""
+    """Fill `found`. If the table may contain rows of events that are not compared (pruned, or outside the period),
+    only missing rows can be found."""
     actual = {
         bucket: (count, int(total))
         for bucket, count, total in sides.target.execute(_sums(_actual_rows(sides)))
@@ -41,7 +41,7 @@ def compare_by_rows(sides: Sides, found: Comparison) -> None:
             count, total = expected.get(h & 4095, (0, 0))
             expected[h & 4095] = (count + 1, total + h)
         for name in refused:
-            found.lost.add(f"{name} (it cannot be a row, and is no dead letter)")
+            found.lost.add(f"{name} (it cannot be a row, and is not a dead letter)")
     found.expected = sum(count for count, _ in expected.values())
     found.expected += found.lost.count + found.dead_open + len(found.dead_discarded)
     found.present = sum(count for count, _ in actual.values())
@@ -74,7 +74,7 @@ def _sums(rows: sql.Composable) -> sql.Composed:
 
 
 def _hashed(sides: Sides, wanted: Wanted, refused: list[str]) -> Iterator[tuple[str, int]]:
-    """(event id, hash); `refused` gets the ids whose values the table's types do not take."""
+    """(event id, hash); `refused` gets the ids whose values the table's types do not accept."""
     if not wanted.ids:
         return
     columns = sides.subject.columns
@@ -141,7 +141,7 @@ _LATEST = (
 
 
 def compare_by_key(sides: Sides, found: Comparison) -> None:
-    """Fill `found`. Rows of the table whose keys no event of the outbox has are not judged."""
+    """Fill `found`. Rows whose key no event of the outbox has are not compared."""
     with (
         tempfile.TemporaryDirectory(prefix="bridge-prove-") as directory,
         closing(sqlite3.connect(Path(directory) / "latest")) as keys,
@@ -167,18 +167,18 @@ def compare_by_key(sides: Sides, found: Comparison) -> None:
 
 
 def _expected(sides: Sides, found: Comparison | None = None) -> Iterator[list[Expected]]:
-    """found: told of events that cannot be rows, and that are no dead letters."""
+    """found: gets events that cannot be rows and are not dead letters."""
     for events in sides.expectation.events(sides.source):
         wanted = sides.expectation.wanted(events)
         refused = sides.undead(wanted)
         yield _rows(sides, sides.alive(wanted), refused)
         if found is not None:
             for name in refused:
-                found.lost.add(f"{name} (it cannot be a row, and is no dead letter)")
+                found.lost.add(f"{name} (it cannot be a row, and is not a dead letter)")
 
 
 def _rows(sides: Sides, wanted: Wanted, refused: list[str]) -> list[Expected]:
-    """Cast and hashed by the target; a null in a key is never in conflict, and left out."""
+    """Cast and hashed by the target. A null in a key never conflicts, so such rows are left out."""
     if not wanted.ids:
         return []
     subject = sides.subject
@@ -214,7 +214,7 @@ def _rows(sides: Sides, wanted: Wanted, refused: list[str]) -> list[Expected]:
 
 
 def _rank(version: str | None) -> str | int | float:
-    """What SQLite orders as the column's type would: numbers, else the ISO text."""
+    """A value that SQLite orders like the column's type: numbers, otherwise the ISO text."""
     if version is None:
         return -(2**62)
     try:

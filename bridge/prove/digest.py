@@ -1,8 +1,8 @@
-"""Compile the questions of a comparison: counts and order-free hashes by bucket, rows of chosen buckets.
+"""Compile the queries of a comparison: counts and order-independent hashes by bucket, and rows of chosen buckets.
 
-A bucket is a span of ids: of version 7 ids, which begin with their time, 2^20 ms (17 min); of others, a 4096th
-by hash. A row's hash is over the text Postgres prints for it, so both sides are cast to the column's own type:
-what the planner expects is sent as arrays to the target, and hashed there by the same expression.
+A bucket is a range of ids: for version 7 ids, which begin with their time, 2^20 ms (17 min); for others a 4096th by
+hash. A row's hash is computed from the text that Postgres prints, so both sides are cast to the column's own type:
+the planner's expected values are sent to the target as arrays and hashed there by the same expression.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _FETCH = 5000
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Times [since, until) of events, by their ids: ids that are not of version 7 have none and are always in."""
+    """The period [since, until) of events, by their ids. Ids that are not of version 7 contain no time and are
+    always included."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -65,7 +66,7 @@ def bucket(identity: sql.Composable) -> sql.Composed:
 
 
 def whole(values: Sequence[sql.Composable]) -> sql.Composed:
-    """One hash of a row's values, each under a seed of its own: a third of the cost of row(..)::text."""
+    """One hash of a row's values, each with its own seed: a third of the cost of row(..)::text."""
     hashes = [
         sql.SQL("coalesce(hashtextextended({}::text, {}), {})").format(
             value, sql.Literal(seed), sql.Literal(7919 * (seed + 1))
@@ -82,7 +83,7 @@ def each(values: Sequence[sql.Composable]) -> sql.Composed:
 
 
 class Digest:
-    """The questions of one subject. `id` is, in every query, the identity as text."""
+    """The queries of one subject. In every query `id` is the identity as text."""
 
     def __init__(self, subject: Subject, window: Window) -> None:
         self.subject = subject

@@ -25,12 +25,12 @@ from psycopg import sql
 
 from bridge.errors import BridgeError, CannotConnect
 from bridge.planning.planner import Planner, answered
-from bridge.planning.spec import ContractSpec
+from bridge.planning.spec import ContractSpec, Unit
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.prove.digest import Link, Window, bucket
-from bridge.prove.subject import Subject, Unit
+from bridge.prove.subject import Subject
 
 _SETTINGS = (
     "-c search_path= -c statement_timeout=0 -c lock_timeout=10s -c client_encoding=UTF8 -c datestyle=ISO,YMD"
@@ -50,7 +50,7 @@ _LEDGER: LiteralString = """
 
 @dataclass(frozen=True, slots=True)
 class AppliedPosition:
-    """The ledger's word, as texts that Postgres reads."""
+    """The ledger's position, as Postgres text values."""
 
     floor: str = "3:3:"
     goal: str = "3:3:"
@@ -111,7 +111,8 @@ def read_applied(target: Link, stream: str) -> AppliedPosition:
 
 
 def begin_source(source: Link, applied: AppliedPosition) -> None:
-    """Begin a snapshot that sees all that the ledger lists. Raises BridgeError when that does not come."""
+    """Begin a snapshot in which everything that the ledger lists is visible. Raises BridgeError if that does not
+    happen in time."""
     end = time.monotonic() + _VISIBLE_SECONDS
     while True:
         begin(source)
@@ -124,8 +125,8 @@ def begin_source(source: Link, applied: AppliedPosition) -> None:
         system, visible = row or (None, False)
         if applied.system_identifier not in (None, system):
             raise BridgeError(
-                f"the ledger belongs to another source: system identifier {applied.system_identifier}, "
-                f"this one is {system}",
+                "the ledger belongs to another source: its system identifier is "
+                f"{applied.system_identifier}, this one is {system}",
                 reason="other_system",
                 hint="point source.dsn back, or see bridge recover --help",
             )
@@ -134,7 +135,8 @@ def begin_source(source: Link, applied: AppliedPosition) -> None:
         source.execute("rollback")
         if time.monotonic() > end:
             raise BridgeError(
-                "the target lists transactions as applied that the source does not show: it was restored from a copy",
+                "the target lists transactions as applied that are not visible at the source: "
+                "the source was restored from a copy",
                 reason="history_diverged",
                 hint="bridge recover --help",
             )
@@ -143,7 +145,7 @@ def begin_source(source: Link, applied: AppliedPosition) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What pruning has done: `at` None, nothing was ever deleted."""
+    """The state of pruning; `at` None: nothing was ever deleted."""
 
     at: datetime | None = None
 
@@ -155,13 +157,14 @@ def read_pruning(source: Link) -> Pruning:
 
 _BATCH = 5000
 DELIVERIES_KEPT = 7 * 86400 - 3600
-"""Seconds for which a settled delivery is there for certain: the dispatcher keeps them for seven days."""
+"""Seconds that a settled delivery certainly exists: the dispatcher keeps it for seven days."""
 EMPTIED = b'{"outbox.pruned": true}'
 
 
 @dataclass(slots=True)
 class Wanted:
-    """Rows that a batch makes here: ids, seqs and column texts in step; `dead`: units the planner itself refuses."""
+    """Rows that a batch makes here: parallel lists of ids, seqs and column texts; `dead`: units that the planner
+    refuses."""
 
     ids: list[bytes] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
@@ -170,7 +173,7 @@ class Wanted:
     dead: list[tuple[bytes, Unit]] = field(default_factory=list)
 
     def without(self, places: set[int]) -> Wanted:
-        """The same without the rows at these places."""
+        """The same without the rows at these indexes."""
         kept = [n for n in range(len(self.ids)) if n not in places]
         return self.pick(kept)
 
@@ -216,7 +219,7 @@ class ExpectedEffects:
         )
 
     def events(self, source: Link, buckets: Sequence[str] | None = None) -> Iterator[list[Event]]:
-        """Applied events of the window; of chosen buckets by id, else in any order."""
+        """Applied events of the period; of chosen buckets by id, otherwise in any order."""
         identity = sql.SQL("{}::text").format(self._outbox.column("id"))
         where = [self._applied.predicate(self._outbox), self._window.predicate(identity), self._types()]
         if self._subject.sink:
@@ -241,14 +244,14 @@ class ExpectedEffects:
                 source.execute("close outbox_events")
 
     def _types(self) -> sql.Composed:
-        """Where the patterns are plain names, read no other events."""
+        """If the patterns are exact names, read only those events."""
         patterns = [pattern for spec in self._subject.pipelines for pattern in spec.events]
         if any(character in pattern for pattern in patterns for character in "*?["):
             return sql.SQL("true") + sql.SQL("")
         return sql.SQL("{} = any({})").format(self._outbox.column("type"), sql.Literal(patterns))
 
     def wanted(self, events: Sequence[Event]) -> Wanted:
-        """What these events should have made here, in their order."""
+        """The rows that these events should have made here, in their order."""
         planned = answered(self._planner.plan(events), lambda _lookup: {})
         found = Wanted()
         if self._subject.sink:

@@ -13,13 +13,14 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from bridge.planning.spec import Unit
 from bridge.postgres.outbox import Outbox
 from bridge.prove.digest import Link, Window
 from bridge.prove.expected import EMPTIED, AppliedPosition, ExpectedEffects, Wanted
-from bridge.prove.subject import Subject, Unit
+from bridge.prove.subject import Subject
 
 NAMED = 100
-"""So many events of each kind are named; counts are exact."""
+"""The number of events that are named for each kind; counts are exact."""
 
 KINDS = ("lost", "doubled", "differing", "unexpected", "both")
 
@@ -127,7 +128,7 @@ class Dead:
 
 
 def read_dead(target: Link, subject: Subject, window: Window) -> Dead:
-    """The open and discarded dead letters of the subject's units and the window's events."""
+    """The open and discarded dead letters of the subject's units and the period's events."""
     pipelines, destinations = zip(*subject.units, strict=True)
     query = sql.SQL(_DEAD) + sql.SQL(" and ") + window.predicate(sql.SQL("event_id"))
     rows = target.execute(query, [list(pipelines), list(destinations)]).fetchall()
@@ -141,7 +142,7 @@ def read_dead(target: Link, subject: Subject, window: Window) -> Dead:
 
 @dataclass(slots=True)
 class Sides:
-    """source and target are in their snapshots; cast is not, so that a refused value costs nothing."""
+    """source and target are in their snapshots; cast is not, so that a refused value does not abort one."""
 
     source: Link
     target: Link
@@ -155,7 +156,7 @@ class Sides:
     may_be_pruned: bool
 
     def alive(self, wanted: Wanted) -> Wanted:
-        """Less what is a dead letter, open or discarded."""
+        """Without dead letters, open or discarded."""
         if not self.dead.states:
             return wanted
         places = {
@@ -166,11 +167,11 @@ class Sides:
         return wanted.without(places) if places else wanted
 
     def undead(self, wanted: Wanted) -> list[str]:
-        """Events that the planner refuses, and that are no dead letter."""
+        """Events that the planner refuses and that are not dead letters."""
         return [name.decode() for name, unit in wanted.dead if not self.dead.has(name, unit)]
 
     def known(self, ids: Sequence[str]) -> dict[str, tuple[bool, bool]]:
-        """event id -> (is it applied, has prune emptied it); for those that the outbox has."""
+        """event id -> (is it applied, has prune emptied it), for events in the outbox."""
         identity = sql.SQL("{}::text").format(self.outbox.column("id"))
         query = sql.SQL(
             "select {id}, {applied}, coalesce({headers}::text = {emptied}, false) from {table}"

@@ -18,9 +18,9 @@ from psycopg import sql
 from bridge.errors import BridgeError
 from bridge.expressions.expression import compile_expression
 from bridge.planning.plan import Column, TableShape
-from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
+from bridge.planning.rows import classify, names_of
+from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec, Unit
 from bridge.planning.steps.step import Place, StepSpec
-from bridge.planning.values import classify, names_of
 from bridge.postgres.catalog import table_shape
 from bridge.postgres.outbox import Outbox
 from bridge.stream.spec import StreamSpec
@@ -61,7 +61,6 @@ def _expression(glob: str) -> str:
     )
 
 
-Unit = tuple[str, str]
 _SPECIAL = ("event_id", "occurred_at", "idempotency_key")
 
 
@@ -198,7 +197,7 @@ def _table(
     ways = {(each.mode if each.key else "", each.key, each.version_column) for _, each in tables}
     if len(ways) > 1:
         raise BridgeError(
-            f"{spec.table} is filled in different ways (mode, key or version), which cannot be compared as one",
+            f"{spec.table_name} is filled in different ways (mode, key or version), which cannot be compared as one",
             reason="not_comparable",
             hint="give its destinations the same mode, key and version, or compare other pipelines: --pipeline",
         )

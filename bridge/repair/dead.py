@@ -18,8 +18,7 @@ from psycopg import sql
 
 from bridge.errors import BridgeError
 from bridge.failpoints import hit
-from bridge.planning.fold import arrange
-from bridge.planning.plan import Planned, TableShape
+from bridge.planning.plan import Planned, TableShape, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
@@ -32,8 +31,8 @@ from bridge.postgres.safe_error import safe_message
 from bridge.postgres.source import connect_source
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-from bridge.protocol.batch import Event
-from bridge.stream.prepared import take_refused
+from bridge.protocol.events import Event
+from bridge.stream.planned import take_refused
 from bridge.stream.refusal import attempt, cause_of, unmapped
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import plan_target, table_of
@@ -171,7 +170,7 @@ class DeadLetterRetry:
             for name, spec in pipeline.destinations.items()
         }
         self._overtaken = LateEffects(plan)
-        self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}", lambda _entity, _result, _count: None)
+        self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}")
         try:
             self._link = TargetLink(plan.target_dsn, f"bridge-dead/{plan.stream}")
         except BaseException:
@@ -247,7 +246,7 @@ class DeadLetterRetry:
     def _attempt(self, event: Event, unit: tuple[str, str]) -> _Attempt:
         planned = answered(self._planner(unit).plan([event]), self._enricher.answer)
         if planned.keeps and self._end is COMMIT:
-            refused = self._enricher.keep(planned.keeps, lambda: None).result()
+            refused = self._enricher.keep(planned.keeps)
             take_refused(planned, refused, self._plan.entities)
         own = [letter for letter in planned.dead_letters if (letter.pipeline, letter.destination) == unit]
         if own:

@@ -12,22 +12,24 @@ from typing import Literal, NamedTuple
 
 from psycopg import sql
 
+from bridge.attempts import NO_JITTER, Backoff
 from bridge.errors import BridgeError, ConfigError, Retry
 from bridge.planning.plan import TableShape
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
 from bridge.postgres import wire
 from bridge.postgres.source import connect_source
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.stream.spec import StreamSpec
 
 Way = Literal["upsert", "absent", "empty", "deliver"]
-"""upsert: the key decides. absent: insert what is not there, by the column that holds `$meta.id`. empty: a
-table without identity, in one transaction. deliver: a sink."""
+"""upsert: the key decides. absent: insert missing rows, by the column that holds `$meta.id`. empty: a table without
+identity, in one transaction. deliver: a sink.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What was asked for. name: of this replay, part of the ids of a sink's deliveries."""
+    """A replay's parameters. name: the replay's name, a part of the ids of a sink's deliveries."""
 
     pipeline: PipelineSpec
     destination: DestinationSpec
@@ -53,7 +55,7 @@ def find(plans: Sequence[StreamSpec], wanted: str) -> tuple[StreamSpec, Pipeline
     if len(found) == 1:
         return found[0]
     every = [f"{pipeline.name}/{name}" for pipeline in plans[0].pipelines for name in pipeline.destinations]
-    several = "is the name of several destinations" if found else "is no destination"
+    several = "is the name of several destinations" if found else "is not a destination"
     raise ConfigError(f"{wanted} {several}", hint=f"--destination with one of: {', '.join(every)}")
 
 
@@ -62,24 +64,25 @@ def _owns(plan: StreamSpec, unit: tuple[str, str], spec: DestinationSpec) -> boo
 
 
 def way_of(spec: DestinationSpec, shape: TableShape | None, *, force: bool, deliver: bool) -> Way:
-    """How this destination can be filled again. Raises BridgeError where it must not be."""
+    """How this destination can be written again. Raises BridgeError if it must not be."""
     if not isinstance(spec, TableSpec) or shape is None:
         if deliver:
             return "deliver"
         raise BridgeError(
             f"{spec.name} is a sink: every event would be sent once more",
             reason="sink",
-            hint="if that is meant: --deliver",
+            hint="if you want that, add --deliver",
         )
     identity = identity_of(spec, shape)
     if not spec.key:
         return "absent" if identity else "empty"
     if spec.mode == "upsert" and identity not in spec.key and spec.version is None and not force:
         raise BridgeError(
-            f"{spec.name} keeps the last event of a key ({', '.join(spec.key)}) and has no `version`: an older event "
-            "replayed now would overwrite what a newer one has written",
+            f"{spec.name} keeps the last event of a key ({', '.join(spec.key)}) and has no "
+            "`version`: a replayed older event would overwrite a newer one",
             reason="older_over_newer",
-            hint="add `version: $meta.seq` with a column for it; or stop the bridge, replay up to now, and say --force",
+            hint="add `version: $meta.seq` and a column for it; or stop the bridge, replay up to "
+            "now, and add --force",
         )
     return "upsert"
 
@@ -92,11 +95,13 @@ def identity_of(spec: TableSpec, shape: TableShape) -> str | None:
 
 
 _BATCH = 1000
+_LOOKS = 11
+_AGAIN = Backoff(first=0.01, longest=5.12, jitter=NO_JITTER)  # 10 s in all; nobody else looks
 
 
 class AppliedRows(NamedTuple):
-    """What the ledger says, as Postgres writes it: a snapshot, the xids listed beyond it (`xid8[]`) and the seqs
-    of their rows (`int8multirange`)."""
+    """The ledger's values as Postgres text: a snapshot, the xids listed beyond it (`xid8[]`) and the seqs of their
+    rows (`int8multirange`)."""
 
     floor: str
     xids: str
@@ -104,7 +109,7 @@ class AppliedRows(NamedTuple):
 
 
 class History:
-    """The outbox over a connection of its own, in one read-only transaction. Close it."""
+    """Reads the outbox over its own connection, in one read-only transaction. Close it."""
 
     def __init__(self, plan: StreamSpec, order: Order) -> None:
         self._outbox = plan.outbox
@@ -120,7 +125,7 @@ class History:
         return self._source.execute(query).fetchone() is not None
 
     def events(self, applied: AppliedRows) -> Iterator[list[Event]]:
-        """Applied events of the time asked for, by seq."""
+        """Applied events of the requested period, by seq."""
         outbox, order = self._outbox, self._order
         query = sql.SQL(
             "declare history no scroll cursor for select {columns} from {table} as e"
@@ -145,8 +150,10 @@ class History:
             yield [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
 
     def _see(self, listed: str) -> None:
-        """Begin a snapshot that sees what the ledger lists: the stream can run ahead of visibility."""
-        for attempt in range(10):
+        """Begin a snapshot in which everything that the ledger lists is visible: the stream can run ahead of
+        visibility."""
+        for failures in range(_LOOKS):
+            wire.wait([], [], _AGAIN.after(failures))
             self._source.execute("begin isolation level repeatable read, read only")
             row = self._source.execute(
                 "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
@@ -156,5 +163,6 @@ class History:
             if row and row[0]:
                 return
             self._source.execute("rollback")
-            wire.wait([], [], 0.01 * 2**attempt)
-        raise Retry("the source does not show yet what the ledger lists", reason="not_visible")
+        raise Retry(
+            "transactions that the ledger lists are not visible at the source yet", reason="not_visible"
+        )

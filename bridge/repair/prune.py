@@ -24,10 +24,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from bridge.failpoints import hit
-from bridge.protocol.position import Snapshot, intersection, parse_snapshot, union
+from bridge.protocol.events import Snapshot, intersection, parse_snapshot, union
 
 KEY_MEMORY = timedelta(days=35)
-"""How long an idempotency key is remembered at least."""
+"""The minimum time that an idempotency key is remembered."""
 
 _FULL_WALK_EVERY = timedelta(days=1)
 _OUTSTANDING = 20  # batches whose dead rows may wait for a snapshot older than them
@@ -105,7 +105,7 @@ where age is not null order by age desc limit 1
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """What a run did: rows deleted, keyed rows left without payload, batches, and why it did not do more."""
+    """The result of a run: rows deleted, keyed rows emptied of their payload, batches, and why it stopped."""
 
     deleted: int = 0
     emptied: int = 0
@@ -115,7 +115,7 @@ class PruneResult:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What was asked for."""
+    """A run's parameters."""
 
     retention: timedelta
     memory: timedelta
@@ -125,7 +125,7 @@ class _Order:
 
 @dataclass(frozen=True, slots=True)
 class _Registry:
-    """What every registered stream has applied, their witnesses, and who has applied the least."""
+    """What every registered stream has applied, their witnesses, and the slowest stream."""
 
     floor: Snapshot
     witnesses: list[str]
@@ -134,7 +134,7 @@ class _Registry:
 
 @dataclass(slots=True)
 class _Walk:
-    """One pass through the index, from `xid` to the first page in which nothing is older than `age`."""
+    """One walk through the index, from `xid` to the first page in which no row is older than `age`."""
 
     column: str  # of outbox.pruned: where its mark is kept
     age: timedelta
@@ -151,11 +151,11 @@ def prune(
     dry_run: bool = False,
     go_on: Callable[[], bool] = lambda: True,
 ) -> PruneResult:
-    """Delete delivered rows older than `retention`, `batch` at a time, each batch a transaction of its own.
+    """Delete delivered rows older than `retention`, `batch` rows per transaction.
 
-    `go_on` is asked before every batch. With `dry_run` nothing changes and the answer is what a run would
-    do. A run next to another one does nothing. Raises ValueError when `source` is in a transaction, and
-    psycopg's errors; what earlier batches did stays done.
+    `go_on` is called before every batch. With `dry_run` nothing changes, and the result is what a run would do. A
+    concurrent second run does nothing. Raises ValueError if `source` is in a transaction, and psycopg's errors;
+    earlier batches stay deleted.
     """
     if source.info.transaction_status != TransactionStatus.IDLE:
         raise ValueError("prune commits its batches: give it a connection that is not in a transaction")
@@ -191,7 +191,7 @@ def _batch(
     if registry is None:
         return replace(so_far, stopped="no stream is registered, so nothing is known to be delivered")
     if holder := _holder(cursor, done, position["batch_xid"]):
-        return replace(so_far, stopped=f"{holder} has a snapshot from before the last deletions")
+        return replace(so_far, stopped=f"{holder} has a snapshot that is older than the last deletions")
     if walk.xid is None:
         whole = walk.column == "walked_xid" and (order.dry_run or position["full_walk"])
         walk.xid = 0 if whole else int(position[walk.column])
@@ -230,7 +230,7 @@ def _registry(cursor: Cursor[DictRow]) -> _Registry | None:
 
 
 def _holder(cursor: Cursor[DictRow], done: deque[str], before: str | None) -> str:
-    """Who keeps dead rows of this run's (or the last run's) batches from being vacuumed; empty: nobody."""
+    """The session that prevents vacuum from removing the deleted rows of this or the last run; empty: none."""
     mark = done[0] if len(done) == _OUTSTANDING else before if not done else None
     if mark is None:
         return ""
@@ -261,7 +261,7 @@ def _page(cursor: Cursor[DictRow], order: _Order, walk: _Walk, registry: _Regist
 
 
 def _record(cursor: Cursor[DictRow], walk: _Walk, floor: Snapshot, position: DictRow, page: DictRow) -> None:
-    """Write down what the batch removed and how far the walk is, in the batch's transaction."""
+    """Record what the batch removed and the walk's position, in the batch's transaction."""
     cursor.execute(
         f"update outbox.pruned set {walk.column} = %(mark)s::xid8, "
         "walk_at = case when %(walked)s then now() else walk_at end",
@@ -284,7 +284,7 @@ def _record(cursor: Cursor[DictRow], walk: _Walk, floor: Snapshot, position: Dic
 
 
 def _slowest(cursor: Cursor[DictRow], order: _Order) -> str:
-    """Names the stream that keeps the first row past the common floor, if that row is old enough to go."""
+    """The stream that keeps the first row past the common floor, if that row is old enough to delete."""
     registry = _registry(cursor)
     if registry is None:
         return ""

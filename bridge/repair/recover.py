@@ -1,8 +1,8 @@
-"""What a person may decide when a stream has halted because its history is not what it was.
+"""The decisions of an operator about a stream that is halted because its history changed. The bridge never makes
+them itself.
 
-None of it is ever done by the bridge itself. Where both servers are written, the target's row is locked and written
-first, then the source's, then the target commits: no session can begin in between, and what fails half-way leaves
-a stream that halts as before.
+If both servers are written, the target's row is locked and written first, then the source's, then the target
+commits. So no session can start in between, and a failure half-way leaves a stream that halts as before.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _FORGET = (
 
 
 class BridgeRuns(BridgeError):
-    """A bridge works on the stream."""
+    """A bridge is working on the stream."""
 
     reason = "bridge_runs"
 
 
 def check_stopped(target: psycopg.Connection, stream: str) -> None:
-    """Raise BridgeRuns while a session of a bridge stands at the target: a choice made beside a stream that works
-    would lose or double events."""
+    """Raise BridgeRuns while a bridge has a session at the target: a decision beside a working stream would lose or
+    duplicate events."""
     pids = [
         str(pid)
         for (pid,) in target.execute(
@@ -40,14 +40,15 @@ def check_stopped(target: psycopg.Connection, stream: str) -> None:
     ]
     if pids:
         raise BridgeRuns(
-            f"a bridge works on stream {stream} (pid {', '.join(pids)} at the target): nothing was changed",
+            f"a bridge is working on stream {stream} (pid {', '.join(pids)} at the target): "
+            "nothing was changed",
             hint="stop every bridge of this configuration first; left behind by one that is gone, at the target: "
             f"select pg_terminate_backend({pids[0]});",
         )
 
 
 def now(source: psycopg.Connection) -> str:
-    """The source's clock: events that occur between the decision and the next start are not passed over."""
+    """The source's clock, so that events between the decision and the next start are not skipped."""
     [moment] = source.execute("select clock_timestamp()").fetchone() or [None]
     return str(moment)
 
@@ -55,8 +56,8 @@ def now(source: psycopg.Connection) -> str:
 def accept_source(
     source: psycopg.Connection, target: psycopg.Connection, stream: str, since: str | None
 ) -> bool:
-    """Begin anew with the source as it is now. since: the first event's time, None for every row that the
-    outbox holds (applied ones again). False: no such stream here, nothing was changed."""
+    """Start again with the source as it is now. since: the first event's time; None: every row of the outbox
+    (applied ones again). False: the stream does not exist here, nothing was changed."""
     with target.transaction():
         if target.execute(_FORGET[0], [since, stream]).rowcount != 1:
             return False
@@ -70,7 +71,7 @@ def accept_source(
 
 
 def accept_target(source: psycopg.Connection, target: psycopg.Connection, stream: str) -> bool:
-    """This copy is the target now: its ledger says what is applied. False: it has no ledger row, or the source does
+    """Make this copy the target: its ledger says what is applied. False: it has no ledger row, or the source does
     not know the stream."""
     row = target.execute(
         "select (select system_identifier::text from pg_control_system()), current_database()"
@@ -88,8 +89,8 @@ def accept_target(source: psycopg.Connection, target: psycopg.Connection, stream
 
 
 def accept_gap(source: psycopg.Connection, target: psycopg.Connection, stream: str) -> bool:
-    """Go on without the rows that were pruned; what the outbox still holds is caught up. False: nothing was ever
-    pruned, or no such stream."""
+    """Continue without the pruned rows; the rest of the outbox is caught up. False: nothing was ever pruned, or the
+    stream does not exist."""
     row = source.execute("select xid::text from outbox.pruned where xid is not null").fetchone()
     if row is None:
         return False
@@ -102,12 +103,13 @@ def accept_gap(source: psycopg.Connection, target: psycopg.Connection, stream: s
 
 
 def restart_stream(source: psycopg.Connection, target: psycopg.Connection, stream: str) -> bool:
-    """Forget that the source knows this stream, and drop its slot: the next start is a first one, from
-    `source.start`. False: the source does not know it. Raises BridgeError where the ledger is there."""
+    """Delete the stream's registration and drop its slot: the next start is a first start, from `source.start`.
+    False: the source does not know the stream. Raises BridgeError if the ledger exists."""
     if target.execute("select 1 from bridge.checkpoint where stream = %s", [stream]).fetchone():
         raise BridgeError(
-            f"the ledger of stream {stream} is there, so it needs no restart: nothing was changed",
-            hint="bridge status names the reason of a halt; bridge recover --help the choice that goes with it",
+            f"the ledger of stream {stream} exists, so it needs no restart: nothing was changed",
+            hint="bridge status shows the reason of a halt; bridge recover --help shows the "
+            "decision for each reason",
         )
     with source.transaction():
         row = source.execute(

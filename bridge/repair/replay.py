@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from bridge.attempts import Backoff, bisect
 from bridge.errors import BridgeError, Retry
 from bridge.failpoints import hit
-from bridge.planning.fold import arrange
-from bridge.planning.plan import Planned, TableShape, Write, unit_id
+from bridge.planning.plan import Planned, TableShape, Write, arrange, unit_id
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
@@ -32,7 +32,7 @@ from bridge.postgres.target import (
     text_array,
 )
 from bridge.postgres.write import compile_write, delivery_statement, write_statement
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
 from bridge.stream.refusal import attempt, structure
 from bridge.stream.spec import StreamSpec
@@ -85,6 +85,7 @@ def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
 
 
 _TRIES = 6
+_AGAIN = Backoff(first=0.1, longest=1.6)  # 2 to 3 s in all: a lock or a deadlock has passed by then
 _NAMED = 20
 
 
@@ -140,7 +141,7 @@ class _Replay:
             only={order.unit},
             max_payload=plan.max_payload,
         )
-        self._enricher = Enricher(plan.dsns, f"replay/{plan.stream}", lambda _entity, _result, _count: None)
+        self._enricher = Enricher(plan.dsns, f"replay/{plan.stream}")
         stack.callback(self._enricher.close)
         self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
         stack.callback(self._link.close)
@@ -166,7 +167,7 @@ class _Replay:
             if self._order.dry_run:
                 self._count(live, planned, [])
             elif whole:
-                self._count(live, planned, self._halve(planned, live))
+                self._count(live, planned, self._write_all(planned, live))
                 hit("replay.batch")
             else:
                 self._transaction(live, planned)
@@ -234,10 +235,10 @@ class _Replay:
 
     def _transaction(self, events: list[Event], planned: Planned) -> None:
         """One batch. A passing refusal is tried again: the stream may hold what it needs."""
-        for tried in range(1, _TRIES + 1):
+        for failures in range(1, _TRIES + 1):
             try:
                 self._run(BEGIN)
-                failed = self._halve(planned, events)
+                failed = self._write_all(planned, events)
                 hit("replay.batch")
                 self._run(IMMEDIATE, COMMIT)
             except Refused as refused:
@@ -246,28 +247,27 @@ class _Replay:
             except Retry:
                 if self._link.in_transaction:
                     self._run(ROLLBACK)
-                if tried == _TRIES:
+                if failures == _TRIES:
                     raise
-                wire.wait([], [], 0.05 * 2**tried)
+                wire.wait([], [], _AGAIN.after(failures))
             else:
                 self._count(events, planned, failed)
                 return
 
-    def _halve(self, planned: Planned, events: Sequence[Event]) -> list[str]:
+    def _write_all(self, planned: Planned, events: Sequence[Event]) -> list[str]:
         """Write inside the open transaction; what fails alone is left out and named."""
-        refused = attempt(
-            lambda some: self._run(*some), effects(self._plan.stream, self._order, self._way, planned)
-        )
-        if refused is None:
-            return []
-        if len(events) == 1:
-            return [f"{events[0].id.decode(errors='replace')}: {safe_message(refused.error)}"]
-        middle = len(events) // 2
-        failed = []
-        for part in (events[:middle], events[middle:]):
-            chosen = {event.id for event in part}
-            failed += self._halve(part_of(planned, chosen), part)
-        return failed
+
+        def write(part: Sequence[Event]) -> Refused | None:
+            some = planned if len(part) == len(events) else part_of(planned, {event.id for event in part})
+            return attempt(
+                lambda statements: self._run(*statements),
+                effects(self._plan.stream, self._order, self._way, some),
+            )
+
+        return [
+            f"{event.id.decode(errors='replace')}: {safe_message(refused.error)}"
+            for event, refused in bisect(events, write)
+        ]
 
     def _count(self, events: Sequence[Event], planned: Planned, failed: list[str]) -> None:
         done = self.done

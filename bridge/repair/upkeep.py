@@ -1,5 +1,5 @@
-"""What the daemon does beside the streams: retry parked dead letters, prune the outbox, add up its counts of
-repeats. In a thread of its own, over connections of its own, so that nothing here holds a stream up.
+"""The daemon's background work: retry parked dead letters, prune the outbox, add up its counts of repeats. It has
+its own thread and connections, so that it never delays a stream.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ PRUNE_SECONDS = 60.0
 
 
 class Upkeep:
-    """plans: those of now, so that a reload counts at once. retention: of delivered rows. Times in seconds."""
+    """plans: returns the current plans, so that a reload takes effect at once. retention: of delivered rows. Times
+    in seconds."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Upkeep:
         self.thread.start()
 
     def stop(self) -> None:
-        """Ask it to end; a batch of pruning or a letter in flight is finished first."""
+        """Ask it to stop; it first finishes the current prune batch or dead letter."""
         self._stopping.set()
 
     def _body(self) -> None:
@@ -63,7 +64,7 @@ class Upkeep:
                 self._guarded("pruning", self._prune, plans[0])
 
     def _guarded(self, what: str, work: Callable[[StreamSpec], None], plan: StreamSpec) -> None:
-        """The streams tell the same trouble louder: here a line when it changes."""
+        """Log a fault only when it changes; the streams report the same faults."""
         try:
             work(plan)
         except (BridgeError, psycopg.Error) as error:

@@ -1,8 +1,8 @@
 """The HTTP client of all sinks: one POST, no redirects, no proxies, no cookies, a deadline and a capped answer.
 
-It is httpcore2, the layer that httpx2 stands on: that takes a network backend as public interface, which is
-where an address must be judged (address.py), and follows, reads and remembers nothing that would have to be
-switched off. A pool a guard: connections that one webhook may open are not another's.
+It is httpcore2, the layer below httpx2. Its network backend is a public interface, which is where addresses are
+checked (address.py), and it has no redirects, environment or cookies that would have to be switched off. One pool
+per guard: connections that one webhook may open are not shared with another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bridge import __version__
 from bridge.sinks.model import AddressGuard, Reply, SendError, SendOutcome
 
 LONGEST_ANSWER = 64 * 1024
-"""Bytes of a body that are read; the connection is closed on the rest."""
+"""Maximum bytes of a body that are read; then the connection is closed."""
 _LONGEST_CONNECT = 5.0
 _LONGEST_BODY = 2.0
 
@@ -31,13 +31,13 @@ class AddressRefused(Exception):
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """What the system's resolver says, in its order."""
+    """The system resolver's addresses, in its order."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
-    """Resolves once, judges every address, connects to one that passed; TLS and Host keep the name."""
+    """Resolves once, checks every address, connects to one that passed. TLS and Host keep the name."""
 
     def __init__(self, guard: AddressGuard | None, resolver: Resolve) -> None:
         self._guard = guard
@@ -73,7 +73,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class HttpClient:
-    """One for the process; close it in the loop that used it."""
+    """One per process; close it in the loop that used it."""
 
     def __init__(self, resolver: Resolve = resolve) -> None:
         self._resolve = resolver
@@ -88,7 +88,7 @@ class HttpClient:
         timeout: float,
         guard: AddressGuard | None,
     ) -> Reply:
-        """POST once. timeout: seconds for everything, and for each phase at most. Raises SendError."""
+        """POST once. timeout: seconds for everything, and at most for each phase. Raises SendError."""
         phases = {
             "connect": min(timeout, _LONGEST_CONNECT),
             "pool": timeout,
@@ -112,7 +112,9 @@ class HttpClient:
         except (TimeoutError, httpcore2.TimeoutException):
             raise _unanswered("timeout", f"no answer within {timeout:g} s") from None
         except AddressRefused:
-            cause = "its host has no public address; a private one must stand in the connection's `allow`"
+            cause = (
+                "its host has no public address; to reach a private one, add it to the connection's `allow`"
+            )
             raise SendError(SendOutcome("dead", "address_refused", cause, blame="destination")) from None
         except httpcore2.ConnectError:
             raise _unanswered("connect", "cannot connect") from None
@@ -147,7 +149,7 @@ def _headers(response: httpcore2.Response) -> dict[str, str]:
 
 
 async def _body(response: httpcore2.Response, seconds: float) -> bytes:
-    """What comes of it in time, up to the cap."""
+    """The body that arrives in time, up to the cap."""
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):

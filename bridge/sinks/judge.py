@@ -1,8 +1,4 @@
-"""What an HTTP answer means for a delivery: sent, try again, or dead.
-
-Apart from the vendors, most of which say nothing more than the status, and from the client, which does not
-judge.
-"""
+"""What an HTTP answer means for a delivery: sent, retry, or dead."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from typing import Any
 
 from bridge.sinks.model import SENT, Reply, SendOutcome
 
-_PASSING = frozenset({408, 425})  # RFC 9110, 15.5.9; RFC 8470, 5.2: the same request may do later
+_PASSING = frozenset({408, 425})  # RFC 9110, 15.5.9; RFC 8470, 5.2: the same request may succeed later
 _OURS = frozenset({401, 402, 403, 404, 405, 407, 410})
 """Statuses that the next message would get too: the address or the credentials are wrong."""
 
@@ -21,7 +17,7 @@ _OURS = frozenset({401, 402, 403, 404, 405, 407, 410})
 def judge(
     answer: Reply, *, code: str = "", detail: str = "", retry_after: float | None = None
 ) -> SendOutcome:
-    """The rule for every status. code, detail: the vendor's own word where it is known to hold no values."""
+    """The rule for every status. code, detail: the vendor's own word, if it is known to contain no values."""
     status = answer.status
     said = f"HTTP {status}{f': {detail}' if detail else ''}"
     code = code or f"http_{status}"
@@ -33,7 +29,7 @@ def judge(
     if status in _PASSING or status >= 500:
         return SendOutcome("retry", code, said, retry_after_of(answer), blame="destination")
     if 300 <= status < 400:
-        cause = f"{said}: redirects are not followed, name the final address"
+        cause = f"{said}: redirects are not followed; configure the final address"
         return SendOutcome("dead", code, cause, blame="destination")
     return SendOutcome("dead", code, said, blame="destination" if status in _OURS else "message")
 
@@ -59,7 +55,7 @@ def _until(text: str, answer: Reply) -> float:
 
 
 def document(answer: Reply) -> dict[str, Any]:
-    """The body as a JSON object; empty when it is none."""
+    """The body as a JSON object; empty if it is not one."""
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):

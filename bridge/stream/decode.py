@@ -17,8 +17,7 @@ from struct import Struct
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.batch import Batch, Event
-from bridge.protocol.position import Lsn
+from bridge.protocol.events import Batch, Event, Lsn, xid_of
 
 RowParser = Callable[[bytes], Event]
 
@@ -39,8 +38,8 @@ _COLUMN = """
 
 
 def compile_rows(at: int, types: Sequence[int], places: Sequence[int | None]) -> RowParser:
-    """From an Insert message to its Event. at: of the first column in the message. types: the columns'
-    type oids. places: the column of each field of Event, None where there is none."""
+    """Compile the function from an Insert message to its Event. at: the offset of the first column in the message.
+    types: the columns' type oids. places: for each Event field its column, or None."""
     last = max(place for place in places if place is not None)
     seq, xid = Event._fields.index("seq"), Event._fields.index("xid")
     lines = [f"def parse(data):\n    at = {at}"]
@@ -70,20 +69,19 @@ _POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in unix microseconds
 _HEADER = 25  # of XLogData: 'w', start, end, clock
 _TAG = itemgetter(_HEADER)
 _RELATION = itemgetter(slice(_HEADER + 1, _HEADER + 5))
-_XID = itemgetter(Event._fields.index("xid"))
 _COMMITS = Struct(f"!{_HEADER + 1}xBQQQ").iter_unpack
-_SINGLES = re.compile(rb"(?:BIC){4,}")  # fewer are not worth the detour
+_SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
 
 
 class Decoder:
-    """Feed it CopyData messages in order; it hands out batches.
+    """Takes CopyData messages in order and returns batches.
 
-    feed() is called with many messages at a time, take() once a batch: what is in feed() runs for every
-    event, three times where each is a transaction of its own.
+    feed() gets many messages at a time, take() is called once per batch. Code in feed() runs for every message, so
+    three times for an event that is a transaction of its own.
 
-    columns: Event field -> the outbox' column name; a field whose column is absent is b"0" for seq and
-    xid, else None. Batches hold whole transactions, about max_events of them in rows; a transaction
-    beyond max_events rows or max_bytes comes in chunks, so that memory stays bounded.
+    columns: Event field -> the outbox's column name; a field without a column is b"0" for seq and xid, otherwise
+    None. A batch has whole transactions with about max_events rows in total. A transaction with more than max_events
+    rows or max_bytes is split into chunks, so that memory is bounded.
     """
 
     def __init__(
@@ -107,12 +105,14 @@ class Decoder:
         self._chunked = False
         self._xid = 0
         self.inside = False
+        self.behind = False
+        """A full batch is waiting: stop reading until it is taken."""
         self.ready: deque[Batch] = deque()
         self.wal_end = Lsn(0)  # of the last keepalive
         self.reply_wanted = False
 
     def feed(self, messages: Sequence[bytes]) -> None:
-        """CopyData messages as they came."""
+        """CopyData messages as received."""
         try:
             singles = _SINGLES.search(bytes(map(_TAG, messages)))
         except IndexError:  # a keepalive, which is shorter
@@ -127,7 +127,7 @@ class Decoder:
         self._each(messages[stop:])
 
     def _singles(self, messages: Sequence[bytes]) -> None:
-        """Whole transactions of one row each, by columns: without a loop over their messages."""
+        """Decode whole transactions of one row each by columns, without a loop over their messages."""
         rows, batch = messages[1::3], self._batch
         size = sum(map(len, rows))
         if set(map(_RELATION, rows)) != {self._relation} or batch.size + size >= self._max_bytes:
@@ -136,14 +136,14 @@ class Decoder:
         events = list(map(self._parse, rows))  # type: ignore[arg-type]  # set with _relation
         _, _, ends, clocks = zip(*_COMMITS(b"".join(messages[2::3])), strict=True)
         batch.events += events
-        batch.xids += map(int, map(_XID, events))
+        batch.xids += map(int, map(xid_of, events))
         batch.end_lsns += ends
         batch.commit_times += map(_POSTGRES_EPOCH.__add__, clocks)
         batch.commit_rows += [1] * len(events)
         batch.end_lsn = ends[-1]
         batch.size += size
         if len(batch.events) >= self._max_events:
-            self.ready.append(batch)
+            self._hand_out(batch)
             self._batch = Batch()
 
     def _each(self, messages: Sequence[bytes]) -> None:
@@ -172,19 +172,16 @@ class Decoder:
                 self._describe(data)
 
     @property
-    def behind(self) -> bool:
-        """Enough is waiting: read no further before somebody takes it."""
-        return len(self.ready) > 1
-
-    @property
     def collected(self) -> int:
         """Events of whole transactions that wait for a batch to fill."""
         return len(self._batch.events)
 
     def take(self) -> Batch | None:
-        """The oldest batch; what has been collected so far when none is full."""
+        """The oldest batch, or, if none is full, the events collected so far."""
         if self.ready:
-            return self.ready.popleft()
+            batch = self.ready.popleft()
+            self.behind = len(self.ready) > 1
+            return batch
         if self._batch.xids:
             batch, self._batch = self._batch, Batch()
             return batch
@@ -192,17 +189,21 @@ class Decoder:
 
     @property
     def drained(self) -> bool:
-        """Nothing received waits to be taken: a keepalive's position covers all that came."""
+        """True if no event is waiting: a keepalive's position then covers everything received."""
         return not (self.inside or self.ready or self._batch.xids)
 
+    def _hand_out(self, batch: Batch) -> None:
+        self.ready.append(batch)
+        self.behind = len(self.ready) > 1
+
     def _chunk(self) -> None:
-        """The open transaction is larger than a batch may be: hand out what there is of it."""
+        """The open transaction is larger than a batch: hand out a chunk of it."""
         if self._batch.xids:
-            self.ready.append(self._batch)
+            self._hand_out(self._batch)
             self._batch = Batch()
         self._xid = int(self._open[0].xid)
         self._chunked = True
-        self.ready.append(Batch(events=self._open, size=self._open_size, chunk=True, whole=False))
+        self._hand_out(Batch(events=self._open, size=self._open_size, chunk=True, whole=False))
         self._open, self._open_size = [], 0
 
     def _commit(self, end: Lsn, clock: int) -> None:
@@ -217,7 +218,7 @@ class Decoder:
         batch.size += self._open_size
         self._open, self._open_size = [], 0
         if self._chunked or len(batch.events) >= self._max_events or batch.size >= self._max_bytes:
-            self.ready.append(batch)
+            self._hand_out(batch)
             if not self._chunked:
                 self._batch = Batch()
         self._chunked = False
@@ -243,7 +244,7 @@ class Decoder:
         self._relation = data[_HEADER + 1 : _HEADER + 5]
 
     def _places(self, columns: list[str]) -> list[int | None]:
-        """Where each field of Event stands in a row."""
+        """The index of each Event field in a row."""
         places: list[int | None] = []
         for name in Event._fields:
             column = self._columns.get(name)
@@ -251,7 +252,7 @@ class Decoder:
                 places.append(columns.index(column))
             elif name in ("id", "type", "payload"):
                 raise Halt(
-                    f"the outbox table {'.'.join(self._name)} has no column {column or name!r} any more",
+                    f"the outbox table {'.'.join(self._name)} no longer has the column {column or name!r}",
                     reason="outbox_changed",
                     hint="rename it back, or name it under source.columns in bridge.yaml: the bridge then gives the "
                     "slot up, whose WAL keeps the other name, and reads the table instead. Where the column was "

@@ -1,14 +1,24 @@
-"""Statements that a target refuses: undone under a savepoint, and put into words that a person can act on."""
+"""Statements that a target refuses: undone under a savepoint, halved until the units to blame are found, put into
+words that a person can act on.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 
+from bridge.attempts import bisect
 from bridge.errors import Halt, Retry, Verdict, verdict_of
-from bridge.planning.plan import Column, Write
+from bridge.failpoints import hit
+from bridge.planning.plan import Column, DeadLetter, Write, arrange
+from bridge.planning.spec import Unit
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import DEFERRED, IMMEDIATE, ROLLBACK, Refused, Statement
+from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
+from bridge.stream.planned import PlannedBatch, places
+
+Run = Callable[[Sequence[Statement]], object]
+"""Sends statements in the open transaction and waits; raises Refused."""
 
 _LIMIT = re.compile(r"character(?: varying)?\((\d+)\)")
 
@@ -28,16 +38,16 @@ _REASONS = {
 
 
 def structure(refused: Refused) -> Halt:
-    """A refusal that a person must mend."""
+    """A refusal that a person must fix."""
     return Halt(
         f"the target refused a batch: {safe_message(refused.error)} (SQLSTATE {refused.sqlstate})",
         reason=_REASONS.get(refused.sqlstate, "target_structure"),
-        hint="bridge doctor names what is missing and the SQL that mends it; delivery goes on by itself then",
+        hint="bridge doctor names what is missing and the SQL that fixes it; delivery goes on by itself then",
     )
 
 
 def unmapped(write: Write, refused: Refused) -> Halt | None:
-    """A NOT NULL column that the mapping leaves out is nothing that an event could mend."""
+    """The halt for a NOT NULL column that the mapping leaves out: no event can fill it."""
     diag = refused.error.diag
     here = (diag.schema_name, diag.table_name) == (write.shape.schema, write.shape.table)
     if refused.sqlstate != "23502" or not here or diag.column_name in write.names:
@@ -51,16 +61,13 @@ def unmapped(write: Write, refused: Refused) -> Halt | None:
 
 
 def too_long(column: Column, value: bytes) -> bool:
-    """More characters than the column's type takes; a cast would cut them, an assignment refuses."""
+    """More characters than the column's type allows; a cast would truncate them, an assignment refuses."""
     limit = _LIMIT.fullmatch(column.declared)
     return limit is not None and len(value.decode()) > int(limit[1])
 
 
-def cause_of(run: Callable[[Sequence[Statement]], object], write: Write, row: int, refused: Refused) -> str:
-    """What a person reads; names the column, found by casting each value alone, where the server does not.
-
-    run: sends statements in the open transaction and waits; raises Refused.
-    """
+def cause_of(run: Run, write: Write, row: int, refused: Refused) -> str:
+    """What a person reads; names the column, found by casting each value alone, where the server does not."""
     words = safe_message(refused.error)
     if refused.error.diag.column_name or refused.sqlstate[:2] != "22":
         return words
@@ -88,12 +95,9 @@ _UNDO_PART = Statement(b"rollback to savepoint part")
 _RELEASE_PART = Statement(b"release savepoint part")
 
 
-def attempt(run: Callable[[Sequence[Statement]], object], statements: Sequence[Statement]) -> Refused | None:
+def attempt(run: Run, statements: Sequence[Statement]) -> Refused | None:
     """Run the statements; what refused them for the sake of data, and then they are undone. Of any other refusal the
-    whole transaction is rolled back: raises Retry where it may pass, Halt where it is a matter of structure.
-
-    run: sends statements in the open transaction and waits; raises Refused.
-    """
+    whole transaction is rolled back: raises Retry where it may pass, Halt where it is a matter of structure."""
     if not statements:
         return None
     try:
@@ -108,3 +112,55 @@ def attempt(run: Callable[[Sequence[Statement]], object], statements: Sequence[S
         run([_UNDO_PART, _RELEASE_PART])
         return refused
     return None
+
+
+def apply_by_unit(run: Run, stream: str, prepared: PlannedBatch) -> set[Unit]:
+    """All effects of a batch inside an open transaction; what fails alone goes to `prepared.dead`.
+
+    Answers the units whose rows were there already where only new ones were expected (23505)."""
+    refused = attempt(run, prepared.effects)
+    if refused is None:
+        return set()
+    planned = prepared.planned
+    met = {write.unit for write in planned.writes} if refused.sqlstate == "23505" else set()
+    prepared.dead = _dead_letters(run, planned.writes)
+    deliveries = [delivery_statement(stream, planned.deliveries)] if planned.deliveries else []
+    dead = prepared.dead_letters
+    # As jsonb where the payload is that, else its bytes.
+    forms = [[dead_letter_statement(stream, dead, raw=raw)] for raw in (False, True)] if dead else [[]]
+    for letters in forms:
+        refused = attempt(run, [*letters, *deliveries])
+        if refused is None:
+            return met
+    raise structure(refused)
+
+
+def _dead_letters(run: Run, writes: Sequence[Write]) -> list[DeadLetter]:
+    """Apply these writes unit by unit, as far as it must be, in the order of events; those that cannot be."""
+    rows = sorted(
+        (place, n, row) for n, write in enumerate(writes) for row, place in enumerate(places(write))
+    )
+
+    def apply(part: Sequence[tuple[int, int, int]]) -> DeadLetter | Refused | None:
+        chosen: dict[int, list[int]] = {}
+        for _, n, row in part:
+            chosen.setdefault(n, []).append(row)
+        picked = arrange([writes[n].pick(some) for n, some in chosen.items()])
+        refused = attempt(run, [write_statement(write) for write in picked])
+        if refused is None or len(part) > 1:
+            return refused
+        hit("bisect.unit")
+        ((_, n, row),) = part
+        write = writes[n]
+        if (halt := unmapped(write, refused)) is not None:
+            run([ROLLBACK])
+            raise halt
+        return DeadLetter(
+            write.pipeline,
+            write.spec.name,
+            write.events[row],
+            refused.sqlstate,
+            cause_of(run, write, row, refused),
+        )
+
+    return [letter for _, letter in bisect(rows, apply) if isinstance(letter, DeadLetter)]

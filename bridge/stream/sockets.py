@@ -1,7 +1,7 @@
-"""Every socket of a session in one poll: the stream's, the target's, and a pipe that other threads nudge.
+"""Every socket of a session in one poll: the stream's, the target's, and a pipe that other threads write to.
 
-Whatever is waited for (an answer of the target, a lookup, a slot being made), the stream is read on within
-bounds and its keepalives are answered: a slow target must not cost the replication connection.
+While the session waits (for the target's answer, a lookup, or the creation of a slot), it keeps reading the stream
+within bounds and answers its keepalives, so that a slow target does not cost the replication connection.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from bridge.errors import Retry
 from bridge.postgres import wire
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.target import TargetLink
-from bridge.protocol.position import Lsn
+from bridge.protocol.events import Lsn
 from bridge.stream.decode import Decoder
 
 TICK_SECONDS = 1.0
-_STATUS_SECONDS = 1.0  # while `behind`, questions are not read: be heard within any wal_sender_timeout
-_SILENCE_SECONDS = 60.0  # a stream that says nothing, though asked every second, is a half-open link
+# while `behind` is true, keepalives are not read: send a status update within any wal_sender_timeout
+_STATUS_SECONDS = 1.0
+_SILENCE_SECONDS = 60.0  # a stream that does not answer, although asked every second, is a half-open link
 
 
 class Stopped(Exception):
-    """Asked to end at a point where nothing is in flight."""
+    """Asked to stop, at a point where no batch is in flight."""
 
 
 class Sockets:
-    """One session's connections that are waited for. `stream` is None before it is opened."""
+    """The connections of one session. `stream` is None before it is opened."""
 
     def __init__(
         self, link: TargetLink, decoder: Decoder, waker: wire.Waker, asked_to_stop: Callable[[], bool]
@@ -40,30 +41,27 @@ class Sockets:
         self.stream: ReplicationStream | None = None
         self.position = Lsn(0)  # everything up to here was received and handed out
 
-    def full(self) -> bool:
-        return self.decoder.behind
-
     def pump(self) -> None:
-        """Read what the stream has sent, within bounds, and answer it."""
+        """Read the stream within bounds, and answer it."""
         if self.stream is not None and not self.decoder.behind:
-            self.stream.pump(self.decoder.feed, self.full)
+            self.stream.pump(self.decoder)
         self.answer()
 
     def answer(self) -> None:
-        """Keep the walsender content, and notice when it is gone without a word."""
+        """Send status updates to the walsender, and detect a dead link."""
         stream = self.stream
         if stream is None:
             return
-        if self.decoder.reply_wanted or stream.status_due(_STATUS_SECONDS):
+        if self.decoder.reply_wanted or time.monotonic() - stream.last_status >= _STATUS_SECONDS:
             self.decoder.reply_wanted = False
             stream.status(self.position)
         if self.decoder.behind:  # we do not read now: silence says nothing
             stream.last_heard = time.monotonic()
         if time.monotonic() - stream.last_heard > _SILENCE_SECONDS:
-            raise Retry("the source has been silent for a minute though asked: the link is dead")
+            raise Retry("the source has not answered for a minute: the link is dead")
 
     def wait(self, seconds: float) -> None:
-        """Until a socket has something, somebody nudges, or `seconds` have passed."""
+        """Wait until a socket is ready, another thread wakes us, or `seconds` have passed."""
         readable = [self.waker.descriptor]
         writable = []
         if self.stream is not None and not self.decoder.behind:
@@ -79,7 +77,7 @@ class Sockets:
             self.link.pump()
 
     def wait_for_target(self) -> None:
-        """While the target works: go on reading the stream, within bounds, and answer its keepalives."""
+        """While the target works: keep reading the stream within bounds, and answer its keepalives."""
         self.pump()
         self.link.check_heard()
         self.wait(TICK_SECONDS)
@@ -92,9 +90,9 @@ class Sockets:
             self.wait(left)
 
     def result_of(self, future: Future[Any]) -> Any:
-        """The result of something in another thread, which nudges when it is done."""
+        """Wait for the result of another thread, which wakes us when it is done."""
         while not future.done():
-            self.pump()  # unread, the stream would end every wait at once, and its questions stay unseen
+            self.pump()  # an unread stream would end every wait at once, and its keepalives would not be seen
             self.wait(TICK_SECONDS)
         return future.result()
 

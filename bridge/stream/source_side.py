@@ -1,4 +1,4 @@
-"""The protocol's requests to the source that are no stream: registry, slots, rows of the table, looks at it."""
+"""What the protocol asks of the source beside the stream: registry, slots, rows of the table, looks at it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bridge.postgres.outbox import Listener, MissingReader
 from bridge.postgres.slots import SlotMaker, drop_slot
 from bridge.postgres.source import Source, connect_source
 from bridge.protocol import requests as ask
-from bridge.protocol.position import Lsn, Snapshot
+from bridge.protocol.events import Lsn, Snapshot
 from bridge.stream.sockets import Sockets
 from bridge.stream.spec import StreamSpec, Watcher
 
 
 class SourceSide:
-    """One session's source, but for the stream. Handlers of requests bear the request's name."""
+    """One session's source, without the stream. A handler has the name of its request."""
 
     def __init__(self, plan: StreamSpec, control: Source, sockets: Sockets, watcher: Watcher) -> None:
         self._plan = plan
@@ -45,16 +45,16 @@ class SourceSide:
     def begin_slot(self, request: ask.BeginSlot) -> None:
         hit("slot.before")
         drop_slot(self.control.connection, request.name)
-        self._watcher.log("making a slot", slot=request.name)
+        self._watcher.log("creating a slot", slot=request.name)
         plan = self._plan
         self._maker = SlotMaker(
             plan.source_dsn, plan.stream, request.name, self._sockets.waker.nudge, failover=plan.failover
         )
         self._maker_asked = 0
 
-    def slot_made(self, _: ask.SlotMade) -> tuple[Lsn, Snapshot] | None:
+    def slot_made(self) -> tuple[Lsn, Snapshot] | None:
         if self._maker is None:
-            raise RuntimeError("no slot was begun")
+            raise RuntimeError("no slot creation was started")
         made = self._maker.made()
         if made is None:
             self._sockets.pause(0.05 if self._maker_asked == 0 else 0.5)
@@ -91,7 +91,7 @@ class SourceSide:
             self._watcher.pending(None)
         return missing
 
-    def wait_to_poll(self, _: ask.Wait) -> bool:
+    def wait_to_poll(self) -> bool:
         hit("poll.wait")
         self._watcher.pending(None)
         self._watcher.phase("polling")
@@ -115,7 +115,7 @@ class SourceSide:
         health = self.control.health
         if health is not None and health.retained > self._plan.max_retained_wal and self._plan.outbox.has_xid:
             raise Retry(
-                f"slot {self.slot} holds back {health.retained} bytes of WAL, more than source.max_retained_wal",
+                f"slot {self.slot} retains {health.retained} bytes of WAL, more than source.max_retained_wal",
                 reason="wal_brake",
             )
         hit("observe.done")

@@ -10,14 +10,13 @@ from bridge.errors import BridgeError
 from bridge.planning.spec import ContractSpec, PipelineSpec
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.source import SlotHealth
-from bridge.protocol.batch import Batch
+from bridge.protocol.events import Batch, Lsn
 from bridge.protocol.facts import Ledger, Phase
-from bridge.protocol.position import Lsn
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """One target database and everything that is written there. Sizes in bytes, times in seconds."""
+    """One target database and everything that its stream writes there. Sizes in bytes, times in seconds."""
 
     stream: str  # <slot>_<connection>; slots are <stream>_<n>
     connection: str
@@ -42,11 +41,10 @@ class StreamSpec:
     failover: bool = False
     poll_interval: float = 1.0
     strict: bool = False
-    allow_storm: bool = False
 
 
 class Watcher(Protocol):
-    """Whom a stream tells what it does; called from the stream's thread."""
+    """Receives a stream's reports; called from the stream's thread."""
 
     def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None: ...
 

@@ -13,7 +13,7 @@ from bridge.stream.spec import StreamSpec
 
 
 def plan_target(plan: StreamSpec) -> Planner:
-    """Check the target against its catalog and compile the pipelines for the tables as they are. Raises Halt."""
+    """Check the target's catalog and compile the pipelines for its tables. Raises Halt."""
     shapes: dict[tuple[str, str], TableShape] = {}
     with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
         findings = ledger_findings(connection)
@@ -41,7 +41,7 @@ def plan_target(plan: StreamSpec) -> Planner:
 
 
 def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> TableShape:
-    """One destination's table. events: the types its pipeline takes. Raises Halt for what does not fit."""
+    """One destination's table. events: the types that its pipeline takes. Raises Halt if the table does not fit."""
     with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
         shape, findings = table_shape(connection, spec, contract_kinds(plan, events, spec))
     if findings or shape is None:
@@ -51,7 +51,7 @@ def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Tabl
 
 
 def contract_kinds(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, str]:
-    """Column -> contract type, where the column is mapped from one field of one contract."""
+    """Column -> contract type, for columns mapped from one field of one contract."""
     contracts = [plan.contracts[name] for name in events if name in plan.contracts]
     if len(contracts) != 1 or len(events) != 1:
         return {}

@@ -1,32 +1,28 @@
-"""One target transaction a batch: send it, wait for it, and when the server refuses, decide.
+"""One target transaction a batch: send it, wait for it, send it again where the refusal passes.
 
-Passing refusals are sent again as they are. A refusal for the sake of data is bisected under savepoints,
-in the same transaction as all else, so that one bad unit costs only itself. Refusals of structure halt.
+A refusal for the sake of data is bisected under savepoints (refusal.py), in the same transaction as all else, so that
+one bad unit costs only itself. Refusals of structure halt.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bridge.errors import Fenced, Halt, Retry, Verdict, verdict_of
+from bridge.attempts import Backoff
+from bridge.errors import Fenced, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
-from bridge.planning.fold import arrange
-from bridge.planning.plan import DeadLetter, Write
-from bridge.planning.rows import META
+from bridge.planning.spec import Unit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, Statement, TargetLink
-from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-from bridge.protocol.batch import Seqs
+from bridge.protocol.events import Seqs, Snapshot
 from bridge.protocol.facts import Ledger
-from bridge.protocol.position import Snapshot
-from bridge.stream.guard import FailureGuard, Unit
-from bridge.stream.prepared import PlannedBatch, lightened, outcomes_of, places
-from bridge.stream.refusal import attempt, cause_of, structure, unmapped
+from bridge.stream.planned import FailureGuard, PlannedBatch
+from bridge.stream.refusal import apply_by_unit, structure
 
-_TRIES = 6
+_TRIES = 6  # with the waits between them about three seconds: longer than most lock_timeouts and failovers of a pool
+_BETWEEN_TRIES = Backoff(first=0.1, longest=10.0)
 
 
 @dataclass(slots=True)
@@ -39,29 +35,27 @@ class _Flight:
 
 
 class Transactions:
-    """Sends prepared batches to one target, one at a time. wait(): block until a socket is ready, answering
+    """Sends planned batches to one target, one at a time. wait(): block until a socket is ready, answering
     whoever else wants something; pause(seconds): the same for a while."""
 
     def __init__(
         self,
         stream: str,
         link: TargetLink,
-        storm: FailureGuard,
+        guard: FailureGuard,
         *,
         wait: Callable[[], None],
         pause: Callable[[float], None],
         retried: Callable[[str], None],
-        allow_storm: bool = False,
     ) -> None:
         self._stream = stream
         self._link = link
-        self._storm = storm
+        self._guard = guard
         self._wait = wait
         self._pause = pause
         self._retried = retried
-        self._allow_storm = allow_storm
         self.met: set[Unit] = set()
-        """Units with rows that were there before their event was: upserted from now on, not inserted as new."""
+        """Units with rows that existed before their event: upserted from now on, not inserted as new."""
         self._flight: _Flight | None = None
         self._chunks: list[PlannedBatch] = []  # of the transaction that is open, without their rows
         self._chunk_seqs: list[Seqs] = []  # and which rows those were
@@ -74,17 +68,19 @@ class Transactions:
         list_as: int | None,
         thin: Snapshot | None,
     ) -> None:
-        """Send and return. A chunk, and the end of a transaction that began with one, are waited for."""
+        """Send without waiting; but wait for a chunk, and for the end of a transaction that began with one."""
         hit("apply.before")
-        self._check_storm([prepared])
+        self._guard.check([prepared])
         ledger = [ledger_sql.change(before, after)]
-        if list_as is not None and prepared.batch.xids:
-            batch = prepared.batch
-            seqs = Seqs.together([*self._chunk_seqs, _seqs(prepared)])
+        batch = prepared.batch
+        if list_as is not None and batch.xids:
+            seqs = (
+                Seqs.together([*self._chunk_seqs, prepared.seqs()]) if self._chunk_seqs else prepared.seqs()
+            )
             ledger.append(ledger_sql.list_applied(self._stream, list_as, batch.xids, batch.end_lsns, seqs))
         if thin is not None:
             ledger.append(ledger_sql.thin(self._stream, thin))
-        if prepared.batch.chunk:
+        if batch.chunk:
             self._send_chunk(prepared, before, ledger)
             return
         flight = _Flight(prepared, before, ledger, [IMMEDIATE, COMMIT])
@@ -93,21 +89,21 @@ class Transactions:
         hit("apply.sent")
 
     def save(self, before: Ledger, after: Ledger, more: Sequence[Statement]) -> None:
-        """Change the ledger alone, and wait."""
+        """Change only the ledger, and wait."""
         hit("ledger.before")
         try:
-            self._link.run([BEGIN, ledger_sql.change(before, after), *more, COMMIT], self._wait)
+            self._run([BEGIN, ledger_sql.change(before, after), *more, COMMIT])
         except Refused as refused:
             raise self._failed(refused, before) from None
         hit("ledger.saved")
 
     @property
     def arrived(self) -> bool:
-        """The answer to what was sent is complete."""
+        """The answer is complete."""
         return self._flight is not None and not self._link.busy
 
     def settle(self) -> list[PlannedBatch]:
-        """Wait until what was sent is durable; what that was."""
+        """Wait until the batch is durable, and return it."""
         flight = self._flight
         if flight is None:
             done, self._chunks, self._chunk_seqs = self._chunks, [], []
@@ -117,7 +113,7 @@ class Transactions:
                 self._link.settle(self._wait)
             except Refused as refused:
                 hit("settle.refused")
-                self._link.run([ROLLBACK], self._wait)
+                self._run([ROLLBACK])
                 if not self._again(refused, flight):
                     self._bisect(flight)
                     break
@@ -125,13 +121,16 @@ class Transactions:
                 break
         self._flight = None
         hit("settle.durable")
-        self._remember([flight.prepared])
+        self._guard.remember([flight.prepared])
         return [flight.prepared]
+
+    def _run(self, statements: Sequence[Statement]) -> list[list[tuple[bytes | None, ...]]]:
+        return self._link.run(statements, self._wait)
 
     # --- refusals ---------------------------------------------------------------------------------
 
     def _again(self, refused: Refused, flight: _Flight) -> bool:
-        """Send the same flight again after a passing refusal. False: it wants bisection. Else raises."""
+        """Send the same batch again after a temporary refusal. False: bisect it. Otherwise raises."""
         if refused.statement == 1:
             raise self._failed(refused, flight.before)
         verdict = verdict_of(refused.sqlstate)
@@ -145,26 +144,26 @@ class Transactions:
                 reason="target_refused",
             )
         self._retried(refused.sqlstate)
-        self._pause(random.uniform(0.5, 1.0) * 0.05 * 2**flight.tries)  # noqa: S311  jitter
+        self._pause(_BETWEEN_TRIES.after(flight.tries))
         flight.tries += 1
         self._link.send([BEGIN, *flight.head, *flight.prepared.effects, *flight.tail])
         return True
 
     def _failed(self, refused: Refused, before: Ledger) -> Exception:
-        """Why the ledger could not be changed."""
+        """The reason why the ledger could not be changed."""
         if self._link.in_transaction:
-            self._link.run([ROLLBACK], self._wait)
-        if refused.sqlstate != "22012":
+            self._run([ROLLBACK])
+        if refused.sqlstate != ledger_sql.NOT_OURS:
             verdict = verdict_of(refused.sqlstate)
             return Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
-        rows = self._link.run([Statement(ledger_sql.READ, [self._stream.encode()])], self._wait)[0]
+        rows = self._run([Statement(ledger_sql.READ, [self._stream.encode()])])[0]
         if not rows:
-            return Retry("the ledger row of this stream is gone", reason="ledger_missing")
+            return Retry("this stream's ledger row no longer exists", reason="ledger_missing")
         now = ledger_sql.read_row(rows[0])
         if now.epoch > before.epoch:
             return Fenced(
-                f"stream {self._stream} was taken over by another bridge (epoch {now.epoch}, ours was "
-                f"{before.epoch}): nothing more is written by this one"
+                f"stream {self._stream} was taken over by another bridge (epoch {now.epoch}, ours "
+                f"was {before.epoch}): this bridge writes nothing more"
             )
         return Retry(
             "the ledger went back: the target was restored from an older copy", reason="target_restored"
@@ -175,109 +174,36 @@ class Transactions:
     def _send_chunk(self, prepared: PlannedBatch, before: Ledger, ledger: list[Statement]) -> None:
         try:
             if not self._chunks:
-                self._link.run([BEGIN, ledger_sql.hold(before)], self._wait)
-            self._apply_part(prepared)
-            self._chunks.append(lightened(prepared))
-            self._chunk_seqs.append(_seqs(prepared))
-            self._check_storm(self._chunks)
+                self._run([BEGIN, ledger_sql.hold(before)])
+            self._apply_by_unit(prepared)
+            self._chunks.append(prepared.lightened())
+            self._chunk_seqs.append(prepared.seqs())
+            self._guard.check(self._chunks)
             hit("apply.chunk")
             if prepared.batch.whole:
-                self._link.run([IMMEDIATE, *ledger, COMMIT], self._wait)
-                self._remember(self._chunks)
+                self._run([IMMEDIATE, *ledger, COMMIT])
+                self._guard.remember(self._chunks)
         except Refused as refused:
             raise self._failed(refused, before) from None
 
-    # --- bisection --------------------------------------------------------------------------------
+    # --- a batch that was refused for its data ------------------------------------------------------
 
     def _bisect(self, flight: _Flight) -> None:
-        """The whole batch again, in halves, until each unit that fails alone is a dead letter."""
+        """Apply the whole batch again, in halves, until each unit that fails alone is a dead letter."""
         try:
-            self._link.run([BEGIN, *flight.head], self._wait)
+            self._run([BEGIN, *flight.head])
         except Refused as refused:
             raise self._failed(refused, flight.before) from None
         try:
-            self._apply_part(flight.prepared)
-            self._check_storm([flight.prepared])
+            self._apply_by_unit(flight.prepared)
+            self._guard.check([flight.prepared])
             hit("bisect.commit")
-            self._link.run(flight.tail, self._wait)
+            self._run(flight.tail)
         except Refused as refused:
-            self._link.run([ROLLBACK], self._wait)
+            self._run([ROLLBACK])
             raise Retry(
                 f"the target refused a bisected batch: {safe_message(refused.error)}", reason="target_refused"
             ) from None
 
-    def _apply_part(self, prepared: PlannedBatch) -> None:
-        """All effects of a batch inside an open transaction; what fails alone goes to `prepared.dead`."""
-        refused = self._try(prepared.effects)
-        if refused is None:
-            return
-        writes = prepared.planned.writes
-        if refused.sqlstate == "23505":
-            self.met.update(write.unit for write in writes)
-        units = sorted(
-            ((place, n, row) for n, write in enumerate(writes) for row, place in enumerate(places(write))),
-        )
-        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])
-        statements = []
-        if prepared.planned.deliveries:
-            statements.append(delivery_statement(self._stream, prepared.planned.deliveries))
-        dead = prepared.dead_letters
-        if not dead:
-            letters: list[list[Statement]] = [[]]
-        else:  # as jsonb where the payload is that, else its bytes
-            letters = [[dead_letter_statement(self._stream, dead, raw=raw)] for raw in (False, True)]
-        for letter in letters:
-            refused = self._try([*letter, *statements])
-            if refused is None:
-                return
-        raise structure(refused) if refused else Retry("a batch without effects was refused")
-
-    def _halve(self, writes: Sequence[Write], units: Sequence[tuple[int, int]]) -> list[DeadLetter]:
-        """Apply these units in order; the dead letters of those that cannot be."""
-        if not units:
-            return []
-        rows: dict[int, list[int]] = {}
-        for n, row in units:
-            rows.setdefault(n, []).append(row)
-        parts = arrange([writes[n].pick(chosen) for n, chosen in rows.items()])
-        refused = self._try([write_statement(part) for part in parts])
-        if refused is None:
-            return []
-        if len(units) == 1:
-            hit("bisect.unit")
-            n, row = units[0]
-            write = writes[n]
-            if (halt := unmapped(write, refused)) is not None:
-                self._link.run([ROLLBACK], self._wait)
-                raise halt
-            cause = cause_of(lambda some: self._link.run(some, self._wait), write, row, refused)
-            return [DeadLetter(write.pipeline, write.spec.name, write.events[row], refused.sqlstate, cause)]
-        middle = len(units) // 2
-        return [*self._halve(writes, units[:middle]), *self._halve(writes, units[middle:])]
-
-    def _try(self, statements: Sequence[Statement]) -> Refused | None:
-        return attempt(lambda some: self._link.run(some, self._wait), statements)
-
-    # --- storms -----------------------------------------------------------------------------------
-
-    def _check_storm(self, parts: Sequence[PlannedBatch]) -> None:
-        if self._allow_storm:
-            return
-        for unit, outcomes in outcomes_of(parts).items():
-            cause = self._storm.judge(unit, outcomes)
-            if cause is not None:
-                raise Halt(
-                    f"pipeline {unit[0]}, destination {unit[1]}: more than half of the last 200 events cannot "
-                    f"be applied for one reason: {cause}",
-                    reason="dead_letter_storm",
-                    hint="mend the table, the contract or the mapping and delivery goes on by itself; to dead-letter "
-                    "them all the same: bridge run --allow-storm",
-                )
-
-    def _remember(self, parts: Sequence[PlannedBatch]) -> None:
-        for unit, outcomes in outcomes_of(parts).items():
-            self._storm.remember(unit, outcomes)
-
-
-def _seqs(part: PlannedBatch) -> Seqs:
-    return Seqs.of(map(int, map(META["seq"], part.batch.events)))
+    def _apply_by_unit(self, prepared: PlannedBatch) -> None:
+        self.met |= apply_by_unit(self._run, self._stream, prepared)

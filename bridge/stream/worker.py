@@ -1,6 +1,5 @@
-"""One stream's thread: session after session, with back-off, halts that mend themselves, and stand-by.
-
-An error never leaves here half handled: every session starts over at the fence, as after a crash.
+"""One stream's thread: session after session, with back-off, halts that are retried, and stand-by. Every session
+starts at the fence, as after a crash, so an error is never half handled.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from bridge.config.connection import table_names
+from bridge.attempts import NO_JITTER, Backoff, Retries
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import FailpointRaised
 from bridge.planning.spec import TableSpec
@@ -22,30 +21,35 @@ from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
 from bridge.postgres.source import connect_source
 from bridge.protocol.preflight import StreamSettings
+from bridge.protocol.requests import drive
 from bridge.protocol.session import session
 from bridge.stream.engine import Engine
-from bridge.stream.guard import FailureGuard
+from bridge.stream.planned import FailureGuard
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.target_tables import plan_target
 
-_FIRST_BACKOFF = 0.1
-_LONGEST_BACKOFF = 10.0
-_HALT_SECONDS = 3.0  # how often a halted stream looks whether it was mended
+_BACKOFF = Backoff(
+    first=0.1, longest=10.0, jitter=NO_JITTER
+)  # one stream: there is nobody to keep apart from
+_HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
 _STAND_BY_SECONDS = 1.0
 
 
 class Worker:
-    """Runs one stream until told to stop or fenced. `run` is the thread's body; `failed` what ended it."""
+    """Runs one stream until it is stopped or fenced. `run` is the thread's body; `failed`: the error that ended it."""
 
-    def __init__(self, plan: StreamSpec, watcher: Watcher, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: StreamSpec, watcher: Watcher, guard: FailureGuard, ended: Callable[[], None]
+    ) -> None:
         self.plan = plan
         self.watcher = watcher
         self.failed: BaseException | None = None
         self._ended = ended
-        self._storm = FailureGuard()
+        self._guard = guard
         self._waker = wire.Waker()
         self._stopping = threading.Event()
+        self._session_over = threading.Event()  # asked to stop, or to begin anew with another plan
         self._reload: StreamSpec | None = None
         self._roles_checked: StreamSpec | None = None
         self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
@@ -54,13 +58,15 @@ class Worker:
         self.thread.start()
 
     def stop(self) -> None:
-        """Ask it to settle what is in flight, confirm and end."""
+        """Ask it to settle the batch in flight, confirm and stop."""
         self._stopping.set()
+        self._session_over.set()
         self._waker.nudge()
 
     def reload(self, plan: StreamSpec) -> None:
-        """End the session as stop() would and begin another with this plan."""
+        """End the session as stop() does, and start another with this plan."""
         self._reload = plan
+        self._session_over.set()
         self._waker.nudge()
 
     def _body(self) -> None:
@@ -74,20 +80,21 @@ class Worker:
             self._ended()
 
     def run(self) -> None:
-        backoff = _FIRST_BACKOFF
+        retries = Retries(_BACKOFF)
         while not self._stopping.is_set():
             if self._reload is not None:
+                self._session_over.clear()
                 self.plan, self._reload = self._reload, None
             began = time.monotonic()
             error = self._session()
-            if time.monotonic() - began > min(3 * backoff, _LONGEST_BACKOFF):  # it worked for a while
-                backoff = _FIRST_BACKOFF
+            retries.ran(time.monotonic() - began)
             if error is None:
                 continue
             self._brake()
             if error.reason == "outbox_changed" and (slot := self._given_up_renamed()):
                 error = Retry(
-                    f"a column of the outbox was renamed and is back: slot {slot} is given up for the table",
+                    f"a column of the outbox was renamed and is back: slot {slot} was dropped; "
+                    "catching up from the table",
                     reason="outbox_changed",
                 )
             if error.verdict is Verdict.FATAL:
@@ -100,19 +107,23 @@ class Worker:
                 self._sleep(_STAND_BY_SECONDS)
             else:
                 self.watcher.troubled(error)
-                self._sleep(backoff)
-                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                self._sleep(retries.failed())
 
     def _session(self) -> BridgeError | None:
-        """One session; why it ended, None when it was asked to."""
+        """Run one session. Returns why it ended; None: it was asked to."""
         engine: Engine | None = None
         try:
             planner = plan_target(self.plan)
             self._check_roles()
             engine = Engine(
-                self.plan, planner, self._storm, self.watcher, waker=self._waker, stop=self._asked_to_stop
+                self.plan,
+                planner,
+                self._guard,
+                self.watcher,
+                waker=self._waker,
+                stop=self._session_over.is_set,
             )
-            _drive(engine, self._settings())
+            drive(session(self._settings()), engine)
         except Stopped:
             return None
         except BridgeError as error:
@@ -126,7 +137,7 @@ class Worker:
             return Halt(
                 f"a defect in the bridge: {type(error).__name__}; the log has where",
                 reason="internal_error",
-                hint="please report it with the log line; the stream is tried again by itself",
+                hint="please report it with the log line; the stream is retried",
             )
         finally:
             if engine is not None:
@@ -134,12 +145,12 @@ class Worker:
         return None
 
     def _check_roles(self) -> None:
-        """Once a plan: a role that may do more than it needs is told of, and refused under `strict`."""
+        """Once per plan: log a role with more privileges than it needs, or refuse it under `strict`."""
         plan = self.plan
         if self._roles_checked is plan:
             return
         tables = [
-            table_names(spec.table)
+            (spec.schema, spec.table)
             for pipeline in plan.pipelines
             for spec in pipeline.destinations.values()
             if isinstance(spec, TableSpec) and spec.connection == plan.connection
@@ -156,12 +167,12 @@ class Worker:
                 hint="connect as a role with exactly the printed grants: bridge schema source, bridge schema target",
             )
         for power in powers:
-            self.watcher.log("the role may do more than the bridge needs", what=power)
+            self.watcher.log("the role has more privileges than the bridge needs", what=power)
         self._roles_checked = plan
 
     def _brake(self) -> None:
-        """The WAL brake: a stream that cannot go on must not fill the source's disk. Its slot is given up on
-        purpose; the events stay in the outbox, and catch-up brings them."""
+        """The WAL brake: a stream that cannot continue must not fill the source's disk. Drop its slot; the events
+        stay in the outbox, and catch-up delivers them."""
         if not self.plan.outbox.has_xid:
             return
         try:
@@ -170,21 +181,18 @@ class Worker:
             return  # the source is away too: next time
         if given_up:
             self.watcher.retried("wal_brake")
-            self.watcher.log("wal brake: slot given up", slot=given_up, limit=self.plan.max_retained_wal)
+            self.watcher.log("wal brake: slot dropped", slot=given_up, limit=self.plan.max_retained_wal)
 
     def _given_up_renamed(self) -> str | None:
-        """A column of the outbox had another name for a while, and has it for ever in the slot's WAL: the slot is
-        given up, and catch-up reads the table, where nothing of that is left."""
+        """A column of the outbox had another name for a time, and keeps it in the slot's WAL. Drop the slot;
+        catch-up reads the table, where the column has its name."""
         plan = self.plan
         if not plan.outbox.has_xid:
             return None
         try:
             return give_up_renamed_slot(plan.source_dsn, plan.stream, plan.outbox)
         except (psycopg.Error, BridgeError):
-            return None  # the halt stays, and is looked at again
-
-    def _asked_to_stop(self) -> bool:
-        return self._stopping.is_set() or self._reload is not None
+            return None  # the halt stays; it is checked again
 
     def _settings(self) -> StreamSettings:
         plan = self.plan
@@ -199,25 +207,13 @@ class Worker:
 
     def _sleep(self, seconds: float) -> None:
         end = wire.deadline(seconds)
-        while not self._asked_to_stop() and (left := end - time.monotonic()) > 0:
+        while not self._session_over.is_set() and (left := end - time.monotonic()) > 0:
             wire.wait([self._waker.descriptor], [], left)
             self._waker.drain()
 
 
-def _drive(engine: Engine, settings: StreamSettings) -> None:
-    """The protocol asks, the engine answers."""
-    protocol = session(settings)
-    request = next(protocol)
-    while True:
-        answer = engine.perform(request)
-        try:
-            request = protocol.send(answer)
-        except StopIteration:
-            return
-
-
 def _classify(error: psycopg.Error) -> BridgeError:
-    """What an error of one of the control connections means."""
+    """The BridgeError for an error of a control connection."""
     message = safe_message(error)
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         return CannotConnect(message, hint=wire.advice(message))
@@ -229,5 +225,5 @@ def _classify(error: psycopg.Error) -> BridgeError:
     return Halt(
         f"{message} (SQLSTATE {error.sqlstate})",
         reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
-        hint="bridge doctor names each missing privilege and the GRANT that mends it",
+        hint="bridge doctor lists each missing privilege with its GRANT",
     )

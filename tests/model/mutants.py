@@ -1,6 +1,6 @@
 """Protocols that are wrong in one way each. The model must catch every one, or its silence means nothing.
 
-A mutant replaces functions of the core (or, for the row lock and the fence, of the imagined target) while it
+A mutant replaces functions of the core (or, for the row lock and the fence, of the simulated target) while it
 is applied. FOCUS names the acts that must happen often for a mutant to show itself soon.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from bridge.protocol import batch, preflight, requests, session
-from bridge.protocol.position import ZERO, Lsn, Snapshot
+from bridge.protocol import events, preflight, requests, session
+from bridge.protocol.events import ZERO, Lsn, Snapshot
 from tests.model import faults
 from tests.model import target as target_module
+from tests.model.simulation import Simulation
 from tests.model.target import Target
-from tests.model.world import World
 
 EVERYTHING = Snapshot(10**9, 10**9)
 Life = session._Life
@@ -183,7 +183,7 @@ def does_not_wait_for_the_row() -> list[Patch]:
     return [
         (Target, "take_lock", no_lock),
         (Target, "commit", commit),
-        (World, "free_row", lambda self: None),
+        (Simulation, "free_row", lambda self: None),
     ]
 
 
@@ -202,7 +202,7 @@ def empties_applied() -> list[Patch]:
 
 @mutant
 def skips_nothing_that_is_listed() -> list[Patch]:
-    return [(batch.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
+    return [(events.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
 
 
 @mutant
@@ -212,7 +212,7 @@ def takes_a_part_of_a_transaction_for_the_whole() -> list[Patch]:
     def has(self: Any, event: Any) -> bool:
         return self.floor.shows(int(event.xid)) or int(event.xid) in self.listed
 
-    return [(batch.Done, "_has", has)]
+    return [(events.Done, "_has", has)]
 
 
 @mutant
@@ -383,13 +383,13 @@ def registers_a_polled_floor_over_the_goal_of_a_slot() -> list[Patch]:
 
 @mutant
 def lets_a_session_register_that_another_took_over_from() -> list[Patch]:
-    def register(self: World, bridge: Any, request: Any) -> None:
+    def register(self: Simulation, bridge: Any, request: Any) -> None:
         registered = self.source.registration
         holder = registered.session if registered else None
         return do_Register(self, bridge, replace(request, holder=holder))
 
-    do_Register = World.do_Register
-    return [(World, "do_Register", register)]
+    do_Register = Simulation.do_Register
+    return [(Simulation, "do_Register", register)]
 
 
 FOCUS: dict[str, tuple[faults.Act, ...]] = {

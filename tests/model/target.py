@@ -1,5 +1,5 @@
-"""An imagined target database: the ledger row, `applied`, and every effect there ever was, without a
-unique constraint. Apart from world.py because only here is it said what one transaction is."""
+"""A simulated target database: the ledger row, `applied`, and every effect there ever was, without a
+unique constraint. Apart from simulation.py because only here is it said what one transaction is."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bridge.errors import Fenced, Retry
-from bridge.protocol.batch import Event, Listed, Seqs, listed
+from bridge.protocol.events import Event, Listed, Lsn, Seqs, Snapshot, listed
 from bridge.protocol.facts import Ledger
-from bridge.protocol.position import Lsn, Snapshot
 from bridge.protocol.requests import Apply
 
 

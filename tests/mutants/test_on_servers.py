@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,12 @@ from bridge.postgres import wire
 from bridge.postgres.outbox import MissingReader, Outbox
 from bridge.postgres.source import Source, connect_source
 from bridge.postgres.target import BEGIN, COMMIT, Refused, ResultRows, Statement, TargetLink
-from bridge.protocol.batch import Seqs
+from bridge.protocol.events import Lsn, Seqs, Snapshot
 from bridge.protocol.facts import Ledger
-from bridge.protocol.position import Lsn, Snapshot
 from bridge.protocol.requests import ReadMissing
-from tests.faults.world import World, until
 from tests.support import truth
 from tests.support.servers import Database
+from tests.support.world import World, until
 
 STREAM = b"s"
 Link = Callable[[], "Session"]
@@ -150,13 +148,6 @@ def test_a_publication_that_was_away_is_another_one(source: Database, away_and_b
 # --- whole bridges ------------------------------------------------------------------------------------
 
 GOOD = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 1, "plan": "pro"}
-
-
-@pytest.fixture
-def world(source: Database, target: Database, tmp_path: Path) -> Iterator[World]:
-    made = World(source, target, tmp_path)
-    yield made
-    made.close()
 
 
 def test_killed_before_the_commit_of_a_bisected_batch_no_unit_is_nowhere(world: World) -> None:

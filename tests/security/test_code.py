@@ -154,7 +154,7 @@ def test_a_configuration_never_prints_its_secrets(tmp_path: Path) -> None:
         ["source: { dsn: %s }", "source: { retention: %s }", "admin: { listen: %s }", "strict: %s"]
     )
 )
-def test_an_error_of_the_configuration_never_quotes_what_came_from_a_variable(line: str) -> None:
+def test_a_configuration_error_never_quotes_what_a_variable_holds(line: str) -> None:
     file = Path(__file__).with_name("no-such-file.yaml")
     from bridge.config.document import parse  # noqa: PLC0415 - from text, as read() does
     from bridge.config.load import build  # noqa: PLC0415

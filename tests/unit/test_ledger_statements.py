@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from bridge.postgres import ledger as ledger_sql
+from bridge.protocol.events import Lsn
 from bridge.protocol.facts import Ledger, Mode
-from bridge.protocol.position import Lsn
 
 STREAMING = Ledger("s", 1, "00000000-0000-0000-0000-000000000000", mode=Mode.STREAM, timeline=1)
 

@@ -11,8 +11,8 @@ from pydantic import ConfigDict, ValidationError
 from bridge.config.connection import PostgresConnection
 from bridge.config.destinations.destination import DestinationSection, Value
 from bridge.errors import ConfigError
+from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import SinkSpec
-from bridge.planning.values import Literal, classify
 from bridge.problem import KeyPath, Remark, nearest, suggestion
 from bridge.quantity import Duration
 from bridge.sinks.kinds import SINKS

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
-from bridge.config.connection import PostgresConnection, split_table
+from bridge.config.connection import PostgresConnection, split_table, table_names
 from bridge.config.destinations.destination import DestinationSection, Value
 from bridge.planning.spec import TableSpec
 from bridge.problem import KeyPath, Remark, nearest
@@ -42,10 +42,12 @@ class TableDestination(DestinationSection):
         return kind == "postgres"
 
     def spec(self, name: str, connection: PostgresConnection | SinkConnection) -> TableSpec:
+        schema, table = table_names(self.table)
         return TableSpec(
             name=name,
             connection=self.connection,
-            table=self.table,
+            schema=schema,
+            table=table,
             mode=self.mode,
             key=self.key,
             version=self.version,

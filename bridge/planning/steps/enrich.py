@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from bridge.errors import MissingEntity
 from bridge.planning.entity import Entity, kept_sql, takes_keys
 from bridge.planning.lookup import Answer, Lookup, LookupSpec
-from bridge.planning.rows import Rows, lookup_of, survivors
+from bridge.planning.rows import Rows, ValueSource, classify, keys_of, lookup_of, names_of, survivors
 from bridge.planning.steps.step import (
     Answers,
     Effect,
@@ -26,7 +26,6 @@ from bridge.planning.steps.step import (
     StepSection,
     StepSpec,
 )
-from bridge.planning.values import ValueSource, classify, keys_of, names_of
 from bridge.problem import KeyPath, Remark, suggestion
 from bridge.quantity import Duration
 from bridge.section import RootName, Section, Text

@@ -29,7 +29,7 @@ class FilterSection(RootModel[ExpressionText], StepSection):
         yield from scope.expression(path, self.root)
 
     def told(self) -> Iterator[str]:
-        yield f"go on where `{self.root}`"
+        yield f"continue if `{self.root}`"
 
 
 @dataclass(frozen=True, slots=True)

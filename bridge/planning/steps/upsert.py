@@ -14,7 +14,7 @@ from bridge.expressions.expression import Expression
 from bridge.expressions.operators import MISSING, follow
 from bridge.planning.entity import Entity, Keep
 from bridge.planning.lookup import Answer, Lookup
-from bridge.planning.rows import Rows, survivors
+from bridge.planning.rows import Rows, classify, keys_of, names_of, survivors, values_of
 from bridge.planning.steps.step import (
     Answers,
     Effect,
@@ -26,7 +26,6 @@ from bridge.planning.steps.step import (
     StepSection,
     StepSpec,
 )
-from bridge.planning.values import classify, keys_of, names_of, values_of
 from bridge.problem import KeyPath, Remark, suggestion
 from bridge.section import RootName, Section, Text
 

@@ -205,11 +205,11 @@ def problem(path: Path) -> str:
 
 
 @pytest.mark.parametrize("url", ["nosuch://SECRET-1", "SECRET-1", "https://", "json://"])
-def test_a_url_that_the_library_cannot_read_is_an_error_that_does_not_quote_it(
+def test_a_url_the_library_cannot_read_is_an_error_that_does_not_quote_it(
     url: str, configured: Callable[[str], Path]
 ) -> None:
     said = problem(configured(url))
-    assert "is no address that the apprise library knows" in said
+    assert "url is not an Apprise URL" in said
     assert "SECRET" not in said
 
 
@@ -217,7 +217,7 @@ def test_a_url_that_the_library_cannot_read_is_an_error_that_does_not_quote_it(
 def test_services_whose_connections_cannot_be_judged_are_refused(
     schema: str, configured: Callable[[str], Path]
 ) -> None:
-    assert f"{schema} is not taken" in problem(configured(f"{schema.upper()}://SECRET-1/x"))
+    assert f"{schema} is not supported" in problem(configured(f"{schema.upper()}://SECRET-1/x"))
 
 
 def test_without_the_library_every_command_says_how_to_get_it(
@@ -229,7 +229,7 @@ def test_without_the_library_every_command_says_how_to_get_it(
     assert "pip install 'outbox-bridge[apprise]'" in problem(configured("json://127.0.0.1/SECRET-1"))
 
 
-def test_a_url_from_a_variable_that_is_not_set_here_is_left_to_the_machine_that_has_it(
+def test_a_url_from_a_variable_not_set_here_is_left_to_who_has_it(
     configured: Callable[[str], Path],
 ) -> None:
     assert [one for one in lint(configured("${APPRISE_URL}"), {}) if one.level == "error"] == []

@@ -93,7 +93,7 @@ def test_keys_take_turns(target_connection: Sql, run: Any) -> None:
     run(story)
 
 
-def test_a_lease_that_ended_is_claimed_again_and_the_late_settle_changes_nothing(
+def test_an_ended_lease_is_claimed_again_and_a_late_settle_changes_nothing(
     target_connection: Sql, run: Any
 ) -> None:
     put(target_connection, (1, "a"))
@@ -135,7 +135,7 @@ def test_a_dispatcher_that_lost_its_place_claims_expires_and_renews_nothing(
     run(story)
 
 
-def test_what_is_older_than_max_age_becomes_a_dead_letter_unless_it_is_being_sent(
+def test_what_exceeds_max_age_is_a_dead_letter_unless_it_is_being_sent(
     target_connection: Sql, run: Any
 ) -> None:
     put(target_connection, (1, "a"), (2, "a"), (3, None))

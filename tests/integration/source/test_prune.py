@@ -10,11 +10,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from bridge.protocol.position import NOTHING, parse_snapshot
+from bridge.protocol.events import NOTHING, parse_snapshot
 from bridge.repair import prune as module
 from bridge.repair.prune import PruneResult, prune
-from tests.integration.source.conftest import until
 from tests.support.servers import Database
+from tests.support.world import until
 
 pytestmark = pytest.mark.matrix
 WEEK = timedelta(days=7)
@@ -92,7 +92,7 @@ def test_the_slowest_stream_decides_and_is_named(source: Database) -> None:
     assert left(source) == set(kept)
 
 
-def test_a_transaction_that_a_floor_does_not_show_stays_and_goes_when_it_is_shown(source: Database) -> None:
+def test_a_transaction_stays_until_every_floor_shows_it(source: Database) -> None:
     with psycopg.connect(source.dsn) as open_transaction:
         open_transaction.execute(
             "insert into outbox.event (type, payload, occurred_at) "
@@ -114,7 +114,7 @@ def test_a_streams_witness_stays(source: Database) -> None:
     assert left(source) == {witness}
 
 
-def test_a_key_is_remembered_35_days_and_its_payload_only_as_long_as_the_retention(source: Database) -> None:
+def test_a_key_is_remembered_35_days_and_its_payload_for_the_retention(source: Database) -> None:
     [keyed] = put(source, 34, key="k")
     register(source, "warehouse")
     pruned = run(source, timedelta(0))
@@ -147,7 +147,7 @@ def test_a_key_for_this_year_is_remembered_until_the_year_is_over(source: Databa
     assert run(source).deleted == 1
 
 
-def test_a_key_of_an_event_dated_back_is_remembered_from_the_day_it_was_put_in(source: Database) -> None:
+def test_the_key_of_a_backdated_event_is_remembered_from_its_insertion(source: Database) -> None:
     source.execute(
         "insert into outbox.event (type, payload, idempotency_key, occurred_at) "
         "values ('a', '{}', 'imported', now() - interval '400 days')"
@@ -200,7 +200,7 @@ def test_what_was_deleted_is_recorded_with_it(source: Database) -> None:
     ) == [(greatest, floor, 1, 1, True)]
 
 
-def test_the_record_still_shows_what_was_deleted_under_the_floor_of_a_stream_that_is_gone(
+def test_the_record_shows_what_was_deleted_under_the_floor_of_a_gone_stream(
     source: Database,
 ) -> None:
     xid = "select xid::text from outbox.event order by xid desc limit 1"

@@ -209,11 +209,11 @@ tests:
         ),
         (
             "{ entities: { customer: { cus_1: { csm: ada } } } }",
-            ("entities.customer.cus_1.csm: expected 'ada', but nothing is mapped to it",),
+            ("entities.customer.cus_1.csm: expected 'ada', but the mapping does not fill it",),
         ),
         (
             "{ entities: { customer: null } }",
-            ("entities.customer: expected nothing, but the event says something of it",),
+            ("entities.customer: expected nothing, but the event sets fields of it",),
         ),
     ],
 )

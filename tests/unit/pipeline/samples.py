@@ -21,7 +21,7 @@ from bridge.planning.spec import (
 )
 from bridge.planning.steps.enrich import EnrichSpec
 from bridge.planning.steps.step import StepSpec
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 CONTRACT = ContractSpec(
     "usage.limit_reached",
@@ -51,7 +51,7 @@ COLUMNS = {
     "csm": "$customer.csm",
     "payload": "$event",
 }
-EVENTS = TableSpec("events", "warehouse", "events.usage_limits", "upsert", ("event_id",), None, COLUMNS)
+EVENTS = TableSpec("events", "warehouse", "events", "usage_limits", "upsert", ("event_id",), None, COLUMNS)
 NUDGE = SinkSpec("nudge", "csm", "slack", {"text": "{{ customer.csm }}: {{ event.customer_id }}"})
 
 USAGE: dict[str, Any] = {

@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge.expressions.document import json_text, parse_exact
+from bridge.planning.destination import array_literal, texts
 from bridge.planning.plan import Column
 from bridge.planning.spec import TableSpec
 from bridge.planning.steps.set import SetSpec
-from bridge.planning.values import array_literal, texts
 from tests.unit.pipeline.samples import event, pipeline, plan, planner, records, shape
 
 SHAPE = shape(n="other", text="text", inner="json", made="other", whole=Column("whole", "bigint", "other"))
@@ -28,7 +28,7 @@ MAPPING = {
     "made": "$same",
     "whole": "$event.n",
 }
-TABLE = TableSpec("events", "warehouse", "events.t", columns=MAPPING)
+TABLE = TableSpec("events", "warehouse", "events", "t", columns=MAPPING)
 
 integers = st.integers(-(10**40), 10**40).map(str)
 decimals = st.decimals(

@@ -16,8 +16,7 @@ from minijinja import Environment, TemplateError
 from bridge.errors import ExpressionFailure
 from bridge.expressions.expression import ExpressionSyntaxError, compile_expression
 from bridge.expressions.template import Template, TemplateSyntaxError, compile_template
-from bridge.planning.rows import Rows
-from bridge.planning.values import Literal, Structure, classify
+from bridge.planning.rows import Literal, Rows, Structure, classify
 from tests.unit.pipeline.samples import event
 
 ENGINE = Environment(undefined_behavior="strict", debug=False)

@@ -116,7 +116,7 @@ def test_an_expression_without_an_answer_costs_only_its_own_unit() -> None:
 
 
 def test_a_mapping_that_fails_leaves_the_other_destination_alone() -> None:
-    twice = TableSpec("twice", "warehouse", "events.twice", columns={"used": "$event.limit * 2"})
+    twice = TableSpec("twice", "warehouse", "events", "twice", columns={"used": "$event.limit * 2"})
     spec = pipeline(destinations=(EVENTS, twice))
     e = event({"limit": "no number", "customer_id": "x"})
     planned, _ = plan(planner(spec, contract=False), [e])
@@ -185,7 +185,7 @@ def test_destinations_of_other_streams_are_not_planned() -> None:
 
 
 def test_the_default_mapping_takes_columns_that_exist() -> None:
-    table = TableSpec("events", "warehouse", "events.usage_limits")
+    table = TableSpec("events", "warehouse", "events", "usage_limits")
     columns = shape(
         event_id="text", customer_id="text", used="other", mrr="other", payload="json", occurred_at="other",
         idempotency_key="text", elsewhere="text",

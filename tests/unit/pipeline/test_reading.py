@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.planning.planner import read_documents
-from bridge.protocol.batch import Event
+from bridge.protocol.events import Event
 
 PIECES = [b"{", b"}", b"[", b"]", b",", b'"a":', b'"', b"1", b"{}", b" "]
 

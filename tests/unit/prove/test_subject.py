@@ -57,7 +57,7 @@ SHAPE = shape(id="text", k="text", v="other")
 
 def table(mode: str, key: tuple[str, ...], version: str | None = None, *, identity: bool = True) -> TableSpec:
     columns = {"k": "$event.k", **({"id": "$meta.id"} if identity else {})}
-    return TableSpec("d", "w", "events.t", mode, key, version, columns)  # type: ignore[arg-type]
+    return TableSpec("d", "w", "events", "t", mode, key, version, columns)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

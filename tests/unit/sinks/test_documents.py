@@ -110,15 +110,6 @@ def test_every_example_is_a_configuration_that_lint_likes(tmp_path: Path) -> Non
         assert [lane.destination for lane in plan.lanes] == list(example)
 
 
-@pytest.mark.parametrize("document", ["sinks.md", "adding-a-sink.md"])
-def test_files_that_are_named_exist(document: str) -> None:
-    text = (DOCS / document).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (DOCS / link).exists(), link
-    for path in re.findall(r"`((?:tests|bridge)/[\w/]+\.py)`", text):
-        assert (DOCS.parent / path).exists(), path
-
-
 @pytest.mark.parametrize(
     ("destination", "message"),
     [
