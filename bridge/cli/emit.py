@@ -23,7 +23,7 @@ class ContractBroken(BridgeError):
     hint = "mend the payload (bridge schema event TYPE shows the contract), or put it in with --force"
 
 
-@click.command()
+@click.command(panel="Run and watch")
 @config_option
 @click.argument("event_type", metavar="TYPE")
 @click.argument("payload", metavar="JSON")

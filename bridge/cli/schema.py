@@ -11,7 +11,7 @@ from bridge.cli.options import config_option, read_config
 from bridge.errors import ConfigError
 
 
-@click.group()
+@click.group(panel="Set up")
 def schema() -> None:
     """Print SQL (source, target, recipe) or JSON Schema (config, event)."""
 

@@ -1,4 +1,4 @@
-"""Every kind of destination: each module here but those of what they share."""
+"""Every kind of destination: the modules of this package, except those that they share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.config.destinations.destination import DestinationSection
-from bridge.discover import made_in, modules_of
-
-_HERE = __name__.rpartition(".")[0]
+from bridge.discover import Kinds
 
 DESTINATIONS: tuple[type[DestinationSection], ...] = tuple(
-    made_in(_HERE, name, DestinationSection) for name in modules_of(_HERE, but=("destination", "kinds"))
+    Kinds(__name__, DestinationSection, but=("destination", "kinds")).values()
 )
 
 
