@@ -1,0 +1,1 @@
+"""How senders of webhooks sign their requests, one module per scheme."""
