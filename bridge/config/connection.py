@@ -16,10 +16,10 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from bridge.problem import KeyPath, Remark
 from bridge.quantity import Integer
 from bridge.section import OpenSection, Section
-from bridge.sinks.kinds import SINKS
-from bridge.sinks.model import SinkConnection
+from bridge.sinks.model import SINKS, SinkConnection
 
 _PART = r'(?:"(?:[^"\x00]|"")+"|[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)'
 _TABLE = re.compile(rf"({_PART})\.({_PART})")
@@ -42,6 +42,12 @@ def table_names(text: str) -> tuple[str, str]:
         schema, _, table = text.rpartition(".")
         split = (schema, table) if schema else split_table(f"public.{text}") or ("public", text)
     return split
+
+
+def unqualified(path: KeyPath, table: str) -> Remark:
+    """A table is named without its schema."""
+    name = table.rpartition(".")[2] or "events"
+    return Remark("error", path, "a table is named with its schema", f"write {'public.' + name}")
 
 
 SINK_KINDS: tuple[str, ...] = tuple(SINKS)

@@ -14,8 +14,7 @@ from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
 
-from bridge.config.connection import Libpq, PostgresConnection, split_table
-from bridge.config.destinations.table import unqualified
+from bridge.config.connection import Libpq, PostgresConnection, split_table, unqualified
 from bridge.config.document import Document, read
 from bridge.config.lint_expressions import check_expressions
 from bridge.config.load import build

@@ -19,8 +19,7 @@ from bridge.planning.rows import Literal as Written
 from bridge.planning.rows import classify, names_of
 from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
 from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
-from bridge.signatures.kinds import SCHEMES
-from bridge.signatures.scheme import BODY
+from bridge.signatures import BODY, SCHEMES
 
 MiB = 2**20
 

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.config.destinations.kinds import kind_of
+from bridge.config.destinations.destination import kind_of
 from bridge.config.model import RESERVED_EXPECTATIONS
-from bridge.planning.steps.kinds import STEPS
-from bridge.planning.steps.step import StepSection
+from bridge.planning.steps.step import StepSection, steps
 from bridge.problem import KeyPath, Remark, suggestion
 
 SLOT_NAME_MAX = 63  # NAMEDATALEN - 1
@@ -116,8 +115,8 @@ def _sections(pipeline: Any) -> Iterator[tuple[KeyPath, type[StepSection], Any]]
     """Each step of a pipeline: its path below it, its kind, what is written."""
     for index, step in enumerate(_list(_get(pipeline, "steps"))):
         for word, written in _items(step):
-            if word in STEPS:
-                yield ("steps", index, word), STEPS[word], written
+            if word in steps():
+                yield ("steps", index, word), steps()[word], written
 
 
 def _steps(path: KeyPath, pipeline: Any, names: _StepNames) -> Iterator[Remark]:

@@ -16,10 +16,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from bridge.config.destinations.destination import DestinationSection
-from bridge.config.destinations.kinds import DESTINATIONS, kind_of
-from bridge.planning.steps.kinds import STEPS
-from bridge.planning.steps.step import StepSection
+from bridge.config.destinations.destination import DESTINATIONS, DestinationSection, kind_of
+from bridge.planning.steps.step import StepSection, steps
 from bridge.section import ExpressionText, PlainName, Section, Text, as_list
 
 
@@ -29,7 +27,7 @@ class _ByWord:
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         fields = {
             word: core_schema.typed_dict_field(handler.generate_schema(section), required=False)
-            for word, section in STEPS.items()
+            for word, section in steps().items()
         }
         written = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
         return core_schema.no_info_after_validator_function(_only, written)
@@ -38,14 +36,14 @@ class _ByWord:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         found = handler(schema)
-        for word, section in STEPS.items():
+        for word, section in steps().items():
             found["properties"][word]["description"] = (section.__doc__ or "").partition("\n")[0]
         return {**found, "title": "Step", "minProperties": 1, "maxProperties": 1}
 
 
 def _only(written: dict[str, StepSection]) -> StepSection:
     if len(written) != 1:
-        raise ValueError(f"must have exactly one of {', '.join(STEPS)}")
+        raise ValueError(f"must have exactly one of {', '.join(steps())}")
     return next(iter(written.values()))
 
 
@@ -67,7 +65,7 @@ class _ByConnection:
     """A destination in the file: what it is, its connection and its keys tell."""
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        every = core_schema.union_schema([handler.generate_schema(each) for each in DESTINATIONS])
+        every = core_schema.union_schema([handler.generate_schema(each) for each in DESTINATIONS.values()])
         return core_schema.with_info_wrap_validator_function(_by_connection, every)
 
 

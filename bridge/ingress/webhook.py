@@ -19,8 +19,7 @@ from bridge.ingress.body import LONGEST, check_text, read_payload
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.store import Item
 from bridge.planning.rows import Escaped, Literal, ValueSource, classify
-from bridge.signatures.kinds import SCHEMES
-from bridge.signatures.scheme import BODY, Signed
+from bridge.signatures import BODY, SCHEMES, Signed
 
 
 class Endpoint:

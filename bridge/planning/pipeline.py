@@ -22,7 +22,7 @@ from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.plan import TableShape
 from bridge.planning.rows import Rows
 from bridge.planning.spec import PipelineSpec, SinkSpec, TableSpec, Unit
-from bridge.planning.steps.step import Answers, Place, Step, StepSpec
+from bridge.planning.steps.step import Answers, Step, StepContext, StepSpec
 from bridge.protocol.events import Event
 
 Walk = list[tuple[Step, list[str]]]
@@ -61,7 +61,7 @@ class Pipeline:
         kept = [unit_name(step.keeps) if step.keeps else "" for step in spec.steps]
         keeps = [bool(name) and (only is None or (spec.name, name) in only) for name in kept]
         self.steps = [
-            step.compile(Place(spec.name, self.reads, keeps=here))
+            step.compile(StepContext(spec.name, self.reads, keeps=here))
             for step, here in zip(spec.steps, keeps, strict=True)
         ]
         mine = [here and (spec.name, name) in entities for name, here in zip(kept, keeps, strict=True)]
@@ -83,7 +83,7 @@ class Pipeline:
     def _names(self) -> frozenset[str]:
         names: set[str] = set()
         for step in self.spec.steps:
-            names |= step.compile(Place()).reads
+            names |= step.compile(StepContext()).reads
         for when, _ in self.branches:
             names |= when.names if when is not None else frozenset()
         for table in self.tables.values():

@@ -20,7 +20,7 @@ from bridge.expressions.expression import compile_expression
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.rows import classify, names_of
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec, Unit
-from bridge.planning.steps.step import Place, StepSpec
+from bridge.planning.steps.step import StepContext, StepSpec
 from bridge.postgres.catalog import table_shape
 from bridge.postgres.outbox import Outbox
 from bridge.stream.spec import StreamSpec
@@ -141,7 +141,7 @@ def _offline(spec: PipelineSpec) -> tuple[PipelineSpec, bool, frozenset[str]]:
     steps: list[StepSpec] = []
     certain = True
     for step in spec.steps:
-        if step.effect == "drops" and _roots(step.compile(Place()).reads) & tainted:
+        if step.effect == "drops" and _roots(step.compile(StepContext()).reads) & tainted:
             certain = False
             continue
         for name, reads in step.makes.items():

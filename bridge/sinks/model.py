@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from bridge.discover import Kinds
 from bridge.expressions.document import json_text
 from bridge.section import describe
 
@@ -280,6 +281,10 @@ class SinkConnection(BaseModel):
     async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         """One attempt. Raises SendError if there is no answer."""
         raise NotImplementedError
+
+
+SINKS = Kinds(__name__, SinkConnection, but=("apprise_thread", "http", "judge", "model"))
+"""Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
 
 
 # -- texts --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What every destination is: a section of bridge.yaml that becomes the value of a target or of a sink.
 
 There are two guarantees, exactly once and at least once, and so two plain values: TableSpec and SinkSpec. A kind is
-another way to write one of them. It is one module in this package with one DestinationSection; kinds.py finds it.
+another way to write one of them. It is one module in this package with one DestinationSection; DESTINATIONS has it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from bridge.config.connection import PostgresConnection
+from bridge.discover import Kinds
 from bridge.planning.spec import DestinationSpec
 from bridge.problem import KeyPath, Remark
 from bridge.section import Section
@@ -65,3 +66,16 @@ class DestinationSection(Section):
     ) -> Iterator[Remark]:
         """Names that lead nowhere, in what nothing has judged yet. kinds: of the connections, by name."""
         yield from ()
+
+
+DESTINATIONS = Kinds(__name__, DestinationSection, but=("destination",))
+"""Every kind of destination: the modules of this package."""
+
+
+def kind_of(written: Mapping[str, Any], kinds: Mapping[str, str]) -> type[DestinationSection]:
+    """What is meant by a mapping in the file: told by its connection's type and by its keys. kinds: the types of
+    connections, by name."""
+    kind = kinds.get(str(written.get("connection")))
+    fitting = [each for each in DESTINATIONS.values() if each.fits(kind)]
+    marked = [each for each in fitting if each.mark and each.mark in written]
+    return (marked or [each for each in fitting if each.usual(kind)])[0]

@@ -15,8 +15,7 @@ from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import SinkSpec
 from bridge.problem import KeyPath, Remark, nearest, suggestion
 from bridge.quantity import Duration
-from bridge.sinks.kinds import SINKS
-from bridge.sinks.model import SinkConnection, is_reference
+from bridge.sinks.model import SINKS, SinkConnection, is_reference
 
 
 class SinkDestination(DestinationSection):

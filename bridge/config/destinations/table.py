@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
-from bridge.config.connection import PostgresConnection, split_table, table_names
+from bridge.config.connection import PostgresConnection, split_table, table_names, unqualified
 from bridge.config.destinations.destination import DestinationSection, Value
 from bridge.planning.spec import TableSpec
 from bridge.problem import KeyPath, Remark, nearest
@@ -92,9 +92,3 @@ class TableDestination(DestinationSection):
         if not any(columns.get(name) == "$meta.id" for name in self.key) and self.version is None:
             message = "is not the event's identity: a retried older event would write over a newer one"
             yield Remark("warning", (*path, "key"), message, "add version: $meta.seq", key=True)
-
-
-def unqualified(path: KeyPath, table: str) -> Remark:
-    """A table is named without its schema."""
-    name = table.rpartition(".")[2] or "events"
-    return Remark("error", path, "a table is named with its schema", f"write {'public.' + name}")

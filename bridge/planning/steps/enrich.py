@@ -20,9 +20,9 @@ from bridge.planning.steps.step import (
     Made,
     Names,
     Passed,
-    Place,
     Scope,
     Step,
+    StepContext,
     StepSection,
     StepSpec,
 )
@@ -142,9 +142,9 @@ class EnrichSpec(LookupSpec, StepSpec):
 
     effect: ClassVar[Effect] = "adds"
 
-    def compile(self, place: Place) -> Enrich:
+    def compile(self, context: StepContext) -> Enrich:
         start = self.as_name + "."
-        fields = [name.split(".")[1] for name in place.reads if name.startswith(start)]
+        fields = [name.split(".")[1] for name in context.reads if name.startswith(start)]
         return Enrich(self, frozenset(fields))
 
     def words(self) -> str:

@@ -12,7 +12,16 @@ from bridge.expressions.expression import compile_expression
 from bridge.planning.entity import Entity
 from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.rows import Rows, survivors
-from bridge.planning.steps.step import Answers, Effect, Passed, Place, Scope, Step, StepSection, StepSpec
+from bridge.planning.steps.step import (
+    Answers,
+    Effect,
+    Passed,
+    Scope,
+    Step,
+    StepContext,
+    StepSection,
+    StepSpec,
+)
 from bridge.problem import KeyPath, Remark
 from bridge.section import ExpressionText
 
@@ -40,7 +49,7 @@ class FilterSpec(StepSpec):
 
     effect: ClassVar[Effect] = "drops"
 
-    def compile(self, place: Place) -> Filter:
+    def compile(self, context: StepContext) -> Filter:
         return Filter(self)
 
     def words(self) -> str:

@@ -12,7 +12,16 @@ from bridge.expressions.operators import Path
 from bridge.planning.entity import Entity
 from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.rows import Rows
-from bridge.planning.steps.step import Answers, Effect, Passed, Place, Scope, Step, StepSection, StepSpec
+from bridge.planning.steps.step import (
+    Answers,
+    Effect,
+    Passed,
+    Scope,
+    Step,
+    StepContext,
+    StepSection,
+    StepSpec,
+)
 from bridge.problem import KeyPath, Remark, nearest
 from bridge.section import Text, as_list
 
@@ -46,7 +55,7 @@ class RedactSpec(StepSpec):
 
     effect: ClassVar[Effect] = "rewrites"
 
-    def compile(self, place: Place) -> Redact:
+    def compile(self, context: StepContext) -> Redact:
         return Redact(self)
 
     def words(self) -> str:

@@ -19,9 +19,9 @@ from bridge.planning.steps.step import (
     Effect,
     Made,
     Passed,
-    Place,
     Scope,
     Step,
+    StepContext,
     StepSection,
     StepSpec,
 )
@@ -64,7 +64,7 @@ class SetSpec(StepSpec):
 
     effect: ClassVar[Effect] = "adds"
 
-    def compile(self, place: Place) -> Set:
+    def compile(self, context: StepContext) -> Set:
         return Set(self)
 
     def words(self) -> str:

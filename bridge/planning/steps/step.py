@@ -7,7 +7,7 @@ A step is one module in this package, named as it likes, with a class of each ki
 - StepSpec: frozen, what the planner, `explain`, `prove` and `doctor` ask. It compiles to a
 - Step: rows in, rows out, failures told. It may yield a Lookup and is sent the answer; the waiting is elsewhere.
 
-kinds.py finds the module; nothing else has to name it.
+steps() finds the module; nothing else has to name it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+from bridge.discover import Kinds
 from bridge.planning.entity import Entity, Kept
 from bridge.planning.lookup import Answer, Lookup, LookupSpec
 from bridge.planning.rows import Failures, Rows
@@ -64,8 +66,8 @@ Effect = Literal["adds", "drops", "rewrites"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a step is compiled. reads: every dotted name that the pipeline reads. keeps: what it says of entities is
+class StepContext:
+    """What a step is compiled for. reads: every dotted name that the pipeline reads. keeps: what it says of entities is
     wanted; False where other units are planned."""
 
     pipeline: str = ""
@@ -81,7 +83,7 @@ class StepSpec(ABC):
     effect: ClassVar[Effect]
 
     @abstractmethod
-    def compile(self, place: Place) -> Step:
+    def compile(self, context: StepContext) -> Step:
         """Raises ConfigError for an expression or template that cannot be read."""
 
     @abstractmethod
@@ -217,3 +219,9 @@ class StepSection:
     def kept(cls, written: Any) -> str | None:
         """The entity that it writes."""
         return None
+
+
+@cache
+def steps() -> dict[str, type[StepSection]]:
+    """Every step by its word: the modules of this package."""
+    return {section.word: section for section in Kinds(__name__, StepSection, but=("step",)).values()}

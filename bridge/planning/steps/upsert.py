@@ -20,9 +20,9 @@ from bridge.planning.steps.step import (
     Effect,
     Names,
     Passed,
-    Place,
     Scope,
     Step,
+    StepContext,
     StepSection,
     StepSpec,
 )
@@ -96,8 +96,8 @@ class UpsertSpec(StepSpec):
 
     effect: ClassVar[Effect] = "adds"
 
-    def compile(self, place: Place) -> Upsert:
-        return Upsert(self, place)
+    def compile(self, context: StepContext) -> Upsert:
+        return Upsert(self, context)
 
     def words(self) -> str:
         return f"upsert.entity {self.entity} by {self.key}"
@@ -113,16 +113,16 @@ class Upsert(Step):
     A field of the event that is not there says nothing; null says null.
     """
 
-    def __init__(self, spec: UpsertSpec, place: Place) -> None:
+    def __init__(self, spec: UpsertSpec, context: StepContext) -> None:
         self.spec = spec
-        self._place = place
+        self._context = context
         self._key = classify(spec.key)
         self._fields = None if spec.fields is None else {n: classify(v) for n, v in spec.fields.items()}
         names = [frozenset({"event"})] if self._fields is None else map(names_of, self._fields.values())
         self.reads = names_of(self._key).union(*names)
 
     def run(self, rows: Rows, answers: Answers) -> Generator[Lookup, Answer, Passed]:
-        if not self._place.keeps:
+        if not self._context.keeps:
             return Passed(rows)
         rows, keeps, failures = survivors(self._keeps, rows)
         answers.kept.add([keep for keep in keeps if keep.fields])
@@ -132,7 +132,7 @@ class Upsert(Step):
     def _keeps(self, rows: Rows) -> list[Keep]:
         what = f"upsert.entity {self.spec.entity}: key {self.spec.key!r}"
         keys = [_entity_key(key, what) for key in keys_of(self._key, rows, what)]
-        entity, pipeline = self.spec.entity, self._place.pipeline
+        entity, pipeline = self.spec.entity, self._context.pipeline
         return [
             Keep(pipeline, entity, key, event, place, parse_exact(json_text(fields)))
             for key, event, place, fields in zip(keys, rows.events, rows.at, self._said(rows), strict=True)

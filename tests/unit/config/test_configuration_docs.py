@@ -32,8 +32,7 @@ from bridge.config.model import (
 from bridge.config.pipeline import Branch, PipelineSection
 from bridge.config.testing import run_cases
 from bridge.planning.entity import Entity
-from bridge.planning.steps.kinds import STEPS
-from bridge.planning.steps.step import StepSection
+from bridge.planning.steps.step import StepSection, steps
 from bridge.quantity import format_duration
 
 DOCS = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -51,7 +50,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "pipelines": (PipelineSection, set()),
     **{
         word: (section, set())
-        for word, section in STEPS.items()
+        for word, section in steps().items()
         if issubclass(section, BaseModel) and not issubclass(section, RootModel)
     },
     "branches": (Branch, set()),
@@ -103,7 +102,7 @@ def test_each_key_stands_in_its_section_with_its_default_and_meaning(title: str)
 
 def test_every_step_has_its_row() -> None:
     rows = re.findall(r"^\| `([^`]+)` \| none \| (.+?) \|$", section("steps"), re.MULTILINE)
-    assert {word for word, _ in rows} == set(STEPS)
+    assert {word for word, _ in rows} == set(steps())
 
 
 def test_every_model_of_the_file_has_a_section() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from bridge.ingress import body, problem, writer
 from bridge.ingress.store import DELIVERY_MEMORY, IngressDown
 from bridge.observe import server
-from bridge.signatures import scheme
-from bridge.signatures.kinds import SCHEMES
+from bridge.signatures import SCHEMES, TOLERANCE_SECONDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "ingress.md").read_text()
 
@@ -33,7 +32,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{writer.WAIT_SECONDS:.0f} s; {writer.QUEUE_ITEMS:,} events or {writer.QUEUE_BYTES >> 20} MiB",
         f"{writer.BATCH_ITEMS} events or {writer.BATCH_BYTES >> 20} MiB",
         f"at most {body.MOST_LINES:,} lines",
-        f"{scheme.TOLERANCE_SECONDS} s away",
+        f"{TOLERANCE_SECONDS} s away",
         f"remembered {DELIVERY_MEMORY}",
         IngressDown.reason,
     ):

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.config.model import Webhook
-from bridge.signatures.kinds import SCHEMES
-from bridge.signatures.scheme import TOLERANCE_SECONDS, Signed
+from bridge.signatures import SCHEMES, TOLERANCE_SECONDS, Signed
 
 # github.com/standard-webhooks/standard-webhooks, the example of its reference libraries
 STANDARD = Webhook(secrets=("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",))

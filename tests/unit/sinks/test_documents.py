@@ -15,7 +15,7 @@ from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.plans import dispatch_plans
 from bridge.section import descriptions
-from bridge.sinks.kinds import SINKS
+from bridge.sinks.model import SINKS
 
 DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "sinks.md").read_text(encoding="utf-8")

@@ -1,1 +1,0 @@
-"""How senders of webhooks sign their requests, one module per scheme."""
