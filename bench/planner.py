@@ -9,16 +9,10 @@ import orjson
 
 from bridge.planning.plan import Column, TableShape, arrange
 from bridge.planning.planner import Planner, answered
-from bridge.planning.spec import (
-    BranchSpec,
-    ContractSpec,
-    EnrichSpec,
-    FieldSpec,
-    FilterSpec,
-    PipelineSpec,
-    SetSpec,
-    TableSpec,
-)
+from bridge.planning.spec import BranchSpec, ContractSpec, FieldSpec, PipelineSpec, TableSpec
+from bridge.planning.steps.enrich import EnrichSpec
+from bridge.planning.steps.filter import FilterSpec
+from bridge.planning.steps.set import SetSpec
 from bridge.protocol.events import Event
 
 CONTRACT = ContractSpec(

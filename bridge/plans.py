@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bridge.config.connection import PostgresConnection
+from bridge.config.connection import PostgresConnection, table_names
 from bridge.config.model import Config
-from bridge.config.pipeline import table_names
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.dispatch.schedule import DispatchSpec, LaneSpec
 from bridge.errors import ConfigError

@@ -15,7 +15,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
@@ -126,3 +126,20 @@ EventType = Annotated[str, AfterValidator(_event_type)]
 """The exact type of an event."""
 RootName = Annotated[str, AfterValidator(_root_name)]
 """A name that expressions can use as $name."""
+
+
+def _expression(value: Any) -> Any:
+    """YAML reads `when: true` and `filter: 1` as what they are; as expressions they are their text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+ExpressionText = Annotated[str, Field(min_length=1), BeforeValidator(_expression)]
+"""An expression over $event, $meta, enrichments and names made by `set`."""
+
+
+def as_list(value: Any) -> Any:
+    """For a list of one, which may be written without its brackets."""
+    return [value] if isinstance(value, str) else value

@@ -1,4 +1,6 @@
-"""The `bridge` command. Each command's module is imported only when the command runs, so that it starts fast."""
+"""The `bridge` command. A command is a module here, imported only when it is called, so that start is fast. Its
+`panel` is the part of `bridge --help` that it stands in.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +10,11 @@ import sys
 import rich_click as click
 
 from bridge import __version__
+from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
-COMMANDS = {
-    "demo": "bridge.cli.demo:demo",
-    "init": "bridge.cli.init:init",
-    "install": "bridge.cli.install:install",
-    "schema": "bridge.cli.schema:schema",
-    "doctor": "bridge.cli.doctor:doctor",
-    "lint": "bridge.cli.lint:lint",
-    "test": "bridge.cli.test:test",
-    "run": "bridge.cli.run:run",
-    "status": "bridge.cli.status:status",
-    "top": "bridge.cli.top:top",
-    "tail": "bridge.cli.tail:tail",
-    "explain": "bridge.cli.explain:explain",
-    "emit": "bridge.cli.emit:emit",
-    "dead": "bridge.cli.dead:dead",
-    "prune": "bridge.cli.prune:prune",
-    "recover": "bridge.cli.recover:recover",
-    "prove": "bridge.cli.prove:prove",
-    "replay": "bridge.cli.replay:replay",
-    "recipe": "bridge.cli.recipe:recipe",
-}
+COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=("connect", "options"))}
+"""Command -> its module in this package, in which a function of the same name is the command."""
 
 
 class LazyGroup(click.RichGroup):
@@ -42,13 +26,17 @@ class LazyGroup(click.RichGroup):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[name].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(f"{__name__}.{COMMANDS[name]}")
+        command: click.Command = getattr(module, COMMANDS[name])
         return command
 
 
 @click.group(cls=LazyGroup)
 @click.version_option(__version__)
+@click.command_panel("Set up")
+@click.command_panel("Check")
+@click.command_panel("Run and watch")
+@click.command_panel("Repair")
 def cli() -> None:
     """Postgres outbox to your tables, exactly once."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(panel="Repair")
 def dead() -> None:
     """List, show, retry and discard events that could not be applied."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bridge.demo.world import World
 
 
-@click.command()
+@click.command(panel="Set up")
 @click.option("--events", default=20_000, show_default=True, type=click.IntRange(min=100), help="How many.")
 @click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C, to look around.")
 @click.option(

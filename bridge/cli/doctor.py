@@ -18,7 +18,7 @@ _COLORS = {"ok": "green", "warn": "yellow", "error": "red"}
 _RUN_WHERE = {"command": "run", "config": "in bridge.yaml", "advice": "fix", "": "fix"}
 
 
-@click.command()
+@click.command(panel="Check")
 @config_option
 @click.option(
     "--network", is_flag=True, help="Also test the network path: addresses, ports, TLS, round trips."

@@ -23,7 +23,7 @@ class ContractBroken(BridgeError):
     hint = "mend the payload (bridge schema event TYPE shows the contract), or put it in with --force"
 
 
-@click.command()
+@click.command(panel="Run and watch")
 @config_option
 @click.argument("event_type", metavar="TYPE")
 @click.argument("payload", metavar="JSON")
@@ -86,7 +86,7 @@ def leads_nowhere(config: Config, event_type: str) -> str:
     """That no pipeline takes the type and no contract knows it, with the nearest one that is; empty: one does."""
     from fnmatch import fnmatchcase  # noqa: PLC0415  (with the next, only for this)
 
-    from bridge.config.problem import nearest  # noqa: PLC0415  (loads pydantic)
+    from bridge.problem import nearest  # noqa: PLC0415  (loads pydantic)
 
     known = [*config.events, *(event for pipeline in config.pipelines.values() for event in pipeline.events)]
     if any(fnmatchcase(event_type, one) for one in known):

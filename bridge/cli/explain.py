@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bridge.stream.spec import StreamSpec
 
 
-@click.command()
+@click.command(panel="Run and watch")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("event_id", metavar="EVENT_ID")

@@ -23,7 +23,7 @@ class FilesInTheWay(BridgeError):
     reason = "files_in_the_way"
 
 
-@click.command()
+@click.command(panel="Set up")
 @click.option("--recipe", "name", metavar="NAME", help="Start from this recipe (bridge recipe list).")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False))

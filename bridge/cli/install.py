@@ -10,7 +10,7 @@ from bridge.cli.options import config_option, read_config
 from bridge.config.connection import PostgresConnection
 
 
-@click.command()
+@click.command(panel="Set up")
 @config_option
 @click.option(
     "--notify", is_flag=True, help="Also create a trigger that wakes a polling bridge (capture: poll)."

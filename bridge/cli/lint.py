@@ -12,7 +12,7 @@ from bridge.cli.options import config_option
 from bridge.config.lint import lint as findings_of
 
 
-@click.command()
+@click.command(panel="Check")
 @config_option
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
 def lint(config_path: Path, strict: bool) -> None:

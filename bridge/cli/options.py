@@ -20,7 +20,7 @@ class Moment(click.ParamType[datetime] if TYPE_CHECKING else click.ParamType):  
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        from bridge.config.quantity import parse_duration  # noqa: PLC0415  (pydantic: `--help` needs none)
+        from bridge.quantity import parse_duration  # noqa: PLC0415  (pydantic: `--help` needs none)
 
         if isinstance(value, datetime):
             return value

@@ -12,7 +12,7 @@ import rich_click as click
 from bridge.cli.options import Moment, config_option, read_config
 
 
-@click.command()
+@click.command(panel="Check")
 @config_option
 @click.option("--since", type=Moment(), help="Only events since this time (or a duration ago, such as 24h).")
 @click.option("--until", type=Moment(), help="Only events before this time.")

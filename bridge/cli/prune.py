@@ -9,7 +9,7 @@ import rich_click as click
 from bridge.cli.options import config_option, read_config
 
 
-@click.command()
+@click.command(panel="Repair")
 @config_option
 @click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
 def prune(config_path: Path, dry_run: bool) -> None:

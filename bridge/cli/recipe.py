@@ -14,7 +14,7 @@ from bridge.config.recipe import recipe as recipe_of
 from bridge.errors import ConfigError
 
 
-@click.group()
+@click.group(panel="Set up")
 def recipe() -> None:
     """Ready-made configurations: an event, its pipeline, its table and its tests."""
 

@@ -24,7 +24,7 @@ class Beginning(Moment):
         return value if value in ("now", "earliest") else super().convert(value, param, ctx)
 
 
-@click.command()
+@click.command(panel="Repair")
 @config_option
 @click.option("--stream", help="The stream; needed when the configuration has several targets.")
 @click.option("--accept-source", is_flag=True, help="Start again with the source as it is now (see --since).")

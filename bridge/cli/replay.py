@@ -11,7 +11,7 @@ import rich_click as click
 from bridge.cli.options import Moment, config_option, read_config
 
 
-@click.command()
+@click.command(panel="Repair")
 @config_option
 @click.option(
     "--destination", required=True, help="PIPELINE/NAME, or NAME if only one destination has that name."

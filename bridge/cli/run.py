@@ -9,7 +9,7 @@ import rich_click as click
 from bridge.cli.options import config_option, read_config
 
 
-@click.command()
+@click.command(panel="Run and watch")
 @config_option
 @click.option(
     "--log-level",

@@ -11,7 +11,7 @@ from bridge.cli.options import config_option, read_config
 from bridge.errors import ConfigError
 
 
-@click.group()
+@click.group(panel="Set up")
 def schema() -> None:
     """Print SQL (source, target, recipe) or JSON Schema (config, event)."""
 
@@ -41,8 +41,8 @@ def target(after: int) -> None:
 @click.option("--source", "of_source", is_flag=True, help="An example of the table it looks up in, instead.")
 def recipe(name: str, of_source: bool) -> None:
     """The target tables of recipe NAME, for you to run."""
-    from bridge.config.problem import nearest  # noqa: PLC0415  (as below)
     from bridge.config.recipe import recipes  # noqa: PLC0415  (loads pydantic)
+    from bridge.problem import nearest  # noqa: PLC0415  (as below)
 
     file = "source.sql" if of_source else "target.sql"
     texts = {one.name: text for one in recipes() if (text := one.text(file))}

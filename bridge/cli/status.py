@@ -22,7 +22,7 @@ _TYPES_TOLD = 10
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  where to ask, not to listen
 
 
-@click.command()
+@click.command(panel="Run and watch")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: the answer of GET /status.")
 def status(config_path: Path, as_json: bool) -> None:

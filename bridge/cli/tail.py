@@ -23,7 +23,7 @@ _WINDOW = 500  # newest events looked at each time
 _SECONDS = 0.5
 
 
-@click.command()
+@click.command(panel="Run and watch")
 @config_option
 @click.option("-n", "--last", default=10, show_default=True, help="Begin with the last N events.")
 @click.option("--values", is_flag=True, help="Print payloads too.")

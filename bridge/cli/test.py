@@ -11,7 +11,7 @@ from bridge.cli.options import config_option, read_config
 from bridge.config.testing import run_cases
 
 
-@click.command()
+@click.command(panel="Check")
 @config_option
 @click.option("-k", "--only", "only", default="", help="Run only tests whose name contains this text.")
 def test(config_path: Path, only: str) -> None:

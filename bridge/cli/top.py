@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 
-@click.command()
+@click.command(panel="Run and watch")
 @config_option
 @click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(0.2, 60), help="Seconds.")
 def top(config_path: Path, interval: float) -> None:

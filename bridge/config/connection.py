@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WrapValidator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from bridge.config.quantity import Integer
+from bridge.problem import KeyPath, Remark
+from bridge.quantity import Integer
 from bridge.section import OpenSection, Section
-from bridge.sinks.kinds import SINKS, AnySink
-from bridge.sinks.model import SinkConnection
+from bridge.sinks.model import SINKS, SinkConnection
+
+_PART = r'(?:"(?:[^"\x00]|"")+"|[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)'
+_TABLE = re.compile(rf"({_PART})\.({_PART})")
+
+
+def split_table(text: str) -> tuple[str, str] | None:
+    """(schema, table); quoted parts keep their case, others fold to lower, as in SQL. None: not qualified."""
+    match = _TABLE.fullmatch(text)
+    return (_name(match[1]), _name(match[2])) if match else None
+
+
+def _name(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+
+
+def table_names(text: str) -> tuple[str, str]:
+    """(schema, table), in schema public where none is named; a text that SQL would not read is taken as it is."""
+    split = split_table(text)
+    if split is None:
+        schema, _, table = text.rpartition(".")
+        split = (schema, table) if schema else split_table(f"public.{text}") or ("public", text)
+    return split
+
+
+def unqualified(path: KeyPath, table: str) -> Remark:
+    """A table is named without its schema."""
+    name = table.rpartition(".")[2] or "events"
+    return Remark("error", path, "a table is named with its schema", f"write {'public.' + name}")
+
 
 SINK_KINDS: tuple[str, ...] = tuple(SINKS)
 
@@ -123,7 +161,7 @@ class _Unknown(OpenSection):
     type: SinkKind
 
 
-def _by_type(value: Any, _handler: Any) -> Any:
+def _by_type(value: Any) -> Any:
     if isinstance(value, PostgresConnection | SinkConnection):
         return value
     kind = value.get("type") if isinstance(value, dict) else None
@@ -132,4 +170,17 @@ def _by_type(value: Any, _handler: Any) -> Any:
     return SINKS.get(str(kind), _Unknown).model_validate(value)
 
 
-Connection = Annotated[PostgresConnection | AnySink, WrapValidator(_by_type)]
+class _ByType:
+    """A connection in the file: `type` tells which. Only those that a file has are loaded; a schema has them all."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(_by_type)
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        models: list[type[BaseModel]] = [PostgresConnection, *SINKS.values()]
+        return {"anyOf": [handler(model.__pydantic_core_schema__) for model in models]}
+
+
+Connection = Annotated[PostgresConnection | SinkConnection, _ByType()]

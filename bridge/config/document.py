@@ -25,7 +25,7 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from bridge.config.problem import TOP, InvalidConfig, KeyPath, Position, Problem
+from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
 
 _REFERENCE = re.compile(
     r"""\$\$                                                  # a literal dollar: left for the value's reader

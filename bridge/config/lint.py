@@ -1,8 +1,8 @@
 """What is wrong, or likely to be, in a configuration that may load: each finding with its place and its fix.
 
 Offline: nothing is connected to, and a variable that is not set here is only a warning. What leads where
-(connections, tables, keys, branches, unused parts) is checked here, and what destinations say to sinks, judged by
-the vendor's own models; expressions are checked in lint_expressions.py and lint_values.py.
+(connections, branches, unused parts) is checked here; what a step or a destination says, by the module of its kind;
+expressions, in lint_expressions.py and lint_values.py.
 """
 
 from __future__ import annotations
@@ -13,74 +13,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from bridge.config.connection import Libpq, PostgresConnection
+from bridge.config.connection import Libpq, PostgresConnection, split_table, unqualified
 from bridge.config.document import Document, read
 from bridge.config.lint_expressions import check_expressions
 from bridge.config.load import build
 from bridge.config.model import Config
-from bridge.config.pipeline import PipelineSection, SinkDestination, TableDestination, split_table
-from bridge.config.problem import InvalidConfig, KeyPath, Level, Position, Remark, format_path, nearest
-from bridge.errors import ConfigError
-from bridge.planning.rows import Literal, classify
-from bridge.sinks.model import SinkConnection, is_reference
-
-
-def check_messages(config: Config) -> Iterator[Remark]:
-    """Every remark about the keys of sinks' destinations."""
-    for pipeline_name, pipeline in config.pipelines.items():
-        for name, destination in pipeline.destinations.items():
-            connection = config.connections.get(destination.connection)
-            if isinstance(destination, SinkDestination) and isinstance(connection, SinkConnection):
-                yield from _message(
-                    ("pipelines", pipeline_name, "destinations", name), destination, connection
-                )
-
-
-def _message(path: KeyPath, destination: SinkDestination, connection: SinkConnection) -> Iterator[Remark]:
-    written = {key: value for key, value in destination.fields.items() if value is not None}
-    for group in connection.needs():
-        if not written.keys() & set(group):
-            message = f"has neither {' nor '.join(group)}: no message could be sent"
-            fix = f"add {' or '.join(group)}"
-            yield Remark("error", path, message, fix, key=True)
-    for key in connection.idle():
-        if key in written:
-            message = f"does nothing: connection {destination.connection} writes to one place, its own"
-            yield Remark("error", (*path, key), message, "use a connection that can choose", key=True)
-    for key, known in connection.names().items():
-        named = written.get(key)
-        for name in named if isinstance(named, dict) else ():
-            if name not in known:
-                message = f"the connection does not say which type {name} has"
-                fix = nearest(name, known) or f"add it to the {key} of connection {destination.connection}"
-                yield Remark("error", (*path, key, name), message, fix, key=True)
-    yield from _literals(path, written, connection)
-
-
-def _literals(path: KeyPath, written: dict[str, Any], connection: SinkConnection) -> Iterator[Remark]:
-    """What the vendor's model says of the values that are the same for every event."""
-    literals = {key: value for key, value in written.items() if _is_literal(value)}
-    try:
-        connection.message.model_validate(literals)
-    except ValidationError as error:
-        for problem in error.errors():
-            place = problem["loc"][:1]
-            if place and place[0] in literals:
-                words = str(problem["msg"]).removeprefix("Value error, ")
-                yield Remark("error", (*path, place[0]), words[:1].lower() + words[1:])
-
-
-def _is_literal(value: Any) -> bool:
-    if isinstance(value, str) and is_reference(value):
-        return False
-    try:
-        return isinstance(classify(value), Literal)
-    except ConfigError:
-        return False
+from bridge.config.pipeline import PipelineSection
+from bridge.problem import InvalidConfig, KeyPath, Level, Position, Remark, format_path, nearest
 
 
 def check_structure(config: Config) -> Iterator[Remark]:
@@ -90,13 +30,13 @@ def check_structure(config: Config) -> Iterator[Remark]:
     yield from _entities(config)
     yield from _webhooks(config)
     if split_table(config.source.table) is None:
-        yield _unqualified(("source", "table"), config.source.table)
+        yield unqualified(("source", "table"), config.source.table)
     for name, pipeline in config.pipelines.items():
         path = ("pipelines", name)
         yield from _branches(path, pipeline)
         for key, destination in pipeline.destinations.items():
-            if isinstance(destination, TableDestination):
-                yield from _table((*path, "destinations", key), destination)
+            connection = config.connections.get(destination.connection)
+            yield from destination.lint((*path, "destinations", key), connection)
 
 
 def _connections(config: Config) -> Iterator[Remark]:
@@ -106,10 +46,10 @@ def _connections(config: Config) -> Iterator[Remark]:
         for destination in pipeline.destinations.values()
     }
     used |= {
-        step.enrich_entity.source
+        step.asks
         for pipeline in config.pipelines.values()
         for step in pipeline.steps
-        if step.enrich_entity is not None
+        if step.asks is not None
     }
     used |= {entity.source for entity in config.entities.values()}
     yield from _tls(("source", "dsn"), config.source)
@@ -169,8 +109,8 @@ def _events(config: Config) -> Iterator[Remark]:
 
 def _entities(config: Config) -> Iterator[Remark]:
     steps = [step for pipeline in config.pipelines.values() for step in pipeline.steps]
-    upserted = {step.upsert_entity.entity for step in steps if step.upsert_entity is not None}
-    enriched = {step.enrich_entity.entity for step in steps if step.enrich_entity is not None}
+    upserted = {step.keeps for step in steps}
+    enriched = {step.looks_up for step in steps}
     for name, entity in config.entities.items():
         path = ("entities", name)
         if name not in enriched:
@@ -225,40 +165,6 @@ def _branches(path: KeyPath, pipeline: PipelineSection) -> Iterator[Remark]:
             )
 
 
-def _table(path: KeyPath, table: TableDestination) -> Iterator[Remark]:
-    if split_table(table.table) is None:
-        yield _unqualified((*path, "table"), table.table)
-    if table.mode == "insert":
-        for name in ("key", "version"):
-            if getattr(table, name):
-                fix = "say mode: upsert, or remove it"
-                yield Remark(
-                    "warning", (*path, name), f"`{name}` does nothing with mode: insert", fix, key=True
-                )
-        return
-    if not table.key:
-        fix = "name the columns of a unique index: key: [event_id]"
-        yield Remark("error", (*path, "mode"), "an upsert needs `key`", fix)
-        return
-    columns = table.columns
-    if columns is not None:
-        for index, name in enumerate(table.key):
-            if name not in columns:
-                fix = nearest(name, columns) or "add it to columns"
-                yield Remark("error", (*path, "key", index), f"key column {name} is not among `columns`", fix)
-    identity = (
-        "event_id" in table.key if columns is None else any(columns.get(k) == "$meta.id" for k in table.key)
-    )
-    if not identity and table.version is None:
-        message = "is not the event's identity: a retried older event would write over a newer one"
-        yield Remark("warning", (*path, "key"), message, "add version: $meta.seq", key=True)
-
-
-def _unqualified(path: KeyPath, table: str) -> Remark:
-    name = table.rpartition(".")[2] or "events"
-    return Remark("error", path, "a table is named with its schema", f"write {'public.' + name}")
-
-
 @dataclass(frozen=True, slots=True)
 class LintFinding:
     """One thing lint has to say. `fix` is the mend, where one is known."""
@@ -295,6 +201,6 @@ def _findings(document: Document) -> Iterator[LintFinding]:
         yield LintFinding("warning", document.position(path), path, message)
     if config is None:
         return
-    for remark in (*check_structure(config), *check_messages(config), *check_expressions(config)):
+    for remark in (*check_structure(config), *check_expressions(config)):
         position = document.position(remark.path, key=remark.key)
         yield LintFinding(remark.level, position, remark.path, remark.message, remark.fix)

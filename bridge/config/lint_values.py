@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge.config.contract import EventField
-from bridge.config.problem import KeyPath, Remark, nearest
 from bridge.expressions.expression import compile_expression
 from bridge.expressions.syntax import ExpressionSyntaxError, Token, tokens_of
 from bridge.planning.rows import classify, names_of
+from bridge.problem import KeyPath, Remark, nearest
 
 _PATH = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _ARITHMETIC = {"+", "-", "*", "/", "//", "%", "**"}

@@ -13,8 +13,8 @@ from pydantic_core import ErrorDetails
 from bridge.config.document import Document, read
 from bridge.config.model import Config
 from bridge.config.names import check_names, connection_kinds
-from bridge.config.problem import InvalidConfig, KeyPath, nearest
 from bridge.config.schema import keys_at
+from bridge.problem import InvalidConfig, KeyPath, nearest
 
 _SHAPES = {
     "model_type": "must be a mapping (key: value)",
@@ -56,9 +56,9 @@ def build(document: Document, *, offline: bool = False) -> Config | None:
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             _report(detail, document, broken)
-    for path, message, hint, key in check_names(document.tree):
-        shown = "" if key else _shown(document, path)
-        document.problem(path, f"{shown}{message}", hint, key=key)
+    for remark in check_names(document.tree):
+        shown = "" if remark.key else _shown(document, remark.path)
+        document.problem(remark.path, f"{shown}{remark.message}", remark.fix, key=remark.key)
     return config
 
 

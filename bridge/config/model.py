@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import blake2s
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
-from bridge.config.connection import Connection, Libpq, PostgresConnection
-from bridge.config.contract import ContractSection, Entity, EventContract
-from bridge.config.pipeline import PipelineSection, SinkDestination, TableDestination
-from bridge.config.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
+from bridge.config.connection import Connection, Libpq
+from bridge.config.contract import ContractSection
+from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
+from bridge.planning.entity import Entity
 from bridge.planning.rows import Literal as Written
 from bridge.planning.rows import classify, names_of
+from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
 from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
-from bridge.sinks.model import SinkConnection
+from bridge.signatures import BODY, SCHEMES
 
 MiB = 2**20
 
@@ -93,7 +93,6 @@ class SourceSection(Libpq):
 
 
 Secret = Annotated[str, Field(min_length=1)]
-BODY = "body"  # the word for "the delivery's bytes are its id"
 
 
 class Admin(Section):
@@ -130,13 +129,23 @@ def _delivery_id(value: str) -> str:
 
 
 Readable = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
-Scheme = Literal["standard", "stripe", "github", "hmac", "bearer"]
+
+
+def _is_scheme(name: str) -> str:
+    if name not in SCHEMES:
+        raise PydanticCustomError("literal_error", "no scheme", {"expected": ", ".join(map(repr, SCHEMES))})
+    return name
+
+
+SchemeName = Annotated[
+    str, AfterValidator(_is_scheme), WithJsonSchema({"type": "string", "enum": list(SCHEMES)})
+]
 
 
 class Webhook(Section):
     """One endpoint, POST /v1/webhooks/<name>, whose bodies become events."""
 
-    scheme: Scheme = "standard"
+    scheme: SchemeName = "standard"
     """How requests prove who sent them: Standard Webhooks, Stripe, GitHub, a plain HMAC, a bearer secret."""
     secrets: Annotated[tuple[Secret, ...], Field(min_length=1, repr=False)]
     """Signing secrets; several are live at once while one is rotated."""
@@ -156,36 +165,18 @@ class Webhook(Section):
     """How the signature is written; only for hmac."""
 
     @model_validator(mode="after")
-    def _whole(self) -> Webhook:
-        if self.scheme in ("hmac", "bearer") and self.type is None:
+    def _fits_its_scheme(self) -> Webhook:
+        scheme = SCHEMES[self.scheme]
+        if self.type is None and scheme.type is None:
             raise ValueError(f"{self.scheme} names no type of event: add type, such as $body.type")
-        if self.scheme == "hmac" and self.id is None:
-            raise ValueError(
-                "hmac has no id of a delivery, so a copy could be sent again: add id, such as $body.id, "
-                f"or id: {BODY} where the same bytes are the same delivery"
-            )
-        if (self.scheme == "hmac") != (self.header is not None):
-            raise ValueError("header is for hmac, which needs one: the header that carries the signature")
-        if self.scheme == "standard" and not all(map(_is_standard_secret, self.secrets)):
-            raise ValueError("has a secret that is not base64, as Standard Webhooks' are (whsec_...)")
+        for key in ("header", "encoding"):
+            if key in self.model_fields_set - scheme.takes:
+                users = [name for name, each in SCHEMES.items() if key in each.takes]
+                raise ValueError(f"{key} is for {' or '.join(users)}")
+        problem = scheme.problem(self)
+        if problem is not None:
+            raise ValueError(problem)
         return self
-
-
-def standard_secret(secret: str) -> bytes:
-    """The key in a Standard Webhooks secret, `whsec_` and base64. Raises ValueError for anything else."""
-    try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except binascii.Error:
-        raise ValueError("not base64") from None
-
-
-def _is_standard_secret(secret: str) -> bool:
-    if "${" in secret:  # not set on this machine
-        return True
-    try:
-        return bool(standard_secret(secret))
-    except ValueError:
-        return False
 
 
 class IngressSection(Section):
@@ -267,21 +258,6 @@ class Case(Section):
     """What each enrichment finds; absent or null: no row."""
     expect: Expectation
     """What must come out."""
-
-
-__all__ = [
-    "Admin",
-    "Case",
-    "Config",
-    "EventContract",
-    "IngressSection",
-    "PipelineSection",
-    "PostgresConnection",
-    "SinkConnection",
-    "SinkDestination",
-    "SourceSection",
-    "TableDestination",
-]
 
 
 class Config(Section):

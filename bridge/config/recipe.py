@@ -23,9 +23,9 @@ from pydantic import ValidationError
 from bridge.config.contract import EventField
 from bridge.config.document import Document, parse
 from bridge.config.load import build, load
-from bridge.config.pipeline import PipelineSection, StepSection, TableDestination
-from bridge.config.problem import InvalidConfig, nearest
+from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
+from bridge.problem import InvalidConfig, nearest
 from bridge.section import EventType, Section
 
 STARTER = "_starter"
@@ -276,24 +276,12 @@ def _type(field: EventField) -> str:
 
 
 def _pipeline(pipeline: PipelineSection) -> Iterator[str]:
-    steps = [line for step in pipeline.steps for line in _step(step)]
+    steps = [line for step in pipeline.steps for line in step.told()]
     for branch in pipeline.branches or ():
         when = f" when `{branch.when}`" if branch.when else ""
         steps.append(f"branch **{branch.name}**{when} → {', '.join(branch.to) or 'no destination'}")
     for number, step in enumerate(steps, 1):
         yield f"{number}. {step}"
     for destination in pipeline.destinations.values():
-        if isinstance(destination, TableDestination):
-            columns = ", ".join(f"`{name}`" for name in destination.columns or ())
-            yield from ("", f"Into `{destination.table}` ({destination.mode}): {columns}.")
-
-
-def _step(step: StepSection) -> Iterator[str]:
-    if step.enrich_entity is not None:
-        yield f"look up **{step.enrich_entity.as_name}** by `{step.enrich_entity.key}`: `{step.enrich_entity.sql}`"
-    if step.filter is not None:
-        yield f"continue if `{step.filter}`"
-    for name, expression in (step.set or {}).items():
-        yield f"set **{name}**: `{expression}`"
-    if step.redact:
-        yield f"redact {', '.join(f'`{name}`' for name in step.redact)}"
+        for line in destination.told():
+            yield from ("", line)

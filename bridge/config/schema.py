@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 from bridge.config.model import Config
-from bridge.config.problem import nearest
 from bridge.errors import ConfigError
 from bridge.planning.spec import ContractSpec, FieldSpec
+from bridge.problem import nearest
 
 PACKAGE = "outbox-bridge"
 

@@ -14,11 +14,11 @@ from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.expressions.document import json_text
 from bridge.planning.destination import scalar
 from bridge.planning.entity import folded
+from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.pipeline import entity_units
-from bridge.planning.plan import Column, Lookup, Planned, TableShape
+from bridge.planning.plan import Column, Planned, TableShape
 from bridge.planning.planner import Planner, answered
-from bridge.planning.spec import ContractSpec, EnrichSpec, PipelineSpec, SetSpec, SinkSpec, TableSpec
-from bridge.planning.steps import Answer
+from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
 from bridge.protocol.events import Event
 
 
@@ -161,10 +161,8 @@ def _shape(spec: TableSpec, case: Case, pipeline: PipelineSpec, contract: Contra
         names += list(case.event) if isinstance(case.event, dict) else []
         names += list(wanted) if isinstance(wanted, dict) else []
         for step in pipeline.steps:
-            if isinstance(step, SetSpec):
-                names += step.values
-            elif isinstance(step, EnrichSpec):
-                names += case.entities.get(step.as_name) or {}
+            for made in step.makes:
+                names += [made] if step.lookup is None else case.entities.get(made) or {}
     if spec.version_column is not None:
         names.append(spec.version_column)
     columns = {

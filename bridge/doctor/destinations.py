@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import psycopg
 
@@ -18,52 +17,48 @@ from bridge.doctor.reach import place
 from bridge.planning.spec import TableSpec
 from bridge.postgres.catalog import LEDGER_TABLES, Finding, ledger_findings, table_shape
 from bridge.postgres.schema import migrations
-from bridge.sinks.apprise import AppriseConnection
-from bridge.sinks.model import SinkConnection
+from bridge.sinks.model import Server, SinkConnection
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import contract_kinds
 
 
 def libraries(config: Config) -> Iterator[Check]:
-    """The service that the Apprise library recognizes. A URL that it cannot read is an error of bridge.yaml."""
+    """What the library of a sink recognizes. A connection that it cannot use is an error of bridge.yaml."""
     for name, connection in config.connections.items():
-        if isinstance(connection, AppriseConnection):
-            from bridge.sinks import apprise_thread  # noqa: PLC0415  # an extra
-
-            service = apprise_thread.service(connection.url)
-            yield ok(name, "apprise", f"{service}, by apprise {apprise_thread.version()}")
+        found = connection.library() if isinstance(connection, SinkConnection) else None
+        if found is not None:
+            yield ok(name, connection.type, found)
 
 
 def reach(config: Config) -> Iterator[Check]:
-    """The network path to each sink connection that names its server. For Apprise only the library knows the server."""
+    """The network path to the server of each sink connection that has one."""
     for name, connection in config.connections.items():
-        if not isinstance(connection, SinkConnection):
-            continue
-        ca_file = getattr(connection, "ca_file", None)
-        for server, tls in _servers(connection):
-            yield from _way(name, server, tls=tls, greeting=hasattr(connection, "sender"), ca_file=ca_file)
+        server = connection.server() if isinstance(connection, SinkConnection) else None
+        if server is not None:
+            yield from _way(name, server)
 
 
-def _way(where: str, place: path.Place, *, tls: bool, greeting: bool, ca_file: str | None) -> Iterator[Check]:
+def _way(where: str, server: Server) -> Iterator[Check]:
+    place = path.Place(server.host, server.port, server.guard)
     link = yield from path.walk(where, place)
     if link is None:
         return
     with link:
         local = path.local_address(link)
-        if tls:
-            yield path.tls(where, place, link, ca_file=ca_file)
-        elif greeting:
-            yield _greeted(where, place, link)
+        if server.tls:
+            yield path.tls(where, place, link, ca_file=server.ca_file)
+        elif server.greeting:
+            yield _greeted(where, place, link, server.greeting)
         yield path.egress(where, local)
 
 
-def _greeted(where: str, place: path.Place, link: socket.socket) -> Check:
+def _greeted(where: str, place: path.Place, link: socket.socket, greeting: bytes) -> Check:
     """A mail server greets first (RFC 5321, 3.1)."""
     try:
         said = link.recv(100)
     except OSError:
         said = b""
-    if said.startswith(b"220"):
+    if said.startswith(greeting):
         return ok(where, "greeting", f"{place} greets as a mail server does")
     problem = (
         f"{place} accepts the connection but does not greet as a mail server within {path.SECONDS:.0f} s"
@@ -73,24 +68,6 @@ def _greeted(where: str, place: path.Place, link: socket.socket) -> Check:
         "otherwise it greets first (587, 25)"
     )
     return Check("error", where, "reach_greeting", problem, fix, "config", unreachable=True)
-
-
-def _servers(connection: SinkConnection) -> list[tuple[path.Place, bool]]:
-    """The place, and whether TLS comes first."""
-    values = dict(connection)
-    if isinstance(values.get("host"), str):  # a mail server
-        security = str(values.get("security"))
-        port = values.get("port") or {"tls": 465, "starttls": 587}.get(security, 25)
-        return [(path.Place(str(values["host"]), int(port)), security == "tls")]
-    url = next((values[key] for key in ("webhook_url", "url", "api_url") if values.get(key)), None)
-    if url is None:
-        return []
-    parts = urlsplit(str(url))
-    if parts.scheme not in ("http", "https"):
-        return []
-    tls = parts.scheme == "https"
-    guard = getattr(connection, "guard", None)
-    return [(path.Place(parts.hostname or "", parts.port or (443 if tls else 80), guard), tls)]
 
 
 def _found(where: str, finding: Finding) -> Check:

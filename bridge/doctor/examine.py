@@ -15,7 +15,8 @@ from bridge.config.model import Config
 from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError, CannotConnect
-from bridge.planning.spec import EnrichSpec, PipelineSpec
+from bridge.planning.lookup import LookupSpec
+from bridge.planning.spec import PipelineSpec
 from bridge.plans import stream_plans
 from bridge.postgres.connect import connect
 from bridge.postgres.profiled import ProfiledConnection
@@ -26,19 +27,19 @@ _KEY_COLUMN = re.compile(r"([\w\".]+)\s*=\s*any\s*\(\s*%\(keys\)s", re.IGNORECAS
 _TABLES = re.compile(r"\b(?:from|join)\s+([\w\".]+)", re.IGNORECASE)
 
 
-def steps(plan: StreamSpec) -> list[tuple[PipelineSpec, EnrichSpec]]:
+def steps(plan: StreamSpec) -> list[tuple[PipelineSpec, LookupSpec]]:
     """Every enrichment by the customer's sql, once where pipelines share it."""
     found = {
-        step: (pipeline, step)
+        step.lookup: (pipeline, step.lookup)
         for pipeline in plan.pipelines
         for step in pipeline.steps
-        if isinstance(step, EnrichSpec) and step.kept is None
+        if step.lookup is not None and step.lookup.kept is None
     }
     return list(found.values())
 
 
 def enrichment(
-    connection: ProfiledConnection, plan: StreamSpec, pipeline: PipelineSpec, spec: EnrichSpec
+    connection: ProfiledConnection, plan: StreamSpec, pipeline: PipelineSpec, spec: LookupSpec
 ) -> Iterator[Check]:
     where = spec.source
     keys = _keys(plan, pipeline, spec)
@@ -70,7 +71,7 @@ def enrichment(
         yield ok(where, "enrichment", f"{spec.as_name}: its sql is valid, its key is {columns[0]}")
 
 
-def _keys(plan: StreamSpec, pipeline: PipelineSpec, spec: EnrichSpec) -> list[str] | list[int]:
+def _keys(plan: StreamSpec, pipeline: PipelineSpec, spec: LookupSpec) -> list[str] | list[int]:
     """One key of the kind that events bring, by their contract."""
     for name in pipeline.events:
         contract = plan.contracts.get(name)
@@ -80,7 +81,7 @@ def _keys(plan: StreamSpec, pipeline: PipelineSpec, spec: EnrichSpec) -> list[st
     return ["0"]
 
 
-def _refused(connection: psycopg.Connection, where: str, spec: EnrichSpec, error: psycopg.Error) -> Check:
+def _refused(connection: psycopg.Connection, where: str, spec: LookupSpec, error: psycopg.Error) -> Check:
     state, message = error.sqlstate, error.diag.message_primary or type(error).__name__
     said = f"{spec.as_name}: its sql is refused: {message} ({state})"
     if state == "42501":
@@ -100,7 +101,7 @@ def _refused(connection: psycopg.Connection, where: str, spec: EnrichSpec, error
     return Check("error", where, "enrichment_sql", said, fix, "config")
 
 
-def _grant(connection: psycopg.Connection, spec: EnrichSpec, message: str) -> str:
+def _grant(connection: psycopg.Connection, spec: LookupSpec, message: str) -> str:
     """The GRANT for `permission denied for table customer`; the schema stands in the sql."""
     named = re.search(r"for (\w+) (\S+)$", message)
     if named is None:

@@ -11,10 +11,10 @@ import http.client
 import socket
 from collections.abc import Iterator
 
-from bridge.config.quantity import Listen
 from bridge.doctor.check import Check, ok
 from bridge.errors import ConfigError
 from bridge.observe.server import INSTANCE_HEADER, bind
+from bridge.quantity import Listen
 
 _SECONDS = 2.0
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to ask, not to listen

@@ -11,7 +11,6 @@ from psycopg.rows import tuple_row
 from bridge.doctor.check import Check, ok
 from bridge.doctor.grants import grants, may
 from bridge.doctor.reach import place
-from bridge.planning.spec import EnrichSpec, UpsertSpec
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.schema import migrations, publication_sql, published
 from bridge.stream.spec import StreamSpec
@@ -48,7 +47,7 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
 def _keeps_entities(source: psycopg.Connection, plan: StreamSpec) -> bool:
     """Do events keep entities, and is there a table for them? Where there is none, the migrations say so."""
     steps = [step for pipeline in plan.pipelines for step in pipeline.steps]
-    kept = any(isinstance(step, UpsertSpec) or (isinstance(step, EnrichSpec) and step.kept) for step in steps)
+    kept = any(step.keeps or (step.lookup is not None and step.lookup.kept) for step in steps)
     return kept and _exists(source, "outbox.entity")
 
 

@@ -11,13 +11,13 @@ from hashlib import sha256
 from typing import Any
 
 from bridge.config.model import Config
-from bridge.config.problem import nearest
 from bridge.config.specs import contract_specs
 from bridge.errors import ConfigError
 from bridge.ingress.openapi import openapi_document
 from bridge.ingress.problem import Refusal
 from bridge.ingress.webhook import Endpoint
 from bridge.planning.contract import Contract
+from bridge.problem import nearest
 
 BURST_SECONDS = 1.0  # an idle key has saved up so much
 

@@ -10,31 +10,16 @@ from typing import Any
 
 import orjson
 
-from bridge.config.model import BODY, Scheme, Webhook
+from bridge.config.model import Webhook
 from bridge.errors import UnitFailure
 from bridge.expressions.document import json_text, parse_exact
 from bridge.expressions.expression import Expression
 from bridge.expressions.template import Template
 from bridge.ingress.body import LONGEST, check_text, read_payload
 from bridge.ingress.problem import Refusal, unauthorized
-from bridge.ingress.signature import Signed, verifier
 from bridge.ingress.store import Item
 from bridge.planning.rows import Escaped, Literal, ValueSource, classify
-
-_IDS: dict[Scheme, tuple[str | None, str | None]] = {
-    # scheme: (what tells a delivery, the event's idempotency key). GitHub does not sign its delivery id:
-    # a copy could be sent under another one, so there the body's bytes tell.
-    "standard": ("$headers.webhook_id", "$headers.webhook_id"),
-    "stripe": ("$body.id", "$body.id"),
-    "github": (BODY, "$headers.x_github_delivery"),
-    "hmac": (None, None),
-    "bearer": (None, None),
-}
-_TYPES: dict[Scheme, str] = {
-    "standard": "$body.type",
-    "stripe": "$body.type",
-    "github": "$headers.x_github_event",
-}
+from bridge.signatures import BODY, SCHEMES, Signed
 
 
 class Endpoint:
@@ -42,15 +27,15 @@ class Endpoint:
 
     def __init__(self, name: str, webhook: Webhook, *, clock: Callable[[], float] = time.time) -> None:
         self.name = name
-        self._verify = verifier(webhook)
+        scheme = SCHEMES[webhook.scheme]
+        self._verify = scheme.verifier(webhook)
         self._clock = clock
-        delivery, idempotency_key = _IDS[webhook.scheme]
-        self._type = classify(webhook.type or _TYPES[webhook.scheme])
+        self._type = classify(webhook.type or scheme.type)
         self._prefix = "" if webhook.type else f"{name}."
-        self._delivery = webhook.id or delivery
+        self._delivery = webhook.id or scheme.id
         self._delivery_source = None if self._delivery in (None, BODY) else classify(self._delivery)
         self._key = None if webhook.key is None else classify(webhook.key)
-        written = webhook.idempotency_key or idempotency_key
+        written = webhook.idempotency_key or scheme.idempotency_key
         self._idempotency_key = None if written is None else classify(written)
         self._payload = None if webhook.payload is None else classify(webhook.payload)
         self._headers = orjson.dumps({"webhook": name})

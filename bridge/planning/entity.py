@@ -1,18 +1,61 @@
-"""Entities that events keep: what one event says of one, and how what several say becomes one row.
+"""Entities: lookups that several pipelines share, and those that events keep.
 
-The row stands in the source and so outside the target's transaction. That is sound only since the outcome does not
-depend on how often, in which order or by how many streams it is written: the last writer wins, field by field, by
-the event's seq, and an equal or older one changes nothing. postgres/entities.py says the same in SQL.
+Of the latter: what one event says of one, and how what several say becomes one row. The row stands in the source
+and so outside the target's transaction. That is sound only since the outcome does not depend on how often, in which
+order or by how many streams it is written: the last writer wins, field by field, by the event's seq, and an equal or
+older one changes nothing. postgres/entities.py says the same in SQL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
 
 from bridge.expressions.document import parse_exact
 from bridge.protocol.events import Event
+from bridge.quantity import Duration
+from bridge.section import Section
+
+
+def takes_keys(sql: str) -> str:
+    """The same text, if it can be asked for keys."""
+    if "%(keys)s" not in sql:
+        raise ValueError("must take its keys as %(keys)s, such as: where customer_id = any(%(keys)s)")
+    return sql
+
+
+class Entity(Section):
+    """What enrich.entity finds under this name: either `sql`, or what upsert.entity has kept."""
+
+    kept_by: Literal["events"] | None = None
+    """events: upsert.entity writes it, into outbox.entity of the source. Instead of `sql`."""
+    source: Annotated[str, Field(alias="from")] = "source"
+    """With sql: `source`, or the name of a postgres connection."""
+    sql: Annotated[str, AfterValidator(takes_keys)] | None = None
+    """One query that takes %(keys)s and whose first column is the key."""
+    cache: Duration = timedelta(0)
+    """How long a row found may be used again. What this stream writes itself is seen at once."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Entity:
+        if (self.sql is None) == (self.kept_by is None):
+            raise ValueError("must have either `kept_by: events` or `sql`")
+        if self.kept_by is not None and "source" in self.model_fields_set:
+            raise ValueError("is kept in the source: `from` goes with `sql`")
+        return self
+
+
+def kept_sql(entity: str) -> str:
+    """The lookup of an entity that events keep. The name is a RootName: nothing in it wants quoting."""
+    return (
+        "select key, fields::text as fields, seqs::text as seqs from outbox.entity"
+        f" where entity = '{entity}' and key = any(%(keys)s::text[])"
+    )
+
 
 Name = tuple[str, str]
 """(entity, key)."""

@@ -18,21 +18,11 @@ from bridge.expressions.expression import Expression, compile_expression
 from bridge.planning.contract import Contract
 from bridge.planning.destination import Sink, Table
 from bridge.planning.entity import unit_name
-from bridge.planning.plan import Lookup, TableShape
+from bridge.planning.lookup import Answer, Lookup
+from bridge.planning.plan import TableShape
 from bridge.planning.rows import Rows
-from bridge.planning.spec import (
-    EnrichSpec,
-    FilterSpec,
-    PipelineSpec,
-    RedactSpec,
-    SetSpec,
-    SinkSpec,
-    StepSpec,
-    TableSpec,
-    Unit,
-    UpsertSpec,
-)
-from bridge.planning.steps import Answer, Answers, Enrich, Step, compile_step
+from bridge.planning.spec import PipelineSpec, SinkSpec, TableSpec, Unit
+from bridge.planning.steps.step import Answers, Step, StepContext, StepSpec
 from bridge.protocol.events import Event
 
 Walk = list[tuple[Step, list[str]]]
@@ -68,12 +58,10 @@ class Pipeline:
             for b in spec.branches or ()
         ]
         self.reads = self._names()
-        names = [step.as_name for step in spec.steps if isinstance(step, EnrichSpec)]
-        fields = {name: frozenset(_fields(name, self.reads)) for name in names}
-        kept = [unit_name(step.entity) if isinstance(step, UpsertSpec) else "" for step in spec.steps]
+        kept = [unit_name(step.keeps) if step.keeps else "" for step in spec.steps]
         keeps = [bool(name) and (only is None or (spec.name, name) in only) for name in kept]
         self.steps = [
-            compile_step(step, fields, spec.name, keeps=here)
+            step.compile(StepContext(spec.name, self.reads, keeps=here))
             for step, here in zip(spec.steps, keeps, strict=True)
         ]
         mine = [here and (spec.name, name) in entities for name, here in zip(kept, keeps, strict=True)]
@@ -95,7 +83,7 @@ class Pipeline:
     def _names(self) -> frozenset[str]:
         names: set[str] = set()
         for step in self.spec.steps:
-            names |= compile_step(step, {}).reads
+            names |= step.compile(StepContext()).reads
         for when, _ in self.branches:
             names |= when.names if when is not None else frozenset()
         for table in self.tables.values():
@@ -129,11 +117,7 @@ class Pipeline:
 
 def entity_units(spec: PipelineSpec) -> list[Unit]:
     """The units of its upsert.entity steps."""
-    return [(spec.name, unit_name(step.entity)) for step in spec.steps if isinstance(step, UpsertSpec)]
-
-
-def _fields(root: str, names: Collection[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith(root + ".")}
+    return [(spec.name, unit_name(step.keeps)) for step in spec.steps if step.keeps]
 
 
 @dataclass(slots=True)
@@ -183,20 +167,10 @@ def trace(pipeline: Pipeline, contract: Contract | None, event: Event) -> Genera
 def _step(
     spec: StepSpec, step: Step, rows: Rows, answers: Answers, found: Trace
 ) -> Generator[Lookup, Answer, Rows]:
-    seen = Seen(_words(spec), _read(rows, step.reads))
+    seen = Seen(spec.words(), _read(rows, step.reads))
     found.seen.append(seen)
     passed = yield from step.run(rows, answers)
-    if isinstance(step, Enrich):
-        row = passed.rows.values((step.spec.as_name,))[0] if passed.rows else None
-        known = any(answers.rows.get(step.spec, {}).values())
-        seen.result = "no row" if row is step.absent or not (row or known) else row
-    elif isinstance(spec, UpsertSpec) and passed.rows:
-        kept = [keep for keep in answers.kept.keeps if keep.entity == spec.entity]
-        seen.result = {keep.key: dict(keep.fields) for keep in kept}
-    elif isinstance(spec, FilterSpec):
-        seen.result = not passed.filtered
-    elif isinstance(spec, SetSpec) and passed.rows:
-        seen.result = {name: passed.rows.values((name,))[0] for name in spec.values}
+    seen.result = step.result(passed, answers)
     if passed.failures:
         failure = passed.failures[0][2]
         parked = ", retries itself" if failure.retry_for_seconds is not None else ""
@@ -227,20 +201,6 @@ def _branch(pipeline: Pipeline, rows: Rows, found: Trace) -> None:
             found.ended = "" if found.to else f"branch {spec.name} leads nowhere"
             return
     found.ended = "no branch takes it"
-
-
-def _words(spec: StepSpec) -> str:
-    if isinstance(spec, EnrichSpec):
-        return f"enrich.entity {spec.as_name} by {spec.key} from {spec.source}"
-    if isinstance(spec, FilterSpec):
-        return f"filter: {spec.expression}"
-    if isinstance(spec, SetSpec):
-        return "set: " + ", ".join(f"{name} = {value}" for name, value in spec.values.items())
-    if isinstance(spec, UpsertSpec):
-        return f"upsert.entity {spec.entity} by {spec.key}"
-    if isinstance(spec, RedactSpec):
-        return f"redact: {', '.join(spec.fields)}"
-    raise TypeError(type(spec).__name__)
 
 
 def _read(rows: Rows, names: frozenset[str]) -> dict[str, Any]:

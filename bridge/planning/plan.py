@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID, uuid5
 
 from bridge.planning.entity import Keep
-from bridge.planning.spec import EnrichSpec, TableSpec
+from bridge.planning.spec import TableSpec
 from bridge.protocol.events import Event
 
 _NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78")
@@ -52,14 +52,6 @@ class TableShape:
     schema: str
     table: str
     columns: Mapping[str, Column]
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """A request of the planner: rows of this entity for these keys. The answer maps key text to a row."""
-
-    entity: EnrichSpec
-    keys: list[Any]  # distinct JSON scalars, all str or all int
 
 
 @dataclass(slots=True)

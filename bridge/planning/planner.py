@@ -17,11 +17,12 @@ import orjson
 from bridge.errors import PayloadFailure, TooLarge, UnitFailure, Unmatched
 from bridge.expressions.document import parse
 from bridge.planning.contract import Contract
+from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.pipeline import Pipeline, Walk
-from bridge.planning.plan import DeadLetter, Lookup, Planned, TableShape
+from bridge.planning.plan import DeadLetter, Planned, TableShape
 from bridge.planning.rows import Failures, Rows, survivors
 from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
-from bridge.planning.steps import Answer, Answers
+from bridge.planning.steps.step import Answers
 from bridge.protocol.events import Event, payload_of, type_of
 
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call

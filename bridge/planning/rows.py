@@ -15,11 +15,12 @@ from decimal import Decimal
 from itertools import compress
 from operator import itemgetter
 from typing import Any, TypeVar
+from uuid import UUID
 
 import orjson
 
 from bridge.attempts import bisect
-from bridge.errors import UnitFailure
+from bridge.errors import ExpressionFailure, UnitFailure
 from bridge.expressions.columnar import NotPlain
 from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
 from bridge.expressions.expression import Expression, compile_expression
@@ -333,3 +334,25 @@ def structures(source: Structure, rows: Rows) -> list[Any]:
         columns = [values_of(item, rows) for item in source.items.values()]
         return [dict(zip(names, items, strict=True)) for items in zip(*columns, strict=True)]
     return [list(items) for items in zip(*(values_of(item, rows) for item in source.items), strict=True)]
+
+
+_KEY_TYPES = frozenset({str, int, type(None)})
+
+
+def keys_of(source: ValueSource, rows: Rows, what: str) -> list[Any]:
+    """The key that a source names in every row: a text, an integer or None. what: for the message of one that is
+    none of them."""
+    values = values_of(source, rows)
+    if set(map(type, values)) <= _KEY_TYPES:
+        return values
+    return [_key(value, what) for value in values]
+
+
+def _key(value: Any, what: str) -> str | int | None:
+    if value is None or value.__class__ in _KEY_TYPES:
+        return value  # type: ignore[no-any-return]  # its class was just asked for
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal | float) and value == int(value):
+        return int(value)
+    raise ExpressionFailure(f"{what} is neither a text nor an integer")

@@ -1,6 +1,6 @@
-"""What a configuration says, as plain frozen values: the language `config/` speaks to `core/`.
+"""What a configuration says, as plain frozen values: the language `config/` speaks to the planner.
 
-The pydantic models that outsiders write stand in config/; core must not know them.
+A step's value stands with the step (steps/).
 Value sources (`columns`, `set`, keys, texts) stay as the strings or literals that were written:
 `$name...` an expression, `$$` a literal dollar, a text with `{{` a template, else a literal.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from bridge.planning.steps.step import StepSpec
 
 Unit = tuple[str, str]
 """(pipeline, destination): with an event, the unit of effect, dead letter, delivery and dedupe."""
@@ -35,47 +37,6 @@ class ContractSpec:
     event: str
     fields: tuple[FieldSpec, ...]
     unknown: Literal["payload", "reject"] = "payload"
-
-
-@dataclass(frozen=True, slots=True)
-class EnrichSpec:
-    """`enrich.entity`: one batched lookup a batch. The first column of `sql` is the key."""
-
-    as_name: str
-    key: str
-    source: str  # "source" or the name of a postgres connection
-    sql: str  # takes %(keys)s
-    cache_seconds: float = 0.0
-    missing: Literal["continue", "retry", "dead"] = "continue"
-    retry_for_seconds: float = 600.0
-    kept: str | None = None  # the entity, where events keep it and `sql` is the bridge's own
-
-
-@dataclass(frozen=True, slots=True)
-class FilterSpec:
-    expression: str
-
-
-@dataclass(frozen=True, slots=True)
-class SetSpec:
-    values: Mapping[str, Any]  # name -> expression
-
-
-@dataclass(frozen=True, slots=True)
-class RedactSpec:
-    fields: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class UpsertSpec:
-    """`upsert.entity`: what an event says of an entity that events keep. fields None: all of the event's."""
-
-    entity: str
-    key: str
-    fields: Mapping[str, Any] | None = None  # name -> value source
-
-
-StepSpec = EnrichSpec | FilterSpec | SetSpec | RedactSpec | UpsertSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,7 @@ from bridge.attempts import bisect
 from bridge.errors import CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.expressions.document import json_text
 from bridge.planning.entity import Keep, folded
-from bridge.planning.plan import Lookup
-from bridge.planning.spec import EnrichSpec
+from bridge.planning.lookup import Lookup, LookupSpec
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import ENRICH, ENTITY
 from bridge.postgres.safe_error import safe_message
@@ -162,7 +161,7 @@ class Enricher:
         self._count = count
         self._result_of = result_of
         self._done = done
-        self._cache: dict[EnrichSpec, dict[str, tuple[float, Row]]] = {}
+        self._cache: dict[LookupSpec, dict[str, tuple[float, Row]]] = {}
         self._connections: dict[str, psycopg.Connection] = {}
         self._store = EntityStore(dsns["source"], stream)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
@@ -213,7 +212,7 @@ class Enricher:
             self._count(lookup.entity.as_name, "hit", len(found))
         return found, wanted
 
-    def _fetch(self, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
+    def _fetch(self, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
         """The rows by key text."""
         rows = self._query(entity, keys)
         self._count(entity.as_name, "found", len(rows))
@@ -235,7 +234,7 @@ class Enricher:
                     if keep.entity == entity.kept:
                         cache.pop(keep.key, None)
 
-    def _query(self, entity: EnrichSpec, keys: Sequence[Any]) -> dict[str, Row]:
+    def _query(self, entity: LookupSpec, keys: Sequence[Any]) -> dict[str, Row]:
         """A key that the query's types cannot hold has no row; it is found by bisection."""
         rows: dict[str, Row] = {}
 
@@ -255,7 +254,7 @@ class Enricher:
             raise self._refused(entity, error) from None
         return rows
 
-    def _refused(self, entity: EnrichSpec, error: psycopg.Error) -> Exception:
+    def _refused(self, entity: LookupSpec, error: psycopg.Error) -> Exception:
         state, name = error.sqlstate, entity.as_name
         if verdict_of(state) is Verdict.RETRY:
             return Retry(
@@ -287,7 +286,7 @@ class Enricher:
             connection.close()
 
 
-def _rows(connection: psycopg.Connection, entity: EnrichSpec, keys: Sequence[Any]) -> dict[str, Row]:
+def _rows(connection: psycopg.Connection, entity: LookupSpec, keys: Sequence[Any]) -> dict[str, Row]:
     cursor = connection.cursor(row_factory=dict_row)
     cursor.execute(entity.sql.encode(), {"keys": [*keys]})
     columns = [column.name for column in cursor.description or ()]

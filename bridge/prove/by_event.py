@@ -18,7 +18,7 @@ from psycopg import sql
 from bridge.expressions.expression import Expression
 from bridge.planning.plan import Column
 from bridge.planning.rows import classify
-from bridge.planning.spec import EnrichSpec, SetSpec, TableSpec, UpsertSpec
+from bridge.planning.spec import TableSpec
 from bridge.prove.digest import Digest, Link, Sums, bucket, whole
 from bridge.prove.expected import EMPTIED, Wanted
 from bridge.prove.side import Comparison, Sides, accepted
@@ -74,7 +74,7 @@ def _values(sides: Sides) -> list[sql.Composable] | None:
         return None
     if pipeline.branches is not None or any(c in p for p in pipeline.events for c in "*?["):
         return None
-    if not all(isinstance(step, EnrichSpec | SetSpec | UpsertSpec) for step in pipeline.steps):
+    if any(step.effect != "adds" for step in pipeline.steps):
         return None
     values: list[sql.Composable] = []
     for column in subject.columns:

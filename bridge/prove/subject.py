@@ -19,16 +19,8 @@ from bridge.errors import BridgeError
 from bridge.expressions.expression import compile_expression
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.rows import classify, names_of
-from bridge.planning.spec import (
-    DestinationSpec,
-    EnrichSpec,
-    FilterSpec,
-    PipelineSpec,
-    SetSpec,
-    StepSpec,
-    TableSpec,
-    Unit,
-)
+from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec, Unit
+from bridge.planning.steps.step import StepContext, StepSpec
 from bridge.postgres.catalog import table_shape
 from bridge.postgres.outbox import Outbox
 from bridge.stream.spec import StreamSpec
@@ -149,18 +141,13 @@ def _offline(spec: PipelineSpec) -> tuple[PipelineSpec, bool, frozenset[str]]:
     steps: list[StepSpec] = []
     certain = True
     for step in spec.steps:
-        if isinstance(step, EnrichSpec):
-            tainted.add(step.as_name)
-            steps.append(replace(step, missing="continue"))
-            continue
-        if isinstance(step, SetSpec):
-            for name, expression in step.values.items():
-                if _roots(compile_expression(str(expression)).names) & tainted:
-                    tainted.add(name)
-        if isinstance(step, FilterSpec) and _roots(compile_expression(step.expression).names) & tainted:
+        if step.effect == "drops" and _roots(step.compile(StepContext()).reads) & tainted:
             certain = False
             continue
-        steps.append(step)
+        for name, reads in step.makes.items():
+            if step.lookup is not None or _roots(reads) & tainted:
+                tainted.add(name)
+        steps.append(step.offline())
     branches = spec.branches
     if branches is not None and any(
         branch.when is not None and _roots(compile_expression(branch.when).names) & tainted
@@ -194,9 +181,7 @@ def _table(
             raise BridgeError(findings[0].message, reason=findings[0].reason, hint=findings[0].fix)
         shapes[unit] = shape
         mine, skipped, identity = _mapping(plan, unit, spec, shape, offline[unit[0]][2])
-        if spec.columns is None and not any(
-            isinstance(s, EnrichSpec | SetSpec) for s in _pipeline(plan, unit).steps
-        ):
+        if spec.columns is None and not any(step.makes for step in _pipeline(plan, unit).steps):
             rest = [
                 column.name
                 for column in shape.columns.values()

@@ -85,6 +85,11 @@ class AppriseConnection(SinkConnection):
         """The addresses that it may reach."""
         return AddressGuard(tuple(ip_network(one) for one in self.allow))
 
+    def library(self) -> str:
+        from bridge.sinks import apprise_thread  # noqa: PLC0415  # as above
+
+        return f"{apprise_thread.service(self.url)}, by apprise {apprise_thread.version()}"
+
     async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         from bridge.sinks import apprise_thread  # noqa: PLC0415  # as above
 

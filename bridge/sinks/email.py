@@ -22,6 +22,7 @@ from bridge.sinks.model import (
     OneLine,
     SendError,
     SendOutcome,
+    Server,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -115,6 +116,10 @@ class EmailConnection(SinkConnection):
         if self.security == "none" and self.password is not None:
             raise ValueError("would send the password in the clear: security: starttls, or tls")
         return self
+
+    def server(self) -> Server:
+        port = self.port or _PORTS[self.security]
+        return Server(self.host, port, self.security == "tls", greeting=b"220", ca_file=self.ca_file)
 
     def mail(self, delivery: Delivery) -> tuple[EmailMessage, list[str]]:
         """The message and the envelope's recipients. Raises SendError."""

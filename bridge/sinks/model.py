@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from bridge.discover import Kinds
 from bridge.expressions.document import json_text
 from bridge.section import describe
 
@@ -166,6 +167,28 @@ class Pace:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a sink connects to, for `bridge doctor --network`. tls: TLS comes first. greeting: the bytes with which a
+    server that speaks first begins."""
+
+    host: str
+    port: int
+    tls: bool
+    greeting: bytes = b""
+    ca_file: str | None = None
+    guard: AddressGuard | None = None
+
+
+def server_of(url: str | None, guard: AddressGuard | None = None) -> Server | None:
+    """The server of a URL. None: there is no URL yet, or it is not one for HTTP."""
+    parts = urlsplit(url or "")
+    if parts.scheme not in ("http", "https"):
+        return None
+    tls = parts.scheme == "https"
+    return Server(parts.hostname or "", parts.port or (443 if tls else 80), tls, guard=guard)
+
+
 class SinkMessage(BaseModel):
     """A destination's keys; each is a value, rendered when an event is planned."""
 
@@ -241,6 +264,16 @@ class SinkConnection(BaseModel):
         """Key of a message -> the names allowed in a mapping below it. For other keys any name is allowed."""
         return {}
 
+    def server(self) -> Server | None:
+        """The server of `webhook_url`, `url` or `api_url`. None: only a message or a library knows it."""
+        values = dict(self)
+        url = next((values[key] for key in ("webhook_url", "url", "api_url") if values.get(key)), None)
+        return server_of(url, getattr(self, "guard", None))
+
+    def library(self) -> str | None:
+        """For `bridge doctor`, of a sink that sends through a library: what that library makes of the connection."""
+        return None
+
     def pace(self, delivery: Delivery) -> Pace | None:
         """The vendor's rate limit for this message; None: no known limit."""
         return None
@@ -248,6 +281,10 @@ class SinkConnection(BaseModel):
     async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         """One attempt. Raises SendError if there is no answer."""
         raise NotImplementedError
+
+
+SINKS = Kinds(__name__, SinkConnection, but=("apprise_thread", "http", "judge", "model"))
+"""Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
 
 
 # -- texts --------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from bridge.failpoints import hit
-from bridge.planning.plan import Lookup, Planned
+from bridge.planning.lookup import Lookup
+from bridge.planning.plan import Planned
 from bridge.planning.planner import answered
 from bridge.postgres import wire
 from bridge.postgres.entities import Enricher

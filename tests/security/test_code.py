@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from bridge.config.load import load
 from bridge.config.model import Admin, Config, IngressSection
-from bridge.config.problem import InvalidConfig
 from bridge.errors import BridgeError, ConfigError
 from bridge.failpoints import VARIABLE
+from bridge.problem import InvalidConfig
 
 ROOT = Path(__file__).parents[2]
 TREES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "bridge").rglob("*.py"))}
@@ -61,7 +61,7 @@ def test_yaml_constructs_nothing_but_plain_values() -> None:
 @pytest.mark.security(10)
 def test_secrets_and_signatures_are_compared_in_constant_time() -> None:
     secret = {"given", "digest", "expected", "signature", "key", "keys", "_digests", "_token", "token"}
-    for name in ("ingress/signature.py", "ingress/settings.py", "observe/admin.py"):
+    for name in ("signatures.py", "ingress/settings.py", "observe/admin.py"):
         tree = TREES[ROOT / "bridge" / name]
         assert "hmac.compare_digest" in {ast.unparse(call.func) for call in _calls(tree)}, name
         for compared in (node for node in ast.walk(tree) if isinstance(node, ast.Compare)):

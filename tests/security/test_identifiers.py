@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from bridge.config.pipeline import table_names
+from bridge.config.connection import table_names
 from bridge.errors import ConfigError
 from bridge.planning.plan import Write
 from bridge.planning.spec import TableSpec

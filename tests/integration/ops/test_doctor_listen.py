@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config.quantity import Listen
 from bridge.doctor import listen
 from bridge.doctor.check import Check
+from bridge.quantity import Listen
 from tests.integration.ops.conftest import speaking
 from tests.security.certificates import Authority
 from tests.support.bridge_process import BridgeProcess

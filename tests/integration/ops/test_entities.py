@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from bridge.planning.entity import Keep, folded
-from bridge.planning.plan import Lookup
-from bridge.planning.spec import EnrichSpec
+from bridge.planning.lookup import Lookup, LookupSpec
 from bridge.postgres.entities import Enricher, EntityStore
 from bridge.protocol.events import Event
 from tests.integration.ops.conftest import letters, rows
@@ -336,16 +335,16 @@ def test_the_database_merges_entities_as_the_planner_does_in_any_order(
 
 
 @pytest.fixture
-def customers(source: Database) -> EnrichSpec:
+def customers(source: Database) -> LookupSpec:
     source.execute("create table public.customers (id int primary key, name text)")
     source.execute("grant select on public.customers to outbox_bridge")
     source.execute("insert into public.customers select n, 'c' || n from generate_series(1, 40) as n")
     query = "select id, name from public.customers where id = any(%(keys)s::int[])"
-    return EnrichSpec("customer", "$event.customer_id", "source", query, cache_seconds=60.0)
+    return LookupSpec("customer", "$event.customer_id", "source", query, cache_seconds=60.0)
 
 
 def test_keys_that_a_querys_type_cannot_hold_cost_their_neighbours_nothing(
-    source: Database, customers: EnrichSpec
+    source: Database, customers: LookupSpec
 ) -> None:
     counted = Counter[str]()
     wrong = ("", "x", "99999999999")
@@ -363,7 +362,7 @@ def test_keys_that_a_querys_type_cannot_hold_cost_their_neighbours_nothing(
 
 
 def test_missing_rows_are_asked_for_until_the_source_shows_them(
-    source: Database, customers: EnrichSpec
+    source: Database, customers: LookupSpec
 ) -> None:
     """Customer 41 is there from the third look on, customer 42 never: that look is the last."""
     looks: list[bool] = []

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from bridge.sinks.http import LONGEST_ANSWER, HttpClient
-from bridge.sinks.kinds import SINKS
-from bridge.sinks.model import Delivery, SendError, SendOutcome, SinkConnection, Wire
+from bridge.sinks.model import SINKS, Delivery, SendError, SendOutcome, SinkConnection, Wire
 from tests.integration.sinks.conftest import SECRET
 from tests.support.mail import MailServer
 from tests.support.receiver import Receiver, Reply

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.config.lint import lint
 from bridge.config.load import load
-from bridge.config.problem import InvalidConfig
+from bridge.problem import InvalidConfig
 
 EXAMPLE = (Path(__file__).parent / "example.yaml").read_text()
 TREE = yaml.load(EXAMPLE, Loader=yaml.BaseLoader)

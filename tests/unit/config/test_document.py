@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.config.document import Document, parse, read
-from bridge.config.problem import InvalidConfig, Position
+from bridge.problem import InvalidConfig, Position
 
 
 def document(text: str, **environ: str) -> Document:

@@ -11,7 +11,7 @@ from bridge.config.load import load
 from bridge.config.schema import keys_at
 from bridge.config.specs import pipeline_specs
 from bridge.config.testing import run_cases
-from bridge.planning.spec import EnrichSpec
+from bridge.planning.steps.enrich import EnrichSpec
 from bridge.plans import stream_plans
 
 FILE = """\

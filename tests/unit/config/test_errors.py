@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.load import load
-from bridge.config.problem import InvalidConfig
+from bridge.problem import InvalidConfig
 
 SECRET = "CANARY-5f2c"
 SOUND = """\
@@ -82,8 +82,8 @@ CORPUS = {
     ),
     "sink type": (
         changed("type: postgres, dsn: dbname=w", "type: slak"),
-        ":3:14: connections.w.type: `slak` must be postgres or slack or discord or telegram or email or "
-        "webhook or notion or apprise; did you mean slack?",
+        ":3:14: connections.w.type: `slak` must be postgres or apprise or discord or email or notion or "
+        "slack or telegram or webhook; did you mean slack?",
     ),
     "dsn": (
         changed("dbname=w", '"host=h pasword=x"'),
@@ -132,7 +132,11 @@ CORPUS = {
     ),
     "two steps in one": (
         SOUND + "    steps: [{ filter: x, redact: y }]\n",
-        ":11:13: pipelines.p.steps[0]: must have exactly one of enrich.entity, upsert.entity, filter, set, redact",
+        ":11:13: pipelines.p.steps[0]: must have exactly one of enrich.entity, filter, redact, set, upsert.entity",
+    ),
+    "empty step": (
+        SOUND + "    steps: [{ filter: }]\n",
+        ":11:22: pipelines.p.steps[0].filter: is empty; give it a value, or remove the key",
     ),
     "reserved root": (
         SOUND + "    steps: [{ set: { event: 1 } }]\n",

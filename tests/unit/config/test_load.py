@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from bridge.config.connection import PostgresConnection
 from bridge.config.load import load
-from bridge.config.model import Config, PostgresConnection, SourceSection
-from bridge.config.problem import InvalidConfig
+from bridge.config.model import Config, SourceSection
 from bridge.config.specs import contract_specs, pipeline_specs
-from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
+from bridge.planning.spec import SinkSpec, TableSpec
+from bridge.planning.steps.enrich import EnrichSpec
+from bridge.planning.steps.filter import FilterSpec
+from bridge.planning.steps.redact import RedactSpec
+from bridge.planning.steps.set import SetSpec
+from bridge.problem import InvalidConfig
 from bridge.sinks.slack import SlackConnection
 
 EXAMPLE = Path(__file__).parent / "example.yaml"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.config.quantity import (
+from bridge.quantity import (
     Listen,
     format_duration,
     parse_boolean,

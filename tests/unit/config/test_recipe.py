@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import cli
+from bridge.config.connection import split_table
+from bridge.config.destinations.table import TableDestination
 from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.model import Case
-from bridge.config.pipeline import TableDestination, split_table
 from bridge.config.recipe import STARTER, Recipe, recipe, recipes
 from bridge.config.testing import run_cases
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_args
 
-from bridge.config.model import Scheme
-from bridge.ingress import body, problem, signature, writer
+from bridge.ingress import body, problem, writer
 from bridge.ingress.store import DELIVERY_MEMORY, IngressDown
 from bridge.observe import server
+from bridge.signatures import SCHEMES, TOLERANCE_SECONDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "ingress.md").read_text()
 
@@ -21,7 +20,7 @@ def test_every_kind_of_problem_stands_in_the_table_of_refusals() -> None:
 
 
 def test_every_scheme_has_its_row() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \| .*\|.*\|.*\|.*\|.*\|$", TEXT, re.M)) == set(get_args(Scheme))
+    assert set(re.findall(r"^\| `(\w+)` \| .*\|.*\|.*\|.*\|.*\|$", TEXT, re.M)) == set(SCHEMES)
 
 
 def test_the_limits_are_those_of_the_code() -> None:
@@ -33,7 +32,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{writer.WAIT_SECONDS:.0f} s; {writer.QUEUE_ITEMS:,} events or {writer.QUEUE_BYTES >> 20} MiB",
         f"{writer.BATCH_ITEMS} events or {writer.BATCH_BYTES >> 20} MiB",
         f"at most {body.MOST_LINES:,} lines",
-        f"{signature.TOLERANCE_SECONDS} s away",
+        f"{TOLERANCE_SECONDS} s away",
         f"remembered {DELIVERY_MEMORY}",
         IngressDown.reason,
     ):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.config.model import Webhook
-from bridge.ingress.signature import TOLERANCE_SECONDS, Signed, verifier
+from bridge.signatures import SCHEMES, TOLERANCE_SECONDS, Signed
 
 # github.com/standard-webhooks/standard-webhooks, the example of its reference libraries
 STANDARD = Webhook(secrets=("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",))
@@ -39,7 +39,7 @@ PLAIN_SIGNATURE = b"5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec
 
 
 def verified(webhook: Webhook, headers: Mapping[bytes, bytes], body: bytes, now: float = 0) -> bool:
-    return verifier(webhook)(Signed(headers, body, now))
+    return SCHEMES[webhook.scheme].verifier(webhook)(Signed(headers, body, now))
 
 
 def stripe(header: bytes, now: float = STRIPE_TIME, body: bytes = STRIPE_BODY) -> bool:

@@ -144,8 +144,9 @@ def test_any_signed_body_becomes_an_event_or_a_refusal(body: bytes) -> None:
     ("given", "words"),
     [
         ({"scheme": "hmac", "type": "a", "header": "X", "id": None}, "hmac has no id of a delivery"),
-        ({"scheme": "hmac", "type": "a", "id": "body"}, "header is for hmac"),
+        ({"scheme": "hmac", "type": "a", "id": "body"}, "header is missing"),
         ({"scheme": "github", "header": "X-A"}, "header is for hmac"),
+        ({"scheme": "stripe", "encoding": "base64"}, "encoding is for hmac"),
         ({"scheme": "bearer"}, "names no type of event"),
         ({"scheme": "standard", "secrets": ("not base64!",)}, "not base64"),
         ({"scheme": "github", "type": "$event.type"}, r"reads \$event"),

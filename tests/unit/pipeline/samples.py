@@ -7,20 +7,20 @@ from typing import Any
 
 import orjson
 
-from bridge.planning.plan import Column, ColumnKind, Lookup, Planned, TableShape, Write
+from bridge.planning.lookup import Answer, Lookup
+from bridge.planning.plan import Column, ColumnKind, Planned, TableShape, Write
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import (
     BranchSpec,
     ContractSpec,
     DestinationSpec,
-    EnrichSpec,
     FieldSpec,
     PipelineSpec,
     SinkSpec,
-    StepSpec,
     TableSpec,
 )
-from bridge.planning.steps import Answer
+from bridge.planning.steps.enrich import EnrichSpec
+from bridge.planning.steps.step import StepSpec
 from bridge.protocol.events import Event
 
 CONTRACT = ContractSpec(

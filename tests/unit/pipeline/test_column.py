@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from bridge.expressions.document import json_text, parse_exact
 from bridge.planning.destination import array_literal, texts
 from bridge.planning.plan import Column
-from bridge.planning.spec import SetSpec, TableSpec
+from bridge.planning.spec import TableSpec
+from bridge.planning.steps.set import SetSpec
 from tests.unit.pipeline.samples import event, pipeline, plan, planner, records, shape
 
 SHAPE = shape(n="other", text="text", inner="json", made="other", whole=Column("whole", "bigint", "other"))

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.planning.plan import Column
-from bridge.planning.spec import BranchSpec, FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.planning.spec import BranchSpec, TableSpec
+from bridge.planning.steps.filter import FilterSpec
+from bridge.planning.steps.redact import RedactSpec
+from bridge.planning.steps.set import SetSpec
 from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import (
     BRANCHES,

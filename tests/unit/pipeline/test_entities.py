@@ -11,7 +11,11 @@ import pytest
 
 from bridge.planning.entity import EntityRow, Keep, folded
 from bridge.planning.pipeline import entity_units
-from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, UpsertSpec
+from bridge.planning.steps.enrich import EnrichSpec
+from bridge.planning.steps.filter import FilterSpec
+from bridge.planning.steps.redact import RedactSpec
+from bridge.planning.steps.set import SetSpec
+from bridge.planning.steps.upsert import UpsertSpec
 from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import CUSTOMER, USAGE, event, pipeline, plan, planner, records
 

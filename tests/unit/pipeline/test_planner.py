@@ -7,7 +7,10 @@ from decimal import Decimal
 
 import orjson
 
-from bridge.planning.spec import FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.planning.spec import TableSpec
+from bridge.planning.steps.filter import FilterSpec
+from bridge.planning.steps.redact import RedactSpec
+from bridge.planning.steps.set import SetSpec
 from tests.unit.pipeline.samples import (
     BRANCHES,
     CUSTOMER,

@@ -7,16 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from bridge.errors import BridgeError
-from bridge.planning.spec import (
-    BranchSpec,
-    EnrichSpec,
-    FilterSpec,
-    PipelineSpec,
-    SetSpec,
-    SinkSpec,
-    StepSpec,
-    TableSpec,
-)
+from bridge.planning.spec import BranchSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.steps.enrich import EnrichSpec
+from bridge.planning.steps.filter import FilterSpec
+from bridge.planning.steps.set import SetSpec
+from bridge.planning.steps.step import StepSpec
 from bridge.prove.digest import Window, _prefix
 from bridge.prove.subject import _offline
 from bridge.repair.history import way_of

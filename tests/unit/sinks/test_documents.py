@@ -10,12 +10,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from bridge.config.destinations.sink import SinkDestination
 from bridge.config.lint import lint
 from bridge.config.load import load
-from bridge.config.pipeline import SinkDestination
 from bridge.plans import dispatch_plans
 from bridge.section import descriptions
-from bridge.sinks.kinds import SINKS
+from bridge.sinks.model import SINKS
 
 DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "sinks.md").read_text(encoding="utf-8")

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.planning.spec import SinkSpec
 from bridge.sinks import discord, slack, telegram
-from bridge.sinks.kinds import SINKS
-from bridge.sinks.model import AddressGuard, Delivery, Reply, SendError, SendOutcome, Wire
+from bridge.sinks.model import SINKS, AddressGuard, Delivery, Reply, SendError, SendOutcome, Wire
 from tests.unit.pipeline.samples import event, pipeline, plan, planner
 
 NASTY = "<!channel> & *b* _i_ `c` [l](http://x) @everyone 1.5! -x"

@@ -1,5 +1,5 @@
-"""Durations, sizes, addresses, and strict numbers and booleans. The models, lint, the documentation and the tests
-use them.
+"""Durations, sizes, addresses, and strict numbers and booleans: types for the fields of every Section. Lint, the
+documentation and the tests use them too.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""One problem of the file, with its position and a suggestion. Reading, models, names and lint report in one form:
-`file:line:col: path: message`.
+"""One problem of the file, with its position and a suggestion. Reading, models, names, steps, sinks and lint report in
+one form: `file:line:col: path: message`.
 """
 
 from __future__ import annotations
@@ -83,3 +83,9 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in reversed(names)}
     close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
     return f"did you mean {by_lower[close[0]]}?" if close else ""
+
+
+def suggestion(word: str, candidates: Iterable[str]) -> str:
+    """As `nearest`; where no candidate is near, all of them."""
+    names = sorted(candidates)
+    return nearest(word, names) or (f"there is: {', '.join(names)}" if names else "there is none")

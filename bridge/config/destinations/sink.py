@@ -1,0 +1,131 @@
+"""Anything but a table: a message of the vendor that stands behind the connection, at least once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError
+
+from bridge.config.connection import PostgresConnection
+from bridge.config.destinations.destination import DestinationSection, Value
+from bridge.errors import ConfigError
+from bridge.planning.rows import Literal, classify
+from bridge.planning.spec import SinkSpec
+from bridge.problem import KeyPath, Remark, nearest, suggestion
+from bridge.quantity import Duration
+from bridge.sinks.model import SINKS, SinkConnection, is_reference
+
+
+class SinkDestination(DestinationSection):
+    """A sink: at least once, always with the same id. Further keys are the vendor's own, each a value."""
+
+    model_config = ConfigDict(extra="allow")
+
+    connection: str
+    """The name of a sink's connection."""
+    max_age: Duration = timedelta(hours=24)
+    """An undelivered message older than this is a dead letter."""
+    timeout: Duration = timedelta(seconds=10)
+    """How long one attempt may take."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The vendor's keys, as written."""
+        return self.__pydantic_extra__ or {}
+
+    @classmethod
+    def fits(cls, kind: str | None) -> bool:
+        return kind != "postgres"
+
+    @classmethod
+    def usual(cls, kind: str | None) -> bool:
+        return kind != "postgres"
+
+    def spec(self, name: str, connection: PostgresConnection | SinkConnection) -> SinkSpec:
+        message = SINKS[connection.type].message
+        return SinkSpec(
+            name=name,
+            connection=self.connection,
+            kind=connection.type,
+            fields={**message.given, **self.fields},
+            escapes=message.escapes(self.fields),
+            max_age_seconds=self.max_age.total_seconds(),
+            timeout_seconds=self.timeout.total_seconds(),
+        )
+
+    def values(self) -> Iterator[Value]:
+        for key, value in self.fields.items():
+            yield Value((key,), value)
+
+    def lint(self, path: KeyPath, connection: PostgresConnection | SinkConnection | None) -> Iterator[Remark]:
+        if not isinstance(connection, SinkConnection):
+            return
+        written = {key: value for key, value in self.fields.items() if value is not None}
+        for group in connection.needs():
+            if not written.keys() & set(group):
+                message = f"has neither {' nor '.join(group)}: no message could be sent"
+                yield Remark("error", path, message, f"add {' or '.join(group)}", key=True)
+        for key in connection.idle():
+            if key in written:
+                message = f"does nothing: connection {self.connection} writes to one place, its own"
+                yield Remark("error", (*path, key), message, "use a connection that can choose", key=True)
+        for key, known in connection.names().items():
+            named = written.get(key)
+            for name in named if isinstance(named, dict) else ():
+                if name not in known:
+                    message = f"the connection does not say which type {name} has"
+                    fix = nearest(name, known) or f"add it to the {key} of connection {self.connection}"
+                    yield Remark("error", (*path, key, name), message, fix, key=True)
+        yield from _literals(path, written, connection)
+
+    @classmethod
+    def check_names(
+        cls, path: KeyPath, written: Mapping[str, Any], kinds: Mapping[str, str]
+    ) -> Iterator[Remark]:
+        """A vendor's keys are told by name here; their values are judged when they are rendered."""
+        kind = kinds[written["connection"]]
+        if written.get("table") is not None:
+            databases = [name for name, each in kinds.items() if each == "postgres"]
+            message = f"is a {kind} connection: a table needs a postgres one"
+            hint = suggestion(written["connection"], databases)
+            yield Remark("error", (*path, "connection"), message, hint)
+        elif kind in SINKS:
+            yield from _message(path, written, kind)
+
+
+def _message(path: KeyPath, written: Mapping[str, Any], kind: str) -> Iterator[Remark]:
+    model = SINKS[kind].message
+    known = {*model.model_fields, *SinkDestination.model_fields}
+    one = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} message"
+    for key, value in written.items():
+        if key not in known:
+            yield Remark("error", (*path, key), f"is no key of {one}", suggestion(key, known), key=True)
+        if key in model.literal and isinstance(value, str) and ("{{" in value or value.startswith("$")):
+            yield Remark("error", (*path, key), "must be a literal: it decides how values are escaped")
+    for name, field in model.model_fields.items():
+        if field.is_required() and name not in written and name not in model.given:
+            yield Remark("error", path, f"`{name}` is missing: {one} needs it", key=True)
+
+
+def _literals(path: KeyPath, written: Mapping[str, Any], connection: SinkConnection) -> Iterator[Remark]:
+    """What the vendor's model says of the values that are the same for every event."""
+    literals = {key: value for key, value in written.items() if _is_literal(value)}
+    try:
+        connection.message.model_validate(literals)
+    except ValidationError as error:
+        for problem in error.errors():
+            place = problem["loc"][:1]
+            if place and place[0] in literals:
+                words = str(problem["msg"]).removeprefix("Value error, ")
+                yield Remark("error", (*path, place[0]), words[:1].lower() + words[1:])
+
+
+def _is_literal(value: Any) -> bool:
+    if isinstance(value, str) and is_reference(value):
+        return False
+    try:
+        return isinstance(classify(value), Literal)
+    except ConfigError:
+        return False

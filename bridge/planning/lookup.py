@@ -1,0 +1,31 @@
+"""What planning asks of the world: rows of an entity by key. A step yields a Lookup and is sent the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class LookupSpec:
+    """Where an entity's rows are and how they are asked for. The first column of `sql` is the key."""
+
+    as_name: str
+    key: str  # a value source
+    source: str  # "source" or the name of a postgres connection
+    sql: str  # takes %(keys)s
+    cache_seconds: float = 0.0
+    kept: str | None = None  # the entity, where events keep it and `sql` is the bridge's own
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A request of the planner: rows of this entity for these keys."""
+
+    entity: LookupSpec
+    keys: list[Any]  # distinct JSON scalars, all str or all int
+
+
+Answer = Mapping[Any, Mapping[str, Any]]
+"""To a Lookup: key (or its text) -> row, column -> value as psycopg loads it. A key without a row is not in it."""
