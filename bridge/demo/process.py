@@ -99,7 +99,9 @@ class Bridge:
         return self._process
 
     def start(self, **environment: str) -> Self:
-        """Start; wait_ready() waits. Extra environment counts for this start only."""
+        """Start; wait_ready() waits. Extra environment counts for this start only. One before it must have ended."""
+        if self._process is not None:
+            self.wait()
         command = [sys.executable, "-m", "bridge", "run", "-c", str(self.config)]
         with self.log.open("ab") as log:
             self._process = spawn(command, log, env={**self.environment, **environment})
