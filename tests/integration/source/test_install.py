@@ -76,7 +76,9 @@ def test_installs_at_the_same_time_take_turns(empty: Database) -> None:
 def test_a_changed_checksum_stops_the_install_and_says_what_to_do(empty: Database) -> None:
     install(empty)
     empty.execute("update outbox.migration set checksum = 'edited' where version = 1")
-    with pytest.raises(SchemaError, match=r"migration 1 \(outbox\), applied on .* is not the one") as caught:
+    with pytest.raises(
+        SchemaError, match=r"migration 1 \(outbox\), applied on .* differs from the one"
+    ) as caught:
         install(empty)
     statement = caught.value.hint[caught.value.hint.index("update ") :]
     empty.execute(statement)
@@ -103,16 +105,16 @@ def test_an_altered_publication_is_reported_with_the_sql_that_fixes_it(empty: Da
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("alter publication outbox_bridge drop table outbox.event", "is for no table"),
-        ("alter publication outbox_bridge set table public.other", "is for other"),
-        ("alter publication outbox_bridge add table public.other", r"is for outbox\.event, other"),
+        ("alter publication outbox_bridge drop table outbox.event", "publishes no table"),
+        ("alter publication outbox_bridge set table public.other", "publishes other"),
+        ("alter publication outbox_bridge add table public.other", r"publishes outbox\.event, other"),
         (
             "alter publication outbox_bridge set table outbox.event where (type = 'a')",
-            r"is for outbox\.event with a filter",
+            r"publishes outbox\.event with a filter",
         ),
         (
             "drop publication outbox_bridge; create publication outbox_bridge for all tables",
-            "is for all tables",
+            "publishes all tables",
         ),
     ],
 )
