@@ -48,7 +48,7 @@ class LazyGroup(click.RichGroup):
 
 
 @click.group(cls=LazyGroup)
-@click.version_option(__version__, prog_name="bridge")
+@click.version_option(__version__)
 def cli() -> None:
     """Postgres outbox to your tables, exactly once."""
 

@@ -10,8 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 
 from bridge.demo.binaries import find_binaries
 from bridge.demo.cluster import Cluster
+from tests.support import distribution
 from tests.support.bridge_process import REPOSITORY
 from tests.support.servers import Database, create_database, drop_database
 
@@ -36,39 +35,22 @@ def transcript() -> tuple[list[str], str]:
 
 
 @pytest.fixture(scope="module")
-def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new virtual environment with our wheel; its dependencies are those of the tests' environment."""
+def wheel_commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commands of a new virtual environment with our wheel; its dependencies are the tests' environment's."""
     directory = tmp_path_factory.mktemp("wheel")
-    tree = directory / "tree"
-    tree.mkdir()
-    for part in ("bridge", "sql"):
-        shutil.copytree(REPOSITORY / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md"):
-        shutil.copy(REPOSITORY / file, tree)
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=tree, check=True, capture_output=True)
-
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory))
-    [wheel] = directory.glob("*.whl")
-    environment = directory / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", str(environment))
-    python = str(environment / "bin" / "python")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", str(wheel))
-    [site] = environment.glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return environment
+    _, wheel = distribution.build(REPOSITORY, directory)
+    return distribution.environment(directory / "venv", str(wheel), fetched=False)
 
 
 class Shell:
     """Runs lines as a person would, each in the directory where the one before left off."""
 
-    def __init__(self, wheel: Path, directory: Path, source: str, warehouse: str) -> None:
+    def __init__(self, commands: Path, directory: Path, source: str, warehouse: str) -> None:
         psql = shutil.which("psql") or str(find_binaries()["psql"])
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PYTHON"))}
         self.environment = {
             **kept,
-            "PATH": f"{wheel / 'bin'}:{Path(psql).parent}:/usr/bin:/bin",
+            "PATH": f"{commands}:{Path(psql).parent}:/usr/bin:/bin",
             "SOURCE_DSN": source,
             "WAREHOUSE_DSN": warehouse,
         }
@@ -148,8 +130,8 @@ def warehouse(target: Database) -> Iterator[Database]:
 
 
 @pytest.fixture
-def shell(wheel_environment: Path, tmp_path: Path, app: Database, warehouse: Database) -> Iterator[Shell]:
-    made = Shell(wheel_environment, tmp_path, app.dsn, warehouse.dsn)
+def shell(wheel_commands: Path, tmp_path: Path, app: Database, warehouse: Database) -> Iterator[Shell]:
+    made = Shell(wheel_commands, tmp_path, app.dsn, warehouse.dsn)
     yield made
     made.close()
 
@@ -251,12 +233,12 @@ def test_a_step_that_was_left_out_is_answered_with_that_step(shell: Shell, wareh
 
 @pytest.mark.data_directory
 def test_a_wrong_password_is_answered_with_where_to_correct_it(
-    wheel_environment: Path, tmp_path: Path, source: Database, source_cluster: Cluster, warehouse: Database
+    wheel_commands: Path, tmp_path: Path, source: Database, source_cluster: Cluster, warehouse: Database
 ) -> None:
     rules = source_cluster.data / "pg_hba.conf"
     rules.write_text("host all postgres all trust\nhost all all all scram-sha-256\n")
     source.execute("select pg_reload_conf()")
-    shell = Shell(wheel_environment, tmp_path, source.bridge_dsn + " password=canary", warehouse.dsn)
+    shell = Shell(wheel_commands, tmp_path, source.bridge_dsn + " password=canary", warehouse.dsn)
     shell.init("bridge init --recipe usage-limits my-bridge")
     said = shell.until("bridge doctor", "reach_password")
     assert "role outbox_bridge" in said
