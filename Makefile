@@ -2,22 +2,36 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PY := .venv/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
 PYTEST := $(PY) -m pytest
 # Most tests wait for servers: four workers keep two cores busy, each with servers of its own. On a server of
 # yours (BRIDGE_TEST_DSN) they would meet.
 WORKERS ?= $(if $(BRIDGE_TEST_DSN),0,4)
 ARGS ?=
 
-.venv/.ready: pyproject.toml
+.venv/.ready: pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 setup"; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || \
 		{ echo "python3 -m venv does not work here; on Debian: apt-get install python3-venv"; exit 1; }
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo]' --group dev
+	$(PIP) install "$$(grep -o '^pip==[^ ]*' requirements-dev.txt)"
+	$(PIP) install --require-hashes --requirement requirements-dev.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 setup: .venv/.ready ## a .venv with everything; .venv/bin/bridge is the command
+
+lock: ## requirements-dev.txt anew, what setup installs; newer versions: ARGS=--upgrade
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --quiet --disable-pip-version-check install uv
+	build/lock/bin/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command 'make lock' --extra demo --group dev pyproject.toml \
+		--output-file requirements-dev.txt $(ARGS)
+
+dist: setup ## the sdist and the wheel, in dist/, checked
+	rm -rf dist
+	$(PY) -m build --no-isolation --outdir dist .
+	$(PY) -m twine check --strict dist/*
 
 demo: setup ## embedded Postgres, producers, a bridge killed mid-stream, and the verdict
 	.venv/bin/bridge demo $(ARGS)
@@ -57,4 +71,4 @@ clean: ## remove what the other targets made
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.PHONY: setup demo test test-all test-matrix check bench torture mutants test-sdk clean help
+.PHONY: setup lock dist demo test test-all test-matrix check bench torture mutants test-sdk clean help
