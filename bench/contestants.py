@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from bench.servers import NATIVE, NATIVE_UPSERT, WAREHOUSE, Servers
-from bridge.demo.world import Bridge
+from bridge.demo.process import Bridge
 
 EVENT_TABLE = ("outbox", "event", "id")
 LIMITS_TABLE = ("events", "usage_limits", "event_id")
@@ -65,7 +65,7 @@ class Native:
             "create subscription bench connection {} publication outbox_bridge with (create_slot = false,"
             " slot_name = {}, copy_data = false, synchronous_commit = {})"
         ).format(self._servers.source_dsn, sql.Identifier(self._slot), sql.Literal(self._commit))
-        with psycopg.connect(self._servers.target_dsn(self.database), autocommit=True) as connection:
+        with psycopg.connect(self._servers.database_dsn(self.database), autocommit=True) as connection:
             connection.execute(statement)
 
     def stop(self) -> None:
@@ -103,21 +103,20 @@ class Ours:
     def prepare(self) -> None:
         """Its slot stays from round to round, as it does for its users."""
         self._servers.on_target(self.database, "truncate events.usage_limits")
-        self.bridge.start()
-        self.bridge.wait_ready()
+        self.bridge.start().wait_ready()
         end = time.monotonic() + 30
         mode = "select 1 from bridge.checkpoint where mode = 'stream'"
         while not self._servers.on_target(self.database, mode):  # ready while it still makes its slot
             if time.monotonic() > end:
                 raise TimeoutError(f"the bridge does not stream\n{self.bridge.log_tail()}")
             time.sleep(0.05)
-        self.bridge.stop()
+        self.bridge.terminate()
 
     def start(self) -> None:
         self.bridge.start()
 
     def stop(self) -> None:
-        self.bridge.stop()
+        self.bridge.terminate()
 
     def processes(self) -> dict[str, int]:
         worker = self._servers.on_target(

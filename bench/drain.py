@@ -7,18 +7,20 @@ which is the steady rate whatever the size of a commit, without process start.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
 from bench.contestants import Contestant
-from bench.process import cpu_seconds, peak_memory
 from bench.servers import Servers
 
 _LIMIT = 900.0  # seconds for a drain
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def drain(servers: Servers, contestant: Contestant, last: UUID, *, at_most: floa
     place = sql.Identifier(schema, table)
     some = sql.SQL("select exists (select from {})").format(place)
     final = sql.SQL("select exists (select from {} where {} = %s)").format(place, sql.Identifier(key))
-    with psycopg.connect(servers.target_dsn(contestant.database), autocommit=True) as watch:
+    with psycopg.connect(servers.database_dsn(contestant.database), autocommit=True) as watch:
         started = servers_clock(watch)
         contestant.start()
         _until(watch, some, None, 0.005, _LIMIT)
@@ -111,3 +113,21 @@ def _commits(
     ).fetchone()
     assert row is not None
     return row
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """User and system time of all its threads so far, from /proc: None elsewhere than on Linux."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def peak_memory(pid: int) -> int | None:
+    """Bytes: the largest resident set so far."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

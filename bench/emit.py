@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 
-from bridge.demo.workspace import Workspace
+from bridge.demo.servers import Cluster, Workspace
 from bridge.postgres.schema import migrations, source_sql
 
 _NEW = """select outbox.EMIT('t', '{"a": 1}', gen_random_uuid()::text)"""
@@ -103,7 +103,7 @@ def main() -> None:
     transactions = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 9
     with Workspace() as workspace:
-        cluster = workspace.cluster("bench-emit", fsync=True).start()
+        cluster = Cluster(workspace, "bench-emit", fsync=True).init().start()
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             prepare(connection)
             for name, statements in _CASES.items():

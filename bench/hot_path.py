@@ -17,14 +17,14 @@ from struct import pack
 from time import process_time
 from typing import Any
 
-from bridge.apply.prepared import Prepared, encode
 from bridge.config.load import load
 from bridge.config.specs import contract_specs, pipeline_specs
-from bridge.core.event import Batch, Event
-from bridge.core.pgoutput import Decoder
-from bridge.core.pipeline import Planner, answered
-from bridge.core.plan import Column, TableShape
 from bridge.daemon import quiet_collector
+from bridge.planning.plan import Column, TableShape
+from bridge.planning.planner import Planner, answered
+from bridge.protocol.events import Batch, Event
+from bridge.stream.decode import Decoder
+from bridge.stream.planned import PlannedBatch, encode
 
 _KINDS = {
     "event_id": ("uuid", "other"),
@@ -100,7 +100,7 @@ def decode(data: list[bytes]) -> list[Batch]:
     return batches
 
 
-def prepare(plans: Planner, batch: Batch, customers: dict[str, dict[str, Any]]) -> Prepared:
+def prepare(plans: Planner, batch: Batch, customers: dict[str, dict[str, Any]]) -> PlannedBatch:
     """A batch's statements, every lookup answered from `customers`."""
     return encode("stream", batch, answered(plans.plan(batch.events), lambda _lookup: customers))
 

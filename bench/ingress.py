@@ -21,13 +21,12 @@ import psycopg
 import psycopg_pool
 
 from bridge.daemon import serve_ingress
-from bridge.demo.workspace import Workspace
+from bridge.demo.servers import Cluster, Workspace
 from bridge.ingress import store
 from bridge.ingress.app import Ingress
-from bridge.ingress.keys import Keys
-from bridge.ingress.settings import Settings
+from bridge.ingress.settings import IngressSettings, Keys
 from bridge.ingress.store import Item
-from bridge.ingress.writer import Outcome
+from bridge.ingress.writer import StoreOutcome
 from bridge.observe.server import bind
 from bridge.postgres.schema import source_sql
 
@@ -50,7 +49,7 @@ class OneByOne:
             dsn, min_size=CLIENTS, max_size=CLIENTS, open=False, kwargs={"autocommit": True}
         )
 
-    async def put(self, items: list[Item]) -> list[Outcome]:
+    async def put(self, items: list[Item]) -> list[StoreOutcome]:
         [item] = items
         async with self.pool.connection() as connection:
             cursor = await connection.execute(
@@ -72,13 +71,13 @@ def serve_side(dsn: str, listening: socket.socket, gathered: bool, seconds: floa
     """Serve for the length of the measurement."""
 
     async def main() -> None:
-        settings = Settings(Keys(["k"]), 1 << 20, {}, (), {}, {})
+        settings = IngressSettings(Keys(["k"]), 1 << 20, {}, (), {}, {})
         ingress = Ingress(settings, dsn, count=lambda *_: None, failed=print, works=lambda: None)
         if not gathered:
             ingress.writer = OneByOne(dsn)  # type: ignore[assignment]
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, stop.set)
-        await serve_ingress(ingress, listening, stop, 200)
+        await serve_ingress(ingress, listening, stop, 200, instance="bench")
 
     asyncio.run(main())
 
@@ -120,7 +119,7 @@ def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
     fork = multiprocessing.get_context("fork")
     with Workspace() as workspace:
-        cluster = workspace.cluster("bench-ingress", fsync=True).start()
+        cluster = Cluster(workspace, "bench-ingress", fsync=True).init().start()
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute(source_sql().encode())
         found: dict[tuple[bool, int], list[float]] = {}  # (gathered, clients) -> requests a second

@@ -38,7 +38,7 @@ def latency(servers: Servers, contestant: Contestant, rate: float, seconds: floa
     schema, table, key = contestant.table
     place = sql.Identifier(schema, table)
     there = sql.SQL("select 1 from {} where {} = %s").format(place, sql.Identifier(key))
-    with psycopg.connect(servers.target_dsn(contestant.database), autocommit=True) as watch:
+    with psycopg.connect(servers.database_dsn(contestant.database), autocommit=True) as watch:
         _wait_for(watch, there, last_id(servers))
         watch.execute(sql.SQL("truncate {}").format(place))
         watch.execute("select pg_stat_reset_shared('io')")

@@ -7,11 +7,9 @@ from time import perf_counter
 
 import orjson
 
-from bridge.core.event import Event
-from bridge.core.fold import arrange
-from bridge.core.pipeline import Planner, answered
-from bridge.core.plan import Column, TableShape
-from bridge.core.spec import (
+from bridge.planning.plan import Column, TableShape, arrange
+from bridge.planning.planner import Planner, answered
+from bridge.planning.spec import (
     BranchSpec,
     ContractSpec,
     EnrichSpec,
@@ -21,6 +19,7 @@ from bridge.core.spec import (
     SetSpec,
     TableSpec,
 )
+from bridge.protocol.events import Event
 
 CONTRACT = ContractSpec(
     "usage.limit_reached",
@@ -51,7 +50,7 @@ SHAPE = TableShape(
     {name: Column(name, *KINDS.get(name, ("text", "text"))) for name in COLUMNS},  # type: ignore[arg-type]
 )
 ENRICH = EnrichSpec("customer", "$event.customer_id", "source", "select ...")
-TABLE = TableSpec("events", "warehouse", "events.usage_limits", "upsert", ("event_id",), None, COLUMNS)
+TABLE = TableSpec("events", "warehouse", "events", "usage_limits", "upsert", ("event_id",), None, COLUMNS)
 
 
 def events(count: int) -> list[Event]:

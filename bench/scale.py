@@ -21,7 +21,7 @@ from bench.contestants import Ours
 from bench.drain import drain
 from bench.report import machine
 from bench.servers import Servers
-from bridge.demo.world import CONFIG
+from bridge.demo.process import CONFIG
 
 _ROWS = 1000  # a transaction of the backlog
 
@@ -82,7 +82,7 @@ def main() -> None:
         print(
             f"prove: exit {clean['exit_code']}, {clean['seconds']} s, {clean['peak_rss_bytes'] / 1e6:.0f} MB"
         )
-        with psycopg.connect(servers.target_dsn(ours.database), autocommit=True) as connection:
+        with psycopg.connect(servers.database_dsn(ours.database), autocommit=True) as connection:
             connection.execute("delete from events.usage_limits where event_id = %s", [last])
         damaged = prove(servers)
         print(

@@ -1,20 +1,16 @@
 """The two servers that everything is measured between, and what their owners put there.
 
-Apart from the measurements because it is the ground they share: one source, one target cluster, TCP on
-127.0.0.1 for everybody, the same settings for native replication and for the bridge.
+One source, one target, TCP on 127.0.0.1 for everybody, the same settings for native replication and for the
+bridge.
 """
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import psycopg
 
-from bridge.demo import customer
-from bridge.demo.cluster import Cluster
-from bridge.demo.workspace import Workspace
-from bridge.postgres.schema import source_sql, target_sql
+from bridge.demo.world import CRM, USAGE_LIMITS, World
 
 SETTINGS: dict[str, str | int] = {
     "fsync": "on",
@@ -73,60 +69,26 @@ alter table outbox.event enable always trigger upsert;
 NATIVE, NATIVE_UPSERT, WAREHOUSE = "native", "native_upsert", "warehouse"
 
 
-class Servers:
-    """Source database `app`; target databases for the bridge, for a plain copy, for copy and upsert."""
+class Servers(World):
+    """The demo's two servers, set to be measured; and beside the warehouse a target database for a plain copy and one
+    for copy and upsert."""
+
+    settings = SETTINGS
 
     def __init__(self) -> None:
-        self.workspace = Workspace()
-        self.password = secrets.token_hex(16)
-        self.source = self._start("app")
-        self.target = self._start(WAREHOUSE)
-        for name in (NATIVE, NATIVE_UPSERT):
-            self.target.create_database(name)
+        super().__init__()
         for database, statements in (
-            (WAREHOUSE, (target_sql(), customer.USAGE_LIMITS, customer.TARGET_GRANTS)),
             (NATIVE, (LANDING, _CLOCK.format("outbox.event"))),
-            (
-                NATIVE_UPSERT,
-                (
-                    LANDING,
-                    customer.CRM,
-                    customer.USAGE_LIMITS,
-                    _UPSERT,
-                    _CLOCK.format("events.usage_limits"),
-                ),
-            ),
+            (NATIVE_UPSERT, (LANDING, CRM, USAGE_LIMITS, _UPSERT, _CLOCK.format("events.usage_limits"))),
         ):
-            with psycopg.connect(self.target.dsn(database), autocommit=True) as connection:
+            self.target.execute(f"create database {database}")
+            with psycopg.connect(self.database_dsn(database), autocommit=True) as connection:
                 for statement in statements:
                     connection.execute(statement.encode())
-        with psycopg.connect(self.source_dsn, autocommit=True) as connection:
-            connection.execute(source_sql().encode())
-            connection.execute(customer.CRM)
 
-    def _start(self, name: str) -> Cluster:
-        cluster = self.workspace.cluster(name, fsync=True, password=self.password, settings=SETTINGS).start()
-        cluster.create_database(name)
-        with psycopg.connect(cluster.dsn(name), autocommit=True) as connection:
-            customer.make_roles(connection, self.password)
-        return cluster
-
-    @property
-    def source_dsn(self) -> str:
-        """As the owner."""
-        return self.source.dsn("app")
-
-    def target_dsn(self, database: str) -> str:
-        """As the owner."""
+    def database_dsn(self, database: str) -> str:
+        """Of one of the target's databases, as its owner."""
         return self.target.dsn(database)
-
-    @property
-    def bridge_environment(self) -> dict[str, str]:
-        """What bridge.yaml refers to, as the bridge's own role."""
-        return {
-            "SOURCE_DSN": self.source.dsn("app", user="outbox_bridge"),
-            "WAREHOUSE_DSN": self.target.dsn(WAREHOUSE, user="outbox_bridge"),
-        }
 
     def on_source(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """One statement as the source's owner."""
@@ -139,12 +101,3 @@ class Servers:
     def version(self) -> str:
         """`18.1`, of both."""
         return str(self.on_source("show server_version")[0][0])
-
-    def close(self) -> None:
-        self.workspace.close()
-
-    def __enter__(self) -> Servers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`bridge.emit` is loaded when it is asked for: the command starts without it."""
+    """Import `bridge.emit` on first use: the command starts without it."""
     if name == "emit":
         from bridge.producer import emit  # noqa: PLC0415  (loads psycopg)
 

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from bridge.apply.stream_plan import StreamPlan
-from bridge.apply.upkeep import Upkeep
-from bridge.apply.worker import Worker
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.backlog import watch_backlog
-from bridge.observe.deliveries import DispatchWatch
 from bridge.observe.metrics import Metrics
 from bridge.observe.server import bind, serve
 from bridge.observe.state import Health, StreamState
-from bridge.observe.watch import StreamWatch
+from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.plans import dispatch_plans, stream_plans
+from bridge.repair.upkeep import Upkeep
+from bridge.stream.planned import FailureGuard
+from bridge.stream.spec import StreamSpec
+from bridge.stream.worker import Worker
 
 if TYPE_CHECKING:  # only a configuration that has an ingress, or sinks, pays for their libraries
-    from bridge.dispatch.supervisor import Dispatchers
+    from bridge.dispatch.dispatcher import Dispatchers
     from bridge.ingress.app import Ingress
-    from bridge.ingress.settings import Settings
+    from bridge.ingress.settings import IngressSettings
 
 GRACE_SECONDS = 20.0
 """How long a SIGTERM waits for what is in flight; what has not settled then is rolled back by its end."""
@@ -40,10 +40,11 @@ GRACE_SECONDS = 20.0
 class Daemon:
     """One process: a worker a stream, the admin server, signals."""
 
-    def __init__(self, config: Config, reread: Callable[[], Config], *, allow_storm: bool = False) -> None:
+    def __init__(self, config: Config, reread: Callable[[], Config], *, guarded: bool = True) -> None:
+        """guarded: False dead-letters whatever fails, however much it is (`--allow-storm`)."""
         self._config = config
         self._reread = reread
-        self._allow_storm = allow_storm
+        self._guarded = guarded
         self._health = Health()
         self._metrics = Metrics(self._health)
         self._workers: dict[str, Worker] = {}
@@ -60,7 +61,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        plans = stream_plans(self._config, allow_storm=self._allow_storm)
+        plans = stream_plans(self._config)
         admin = self._config.admin
         app = build_admin(
             self._metrics,
@@ -69,7 +70,9 @@ class Daemon:
             openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
         )
         taking = self._open_ingress()
-        serving = asyncio.create_task(serve_admin(app, admin.listen.host, admin.listen.port, self._stop))
+        serving = asyncio.create_task(
+            serve_admin(app, *admin.listen, self._stop, instance=self._config.source.instance())
+        )
         await asyncio.sleep(0)  # let it bind: a port in use must be told before anything is fenced
         if serving.done() and taking is not None:
             taking.cancel()
@@ -112,23 +115,29 @@ class Daemon:
         )
         listening = bind(ingress.listen.host, ingress.listen.port, "ingress.listen")
         self._log.info("ingress", listen=str(ingress.listen))
-        serving = serve_ingress(self._ingress, listening, self._stop, ingress.max_connections)
+        serving = serve_ingress(
+            self._ingress,
+            listening,
+            self._stop,
+            ingress.max_connections,
+            instance=self._config.source.instance(),
+        )
         return asyncio.create_task(serving, name="ingress")
 
     def _dispatch(self, config: Config) -> None:
         """Send the deliveries of this configuration, from now on."""
         plans = dispatch_plans(config)
         if plans and self._dispatchers is None:
-            from bridge.dispatch.supervisor import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
+            from bridge.dispatch.dispatcher import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
 
             self._dispatchers = Dispatchers(DispatchWatch(self._metrics))
         if self._dispatchers is not None:
             self._dispatchers.use(plans)
 
-    def _plans(self) -> list[StreamPlan]:
+    def _plans(self) -> list[StreamSpec]:
         return [worker.plan for worker in self._workers.values()]
 
-    def _start(self, plan: StreamPlan) -> None:
+    def _start(self, plan: StreamSpec) -> None:
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
@@ -140,7 +149,8 @@ class Daemon:
             alive=lambda: self._alive(plan.stream),
             max_retained_wal=plan.max_retained_wal,
         )
-        worker = Worker(plan, StreamWatch(self._metrics, state, self._nudge), ended)
+        watch = StreamWatch(self._metrics, state, self._nudge)
+        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended)
         self._workers[plan.stream] = worker
         self._health.add(state)
         worker.start()
@@ -180,7 +190,7 @@ class Daemon:
         """SIGHUP: a file that is wrong changes nothing."""
         try:
             config = self._reread()
-            plans = {plan.stream: plan for plan in stream_plans(config, allow_storm=self._allow_storm)}
+            plans = {plan.stream: plan for plan in stream_plans(config)}
             ingress = _ingress_settings(config)
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
@@ -206,7 +216,7 @@ class Daemon:
         self._log.info("reloaded", streams=list(plans))
 
 
-def _ingress_settings(config: Config) -> Settings | None:
+def _ingress_settings(config: Config) -> IngressSettings | None:
     """Raises ConfigError for what the ingress cannot take."""
     if config.ingress is None:
         return None
@@ -222,12 +232,13 @@ def _socket(config: Config) -> object:
 
 
 async def serve_ingress(
-    ingress: Ingress, listening: socket.socket, stop: asyncio.Event, connections: int
+    ingress: Ingress, listening: socket.socket, stop: asyncio.Event, connections: int, *, instance: str
 ) -> None:
     """Take events until `stop` is set; the writer ends after the last answer."""
     writing = asyncio.create_task(ingress.writer.run(), name="ingress-writer")
     serving = asyncio.create_task(
-        serve(ingress.app, listening, stop, limit_concurrency=connections), name="ingress-http"
+        serve(ingress.app, listening, stop, instance=instance, limit_concurrency=connections),
+        name="ingress-http",
     )
     try:
         await asyncio.wait([serving, writing], return_when=asyncio.FIRST_COMPLETED)
@@ -251,7 +262,7 @@ def quiet_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def run_daemon(path: Path, read: Callable[[Path], Config], *, allow_storm: bool = False) -> None:
-    """Read the configuration and run until told to stop."""
+def run_daemon(path: Path, read: Callable[[Path], Config], *, guarded: bool = True) -> None:
+    """Read the configuration and run until told to stop. guarded: as Daemon."""
     config = read(path)
-    asyncio.run(Daemon(config, lambda: read(path), allow_storm=allow_storm).run())
+    asyncio.run(Daemon(config, lambda: read(path), guarded=guarded).run())

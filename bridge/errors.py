@@ -1,8 +1,7 @@
-"""Every error the bridge raises on purpose, and what follows from it.
+"""Every error has a verdict, a reason and a hint; the policy for SQLSTATEs stands here and nowhere else.
 
-An error carries a verdict (what the stream does about it), a reason (the word that stands on /readyz,
-in the `halted` metric and in the docs) and a hint: the command or SQL that mends it. The docstring of
-a class is its message unless one is given. Policy for SQLSTATEs a server sends is in `verdict_of`.
+Two families. A BridgeError ends a session of a stream: its verdict says whether to retry, halt, stand by or end.
+A UnitFailure costs one unit: it is raised while a batch is planned and becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from inspect import cleandoc
 class Verdict(Enum):
     """What the stream does about an error."""
 
-    RETRY = "retry"  # back off, then again in the same order; nothing is dead-lettered
-    DEAD_LETTER = "dead-letter"  # this one unit cannot be applied; its neighbours can
-    HALT = "halt"  # stop applying and acknowledging; not ready; tried again until mended
-    STAND_BY = "stand-by"  # another bridge holds the stream; wait for it to go
+    RETRY = "retry"  # back off, then retry in the same order; nothing becomes a dead letter
+    DEAD_LETTER = "dead-letter"  # this unit cannot be applied; the others can
+    HALT = "halt"  # stop applying and confirming; not ready; retried until the cause is fixed
+    STAND_BY = "stand-by"  # another bridge holds the stream; wait until it stops
     FATAL = "fatal"  # the process ends: usage, configuration, fenced
 
 
@@ -54,7 +53,7 @@ class CannotConnect(BridgeError):
 
 
 class Retry(BridgeError):
-    """A passing fault: tried again after a back-off."""
+    """A temporary fault: retried after a back-off."""
 
     verdict = Verdict.RETRY
     reason = "retry"
@@ -68,7 +67,7 @@ class Halt(BridgeError):
 
 
 class StandBy(BridgeError):
-    """Another bridge works on this stream; this one waits to take over."""
+    """Another bridge works on this stream; this one stands by to take over."""
 
     verdict = Verdict.STAND_BY
     reason = "stand_by"
@@ -89,10 +88,10 @@ _HALT_CLASSES = frozenset({"42", "3F", "3D", "28", "0A", "25"})
 
 
 def verdict_of(sqlstate: str | None) -> Verdict | None:
-    """What an error of this SQLSTATE means for a batch; None: not known, find out by bisection.
+    """What an error with this SQLSTATE means for a batch; None: unknown, bisect to find out.
 
-    Connection, resource, conflict and shutdown classes are retried in order; data classes cost one
-    unit; structure and privilege halt. No SQLSTATE at all means that the connection is gone.
+    Connection, resource, conflict and shutdown classes are retried in order. Data classes make one unit a dead
+    letter. Structure and privilege classes halt. No SQLSTATE means that the connection is lost.
     """
     if sqlstate is None:
         return Verdict.RETRY
@@ -103,3 +102,56 @@ def verdict_of(sqlstate: str | None) -> Verdict | None:
     if sqlstate[:2] in _HALT_CLASSES:
         return Verdict.HALT
     return None
+
+
+class UnitFailure(Exception):
+    """One unit fails: the dead letter's `code`, and the `cause` without values of the event."""
+
+    code = "planning"
+
+    def __init__(self, cause: str, *, retry_for_seconds: float | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.retry_for_seconds = retry_for_seconds
+
+
+class PayloadFailure(UnitFailure):
+    """The payload is not a readable JSON document."""
+
+    code = "payload"
+
+
+class TooLarge(UnitFailure):
+    """The payload is larger than source.max_payload; the dead letter refers to the outbox row."""
+
+    code = "too_large"
+
+
+class ContractFailure(UnitFailure):
+    """The event breaks its contract."""
+
+    code = "contract"
+
+
+class ExpressionFailure(UnitFailure):
+    """An expression or a template has no value for this event."""
+
+    code = "expression"
+
+
+class MissingEntity(UnitFailure):
+    """Enrichment found no row for this event's key."""
+
+    code = "missing_entity"
+
+
+class EntityFailure(UnitFailure):
+    """The event does not say which entity it is about."""
+
+    code = "entity"
+
+
+class Unmatched(UnitFailure):
+    """No pipeline and no contract takes this type of event."""
+
+    code = "unmatched"

@@ -1,9 +1,11 @@
-"""Named places where a test makes the bridge die, fail or hang. Off, and free, unless a test's environment
-variable is set; configuration cannot switch them on. Loud when on.
+"""Named places where a test makes the bridge die, fail or hang.
 
-`BRIDGE_FAILPOINTS="apply.sent=kill@3;settle.durable=raise"`: at the third pass kill -9 ourselves, at the
-first raise. Acts: kill, raise, hang (for ever), sleep:SECONDS. `@n`: at the n-th pass only; `@n+`: from
-the n-th on.
+They are off, and cost nothing, unless a test's environment variable is set. Configuration cannot switch them on.
+When on, they print a warning.
+
+`BRIDGE_FAILPOINTS="apply.sent=kill@3;settle.durable=raise"`: SIGKILL at the third pass of the one, an exception at
+the first pass of the other. Actions: kill, raise, hang (forever), sleep:SECONDS. `@n`: only at the n-th pass; `@n+`:
+from the n-th pass on.
 """
 
 from __future__ import annotations
@@ -13,35 +15,36 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 POINTS = {
     "session.start": "a session begins",
     "session.fenced": "the epoch is ours, nothing else has changed",
-    "session.judged": "preflight passed, its verdict is in the ledger",
+    "session.judged": "preflight passed, its result is in the ledger",
     "registry.before": "before the source's registry is written",
     "registry.written": "after",
-    "slot.before": "the slot's name is durable, the slot is not made yet",
+    "slot.before": "the slot's name is durable, the slot is not created yet",
     "slot.made": "the slot exists, its snapshot was read, neither is stored",
     "slot.dropped": "the old slot is gone",
-    "ledger.before": "before a change of the ledger alone",
+    "ledger.before": "before a transaction that changes only the ledger",
     "ledger.saved": "after it is durable",
     "stream.opening": "before START_REPLICATION",
     "stream.opened": "after it",
     "stream.received": "a batch was taken from the stream",
     "plan.before": "before a batch is planned",
-    "plan.lookup": "an enrichment is about to be asked for",
-    "entity.written": "what a batch's events keep is in the source, the target has heard nothing of the batch",
+    "plan.lookup": "before an enrichment's lookup",
+    "entity.written": "a batch's entities are written to the source, the target has not received the batch",
     "plan.done": "a batch is planned and encoded",
     "apply.before": "before a batch is sent to the target",
-    "apply.sent": "it was sent, the answer is not there",
+    "apply.sent": "it was sent, the answer has not arrived",
     "apply.chunk": "a chunk of a huge transaction is in, the transaction is open",
-    "settle.refused": "the target refused the batch; before it is tried again or bisected",
+    "settle.refused": "the target refused the batch; before it is retried or bisected",
     "bisect.unit": "a unit failed alone and becomes a dead letter",
     "bisect.commit": "before the commit of a bisected batch",
-    "settle.durable": "the commit's answer is there, nothing is confirmed yet",
-    "observe.before": "before the source is looked at",
+    "settle.durable": "the commit's answer has arrived, nothing is confirmed yet",
+    "observe.before": "before the source is observed",
     "observe.done": "after",
-    "confirm.before": "before the slot is told",
+    "confirm.before": "before the slot is confirmed",
     "confirm.sent": "after",
     "missing.read": "rows of a catch-up or poll were read",
     "poll.wait": "polling found nothing and waits",
@@ -51,14 +54,14 @@ POINTS = {
     "replay.batch": "a batch of a replay was written, its transaction is open",
     "prune.batch": "a batch of rows was deleted, its transaction is open",
 }
-"""The registry: every point and where it stands. A test hits each one."""
+"""Every failpoint and where it is. A test hits each one."""
 
 VARIABLE = "BRIDGE_FAILPOINTS"
 _ACTS = ("kill", "raise", "hang")
 
 
 class FailpointRaised(Exception):
-    """A test made this point fail."""
+    """A test made this failpoint fail."""
 
 
 class _Armed:
@@ -77,7 +80,7 @@ def _parse(text: str) -> dict[str, _Armed]:
             raise ValueError(f"{VARIABLE}: no failpoint {name!r}")
         act, _, count = act.partition("@")
         if act not in _ACTS and not act.startswith("sleep:"):
-            raise ValueError(f"{VARIABLE}: no act {act!r}")
+            raise ValueError(f"{VARIABLE}: no action {act!r}")
         armed[name] = _Armed(act, int(count.rstrip("+") or 1), count.endswith("+"))
     if armed:
         sys.stderr.write(f"bridge: FAILPOINTS ARE ON: {text}\n")
@@ -85,12 +88,6 @@ def _parse(text: str) -> dict[str, _Armed]:
 
 
 _armed = _parse(os.environ.get(VARIABLE, ""))
-
-
-def hit(name: str) -> None:
-    """Pass this point."""
-    if _armed:
-        _pass(name)
 
 
 def _pass(name: str) -> None:
@@ -110,3 +107,10 @@ def _pass(name: str) -> None:
         time.sleep(float(point.act.partition(":")[2]))
     else:
         raise FailpointRaised(name)
+
+
+_OFF: dict[str, None] = {}
+
+hit: Callable[[str], object]
+"""Pass the point of this name. Off, it is a look into an empty dictionary: no frame of ours on the hot path."""
+hit = _pass if _armed else _OFF.get

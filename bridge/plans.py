@@ -1,33 +1,33 @@
-"""From the configuration to what each stream needs: which target database gets which units.
+"""From the configuration to one plan per stream: which target database gets which units.
 
-A sink's deliveries are rows of a target's ledger: of the first table destination's database in its
-pipeline, else of the first postgres connection, else of the source itself.
+A sink's deliveries are rows of a ledger: the ledger of the first table destination in its pipeline, otherwise of the
+first postgres connection, otherwise of the source itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bridge.apply.stream_plan import StreamPlan
 from bridge.config.connection import PostgresConnection
 from bridge.config.model import Config
+from bridge.config.pipeline import table_names
 from bridge.config.specs import contract_specs, pipeline_specs
-from bridge.config.table import table_names
-from bridge.core.compiled import entity_units
-from bridge.core.event import Event
-from bridge.core.pipeline import Planner
-from bridge.core.source import classify
-from bridge.core.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
-from bridge.dispatch.plan import DispatchPlan, LanePlan
+from bridge.dispatch.schedule import DispatchSpec, LaneSpec
 from bridge.errors import ConfigError
+from bridge.planning.pipeline import entity_units
+from bridge.planning.planner import Planner
+from bridge.planning.rows import classify
+from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
 from bridge.postgres.outbox import Outbox
+from bridge.protocol.events import Event
 from bridge.sinks.model import SinkConnection
+from bridge.stream.spec import StreamSpec
 
 SOURCE = "source"
 
 
-def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPlan]:
-    """One plan a target database, in the order of the configuration."""
+def stream_plans(config: Config) -> list[StreamSpec]:
+    """One plan per target database, in the order of the configuration."""
     targets = {
         name: connection.dsn
         for name, connection in config.connections.items()
@@ -43,7 +43,7 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
     start = str(source.start)
     check_compiles(pipelines, contract_specs(config))
     return [
-        StreamPlan(
+        StreamSpec(
             stream=f"{source.slot}_{name}",
             connection=name,
             publication=source.slot,
@@ -70,14 +70,13 @@ def stream_plans(config: Config, *, allow_storm: bool = False) -> list[StreamPla
             failover=source.failover,
             poll_interval=source.poll_interval.total_seconds(),
             strict=config.strict,
-            allow_storm=allow_storm,
         )
         for name in used
     ]
 
 
 def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, ContractSpec]) -> None:
-    """Every expression, template and contract, before anything is started or replaced. Raises ConfigError."""
+    """Compile every expression, template and contract before anything is started or replaced. Raises ConfigError."""
     for pipeline in pipelines:
         tables = [spec for spec in pipeline.destinations.values() if isinstance(spec, TableSpec)]
         sinks = [(pipeline.name, name) for name in pipeline.destinations]
@@ -92,8 +91,8 @@ def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, Co
             ) from None
 
 
-def dispatch_plans(config: Config) -> list[DispatchPlan]:
-    """One plan a ledger that has deliveries, in the order of the configuration."""
+def dispatch_plans(config: Config) -> list[DispatchSpec]:
+    """One plan per ledger that has deliveries, in the order of the configuration."""
     plans = []
     for stream in stream_plans(config):
         lanes = [
@@ -103,15 +102,15 @@ def dispatch_plans(config: Config) -> list[DispatchPlan]:
             if isinstance(spec, SinkSpec) and (pipeline.name, name) in stream.sinks
         ]
         if lanes:
-            plans.append(DispatchPlan(stream.stream, stream.target_dsn, lanes))
+            plans.append(DispatchSpec(stream.stream, stream.target_dsn, lanes))
     return plans
 
 
-def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LanePlan:
+def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
     sink = config.connections[spec.connection]
     if not isinstance(sink, SinkConnection):
-        raise ConfigError(f"{spec.connection} is no sink")
-    return LanePlan(
+        raise ConfigError(f"{spec.connection} is not a sink")
+    return LaneSpec(
         pipeline, spec.name, spec.connection, sink, max_age=spec.max_age_seconds, timeout=spec.timeout_seconds
     )
 
@@ -129,8 +128,8 @@ def _homes(pipeline: PipelineSpec, targets: list[str]) -> dict[tuple[str, str], 
 def _entity_homes(
     pipelines: Sequence[PipelineSpec], homes: Mapping[tuple[str, str], str], targets: list[str]
 ) -> dict[tuple[str, str], str]:
-    """Units of upsert.entity -> the connection whose ledger has their dead letters: the pipeline's own where it has
-    destinations, else one that has a ledger anyway."""
+    """Unit of upsert.entity -> the connection whose ledger has its dead letters: the pipeline's own if it has
+    destinations, otherwise one that has a ledger anyway."""
     first = next(iter([*homes.values(), *targets, SOURCE]))
     return {
         unit: homes.get((pipeline.name, next(iter(pipeline.destinations), "")), first)
@@ -140,7 +139,7 @@ def _entity_homes(
 
 
 def outbox_of(config: Config) -> Outbox:
-    """The outbox table; one of the customer's own has the columns that were named."""
+    """The outbox table. A customer's own outbox has the columns that the configuration names."""
     schema, table = table_names(config.source.table)
     columns = config.source.columns
     if columns is None:

@@ -1,8 +1,9 @@
-"""Fixtures: a source and a target database a test, on shared servers or, to crash, on private ones.
+"""Fixtures: a source and a target database a test, on shared servers or, to crash, on private ones; and the world.
 
 `source` and `target` are fresh copies of a template on servers of the session. A test that also asks for
 `source_cluster` or `target_cluster` gets its database on a server of its own, which it may crash.
-On a DSN such tests are deselected, and the closing lines say so.
+On a DSN such tests are deselected, and the closing lines say so. `world` is both, a configuration, and the bridges
+and commands that run on it. The map of the tests is in CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ import hypothesis
 import psycopg
 import pytest
 
-from bridge.demo.cluster import Cluster
-from tests.support import customer
 from tests.support.bridge_process import BridgeProcess
 from tests.support.proxy import FaultProxy
 from tests.support.servers import (
     ContainerServer,
     Database,
+    EmbeddedServer,
     Server,
     Servers,
     create_database,
@@ -31,6 +31,7 @@ from tests.support.servers import (
     provider,
     template_of,
 )
+from tests.support.world import Kind, World, make_database
 
 # No test depends on the machine's speed, and hypothesis' deadline for an example would.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -93,48 +94,37 @@ def servers() -> Iterator[Servers]:
     made.close()
 
 
-def _template(server: Server, name: str, fill: Callable[[customer.Connection], None]) -> None:
-    customer.make_roles(server)
-    drop_database(Database(server, name))
-    database = create_database(server, name)
-    with database.connect() as connection:
-        fill(connection)
-
-
 def _fresh(server: Server, template: str) -> Iterator[Database]:
     database = create_database(server, f"{template}_{next(_numbers)}", template)
     yield database
     drop_database(database)
 
 
-def _private(servers: Servers, name: str) -> Iterator[Cluster | ContainerServer]:
+def _private(servers: Servers, name: str) -> Iterator[EmbeddedServer | ContainerServer]:
     server = servers.private(name)
     yield server
     server.discard()
 
 
 @pytest.fixture
-def source_cluster(servers: Servers) -> Iterator[Cluster | ContainerServer]:
+def source_cluster(servers: Servers) -> Iterator[EmbeddedServer | ContainerServer]:
     """A server of this test's own that holds its `source`."""
     yield from _private(servers, "private-source")
 
 
 @pytest.fixture
-def target_cluster(servers: Servers) -> Iterator[Cluster | ContainerServer]:
+def target_cluster(servers: Servers) -> Iterator[EmbeddedServer | ContainerServer]:
     """A server of this test's own that holds its `target`."""
     yield from _private(servers, "private-target")
 
 
-def _database(request: pytest.FixtureRequest, kind: str) -> Iterator[Database]:
-    fill = customer.make_source if kind == "source" else customer.make_target
+def _database(request: pytest.FixtureRequest, kind: Kind) -> Iterator[Database]:
     template = template_of(kind)
-    if f"{kind}_cluster" in request.fixturenames:
-        private = request.getfixturevalue(f"{kind}_cluster")
-        _template(private, template, fill)
-        yield Database(private, template)  # goes with its server
+    if f"{kind}_cluster" in request.fixturenames:  # the database goes with its server
+        yield make_database(request.getfixturevalue(f"{kind}_cluster"), template, kind)
         return
     servers: Servers = request.getfixturevalue("servers")
-    server = servers.shared(kind, lambda fresh: _template(fresh, template, fill))
+    server = servers.shared(kind, lambda fresh: make_database(fresh, template, kind))
     yield from _fresh(server, template)
 
 
@@ -176,6 +166,14 @@ def proxy_to() -> Iterator[Callable[[str], FaultProxy]]:
     yield make
     for proxy in made:
         proxy.close()
+
+
+@pytest.fixture
+def world(source: Database, target: Database, tmp_path: Path) -> Iterator[World]:
+    """`source`, `target`, the demo's configuration between them, and the bridges and commands that run on it."""
+    made = World(source, target, tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture

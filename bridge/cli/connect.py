@@ -1,4 +1,4 @@
-"""Connect to the source for one command. The daemon's connections are made where they are watched over."""
+"""Connections for one command, with errors as the command line reports them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.config.model import Config
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 if TYPE_CHECKING:
-    from bridge.apply.stream_plan import StreamPlan
+    from bridge.stream.spec import StreamSpec
 
 OUTBOX = "outbox.event"
 _MENDS = {  # by SQLSTATE
@@ -25,13 +25,13 @@ _MENDS = {  # by SQLSTATE
 
 
 class SourceRefused(BridgeError):
-    """The source refused what the command asked for."""
+    """The source refused the command's statement."""
 
     reason = "source_refused"
 
 
 def unreachable(which: str, error: psycopg.OperationalError) -> CannotConnect:
-    """What libpq says, which names hosts and roles but no passwords, and what to do about that."""
+    """libpq's message, which names hosts and roles but no passwords, and its fix."""
     from bridge.postgres import wire  # noqa: PLC0415  most commands need none
 
     said = str(error).rstrip()
@@ -44,9 +44,9 @@ def connect_source(
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to the source, named after the command in pg_stat_activity.
 
-    `grant` is the role that has the rights the command needs. Raises CannotConnect (exit code 3) with
-    what libpq says, which names hosts and roles but no passwords; SourceRefused for errors of statements,
-    whose details (they may hold values of rows) are left out.
+    `grant`: the role that has the privileges that the command needs. Raises CannotConnect (exit code 3) with libpq's
+    message, which names hosts and roles but no passwords; SourceRefused for errors of statements, without their
+    details, which may contain row values.
     """
     try:
         connection = psycopg.connect(
@@ -75,16 +75,17 @@ def connect_source(
 
 
 def need_own_outbox(config: Config, *, command: str) -> None:
-    """Raise ConfigError where the outbox is a table of the customer's, which this command leaves alone."""
+    """Raise ConfigError if the outbox is the customer's own table, which this command does not change."""
     if config.source.table != OUTBOX:
         raise ConfigError(
-            f"`bridge {command}` works on {OUTBOX}; source.table is {config.source.table}, a table of yours",
-            hint="do it with your own SQL, or remove source.table to use the one `bridge install` makes",
+            f"`bridge {command}` works only on {OUTBOX}, but source.table is {config.source.table}"
+            ", your own table",
+            hint="use your own SQL, or remove source.table to use the table that `bridge install` creates",
         )
 
 
 @contextmanager
-def connect_ledger(plan: StreamPlan, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+def connect_ledger(plan: StreamSpec, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to a stream's target, with an empty search_path. Raises CannotConnect."""
     from bridge.postgres.catalog import connect_target  # noqa: PLC0415  most commands need none
 
@@ -98,7 +99,7 @@ def connect_ledger(plan: StreamPlan, command: str) -> Iterator[psycopg.Connectio
 
 @contextmanager
 def target_errors(command: str) -> Iterator[None]:
-    """Errors of statements on a target, as the command line tells them: without values of rows."""
+    """Errors of statements on a target, as the command line reports them: without row values."""
     from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
     from bridge.postgres.target import Refused  # noqa: PLC0415
 
@@ -110,7 +111,7 @@ def target_errors(command: str) -> Iterator[None]:
             raise CannotConnect(
                 f"a connection was lost during `bridge {command}`: {safe_message(error)}"
             ) from None
-        hint = "bridge doctor names what is missing, with the SQL or command that mends it"
+        hint = "bridge doctor shows what is missing, with the SQL or command that fixes it"
         if error.sqlstate in ("42P01", "3F000"):
             hint = (
                 "bridge schema target | psql <target>   (as the owner of the database); then: bridge doctor"

@@ -1,4 +1,4 @@
-"""`bridge dead`: the dead letters, for a person to look at and to settle."""
+"""`bridge dead`: list, show, retry and discard dead letters."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.apply.dead import Outcome
-    from bridge.apply.stream_plan import StreamPlan
     from bridge.postgres.dead_letters import Choice
+    from bridge.repair.dead import RetryOutcome
+    from bridge.stream.spec import StreamSpec
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @click.group()
 def dead() -> None:
-    """Events that could not be applied: list, show, retry, discard."""
+    """List, show, retry and discard events that could not be applied."""
 
 
 def _chosen(command: _F) -> _F:
-    """Which letters are meant: ids, --pipeline, --cause, --all."""
+    """The selection of dead letters: ids, --pipeline, --cause, --all."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="For programs."),
-        click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing."),
-        click.option("--all", "everything", is_flag=True, help="Every open one."),
-        click.option("--cause", metavar="CODE", help="Those with this code, as `bridge dead list` shows it."),
-        click.option("--pipeline", metavar="P", help="Those of this pipeline."),
+        click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing."),
+        click.option("--all", "everything", is_flag=True, help="All open dead letters."),
+        click.option(
+            "--cause", metavar="CODE", help="Only those with this code, as `bridge dead list` shows it."
+        ),
+        click.option("--pipeline", metavar="P", help="Only those of this pipeline."),
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
         command = option(command)
@@ -49,17 +51,17 @@ def _choice(ids: tuple[str, ...], pipeline: str | None, cause: str | None, every
     for each in ids:
         if len(each) < 8 or set(each.lower()) - set("0123456789abcdef-"):
             raise click.BadParameter(
-                f"{each!r} is not an id, or less than 8 characters of one: see `bridge dead list`",
+                f"{each!r} is not an id or the first 8 or more characters of one: see `bridge dead list`",
                 param_hint="ID",
             )
     if not (ids or pipeline or cause or everything):
-        raise click.UsageError("which ones? Give IDs, --pipeline P, --cause CODE or --all")
+        raise click.UsageError("nothing is selected: give IDs, --pipeline P, --cause CODE or --all")
     return Choice(tuple(each.lower() for each in ids), pipeline, cause)
 
 
 @contextmanager
-def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamPlan, psycopg.Connection]]]:
-    """Each stream with a connection to its target; errors as the command line tells them."""
+def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamSpec, psycopg.Connection]]]:
+    """Each stream with a connection to its target; errors as the command line reports them."""
     from contextlib import ExitStack  # noqa: PLC0415
 
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
@@ -73,8 +75,8 @@ def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamPlan, psycop
 
 @dead.command("list")
 @config_option
-@click.option("--pipeline", metavar="P", help="Those of this pipeline.")
-@click.option("--cause", metavar="CODE", help="Those with this code.")
+@click.option("--pipeline", metavar="P", help="Only those of this pipeline.")
+@click.option("--cause", metavar="CODE", help="Only those with this code.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: bool) -> None:
     """List open dead letters, grouped by cause."""
@@ -95,13 +97,15 @@ def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: b
         click.echo("no open dead letters")
     for group in found:
         where = f"{group.pipeline} -> {group.destination}" if group.pipeline else "no pipeline"
-        parked = f", {group.parked} retry themselves" if group.parked else ""
+        parked = f", {group.parked} are retried automatically" if group.parked else ""
         click.echo(f"{group.letters:>6}  {where}  {group.code}: {group.cause}{parked}")
         click.echo(
             f"        {group.oldest:%Y-%m-%d %H:%M} to {group.newest:%Y-%m-%d %H:%M}, such as {group.ids[0]}"
         )
     if found:
-        click.echo("\nbridge dead show ID; when it is mended: bridge dead retry --cause CODE --dry-run")
+        click.echo(
+            "\nbridge dead show ID; after you fixed the cause: bridge dead retry --cause CODE --dry-run"
+        )
 
 
 @dead.command()
@@ -109,7 +113,7 @@ def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: b
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("letter_id", metavar="ID")
 def show(config_path: Path, letter_id: str, as_json: bool) -> None:
-    """Show one dead letter with its event, values included. ID: whole, or how it begins."""
+    """Show one dead letter with its event, including values. ID: complete, or its first characters."""
     from bridge.errors import BridgeError  # noqa: PLC0415
     from bridge.postgres.dead_letters import show as show_letter  # noqa: PLC0415  (loads psycopg)
 
@@ -150,15 +154,15 @@ def retry(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Apply dead letters again, each exactly once. Exit code 1 when one stays open.
+    """Apply dead letters again, each exactly once. Exit code 1 if one stays open.
 
-    With --dry-run it is done and rolled back.
+    With --dry-run the changes are rolled back.
     """
-    from bridge.apply.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.dead_letters import choose  # noqa: PLC0415
+    from bridge.repair.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
 
     choice = _choice(ids, pipeline, cause, everything)
-    outcomes: list[Outcome] = []
+    outcomes: list[RetryOutcome] = []
     with _ledgers(config_path, "dead retry") as ledgers:
         for plan, connection in ledgers:
             chosen = choose(connection, plan.stream, choice)
@@ -169,7 +173,7 @@ def retry(
     sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
 
 
-def _tell(outcomes: list[Outcome], *, dry_run: bool, as_json: bool) -> None:
+def _tell(outcomes: list[RetryOutcome], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         rows = [{"id": one.id, "result": one.result, "code": one.code, "why": one.why} for one in outcomes]
         click.echo(json.dumps({"dry_run": dry_run, "letters": rows}, indent=2))
@@ -181,9 +185,9 @@ def _tell(outcomes: list[Outcome], *, dry_run: bool, as_json: bool) -> None:
         because = f"  {code}: {why}" if code else f"  {why}" if why else ""
         click.echo(f"{count:>6}  {result}{would}{because}{f', such as {first}' if because else ''}")
     if not outcomes:
-        click.echo("no open dead letter is meant by that")
+        click.echo("no open dead letter matches")
     if any(one.result == "refused" for one in outcomes):
-        click.echo("\nto apply them all the same, over what came later: --force", err=True)
+        click.echo("\nto apply them anyway, overwriting later events: --force", err=True)
 
 
 @dead.command()
@@ -199,7 +203,7 @@ def discard(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Mark dead letters as not needed. They stay in bridge.dead_letter, and are not retried."""
+    """Mark dead letters as not needed. They stay in bridge.dead_letter and are not retried."""
     from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
 
     choice = _choice(ids, pipeline, cause, everything)

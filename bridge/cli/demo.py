@@ -1,4 +1,4 @@
-"""`bridge demo`: a throw-away world, a bridge that is killed in it, and the count of what came through."""
+"""`bridge demo`: throw-away servers, a bridge that is killed, and a check of every event."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--events", default=20_000, show_default=True, type=click.IntRange(min=100), help="How many.")
-@click.option("--keep", is_flag=True, help="Leave everything running to look around, until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C, to look around.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report to FILE."
 )
@@ -26,42 +26,43 @@ if TYPE_CHECKING:
     "--tamper",
     type=click.Choice(["lose", "double", "alter"]),
     hidden=True,
-    help="Falsify one row before the check: the verdict must be no.",
+    help="Change one row before the check: the verdict must be a failure.",
 )
 def demo(events: int, keep: bool, report: Path | None, tamper: Tamper | None) -> None:
-    """Show exactly-once on throw-away Postgres servers, with a bridge killed mid-stream.
+    """Show exactly-once delivery on throw-away Postgres servers, with a bridge killed mid-stream.
 
-    Nothing to set up and nothing left behind. Exit code 1 when an event was lost, doubled or altered, or a message
-    to a Slack (on localhost) did not come.
+    Needs no set-up and leaves nothing behind. Exit code 1 if an event was lost, duplicated or altered, or if a
+    message to the Slack-like receiver (on localhost) did not arrive.
     """
     # psycopg and rich load here, not at every `bridge --help`
     from rich.console import Console  # noqa: PLC0415
 
-    from bridge.demo import screen  # noqa: PLC0415
+    from bridge.demo import report as shown  # noqa: PLC0415
     from bridge.demo.binaries import NoPostgres  # noqa: PLC0415
-    from bridge.demo.cluster import ClusterError  # noqa: PLC0415
-    from bridge.demo.report import html  # noqa: PLC0415
+    from bridge.demo.process import Bridge, BridgeFailed  # noqa: PLC0415
+    from bridge.demo.servers import ClusterError  # noqa: PLC0415
     from bridge.demo.story import Story  # noqa: PLC0415
-    from bridge.demo.world import WITH_SLACK, Bridge, BridgeFailed, World  # noqa: PLC0415
+    from bridge.demo.world import WITH_SLACK, Slack, World  # noqa: PLC0415
 
     console = Console(highlight=False)
     try:
         console.print("starting two throw-away PostgreSQL servers")
-        with World() as world:
-            bridge = Bridge(world.bridge_environment, world.workspace.root / "bridge.log", WITH_SLACK)
+        with World() as world, Slack() as slack:
+            environment = world.bridge_environment | slack.environment
+            bridge = Bridge(environment, world.workspace.root / "bridge.log", WITH_SLACK)
             try:
-                story = Story(world, bridge, events)
-                with screen.live(console, story.progress):
+                story = Story(world, slack, bridge, events)
+                with shown.live(console, story.progress):
                     outcome = story.run(tamper, told=lambda sentence: console.print(f"  {sentence}"))
-                screen.show(console, outcome)
+                shown.show(console, outcome)
                 if report is not None:
-                    report.write_text(html(outcome), encoding="utf-8")
+                    report.write_text(shown.html(outcome), encoding="utf-8")
                     console.print(f"report: {report}", soft_wrap=True)
                 if keep:
                     bridge.start()
                     _look_around(world, bridge.admin)
             finally:
-                bridge.kill()
+                bridge.close()
     except (NoPostgres, ClusterError, BridgeFailed, TimeoutError) as error:
         raise BridgeError(str(error)) from error
     sys.exit(0 if outcome.holds else 1)

@@ -1,4 +1,4 @@
-"""`bridge doctor`: one line a check, and for each finding what mends it."""
+"""`bridge doctor`: one line per check, and the fix of each finding."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _RUN_WHERE = {"command": "run", "config": "in bridge.yaml", "advice": "fix", "":
 
 @click.command()
 @config_option
-@click.option("--network", is_flag=True, help="Also measure: addresses, round trips, time to connect.")
+@click.option(
+    "--network", is_flag=True, help="Also test the network path: addresses, ports, TLS, round trips."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def doctor(config_path: Path, network: bool, as_json: bool) -> None:
-    """Check every precondition on every server; say what mends what is wrong.
+    """Check every precondition on every server, and print the fix of each finding.
 
-    It changes nothing. Exit code 0 without errors (there may be warnings), 1 with errors, 2 for the
-    configuration, 3 when a server cannot be reached.
+    Changes nothing. Exit code 0 without errors (there may be warnings), 1 with errors, 2 for the configuration, 3 if
+    a server cannot be reached.
     """
     from bridge.doctor.examine import examine  # noqa: PLC0415  (loads psycopg)
 

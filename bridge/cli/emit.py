@@ -12,8 +12,8 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.config.model import Config
-from bridge.core.json_text import json_text
 from bridge.errors import BridgeError
+from bridge.producer import strict_json
 
 
 class ContractBroken(BridgeError):
@@ -71,11 +71,11 @@ def parse(text: str) -> dict[str, Any]:
 def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -> str:
     """What the event's contract in bridge.yaml objects to, naming the field; empty: nothing."""
     from bridge.config.specs import contract_specs  # noqa: PLC0415  (loads pydantic)
-    from bridge.core.contract import Contract  # noqa: PLC0415  (loads orjson)
+    from bridge.planning.contract import Contract  # noqa: PLC0415  (loads orjson)
 
     spec = contract_specs(config).get(event_type)
     try:
-        payload = json_text(document).encode()
+        payload = strict_json(document).encode()
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     failure = spec and Contract(spec).violation(document, payload)

@@ -14,8 +14,8 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.apply.stream_plan import StreamPlan
-    from bridge.core.event import Event
+    from bridge.protocol.events import Event
+    from bridge.stream.spec import StreamSpec
 
 
 @click.command()
@@ -31,7 +31,7 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
     from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.errors import BridgeError  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
-    from bridge.postgres.journey import find  # noqa: PLC0415
+    from bridge.postgres.progress import find  # noqa: PLC0415
 
     config = read_config(config_path)
     plans = stream_plans(config)
@@ -57,13 +57,12 @@ def _event(event: Event) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _journey(plan: StreamPlan, event: Event) -> dict[str, Any]:
+def _journey(plan: StreamSpec, event: Event) -> dict[str, Any]:
     """What one stream makes of it, and what its ledger says."""
     from bridge.cli.connect import connect_ledger  # noqa: PLC0415
-    from bridge.core.compiled import Pipeline  # noqa: PLC0415
-    from bridge.core.contract import Contract  # noqa: PLC0415
-    from bridge.core.trace import trace  # noqa: PLC0415
-    from bridge.postgres.journey import Applied  # noqa: PLC0415
+    from bridge.planning.contract import Contract  # noqa: PLC0415
+    from bridge.planning.pipeline import Pipeline, trace  # noqa: PLC0415
+    from bridge.postgres.progress import Applied  # noqa: PLC0415
 
     kind = event.type.decode()
     contract = plan.contracts.get(kind)
@@ -95,9 +94,9 @@ def _journey(plan: StreamPlan, event: Event) -> dict[str, Any]:
     return {"stream": plan.stream, "applied": how, "pipelines": traces}
 
 
-def _owned(plan: StreamPlan, pipeline: str) -> list[str]:
+def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
     """The destinations of a pipeline whose units this stream writes."""
-    from bridge.core.spec import TableSpec  # noqa: PLC0415
+    from bridge.planning.spec import TableSpec  # noqa: PLC0415
 
     spec = next(one for one in plan.pipelines if one.name == pipeline)
     entities = [name for of, name in sorted(plan.entities) if of == pipeline]
@@ -109,10 +108,10 @@ def _owned(plan: StreamPlan, pipeline: str) -> list[str]:
     ]
 
 
-def _planned(plan: StreamPlan, event: Event) -> dict[tuple[str, str], Any]:
+def _planned(plan: StreamSpec, event: Event) -> dict[tuple[str, str], Any]:
     """By unit, the columns or the message as they would be written now."""
-    from bridge.apply.planning import plan_target  # noqa: PLC0415
-    from bridge.core.fold import arrange  # noqa: PLC0415
+    from bridge.planning.plan import arrange  # noqa: PLC0415
+    from bridge.stream.target_tables import plan_target  # noqa: PLC0415
 
     planned = _answered(plan, plan_target(plan).plan([event]))
     found: dict[tuple[str, str], Any] = {}
@@ -125,12 +124,12 @@ def _planned(plan: StreamPlan, event: Event) -> dict[tuple[str, str], Any]:
     return found
 
 
-def _answered(plan: StreamPlan, work: Generator[Any, Any, Any]) -> Any:
+def _answered(plan: StreamSpec, work: Generator[Any, Any, Any]) -> Any:
     """Drive a plan or a trace, looking up what it asks for."""
-    from bridge.core.pipeline import answered  # noqa: PLC0415
-    from bridge.postgres.enrich import Enricher  # noqa: PLC0415
+    from bridge.planning.planner import answered  # noqa: PLC0415
+    from bridge.postgres.entities import Enricher  # noqa: PLC0415
 
-    enricher = Enricher(plan.dsns, "explain", lambda _entity, _result, _count: None)
+    enricher = Enricher(plan.dsns, "explain")
     try:
         return answered(work, enricher.answer)
     finally:
@@ -138,8 +137,8 @@ def _answered(plan: StreamPlan, work: Generator[Any, Any, Any]) -> Any:
 
 
 def _unit(target: psycopg.Connection, event: Event, pipeline: str, destination: str) -> dict[str, Any]:
-    from bridge.core.plan import unit_id  # noqa: PLC0415
-    from bridge.postgres.journey import deliveries, letters  # noqa: PLC0415
+    from bridge.planning.plan import unit_id  # noqa: PLC0415
+    from bridge.postgres.progress import deliveries, letters  # noqa: PLC0415
 
     unit = str(unit_id(event.id.decode(), pipeline, destination))
     return {

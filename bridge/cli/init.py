@@ -25,10 +25,10 @@ class FilesInTheWay(BridgeError):
 
 @click.command()
 @click.option("--recipe", "name", metavar="NAME", help="Start from this recipe (bridge recipe list).")
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False))
 def init(name: str | None, force: bool, directory: Path) -> None:
-    """Write bridge.yaml, .env.example and the SQL to run into DIR (default: here)."""
+    """Write bridge.yaml, .env.example and the SQL to run to DIR (default: the current directory)."""
     chosen = recipe_of(name or STARTER)
     contents = {
         "bridge.yaml": chosen.text("bridge.yaml"),
@@ -41,7 +41,7 @@ def init(name: str | None, force: bool, directory: Path) -> None:
     if in_the_way and not force:
         raise FilesInTheWay(
             f"{', '.join(in_the_way)} in {directory} would be overwritten",
-            hint="another DIR, or --force to overwrite",
+            hint="use another DIR, or --force to overwrite",
         )
     directory.mkdir(parents=True, exist_ok=True)
     for file, text in contents.items():

@@ -1,4 +1,4 @@
-"""`bridge install`: brings the source's schema up to date. The target is the customer's to change."""
+"""`bridge install`: bring the source's schema up to date. Only the customer changes the target."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from bridge.config.connection import PostgresConnection
 
 @click.command()
 @config_option
-@click.option("--notify", is_flag=True, help="Also a trigger that wakes a bridge that polls (capture: poll).")
+@click.option(
+    "--notify", is_flag=True, help="Also create a trigger that wakes a polling bridge (capture: poll)."
+)
 def install(config_path: Path, notify: bool) -> None:
-    """Create or upgrade the outbox in the source database; say what is left for you to run.
+    """Create or upgrade the outbox in the source database, and print what is left for you to run.
 
-    Never touches a target: `bridge schema target` prints what it needs.
+    Never touches a target: `bridge schema target` prints the SQL that it needs.
     """
     from bridge.cli.connect import connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.schema import install_source  # noqa: PLC0415

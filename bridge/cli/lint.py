@@ -1,4 +1,4 @@
-"""`bridge lint`: what is wrong with the configuration, offline."""
+"""`bridge lint`: check the configuration offline."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bridge.config.lint import lint as findings_of
 
 @click.command()
 @config_option
-@click.option("--strict", is_flag=True, help="Warnings fail too.")
+@click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
 def lint(config_path: Path, strict: bool) -> None:
     """Check the configuration without connecting to anything.
 
-    Findings come as file:line:col: level: path: message; fix. Exit code 1 with errors (or, with --strict,
-    warnings), 2 when there is no such file.
+    Prints findings as file:line:col: level: path: message; fix. Exit code 1 with errors (or, with --strict,
+    warnings), 2 if the file does not exist.
     """
     findings = findings_of(config_path, os.environ)
     for finding in findings:

@@ -1,13 +1,43 @@
-"""What several commands take: `-c/--config`, and the way from that file to a Config."""
+"""What several commands take: `-c/--config` with the way from that file to a Config, and points in time.
+
+A time is ISO 8601 with time zone, or so long ago (`24h`).
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
+
+
+class Moment(click.ParamType[datetime] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
+    """2026-01-31T12:00:00Z, 2026-01-31, or a duration before now such as 90m or 7d. UTC where no zone is given."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        from bridge.config.quantity import parse_duration  # noqa: PLC0415  (pydantic: `--help` needs none)
+
+        if isinstance(value, datetime):
+            return value
+        try:
+            return datetime.now(UTC) - parse_duration(value)
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 24h",
+                param,
+                ctx,
+            )
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
 
 if TYPE_CHECKING:
     from bridge.config.model import Config

@@ -1,4 +1,4 @@
-"""`bridge prove`: source and target compared by counts and hashes."""
+"""`bridge prove`: compare source and target by counts and hashes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.moment import Moment
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import Moment, config_option, read_config
 
 
 @click.command()
 @config_option
-@click.option(
-    "--since", type=Moment(), help="Only events from this time on (or a duration ago, such as 24h)."
-)
+@click.option("--since", type=Moment(), help="Only events since this time (or a duration ago, such as 24h).")
 @click.option("--until", type=Moment(), help="Only events before this time.")
-@click.option("--pipeline", help="Only what this pipeline fills.")
+@click.option("--pipeline", help="Only what this pipeline writes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def prove(
     config_path: Path,
@@ -28,9 +25,10 @@ def prove(
     pipeline: str | None,
     as_json: bool,
 ) -> None:
-    """Compare source and target: what was lost, doubled, or differs. Reads only; the bridge may run.
+    """Compare source and target: which events were lost, duplicated, or differ.
 
-    Exit code 0: no difference. 1: differences, or it could not be compared. 3: a server cannot be reached.
+    It only reads, and the bridge may run. Exit code 0: no difference. 1: differences, or the comparison was not
+    possible. 3: a server cannot be reached.
     """
     from bridge.plans import stream_plans  # noqa: PLC0415  `bridge --help` must not import everything
     from bridge.prove.run import prove as compare  # noqa: PLC0415

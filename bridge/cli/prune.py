@@ -1,4 +1,4 @@
-"""`bridge prune`: delete what every stream has applied and the retention no longer keeps."""
+"""`bridge prune`: delete events that every stream has applied and that are older than the retention."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bridge.cli.options import config_option, read_config
 @config_option
 @click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
 def prune(config_path: Path, dry_run: bool) -> None:
-    """Delete delivered events older than source.retention. `bridge run` does it by itself."""
+    """Delete delivered events older than source.retention. `bridge run` does this once a minute."""
     from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415  (loads psycopg)
-    from bridge.postgres.prune import prune as prune_outbox  # noqa: PLC0415
-    from bridge.postgres.suppressed import fold  # noqa: PLC0415
+    from bridge.postgres.outbox import fold  # noqa: PLC0415
+    from bridge.repair.prune import prune as prune_outbox  # noqa: PLC0415
 
     config = read_config(config_path)
     need_own_outbox(config, command="prune")
@@ -28,4 +28,4 @@ def prune(config_path: Path, dry_run: bool) -> None:
     click.echo(f"{pruned.deleted} events {would}deleted")
     click.echo(f"{pruned.emptied} events with idempotency keys {would}emptied: they stay 35 days")
     if pruned.stopped:
-        click.echo(f"not more, because {pruned.stopped}")
+        click.echo(f"stopped, because {pruned.stopped}")

@@ -1,4 +1,4 @@
-"""`bridge recipe`: ready configurations to look at, and to add to one's own."""
+"""`bridge recipe`: ready-made configurations to show, and to add to your own."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from pathlib import Path
 import rich_click as click
 
 from bridge.cli.options import config_option
-from bridge.config.addition import add_to
+from bridge.config.recipe import add_to, recipes, recipes_page
 from bridge.config.recipe import recipe as recipe_of
-from bridge.config.recipe import recipes
-from bridge.config.recipe_page import recipes_page
 from bridge.errors import ConfigError
 
 
 @click.group()
 def recipe() -> None:
-    """Ready configurations: an event, its pipeline, its table and its tests."""
+    """Ready-made configurations: an event, its pipeline, its table and its tests."""
 
 
 @recipe.command("list")
-@click.option("--json", "as_json", is_flag=True, help="A list of objects.")
-@click.option("--markdown", is_flag=True, help="A page of all of them: docs/recipes.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+@click.option("--markdown", is_flag=True, help="Print a page of all recipes: docs/recipes.md.")
 def list_recipes(as_json: bool, markdown: bool) -> None:
-    """Name every recipe."""
+    """List the recipes."""
     if markdown:
         click.echo(recipes_page(), nl=False)
         return
@@ -41,7 +39,7 @@ def list_recipes(as_json: bool, markdown: bool) -> None:
 @recipe.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print recipe NAME: its configuration, the SQL that goes with it, and sample events."""
+    """Print recipe NAME: its configuration, its SQL and its sample events."""
     one = recipe_of(name)
     about = one.about
     click.echo(f"# {about.title} ({about.category}): {about.summary}")
@@ -59,7 +57,7 @@ def show(name: str) -> None:
 @config_option
 @click.option("--dry-run", is_flag=True, help="Print the file instead of writing it.")
 def add(name: str, config_path: Path, dry_run: bool) -> None:
-    """Add recipe NAME to the configuration. Comments and order of the file stay."""
+    """Add recipe NAME to the configuration. Comments and order of the file are kept."""
     one = recipe_of(name)
     try:
         text = config_path.read_text(encoding="utf-8")
@@ -75,7 +73,7 @@ def add(name: str, config_path: Path, dry_run: bool) -> None:
     draft.write_text(result, encoding="utf-8")
     draft.chmod(config_path.stat().st_mode & 0o777)
     os.replace(draft, config_path)
-    click.echo(f"{name} is in {config_path}. Next:")
+    click.echo(f"Added {name} to {config_path}. Next:")
     click.echo(f'  bridge schema recipe {name} | psql "$WAREHOUSE_DSN"            # its table, run by you')
     if one.text("source.sql"):
         click.echo(

@@ -1,4 +1,4 @@
-"""`bridge replay`: history again, to one destination."""
+"""`bridge replay`: send past events to one destination again."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.moment import Moment
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import Moment, config_option, read_config
 
 
 @click.command()
 @config_option
-@click.option("--destination", required=True, help="PIPELINE/NAME, or NAME where only one is called so.")
 @click.option(
-    "--since", type=Moment(), required=True, help="Events from this time on (or a duration ago: 24h)."
+    "--destination", required=True, help="PIPELINE/NAME, or NAME if only one destination has that name."
+)
+@click.option(
+    "--since", type=Moment(), required=True, help="Events since this time (or a duration ago: 24h)."
 )
 @click.option("--until", type=Moment(), help="Events before this time.")
-@click.option("--dry-run", is_flag=True, help="Read and plan, count, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Read, plan and count, but write nothing.")
 @click.option("--deliver", is_flag=True, help="For a sink: send every event once more.")
-@click.option("--force", is_flag=True, help="Also where older events may overwrite newer ones.")
+@click.option("--force", is_flag=True, help="Replay even if older events may overwrite newer ones.")
 @click.option(
-    "--name", default="", help="Of this replay: a sink gets an event once a name. [default: the times]"
+    "--name",
+    default="",
+    help="The name of this replay: a sink gets an event once per name. [default: its times]",
 )
 def replay(
     *,
@@ -36,19 +39,19 @@ def replay(
     force: bool,
     name: str,
 ) -> None:
-    """Fill one destination from the outbox again: applied events, in their order, as the mapping is now.
+    """Write one destination again from the outbox: applied events, in their order, with the current mapping.
 
-    It may be killed and run again: rows that are there are not doubled. A table that neither has a key nor holds
-    `$meta.id` is filled in one transaction, only when empty, and the stream waits meanwhile.
+    You can kill it and run it again: existing rows are not duplicated. A table that neither has a key nor holds
+    `$meta.id` is written in one transaction, only if it is empty, and the stream waits meanwhile.
     """
     import psycopg  # noqa: PLC0415  `bridge --help` must not import everything
 
-    from bridge.apply.replay import replay as again  # noqa: PLC0415
-    from bridge.apply.replay_order import Order, find  # noqa: PLC0415
     from bridge.errors import BridgeError, CannotConnect  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres import wire  # noqa: PLC0415
     from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
+    from bridge.repair.history import Order, find  # noqa: PLC0415
+    from bridge.repair.replay import replay as again  # noqa: PLC0415
 
     plan, pipeline, spec = find(stream_plans(read_config(config_path)), destination)
     times = f"{since.isoformat()}/{until.isoformat() if until else ''}"
@@ -63,15 +66,13 @@ def replay(
     would = "would be " if dry_run else ""
     click.echo(f"{done.read} events read, {done.written} {would}written to {'/'.join(order.unit)}")
     if done.elsewhere:
-        click.echo(f"{done.elsewhere} go elsewhere by filter or branch")
+        click.echo(f"{done.elsewhere} do not go here, because of a filter or branch")
     if done.emptied:
-        click.echo(f"{done.emptied} were emptied by prune and left out")
+        click.echo(f"{done.emptied} were emptied by prune and skipped")
     for note in done.notes:
         click.echo(f"note: {note}")
     if done.failed:
-        click.echo(
-            f"{done.failed} cannot be written; their dead letters, if any, stay as they are:", err=True
-        )
+        click.echo(f"{done.failed} cannot be written; their dead letters, if any, do not change:", err=True)
         for failure in done.failures:
             click.echo(f"  {failure}", err=True)
         sys.exit(1)

@@ -16,10 +16,12 @@ from bridge.cli.options import config_option, read_config
     default="info",
     envvar="BRIDGE_LOG_LEVEL",
     show_default=True,
-    help="debug, info, warning or error; env BRIDGE_LOG_LEVEL.",
+    help="debug, info, warning or error; environment variable BRIDGE_LOG_LEVEL.",
 )
 @click.option(
-    "--allow-storm", is_flag=True, help="Dead-letter on, even when most events of a destination fail."
+    "--allow-storm",
+    is_flag=True,
+    help="Keep writing dead letters even when most events of a destination fail.",
 )
 def run(config_path: Path, log_level: str, allow_storm: bool) -> None:
     """Run the bridge until SIGTERM. SIGHUP reads the configuration again."""
@@ -27,4 +29,4 @@ def run(config_path: Path, log_level: str, allow_storm: bool) -> None:
     from bridge.observe.logs import configure  # noqa: PLC0415
 
     configure(log_level)
-    run_daemon(config_path, read_config, allow_storm=allow_storm)
+    run_daemon(config_path, read_config, guarded=not allow_storm)

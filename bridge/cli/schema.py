@@ -72,9 +72,12 @@ def config() -> None:
 )
 def event(config_path: Path, event_type: str | None, typescript: bool, module: str) -> None:
     """The JSON Schema of an event type's payload, from its contract in bridge.yaml."""
-    from bridge.config.schema import event_contract, event_json_schema  # noqa: PLC0415  (loads pydantic)
+    from bridge.config.schema import (  # noqa: PLC0415  (loads pydantic)
+        event_contract,
+        event_json_schema,
+        typescript_declarations,
+    )
     from bridge.config.specs import contract_specs  # noqa: PLC0415
-    from bridge.config.typescript import typescript_declarations  # noqa: PLC0415
 
     if event_type is None and not typescript:
         raise click.UsageError("name an event type, or say --typescript for the declarations of all")

@@ -1,4 +1,4 @@
-"""`bridge status`: asked of the bridge that runs; where none does, read from the ledger and the source."""
+"""`bridge status`: asks the running bridge; if none runs, reads the ledger and the source."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from bridge import __version__
 from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
-    from bridge.apply.stream_plan import StreamPlan
-    from bridge.config.model import Config
-    from bridge.config.server import Admin
+    from bridge.config.model import Admin, Config
+    from bridge.stream.spec import StreamSpec
 
 _SECONDS = 4.0
 _TYPES_TOLD = 10
@@ -25,11 +24,11 @@ _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noq
 
 @click.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: what GET /status answers.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: the answer of GET /status.")
 def status(config_path: Path, as_json: bool) -> None:
-    """Say whether it works: streams, lag, dead letters. Exit code 1 when it is not ready.
+    """Show whether the bridge works: streams, lag, dead letters. Exit code 1 if it is not ready.
 
-    Asks the bridge that runs (admin.listen, admin.token); where none does, the ledger and the source.
+    Asks the running bridge (admin.listen, admin.token); if none runs, reads the ledgers and the source.
     """
     state = state_of(read_config(config_path))
     if as_json:
@@ -41,7 +40,7 @@ def status(config_path: Path, as_json: bool) -> None:
 
 
 def state_of(config: Config) -> dict[str, Any]:
-    """From the bridge that runs, else from the servers. Raises CannotConnect where neither answers."""
+    """From the running bridge, otherwise from the servers. Raises CannotConnect if neither answers."""
     state = ask(config.admin)
     if state is None:
         from bridge.plans import stream_plans  # noqa: PLC0415  (loads psycopg)
@@ -51,7 +50,7 @@ def state_of(config: Config) -> dict[str, Any]:
 
 
 def ask(admin: Admin) -> dict[str, Any] | None:
-    """GET /status of the bridge that runs; None where none answers. Raises BridgeError when it refuses us."""
+    """GET /status of the running bridge; None if none answers. Raises BridgeError if it refuses us."""
     from bridge.errors import BridgeError  # noqa: PLC0415
 
     host = _EVERY_INTERFACE.get(admin.listen.host.strip("[]"), admin.listen.host.strip("[]"))
@@ -68,7 +67,8 @@ def ask(admin: Admin) -> dict[str, Any] | None:
     if code == 401:
         raise BridgeError(
             f"the bridge on {admin.listen} refuses admin.token",
-            hint="it runs with another configuration: give that one with -c, or reload it (SIGHUP restarts no server)",
+            hint="it runs with another configuration: give that one with -c, or restart the "
+            "bridge (a reload does not change admin)",
         )
     try:
         state = json.loads(text)
@@ -78,7 +78,7 @@ def ask(admin: Admin) -> dict[str, Any] | None:
     return {"running": True, **state} if ours else None
 
 
-def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
+def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
@@ -118,14 +118,14 @@ def _from_servers(plans: list[StreamPlan]) -> dict[str, Any]:
     }
 
 
-def _stream(plan: StreamPlan, target: Any) -> dict[str, Any]:
+def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     """One stream as its ledger and the source tell it."""
     import psycopg  # noqa: PLC0415
 
     from bridge.errors import CannotConnect  # noqa: PLC0415
     from bridge.postgres import progress  # noqa: PLC0415
+    from bridge.postgres.outbox import suppressed  # noqa: PLC0415
     from bridge.postgres.source import connect_source, require_outbox  # noqa: PLC0415
-    from bridge.postgres.suppressed import suppressed  # noqa: PLC0415
 
     row = progress.checkpoint(target, plan.stream)
     applied = progress.listed(target, plan.stream)
@@ -156,7 +156,7 @@ def _stream(plan: StreamPlan, target: Any) -> dict[str, Any]:
 
 
 def lines(state: dict[str, Any]) -> list[str]:
-    """The same for people."""
+    """The status as text."""
     found = ["ready" if state["ready"] else "not ready"]
     for problem in state["problems"]:
         found.append(f"  {problem['where']}: {problem['reason']}  {problem['message']}".rstrip())
@@ -168,7 +168,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         if slot.get("name"):
             active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
             found.append(
-                f"  slot {slot['name']}: {active}, holds {_size(slot.get('retained_wal_bytes'))} of WAL"
+                f"  slot {slot['name']}: {active}, retains {_size(slot.get('retained_wal_bytes'))} of WAL"
             )
         if stream.get("waiting_for"):
             found.append(f"  {stream['waiting_for']}")
@@ -178,7 +178,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
     if repeats := state.get("suppressed"):
-        found.append(f"not put in, because the idempotency key was used before: {_repeats(repeats)}")
+        found.append(f"skipped, because the idempotency key was used before: {_repeats(repeats)}")
     sent, waiting = state.get("deliveries", {}), state.get("waiting_deliveries", {})
     for destination in sorted(sent.keys() | waiting.keys()):
         words = [f"{count} {outcome}" for outcome, count in sent.get(destination, {}).items()]
@@ -189,7 +189,7 @@ def lines(state: dict[str, Any]) -> list[str]:
 
 
 def _repeats(counts: dict[str, int]) -> str:
-    """The most frequent types; a producer names them, so nothing that a terminal would obey is printed."""
+    """The most frequent types. Producers choose the names, so control characters are not printed."""
     most = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
     told = [
         f"{count} {''.join(letter if letter.isprintable() else '?' for letter in event_type)}"

@@ -1,4 +1,4 @@
-"""`bridge tail`: the newest events and what became of them, one line each."""
+"""`bridge tail`: the newest events and their outcome, one line each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.apply.stream_plan import StreamPlan
-    from bridge.core.event import Event
+    from bridge.protocol.events import Event
+    from bridge.stream.spec import StreamSpec
 
 _WINDOW = 500  # newest events looked at each time
 _SECONDS = 0.5
@@ -25,14 +25,12 @@ _SECONDS = 0.5
 
 @click.command()
 @config_option
-@click.option(
-    "-n", "--last", default=10, show_default=True, help="Begin with so many that are there already."
-)
+@click.option("-n", "--last", default=10, show_default=True, help="Begin with the last N events.")
 @click.option("--values", is_flag=True, help="Print payloads too.")
-@click.option("--no-follow", is_flag=True, help="Print those and end.")
+@click.option("--no-follow", is_flag=True, help="Print those and exit.")
 @click.argument("pipeline", required=False, metavar="[PIPELINE]")
 def tail(config_path: Path, last: int, values: bool, no_follow: bool, pipeline: str | None) -> None:
-    """Print events as they come, and what became of each: applied, waiting, dead. Until Ctrl-C."""
+    """Print events as they arrive, with the outcome of each: applied, waiting, dead. Until Ctrl-C."""
     from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.errors import ConfigError  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
@@ -67,9 +65,9 @@ def _line(event: Event, fate: str, *, values: bool) -> str:
 
 
 class Tail:
-    """Remembers what was told of each event; `news` says what is new or has changed."""
+    """Remembers what was printed for each event; `news` returns what is new or has changed."""
 
-    def __init__(self, plans: list[StreamPlan], source: psycopg.Connection, pipeline: str | None) -> None:
+    def __init__(self, plans: list[StreamSpec], source: psycopg.Connection, pipeline: str | None) -> None:
         self.targets: dict[str, psycopg.Connection] = {}
         self._plans = plans
         self._source = source
@@ -79,8 +77,8 @@ class Tail:
         self._first = True
 
     def news(self, limit: int) -> Iterator[tuple[Event, str]]:
-        """(event, what became of it), at most of the newest `limit`."""
-        from bridge.postgres.journey import newest  # noqa: PLC0415
+        """(event, outcome) of at most `limit` newest events."""
+        from bridge.postgres.progress import newest  # noqa: PLC0415
 
         events = [one for one in newest(self._source, self._plans[0].outbox, _WINDOW) if self._wanted(one)]
         fates = self._fates(events)
@@ -100,8 +98,8 @@ class Tail:
         return self._every or any(fnmatchcase(kind, one) for spec in self._pipelines for one in spec.events)
 
     def _fates(self, events: list[Event]) -> dict[bytes, str]:
-        from bridge.core.plan import unit_id  # noqa: PLC0415
-        from bridge.postgres.journey import Applied, letters  # noqa: PLC0415
+        from bridge.planning.plan import unit_id  # noqa: PLC0415
+        from bridge.postgres.progress import Applied, letters  # noqa: PLC0415
 
         words: dict[bytes, list[str]] = {event.id: [] for event in events}
         for plan in self._plans:

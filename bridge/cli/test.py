@@ -1,4 +1,4 @@
-"""`bridge test`: the configuration's own tests, offline."""
+"""`bridge test`: run the configuration's own tests, offline."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
-from bridge.config.trial import run_cases
+from bridge.config.testing import run_cases
 
 
 @click.command()
 @config_option
-@click.option("-k", "--only", "only", default="", help="Run the tests whose name holds this text.")
+@click.option("-k", "--only", "only", default="", help="Run only tests whose name contains this text.")
 def test(config_path: Path, only: str) -> None:
     """Run the configuration's `tests:` without connecting to anything.
 
-    Each test sends one event through its pipeline. What differs from `expect:` is printed, one line an
-    expectation. Exit code 1 when a test fails or there is none to run.
+    Each test sends one event through its pipeline. Prints one line per unmet expectation. Exit code 1 if a test
+    fails or there is none to run.
     """
     trials = [trial for trial in run_cases(read_config(config_path, offline=True)) if only in trial.name]
     for trial in trials:
@@ -27,7 +27,7 @@ def test(config_path: Path, only: str) -> None:
             click.echo(f"        {difference}")
     failed = sum(bool(trial.differences) for trial in trials)
     if not trials:
-        click.echo(f"{config_path} has no such tests; write some under tests:", err=True)
+        click.echo(f"{config_path} has no such test; add one under tests:", err=True)
     else:
         click.echo(f"{len(trials) - failed} passed, {failed} failed", err=True)
     sys.exit(1 if failed or not trials else 0)

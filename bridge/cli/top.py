@@ -1,4 +1,4 @@
-"""`bridge top`: what `bridge status` says, on a screen that stays."""
+"""`bridge top`: `bridge status` as a live screen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(0.2, 60), help="Seconds.")
 def top(config_path: Path, interval: float) -> None:
-    """Show streams and pipelines live, until Ctrl-C. Not on a terminal: once."""
+    """Show streams and pipelines live, until Ctrl-C. If the output is not a terminal, print once."""
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 

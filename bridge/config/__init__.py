@@ -1,1 +1,1 @@
-"""bridge.yaml: read with positions, checked, linted, and made into the plain values of core/spec."""
+"""bridge.yaml: read with positions, validated, linted, and converted to the plain values of planning/spec."""

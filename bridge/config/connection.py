@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bridge.config.quantity import Integer
-from bridge.config.section import OpenSection, Section
+from bridge.section import OpenSection, Section
 from bridge.sinks.kinds import SINKS, AnySink
 from bridge.sinks.model import SinkConnection
 

@@ -1,20 +1,22 @@
-"""Event contracts: the fields an event type promises.
+"""Event contracts (the fields an event type promises), and entities by name.
 
-Two forms. Flat: every key is a field. Long: exactly when `unknown` is `payload` or `reject` (neither is a
-type of a field), with the fields under `fields`. A flat event whose only key is `fields` with a mapping
-below could be meant as either, and is refused.
+A contract has two forms. Flat: every key is a field. Long: exactly when `unknown` is `payload` or `reject` (neither
+is a type of a field), with the fields under `fields`. A flat event whose only key is `fields` with a mapping below
+could be meant as either, and is refused. An entity is a lookup that several pipelines share, or rows that events
+keep in the source's outbox.entity.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from bridge.config.problem import nearest
-from bridge.config.quantity import Boolean
-from bridge.config.section import Section
-from bridge.core.spec import FieldType
+from bridge.config.quantity import Boolean, Duration
+from bridge.planning.spec import FieldType
+from bridge.section import Section
 
 FIELD_TYPES: tuple[str, ...] = get_args(FieldType)
 _UNKNOWN = ("payload", "reject")
@@ -143,4 +145,40 @@ _EVENT_SCHEMA: dict[str, Any] = {
         },
     ]
 }
-Contract = Annotated[EventContract, WithJsonSchema(_EVENT_SCHEMA)]
+ContractSection = Annotated[EventContract, WithJsonSchema(_EVENT_SCHEMA)]
+
+
+def takes_keys(sql: str) -> str:
+    """The same text, if it can be asked for keys."""
+    if "%(keys)s" not in sql:
+        raise ValueError("must take its keys as %(keys)s, such as: where customer_id = any(%(keys)s)")
+    return sql
+
+
+class Entity(Section):
+    """What enrich.entity finds under this name: either `sql`, or what upsert.entity has kept."""
+
+    kept_by: Literal["events"] | None = None
+    """events: upsert.entity writes it, into outbox.entity of the source. Instead of `sql`."""
+    source: Annotated[str, Field(alias="from")] = "source"
+    """With sql: `source`, or the name of a postgres connection."""
+    sql: Annotated[str, AfterValidator(takes_keys)] | None = None
+    """One query that takes %(keys)s and whose first column is the key."""
+    cache: Duration = timedelta(0)
+    """How long a row found may be used again. What this stream writes itself is seen at once."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Entity:
+        if (self.sql is None) == (self.kept_by is None):
+            raise ValueError("must have either `kept_by: events` or `sql`")
+        if self.kept_by is not None and "source" in self.model_fields_set:
+            raise ValueError("is kept in the source: `from` goes with `sql`")
+        return self
+
+
+def kept_sql(entity: str) -> str:
+    """The lookup of an entity that events keep. The name is a RootName: nothing in it wants quoting."""
+    return (
+        "select key, fields::text as fields, seqs::text as seqs from outbox.entity"
+        f" where entity = '{entity}' and key = any(%(keys)s::text[])"
+    )

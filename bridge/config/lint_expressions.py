@@ -8,21 +8,21 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bridge.config.contract import EventField
-from bridge.config.expressions import (
+from bridge.config.lint_values import (
+    Absences,
+    check_comparisons,
     expression_names,
     has_arithmetic,
     is_expression,
     paths_in_text,
     value_names,
 )
-from bridge.config.lint_absent import Absences
-from bridge.config.lint_comparisons import check_comparisons
 from bridge.config.model import Config
-from bridge.config.pipeline import Pipeline, Step, TableDestination
+from bridge.config.pipeline import PipelineSection, StepSection, TableDestination
 from bridge.config.problem import KeyPath, Level, Remark, nearest
 from bridge.errors import ConfigError
 
-META = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers")
+META_FIELDS = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers")
 _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}
 
 
@@ -48,7 +48,7 @@ def check_expressions(config: Config) -> Iterator[Remark]:
                 yield Remark("error", ("tests", index), message, "add type: ...")
 
 
-def _fields(config: Config, pipeline: Pipeline) -> Mapping[str, list[EventField]] | None:
+def _fields(config: Config, pipeline: PipelineSection) -> Mapping[str, list[EventField]] | None:
     """Field name to its definitions in the contracts of the pipeline's events."""
     found: dict[str, list[EventField]] = {}
     for pattern in pipeline.events:
@@ -62,7 +62,7 @@ def _fields(config: Config, pipeline: Pipeline) -> Mapping[str, list[EventField]
 
 
 def _pipeline(
-    path: KeyPath, pipeline: Pipeline, fields: Mapping[str, list[EventField]] | None
+    path: KeyPath, pipeline: PipelineSection, fields: Mapping[str, list[EventField]] | None
 ) -> Iterator[Remark]:
     later = {name for step in pipeline.steps for name in _made(step)}
     scope = _Scope(fields, {"event", "meta"}, later, set(), Absences(fields))
@@ -90,11 +90,11 @@ def _pipeline(
             yield from _float(at, value, scope)
 
 
-def _made(step: Step) -> list[str]:
+def _made(step: StepSection) -> list[str]:
     return [step.enrich_entity.name] if step.enrich_entity is not None else list(step.set or ())
 
 
-def _step(path: KeyPath, step: Step, scope: _Scope) -> Iterator[Remark]:
+def _step(path: KeyPath, step: StepSection, scope: _Scope) -> Iterator[Remark]:
     if step.enrich_entity is not None:
         yield from _value((*path, "enrich.entity", "key"), step.enrich_entity.key, scope)
     if step.upsert_entity is not None:
@@ -163,8 +163,8 @@ def _names(path: KeyPath, names: frozenset[str], scope: _Scope) -> Iterator[Rema
         elif root not in scope.roots:
             fix = nearest(root, scope.roots) or f"there is: {', '.join(f'${r}' for r in sorted(scope.roots))}"
             yield Remark("error", path, f"there is no ${root} here", fix)
-        elif root == "meta" and field and field not in META:
-            fix = nearest(field, META) or f"there is: {', '.join(META)}"
+        elif root == "meta" and field and field not in META_FIELDS:
+            fix = nearest(field, META_FIELDS) or f"there is: {', '.join(META_FIELDS)}"
             yield Remark("error", path, f"$meta has no {field}", fix)
         elif root == "event" and field and scope.fields is not None:
             yield from _field(path, field, below, scope.fields)

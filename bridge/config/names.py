@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bridge.config.case import RESERVED_EXPECTATIONS
+from bridge.config.model import RESERVED_EXPECTATIONS
 from bridge.config.pipeline import SinkDestination
 from bridge.config.problem import KeyPath, nearest
 from bridge.sinks.kinds import SINKS

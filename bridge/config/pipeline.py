@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WrapValidator, model_validator
 
-from bridge.config.entity import takes_keys
+from bridge.config.contract import takes_keys
 from bridge.config.quantity import Duration
-from bridge.config.section import OpenSection, PlainName, RootName, Section
+from bridge.section import OpenSection, PlainName, RootName, Section
+
+_PART = r'(?:"(?:[^"\x00]|"")+"|[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)'
+_TABLE = re.compile(rf"({_PART})\.({_PART})")
+
+
+def split_table(text: str) -> tuple[str, str] | None:
+    """(schema, table); quoted parts keep their case, others fold to lower, as in SQL. None: not qualified."""
+    match = _TABLE.fullmatch(text)
+    return (_name(match[1]), _name(match[2])) if match else None
+
+
+def _name(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+
+
+def table_names(text: str) -> tuple[str, str]:
+    """(schema, table), in schema public where none is named; a text that SQL would not read is taken as it is."""
+    split = split_table(text)
+    if split is None:
+        schema, _, table = text.rpartition(".")
+        split = (schema, table) if schema else split_table(f"public.{text}") or ("public", text)
+    return split
+
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -22,7 +46,7 @@ def _expression(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
-Expression = Annotated[str, Field(min_length=1), BeforeValidator(_expression)]
+ExpressionText = Annotated[str, Field(min_length=1), BeforeValidator(_expression)]
 """An expression over $event, $meta, enrichments and names made by `set`."""
 
 
@@ -79,22 +103,22 @@ class UpsertEntity(Section):
     """Name to value. Absent: all fields of the event. A field that the event does not have is left as it was."""
 
 
-class Step(Section):
+class StepSection(Section):
     """One step. In the file: a mapping with exactly one of these keys."""
 
     enrich_entity: Annotated[EnrichEntity | None, Field(alias="enrich.entity")] = None
     """Look rows up."""
     upsert_entity: Annotated[UpsertEntity | None, Field(alias="upsert.entity")] = None
     """Keep what the event says of an entity, for events that come later to be enriched with."""
-    filter: Expression | None = None
+    filter: ExpressionText | None = None
     """Go on only where this is true."""
-    set: Annotated[dict[RootName, Expression], Field(min_length=1)] | None = None
+    set: Annotated[dict[RootName, ExpressionText], Field(min_length=1)] | None = None
     """Name to expression."""
     redact: Annotated[tuple[Text, ...], BeforeValidator(_as_list), Field(min_length=1)] | None = None
     """Event fields to blank from here on, payload column included."""
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Step:
+    def _exactly_one(self) -> StepSection:
         if len(self.model_fields_set) != 1:
             raise ValueError("must have exactly one of enrich.entity, upsert.entity, filter, set, redact")
         return self
@@ -105,7 +129,7 @@ class Branch(Section):
 
     name: PlainName
     """Stands in metrics, tests and explain."""
-    when: Expression | None = None
+    when: ExpressionText | None = None
     """Absent: always. Branches after it can't be reached."""
     to: Annotated[tuple[str, ...], BeforeValidator(_as_list)]
     """Names of destinations; [] for none."""
@@ -158,12 +182,12 @@ def _by_connection(value: Any, _handler: Any, info: ValidationInfo) -> Any:
 Destination = Annotated[TableDestination | SinkDestination, WrapValidator(_by_connection)]
 
 
-class Pipeline(Section):
+class PipelineSection(Section):
     """What happens to events of some types."""
 
     events: Annotated[tuple[Text, ...], BeforeValidator(_as_list), Field(alias="event", min_length=1)]
     """A type, a list of types, or globs such as "usage.*"."""
-    steps: tuple[Step, ...] = ()
+    steps: tuple[StepSection, ...] = ()
     """Taken in order."""
     branches: tuple[Branch, ...] | None = None
     """First match wins; absent: every destination."""
@@ -171,7 +195,7 @@ class Pipeline(Section):
     """Where it goes, by name. Only a pipeline with upsert.entity may have none."""
 
     @model_validator(mode="after")
-    def _goes_somewhere(self) -> Pipeline:
+    def _goes_somewhere(self) -> PipelineSection:
         if not self.destinations and not any(step.upsert_entity for step in self.steps):
             raise ValueError("`destinations` is missing: only a pipeline with upsert.entity may have none")
         return self

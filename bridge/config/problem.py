@@ -1,6 +1,5 @@
-"""A thing wrong with the file, where it stands, and the nearest right word.
-
-Apart so that reading, models, names and lint report in one form: `file:line:col: path: message`.
+"""One problem of the file, with its position and a suggestion. Reading, models, names and lint report in one form:
+`file:line:col: path: message`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What lint has to say of a path; where that stands in the file comes later. key: of the key itself."""
+    """Lint's message for a path; the position is added later. key: about the key, not the value."""
 
     level: Level
     path: KeyPath
@@ -41,7 +40,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error of the file. `hint` is the mend, where one is known. Neither has a value from a variable."""
+    """One error of the file. `hint`: the fix, if one is known. Neither contains a value from a variable."""
 
     position: Position
     path: KeyPath
@@ -79,7 +78,7 @@ def format_path(path: KeyPath) -> str:
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """`did you mean slot?`, or nothing when no candidate is near."""
+    """`did you mean slot?`, or nothing if no candidate is similar."""
     names = sorted(set(candidates))
     by_lower = {name.lower(): name for name in reversed(names)}
     close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)

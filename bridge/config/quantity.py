@@ -1,6 +1,5 @@
-"""Durations, sizes, addresses, and the strict readings of numbers and booleans that YAML needs.
-
-Apart from the models because the lint, the docs and the tests speak of these forms too.
+"""Durations, sizes, addresses, and strict numbers and booleans. The models, lint, the documentation and the tests
+use them.
 """
 
 from __future__ import annotations
@@ -38,10 +37,8 @@ _BYTES_MAX = 2**63 - 1
 
 
 def parse_duration(value: Any) -> timedelta:
-    """`500ms`, `30s`, `5m`, `24h`, `7d`, `2w`, or several parts (`1h30m`). ValueError for anything else.
-
-    A bare number is refused: nobody can tell its unit.
-    """
+    """Parse `500ms`, `30s`, `5m`, `24h`, `7d`, `2w`, or several parts (`1h30m`). Raises ValueError for anything
+    else, also for a number without a unit."""
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
@@ -52,7 +49,7 @@ def parse_duration(value: Any) -> timedelta:
             timedelta(),
         )
     except OverflowError:
-        raise ValueError("is a longer duration than can be reckoned with") from None
+        raise ValueError("is too long a duration") from None
 
 
 def format_duration(value: timedelta) -> str:
@@ -67,13 +64,14 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_size(value: Any) -> int:
-    """`8GiB`, `1MiB`, `64kB` (1000), `512B` to bytes. ValueError for anything else, bare numbers too."""
+    """`8GiB`, `1MiB`, `64kB` (1000), `512B` to bytes. Raises ValueError for anything else, also for a number without
+    a unit."""
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("must be a size such as 512KiB, 1MiB or 8GiB")
     size = round(float(match[1]) * _SIZE_UNITS[match[2]]) if "." in match[1] else _whole(match)
     if size > _BYTES_MAX:
-        raise ValueError("is a larger size than can be reckoned with")
+        raise ValueError("is too large a size")
     return size
 
 
@@ -82,7 +80,7 @@ def _whole(match: re.Match[str]) -> int:
 
 
 class Listen(NamedTuple):
-    """Where an HTTP server listens. port 0: any free one."""
+    """The address that an HTTP server listens on. port 0: any free port."""
 
     host: str
     port: int

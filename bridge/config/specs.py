@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from bridge.config.contract import EventContract
-from bridge.config.entity import Entity, kept_sql
+from bridge.config.contract import Entity, EventContract, kept_sql
 from bridge.config.model import Config
-from bridge.config.pipeline import EnrichEntity, Pipeline, SinkDestination, Step, TableDestination
-from bridge.core.spec import (
+from bridge.config.pipeline import (
+    EnrichEntity,
+    PipelineSection,
+    SinkDestination,
+    StepSection,
+    TableDestination,
+    table_names,
+)
+from bridge.planning.spec import (
     BranchSpec,
     ContractSpec,
     DestinationSpec,
@@ -44,7 +50,7 @@ def _contract(name: str, contract: EventContract) -> ContractSpec:
     return ContractSpec(name, fields, contract.unknown)
 
 
-def _pipeline(name: str, pipeline: Pipeline, config: Config) -> PipelineSpec:
+def _pipeline(name: str, pipeline: PipelineSection, config: Config) -> PipelineSpec:
     branches = None
     if pipeline.branches is not None:
         branches = tuple(BranchSpec(branch.name, branch.when, branch.to) for branch in pipeline.branches)
@@ -57,7 +63,7 @@ def _pipeline(name: str, pipeline: Pipeline, config: Config) -> PipelineSpec:
     )
 
 
-def _step(step: Step, config: Config) -> StepSpec:
+def _step(step: StepSection, config: Config) -> StepSpec:
     if step.enrich_entity is not None:
         return _enrich(step.enrich_entity, config)
     if step.upsert_entity is not None:
@@ -89,10 +95,12 @@ def _destination(
     name: str, destination: TableDestination | SinkDestination, config: Config
 ) -> DestinationSpec:
     if isinstance(destination, TableDestination):
+        schema, table = table_names(destination.table)
         return TableSpec(
             name=name,
             connection=destination.connection,
-            table=destination.table,
+            schema=schema,
+            table=table,
             mode=destination.mode,
             key=destination.key,
             version=destination.version,

@@ -1,8 +1,8 @@
 """The demo's judge: every committed event against every effect, field by field.
 
-Imports nothing of the bridge. It reads both databases as their owners, walks truth and effects in step
-by event id, counts effects by what a trigger wrote (an upsert would hide a second one), and takes
-latencies from the servers' own commit timestamps, source commit to target commit.
+Imports nothing of the bridge, and a test holds it to that. It reads both databases as their owners, walks
+truth and effects in step by event id, counts effects by what a trigger wrote (an upsert would hide a second
+one), and takes latencies from the servers' own commit timestamps, source commit to target commit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,26 @@ import psycopg
 from psycopg.rows import dict_row
 
 COLUMNS = ("customer_id", "metric", "limit", "used", "plan", "mrr", "csm", "renewal", "payload")
+
+# Beside the product: what was committed, written by its producer, and what came of it, written by a trigger.
+_TRUTH_TABLE = """
+create schema demo;
+create table demo.truth (event_id uuid primary key, phase text not null, payload jsonb not null);
+grant usage on schema demo to app;
+grant insert on demo.truth to app;
+"""
+_EFFECT_TRIGGER = """
+create schema demo;
+create table demo.effect (event_id uuid not null, operation text not null);
+create function demo.effect() returns trigger language plpgsql security definer set search_path = '' as $$
+begin
+    insert into demo.effect values (case tg_op when 'DELETE' then old.event_id else new.event_id end, tg_op);
+    return null;
+end
+$$;
+create trigger effect after insert or update or delete on events.usage_limits
+    for each row execute function demo.effect();
+"""
 
 _TRUTH = """
 select t.event_id, t.phase, extract(epoch from pg_xact_commit_timestamp(t.xmin))::float8 as committed,
@@ -42,7 +62,7 @@ Row = dict[str, Any]
 
 @dataclass(slots=True)
 class Verdict:
-    """What became of every event. Latencies in seconds, by the phase that the producers named."""
+    """The outcome of every event. Latencies in seconds, by the producers' phase."""
 
     events: int = 0
     rows: int = 0
@@ -72,6 +92,13 @@ class Verdict:
         """Events a second between the first and the last effect of a phase."""
         first, last = self.span.get(phase, (0.0, 0.0))
         return len(self.latencies.get(phase, ())) / (last - first) if last > first else 0.0
+
+
+def install(source_dsn: str, target_dsn: str) -> None:
+    """What check() compares: demo.truth for producers to fill, and the trigger that notes every effect."""
+    for dsn, statements in ((source_dsn, _TRUTH_TABLE), (target_dsn, _EFFECT_TRIGGER)):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(statements.encode())
 
 
 def check(source_dsn: str, target_dsn: str) -> Verdict:

@@ -1,12 +1,133 @@
-"""The demo's outcome as one HTML file without a script or a request to anywhere."""
+"""What the demo shows: a live line while it runs, then the figures, and the same as one HTML file.
+
+The file has no script and makes no request to anywhere. No figure is computed here.
+"""
 
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 
-from bridge.demo.screen import figures, sentence
-from bridge.demo.story import Outcome
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bridge.demo.story import Outcome, Progress
+from bridge.demo.world import Delivered
+
+
+@contextmanager
+def live(console: Console, progress: Progress) -> Iterator[None]:
+    """Update a live line on a terminal; elsewhere only the sentences are printed."""
+    if not console.is_terminal:
+        yield
+        return
+    began = time.monotonic()
+
+    def line() -> Text:
+        waiting = max(0, progress.committed - progress.delivered)
+        return Text(
+            f"{progress.phase:<9}{progress.delivered:>9,} delivered of {progress.committed:,} committed"
+            f"  ({waiting:,} waiting, {len(progress.kills)} kills, {time.monotonic() - began:.0f} s)",
+            style="bold",
+        )
+
+    stop = threading.Event()
+    with Live(line(), console=console, refresh_per_second=8, transient=True) as display:
+
+        def draw() -> None:
+            while not stop.wait(0.12):
+                display.update(line())
+
+        thread = threading.Thread(target=draw, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def figures(outcome: Outcome) -> list[tuple[str, str]]:
+    """(label, value) in the order of the output; the report has the same."""
+    verdict = outcome.verdict
+
+    def milliseconds(percent: float, *phases: str) -> str:
+        return f"{verdict.percentile(percent, *phases) * 1000:,.1f} ms"
+
+    waiting = ", ".join(f"{kill.waiting:,}" for kill in outcome.kills)
+    back = max((kill.back_after for kill in outcome.kills), default=0.0)
+    return [
+        ("events committed", f"{verdict.events:,} in {outcome.transactions:,} transactions"),
+        (
+            "not events",
+            f"{outcome.rolled_back:,} rolled back, {outcome.repeated:,} repeated idempotency keys",
+        ),
+        (
+            "SIGKILL mid-stream",
+            f"{len(outcome.kills)}, with {waiting} events waiting; back in {back:.1f} s",
+        ),
+        ("rows in the table", f"{verdict.rows:,}"),
+        ("altered fields", f"{verdict.altered:,}"),
+        ("effects of no event", f"{verdict.unexpected:,}"),
+        ("dead letters", f"{verdict.dead_letters:,}"),
+        ("messages at Slack", _messages(outcome.slack)),
+        ("latency, steady", f"p50 {milliseconds(50, 'steady')}  p99 {milliseconds(99, 'steady')}"),
+        (
+            "latency, with kills",
+            f"p50 {milliseconds(50, 'steady', 'rush')}  p99 {milliseconds(99, 'steady', 'rush')}"
+            f"  max {milliseconds(100, 'steady', 'rush')}",
+        ),
+        ("throughput", _throughput(verdict.rate("backlog"), outcome.backlog)),
+        ("servers", f"two PostgreSQL {outcome.server_version}, durable commits on both"),
+    ]
+
+
+def _throughput(rate: float, backlog: int) -> str:
+    """A rate is taken between the first commit and the last: a small backlog has only one."""
+    return f"{rate:,.0f} events/s, draining {backlog:,}" if rate else f"{backlog:,} drained in one commit"
+
+
+def _messages(slack: Delivered) -> str:
+    return (
+        f"{slack.messages:,} for {slack.expected:,} customers at twice their limit, to "
+        f"{slack.channels} account owners; missing {slack.missing}, repeated {slack.again}"
+    )
+
+
+def sentence(outcome: Outcome) -> str:
+    """The verdict in one line."""
+    return f"lost {outcome.verdict.lost}  duplicates {outcome.verdict.duplicates}"
+
+
+def show(console: Console, outcome: Outcome) -> None:
+    """Figures, one row, the verdict."""
+    table = Table.grid(padding=(0, 2))
+    for what, value in figures(outcome):
+        table.add_row(Text(what, style="dim"), Text(value))
+    console.print()
+    console.print(table)
+    console.print(
+        "\none row of events.usage_limits (mrr, csm and renewal looked up at the source):", style="dim"
+    )
+    console.print(
+        "  " + "  ".join(f"{name}={value}" for name, value in outcome.sample.items()), soft_wrap=True
+    )
+    console.print("\none message:", style="dim")
+    console.print(Text(f"  {outcome.slack.sample}"), soft_wrap=True)
+    console.print()
+    for example in outcome.verdict.examples:
+        console.print(Text(f"  {example}", style="red"))
+    good = outcome.holds
+    console.print(Text(sentence(outcome), style="bold green" if good else "bold red"), highlight=False)
+    if not good:
+        console.print(Text("the promise does NOT hold: see the figures above", style="bold red"))
+
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

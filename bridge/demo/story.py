@@ -1,6 +1,6 @@
 """The demo as a sequence: steady traffic, a rush with kills, a backlog, the verdict.
 
-Apart from world.py (what exists) and screen.py (what is shown): here is what happens when.
+What exists is in world.py, what is shown in report.py; here is what happens when.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ from typing import Literal, LiteralString
 
 import psycopg
 
-from bridge.demo.checker import Verdict, check
+from bridge.demo.checker import Verdict, check, install
+from bridge.demo.process import Bridge
 from bridge.demo.producers import Producers
-from bridge.demo.slack import Delivered
-from bridge.demo.world import Bridge, World
+from bridge.demo.world import Delivered, Slack, World
 
 Tamper = Literal["lose", "double", "alter"]
 KILLS = 3
 RUSH_SECONDS = 8.0
 STEADY_SECONDS, STEADY_RATE = 3.0, 200.0
-OVER, REQUESTS = (
-    range(1, 13),
-    20,
-)  # customers who are twice over their limit, and how often that is said at a time
+OVER = range(1, 13)  # customers who are twice over their limit
+REQUESTS = 20  # how often that is said at a time
 _PATIENCE = 30.0  # seconds without a single new effect before we stop waiting and judge
 
 # What a broken bridge would have left behind: the demo's own test that its verdict can be no.
@@ -49,7 +47,7 @@ class Kill:
 
 @dataclass(slots=True)
 class Progress:
-    """What is going on, for whoever draws it. Counters are of this moment."""
+    """The current progress, for the screen."""
 
     phase: str = "starting"
     events: int = 0  # to come in all
@@ -60,7 +58,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Outcome:
-    """The verdict and what it was about."""
+    """The verdict and its context."""
 
     verdict: Verdict
     slack: Delivered
@@ -75,15 +73,16 @@ class Outcome:
 
     @property
     def holds(self) -> bool:
-        """Exactly once in the table, at least once at Slack."""
+        """True if the table has each event exactly once and Slack each message at least once."""
         return self.verdict.holds and not self.slack.missing
 
 
 class Story:
-    """Runs it in `world`; `progress` changes meanwhile and may be read from another thread."""
+    """Runs it in `world`; `progress` changes meanwhile and may be read from another thread. One story a world."""
 
-    def __init__(self, world: World, bridge: Bridge, events: int) -> None:
+    def __init__(self, world: World, slack: Slack, bridge: Bridge, events: int) -> None:
         self.world = world
+        self.slack = slack
         self.bridge = bridge
         self.progress = Progress(events=events)
         self.producers = Producers(world.producer_dsn)
@@ -93,8 +92,9 @@ class Story:
         self._allowance = 0
 
     def run(self, tamper: Tamper | None = None, told: Callable[[str], None] = lambda _: None) -> Outcome:
-        """Everything, in about 20 s for 20,000 events. `told` gets a sentence at each turn of events."""
+        """Run everything, in about 20 s for 20,000 events. `told` is called with a sentence at each step."""
         began = time.monotonic()
+        install(self.world.source_dsn, self.world.target_dsn)
         with psycopg.connect(self.world.target_dsn, autocommit=True) as self._warehouse:
             try:
                 self._stream(told)
@@ -108,7 +108,7 @@ class Story:
             verdict = check(self.world.source_dsn, self.world.target_dsn)
             return Outcome(
                 verdict=verdict,
-                slack=self.world.slack.delivered(self._twice_over()),
+                slack=self.slack.delivered(self._twice_over()),
                 kills=self.progress.kills,
                 transactions=self.producers.transactions,
                 rolled_back=self.producers.rolled_back,
@@ -120,8 +120,7 @@ class Story:
             )
 
     def _stream(self, told: Callable[[str], None]) -> None:
-        self.bridge.start()
-        told(f"bridge ready after {self.bridge.wait_ready():.1f} s")
+        told(f"bridge ready after {self._start_bridge():.1f} s")
         with ThreadPoolExecutor(1, thread_name_prefix="producers") as pool:
             self.progress.phase = "steady"
             told(f"steady traffic: {STEADY_RATE:.0f} single-row transactions a second")
@@ -134,15 +133,21 @@ class Story:
             self._rush_with_kills(pool, told)
             self._wait_until_delivered()
             self.progress.phase = "backlog"
-            code = self.bridge.stop()
-            told(f"bridge stopped with SIGTERM (exit code {code}); {self._backlog:,} events pile up")
+            code = self.bridge.terminate()
+            told(f"bridge stopped with SIGTERM (exit code {code}); {self._backlog:,} events accumulate")
             self._watch(pool.submit(self.producers.backlog, self._backlog))
             self._watch(pool.submit(self.producers.twice_over, OVER, REQUESTS))
             self.bridge.start()
             self._wait_until_delivered()
-            told("waiting for Slack: it takes one message a second and channel")
+            told("waiting for Slack: it accepts one message per second and channel")
             self._wait_for_messages()
-            self.bridge.stop()  # what it still holds must come out before we judge
+            self.bridge.terminate()  # what it still holds must come out before we judge
+
+    def _start_bridge(self) -> float:
+        """Seconds until it is ready."""
+        began = time.monotonic()
+        self.bridge.start().wait_ready()
+        return time.monotonic() - began
 
     # -- the rush ---------------------------------------------------------------------------------------
 
@@ -173,10 +178,7 @@ class Story:
     def _kill(self, told: Callable[[str], None]) -> None:
         self.bridge.kill()
         waiting = self.producers.events - self._look()
-        began = time.monotonic()
-        self.bridge.start()
-        self.bridge.wait_ready()
-        kill = Kill(max(0, waiting), time.monotonic() - began)
+        kill = Kill(max(0, waiting), self._start_bridge())
         self.progress.kills.append(kill)
         told(
             f"SIGKILL {len(self.progress.kills)} of {KILLS}: {kill.waiting:,} events were waiting;"
@@ -233,7 +235,7 @@ class Story:
         """All of them, or nothing new for a while."""
         expected = self._twice_over()
         seen, since = -1, time.monotonic()
-        while (found := self.world.slack.delivered(expected)).missing:
+        while (found := self.slack.delivered(expected)).missing:
             if found.messages != seen:
                 seen, since = found.messages, time.monotonic()
             if time.monotonic() - since > _PATIENCE:

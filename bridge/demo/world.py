@@ -1,54 +1,117 @@
-"""The throw-away world: two servers, their customer's tables, a Slack, and the bridge as a process to kill."""
+"""The throw-away world around a bridge: an application's server, a warehouse's, their customer's tables; a Slack.
+
+The customer owns the tables, runs the printed SQL and gives the bridge its role: all that the product never does
+itself. The tests and the benchmark play the same customer (tests/support/world.py, bench/servers.py).
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import secrets
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
-from typing import IO
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
 import psycopg
+from psycopg import sql
 
-from bridge.demo import customer
-from bridge.demo.cluster import Cluster
-from bridge.demo.slack import Slack
-from bridge.demo.supervise import ended, spawn
-from bridge.demo.workspace import Workspace
+from bridge.demo.process import CONFIG
+from bridge.demo.servers import Cluster, Workspace
+from bridge.postgres.schema import source_sql, target_sql
 
-CONFIG = Path(__file__).with_name("bridge.yaml")
 WITH_SLACK = CONFIG.with_name("with_slack.yaml")
 
+Connection = psycopg.Connection[tuple[Any, ...]]
 
-class BridgeFailed(Exception):
-    """The bridge did not start, or ended by itself; the message has its log's last lines."""
+CRM = """
+create schema crm;
+create table crm.customer (
+    customer_id text primary key,
+    mrr         numeric(12,2) not null,
+    csm         text not null,
+    renewal     date not null
+);
+insert into crm.customer
+select
+    'cus_' || n, (n % 97) * 10 + 0.50,
+    (array['ada', 'grace', 'edsger', 'barbara'])[1 + n % 4], date '2027-01-01' + n
+from generate_series(1, 500) as n;
+grant usage on schema crm to outbox_bridge;
+grant select on crm.customer to outbox_bridge;
+"""
+
+USAGE_LIMITS = """
+create schema events;
+create table events.usage_limits (
+    event_id        uuid primary key,
+    customer_id     text not null,
+    metric          text,
+    "limit"         numeric,
+    used            numeric,
+    plan            text,
+    mrr             numeric(12,2),
+    csm             text,
+    renewal         date,
+    ratio           double precision,
+    payload         jsonb not null,
+    idempotency_key text,
+    occurred_at     timestamptz
+);
+"""
+
+TARGET_GRANTS = """
+revoke create on schema public from public;
+grant usage on schema bridge, events to outbox_bridge;
+grant select, insert, update, delete on all tables in schema bridge to outbox_bridge;
+grant select, insert, update on all tables in schema events to outbox_bridge;
+"""
+
+
+def make_roles(connection: Connection, password: str) -> None:
+    """`outbox_bridge`, and `app`, which may only put events in. Roles belong to the whole server: it may have them."""
+    for name, attributes in (("outbox_bridge", "login replication"), ("app", "login")):
+        if connection.execute("select to_regrole(%s)", [name]).fetchone() == (None,):
+            statement = sql.SQL(f"create role {{}} {attributes} password {{}}")
+            connection.execute(statement.format(sql.Identifier(name), password))
+
+
+def make_source(connection: Connection) -> None:
+    """The outbox as `bridge schema source` prints it, and customers to enrich with."""
+    connection.execute(source_sql().encode())
+    connection.execute("grant outbox_producer to app")
+    connection.execute(CRM)
+
+
+def make_target(connection: Connection) -> None:
+    """The ledger as `bridge schema target` prints it, and a table to fill."""
+    connection.execute(target_sql().encode())
+    connection.execute(USAGE_LIMITS)
+    connection.execute(TARGET_GRANTS)
 
 
 class World:
-    """An application's database and a warehouse, each on a server of its own."""
+    """An application's database `app` and a `warehouse`, each on a server of its own."""
+
+    settings: Mapping[str, str | int] = {"track_commit_timestamp": "on", "log_checkpoints": "off"}
 
     def __init__(self) -> None:
         self.workspace = Workspace()
         self.password = secrets.token_hex(16)
         self.source = self._server("app")
         self.target = self._server("warehouse")
-        with psycopg.connect(self.source.dsn("app"), autocommit=True) as connection:
-            customer.make_source(connection)
-        with psycopg.connect(self.target.dsn("warehouse"), autocommit=True) as connection:
-            customer.make_target(connection)
-        self.slack = Slack()
+        with psycopg.connect(self.source_dsn, autocommit=True) as connection:
+            make_source(connection)
+        with psycopg.connect(self.target_dsn, autocommit=True) as connection:
+            make_target(connection)
 
     def _server(self, name: str) -> Cluster:
-        settings: dict[str, str | int] = {"track_commit_timestamp": "on", "log_checkpoints": "off"}
-        cluster = self.workspace.cluster(name, fsync=True, password=self.password, settings=settings).start()
-        cluster.create_database(name)
+        cluster = Cluster(self.workspace, name, fsync=True, password=self.password, settings=self.settings)
+        cluster.init().start()
+        cluster.execute(f"create database {name}")
         with psycopg.connect(cluster.dsn(name), autocommit=True) as connection:
-            customer.make_roles(connection, self.password)
+            make_roles(connection, self.password)
         return cluster
 
     @property
@@ -68,103 +131,121 @@ class World:
 
     @property
     def bridge_environment(self) -> dict[str, str]:
-        """What with_slack.yaml refers to: both DSNs as the bridge's role, which may create nothing; Slack."""
+        """What bridge.yaml refers to: both DSNs as the bridge's role, which may create nothing."""
         return {
             "SOURCE_DSN": self.source.dsn("app", user="outbox_bridge"),
             "WAREHOUSE_DSN": self.target.dsn("warehouse", user="outbox_bridge"),
-            "SLACK_TOKEN": self.slack.token,
-            "SLACK_API_URL": self.slack.api_url,
         }
 
     def close(self) -> None:
-        self.slack.close()
         self.workspace.close()
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class Bridge:
-    """`bridge run` on a configuration of the demo's, as its own process."""
+@dataclass(frozen=True, slots=True)
+class Message:
+    """id: the Idempotency-Key it came with, the same at every attempt."""
 
-    def __init__(self, environment: dict[str, str], log: Path, config: Path = CONFIG) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.admin = f"127.0.0.1:{probe.getsockname()[1]}"
-        self.log = log
-        self._config = config
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        self._environment = {**clean, **environment, "BRIDGE_ADMIN": self.admin}
-        self._process: subprocess.Popen[bytes] | None = None
+    id: str
+    channel: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The received messages, for the events that should each make one."""
+
+    expected: int
+    missing: int
+    messages: int
+    again: int  # messages whose id had come before
+    channels: int
+    sample: str
+
+
+class Slack:
+    """A Slack to send to: `chat.postMessage` on localhost, which says ok and remembers. A sink and not a target: what
+    comes twice is no fault of the bridge, what does not come is one."""
+
+    def __init__(self) -> None:
+        self.token = f"demo-{secrets.token_hex(8)}"
+        self._messages: list[Message] = []
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.api_url = f"http://127.0.0.1:{self._server.server_address[1]}/api"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        slack = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                said = slack.answer(self.path, self.headers.get("authorization", ""), body, self.headers)
+                answer = json.dumps(said).encode()
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Do not print the web server's log."""
+
+        return Handler
+
+    def answer(self, path: str, authorization: str, body: bytes, headers: Any) -> dict[str, Any]:
+        """Like Slack's Web API: errors in a 200 answer."""
+        if path != "/api/chat.postMessage":
+            return {"ok": False, "error": "unknown_method"}
+        if authorization != f"Bearer {self.token}":
+            return {"ok": False, "error": "invalid_auth"}
+        said = json.loads(body)
+        message = Message(headers.get("idempotency-key", ""), said.get("channel", ""), said.get("text", ""))
+        with self._lock:
+            self._messages.append(message)
+        return {"ok": True}
 
     @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def environment(self) -> dict[str, str]:
+        """What with_slack.yaml refers to."""
+        return {"SLACK_TOKEN": self.token, "SLACK_API_URL": self.api_url}
 
     @property
-    def pid(self) -> int:
-        """The process id while it runs."""
-        if self._process is None:
-            raise BridgeFailed("the bridge is not running")
-        return self._process.pid
+    def messages(self) -> list[Message]:
+        """All received messages, in order."""
+        with self._lock:
+            return list(self._messages)
 
-    def start(self) -> None:
-        """Start; wait_ready() waits."""
-        with self.log.open("ab") as log:
-            self._process = self._spawn(log)
+    def delivered(self, event_ids: Collection[str]) -> Delivered:
+        """The messages of these events; a message's text ends with its event's id."""
+        messages = self.messages
+        told = {message.text.rpartition(" ")[2] for message in messages}
+        return Delivered(
+            expected=len(event_ids),
+            missing=len(set(event_ids) - told),
+            messages=len(messages),
+            again=len(messages) - len({message.id for message in messages}),
+            channels=len({message.channel for message in messages}),
+            sample=messages[0].text if messages else "",
+        )
 
-    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "bridge", "run", "-c", str(self._config)]
-        return spawn(command, log, env=self._environment)
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
 
-    def wait_ready(self, deadline: float = 30.0) -> float:
-        """Until /readyz says 200; seconds waited. Raises BridgeFailed."""
-        began = time.monotonic()
-        while not self._ready():
-            if not self.running:
-                raise BridgeFailed(f"the bridge ended by itself\n{self.log_tail()}")
-            if time.monotonic() - began > deadline:
-                raise BridgeFailed(f"the bridge was not ready after {deadline:.0f} s\n{self.log_tail()}")
-            time.sleep(0.01)
-        return time.monotonic() - began
+    def __enter__(self) -> Slack:
+        return self
 
-    def _ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{self.admin}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:  # refused, or HTTPError: 503 with the reason
-            return False
-
-    def kill(self) -> None:
-        """SIGKILL: no handler, no clean-up, no last word."""
-        if self._process is not None:
-            self._process.kill()
-            self._wait(self._process, 10)
-
-    def stop(self, deadline: float = 30.0) -> int:
-        """SIGTERM; its exit code."""
-        process = self._process
-        if process is None:
-            return 0
-        process.terminate()
-        try:
-            return self._wait(process, deadline)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise BridgeFailed(
-                f"SIGTERM did not end the bridge in {deadline:.0f} s\n{self.log_tail()}"
-            ) from None
-
-    def _wait(self, process: subprocess.Popen[bytes], deadline: float) -> int:
-        code = process.wait(deadline)
-        ended(process)
-        self._process = None
-        return code
-
-    def log_tail(self, lines: int = 15) -> str:
-        """The last lines of its log."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join([f"--- last lines of {self.log}", *text.splitlines()[-lines:]])
+    def __exit__(self, *_: object) -> None:
+        self.close()

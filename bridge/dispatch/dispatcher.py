@@ -1,4 +1,7 @@
-"""One ledger's dispatcher: hold its place, wake the lanes, tidy up, and begin anew after every fault."""
+"""The dispatchers of a process: each holds one ledger's place, wakes its lanes, tidies up, begins anew after a fault.
+
+They share one HTTP client and one pacer.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,22 @@ import contextlib
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 import psycopg
 
-from bridge.core.delivery import Pacer
 from bridge.dispatch.lane import Lane
-from bridge.dispatch.plan import DispatchPlan, DispatchWatcher
+from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
+from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
-from bridge.postgres import dispatcher as place
 from bridge.postgres.safe_error import safe_message
+from bridge.sinks.http import HttpClient
 from bridge.sinks.model import Http
 
 POLL_SECONDS = 0.25
 KEEP_SECONDS = 7 * 86400.0
-"""Settled rows stay so long."""
+"""Seconds that settled rows are kept."""
 _RENEW_SECONDS = 3.0
 _TIDY_SECONDS = 60.0
 _STAND_BY_SECONDS = 1.0
@@ -36,7 +40,7 @@ class _PlaceLost(Exception):
 class Dispatcher:
     """Sends one stream's deliveries until told to stop."""
 
-    def __init__(self, plan: DispatchPlan, http: Http, pacer: Pacer, watcher: DispatchWatcher) -> None:
+    def __init__(self, plan: DispatchSpec, http: Http, pacer: Pacer, watcher: DispatchWatcher) -> None:
         self.plan = plan
         self._http = http
         self._pacer = pacer
@@ -51,12 +55,12 @@ class Dispatcher:
         self._nudged.set()
 
     def stop(self) -> None:
-        """Send what was claimed, claim nothing more, and end."""
+        """Send the claimed messages, claim nothing more, and stop."""
         self._stop.set()
         self._nudged.set()
 
     async def run(self) -> None:
-        """Session after session; every fault begins at the place again."""
+        """Session after session; after every fault it starts with the lease again."""
         while not self._stop.is_set():
             try:
                 async with await place.connect(self.plan.dsn, self.plan.stream) as connection:
@@ -65,9 +69,9 @@ class Dispatcher:
                 self._trouble(error)
                 await self._sleep(_AGAIN_SECONDS)
             except _PlaceLost:
-                self._watcher.log("warning", "dispatcher place lost", stream=self.plan.stream)
+                self._watcher.log("warning", "dispatcher lease lost", stream=self.plan.stream)
 
-    async def _session(self, connection: place.Connection) -> None:
+    async def _session(self, connection: place.AsyncLink) -> None:
         epoch = await self._place(connection)
         if epoch is None:
             return
@@ -103,8 +107,8 @@ class Dispatcher:
             raise group.exceptions[0] from None
         await place.let_go(connection, self.plan.stream, epoch, claimed)
 
-    async def _place(self, connection: place.Connection) -> int | None:
-        """Wait for the place; None: told to stop."""
+    async def _place(self, connection: place.AsyncLink) -> int | None:
+        """Wait for the lease; None: told to stop."""
         while not self._stop.is_set():
             epoch = await place.hold(connection, self.plan.stream, self._holder)
             if epoch is not None:
@@ -116,8 +120,8 @@ class Dispatcher:
             await self._sleep(_STAND_BY_SECONDS)
         return None
 
-    async def _wake(self, connection: place.Connection, lanes: Sequence[Lane]) -> None:
-        """Ask what is due, every POLL_SECONDS and at every nudge, until told to stop."""
+    async def _wake(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
+        """Look for due messages every POLL_SECONDS and at every nudge, until told to stop."""
         names = [lane.plan.name for lane in lanes]
         while not self._stop.is_set():
             self._nudged.clear()
@@ -128,14 +132,14 @@ class Dispatcher:
         for lane in lanes:
             lane.wake()
 
-    async def _renew(self, connection: place.Connection, epoch: int) -> None:
+    async def _renew(self, connection: place.AsyncLink, epoch: int) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             if not await place.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 
-    async def _tidy(self, connection: place.Connection, lanes: Sequence[Lane]) -> None:
-        """Expire what nobody could send, prune what is long settled; small batches with air between."""
+    async def _tidy(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
+        """Expire messages past max_age and prune settled rows, in small batches with pauses."""
         while True:
             for lane in lanes:
                 while count := await queue.expire(connection, lane.claim):
@@ -155,22 +159,78 @@ class Dispatcher:
         self._watcher.troubled(self.plan.stream, told)
         if self._said != str(told):
             self._said = str(told)
-            self._watcher.log(
-                "warning", "dispatcher in trouble", reason=told.reason, message=str(told.args[0])
-            )
+            self._watcher.log("warning", "dispatcher fault", reason=told.reason, message=str(told.args[0]))
 
 
 def _told(error: psycopg.Error | OSError) -> BridgeError:
-    """What an error of the dispatcher's session means."""
+    """The BridgeError for an error of the dispatcher's session."""
     message = safe_message(error)
     if isinstance(error, OSError) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
         return CannotConnect(
-            f"the ledger of the deliveries: {message}", hint="bridge doctor looks at each connection"
+            f"the ledger of the deliveries: {message}", hint="bridge doctor checks each connection"
         )
     if verdict_of(error.sqlstate) is Verdict.RETRY:
         return Retry(f"{message} (SQLSTATE {error.sqlstate})")
     return Halt(
         f"deliveries cannot be claimed: {message} (SQLSTATE {error.sqlstate})",
         reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
-        hint="the grants at the end of `bridge schema target` are what the dispatcher needs; it tries again by itself",
+        hint="the dispatcher needs the grants at the end of `bridge schema target`; it retries",
     )
+
+
+class Dispatchers:
+    """Starts, restarts and stops. Everything but `nudge` is called in the loop."""
+
+    def __init__(self, watcher: DispatchWatcher) -> None:
+        self._watcher = watcher
+        self._loop = asyncio.get_running_loop()
+        self._http = HttpClient()
+        self._pacer = Pacer()
+        self._running: dict[str, tuple[Dispatcher, asyncio.Task[None]]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def use(self, plans: Sequence[DispatchSpec]) -> None:
+        """Run these plans: a changed dispatcher restarts after the old one has settled its claims."""
+        wanted = {plan.stream: plan for plan in plans}
+        for stream in [*self._running]:
+            if wanted.get(stream) != self._running[stream][0].plan:
+                dispatcher, task = self._running.pop(stream)
+                dispatcher.stop()
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+        for stream, plan in wanted.items():
+            if stream not in self._running:
+                dispatcher = Dispatcher(plan, self._http, self._pacer, self._watcher)
+                task = self._loop.create_task(dispatcher.run(), name=f"dispatch {stream}")
+                task.add_done_callback(partial(self._ended, stream))
+                self._running[stream] = dispatcher, task
+
+    def _ended(self, stream: str, task: asyncio.Task[None]) -> None:
+        """A dispatcher ends only when told to; a defect is logged, and the others continue."""
+        if not task.cancelled() and task.exception() is not None:
+            self._watcher.log("error", "defect", stream=stream, error=type(task.exception()).__name__)
+            running = self._running.pop(stream, None)
+            if running is not None:
+                self._loop.call_later(5.0, self._again, running[0].plan)
+
+    def _again(self, plan: DispatchSpec) -> None:
+        if not self._loop.is_closed() and plan.stream not in self._running:
+            self.use([*(running.plan for running, _ in self._running.values()), plan])
+
+    def nudge(self, stream: str) -> None:
+        """A stream committed deliveries. Called from its thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._nudge, stream)
+
+    def _nudge(self, stream: str) -> None:
+        if stream in self._running:
+            self._running[stream][0].nudge()
+
+    async def stop(self) -> None:
+        """Settle the claimed messages, stop, and close the client."""
+        tasks = [task for _, task in self._running.values()]
+        for dispatcher, _ in self._running.values():
+            dispatcher.stop()
+        if pending := {*tasks, *self._leaving}:
+            await asyncio.wait(pending)
+        await self._http.close()

@@ -1,6 +1,5 @@
-"""One destination: claim what is due, send it, settle it. At most CAPACITY messages at a time, one a key.
-
-Apart from the dispatcher because everything that goes wrong with a destination stays in its lane.
+"""One destination's loop: claim due messages, send them, settle them. At most CAPACITY messages at a time, one per
+key. A destination's errors stay in its lane.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ import contextlib
 import secrets
 from typing import Any
 
-from bridge.core.delivery import Breaker, Pacer, backoff
-from bridge.dispatch.plan import DispatchWatcher, LanePlan
+from bridge.dispatch.schedule import Breaker, DispatchWatcher, LaneSpec, Pacer, backoff
 from bridge.failpoints import hit
 from bridge.postgres import delivery as queue
-from bridge.postgres.dispatcher import Connection
-from bridge.sinks.model import Delivery, Http, Outcome, SendError, Wire
+from bridge.postgres.delivery import AsyncLink
+from bridge.sinks.model import Delivery, Http, SendError, SendOutcome, Wire
 
 CAPACITY = 16
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
@@ -25,15 +23,15 @@ _CHANCE = secrets.SystemRandom()
 
 
 class Lane:
-    """Runs until `stop`; `wake()` says that something may be due."""
+    """Runs until `stop`. `wake()`: messages may be due."""
 
     def __init__(
         self,
-        plan: LanePlan,
+        plan: LaneSpec,
         *,
         stream: str,
         epoch: int,
-        connection: Connection,
+        connection: AsyncLink,
         http: Http,
         pacer: Pacer,
         watcher: DispatchWatcher,
@@ -69,11 +67,11 @@ class Lane:
 
     @property
     def claimed(self) -> list[str]:
-        """Ids of messages that were claimed and are not settled."""
+        """Ids of messages that are claimed and not settled."""
         return list(self._in_flight)
 
     async def run(self) -> None:
-        """Raises psycopg.Error when the database is away; sends that are under way are cancelled then."""
+        """Raises psycopg.Error if the database cannot be reached; sends in flight are then cancelled."""
         try:
             async with asyncio.TaskGroup() as sends:
                 while not self._stop.is_set():
@@ -83,7 +81,7 @@ class Lane:
             raise group.exceptions[0] from None
 
     async def _fill(self, sends: asyncio.TaskGroup) -> None:
-        """Claim as long as there is room and something is due."""
+        """Claim messages while there is capacity and messages are due."""
         while room := self._breaker.room(self._loop.time(), len(self._in_flight), self._capacity):
             if 2 * room < self._capacity and not self._breaker.tripped:
                 return  # several in one statement: a send that ends will ask again
@@ -95,7 +93,7 @@ class Lane:
                 return
 
     async def _claim(self, room: int) -> list[queue.Claimed]:
-        """Keys in turn, behind the last one taken; events without a key and with one take turns too."""
+        """Take keys in turn, after the last one taken; alternate between events with and without a key."""
         self._keyless_first = not self._keyless_first
         claimed: list[queue.Claimed] = []
         for keyless in (self._keyless_first, not self._keyless_first):
@@ -122,7 +120,7 @@ class Lane:
         return found
 
     async def _pause(self) -> None:
-        """Until something may have changed: a nudge, a tick, a send that ended, the end of a break."""
+        """Wait until something may have changed: a nudge, a tick, a finished send, the end of a pause."""
         wait = self._breaker.open_until - self._loop.time()
         if wait > 0:
             with contextlib.suppress(TimeoutError):
@@ -132,7 +130,7 @@ class Lane:
         self._changed.clear()
 
     def wake(self) -> None:
-        """Something may be due. Called in the loop."""
+        """Messages may be due. Called in the loop."""
         self._keyless = self._keyed = True
         self._changed.set()
 
@@ -144,7 +142,7 @@ class Lane:
             began = self._loop.time()
             if claimed.expires_in <= 0:
                 cause = "it waited longer than the destination's max_age"
-                outcome = Outcome("dead", "expired", cause, blame="message")
+                outcome = SendOutcome("dead", "expired", cause, blame="message")
             else:
                 if not await self._take_place(delivery):
                     return
@@ -158,7 +156,7 @@ class Lane:
             self._changed.set()
 
     async def _take_place(self, delivery: Delivery) -> bool:
-        """Wait as the vendor's rate limit says; False: the wait is too long, the message was put off."""
+        """Wait as the vendor's rate limit requires. False: the wait is too long, and the message was postponed."""
         try:
             pace = self.plan.sink.pace(delivery)
         except SendError:
@@ -176,7 +174,7 @@ class Lane:
         await asyncio.sleep(wait)
         return True
 
-    async def _attempt(self, delivery: Delivery) -> Outcome:
+    async def _attempt(self, delivery: Delivery) -> SendOutcome:
         try:
             async with asyncio.timeout(self.plan.timeout + _MARGIN_SECONDS / 2):
                 return await self.plan.sink.send(delivery, self._wire)
@@ -184,22 +182,22 @@ class Lane:
             return error.outcome
         except TimeoutError:
             cause = f"no answer within {self.plan.timeout:g} s"
-            return Outcome("retry", "timeout", cause, blame="destination")
+            return SendOutcome("retry", "timeout", cause, blame="destination")
         except Exception as error:
             # A defect of a sink must not stop its neighbours; the text of an unknown error can hold values.
             self._log("error", "defect", delivery, error=type(error).__name__)
-            return Outcome(
+            return SendOutcome(
                 "retry", "internal_error", f"a defect: {type(error).__name__}", blame="destination"
             )
 
-    async def _settle(self, claimed: queue.Claimed, outcome: Outcome, seconds: float) -> None:
+    async def _settle(self, claimed: queue.Claimed, outcome: SendOutcome, seconds: float) -> None:
         left = claimed.expires_in - seconds
         last = left <= _LAST_SECONDS
         verdict = "dead" if outcome.verdict == "retry" and last else outcome.verdict
         if verdict == "sent":
             ours = await self._settle_sent(claimed.id)
         elif verdict == "dead":
-            late = "; given up at the destination's max_age" if outcome.verdict == "retry" else ""
+            late = "; stopped at the destination's max_age" if outcome.verdict == "retry" else ""
             ours = await queue.settle_dead(
                 self._connection, claimed.id, self._epoch, outcome.code, outcome.cause + late
             )
@@ -218,7 +216,7 @@ class Lane:
             self._log("info", "retry", claimed, code=outcome.code, cause=outcome.cause)
 
     async def _settle_sent(self, identity: str) -> bool:
-        """What is answered while a statement is under way is settled by the next one, all together."""
+        """Answers that arrive while a statement runs are settled together by the next one."""
         self._sent.add(identity)
         async with self._settling:
             if identity in self._sent:
@@ -228,8 +226,8 @@ class Lane:
         self._settled.discard(identity)
         return ours
 
-    def _learn(self, outcome: Outcome) -> None:
-        """What an outcome says about the destination."""
+    def _learn(self, outcome: SendOutcome) -> None:
+        """Update the breaker from an outcome."""
         now = self._loop.time()
         if outcome.verdict == "sent" or outcome.blame == "message":
             if self._breaker.tripped:
@@ -241,7 +239,7 @@ class Lane:
             if outcome.retry_after:
                 self._breaker.pause(now + min(outcome.retry_after, 3600.0))
             if self._breaker.failed(now, _CHANCE.random()):
-                self._log("warning", "destination left alone for a while", code=outcome.code)
+                self._log("warning", "destination paused", code=outcome.code)
 
     def _log(self, level: str, event: str, about: Any = None, **fields: object) -> None:
         known = {} if about is None else {"delivery": about.id, "event_id": about.event_id}

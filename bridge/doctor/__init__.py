@@ -1,1 +1,1 @@
-"""Every precondition of source, targets, enrichment and configuration, each finding with what mends it."""
+"""Checks of every precondition of source, targets, enrichment and configuration, each finding with its fix."""

@@ -1,24 +1,22 @@
-"""One line of the doctor's report: what was looked at, how it is, and what mends it."""
+"""One line of doctor's report: what was checked, the result, and the fix."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Level = Literal["ok", "warn", "error"]
+Severity = Literal["ok", "warn", "error"]
 Kind = Literal["", "sql", "command", "config", "advice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """level: an error stops delivery or could lose it; a warning costs safety or comfort.
+    """level: an error stops delivery or could lose events; a warning reduces safety or convenience. where: source, a
+    connection's name, or bridge. check: the check's name. fix: of kind `sql` (run at `where`, one statement per
+    line, by its owner or an administrator), `command` (in a shell), `config` (a change of bridge.yaml) or `advice`.
+    unreachable: the server could not be asked."""
 
-    where: source, a connection's name, or bridge. check: the word for it. fix: of kind `sql` (to be run at
-    `where`, one statement a line, by its owner or an administrator), `command` (in a shell), `config` (a
-    change of bridge.yaml) or `advice`. unreachable: the server could not be asked.
-    """
-
-    level: Level
+    level: Severity
     where: str
     check: str
     message: str
@@ -42,7 +40,7 @@ def ok(where: str, check: str, message: str) -> Check:
 
 
 def kind_of(fix: str) -> Kind:
-    """Of a fix that another module wrote: SQL alone, a command of ours, or something for a person."""
+    """The kind of a fix from another module: SQL, a command of ours, or advice."""
     if "<" in fix or "   or" in fix:
         return "advice"
     if fix.startswith("bridge "):

@@ -1,21 +1,117 @@
-"""Ask every server everything, in an order in which the first finding is the one to mend first."""
+"""Ask every server everything, in an order in which the first finding is the one to fix first.
+
+Each enrichment's SQL is run with a key of the right kind that no row has.
+"""
 
 from __future__ import annotations
 
-import http.client
-import socket
+import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 
 import psycopg
 
-from bridge.apply.stream_plan import StreamPlan
 from bridge.config.model import Config
-from bridge.config.quantity import Listen
-from bridge.doctor import enrichment, outbox, reach, role, sinks, slot, source, target
+from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError
+from bridge.planning.spec import EnrichSpec, PipelineSpec
 from bridge.plans import stream_plans
+from bridge.stream.spec import StreamSpec
+
+_KEY_COLUMN = re.compile(r"([\w\".]+)\s*=\s*any\s*\(\s*%\(keys\)s", re.IGNORECASE)
+_TABLES = re.compile(r"\b(?:from|join)\s+([\w\".]+)", re.IGNORECASE)
+
+
+def steps(plan: StreamSpec) -> list[tuple[PipelineSpec, EnrichSpec]]:
+    """Every enrichment by the customer's sql, once where pipelines share it."""
+    found = {
+        step: (pipeline, step)
+        for pipeline in plan.pipelines
+        for step in pipeline.steps
+        if isinstance(step, EnrichSpec) and step.kept is None
+    }
+    return list(found.values())
+
+
+def enrichment(
+    connection: psycopg.Connection, plan: StreamSpec, pipeline: PipelineSpec, spec: EnrichSpec
+) -> Iterator[Check]:
+    where = spec.source
+    keys = _keys(plan, pipeline, spec)
+    try:
+        connection.execute("begin read only")
+        cursor = connection.execute(spec.sql.encode(), {"keys": keys})
+        columns = [column.name for column in cursor.description or ()]
+    except psycopg.Error as error:
+        if (error.sqlstate or "").startswith("22"):  # the sql casts the key, and ours is none
+            yield ok(where, "enrichment", f"{spec.as_name}: its sql is valid")
+            return
+        yield _refused(connection, where, spec, error)
+        return
+    finally:
+        connection.execute("rollback")
+    named = _KEY_COLUMN.search(spec.sql)
+    wanted = named.group(1).rpartition(".")[2].strip('"') if named else None
+    if not columns or (wanted is not None and columns[0] != wanted and wanted in columns):
+        yield Check(
+            "error",
+            where,
+            "enrichment_key",
+            f"{spec.as_name}: the first column of its sql is {columns[0] if columns else 'missing'}, and must be the "
+            f"key ({wanted}): rows could not be told apart",
+            f"select {wanted} first in the sql of enrich.entity {spec.as_name}",
+            "config",
+        )
+    else:
+        yield ok(where, "enrichment", f"{spec.as_name}: its sql is valid, its key is {columns[0]}")
+
+
+def _keys(plan: StreamSpec, pipeline: PipelineSpec, spec: EnrichSpec) -> list[str] | list[int]:
+    """One key of the kind that events bring, by their contract."""
+    for name in pipeline.events:
+        contract = plan.contracts.get(name)
+        for field in contract.fields if contract is not None else ():
+            if spec.key == f"$event.{field.name}" and field.type in ("number", "integer"):
+                return [-1]
+    return ["0"]
+
+
+def _refused(connection: psycopg.Connection, where: str, spec: EnrichSpec, error: psycopg.Error) -> Check:
+    state, message = error.sqlstate, error.diag.message_primary or type(error).__name__
+    said = f"{spec.as_name}: its sql is refused: {message} ({state})"
+    if state == "42501":
+        if grant := _grant(connection, spec, message):
+            return Check("error", where, "privilege_missing", said, grant, "sql")
+        return Check("error", where, "privilege_missing", said, "grant select on what it reads", "advice")
+    if state in ("42P01", "3F000"):
+        fix = (
+            "create that table, or correct the name (schema-qualified) in the sql of enrich.entity "
+            + spec.as_name
+        )
+        return Check("error", where, "enrichment_table", said, fix, "config")
+    if state == "42883":
+        fix = "the key's type is another than the column's: cast it, as in any(%(keys)s::bigint[])"
+        return Check("error", where, "enrichment_type", said, fix, "config")
+    fix = f"correct the sql of enrich.entity {spec.as_name}; try it with psql"
+    return Check("error", where, "enrichment_sql", said, fix, "config")
+
+
+def _grant(connection: psycopg.Connection, spec: EnrichSpec, message: str) -> str:
+    """The GRANT for `permission denied for table customer`; the schema stands in the sql."""
+    named = re.search(r"for (\w+) (\S+)$", message)
+    if named is None:
+        return ""
+    connection.execute("rollback")
+    row = connection.execute("select quote_ident(current_user)").fetchone()
+    role, kind, name = (row[0] if row else ""), named.group(1), named.group(2)
+    if kind == "schema":
+        return f"grant usage on schema {name} to {role};"
+    for table in _TABLES.findall(spec.sql):
+        if table.rpartition(".")[2].strip('"') == name.strip('"'):
+            return f"grant select on {table} to {role};"
+    return ""
+
 
 Links = dict[str, psycopg.Connection | None]
 """By "source" or the connection's name; None: it could not be reached."""
@@ -26,9 +122,10 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
     plans = stream_plans(config)
     with ExitStack() as stack:
         links: Links = {}
-        yield from _listens("admin.listen", config.admin.listen)
+        instance = config.source.instance()
+        yield from listen.listens("admin.listen", config.admin.listen, instance)
         if config.ingress is not None:
-            yield from _listens("ingress.listen", config.ingress.listen)
+            yield from listen.listens("ingress.listen", config.ingress.listen, instance)
         for where, dsn in plans[0].dsns.items():
             links[where] = yield from _open(stack, where, dsn, network=network)
         origin = links["source"]
@@ -43,9 +140,9 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
         if origin is not None:
             yield from _asked("source", _slots(origin, plans, links))
         yield from _enrichments(plans[0], links)
-    yield from sinks.libraries(config)
+    yield from destinations.libraries(config)
     if network:
-        yield from sinks.reach(config)
+        yield from destinations.reach(config)
 
 
 def _asked(where: str, checks: Iterator[Check]) -> Iterator[Check]:
@@ -85,24 +182,24 @@ def _open(
     return connection
 
 
-def _source(link: psycopg.Connection, plans: list[StreamPlan], config: Config) -> Iterator[Check]:
+def _source(link: psycopg.Connection, plans: list[StreamSpec], config: Config) -> Iterator[Check]:
     plan = plans[0]
     yield from source.settings(link, plan)
-    yield from role.power(
+    yield from grants.power(
         "source", link, [(plan.outbox.schema, plan.outbox.table), ("outbox", "stream")], strict=config.strict
     )
     yield from outbox.outbox(link, plan, ingress=config.ingress is not None)
     yield from source.history(link)
 
 
-def _target(link: psycopg.Connection, plan: StreamPlan, *, strict: bool) -> Iterator[Check]:
-    yield from target.settings(link, plan)
-    yield from role.power(plan.connection, link, target.table_names(plan), strict=strict)
-    yield from target.ledger(link, plan)
-    yield from target.tables(link, plan)
+def _target(link: psycopg.Connection, plan: StreamSpec, *, strict: bool) -> Iterator[Check]:
+    yield from destinations.settings(link, plan)
+    yield from grants.power(plan.connection, link, destinations.table_names(plan), strict=strict)
+    yield from destinations.ledger(link, plan)
+    yield from destinations.tables(link, plan)
 
 
-def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
+def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     if not outbox.installed(origin):
         return
     ledger = slot.ledger_of(link, plan.stream)
@@ -111,7 +208,7 @@ def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamPl
         yield from slot.slot(origin, plan, slot.current(plan, ledger))
 
 
-def _slots(origin: psycopg.Connection, plans: list[StreamPlan], links: Links) -> Iterator[Check]:
+def _slots(origin: psycopg.Connection, plans: list[StreamSpec], links: Links) -> Iterator[Check]:
     """What concerns all slots of the source together."""
     if plans[0].capture == "poll":
         return
@@ -127,46 +224,9 @@ def _slots(origin: psycopg.Connection, plans: list[StreamPlan], links: Links) ->
         yield from slot.left_over(origin, plans[0].publication, [plan.stream for plan in plans], names)
 
 
-def _enrichments(plan: StreamPlan, links: Links) -> Iterator[Check]:
-    for pipeline, spec in enrichment.steps(plan):
+def _enrichments(plan: StreamSpec, links: Links) -> Iterator[Check]:
+    for pipeline, spec in steps(plan):
         if links.get(spec.source) is None:
             continue
         with closing(reach.connect(plan.dsns[spec.source], search_path=True)) as connection:
-            yield from _asked(spec.source, enrichment.enrichment(connection, plan, pipeline, spec))
-
-
-def _listens(key: str, listen: Listen) -> Iterator[Check]:
-    """Is the port free, or a bridge of ours behind it."""
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    try:
-        socket.create_server((listen.host.strip("[]"), listen.port), family=family).close()
-    except OSError as error:
-        if _is_ours(key, listen):
-            yield ok("bridge", key, f"a bridge runs and answers on {listen}")
-            return
-        yield Check(
-            "error",
-            "bridge",
-            key,
-            f"cannot listen on {listen}: {error.strerror or error}",
-            f"choose another address in {key}, or find who listens there: ss -ltnp 'sport = :{listen.port}'",
-            "config",
-        )
-    else:
-        yield ok("bridge", key, f"{listen} is free")
-
-
-def _is_ours(key: str, listen: Listen) -> bool:
-    """Who listens there answers as the bridge does."""
-    path, begins = {"admin.listen": ("/livez", (b"ok", b"a stream"))}.get(
-        key, ("/openapi.json", (b'{"openapi"',))
-    )
-    connection = http.client.HTTPConnection(listen.host.strip("[]"), listen.port, timeout=2)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status in (200, 503) and answer.read(100).startswith(begins)
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+            yield from _asked(spec.source, enrichment(connection, plan, pipeline, spec))

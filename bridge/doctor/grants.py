@@ -1,15 +1,69 @@
-"""What the bridge's role must be granted on the source, and each right that is missing, with its GRANT."""
+"""What the bridge's roles may do: each right that is missing with its GRANT, and more power than is needed.
+
+More power than needed is a warning, an error under `strict: true`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from bridge.doctor.check import Check, ok
+from bridge.doctor.check import Check, Severity, ok
+from bridge.postgres.catalog import powers
 from bridge.postgres.outbox import Outbox
+
+
+def power(
+    where: str, connection: psycopg.Connection, tables: Sequence[tuple[str, str]], *, strict: bool
+) -> Iterator[Check]:
+    """superuser, BYPASSRLS, and ownership of `tables`, (schema, table); missing tables are left out."""
+    level: Severity = "error" if strict else "warn"
+    found = powers(connection, tables)
+    role = found.role
+    if found.superuser:
+        yield Check(
+            level,
+            where,
+            "role_superuser",
+            (
+                f"role {role} is a superuser: a stolen password of the bridge would give access to "
+                "the whole server"
+            )
+            + ("; strict: true refuses it" if strict else ""),
+            "connect as a role of the bridge's own: outbox_bridge, as `bridge schema source` makes it "
+            "(on a target: create role outbox_bridge login, and the grants at the end of `bridge schema target`)",
+            "config",
+        )
+        return
+    checks = []
+    if found.bypasses:
+        checks.append(
+            Check(
+                level,
+                where,
+                "role_bypassrls",
+                f"role {role} has BYPASSRLS",
+                f"alter role {role} nobypassrls;",
+                "sql",
+            )
+        )
+    for table, owner in found.owned:
+        checks.append(
+            Check(
+                level,
+                where,
+                "role_owner",
+                f"role {role} owns {table}: it could alter or drop it",
+                f"alter table {table} owner to {owner};\n"
+                f"grant select, insert, update, delete on {table} to {role};",
+                "sql",
+            )
+        )
+    yield from checks or [ok(where, "role", f"{role} has no privileges that it does not need")]
+
 
 # (relation, privilege, columns: None is the whole table), for the outbox that install makes
 _GRANTS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
@@ -63,8 +117,8 @@ _EXECUTES = """
 def grants(
     source: psycopg.Connection, outbox: Outbox, *, ingress: bool = False, entities: bool = False
 ) -> Iterator[Check]:
-    """Each right that is missing, with the GRANT. ingress: also those to put events in. entities: also those to
-    keep entities."""
+    """Each missing privilege with its GRANT. ingress: also those to insert events. entities: also those to maintain
+    entities."""
     row = source.execute("select quote_ident(current_user)").fetchone()
     role = row[0] if row else ""
     table = f"{outbox.schema}.{outbox.table}"
@@ -75,7 +129,7 @@ def grants(
     for schema in dict.fromkeys(("outbox", outbox.schema)):
         if not may(source, "select has_schema_privilege(%s, 'usage')", [schema]):
             missing += 1
-            yield _ungranted(f"look into schema {schema}", f'grant usage on schema "{schema}" to {role};')
+            yield _ungranted(f"use schema {schema}", f'grant usage on schema "{schema}" to {role};')
     for relation, privilege, columns in wanted:
         quoted = sql.Identifier(*relation.split(".", 1)).as_string()
         named = list(columns) if columns else None
@@ -93,7 +147,7 @@ def grants(
 
 
 def may(source: psycopg.Connection, query: str, values: list[Any]) -> bool:
-    """The truth that a query tells; false where it has no row."""
+    """The boolean that a query returns; false without a row."""
     row = source.execute(query.encode(), values).fetchone()
     return bool(row and row[0])
 

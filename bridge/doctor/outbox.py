@@ -8,16 +8,16 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from bridge.apply.stream_plan import StreamPlan
-from bridge.core.spec import EnrichSpec, UpsertSpec
 from bridge.doctor.check import Check, ok
 from bridge.doctor.grants import grants, may
 from bridge.doctor.reach import place
+from bridge.planning.spec import EnrichSpec, UpsertSpec
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.schema import migrations, publication_sql, published
+from bridge.stream.spec import StreamSpec
 
 
-def outbox(source: psycopg.Connection, plan: StreamPlan, *, ingress: bool) -> Iterator[Check]:
+def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> Iterator[Check]:
     """The schema, the publication and the grants. Nothing else is asked where the outbox is not there."""
     table = f"{plan.outbox.schema}.{plan.outbox.table}"
     missing = [name for name in (table, "outbox.stream", "outbox.pruned") if not _exists(source, name)]
@@ -45,7 +45,7 @@ def outbox(source: psycopg.Connection, plan: StreamPlan, *, ingress: bool) -> It
         yield from _publication(source, plan, table)
 
 
-def _keeps_entities(source: psycopg.Connection, plan: StreamPlan) -> bool:
+def _keeps_entities(source: psycopg.Connection, plan: StreamSpec) -> bool:
     """Do events keep entities, and is there a table for them? Where there is none, the migrations say so."""
     steps = [step for pipeline in plan.pipelines for step in pipeline.steps]
     kept = any(isinstance(step, UpsertSpec) or (isinstance(step, EnrichSpec) and step.kept) for step in steps)
@@ -134,7 +134,7 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
         )
 
 
-def _publication(source: psycopg.Connection, plan: StreamPlan, table: str) -> Iterator[Check]:
+def _publication(source: psycopg.Connection, plan: StreamSpec, table: str) -> Iterator[Check]:
     with source.cursor(row_factory=tuple_row) as cursor:
         found = published(cursor, plan.publication, table)
     make = publication_sql(plan.publication, table)

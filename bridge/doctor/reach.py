@@ -1,5 +1,6 @@
-"""Can a server be reached: name, port, TLS, login. A login that fails is told apart by what libpq says, since
-it has no SQLSTATE before the session stands.
+"""Can a server be reached: name, port, TLS, login?
+
+The cause of a failed login is taken from libpq's message, because there is no SQLSTATE before the session exists.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ OLDEST, NEWEST = 14, 18
 _SLOW_SECONDS = 0.02
 _PATIENCE = "10"  # connect_timeout where the dsn has none (postgres/wire.py)
 
-# (check, what libpq says, what mends it, kind). The first that matches counts.
+# (check, libpq's message, fix, kind). The first match counts.
 _FAILURES: tuple[tuple[str, str, str, Kind], ...] = (
     (
         "name",
         r"could not translate host name|failed to resolve host|Name or service not known|nodename nor servname",
-        "the host's name is not known here: correct `host` in the dsn, or ask the DNS: getent hosts {host}",
+        "the host's name does not resolve here: correct `host` in the dsn, or check the DNS: "
+        "getent hosts {host}",
         "config",
     ),
     (
@@ -43,7 +45,7 @@ _FAILURES: tuple[tuple[str, str, str, Kind], ...] = (
     (
         "database",
         r'database ".*" does not exist',
-        "correct `dbname` in the dsn; which there are: psql -l",
+        "correct `dbname` in the dsn; to list the databases: psql -l",
         "config",
     ),
     (
@@ -74,47 +76,48 @@ _FAILURES: tuple[tuple[str, str, str, Kind], ...] = (
     (
         "tls",
         r"certificate|SSL|sslmode|TLS",
-        "the server's certificate and `sslmode` do not meet: sslmode=verify-full needs sslrootcert=<the CA's file, or "
-        "system> and a certificate for the very host that the dsn names",
+        "the server's certificate does not satisfy `sslmode`: sslmode=verify-full needs "
+        "sslrootcert=<the CA's file, or system> and a certificate for the host in the dsn",
         "config",
     ),
     (
         "connections",
         r"too many (clients|connections)|remaining connection slots",
-        "the server takes no more connections: end idle ones, or raise max_connections and restart it",
+        "the server accepts no more connections: close idle ones, or raise max_connections and restart it",
         "advice",
     ),
     (
         "starting",
         r"starting up|shutting down|in recovery mode|not yet accepting",
-        "the server is starting or stopping: try again in a moment",
+        "the server is starting or stopping: try again soon",
         "advice",
     ),
     (
         "port",
         r"[Cc]onnection refused|No such file or directory",
-        "nobody listens at {host}:{port}: correct `host` and `port`, start the server, or set its listen_addresses",
+        "nothing listens at {host}:{port}: correct `host` and `port`, start the server, or set "
+        "its listen_addresses",
         "config",
     ),
     (
         "closed",
         r"server closed the connection",
-        "something answers at {host}:{port} and hangs up before the login: a proxy without a server behind it, "
-        "or no Postgres at all",
+        "something answers at {host}:{port} and closes the connection before the login: a proxy "
+        "without a server behind it, or not Postgres",
         "config",
     ),
     (
         "timeout",
         r"timeout expired|timed out|[Nn]o route|unreachable",
-        "a firewall drops the packets, the address is wrong, or something takes the connection and says nothing: "
-        "bridge doctor --network tells which, and the address to allow there",
+        "a firewall drops the packets, the address is wrong, or something accepts the connection "
+        "and does not answer: bridge doctor --network shows which, and the address to allow there",
         "advice",
     ),
 )
 
 
 def parameters(dsn: str) -> Mapping[str, str]:
-    """host, port, dbname and user as libpq takes them, from the dsn and the environment."""
+    """host, port, dbname and user as libpq resolves them from the dsn and the environment."""
     defaults = {
         option.keyword.decode(): option.val.decode()
         for option in psycopg.pq.Conninfo.get_defaults()
@@ -124,13 +127,13 @@ def parameters(dsn: str) -> Mapping[str, str]:
 
 
 def place(dsn: str) -> str:
-    """Which database that is, for psql: without user and secrets."""
+    """The database as a conninfo for psql, without user and secrets."""
     known = parameters(dsn)
     return " ".join(f"{name}={known[name]}" for name in ("host", "port", "dbname") if known.get(name))
 
 
 def connect(dsn: str, *, search_path: bool = False) -> psycopg.Connection:
-    """As the bridge connects, autocommit. search_path: the role's own, as enrichments have it; else none.
+    """Connect as the bridge does, in autocommit. search_path: the role's own, as for enrichments; otherwise empty.
     Raises psycopg.OperationalError."""
     path_option = "" if search_path else "-c search_path= "
     options = f"{path_option}-c statement_timeout=15s -c lock_timeout=2s -c client_encoding=UTF8"
@@ -145,7 +148,7 @@ def connect(dsn: str, *, search_path: bool = False) -> psycopg.Connection:
 
 
 def unreachable(where: str, dsn: str, error: psycopg.Error) -> Check:
-    """Which step of the way failed, and what to do about that one."""
+    """The step that failed, with its fix."""
     known = {"host": "the local socket", "port": "5432", "dbname": "?", "user": "?", **parameters(dsn)}
     said = " ".join(mask_secrets(str(error)).split())
     for check, pattern, advice, kind in _FAILURES:
@@ -157,12 +160,12 @@ def unreachable(where: str, dsn: str, error: psycopg.Error) -> Check:
             return Check(
                 "error", where, f"reach_{check}", f"cannot connect: {said}", fix, kind, unreachable=True
             )
-    fix = "try the same dsn with psql, which tells the same"
+    fix = "try the same dsn with psql"
     return Check("error", where, "reach", f"cannot connect: {said}", fix, "advice", unreachable=True)
 
 
 def reached(where: str, connection: psycopg.Connection) -> Iterator[Check]:
-    """Version, TLS and who we are."""
+    """Version, TLS and our role."""
     info = connection.info
     major = info.server_version // 10000
     place = f"{info.dbname} on {info.host or 'the local socket'}:{info.port} as {info.user}"
@@ -212,15 +215,15 @@ def _tls(where: str, connection: psycopg.Connection) -> Check:
         "warn",
         where,
         "tls",
-        f"sslmode is {mode} ({used}) to {info.host}: who answers there is not proven",
+        f"sslmode is {mode} ({used}) to {info.host}: the server's identity is not verified",
         "add sslmode: verify-full and sslrootcert: <the CA's file, or system> to this connection",
         "config",
     )
 
 
 def way(where: str, dsn: str) -> Generator[Check, None, bool]:
-    """Name and port of each host in the dsn, before anybody logs in; its value: whether one was reached. A local
-    socket is none of the network's business."""
+    """Check name and port of each host in the dsn, before a login. Returns whether one was reached. Skips a local
+    socket."""
     known = parameters(dsn)
     hosts = str(known.get("hostaddr") or known.get("host") or "").split(",")
     ports = str(known.get("port") or "5432").split(",")
@@ -245,7 +248,7 @@ def way(where: str, dsn: str) -> Generator[Check, None, bool]:
 
 
 def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Check]:
-    """TLS, the address we come from, and round trips, measured: for `--network`."""
+    """Measure TLS, our address, and round trips, for `--network`."""
     yield from _session(where, connection)
     began = time.monotonic()
     with connect(dsn):
@@ -258,7 +261,7 @@ def network(where: str, dsn: str, connection: psycopg.Connection) -> Iterator[Ch
     median = statistics.median(trips)
     said = f"round trip {median * 1000:.2f} ms (worst {max(trips) * 1000:.2f}), a connection {opened * 1000:.0f} ms"
     if median > _SLOW_SECONDS:
-        advice = "each batch waits for a round trip: run the bridge nearer to this server"
+        advice = "each batch waits for a round trip: run the bridge closer to this server"
         yield Check("warn", where, "round_trip", said, advice, "advice")
     else:
         yield ok(where, "round_trip", said)
@@ -270,7 +273,7 @@ _SEEN = (
 
 
 def _session(where: str, connection: psycopg.Connection) -> Iterator[Check]:
-    """What the server says of this session, and what our end of it is."""
+    """The server's view of this session's address, and our end of it."""
     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as link:
         if link.family == socket.AF_UNIX:
             yield ok(where, "egress", "none: the local socket")
@@ -278,6 +281,6 @@ def _session(where: str, connection: psycopg.Connection) -> Iterator[Check]:
         local = path.local_address(link)
     row = connection.execute(_SEEN).fetchone()
     seen, version, cipher = row or (None, None, None)
-    said = f"{version}, {cipher}" if version else "none: what goes over this connection is not encrypted"
+    said = f"{version}, {cipher}" if version else "none: this connection is not encrypted"
     yield ok(where, "tls_session", said)
     yield path.egress(where, local, path.plain(seen) if seen else None)

@@ -1,4 +1,4 @@
-"""A stream's slot and its row in the registry, against what the target's ledger says."""
+"""A stream's slot and registration, compared with the target's ledger."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 import psycopg
 
-from bridge.apply.stream_plan import StreamPlan
 from bridge.doctor.check import Check, ok
 from bridge.postgres.progress import checkpoint, registered
+from bridge.stream.spec import StreamSpec
 
 _GIB = 1 << 30
 
 
-def current(plan: StreamPlan, ledger: dict[str, Any] | None) -> str:
-    """The slot's name now, or that of the first one."""
+def current(plan: StreamSpec, ledger: dict[str, Any] | None) -> str:
+    """The current slot's name, or the first slot's name."""
     return f"{plan.stream}_{ledger['slot_incarnation'] if ledger and ledger['slot_incarnation'] else 1}"
 
 
 def ledger_of(target: psycopg.Connection, stream: str) -> dict[str, Any] | None:
-    """The checkpoint, None also where it cannot be read (the target's own checks say why)."""
+    """The checkpoint; None also if it cannot be read (the target's own checks say why)."""
     try:
         return checkpoint(target, stream)
     except psycopg.Error:
@@ -28,7 +28,7 @@ def ledger_of(target: psycopg.Connection, stream: str) -> dict[str, Any] | None:
 
 
 def registry(
-    source: psycopg.Connection, target: psycopg.Connection, plan: StreamPlan, ledger: dict[str, Any] | None
+    source: psycopg.Connection, target: psycopg.Connection, plan: StreamSpec, ledger: dict[str, Any] | None
 ) -> Iterator[Check]:
     """Do source and target know the same stream?"""
     row = registered(source, plan.stream)
@@ -44,9 +44,9 @@ def registry(
             "error",
             "source",
             "other_target",
-            f"stream {plan.stream} is registered for database {row['target_database']} of another server than "
-            f"connection {plan.connection} leads to",
-            "point the connection back; or, when this copy is the target now: bridge recover --accept-target",
+            f"stream {plan.stream} is registered for database {row['target_database']} of a "
+            f"server that is not the one of connection {plan.connection}",
+            "point the connection back; or, if this copy is the target now: bridge recover --accept-target",
             "advice",
         )
     elif ledger is None:
@@ -54,17 +54,18 @@ def registry(
             "error",
             "source",
             "ledger_missing",
-            f"stream {plan.stream} is registered, but the target's ledger has no row for it: it was wiped, and "
-            "beginning again would apply everything twice",
-            "restore the ledger together with the target's tables; or begin anew: bridge recover --restart-stream",
+            f"stream {plan.stream} is registered, but the target's ledger has no row for it: it "
+            "was wiped, and a fresh start would apply everything twice",
+            "restore the ledger together with the target's tables; or start again: bridge "
+            "recover --restart-stream",
             "advice",
         )
     else:
         yield ok("source", "registry", f"stream {plan.stream} is registered for this target")
 
 
-def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Check]:
-    """Is it usable, and how much WAL does it hold."""
+def slot(source: psycopg.Connection, plan: StreamSpec, name: str) -> Iterator[Check]:
+    """Is the slot usable, and how much WAL does it retain?"""
     row = source.execute(
         "select plugin, database = current_database(), active, wal_status,"
         " coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,"
@@ -77,14 +78,16 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
             "warn",
             "source",
             "slot_failover",
-            "source.failover needs PostgreSQL 17: this server's slots stay behind in a promotion, and the bridge then "
-            "catches up from the table",
-            "take source.failover out, or upgrade the source",
+            "source.failover needs PostgreSQL 17: this server's slots do not survive a "
+            "promotion, and the bridge then catches up from the table",
+            "remove source.failover, or upgrade the source",
             "config",
         )
     if row is None:
         yield ok(
-            "source", "slot", f"{name} does not exist: the bridge makes it, or catches up and makes the next"
+            "source",
+            "slot",
+            f"{name} does not exist: the bridge creates it, or catches up and creates the next one",
         )
         return
     plugin, here, active, status, retained, invalidated, failover = row
@@ -94,7 +97,7 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
             "error",
             "source",
             "slot",
-            f"{name} is another's: plugin {plugin}",
+            f"{name} belongs to another program: plugin {plugin}",
             "choose another source.slot",
             "config",
         )
@@ -103,8 +106,8 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
             "warn",
             "source",
             "slot",
-            f"{name} was given up by the server ({invalidated or 'its WAL is gone'}): the bridge catches up from "
-            "the outbox table by itself; nothing is lost",
+            f"the server invalidated {name} ({invalidated or 'its WAL is gone'}): the bridge "
+            "catches up from the outbox table; no event is lost",
             drop,
             "sql",
         )
@@ -113,9 +116,8 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
             "warn",
             "source",
             "slot_wal",
-            f"{name} holds {retained / _GIB:.1f} GiB of WAL, more than max_retained_wal",
-            "start the bridge, which drains it; or give it up, the bridge then catches up from the table:\n"
-            + drop,
+            f"{name} retains {retained / _GIB:.1f} GiB of WAL, more than max_retained_wal",
+            f"start the bridge, which drains it; or drop it, and the bridge catches up from the table:\n{drop}",
             "advice",
         )
     elif plan.failover and not failover and source.info.server_version >= 170000:
@@ -123,17 +125,18 @@ def slot(source: psycopg.Connection, plan: StreamPlan, name: str) -> Iterator[Ch
             "warn",
             "source",
             "slot_failover",
-            f"{name} was made before source.failover: no standby synchronizes it",
-            "stop the bridge and change it over a connection with replication=database:\n"
-            f'ALTER_REPLICATION_SLOT "{name}" (FAILOVER true);\nor drop it, and the bridge makes another:\n{drop}',
+            f"{name} was created before source.failover was set: no standby synchronizes it",
+            "stop the bridge and change the slot over a connection with replication=database:\n"
+            f'ALTER_REPLICATION_SLOT "{name}" (FAILOVER true);\n'
+            f"or drop it, and the bridge creates another:\n{drop}",
             "advice",
         )
     else:
-        reading = "active" if active else "not read now"
-        yield ok("source", "slot", f"{name} is {reading} and holds {retained >> 20} MiB of WAL")
+        reading = "active" if active else "not being read"
+        yield ok("source", "slot", f"{name} is {reading} and retains {retained >> 20} MiB of WAL")
 
 
-def brakes(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
+def brakes(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     """The server's own limits for slots."""
     rows = source.execute(
         "select name, setting, setting::bigint * case unit when 'MB' then 1048576 else 1 end"
@@ -148,7 +151,8 @@ def brakes(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
             "warn",
             "source",
             "max_slot_wal_keep_size",
-            "max_slot_wal_keep_size is not set: while the bridge is down its slot keeps WAL until the disk is full",
+            "max_slot_wal_keep_size is not set: while the bridge is down, its slot retains WAL "
+            "until the disk is full",
             fix,
             "sql",
         )
@@ -157,8 +161,9 @@ def brakes(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
             "warn",
             "source",
             "max_slot_wal_keep_size",
-            f"max_slot_wal_keep_size ({keep >> 20} MiB) is below max_retained_wal ({plan.max_retained_wal >> 20} MiB): "
-            "the server gives the slot up first, and each time the table is read instead",
+            f"max_slot_wal_keep_size ({keep >> 20} MiB) is below max_retained_wal ("
+            f"{plan.max_retained_wal >> 20} MiB): the server invalidates the slot first, and each "
+            "time the bridge catches up from the table",
             fix,
             "sql",
         )
@@ -170,8 +175,8 @@ def brakes(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
             "warn",
             "source",
             "idle_replication_slot_timeout",
-            f"idle_replication_slot_timeout is {idle}: after a pause of the bridge its slot is gone, and the table is "
-            "read instead",
+            f"idle_replication_slot_timeout is {idle}: after a longer pause of the bridge its "
+            "slot is invalidated, and the bridge catches up from the table",
             "alter system set idle_replication_slot_timeout = 0;\nselect pg_reload_conf();",
             "sql",
         )
@@ -180,7 +185,8 @@ def brakes(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
 def left_over(
     source: psycopg.Connection, prefix: str, streams: Collection[str], slots: Collection[str]
 ) -> Iterator[Check]:
-    """Slots and registry rows of streams that the configuration has no longer: both hold things back."""
+    """Slots and registrations of streams that are no longer configured: slots retain WAL, registrations hold back
+    pruning."""
     rows = source.execute(
         "select slot_name from pg_catalog.pg_replication_slots where database = current_database() and not active"
         " and plugin = 'pgoutput' and starts_with(slot_name::text, %s) and slot_name::text ~ '_[0-9]+$'"
@@ -192,7 +198,7 @@ def left_over(
             "warn",
             "source",
             "slot_left_over",
-            f"slot {name} belongs to no stream of this configuration and holds WAL back",
+            f"slot {name} belongs to no stream of this configuration and retains WAL",
             f"select pg_drop_replication_slot('{name}');",
             "sql",
         )
@@ -206,7 +212,8 @@ def left_over(
             "warn",
             "source",
             "stream_left_over",
-            f"stream {name} is registered, but not in this configuration: nothing that it has not applied is pruned",
+            f"stream {name} is registered, but not in this configuration: events that it has not "
+            "applied are never pruned",
             f"delete from outbox.stream where stream = '{quoted}';",
             "sql",
         )

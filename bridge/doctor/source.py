@@ -1,4 +1,4 @@
-"""The source's server: its settings, room for the slots, and transactions that hold others up."""
+"""The source's server: its settings, free slots, and long transactions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import psycopg
 
-from bridge.apply.stream_plan import StreamPlan
-from bridge.doctor.check import Check, Level, ok
+from bridge.doctor.check import Check, Severity, ok
+from bridge.stream.spec import StreamSpec
 
 _RESTART = "-- then restart the server"
 
 
-def settings(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
-    """What capture needs of the server. Under `auto` its lack is no error: polling takes over."""
+def settings(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+    """What capture needs from the server. With `auto` a lack is not an error, because polling takes over."""
     row = source.execute(
         "select pg_is_in_recovery(), current_setting('wal_level'), current_setting('synchronous_commit'),"
         " (select rolreplication or rolsuper from pg_catalog.pg_roles where rolname = current_user),"
@@ -35,7 +35,7 @@ def settings(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
             "warn",
             "source",
             "synchronous_commit",
-            "synchronous_commit is off: a crash of the server can take back events that it said were committed",
+            "synchronous_commit is off: a crash of the server can lose events that it reported as committed",
             "alter system set synchronous_commit = 'on';\nselect pg_reload_conf();",
             "sql",
         )
@@ -44,13 +44,13 @@ def settings(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
     if plan.capture == "poll":
         yield ok("source", "capture", "capture is poll: no slot and no REPLICATION are needed")
         return
-    lacking: Level = "error" if plan.capture == "slot" else "warn"
+    lacking: Severity = "error" if plan.capture == "slot" else "warn"
     if level != "logical":
         yield Check(
             lacking,
             "source",
             "wal_level",
-            f"wal_level is {level}, and a slot needs logical (source.capture: poll does not)",
+            f"wal_level is {level}, but a slot needs logical (source.capture: poll does not)",
             f"alter system set wal_level = 'logical';\n{_RESTART}",
             "sql",
         )
@@ -61,7 +61,7 @@ def settings(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
             lacking,
             "source",
             "replication",
-            f"role {role} has no REPLICATION attribute, and a slot needs it (source.capture: poll does not)",
+            f"role {role} has no REPLICATION attribute, but a slot needs it (source.capture: poll does not)",
             f"alter role {role} replication;",
             "sql",
         )
@@ -70,7 +70,7 @@ def settings(source: psycopg.Connection, plan: StreamPlan) -> Iterator[Check]:
 
 
 def free_slots(source: psycopg.Connection, wanted: Sequence[str]) -> Iterator[Check]:
-    """Room for the slots that are not there yet. While one is replaced, the old one is dropped first."""
+    """Free slots for those that do not exist yet. To replace a slot, the old one is dropped first."""
     row = source.execute(
         "select current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int,"
         " (select count(*) from pg_catalog.pg_replication_slots)::int,"
@@ -103,11 +103,8 @@ def history(
     session: timedelta = timedelta(minutes=5),
     prepared: timedelta = timedelta(minutes=1),
 ) -> Iterator[Check]:
-    """What is open for longer than this: vacuum waits for it, and so does a slot that is made.
-
-    Since when a session of another role is in its transaction is for pg_read_all_stats to know; without it
-    the age in transactions tells.
-    """
+    """Transactions that are open for longer than this: vacuum and slot creation wait for them. The start time of
+    another role's transaction needs pg_read_all_stats; without it the age is counted in transactions."""
     rows = source.execute(
         "select format('session %%s of %%s in database %%s (%%s)', pid, coalesce(usename, '?'),"
         " coalesce(datname, '?'), coalesce(nullif(application_name, ''), 'unnamed')),"
@@ -127,9 +124,9 @@ def history(
             "warn",
             "source",
             "long_transaction",
-            f"{what} is open {age}: making a slot waits for it, and deleted rows cannot be vacuumed",
+            f"{what} is open {age}: slot creation waits for it, and deleted rows cannot be vacuumed",
             fix,
             "sql",
         )
     if not rows:
-        yield ok("source", "long_transaction", "no transaction is old")
+        yield ok("source", "long_transaction", "no transaction is open for long")

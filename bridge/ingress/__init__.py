@@ -1,1 +1,1 @@
-"""Events in over HTTP: a producer like any other, which answers once its event is committed."""
+"""Accept events over HTTP: a producer like any other, which answers after its event is committed."""

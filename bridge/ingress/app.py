@@ -1,7 +1,7 @@
-"""The ingress' routes, and the guard in front of them.
+"""The ingress's routes and their authentication.
 
-Who may ask: whoever has an API key; a webhook's request proves itself by its signature. Nothing is public,
-the document of the contracts neither. An unknown webhook is answered as a badly signed one.
+A request needs an API key; a webhook's request needs a valid signature. Nothing is public, not even the OpenAPI
+document. An unknown webhook is answered like an invalid signature.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.errors import BridgeError
-from bridge.ingress.body import check_headers, read_body
-from bridge.ingress.keys import Keys
-from bridge.ingress.lines import read_lines, result_line
-from bridge.ingress.payload import hold_to_contract, read_payload
+from bridge.ingress.body import (
+    check_headers,
+    check_text,
+    hold_to_contract,
+    read_body,
+    read_lines,
+    read_payload,
+    result_line,
+)
 from bridge.ingress.problem import Refusal, unauthorized
-from bridge.ingress.settings import Settings
+from bridge.ingress.settings import IngressSettings, Keys
 from bridge.ingress.store import Item
-from bridge.ingress.text import check_text
-from bridge.ingress.writer import Outcome, Writer
+from bridge.ingress.writer import StoreOutcome, Writer
 from bridge.postgres.safe_error import safe_error
 
 PUBLIC_PATHS: frozenset[str] = frozenset()
@@ -43,11 +47,11 @@ Count = Callable[[str, int], None]
 
 
 class Ingress:
-    """The application and its writer. `reload` replaces the settings under running requests."""
+    """The application and its writer. `reload` replaces the settings while requests run."""
 
     def __init__(
         self,
-        settings: Settings,
+        settings: IngressSettings,
         source_dsn: str,
         *,
         count: Count,
@@ -66,14 +70,14 @@ class Ingress:
             ],
             middleware=[
                 Middleware(Edge, count=count, webhooks=lambda: self.settings.webhooks),
-                Middleware(Guard, keys=lambda: self.settings.keys),
+                Middleware(KeyGuard, keys=lambda: self.settings.keys),
             ],
             exception_handlers={Refusal: _refused, 404: _no_route, 405: _no_route},
         )
         self.app.router.redirect_slashes = False  # would answer with an address made of the Host header
 
-    def reload(self, settings: Settings) -> None:
-        """Keys, contracts, webhooks and limits from now on; requests under way keep theirs."""
+    def reload(self, settings: IngressSettings) -> None:
+        """Use these keys, contracts, webhooks and limits from now on; running requests keep theirs."""
         self.settings = settings
 
     async def events(self, request: Request) -> Response:
@@ -94,13 +98,13 @@ class Ingress:
         [outcome] = await self.writer.put([Item(event_type, body, key, idempotency_key)])
         return _answer(outcome)
 
-    async def _lines(self, request: Request, event_type: str, settings: Settings) -> Response:
+    async def _lines(self, request: Request, event_type: str, settings: IngressSettings) -> Response:
         body = await read_body(request.receive, settings.max_payload)
         found = read_lines(body, event_type, settings.contract(event_type))
         _take(settings, request.scope, len(found))
         items = [one for one in found if isinstance(one, Item)]
         stored = iter(await self.writer.put(items) if items else ())
-        outcomes: list[Outcome] = [next(stored) if isinstance(one, Item) else one for one in found]
+        outcomes: list[StoreOutcome] = [next(stored) if isinstance(one, Item) else one for one in found]
         text = b"".join(result_line(outcome) + b"\n" for outcome in outcomes)
         return Response(text, 200, media_type=_LINES.decode())
 
@@ -127,20 +131,20 @@ def _header(headers: Iterable[tuple[bytes, bytes]], name: str) -> str | None:
         return None
     header = _KEY_HEADERS[name].decode()
     if len(values) > 1:
-        raise Refusal(400, "malformed", f"{header} stands there twice", field=header)
+        raise Refusal(400, "malformed", f"{header} appears twice", field=header)
     try:
         return check_text(name, values[0].decode(), header)
     except UnicodeDecodeError:
         raise Refusal(400, "malformed", f"{header} is not UTF-8 text", field=header) from None
 
 
-def _take(settings: Settings, scope: Scope, events: int) -> None:
+def _take(settings: IngressSettings, scope: Scope, events: int) -> None:
     wait = settings.keys.take(scope["bridge.key"], events)
     if wait:
         raise Refusal(429, "rate-limit", "this API key is over ingress.rate_limit", retry_after=wait)
 
 
-def _answer(outcome: Outcome) -> Response:
+def _answer(outcome: StoreOutcome) -> Response:
     if isinstance(outcome, Refusal):
         raise outcome
     if outcome.duplicate:
@@ -162,8 +166,8 @@ def _no_route(_: Request, error: Exception) -> Response:
     return response
 
 
-class Guard:
-    """Lets a request with a live API key pass; a webhook's own signature is its own affair."""
+class KeyGuard:
+    """Requires a valid API key, except for webhooks, which check their own signature."""
 
     def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:
         self._app = app
@@ -180,7 +184,7 @@ class Guard:
 
 
 class Edge:
-    """The outermost layer: counts answers, and turns what nobody expected into a 500 without values."""
+    """The outermost layer: counts answers, and turns unexpected errors into a 500 without values."""
 
     def __init__(self, app: ASGIApp, count: Count, webhooks: Callable[[], Container[str]]) -> None:
         self._app = app
@@ -204,13 +208,13 @@ class Edge:
         except Exception as error:
             self._log.error("request failed", **safe_error(error))
             if not status:
-                refusal = Refusal(500, "internal", "the bridge's log says more", retry_after=1)
+                refusal = Refusal(500, "internal", "see the bridge's log", retry_after=1)
                 await refusal.response()(scope, receive, sending)
         finally:
             self._count(self._label(scope["path"]), status)
 
     def _label(self, path: str) -> str:
-        """A word of ours or a webhook's name: never what a client made up."""
+        """The endpoint's label: a fixed word or a configured webhook's name, never a client's text."""
         if path.startswith(_EVENTS):
             return "events"
         if path.startswith(_WEBHOOKS):

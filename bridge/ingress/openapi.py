@@ -1,4 +1,4 @@
-"""`/openapi.json` (OpenAPI 3.1): one path for each event contract, so that clients are made from it."""
+"""`/openapi.json` (OpenAPI 3.1): one path for each event contract, to generate clients from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge import __version__
 from bridge.config.schema import contract_json_schema
-from bridge.core.spec import ContractSpec
+from bridge.planning.spec import ContractSpec
 
 _PROBLEM = {
     "type": "object",
@@ -32,10 +32,10 @@ _REFUSALS = {
     "404": "No such event type.",
     "408": "The body came too slowly.",
     "413": "The body is too large.",
-    "415": "Another media type, or a content-encoding.",
+    "415": "Wrong media type, or a content-encoding.",
     "422": "The payload breaks its contract or cannot be stored; `field` names where.",
-    "429": "Over the key's rate; retry-after tells when to come again.",
-    "503": "Nothing is known to be stored; send the same idempotency key again after retry-after.",
+    "429": "Over the key's rate; retry-after says when to retry.",
+    "503": "The event may not be stored; send the same idempotency key again after retry-after.",
 }
 
 
@@ -82,14 +82,14 @@ def _events(name: str, payload: dict[str, Any], max_payload: int) -> dict[str, A
         "additionalProperties": False,
     }
     return {
-        "summary": f"Put in {name}",
+        "summary": f"Send {name}",
         "parameters": [
             _header("idempotency-key", 255, "The same key for this type: the same event."),
-            _header("x-outbox-key", 500, "Ordering key: events with the same one stay in order."),
+            _header("x-outbox-key", 500, "Ordering key: events with the same key stay in order."),
         ],
         "requestBody": {
             "required": True,
-            "description": f"At most {max_payload} bytes. x-ndjson: one object a line.",
+            "description": f"At most {max_payload} bytes. x-ndjson: one object per line.",
             "content": {"application/json": {"schema": payload}, "application/x-ndjson": {"schema": line}},
         },
         "responses": _responses(),
@@ -112,7 +112,7 @@ def _responses() -> dict[str, Any]:
     return {
         "202": {"description": "Committed.", "content": stored},
         "200": {
-            "description": "Was there before (the first event's id); or results by line.",
+            "description": "The event existed already (the first event's id); or results by line.",
             "content": stored,
         },
         **{code: {"description": text, "content": problem} for code, text in _REFUSALS.items()},

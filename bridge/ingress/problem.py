@@ -1,4 +1,4 @@
-"""What is refused, and how it looks: problem+json (RFC 9457). No value of a request is repeated in it."""
+"""Refusals as problem+json (RFC 9457), without values of the request."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _TITLES = {
     "unauthorized": "The request is not authenticated",
     "unknown-event": "No such event type",
     "not-found": "No such address",
-    "method": "This address takes another method",
+    "method": "This address needs another method",
     "slow": "The body came too slowly",
     "too-large": "The body is too large",
-    "media-type": "The body has a form that is not taken",
+    "media-type": "The body has an unsupported media type",
     "contract": "The payload breaks its contract",
     "payload": "The payload cannot be stored",
     "rate-limit": "Too many events",
-    "unavailable": "Nothing is known to be stored; try again",
+    "unavailable": "The event may not be stored; try again",
     "internal": "An error of the bridge; try again",
 }
 
 
 class Refusal(Exception):
-    """A request, or one line of it, that is not taken. `kind` is a word of docs/ingress.md."""
+    """A request, or one line of it, is refused. `kind` is a word of docs/ingress.md."""
 
     def __init__(
         self,
@@ -37,10 +37,8 @@ class Refusal(Exception):
         retry_after: float | None = None,
         close: bool = False,
     ) -> None:
-        """field: the field of the payload or the header it is about. retry_after: seconds.
-
-        close: the body was not read, so the connection cannot be used again.
-        """
+        """field: the payload's field or the header. retry_after: seconds. close: the body was not read, so the
+        connection cannot be reused."""
         super().__init__(detail)
         self.status = status
         self.kind = kind
@@ -50,7 +48,7 @@ class Refusal(Exception):
         self.close = close
 
     def as_dict(self) -> dict[str, Any]:
-        """RFC 9457, section 3.1; `field` is ours."""
+        """The members of RFC 9457, section 3.1, and `field`, which is our extension."""
         members = {
             "type": f"urn:problem-type:outbox-bridge:{self.kind}",
             "title": _TITLES[self.kind],
@@ -73,5 +71,5 @@ class Refusal(Exception):
 
 
 def unauthorized() -> Refusal:
-    """The one answer to every request that does not prove who sent it: it must not say what was wrong."""
+    """The answer to every unauthenticated request; it must not say what was wrong."""
     return Refusal(401, "unauthorized", "a valid API key or signature is needed")

@@ -1,27 +1,75 @@
-"""What the ingress takes from a configuration; replaced as a whole by a reload."""
+"""What the ingress takes from a configuration (API keys included); replaced as a whole by a reload."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hmac
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any
 
 from bridge.config.model import Config
 from bridge.config.problem import nearest
 from bridge.config.specs import contract_specs
-from bridge.core.contract import Contract
 from bridge.errors import ConfigError
-from bridge.ingress.keys import Keys
 from bridge.ingress.openapi import openapi_document
 from bridge.ingress.problem import Refusal
 from bridge.ingress.webhook import Endpoint
+from bridge.planning.contract import Contract
+
+BURST_SECONDS = 1.0  # an idle key has saved up so much
+
+
+class Keys:
+    """The live keys. A key is known by its digest; the keys themselves are not kept."""
+
+    def __init__(
+        self, keys: Iterable[str], rate: int | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """rate: events a second for each key; None: no limit."""
+        self._digests = [sha256(key.encode()).digest() for key in keys]
+        self._rate = rate
+        self._clock = clock
+        self._levels: dict[bytes, tuple[float, float]] = {}  # digest -> (events saved up, when)
+
+    def find(self, authorization: bytes) -> bytes | None:
+        """The digest of the key in an Authorization header; None for a wrong or malformed one.
+
+        Takes the same time whichever key is given: all are compared, as digests.
+        """
+        scheme, _, token = authorization.partition(b" ")
+        given = sha256(token.strip()).digest()
+        found = None
+        for digest in self._digests:
+            if hmac.compare_digest(given, digest):
+                found = digest
+        return found if scheme.lower() == b"bearer" else None
+
+    def take(self, digest: bytes, events: int) -> float:
+        """Take this many events from the key's rate: 0.0, or the seconds after which to come again.
+
+        More events at once than a burst has are let through when the burst is full, and owed.
+        """
+        if self._rate is None:
+            return 0.0
+        now, most = self._clock(), self._rate * BURST_SECONDS
+        level, at = self._levels.get(digest, (most, now))
+        level = min(most, level + (now - at) * self._rate)
+        wanted = min(float(events), most)
+        if level < wanted:
+            self._levels[digest] = (level, now)
+            return (wanted - level) / self._rate
+        self._levels[digest] = (level - events, now)
+        return 0.0
+
 
 OUTBOX = "outbox.event"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class IngressSettings:
     """max_payload: bytes. patterns: event types, exact or globs, that pipelines take."""
 
     keys: Keys
@@ -46,7 +94,7 @@ class Settings:
         raise Refusal(404, "unknown-event", f"no event of this type is under `events`; {hint}")
 
 
-def settings_of(config: Config) -> Settings | None:
+def settings_of(config: Config) -> IngressSettings | None:
     """None: the configuration has no ingress. Raises ConfigError where it cannot have one."""
     ingress = config.ingress
     if ingress is None:
@@ -57,7 +105,7 @@ def settings_of(config: Config) -> Settings | None:
             hint="remove ingress, or remove source.table to use the outbox that `bridge install` makes",
         )
     specs = contract_specs(config)
-    return Settings(
+    return IngressSettings(
         keys=Keys(ingress.api_keys, ingress.rate_limit),
         max_payload=ingress.max_payload,
         contracts={name: Contract(spec) for name, spec in specs.items()},

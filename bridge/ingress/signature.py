@@ -1,7 +1,7 @@
-"""Who sent a webhook: one function a scheme, from headers and raw bytes to yes or no.
+"""Verify a webhook's signature: one function per scheme, from headers and raw bytes to true or false.
 
-Pure: the clock is an argument. Whatever is malformed is a no. Every live secret is compared, in constant
-time, so that neither the answer nor its time tells which was near.
+Pure: the clock is an argument. Malformed input is false. Every valid secret is compared in constant time, so that
+neither the answer nor its time reveals which one was close.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from bridge.config.server import Webhook, standard_secret
+from bridge.config.model import Webhook, standard_secret
 
 
 class Signed(NamedTuple):
@@ -26,22 +26,24 @@ class Signed(NamedTuple):
     now: float
 
     def header(self, name: bytes) -> bytes:
-        """Empty where it is missing."""
+        """A header; empty if it is missing."""
         return self.headers.get(name, b"")
 
 
 Verify = Callable[[Signed], bool]
-"""Is it from somebody who knows one of the secrets?"""
+"""Did the sender know one of the secrets?"""
 
 TOLERANCE_SECONDS = 300
-"""How far a signed time may lie from ours, before or after (Standard Webhooks and Stripe both say five minutes)."""
+"""Allowed seconds between a signed time and ours, before or after (Standard Webhooks and Stripe both use five
+minutes).
+"""
 
 _MOST_SIGNATURES = 32  # in one header: senders that rotate keys send two
 _TIME = re.compile(rb"[0-9]{1,12}")
 
 
 def verifier(webhook: Webhook) -> Verify:
-    """The check that a webhook's configuration asks for."""
+    """The signature check of a webhook's configuration."""
     keys = [secret.encode() for secret in webhook.secrets]
     if webhook.scheme == "standard":
         return partial(standard, [standard_secret(secret) for secret in webhook.secrets])
@@ -77,9 +79,8 @@ def stripe(keys: Iterable[bytes], request: Signed) -> bool:
 
 
 def plain(keys: Iterable[bytes], header: bytes, encoding: str, request: Signed) -> bool:
-    """An HMAC-SHA256 of the body in one header, `sha256=` before it or not. GitHub's is such a one
-    (docs.github.com, "Validating webhook deliveries"). It signs no time: the delivery's id keeps copies out.
-    """
+    """An HMAC-SHA256 of the body in one header, with or without the prefix `sha256=`, as GitHub uses it
+    (docs.github.com, "Validating webhook deliveries"). It signs no time; the delivery's id prevents replays."""
     value = request.header(header).strip().removeprefix(b"sha256=")
     return _any_matches(keys, request.body, [_decoded(value, encoding)])
 
@@ -108,7 +109,7 @@ def _is_near(time: bytes, now: float) -> bool:
 
 
 def _decoded(text: bytes, encoding: str) -> bytes:
-    """The signature's bytes; empty, which matches nothing, for what is malformed."""
+    """The signature's bytes; empty, which matches nothing, if it is malformed."""
     try:
         if encoding == "base64":
             return base64.b64decode(text, validate=True)

@@ -1,7 +1,7 @@
-"""Many events into the outbox with one statement and one commit.
+"""Insert many events into the outbox with one statement and one commit.
 
-Like `outbox.emit` it looks before it inserts, so a used idempotency key costs no lock. A webhook's
-delivery is claimed by the same statement: no event without its delivery, no delivery without its event.
+Like `outbox.emit` it looks before it inserts, so a used idempotency key costs no lock. The same statement records a
+webhook's delivery, so that an event and its delivery exist together or not at all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psycopg.pq import Format
 
 from bridge.errors import BridgeError
 from bridge.postgres import wire
-from bridge.postgres.arrays import text_array
+from bridge.postgres.target import text_array
 
 DELIVERY_MEMORY = "35 days"
 """How long a webhook's delivery is remembered: as long as idempotency keys are."""
@@ -27,7 +27,7 @@ _FORGET_AT_ONCE = 5000
 
 
 class IngressDown(BridgeError):
-    """The ingress cannot store events: it answers 503 until the source can be written to."""
+    """The ingress cannot store events: it answers 503 until it can write to the source."""
 
     reason = "ingress_cannot_write"
     hint = "the source must be up and writable, `bridge install` run, and the printed grants given"
@@ -35,8 +35,8 @@ class IngressDown(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One event to put in. `payload` and `headers` are JSON text; what the outbox' checks refuse is refused
-    before. endpoint and delivery: the webhook it came by and the delivery's id, both or neither."""
+    """One event to insert. `payload` and `headers` are JSON text that the outbox's checks accept. endpoint and
+    delivery: the webhook's name and the delivery's id, both or neither."""
 
     type: str
     payload: bytes
@@ -48,7 +48,7 @@ class Item:
 
     @property
     def names(self) -> list[tuple[str, ...]]:
-        """What may be there once: two items with a name in common are the same event."""
+        """The unique names of an item: two items with a common name are the same event."""
         names: list[tuple[str, ...]] = []
         if self.delivery is not None:
             names.append(("delivery", self.endpoint or "", self.delivery))
@@ -158,10 +158,8 @@ class _TextArrayDumper(Dumper):
 
 
 async def connect(dsn: str) -> psycopg.AsyncConnection:
-    """An autocommit connection to the source whose commits are durable and whose waits are short.
-
-    Raises psycopg's errors (the outbox is missing, too), and IngressDown where the role may not insert.
-    """
+    """An autocommit connection to the source with durable commits and short timeouts. Raises psycopg's errors (also
+    if the outbox is missing), and IngressDown if the role may not insert."""
     connection = await psycopg.AsyncConnection.connect(
         wire.complete(
             dsn,
@@ -185,7 +183,7 @@ async def _prepare(connection: psycopg.AsyncConnection) -> None:
     row = await (await connection.execute(_READY)).fetchone()
     if row is None or not row[0]:
         raise IngressDown(
-            f"role {connection.info.user} may not put events into the outbox",
+            f"role {connection.info.user} may not insert events into the outbox",
             hint=f'grant outbox_bridge to "{connection.info.user}";',
         )
     if not row[1]:
@@ -197,11 +195,9 @@ async def _prepare(connection: psycopg.AsyncConnection) -> None:
 
 
 async def insert(connection: psycopg.AsyncConnection, items: Sequence[Item]) -> list[Stored]:
-    """Put the items in, in their order, in one transaction; raises psycopg's errors, and then none is in.
-
-    Items that have a delivery and items that have none go in by different statements: not both at once.
-    Items whose names meet are the same event.
-    """
+    """Insert the items, in their order, in one transaction; raises psycopg's errors, and then none is stored. Items
+    with and without a delivery need different statements, so do not mix them. Items with a common name are the same
+    event."""
     numbers: dict[tuple[str, ...], int] = {}
     same = [
         min((numbers.setdefault(name, n) for name in item.names), default=n) for n, item in enumerate(items)
@@ -241,16 +237,16 @@ def _texts(items: list[Item], column: Callable[[Item], str | None]) -> _TextArra
 
 
 async def _first(connection: psycopg.AsyncConnection, item: Item) -> Stored:
-    """The event that was first with this item's idempotency key or delivery."""
+    """The first event with this item's idempotency key or delivery."""
     asked = {name: getattr(item, name) for name in ("type", "idempotency_key", "endpoint", "delivery")}
     query = _FIRST if item.delivery is None else _FIRST_DELIVERY
     row = await (await connection.execute(query, asked)).fetchone()
     if row is None or row[0] is None:
-        raise psycopg.errors.SerializationFailure("an event gave way to one that is not there")
+        raise psycopg.errors.SerializationFailure("an event was skipped for one that does not exist")
     return Stored(row[0], duplicate=True)
 
 
 async def forget_deliveries(connection: psycopg.AsyncConnection) -> int:
-    """Delete deliveries older than DELIVERY_MEMORY, some thousands at most; how many."""
+    """Delete deliveries older than DELIVERY_MEMORY, at most some thousands. Returns how many."""
     cursor = await connection.execute(_FORGET, [DELIVERY_MEMORY, _FORGET_AT_ONCE])
     return cursor.rowcount

@@ -1,4 +1,4 @@
-"""A signed webhook's request to an event: who sent it, which delivery it is, what it says."""
+"""From a signed webhook request to an event: signature, delivery, values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 
 import orjson
 
-from bridge.config.server import BODY, Scheme, Webhook
-from bridge.core.document import json_text, parse_exact
-from bridge.core.expressions.expression import Expression
-from bridge.core.expressions.template import Template
-from bridge.core.failure import UnitFailure
-from bridge.core.source import Escaped, Literal, ValueSource, classify
-from bridge.ingress.payload import read_payload
+from bridge.config.model import BODY, Scheme, Webhook
+from bridge.errors import UnitFailure
+from bridge.expressions.document import json_text, parse_exact
+from bridge.expressions.expression import Expression
+from bridge.expressions.template import Template
+from bridge.ingress.body import LONGEST, check_text, read_payload
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.signature import Signed, verifier
 from bridge.ingress.store import Item
-from bridge.ingress.text import LONGEST, check_text
+from bridge.planning.rows import Escaped, Literal, ValueSource, classify
 
 _IDS: dict[Scheme, tuple[str | None, str | None]] = {
     # scheme: (what tells a delivery, the event's idempotency key). GitHub does not sign its delivery id:
@@ -57,8 +56,8 @@ class Endpoint:
         self._headers = orjson.dumps({"webhook": name})
 
     def item(self, headers: Mapping[bytes, bytes], body: bytes) -> Item:
-        """The event of a request. Raises Refusal: 401 for whatever is not signed as it must be, with the
-        same words for all of it; 400 and 422 for what is signed and cannot become an event."""
+        """The event of a request. Raises Refusal: 401 for every invalid signature, with the same text; 400 and 422
+        for a signed request that cannot become an event."""
         if not self._verify(Signed(headers, body, self._clock())):
             raise unauthorized()
         try:
@@ -111,7 +110,7 @@ def _text(source: ValueSource, context: Mapping[str, Any], name: str) -> str:
 
 
 def _value(source: ValueSource, context: Mapping[str, Any]) -> Any:
-    """A source's value; numbers that are only carried stay exact."""
+    """The value; numbers that are only copied stay exact."""
     if isinstance(source, Literal):
         return source.value
     if isinstance(source, Expression):

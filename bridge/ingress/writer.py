@@ -1,7 +1,7 @@
-"""Gather what concurrent requests bring into one insert and one commit.
+"""Combine the events of concurrent requests into one insert and one commit.
 
-While one commit is under way the next batch gathers behind it, so nobody waits for a timer, and the more
-requests there are, the fewer commits each costs. One connection: the database sees one session of ours.
+While one commit runs, the next batch collects behind it. So no request waits for a timer, and with more requests
+each commit stores more events. It uses one connection.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ FORGET_SECONDS = 600.0
 LONGEST_PAUSE = 5.0  # between attempts to connect
 CONFLICT_ATTEMPTS = 3
 
-Outcome = Stored | Refusal
+StoreOutcome = Stored | Refusal
 
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
     item: Item
-    future: asyncio.Future[Outcome] = field(repr=False)
+    future: asyncio.Future[StoreOutcome] = field(repr=False)
     again: bool = False  # tried once already, on a connection that broke
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: StoreOutcome) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
 
 
 def unavailable(detail: str) -> Refusal:
-    """503: nothing is known to be stored."""
+    """The Refusal 503: the event may not be stored."""
     return Refusal(503, "unavailable", detail, retry_after=1)
 
 
@@ -61,7 +61,7 @@ class Writer:
         works: Callable[[], None],
         deliveries: Callable[[], bool] = bool,
     ) -> None:
-        """failed and works tell the health of the process. deliveries: are there old ones to forget?"""
+        """failed, works: report to the process's health. deliveries: are there old deliveries to delete?"""
         self._dsn = dsn
         self._deliveries = deliveries
         self._failed = failed
@@ -74,8 +74,8 @@ class Writer:
         self.commits = 0
         self._log = structlog.get_logger("bridge.ingress")
 
-    async def put(self, items: Sequence[Item]) -> list[Outcome]:
-        """Each item's outcome, in order, after its commit. Raises Refusal 503 when none can be taken."""
+    async def put(self, items: Sequence[Item]) -> list[StoreOutcome]:
+        """Each item's outcome, in order, after its commit. Raises Refusal 503 if it cannot be accepted."""
         size = sum(len(item.payload) for item in items)
         if self._down:
             raise unavailable(self._down)
@@ -96,7 +96,7 @@ class Writer:
             ) from None
 
     async def run(self) -> None:
-        """Connect, store, connect again; until cancelled. What waits then is refused."""
+        """Connect, store, reconnect, until cancelled; then waiting items are refused."""
         pause = 0.0
         try:
             while True:
@@ -130,7 +130,7 @@ class Writer:
     def _go_down(self, error: BaseException) -> None:
         if not self._down:
             self._log.warning("cannot store events", cause=safe_message(error))
-        self._down = "the source cannot be written to at present"
+        self._down = "the source is not writable at present"
         trouble = error if isinstance(error, BridgeError) else IngressDown(_why(error))
         self._failed(trouble)
         self._refuse_all()
@@ -141,7 +141,7 @@ class Writer:
         self._bytes = 0
 
     async def _serve(self, connection: psycopg.AsyncConnection) -> None:
-        """Store batch after batch; raises when the connection is of no more use."""
+        """Store batch after batch; raises when the connection is unusable."""
         while True:
             if not self._queue:
                 self._news.clear()
@@ -156,7 +156,7 @@ class Writer:
             await self._forget(connection)
 
     async def _forget(self, connection: psycopg.AsyncConnection) -> None:
-        """Now and then, some thousands of deliveries that are past their memory."""
+        """From time to time, delete some thousands of expired deliveries."""
         now = asyncio.get_running_loop().time()
         if self._deliveries() and now >= self._forget_at:
             async with asyncio.timeout(STATEMENT_SECONDS):
@@ -164,7 +164,7 @@ class Writer:
             self._forget_at = now + (1.0 if more else FORGET_SECONDS)
 
     def _batch(self) -> list[_Waiting]:
-        """The next ones of one kind: with a delivery, or without."""
+        """The next items of one kind: with a delivery, or without."""
         kind, size = self._queue[0].item.delivery is None, 0
         batch: list[_Waiting] = []
         while self._queue and len(batch) < BATCH_ITEMS and size < BATCH_BYTES:
@@ -176,7 +176,7 @@ class Writer:
         return [one for one in batch if not one.future.done()]
 
     async def _store(self, connection: psycopg.AsyncConnection, batch: list[_Waiting]) -> None:
-        """One transaction for all, or, where one of them cannot go in, one for each half."""
+        """One transaction for all; if one of them is refused, one for each half."""
         if not batch:
             return
         try:
@@ -188,7 +188,7 @@ class Writer:
             outcome = _outcome_alone(error)
             if outcome is None:
                 for one in batch:
-                    one.settle(unavailable("the source cannot be written to at present"))
+                    one.settle(unavailable("the source is not writable at present"))
                 raise
             if len(batch) == 1:
                 if outcome.status == 500:
@@ -216,13 +216,13 @@ class Writer:
         raise AssertionError("the last attempt returned or raised")
 
     def _keep_for_next(self, batch: list[_Waiting]) -> None:
-        """Whether they are committed is not known: those with a name that is there once are sent again."""
+        """It is unknown whether they are committed: items with a unique name are sent again."""
         for one in reversed(batch):
             if one.again or not one.item.names:
                 one.settle(
                     unavailable(
-                        "the connection to the source broke: it is not known whether the event is stored; "
-                        "with an idempotency key it can be sent again safely"
+                        "the connection to the source was lost: it is unknown whether the event "
+                        "is stored; with an idempotency key it can be sent again safely"
                     )
                 )
             else:
@@ -232,7 +232,7 @@ class Writer:
 
 
 def is_lost(connection: psycopg.AsyncConnection, error: BaseException) -> bool:
-    """True when the session is gone, and with it the answer to what was sent."""
+    """True if the session is lost, and with it the answer."""
     if isinstance(error, (OSError, TimeoutError)) or connection.closed:
         return True
     return (
@@ -249,7 +249,7 @@ _REFUSED = {
 
 
 def _outcome_alone(error: BaseException) -> Refusal | None:
-    """What becomes of the one event that a server refuses; None: the server refuses every event."""
+    """The refusal for one event that the server refuses; None: the server refuses every event."""
     if not isinstance(error, psycopg.Error):
         return Refusal(500, "internal", "the bridge's log says more")
     state = error.sqlstate or ""
@@ -257,7 +257,7 @@ def _outcome_alone(error: BaseException) -> Refusal | None:
         words = f": {_REFUSED[state]}" if state in _REFUSED else ""
         return Refusal(422, "payload", f"the source refuses the payload ({state}){words}")
     if state == "55P03":
-        return unavailable("a transaction that has not ended uses the same idempotency key")
+        return unavailable("an open transaction uses the same idempotency key")
     if state[:2] in ("40", "P0") or state == "57014":
         return unavailable("the source refused this event")
     return None

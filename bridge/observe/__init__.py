@@ -1,1 +1,1 @@
-"""What the bridge tells about itself: metrics, logs, health, the admin server and its page."""
+"""Observability: metrics, logs, health, the admin server and its page."""

@@ -1,8 +1,8 @@
-"""What waits where no stream looks: the slot and the outbox of a stream that is halted or standing by,
-the dead letters of every target, the messages that wait for a sink, and the source's count of repeats.
+"""The backlog that no stream reports: slot and outbox of a stream that is halted or standing by, dead letters of
+every target, messages waiting for sinks, and the source's count of repeats.
 
-A stream tells its own facts while it runs. A halted one reads nothing, and that is when WAL piles up and
-events grow old; so this looks at the source in its place, on connections of its own, every few seconds.
+A running stream reports its own facts. A halted stream reads nothing, and that is when WAL accumulates and events
+wait. So this reads the source instead, over its own connections, every few seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamSnapshot, StreamState
 from bridge.postgres import wire
 from bridge.postgres.delivery import WAITING
-from bridge.postgres.outbox import Outbox
+from bridge.postgres.outbox import COUNTS, Outbox
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.suppressed import COUNTS
 
 _T = TypeVar("_T")
 
@@ -67,7 +66,7 @@ _DEAD: LiteralString = """
 
 
 class Plan(Protocol):
-    """What must be known of a stream."""
+    """What it needs to know about a stream."""
 
     @property
     def stream(self) -> str: ...
@@ -80,7 +79,7 @@ class Plan(Protocol):
 
 
 async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
-    """Look every EVERY_SECONDS until `stop` is set. What cannot be reached keeps its last value."""
+    """Read every EVERY_SECONDS until `stop` is set. Values of unreachable servers stay unchanged."""
     stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
     try:
         while not stop.is_set():
@@ -95,7 +94,7 @@ async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], s
 
 
 async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
-    """One look: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
+    """Read once: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
     dead: Counter[str] = Counter()
     waiting: dict[str, tuple[int, float]] = {}
     complete = counted = True
@@ -122,12 +121,12 @@ async def look(metrics: Metrics, plans: Sequence[Plan]) -> None:
 
 
 def idle(stream: StreamSnapshot) -> bool:
-    """True when the stream itself does not look at the source now. One that only starts is about to."""
+    """True if the stream does not read the source now. A starting stream is about to."""
     return stream.reason is not None or stream.phase in ("standby", "halted", "stopped")
 
 
 async def _quietly(work: Coroutine[None, None, _T], stream: str, server: str) -> _T | None:
-    """None when the server cannot be asked: the stream itself says so louder."""
+    """None if the server cannot be reached; the stream reports that itself."""
     try:
         return await work
     except (psycopg.Error, OSError) as error:
@@ -164,7 +163,7 @@ async def _look_at_source(state: StreamState, plan: Plan) -> None:
             after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
             found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
             pending = found[0] if found else None
-    if idle(state.snapshot):  # it may have begun to work meanwhile, and knows better
+    if idle(state.snapshot):  # it may be working by now, and its own values are newer
         state.update(
             slot=slot,
             slot_active=active if slot else None,
@@ -175,8 +174,8 @@ async def _look_at_source(state: StreamState, plan: Plan) -> None:
 
 
 def pending_query(outbox: Outbox) -> sql.Composed:
-    """When the oldest event was committed that waits for %(stream)s. %(witness)s, %(after)s: the id of its last
-    event, and when that was."""
+    """The commit time of the oldest event that waits for %(stream)s. %(witness)s, %(after)s: the id and time of the
+    stream's last event."""
     names = {name: outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
     return sql.SQL(_PENDING).format(outbox=outbox.name, **names)
 
@@ -187,7 +186,7 @@ async def _dead_letters(plan: Plan) -> dict[str, int]:
 
 
 async def _waiting(plan: Plan) -> list[tuple[str, int, float]]:
-    """On a connection of its own: counting a long backlog may take too long, and dead letters are told all the same."""
+    """Uses its own connection: counting a long backlog may time out, and dead letters must still be reported."""
     async with await _connect(plan.target_dsn, plan.stream) as connection:
         return await (await connection.execute(WAITING, [plan.stream])).fetchall()
 

@@ -1,9 +1,9 @@
-"""Logging: structlog in front, the standard library behind, one line an entry on standard error.
+"""Logging with structlog over the standard library: one line per entry on standard error, as JSON unless it is a
+terminal.
 
-JSON when standard error is not a terminal, aligned and coloured otherwise. Apart because of one rule
-that every path of a log entry must pass: no row values and no secrets. Exceptions never reach a
-renderer; `safe_error` turns them into names and codes first, whoever logged them: this package, a
-library through `logging`, asyncio's own handler, or an uncaught exception of a thread.
+Every entry passes one rule: no row values and no secrets. Exceptions never reach a renderer. `safe_error` first
+turns them into names and codes, whether they come from this package, a library, asyncio's handler, or an uncaught
+exception of a thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIBRARIES = {"uvicorn": logging.ERROR, "asyncio": logging.WARNING, "httpx2": lo
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """logging's own handler prints the arguments of an entry that it could not render."""
+    """The standard handler prints the arguments of an entry that it cannot render; this one does not."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's name
         kind = sys.exc_info()[0]
@@ -41,10 +41,8 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def configure(level: str = "info", json: bool | None = None, stream: TextIO | None = None) -> None:
-    """Set logging up for this process. json None: JSON unless the stream is a terminal.
-
-    Raises ConfigError for a level that is not one of LEVELS. May be called again; the last call holds.
-    """
+    """Set logging up for this process. json None: JSON unless the stream is a terminal. Raises ConfigError for an
+    unknown level. It can be called again; the last call wins."""
     if level.lower() not in LEVELS:
         raise ConfigError(f"unknown log level {level!r}", hint=f"use one of {', '.join(LEVELS)}")
     out = stream or sys.stderr
@@ -99,7 +97,7 @@ def _terminal_renderer(out: TextIO) -> list[Processor]:
 
 
 def _shorten_errors(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
-    """An error as one text: its fields are for machines."""
+    """An error as one text; its fields are for machines."""
     for name, value in entry.items():
         if isinstance(value, dict) and {"error", "message"} <= value.keys():
             entry[name] = f"{value['error']}: {value['message']}"
@@ -107,7 +105,7 @@ def _shorten_errors(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
 
 
 def _name_of_type(value: object) -> str:
-    """orjson's last resort. Never str(value): an unknown object's text can carry anything."""
+    """orjson's fallback. Never str(value): an unknown object's text can contain row values."""
     return f"<{type(value).__name__}>"
 
 

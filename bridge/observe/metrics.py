@@ -1,9 +1,8 @@
-"""Every metric of the bridge, on a registry of its own. One attribute here is one row of docs/metrics.md.
+"""Every metric of the bridge, on its own registry. One attribute here is one row of docs/metrics.md.
 
-Counters and histograms are written by the stream threads, the dispatcher and the ingress. What a stream
-*is* (halted, slot, oldest pending event, phase) is not written twice: it is read from `Health` when
-somebody scrapes, so a hung thread still shows a growing age. No label carries customer data: label
-values are names from the configuration, words of this package and HTTP status codes.
+Streams, the dispatcher and the ingress write counters and histograms. A stream's state (halted, slot, oldest pending
+event, phase) is read from `Health` at the scrape, so a hung thread still shows a growing age. No label contains
+customer data: label values are names from the configuration, words of this package and HTTP status codes.
 """
 
 from __future__ import annotations
@@ -59,10 +58,8 @@ WORK_BUCKETS = (
 
 
 class LatencyHistogram(Collector):
-    """A cumulative histogram that takes a whole batch at once: one lock and, nearly always, one bucket.
-
-    prometheus_client's own takes a lock and a bucket walk for each observation, which an event cannot pay.
-    """
+    """A cumulative histogram that takes a whole batch at once, with one lock and usually one bucket.
+    prometheus_client's own needs a lock and a bucket search for each observation, which costs too much per event."""
 
     def __init__(self, name: str, documentation: str, bounds: tuple[float, ...] = LATENCY_BUCKETS) -> None:
         self._name, self._documentation, self._bounds = name, documentation, bounds
@@ -71,8 +68,8 @@ class LatencyHistogram(Collector):
         self._sums: dict[str, float] = {}
 
     def observe_many(self, pipeline: str, now: int, times: Sequence[int], events: Sequence[int]) -> None:
-        """Add what began at each of `times` and ended `now` (unix microseconds), so many events each. What began
-        later than it ended (clocks that differ) took no time."""
+        """Add observations that began at `times` and ended `now` (unix microseconds), with the number of events for
+        each. A negative duration (from clocks that differ) counts as 0."""
         bounds, found = self._bounds, [0] * (len(self._bounds) + 1)
         shortest, longest = max(0, now - max(times)), now - min(times)
         bucket = bisect_left(bounds, shortest / 1e6)
@@ -97,7 +94,7 @@ class LatencyHistogram(Collector):
                 self._sums[pipeline] += total
 
     def quantile(self, pipeline: str, q: float) -> float | None:
-        """Seconds, interpolated in its bucket as Prometheus' histogram_quantile does; None: no events yet."""
+        """Seconds, interpolated within the bucket like Prometheus's histogram_quantile; None: no events yet."""
         with self._lock:
             counts = list(self._counts.get(pipeline, ()))
         wanted = q * sum(counts)
@@ -135,7 +132,7 @@ class LatencyHistogram(Collector):
 
 
 class StreamCollector(Collector):
-    """Gauges of every stream, read from `Health` at the moment of the scrape."""
+    """Gauges of every stream, read from `Health` at the scrape."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
@@ -152,19 +149,22 @@ class StreamCollector(Collector):
                 "oldest_pending_event_age_seconds",
                 "Age of the oldest committed event that is not applied; 0 when nothing waits.",
             ),
-            "retained": gauge("slot_retained_wal_bytes", "WAL that the source keeps for the stream's slot."),
+            "retained": gauge(
+                "slot_retained_wal_bytes", "WAL that the source retains for the stream's slot."
+            ),
             "safe": gauge(
                 "slot_safe_wal_bytes",
                 "WAL that may still be written before Postgres invalidates the slot; absent without a limit.",
             ),
             "full": gauge(
                 "slot_wal_full_seconds",
-                "Until the WAL brake or the server's limit at the rate of the last minutes; absent unless growing.",
+                "Time until the WAL brake or the server's limit, at the rate of the last "
+                "minutes; absent unless growing.",
             ),
             "active": gauge("slot_active", "1 while a connection reads from the stream's slot."),
             "halted": gauge("halted", "1 while the stream is halted for this reason, 0 after it.", "reason"),
-            "phase": gauge("stream_phase", "1 for the phase that the stream is in, else 0.", "phase"),
-            "epoch": gauge("stream_epoch", "Fencing token of the stream: one more at every start."),
+            "phase": gauge("stream_phase", "1 for the stream's current phase, otherwise 0.", "phase"),
+            "epoch": gauge("stream_epoch", "Fencing token of the stream, incremented at every start."),
         }
 
     def collect(self) -> Iterator[Metric]:
@@ -203,7 +203,7 @@ class ReadyCollector(Collector):
 
 
 class Metrics:
-    """All metrics of one process. Make one, hand its parts to the loops, serve `exposition()`."""
+    """All metrics of one process. Create one, pass its parts to the loops, serve `exposition()`."""
 
     def __init__(self, health: Health | None = None) -> None:
         # one `_created` series more for each series, that nobody reads
@@ -221,23 +221,25 @@ class Metrics:
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"{PREFIX}_{name}", documentation, labels, registry=self.registry)
 
-        self.events = counter("events", "Events by pipeline and what became of them.", "pipeline", "outcome")
+        self.events = counter("events", "Events by pipeline and outcome.", "pipeline", "outcome")
         self.latency = LatencyHistogram(
-            f"{PREFIX}_event_latency_seconds", "Producer's commit to the target's commit."
+            f"{PREFIX}_event_latency_seconds", "Time from the producer's commit to the target's commit."
         )
         self.registry.register(self.latency)
         self.batch_seconds = work("batch_seconds", "Time to apply one batch, commit included.", "stream")
         self.retries = counter(
-            "retries", "Batches or connections tried again, by SQLSTATE or reason.", "stream", "reason"
+            "retries", "Retries of batches and connections, by SQLSTATE or reason.", "stream", "reason"
         )
         self.dead_letters = gauge("dead_letters", "Open dead letters.", "pipeline")
         self._dead_letter_pipelines: set[str] = set()
         self.deliveries = counter("deliveries", "Sends to sinks by outcome.", "destination", "outcome")
-        self.delivery_seconds = work("delivery_seconds", "Time that one send to a sink takes.", "destination")
-        self.deliveries_pending = gauge("deliveries_pending", "Messages that are not sent.", "destination")
+        self.delivery_seconds = work("delivery_seconds", "Duration of one send to a sink.", "destination")
+        self.deliveries_pending = gauge(
+            "deliveries_pending", "Messages that are not sent yet.", "destination"
+        )
         self.oldest_delivery = gauge(
             "oldest_pending_delivery_age_seconds",
-            "Age of the oldest message that is not sent.",
+            "Age of the oldest message that is not sent yet.",
             "destination",
         )
         self.waiting: dict[str, tuple[int, float]] = {}
@@ -248,7 +250,7 @@ class Metrics:
             "ingress_requests", "HTTP requests to the ingress, by status code.", "endpoint", "code"
         )
         self.config_last_reload_successful = gauge(
-            "config_last_reload_successful", "0 after a reload that was refused: the old configuration stays."
+            "config_last_reload_successful", "0 after a refused reload; the old configuration stays."
         )
         self.config_last_reload_successful.set(1)
         self.build_info = gauge("build_info", "1; the version is in the labels.", "version", "python")
@@ -263,14 +265,14 @@ class Metrics:
             self.events.labels(pipeline, outcome).inc(count)
 
     def set_dead_letters(self, open_letters: Mapping[str, int]) -> None:
-        """Replace the gauge: open dead letters by pipeline. A pipeline not named has none (0)."""
+        """Replace the gauge: open dead letters by pipeline. Pipelines that are not named have 0."""
         self._dead_letter_pipelines |= open_letters.keys()
         for pipeline in self._dead_letter_pipelines:
             self.dead_letters.labels(pipeline).set(open_letters.get(pipeline, 0))
 
     def set_waiting(self, waiting: Mapping[str, tuple[int, float]]) -> None:
-        """Replace the gauges: by destination, the messages that are not sent and the oldest one's age in seconds.
-        A destination not named has none."""
+        """Replace the gauges: by destination, the unsent messages and the oldest one's age in seconds. Destinations
+        that are not named have none."""
         self.waiting = {name: waiting.get(name, (0, 0.0)) for name in self.waiting.keys() | waiting.keys()}
         for destination, (count, age) in self.waiting.items():
             self.deliveries_pending.labels(destination).set(count)

@@ -1,11 +1,11 @@
-"""`python -m bridge.observe.probe livez|readyz`: a question to a running bridge, for health checks.
+"""`python -m bridge.observe.probe livez|readyz`: query a running bridge, for health checks.
 
-It reads no configuration and imports nothing beyond the standard library, so that asking every few
-seconds costs little. Exit 0 for an answer of 200, 1 otherwise; the answer's text is printed.
+It reads no configuration and imports only the standard library, so that frequent checks cost little. Exit code 0 for
+the answer 200, 1 otherwise; it prints the answer's text.
 
-BRIDGE_ADMIN             host:port of the admin server, 127.0.0.1:8377 unless set
-BRIDGE_ADMIN_TOKEN       admin.token, needed for readyz where a token is configured
-BRIDGE_ADMIN_TOKEN_FILE  or a file that holds it
+BRIDGE_ADMIN             host:port of the admin server (default 127.0.0.1:8377)
+BRIDGE_ADMIN_TOKEN       admin.token, needed for readyz if one is configured
+BRIDGE_ADMIN_TOKEN_FILE  or a file with the token
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LONGEST_ANSWER = 64 * 1024
 
 
 def ask(path: str, environment: dict[str, str]) -> tuple[int, str]:
-    """Status and text. Raises OSError or http.client.HTTPException when nobody answers."""
+    """Status and text. Raises OSError or http.client.HTTPException if there is no answer."""
     token = environment.get("BRIDGE_ADMIN_TOKEN", "")
     if not token and (file := environment.get("BRIDGE_ADMIN_TOKEN_FILE")):
         token = Path(file).read_text().strip()
@@ -36,7 +36,7 @@ def ask(path: str, environment: dict[str, str]) -> tuple[int, str]:
 
 
 def main(arguments: list[str], environment: dict[str, str]) -> int:
-    """The process' exit code."""
+    """The process's exit code."""
     if arguments not in (["livez"], ["readyz"]):
         sys.stderr.write("usage: python -m bridge.observe.probe livez|readyz\n")
         return 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,9 @@ KEEP_ALIVE_SECONDS = 15  # between two requests; longer than a common scrape int
 CONNECTIONS = 100  # more are answered 503 at once
 CONNECTIONS_OVER = 50  # so many more are told; beyond them connections are closed unread
 DRAIN_SECONDS = 3  # for answers under way when the bridge stops
+
+INSTANCE_HEADER = "outbox-bridge-instance"
+"""On every answer, a refusal too: which bridge this is (config/source.py). `bridge doctor` knows its own by it."""
 
 
 class DeadlineProtocol(H11Protocol):
@@ -82,26 +86,53 @@ class _QuietServer(uvicorn.Server):
 
 
 def bind(host: str, port: int, key: str) -> socket.socket:
-    """A listening socket. Raises ConfigError naming `host:port` and the configuration `key`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    """A listening socket. Raises ConfigError naming `host:port` and the configuration `key`; its cause is the
+    system's error."""
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        return _listening(host, port)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            f"cannot listen on {_address(host, port)}: {why}",
-            hint=f"choose another address in `{key}`, or find who listens there: ss -ltnp 'sport = :{port}'",
+            f"cannot listen on {_address(host, port)}: {getattr(error, 'strerror', None) or error}",
+            hint=f"choose another address in `{key}`{_advice(error, port)}",
         ) from error
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """As socket.create_server() makes one, whose error repeats the address, and hides that a name has none."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((host, port))
+        made.listen(128)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _advice(error: Exception, port: int) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return f", or find who listens there: ss -ltnp 'sport = :{port}'"
+    if number in (errno.EACCES, errno.EPERM):
+        return ": a port of 1024 or more needs no rights"
+    if number == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return ": one that this machine has (ip -brief address)"
+    return ""
 
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, **limits: Any) -> None:
+async def serve(
+    app: ASGIApp, listening: socket.socket, stop: asyncio.Event, *, instance: str, **limits: Any
+) -> None:
     """Serve until `stop` is set or this task is cancelled; then answers under way get DRAIN_SECONDS.
 
-    `limits` override uvicorn's settings. Closes `listening`.
+    `instance`: for INSTANCE_HEADER. `limits` override uvicorn's settings. Closes `listening`.
     """
     settings: dict[str, Any] = {
         "h11_max_incomplete_event_size": HEADER_BYTES,
@@ -117,6 +148,7 @@ async def serve(app: ASGIApp, listening: socket.socket, stop: asyncio.Event, **l
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[(INSTANCE_HEADER, instance)],
         proxy_headers=False,
         **{**settings, **limits},
     )

@@ -1,8 +1,8 @@
 """What each stream is doing right now, told by the stream's thread and read by everybody else.
 
-Apart from the metrics because the same facts answer /readyz, /status and the status page: there is one
-place where a stream says "halted, and this mends it", and nothing that can disagree with it.
-Loops do not import this module; they get a `StreamState` from the daemon through a Protocol of theirs.
+The same facts answer /readyz, /status and the status page: there is one place where a stream says "halted, and
+this fixes it", and nothing that can disagree with it. Loops do not import this module; they get a `StreamState`
+from the daemon through a Protocol of theirs.
 """
 
 from __future__ import annotations
@@ -16,22 +16,43 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
 
-from bridge.core.ledger import Phase
-from bridge.core.lsn import format_lsn
 from bridge.errors import BridgeError
-from bridge.observe.forecast import WalForecast
+from bridge.protocol.events import format_lsn
+from bridge.protocol.facts import Phase
 
-Mode = Literal["new", "catchup", "stream", "poll"]
+_WINDOW_SECONDS = 300.0
+
+
+class WalForecast:
+    """Takes the retained bytes and returns seconds. limit: bytes at which the WAL brake drops the slot."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def seconds(self, now: float, retained: int, safe: int | None) -> float | None:
+        """Until the WAL brake, or until Postgres invalidates the slot if that comes first. None: not growing."""
+        self._seen.append((now, retained))
+        while now - self._seen[0][0] > _WINDOW_SECONDS:
+            self._seen.popleft()
+        began, first = self._seen[0]
+        if now <= began or retained <= first:
+            return None
+        left = self._limit - retained if safe is None else min(self._limit - retained, safe)
+        return max(0.0, left) * (now - began) / (retained - first)
+
+
+ModeName = Literal["new", "catchup", "stream", "poll"]
 
 PHASES: tuple[Phase, ...] = ("starting", "standby", "catchup", "streaming", "polling", "halted", "stopped")
-"""Set by the stream's thread, never stored: the ledger's `mode` is what survives a restart.
+"""Set by the stream's thread, never stored: the ledger's `mode` survives a restart.
 
-starting   connecting, fencing and preflight; also while it backs off before its first batch
+starting   connecting, fence and preflight; also the back-off before the first batch
 standby    another bridge holds the stream; this one waits to take over
-catchup    rows come from the outbox table because a slot's history is not complete
+catchup    rows come from the outbox table, because a slot does not have all of them
 streaming  rows come from the slot
-polling    rows come from the outbox table by design (`capture: poll`)
-halted     nothing is applied or acknowledged until somebody mends the cause; tried again by itself
+polling    rows come from the outbox table by configuration (`capture: poll`)
+halted     nothing is applied or confirmed until someone fixes the cause; retried automatically
 stopped    the thread has ended
 """
 
@@ -49,10 +70,10 @@ class StreamSnapshot:
     connection: str
     phase: Phase = "starting"
     since: float = 0.0  # when this phase began
-    mode: Mode | None = None  # the ledger's
-    reason: str | None = None  # why it is halted or in trouble: a word of docs/operations.md
+    mode: ModeName | None = None  # the ledger's
+    reason: str | None = None  # the reason of a halt or fault: a word of docs/operations.md
     message: str = ""
-    hint: str = ""  # the command or SQL that mends it
+    hint: str = ""  # the command or SQL that fixes it
     waiting_for: str = ""  # slot creation: the pid, database or gid waited for
     epoch: int = 0
     applied_lsn: int = 0
@@ -68,7 +89,7 @@ class StreamSnapshot:
     slot_full_in_seconds: float | None = None  # until the WAL brake at the present rate; None: not growing
 
     def pending_age(self, now: float) -> float:
-        """Seconds that the oldest event not applied has waited. Grows even when the thread hangs."""
+        """Seconds that the oldest unapplied event has waited. Grows even when the thread hangs."""
         return 0.0 if self.pending_since is None else max(0.0, now - self.pending_since)
 
     def as_dict(self, now: float) -> dict[str, Any]:
@@ -101,7 +122,7 @@ class StreamSnapshot:
 
 
 class StreamState:
-    """The cell that one stream writes and everybody reads. A read is one attribute: no lock, no tear."""
+    """The state that one stream writes and others read. A read is one attribute, so it needs no lock."""
 
     def __init__(
         self,
@@ -112,7 +133,7 @@ class StreamState:
         clock: Callable[[], float] = time.time,
         max_retained_wal: int = 8 << 30,
     ) -> None:
-        """`alive` tells whether the stream's thread still runs; /livez fails when it does not."""
+        """`alive`: does the stream's thread still run? /livez fails if it does not."""
         self._forecast = WalForecast(max_retained_wal)
         self._clock = clock
         self._alive = alive
@@ -121,7 +142,7 @@ class StreamState:
         self.halted_reasons: frozenset[str] = frozenset()  # every reason it ever halted for, in this process
 
     def enter(self, phase: Phase, **changes: Any) -> None:
-        """Enter a phase. Unless given, reason, message, hint and waiting_for are cleared: it works again."""
+        """Enter a phase. Clears reason, message, hint and waiting_for unless they are given."""
         cleared: dict[str, Any] = {"reason": None, "message": "", "hint": "", "waiting_for": ""}
         with self._lock:
             since = self.snapshot.since if self.snapshot.phase == phase else self._clock()
@@ -130,7 +151,7 @@ class StreamState:
             self.snapshot = replace(self.snapshot, **{**cleared, **changes, "phase": phase, "since": since})
 
     def update(self, **changes: Any) -> None:
-        """Change single facts (slot gauges, pending_since, epoch, ...) and leave the phase."""
+        """Change single facts (slot gauges, pending_since, epoch, ...) without changing the phase."""
         with self._lock:
             self.snapshot = replace(self.snapshot, **changes)
             if (retained := changes.get("slot_retained_bytes")) is not None:
@@ -138,7 +159,7 @@ class StreamState:
                 self.snapshot = replace(self.snapshot, slot_full_in_seconds=left)
 
     def halt(self, error: BridgeError) -> None:
-        """Stopped until mended: not ready, and `outbox_bridge_halted` is 1 for this reason."""
+        """Halted until the cause is fixed: not ready, and `outbox_bridge_halted` is 1 for this reason."""
         reason, message = error.reason, str(error.args[0])
         with self._lock:
             self.halted_reasons |= {reason}
@@ -153,7 +174,7 @@ class StreamState:
             )
 
     def trouble(self, error: BridgeError) -> None:
-        """A passing fault (a server is away, a conflict): not ready with its reason, the phase stays."""
+        """A temporary fault (an unreachable server, a conflict): not ready, with its reason; the phase stays."""
         self.update(reason=error.reason, message=str(error.args[0]), hint=error.hint)
 
     def applied(
@@ -165,7 +186,7 @@ class StreamState:
         last_event_at: float | None = None,
         pending_since: float | None = None,
     ) -> None:
-        """One batch is durable in the target. Whatever was in trouble works again."""
+        """One batch is durable in the target; clears a temporary fault."""
         with self._lock:
             was = self.snapshot
             self.snapshot = replace(
@@ -183,12 +204,12 @@ class StreamState:
 
     @property
     def alive(self) -> bool:
-        """False when the stream's thread has ended although nobody asked it to."""
+        """False if the stream's thread has ended without being asked to."""
         return self._alive is None or self.snapshot.phase == "stopped" or self._alive()
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class HealthProblem:
     """One reason why the bridge is not ready."""
 
     where: str  # the stream, or a part such as "dispatcher"
@@ -202,19 +223,19 @@ class Problem:
 
 
 class Health:
-    """Every stream and every other part that can be in trouble, added up. Thread-safe."""
+    """The health of every stream and every other part. Thread-safe."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self.started_at = clock()
         self._lock = threading.Lock()
         self._streams: dict[str, StreamState] = {}
-        self._parts: dict[str, Problem] = {}
+        self._parts: dict[str, HealthProblem] = {}
         self._rates: dict[str, deque[tuple[float, int]]] = {}
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
 
     def add(self, state: StreamState) -> StreamState:
-        """Register a stream. A reload that rebuilds a stream of the same name replaces it."""
+        """Register a stream. A reload that rebuilds a stream with the same name replaces it."""
         with self._lock:
             self._streams = {**self._streams, state.snapshot.stream: state}
         return state
@@ -231,8 +252,8 @@ class Health:
         return MappingProxyType(self._streams)
 
     def part_failed(self, where: str, error: BridgeError) -> None:
-        """A part that is no stream (dispatcher, ingress, prune) is in trouble: not ready."""
-        problem = Problem(where, error.reason, str(error.args[0]), error.hint)
+        """A part that is not a stream (dispatcher, ingress, prune) has a fault: not ready."""
+        problem = HealthProblem(where, error.reason, str(error.args[0]), error.hint)
         with self._lock:
             self._parts = {**self._parts, where: problem}
 
@@ -242,35 +263,35 @@ class Health:
             with self._lock:
                 self._parts = {name: part for name, part in self._parts.items() if name != where}
 
-    def problems(self) -> list[Problem]:
-        """Why the bridge is not ready; empty when it is."""
+    def problems(self) -> list[HealthProblem]:
+        """Why the bridge is not ready; empty if it is."""
         found = []
         for state in self._streams.values():
             now = state.snapshot
             if now.phase not in READY_PHASES or now.reason is not None:
-                found.append(Problem(now.stream, now.reason or now.phase, now.message, now.hint))
+                found.append(HealthProblem(now.stream, now.reason or now.phase, now.message, now.hint))
         if not self._streams:
-            found.append(Problem("bridge", "starting", "no stream has been set up yet"))
+            found.append(HealthProblem("bridge", "starting", "no stream has been set up yet"))
         return found + list(self._parts.values())
 
     @property
     def ready(self) -> bool:
-        """True when every stream applies or stands by and no part is in trouble."""
+        """True if every stream applies or stands by and no part has a fault."""
         return not self.problems()
 
     @property
     def live(self) -> bool:
-        """False when a stream's thread died: only a restart mends that. A halt is not death."""
+        """False if a stream's thread has died, which only a restart fixes. A halt is not a death."""
         return all(state.alive for state in self._streams.values())
 
     def sample(self) -> None:
-        """Remember each stream's event count, once a second, for `rate` and the drawing."""
+        """Record each stream's event count, once a second, for `rate` and the graph."""
         now = self.clock()
         for name, state in self._streams.items():
             self._rates.setdefault(name, deque(maxlen=_SAMPLES)).append((now, state.snapshot.events))
 
     def rate(self, stream: str, seconds: float = 10.0) -> float:
-        """Events a second over the last `seconds`, 0.0 while too little is known."""
+        """Events per second over the last `seconds`; 0.0 while there are too few samples."""
         samples = list(self._rates.get(stream, ()))
         if len(samples) < 2:
             return 0.0
@@ -279,7 +300,7 @@ class Health:
         return max(0.0, (count - first) / (end - start)) if end > start else 0.0
 
     def rates(self, stream: str) -> list[float]:
-        """Events a second, one value a sample, oldest first."""
+        """Events per second, one value per sample, oldest first."""
         samples = list(self._rates.get(stream, ()))
         return [
             max(0.0, (count - before) / (at - earlier)) if at > earlier else 0.0

@@ -1,7 +1,6 @@
-"""What a stream tells, turned into state, metrics and log lines. Called from the stream's thread.
+"""What streams and dispatchers tell, turned into state, metrics and log lines. Called from the stream's thread.
 
-Apart from the stream so that the stream knows nothing of Prometheus or logging; it declares what it tells
-(apply/stream_plan.py, Watcher) and this keeps to it.
+A stream knows nothing of Prometheus or logging: it declares what it tells (stream/spec.py, Watcher).
 """
 
 from __future__ import annotations
@@ -12,22 +11,48 @@ from typing import Any
 
 import structlog
 
-from bridge.core.event import Batch
-from bridge.core.ledger import Ledger, Phase
-from bridge.core.lsn import Lsn, format_lsn
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.source import SlotHealth
+from bridge.protocol.events import Batch, Lsn, format_lsn
+from bridge.protocol.facts import Ledger, Phase
+
+PART = "dispatcher"
+
+
+class DispatchWatch:
+    """Receives the dispatchers' reports. A sink that is down does not make the bridge unready."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._log = structlog.get_logger("bridge.dispatch")
+        self._troubled: set[str] = set()
+
+    def delivered(self, destination: str, outcome: str, seconds: float) -> None:
+        self._metrics.deliveries.labels(destination, outcome).inc()
+        self._metrics.delivery_seconds.labels(destination).observe(seconds)
+
+    def works(self, stream: str) -> None:
+        self._troubled.discard(stream)
+        if not self._troubled:
+            self._metrics.health.part_works(PART)
+
+    def troubled(self, stream: str, error: BridgeError) -> None:
+        self._troubled.add(stream)
+        self._metrics.health.part_failed(PART, error)
+
+    def log(self, level: str, event: str, **fields: object) -> None:
+        getattr(self._log, level)(event, **fields)
 
 
 class StreamWatch:
-    """One stream's reporter."""
+    """Receives one stream's reports."""
 
     def __init__(
         self, metrics: Metrics, state: StreamState, nudge: Callable[[str], None] = lambda _: None
     ) -> None:
-        """nudge: told the stream's name when it has committed deliveries."""
+        """nudge: called with the stream's name when it has committed deliveries."""
         self._metrics = metrics
         self._state = state
         self._nudge = nudge
@@ -59,7 +84,7 @@ class StreamWatch:
         self._state.update(mode=ledger.mode.value, applied_lsn=ledger.applied_lsn, safe_lsn=ledger.safe_lsn)
 
     def waiting(self, what: str) -> None:
-        """What the creation of a slot waits for; "" when it is done."""
+        """The transaction that slot creation waits for; "" when it is done."""
         if what and self._state.snapshot.waiting_for != what:
             self._log.warning("waiting", what=what)
         self._state.update(waiting_for=what)
@@ -90,7 +115,7 @@ class StreamWatch:
         self._nudge(self._stream)
 
     def pending(self, oldest: float | None) -> None:
-        """Producer commit (unix seconds) of the oldest event that was read and is not durable yet."""
+        """Producer commit (unix seconds) of the oldest event that was read and is not durable in the target yet."""
         self._state.update(pending_since=oldest)
 
     def observed(self, health: SlotHealth | None, confirmed: Lsn) -> None:

@@ -1,1 +1,1 @@
-"""What is said to Postgres, source and target: the product's own ground, not an adapter."""
+"""Everything that is sent to Postgres, source and target."""

@@ -1,21 +1,20 @@
-"""The target as its catalog tells it: are the ledger and the tables there, do they fit, may we write.
+"""The target as its catalog tells it: are the ledger and the tables there, do they fit, what may the role do.
 
-Asked when a session starts and again when a statement fails for a reason of structure. Every finding
-carries the SQL that mends it; the bridge runs none of it.
+Asked when a session starts and again when a statement fails for a reason of structure. Every finding carries the
+SQL that fixes it; the bridge runs none of it.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
-from bridge.config.table import table_names
-from bridge.core.plan import Column, ColumnKind, TableShape
-from bridge.core.spec import TableSpec
+from bridge.planning.plan import Column, ColumnKind, TableShape
+from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
 from bridge.postgres.pooler import require_own_session
 
@@ -51,7 +50,7 @@ def connect_target(dsn: str, application_name: str) -> psycopg.Connection:
 
 
 def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
-    """Is the ledger there, and may this role use it."""
+    """Does the ledger exist, and may this role use it?"""
     missing = []
     refused = []
     for name in LEDGER_TABLES:
@@ -92,11 +91,12 @@ def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
 def table_shape(
     connection: psycopg.Connection, spec: TableSpec, kinds: Mapping[str, str]
 ) -> tuple[TableShape | None, list[Finding]]:
-    """The table of a destination and what is wrong with it.
-
-    kinds: column -> contract type ("number", "object", ...) where the column is mapped from one field.
-    """
-    schema, table = table_names(spec.table)  # compared as text below: as `name`, 64 bytes would be cut to 63
+    """The table of a destination and its findings. kinds: column -> contract type ("number", "object", ...) for
+    columns mapped from one field."""
+    schema, table = (
+        spec.schema,
+        spec.table,
+    )  # compared as text below: as `name`, 64 bytes would be truncated to 63
     row = connection.execute(
         "select c.oid, c.relkind, row_security_active(c.oid), quote_ident(current_user),"
         " has_schema_privilege(n.oid, 'usage') from pg_catalog.pg_class c"
@@ -142,7 +142,7 @@ def _quoted(*names: str) -> str:
 
 
 def _columns(connection: psycopg.Connection, oid: int) -> dict[str, Column]:
-    """Types without a modifier: `::varchar(20)` would cut what an assignment refuses."""
+    """Types without a modifier: `::varchar(20)` would truncate a value that an assignment refuses."""
     rows = connection.execute(
         "select a.attname, format_type(a.atttypid, -1), coalesce(b.typcategory, t.typcategory),"
         " coalesce(b.typname, t.typname), a.attnotnull or t.typnotnull, a.atthasdef or a.attidentity <> '',"
@@ -193,12 +193,12 @@ def _column_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str
             yield Finding(
                 "column_generated",
                 f"{where}: column {name!r} is generated always and cannot be written",
-                "take it out of bridge.yaml",
+                "remove it from bridge.yaml",
             )
         elif (problem := _misfit(column, kinds.get(name))) is not None:
             yield Finding(
                 "column_type",
-                f"{where}: column {name!r} is {column.type_sql}, and the contract says {problem}",
+                f"{where}: column {name!r} is {column.type_sql}, but the contract says {problem}",
                 "map another field, or change the column's type",
             )
     if spec.columns is not None:
@@ -216,7 +216,7 @@ _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precisio
 
 
 def _misfit(column: Column, kind: str | None) -> str | None:
-    """A contract type that this column's type can never take."""
+    """A contract type that this column's type can never hold."""
     if kind is None or column.kind in ("text", "json"):
         return None
     numeric = column.type_sql in _NUMBERS
@@ -275,8 +275,49 @@ def _privilege_findings(
         if row is None or not row[0]:
             yield Finding(
                 "privilege_missing",
-                f"role {role} may not {privilege} into {shape.schema}.{shape.table}".replace(
-                    "update into", "update"
-                ).replace("select into", "select from"),
+                f"role {role} lacks {privilege} on {shape.schema}.{shape.table}",
                 f"grant {privilege} on {_quoted(shape.schema, shape.table)} to {role};",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """Of the current role: its name, whether it is a superuser or has BYPASSRLS, and (table, new owner) of each table
+    it owns: the database's owner, or postgres where that is the role itself. Names quoted as in SQL."""
+
+    role: str
+    superuser: bool
+    bypasses: bool
+    owned: tuple[tuple[str, str], ...] = ()
+
+
+def powers(connection: psycopg.Connection, tables: Sequence[tuple[str, str]] = ()) -> Powers:
+    """Read from the catalog. tables: (schema, table) that the role should not own; missing tables are left out."""
+    row = connection.execute(
+        "select quote_ident(rolname), rolsuper, rolbypassrls from pg_catalog.pg_roles where rolname = current_user"
+    ).fetchone()
+    role, superuser, bypasses = row or ("", False, False)
+    owned = connection.execute(
+        "select format('%%I.%%I', n.nspname, c.relname), case when d.datdba = c.relowner then 'postgres'"
+        " else quote_ident(pg_get_userbyid(d.datdba)) end"
+        " from unnest(%s::text[], %s::text[]) as t(schema, name)"
+        " join pg_catalog.pg_namespace n on n.nspname = t.schema"
+        " join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.name"
+        " join pg_catalog.pg_database d on d.datname = current_database()"
+        " where pg_has_role(current_user, c.relowner, 'usage')",
+        [[schema for schema, _ in tables], [name for _, name in tables]],
+    ).fetchall()
+    return Powers(role, superuser, bypasses, tuple((table, owner) for table, owner in owned))
+
+
+def excess_powers(connection: psycopg.Connection, tables: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """In words: superuser, BYPASSRLS, owner of one of `tables`, (schema, table)."""
+    found = powers(connection, tables)
+    if found.superuser:  # it may do everything else as well
+        return [f"role {found.role} is a superuser"]
+    words = []
+    if found.bypasses:
+        words.append(f"role {found.role} has BYPASSRLS")
+    if found.owned:
+        words.append(f"role {found.role} owns {', '.join(table for table, _ in found.owned)}")
+    return words

@@ -1,5 +1,5 @@
-"""The statements of bridge.dead_letter: list, choose, claim, settle. Apart from write.py, which puts letters
-in with the batch that met them; these are asked by people and by the retry.
+"""The statements of bridge.dead_letter: list, choose, claim, settle. Commands and the retry use them; write.py
+inserts dead letters with their batch.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
-from bridge.core.event import Event
 from bridge.errors import ConfigError
-from bridge.postgres.arrays import text_array
-from bridge.postgres.target import Statement
+from bridge.postgres.target import Statement, text_array
+from bridge.protocol.events import Event
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which open letters are meant; every condition that is given must hold. ids: whole, or how they begin."""
+    """A selection of open dead letters; every given condition must hold. ids: complete, or a prefix."""
 
     ids: tuple[str, ...] = ()
     pipeline: str | None = None
@@ -44,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Open letters that died of one cause. ids: of the first three, in the order of their events."""
+    """Open dead letters with one cause. ids: of the first three, in the order of their events."""
 
     stream: str
     pipeline: str
@@ -60,7 +59,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """An open letter that is locked: its unit and its event as it was."""
+    """A locked open dead letter: its unit and its stored event."""
 
     id: str
     pipeline: str
@@ -69,7 +68,7 @@ class Letter:
 
 
 def groups(connection: psycopg.Connection, stream: str, choice: Choice) -> list[Group]:
-    """Open letters by cause, the most frequent first."""
+    """Open dead letters by cause, the most frequent first."""
     where, values = choice.where(stream)
     with connection.cursor(row_factory=class_row(Group)) as cursor:
         return cursor.execute(
@@ -85,14 +84,14 @@ def groups(connection: psycopg.Connection, stream: str, choice: Choice) -> list[
 
 
 def choose(connection: psycopg.Connection, stream: str, choice: Choice) -> list[str]:
-    """The ids of the letters that are meant, in the order of their events."""
+    """The ids of the selected dead letters, in the order of their events."""
     where, values = choice.where(stream)
     query = sql.SQL("select id::text from bridge.dead_letter where {} order by event_seq, id").format(where)
     return [row[0] for row in connection.execute(query, values)]
 
 
 def show(connection: psycopg.Connection, streams: Sequence[str], beginning: str) -> dict[str, Any] | None:
-    """One letter with all that it holds, whatever its state. Raises ConfigError where several begin so."""
+    """One dead letter with all its columns, in any state. Raises ConfigError if the prefix is ambiguous."""
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
             "select id::text, stream, pipeline, destination, state, code, cause, attempts, event_id, event_seq,"
@@ -111,7 +110,7 @@ def show(connection: psycopg.Connection, streams: Sequence[str], beginning: str)
 
 
 def due(connection: psycopg.Connection, stream: str, limit: int = 500) -> list[str]:
-    """The parked letters whose time has come."""
+    """The parked dead letters that are due."""
     rows = connection.execute(
         "select id::text from bridge.dead_letter where stream = %s and state = 'open' and retry_at <= now()"
         " order by event_seq limit %s",
@@ -130,7 +129,7 @@ def open_letters(connection: psycopg.Connection, stream: str) -> dict[str, int]:
 
 
 def discard(connection: psycopg.Connection, ids: Sequence[str]) -> int:
-    """Mark them as not needed; how many were still open. One that is being retried is waited for."""
+    """Mark them as not needed. Returns how many were still open. Waits for one that is being retried."""
     return connection.execute(
         "update bridge.dead_letter set state = 'discarded', retry_at = null, updated_at = now()"
         " where id = any(%s::uuid[]) and state = 'open'",
@@ -149,7 +148,7 @@ _RESOLVE = (
     b"update bridge.dead_letter set state = 'resolved', attempts = attempts + 1, retry_at = null,"
     b" updated_at = now() where id = $1::uuid"
 )
-# Parked: later and later, a minute at most, until retry_until; then it is a person's.
+# Parked: retried with growing delays, at most a minute, until retry_until; then a person must settle it.
 _FAIL = (
     b"update bridge.dead_letter set code = $2, cause = $3, attempts = attempts + 1, updated_at = now(),"
     b" retry_at = case when $4::boolean and retry_at is not null and retry_until > now() then"
@@ -166,13 +165,13 @@ _STILL_DEAD = (
 
 
 def still_dead(stream: str, unit: tuple[str, str], event_ids: Sequence[str]) -> Statement:
-    """Those of the events whose unit is open."""
+    """The events whose unit is open."""
     names = [name.encode() for name in (stream, *unit)]
     return Statement(_STILL_DEAD, [*names, text_array([each.encode() for each in event_ids])], binary=True)
 
 
 def claim(letter_id: str) -> Statement:
-    """Lock the letter; no row: somebody else has it, or it is settled."""
+    """Lock the dead letter; no row: another retry holds it, or it is settled."""
     return Statement(_CLAIM, [letter_id.encode()])
 
 
@@ -181,7 +180,7 @@ def resolve(letter_id: str) -> Statement:
 
 
 def fail(letter_id: str, code: str, cause: str, *, parked: bool = True) -> Statement:
-    """Why it failed this time. parked: go on retrying by itself where it does so."""
+    """Record the new cause. parked: keep retrying it automatically."""
     return Statement(
         _FAIL, [letter_id.encode(), code.encode(), cause.encode(), b"true" if parked else b"false"]
     )

@@ -1,12 +1,14 @@
-"""The delivery table's statements: claim, settle, put off, expire, prune.
+"""The delivery table's statements (claim, settle, put off, expire, prune), and a dispatcher's place over them.
 
-A claim is a lease in the row, never a transaction that stays open while HTTP goes on. A claimed row is not
-due until its lease ends, so whoever comes after a crash finds it again by `next_attempt_at` alone. Every
-change is made only while the dispatcher's row still has our epoch.
+A claim is a lease in the row, never a transaction that stays open while HTTP goes on. A claimed row is not due
+until its lease ends, so whoever comes after a crash finds it again by `next_attempt_at` alone. One dispatcher a
+stream holds its place by a lease in bridge.dispatcher, with an epoch that fences its claims: every change is made
+only while that row still has our epoch.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,94 @@ from decimal import Decimal
 from typing import Any, LiteralString
 from uuid import UUID
 
-from bridge.postgres.dispatcher import Connection
+import psycopg
+
+from bridge.postgres import wire
+from bridge.postgres.catalog import connect_target
 from bridge.postgres.target import Statement
+
+AsyncLink = psycopg.AsyncConnection[tuple[Any, ...]]
+
+_SESSION = {
+    "search_path": "",
+    "statement_timeout": "15s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+    "synchronous_commit": "on",
+    "row_security": "off",
+    "timezone": "UTC",
+    "datestyle": "ISO,YMD",
+    "jit": "off",
+    "default_transaction_read_only": "off",
+    # The queue's two orders are indexes. A plan made from stale statistics must not sort the whole backlog.
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    "plan_cache_mode": "force_custom_plan",
+}
+
+LEASE_SECONDS = 10.0
+"""Seconds that a silent dispatcher keeps its lease."""
+
+
+async def connect(dsn: str, stream: str) -> AsyncLink:
+    """A session of the dispatcher. Raises psycopg.OperationalError, and Halt behind a pooler in transaction mode."""
+    name = f"bridge-dispatch/{stream}"
+    connection = await psycopg.AsyncConnection.connect(
+        wire.complete(dsn, application_name=name), autocommit=True, prepare_threshold=None, connect_timeout=5
+    )
+    try:
+        row = await (await connection.execute("select pg_catalog.pg_backend_pid()")).fetchone()
+        if row is None or row[0] != connection.info.backend_pid:  # a pooler: of which kind?
+            (await asyncio.to_thread(connect_target, dsn, name)).close()
+        await connection.execute(*wire.settings(_SESSION))
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+_HOLD: LiteralString = """
+    insert into bridge.dispatcher as d (name, epoch, holder, held_until)
+    values (%(name)s, 1, %(holder)s, now() + %(lease)s * interval '1 second')
+    on conflict (name) do update set epoch = d.epoch + 1, holder = excluded.holder, held_until = excluded.held_until
+    where d.held_until is null or d.held_until < now()
+    returning epoch"""
+
+_RENEW: LiteralString = """
+    update bridge.dispatcher set held_until = now() + %(lease)s * interval '1 second'
+    where name = %(name)s and epoch = %(epoch)s returning epoch"""
+
+_LET_GO: LiteralString = """
+    with freed as (
+        update bridge.delivery set lease_epoch = null, lease_until = null, next_attempt_at = now()
+        where stream = %(name)s and state = 'pending' and lease_epoch = %(epoch)s and id = any(%(ids)s)
+    )
+    update bridge.dispatcher set held_until = null where name = %(name)s and epoch = %(epoch)s"""
+
+
+async def hold(connection: AsyncLink, stream: str, holder: str) -> int | None:
+    """Become the stream's dispatcher. Returns the epoch, or None while another one holds the lease."""
+    values = {"name": stream, "holder": holder, "lease": LEASE_SECONDS}
+    row = await (await connection.execute(_HOLD, values)).fetchone()
+    return None if row is None else int(row[0])
+
+
+async def renew(connection: AsyncLink, stream: str, epoch: int) -> bool:
+    """Renew the lease. False: another dispatcher took over."""
+    values = {"name": stream, "epoch": epoch, "lease": LEASE_SECONDS}
+    return await (await connection.execute(_RENEW, values)).fetchone() is not None
+
+
+async def let_go(connection: AsyncLink, stream: str, epoch: int, claimed: Sequence[str]) -> None:
+    """Release the lease: claimed messages that are not settled are due at once, and another dispatcher may take
+    over."""
+    await connection.execute(_LET_GO, {"name": stream, "epoch": epoch, "ids": list(map(UUID, claimed))})
+
 
 WAITING: LiteralString = """
     select destination, count(*), extract(epoch from now() - min(created_at))::float8
     from bridge.delivery where state = 'pending' and stream = %s group by destination"""
-"""What one stream's sinks have not been sent: destination, messages, the age of the oldest in seconds."""
+"""Unsent messages of one stream: destination, number of messages, age of the oldest in seconds."""
 
 # -- claims ---------------------------------------------------------------------------------------------
 
@@ -99,7 +182,7 @@ _JSON = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A row that is ours until its lease ends. expires_in: seconds until it is older than max_age."""
+    """A row that is claimed until its lease ends. expires_in: seconds until it is older than max_age."""
 
     id: str
     event_id: str
@@ -113,7 +196,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Whose rows, under which epoch and lease. Times in seconds."""
+    """The stream, epoch and lease of a claim. Times in seconds."""
 
     stream: str
     pipeline: str
@@ -126,20 +209,20 @@ class Claim:
         names = ("stream", "pipeline", "destination", "epoch", "lease", "max_age")
         return {name: getattr(self, name) for name in names} | more
 
-    async def keyless(self, connection: Connection, limit: int) -> list[Claimed]:
+    async def keyless(self, connection: AsyncLink, limit: int) -> list[Claimed]:
         """Due messages of events without a key."""
         return list(map(_claimed, await self._take(connection, _KEYLESS, limit=limit)))
 
     async def keyed(
-        self, connection: Connection, limit: int, after: str | None
+        self, connection: AsyncLink, limit: int, after: str | None
     ) -> tuple[list[Claimed], str | None]:
-        """The first message of each key, where due, of keys behind `after` (None: of all keys), and the last
-        of these keys in the database's order."""
+        """The first message of each key, if due, for keys after `after` (None: all keys), and the last of these keys
+        in the database's order."""
         query = _KEYED_FROM if after is None else _KEYED
         rows = await self._take(connection, query, limit=limit, after=after or "")
         return list(map(_claimed, rows)), rows[0][9] if rows else None
 
-    async def _take(self, connection: Connection, query: LiteralString, **more: Any) -> list[tuple[Any, ...]]:
+    async def _take(self, connection: AsyncLink, query: LiteralString, **more: Any) -> list[tuple[Any, ...]]:
         rows = await (await connection.execute(query, self._values(**more))).fetchall()
         return sorted(rows, key=lambda row: int(row[8]))
 
@@ -150,8 +233,8 @@ def _claimed(row: tuple[Any, ...]) -> Claimed:
     return Claimed(identity, event_id, event_type, key, at, fields, attempts, float(expires_in))
 
 
-async def due(connection: Connection, stream: str, lanes: Sequence[tuple[str, str]]) -> list[int]:
-    """Which of the (pipeline, destination) have something due, by their index."""
+async def due(connection: AsyncLink, stream: str, lanes: Sequence[tuple[str, str]]) -> list[int]:
+    """The indexes of the (pipeline, destination) pairs that have messages due."""
     values = {
         "stream": stream,
         "pipelines": [pipeline for pipeline, _ in lanes],
@@ -212,28 +295,28 @@ _EXPIRED: LiteralString = (
 )
 
 
-async def settle_sent(connection: Connection, ids: Collection[str], epoch: int) -> set[str]:
-    """The sink took them. Those that were still ours."""
+async def settle_sent(connection: AsyncLink, ids: Collection[str], epoch: int) -> set[str]:
+    """Mark them sent. Returns those that were still ours."""
     values = {"ids": list(map(UUID, ids)), "epoch": epoch}
     return {str(row[0]) for row in await (await connection.execute(_SENT, values)).fetchall()}
 
 
 async def settle_retry(
-    connection: Connection, identity: str, epoch: int, delay: float, cause: str | None, *, counts: bool = True
+    connection: AsyncLink, identity: str, epoch: int, delay: float, cause: str | None, *, counts: bool = True
 ) -> bool:
-    """Again after `delay` seconds. counts: an attempt was made."""
+    """Retry after `delay` seconds. counts: an attempt was made."""
     values = {"id": identity, "epoch": epoch, "delay": delay, "cause": cause, "count": int(counts)}
     return await (await connection.execute(_AGAIN, values)).fetchone() is not None
 
 
-async def settle_dead(connection: Connection, identity: str, epoch: int, code: str, cause: str) -> bool:
-    """Never again: the row and its dead letter in one transaction."""
+async def settle_dead(connection: AsyncLink, identity: str, epoch: int, code: str, cause: str) -> bool:
+    """Mark it dead, and write its dead letter in the same transaction."""
     values = {"id": identity, "epoch": epoch, "code": code, "cause": cause}
     return await (await connection.execute(_DEAD, values)).fetchone() is not None
 
 
-async def expire(connection: Connection, claim: Claim) -> int:
-    """What waited longer than max_age becomes a dead letter, up to 200 at a time; how many."""
+async def expire(connection: AsyncLink, claim: Claim) -> int:
+    """Messages that waited longer than max_age become dead letters, up to 200 at a time. Returns how many."""
     values = {
         "stream": claim.stream,
         "pipeline": claim.pipeline,
@@ -259,8 +342,9 @@ _PRUNE: LiteralString = """
     delete from bridge.delivery d using old where d.id = old.id returning d.id"""
 
 
-async def prune(connection: Connection, stream: str, keep: float, limit: int = 500) -> int:
-    """Delete up to `limit` rows that were settled `keep` seconds ago; a dead one waits for its dead letter."""
+async def prune(connection: AsyncLink, stream: str, keep: float, limit: int = 500) -> int:
+    """Delete up to `limit` rows that were settled `keep` seconds ago; a dead row stays until its dead letter is
+    settled."""
     values = {"stream": stream, "keep": keep, "limit": limit}
     return len(await (await connection.execute(_PRUNE, values)).fetchall())
 
@@ -273,6 +357,6 @@ _REDELIVER = (
 
 
 def redeliver(letter_id: str) -> Statement:
-    """Put a dead delivery back: pending, with the same id and body, max_age anew. It returns a row where there
-    was one; none: the unit of this dead letter never got as far as a delivery."""
+    """Put a dead delivery back: pending, with the same id and body, and a new max_age. Returns a row if there was
+    one; no row: this dead letter's unit never became a delivery."""
     return Statement(_REDELIVER, [letter_id.encode()])

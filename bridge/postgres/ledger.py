@@ -1,5 +1,5 @@
-"""The ledger's statements: bridge.checkpoint and bridge.applied in the target. Every change names the row
-that it expects, so that a fenced bridge cannot write.
+"""The ledger's statements: bridge.checkpoint and bridge.applied in the target. Every change requires the expected
+row, so that a fenced bridge cannot write.
 """
 
 from __future__ import annotations
@@ -7,12 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bridge.core.done import Seqs
-from bridge.core.ledger import Goal, Ledger, Mode
-from bridge.core.lsn import Lsn, format_lsn, parse_lsn
-from bridge.core.snapshot import Snapshot, parse_snapshot
-from bridge.postgres.arrays import PG_LSN, XID8, eight_byte_array
-from bridge.postgres.target import Statement
+from bridge.postgres.target import PG_LSN, XID8, Statement, eight_byte_array
+from bridge.protocol.events import Lsn, Seqs, Snapshot, format_lsn, parse_lsn, parse_snapshot
+from bridge.protocol.facts import Goal, Ledger, Mode
 
 _COLUMNS = (
     "stream, epoch, session::text, mode, system_identifier, timeline, publication_identity, slot_incarnation,"
@@ -40,8 +37,10 @@ _EXPECTED = (
     " and next_seq = $5::bigint and floor_lsn = $6::pg_lsn"
 )
 
-# Where another bridge has taken over there is no such row: 1 / 0 fails the statement, and with it everything
-# that was sent behind it in the same flight.
+NOT_OURS = "22012"
+"""Where another bridge has taken over there is no such row: 1 / 0 fails the statement with this SQLSTATE, and with it
+everything that was sent behind it in the same flight."""
+
 _HOLD = f"select 1 / count(*)::int from (select from bridge.checkpoint where {_EXPECTED} for update) as held"
 
 _ADVANCE = (
@@ -121,7 +120,7 @@ def _expected(before: Ledger) -> list[bytes | None]:
 
 
 def hold(before: Ledger) -> Statement:
-    """Lock the row, or fail: the first statement of a transaction that comes in chunks."""
+    """Lock the row, or fail: the first statement of a transaction that is sent in chunks."""
     return Statement(_HOLD.encode(), _expected(before))
 
 

@@ -1,18 +1,28 @@
-"""The outbox table as a source of rows: its name and columns, and the reading of what a stream's floor does
-not show (catch-up and polling). Apart from source.py, which asks about servers and slots, not events.
+"""The outbox table: its name and columns, reading what a floor does not show, waking up, counting repeats.
+
+Catch-up and polling read rows from here. A notification only wakes the reader sooner, the timer guarantees it:
+behind a pooler in transaction mode LISTEN is accepted, and what arrives between two statements is lost. So the
+listening connection proves first that it is a session, then notifies itself; when either fails, there is only the
+timer. Each repeat of an idempotency key is a row of outbox.suppressed, written in the repeating transaction, so
+that producers never wait for each other and a rollback counts nothing; those rows are added together here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg import sql
+from psycopg import Connection, sql
 from psycopg.pq.abc import PGresult
 
-from bridge.core.event import Batch, Event
-from bridge.core.requests import Missing, ReadMissing
+from bridge.errors import CannotConnect
+from bridge.postgres import wire
+from bridge.postgres.pooler import is_shared
+from bridge.protocol.events import Batch, Event
+from bridge.protocol.requests import MissingRows, ReadMissing
 
 _FETCH = 500
 _BATCH_BYTES = 16 << 20
@@ -20,7 +30,7 @@ _BATCH_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """The table that producers insert into. columns: Event field -> column name, for those it has."""
+    """The table that producers insert into. columns: Event field -> column name, for the fields it has."""
 
     schema: str = "outbox"
     table: str = "event"
@@ -32,7 +42,7 @@ class Outbox:
 
     @property
     def is_foreign(self) -> bool:
-        """One of the customer's own."""
+        """Is it the customer's own outbox?"""
         return (self.schema, self.table) != ("outbox", "event")
 
     @property
@@ -40,7 +50,7 @@ class Outbox:
         return "xid" in self.columns
 
     def column(self, field_name: str) -> sql.Composable:
-        """The column of this field; what stands for it in an Event where the table has none."""
+        """The column of this field, or its substitute in an Event if the table has none."""
         if field_name in self.columns:
             return sql.Identifier(self.columns[field_name])
         return sql.SQL("'0'") if field_name in ("seq", "xid") else sql.SQL("null")
@@ -69,10 +79,10 @@ def _events(result: PGresult) -> list[Event]:
 
 
 class MissingReader:
-    """Reads the rows of one goal by seq through a cursor: one sort, however many batches.
+    """Reads the rows of one goal by seq through a cursor: one sort for all batches.
 
-    The cursor's snapshot is younger than the goal, and nothing that the goal shows is still running, so
-    it sees all of them.
+    The cursor's snapshot is newer than the goal, and no transaction visible in the goal is still running, so the
+    cursor sees all rows.
     """
 
     def __init__(self, connection: psycopg.Connection, outbox: Outbox, max_events: int) -> None:
@@ -81,7 +91,7 @@ class MissingReader:
         self._max_events = max_events
         self._at: tuple[object, ...] | None = None  # what the open cursor would return next
 
-    def read(self, request: ReadMissing) -> Missing:
+    def read(self, request: ReadMissing) -> MissingRows:
         goal = (request.floor, request.upto, request.since)
         if self._at != (*goal, request.after_seq):
             self._open(request)
@@ -101,7 +111,7 @@ class MissingReader:
         else:
             self.close()
         xids = list(dict.fromkeys(int(event.xid) for event in events))
-        return Missing(Batch(events=events, xids=xids, size=size), last, more)
+        return MissingRows(Batch(events=events, xids=xids, size=size), last, more)
 
     def _open(self, request: ReadMissing) -> None:
         self.close()
@@ -131,10 +141,109 @@ class MissingReader:
             },
         )
         if self._connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-            # Or one payload that is no UTF-8 could not be read: it is a dead letter, found in its turn.
+            # Otherwise one payload that is not UTF-8 would make the read fail; this way it becomes a dead letter.
             self._connection.execute("set local client_encoding = 'SQL_ASCII'")
 
     def close(self) -> None:
         self._at = None
         if not self._connection.closed:
             self._connection.execute("rollback")
+
+
+CHANNEL = "outbox_bridge"
+_PROBE_SECONDS = 2.0
+
+
+class Listener:
+    """`descriptor` is readable after a notification; None: notifications do not arrive."""
+
+    def __init__(self, dsn: str, stream: str) -> None:
+        self._connection: psycopg.Connection | None = None
+        self.descriptor: int | None = None
+        try:
+            conninfo = wire.complete(dsn, application_name=f"bridge-listen/{stream}")
+            connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+        except psycopg.Error:
+            return
+        try:
+            proved = not is_shared(connection, conninfo, "the source") and self._proves(connection)
+        except (psycopg.Error, CannotConnect):
+            proved = False
+        if not proved:
+            connection.close()
+            return
+        self._connection = connection
+        self.descriptor = connection.fileno()
+
+    def _proves(self, connection: psycopg.Connection) -> bool:
+        token = str(uuid.uuid4())
+        connection.execute(f"listen {CHANNEL}")
+        connection.execute("select pg_notify(%s, %s)", [CHANNEL, token])
+        return any(
+            notification.payload == token
+            for notification in connection.notifies(timeout=_PROBE_SECONDS, stop_after=1)
+        )
+
+    def drain(self) -> None:
+        """Discard notifications. If the connection is broken, only the timer remains."""
+        if self._connection is None:
+            return
+        try:
+            for _ in self._connection.notifies(timeout=0):
+                pass
+        except psycopg.Error:
+            self.close()
+
+    def close(self) -> None:
+        self.descriptor = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+_AT_ONCE = 10_000
+"""Rows that one transaction merges."""
+
+_READABLE: LiteralString = "select has_table_privilege(to_regclass('outbox.suppressed'), 'select')"
+
+COUNTS: LiteralString = "select type, sum(count)::bigint from outbox.suppressed group by type order by type"
+"""Event type and count; needs SELECT on outbox.suppressed, which the role outbox_bridge has."""
+
+_ROWS: LiteralString = "select count(*), count(distinct type) from outbox.suppressed"
+
+# Two bridges at once take different rows: neither waits, and nothing is added twice.
+_FOLD: LiteralString = """
+    with taken as materialized (
+        delete from outbox.suppressed where ctid = any(array(
+            select ctid from outbox.suppressed limit %s for update skip locked))
+        returning type, count, since
+    )
+    insert into outbox.suppressed (type, count, since)
+    select type, sum(count), min(since) from taken group by type"""
+
+
+def suppressed(source: Connection[Any]) -> dict[str, int] | None:
+    """The count by event type; None if the source does not have the table yet, or we may not read it (doctor says
+    so)."""
+    if not _readable(source):
+        return None
+    return dict(source.execute(COUNTS).fetchall())
+
+
+def fold(source: Connection[Any], *, go_on: Callable[[], bool] = lambda: True) -> int:
+    """Merge the rows of each type, some thousands per transaction. Returns how many rows there were. Needs a
+    connection in autocommit. Raises psycopg's errors; earlier transactions stay committed."""
+    if not _readable(source):
+        return 0
+    row = source.execute(_ROWS).fetchone()
+    rows, types = row or (0, 0)
+    if rows > types:
+        for _ in range(rows // _AT_ONCE + 1):  # rows that come meanwhile are for the next time
+            if not go_on():
+                break
+            source.execute(_FOLD, [_AT_ONCE])
+    return int(rows)
+
+
+def _readable(source: Connection[Any]) -> bool:
+    return source.execute(_READABLE).fetchone() == (True,)

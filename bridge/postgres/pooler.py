@@ -1,8 +1,8 @@
-"""Is there a pooler between us and the server, and does it give us a session of our own?
+"""Is there a pooler between us and the server, and does it give us our own session?
 
-The apply transaction relies on its session's settings (durable commits, no row security, an empty
-search_path) and on prepared statements. A pooler in transaction or statement mode takes the server away
-between two statements and hands our settings to strangers: refused on a target, before anything is set.
+The apply transaction relies on its session's settings (durable commits, no row security, an empty search_path) and
+on prepared statements. A pooler in transaction or statement mode switches servers between two statements and passes
+our settings to other clients. It is refused on a target, before anything is set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PATIENCE_SECONDS = 5.0
 
 
 def is_pooled(connection: psycopg.Connection) -> bool:
-    """Another process answers than the one that the login named: poolers make up the cancel key."""
+    """Does a process answer other than the one named at login? Poolers invent the cancel key."""
     return _backend(connection) != connection.info.backend_pid
 
 
@@ -28,8 +28,8 @@ def _backend(connection: psycopg.Connection) -> int:
 
 
 def is_shared(connection: psycopg.Connection, conninfo: str, what: str) -> bool:
-    """Does a pooler take the server away between two statements? Another connection of this conninfo that is given
-    our server, or takes it from us, proves it. Sets nothing. what: for errors, such as "the target"."""
+    """Does a pooler switch servers between two statements? A second connection with this conninfo that gets our
+    server proves it. Sets nothing. what: for errors, such as "the target"."""
     ours = _backend(connection)
     if ours == connection.info.backend_pid:
         return False
@@ -45,18 +45,18 @@ def is_shared(connection: psycopg.Connection, conninfo: str, what: str) -> bool:
 
 
 def require_own_session(connection: psycopg.Connection, conninfo: str) -> None:
-    """Halt unless this connection to a target is a session."""
+    """Raise Halt unless this connection to a target is a session."""
     if is_shared(connection, conninfo, "the target"):
         raise Halt(
-            "the target is behind a pooler in transaction mode: two statements of one connection meet two servers, "
-            "so nothing that a session is set to would hold",
+            "the target is behind a pooler in transaction mode: two statements of one connection "
+            "can run on two servers, so the session's settings would be lost",
             reason="target_pooled",
-            hint="let this connection's dsn name the server itself, or a pool with pool_mode = session",
+            hint="change this connection's dsn to the server itself, or to a pool with pool_mode = session",
         )
 
 
 def _ask(connection: pq.abc.PGconn, query: bytes) -> int | None:
-    """The number it answers; None when the pool has no server left for us, as a pool of sessions may not."""
+    """The returned number; None if the pool has no free server, which can happen in session mode."""
     connection.send_query(query)
     end = wire.deadline(_PATIENCE_SECONDS)
     answer: int | None = None

@@ -1,20 +1,22 @@
-"""How far a stream is, read from its ledger and from the source: what `bridge status` tells when no bridge
-runs to be asked. Apart from source.py and ledger.py, which serve the stream itself: this changes nothing.
+"""How far a stream is, and what became of single events, read from ledger and source. Nothing is changed.
+
+For people: `bridge status` when no bridge runs to be asked, `bridge explain`, `bridge tail`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from bridge.core.snapshot import parse_snapshot
 from bridge.postgres.outbox import Outbox
+from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
-"""Rows counted at most."""
+"""Maximum number of rows counted."""
 
 _CHECKPOINT = """
     select mode, epoch, applied_lsn::text, safe_lsn::text, floor::text, slot_incarnation,
@@ -35,13 +37,13 @@ def checkpoint(target: psycopg.Connection, stream: str) -> dict[str, Any] | None
 
 
 def listed(target: psycopg.Connection, stream: str) -> list[str]:
-    """The xids that are applied, wholly or in part, and that the floor does not show."""
+    """The xids that are applied, completely or in part, and not visible in the floor."""
     rows = target.execute("select x::text from bridge.applied, unnest(xids) as x where stream = %s", [stream])
     return [row[0] for row in rows]
 
 
 def slot(source: psycopg.Connection, name: str) -> dict[str, Any] | None:
-    """Slot facts, sizes in bytes; None: there is no such slot."""
+    """The slot's facts, sizes in bytes; None: the slot does not exist."""
     with source.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SLOT, [name]).fetchone()
 
@@ -56,7 +58,7 @@ def registered(source: psycopg.Connection, stream: str) -> dict[str, Any] | None
 
 
 def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: list[str]) -> int | None:
-    """Events that are committed and not applied, PENDING_LIMIT at most; None: an outbox without xids."""
+    """Events that are committed and not applied, at most PENDING_LIMIT; None: an outbox without xids."""
     if not outbox.has_xid:
         return None
     snapshot = parse_snapshot(floor)
@@ -74,3 +76,78 @@ def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: lis
         },
     ).fetchone()
     return None if row is None else int(row[0])
+
+
+def find(source: psycopg.Connection, outbox: Outbox, event_id: str) -> Event | None:
+    """The event with this id; None if the outbox does not have it. source: in autocommit."""
+    query = sql.SQL("select {} from {} where {} = %s").format(
+        outbox.select_list(), outbox.name, outbox.column("id")
+    )
+    try:
+        return _event(source.execute(query, [event_id]).fetchone())
+    except psycopg.DataError:  # not even of the column's type
+        return None
+
+
+def _event(row: Sequence[Any] | None) -> Event | None:
+    return (
+        None if row is None else Event._make(None if value is None else str(value).encode() for value in row)
+    )
+
+
+def newest(source: psycopg.Connection, outbox: Outbox, limit: int) -> list[Event]:
+    """The newest events by seq, oldest first. Raises psycopg.Error. An outbox without seq returns them by
+    occurred_at, or none."""
+    order = next((name for name in ("seq", "occurred_at") if name in outbox.columns), None)
+    if order is None:
+        return []
+    query = sql.SQL("select {} from {} order by {} desc limit %s").format(
+        outbox.select_list(), outbox.name, sql.Identifier(outbox.table, outbox.columns[order])
+    )
+    found = [_event(row) for row in source.execute(query, [limit])]
+    return [event for event in reversed(found) if event is not None]
+
+
+class Applied:
+    """What a stream has applied, read once. By I6: visible in the floor, or listed."""
+
+    def __init__(self, target: psycopg.Connection, stream: str) -> None:
+        row = checkpoint(target, stream)
+        self.started = row is not None
+        self._floor: Snapshot = parse_snapshot(row["floor"]) if row else NOTHING
+        self._listed = {int(xid) for xid in listed(target, stream)}
+
+    def how(self, event: Event) -> str:
+        """ "floor" or "listed" if it is applied, "" if it is not, "unknown" without an xid."""
+        xid = int(event.xid)
+        if xid == 0:
+            return "unknown"
+        if self._floor.shows(xid):
+            return "floor"
+        return "listed" if xid in self._listed else ""
+
+
+def letters(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:
+    """Dead letters of these units (their ids), in any state."""
+    with target.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            "select id::text, state, code, cause, attempts, retry_at from bridge.dead_letter"
+            " where id = any(%s::uuid[])",
+            [list(ids)],
+        ).fetchall()
+    return {row["id"]: row for row in rows}
+
+
+def deliveries(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:
+    """Deliveries of these units; `behind`: an earlier message of the same key must be sent or dead first."""
+    with target.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            "select id::text, state, attempts, last_error, settled_at, next_attempt_at,"
+            " state = 'pending' and exists (select from bridge.delivery earlier"
+            "   where earlier.destination = d.destination and earlier.event_key = d.event_key"
+            "   and earlier.event_seq < d.event_seq and earlier.state = 'pending'"
+            "   and earlier.pipeline = d.pipeline and earlier.stream = d.stream) as behind"
+            " from bridge.delivery d where id = any(%s::uuid[])",
+            [list(ids)],
+        ).fetchall()
+    return {row["id"]: row for row in rows}

@@ -1,22 +1,23 @@
-"""The replication stream: a slot's changes over COPY BOTH on psycopg's `pq` layer.
+"""The replication stream: a slot's changes over COPY BOTH, on psycopg's `pq` layer (psycopg has no replication
+client).
 
-psycopg has no replication client (and plans none); this is ours, kept small enough to be offered there.
-It reads messages into the decoder and writes status updates; when to read and what to confirm is said
-elsewhere. PostgreSQL manual, 53.4 Streaming Replication Protocol.
+It reads messages into the decoder and writes status updates; its callers decide when to read and what to confirm.
+PostgreSQL manual, 53.4 Streaming Replication Protocol.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from struct import Struct
+from typing import Protocol
 
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
 
-from bridge.core.lsn import Lsn, format_lsn
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, StandBy, Verdict, verdict_of
 from bridge.postgres import wire
+from bridge.protocol.events import Lsn, format_lsn
 
 _STATUS = Struct("!cQQQQB").pack
 _POSTGRES_EPOCH_SECONDS = 946_684_800
@@ -38,12 +39,12 @@ _MENDS = {
 
 
 def quoted(name: str) -> str:
-    """A slot or publication name in a replication command; both are restricted when configured."""
+    """Quote a slot or publication name for a replication command; the configuration restricts both."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _fail(result: PGresult | None, connection: PGconn, doing: str) -> BridgeError:
-    """The error that a failed replication command means."""
+    """The BridgeError for a failed replication command."""
     if result is None:
         return CannotConnect(f"the source closed the connection while {doing}")
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
@@ -79,9 +80,17 @@ def open_replication(dsn: str, stream: str) -> PGconn:
     )
     connection = wire.connect(conninfo, "the source for replication")
     if connection.parameter_status(b"server_encoding") == b"SQL_ASCII":
-        # Such a server converts nothing, but would end the stream at the first byte that is no UTF-8, for ever.
+        # Such a server converts nothing, but would end every stream at the first byte that is not UTF-8.
         command(connection, "SET client_encoding = 'SQL_ASCII'", "setting the encoding")
     return connection
+
+
+class Reader(Protocol):
+    """Who takes the messages. behind: it wants no more for now."""
+
+    behind: bool
+
+    def feed(self, messages: Sequence[bytes]) -> None: ...
 
 
 class ReplicationStream:
@@ -93,7 +102,7 @@ class ReplicationStream:
         self._received = start
         self.confirmed = Lsn(0)
         self.last_heard = time.monotonic()
-        self._last_status = 0.0
+        self.last_status = 0.0
         doing = f"starting replication from slot {slot}"
         try:
             self._start(slot, publication, start, doing)
@@ -120,8 +129,8 @@ class ReplicationStream:
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
             raise _fail(result, connection, doing)
 
-    def pump(self, feed: Callable[[list[bytes]], None], full: Callable[[], bool]) -> bool:
-        """Read what has arrived until nothing is left or `full`. True: there may be more at once."""
+    def pump(self, reader: Reader) -> bool:
+        """Read what has arrived until nothing is left or the reader is behind. True: there may be more at once."""
         get = self._connection.get_copy_data
         messages: list[bytes] = []
         held, heard = 0, True
@@ -134,11 +143,11 @@ class ReplicationStream:
                 append(bytes(view))
                 held += size
             if messages and (size or held >= _BYTES or not heard):
-                feed(messages)
+                reader.feed(messages)
                 messages, held = [], 0
             if size < 0:
                 raise self._ended()
-            if full():
+            if reader.behind:
                 return True
             if size > 0:
                 continue
@@ -154,27 +163,23 @@ class ReplicationStream:
         return _fail(result if failed else None, self._connection, "streaming")
 
     def status(self, received: Lsn, *, reply: bool = False) -> None:
-        """A standby status update. received: what has come; flushed is what was confirmed so far."""
+        """Send a standby status update. received: the received position; flushed is the confirmed position."""
         self._received = max(self._received, received, self.confirmed)
         now = time.time()
         clock = int((now - _POSTGRES_EPOCH_SECONDS) * 1_000_000)
         message = _STATUS(b"r", self._received, self.confirmed, self.confirmed, clock, reply)
         self._connection.put_copy_data(message)
         self._connection.flush()
-        self._last_status = time.monotonic()
-
-    def status_due(self, seconds: float) -> bool:
-        """Nothing was said for so long: the server wants to hear from us (wal_sender_timeout)."""
-        return time.monotonic() - self._last_status >= seconds
+        self.last_status = time.monotonic()
 
     def confirm(self, lsn: Lsn) -> None:
-        """From now on, say that everything up to here is durable. Never goes back."""
+        """From now on, report that everything up to here is durable. Never decreases."""
         if lsn > self.confirmed:
             self.confirmed = lsn
             self.status(lsn)
 
     def close(self) -> None:
-        """Say good-bye so that the slot is free at once; a dead link just ends."""
+        """Close the stream in order, so that the slot is free at once; a dead link is just closed."""
         try:
             self._connection.put_copy_end()
             self._connection.flush()

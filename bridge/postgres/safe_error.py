@@ -1,10 +1,9 @@
-"""Say what a server's error was without saying what was in the row.
+"""Describe a server's error without row values.
 
-Postgres puts row values into messages (`invalid input syntax for type integer: "secret"`), into DETAIL
-(`Failing row contains (...)`, `Key (email)=(x) already exists`) and into CONTEXT. Logs, /status and the
-`cause` of a dead letter are read by people who may not see the rows. Here, apart from logging, because
-the apply loop needs the same words. What is kept: SQLSTATE, names from the catalog, and the message only
-where server code composes it from names alone.
+Postgres puts row values into messages (`invalid input syntax for type integer: "secret"`), into DETAIL (`Failing row
+contains (...)`, `Key (email)=(x) already exists`) and into CONTEXT. Logs, /status and the `cause` of a dead letter
+are read by people who may not see the rows. Kept: SQLSTATE, names from the catalog, and the message only if the
+server composes it from names alone.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def safe_message(error: BaseException) -> str:
         return _server_message(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"{type(error).__name__} (its text is withheld: it can carry row values)"
+    return f"{type(error).__name__} (its text is withheld, because it can contain row values)"
 
 
 def safe_error(error: BaseException, *, depth: int = 0) -> dict[str, Any]:
@@ -121,13 +120,13 @@ def _server_message(error: psycopg.Error) -> str:
 
 
 def _may_name_a_value(state: str, diag: errors.Diagnostic) -> bool:
-    """A value cast to regclass and its like fails with `relation "VALUE" does not exist`; a name that stands
-    in the statement fails with its position there. Values are never written into a statement."""
+    """A value cast to regclass fails with `relation "VALUE" does not exist` without a position; a name in the
+    statement fails with its position. Values are never written into a statement."""
     return state[:2] in ("42", "3F") and state not in _NO_POSITION and not diag.statement_position
 
 
 def _rephrased(state: str, primary: str, diag: errors.Diagnostic) -> str:
-    """The condition in the server's own words, with names from the catalog and nothing else."""
+    """The condition's name, with names from the catalog only."""
     if named := _TYPE_NAMED.match(primary):
         return f"not a valid {named.group(1)}"
     if named := _ENUM_NAMED.match(primary):
@@ -135,7 +134,7 @@ def _rephrased(state: str, primary: str, diag: errors.Diagnostic) -> str:
     try:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", errors.lookup(state).__name__).lower()
     except KeyError:
-        words = "an error of the server"
+        words = "a server error"
     table = ".".join(name for name in (diag.schema_name, diag.table_name) if name)
     names = [
         f"{kind} {name}"

@@ -1,9 +1,9 @@
-"""The SQL that defines: read from sql/, printed for people, applied to the source. Never applied to a target.
+"""The SQL that defines: read from sql/, printed, and applied to the source. Never applied to a target; the daemon
+creates nothing.
 
-Apart from everything that runs: the daemon creates nothing. The files are numbered migrations
-(`001_name.sql`), each written so that running it again changes nothing, then the publication and the
-two roles, which are brought up to date at every install. What the installing role may not do is handed
-back as SQL for an administrator instead of failing the rest.
+The files are numbered migrations (`001_name.sql`); running one again changes nothing. Then come the publication and
+the two roles, which every install updates. What the installing role may not do is returned as SQL for an
+administrator; the rest is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PUBLICATION_NAME = re.compile(r"[a-z0-9_]{1,63}")  # what Postgres allows in a 
 
 
 class SchemaError(BridgeError):
-    """The outbox's schema cannot be installed or is not the one this bridge knows."""
+    """The outbox's schema cannot be installed, or is not one that this bridge knows."""
 
     reason = "schema"
 
@@ -47,7 +47,7 @@ class Migration:
         return sha256(self.sql.encode()).hexdigest()
 
     def record(self, table: str) -> str:
-        """The statement that says it has been run."""
+        """The statement that records that it was run."""
         return (
             f"insert into {table} (version, name, checksum)\n"
             f"values ({self.version}, '{self.name}', '{self.checksum}') on conflict do nothing;\n"
@@ -56,7 +56,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """Something that the installing role could not or should not do, and the SQL that does it."""
+    """A step that the installing role could not or should not do, and its SQL."""
 
     reason: str
     sql: str
@@ -64,7 +64,7 @@ class Remaining:
 
 @dataclass(slots=True)
 class Installation:
-    """What an install did, in sentences, and what is left for an administrator."""
+    """The result of an install, in sentences, and the steps left for an administrator."""
 
     version: int = 0
     done: list[str] = field(default_factory=list)
@@ -72,7 +72,8 @@ class Installation:
 
 
 def sql_directory() -> Traversable | Path:
-    """Where the SQL is: bridge/sql in a wheel, sql/ beside the package in a checkout or editable install."""
+    """The directory of the SQL files: bridge/sql in a wheel, sql/ beside the package in a checkout or editable
+    install."""
     packaged = files("bridge") / "sql"
     if packaged.is_dir():
         return packaged
@@ -81,7 +82,7 @@ def sql_directory() -> Traversable | Path:
         return checkout
     raise SchemaError(
         f"the SQL files are neither in {packaged} nor in {checkout}",
-        hint="install outbox-bridge again: its wheel carries them",
+        hint="install outbox-bridge again: its wheel contains them",
     )
 
 
@@ -93,10 +94,8 @@ def migrations(side: str) -> list[Migration]:
 
 
 def source_sql(publication: str = "outbox_bridge", after: int = 0, *, notify: bool = False) -> str:
-    """Everything the source needs, as one script for psql. It may be run again.
-
-    `after` leaves out the migrations up to that version; `notify` adds the trigger that wakes a bridge that polls.
-    """
+    """Everything that the source needs, as one script for psql; it can be run again. `after` leaves out the
+    migrations up to that version; `notify` adds the trigger that wakes a polling bridge."""
     parts = [_script("source", after)]
     parts += [publication_sql(publication), role_sql("producer"), role_sql("bridge")]
     if notify:
@@ -105,19 +104,17 @@ def source_sql(publication: str = "outbox_bridge", after: int = 0, *, notify: bo
 
 
 def target_sql(after: int = 0) -> str:
-    """The ledger, for the customer to run in the target database: one script for psql.
-
-    `after` leaves out the migrations up to that version: what a target that has them still needs.
-    """
+    """The ledger, for the customer to run in the target database: one script for psql. `after` leaves out the
+    migrations up to that version, to upgrade a target."""
     return _transaction([_script("target", after)])
 
 
 def publication_sql(publication: str = "outbox_bridge", table: str = OUTBOX) -> str:
-    """Creates the publication where it is missing. `table` is `schema.name`."""
+    """SQL that creates the publication if it is missing. `table` is `schema.name`."""
     if not _PUBLICATION_NAME.fullmatch(publication):
         raise ConfigError(
-            f"{publication!r} cannot name a publication and its slots",
-            hint="source.slot takes 1 to 63 lower-case letters, digits and underscores",
+            f"{publication!r} is not a valid name for a publication and its slots",
+            hint="source.slot must have 1 to 63 lower-case letters, digits and underscores",
         )
     text = _read(sql_directory() / "source" / "publication.sql")
     return (
@@ -128,18 +125,18 @@ def publication_sql(publication: str = "outbox_bridge", table: str = OUTBOX) -> 
 
 
 def notify_sql(table: str = OUTBOX) -> str:
-    """Creates the trigger that notifies a bridge that polls. `table` is `schema.name`."""
+    """SQL that creates the trigger that notifies a polling bridge. `table` is `schema.name`."""
     text = _read(sql_directory() / "source" / "notify.sql")
     return text.replace(f" on {OUTBOX}", f" on {_quoted(table)}")
 
 
 def role_sql(role: str) -> str:
-    """Creates the role `producer` or `bridge` where it is missing, and grants it what it needs."""
+    """SQL that creates the role `producer` or `bridge` if it is missing, and grants it what it needs."""
     return _read(sql_directory() / "source" / f"role_{role}.sql")
 
 
 def source_version(connection: Connection[Any]) -> int:
-    """The newest migration applied to this source; 0 where there is none."""
+    """The newest migration applied to this source; 0 if there is none."""
     with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         return max(_applied(cursor), default=0)
 
@@ -151,12 +148,13 @@ def install_source(
     *,
     notify: bool = False,
 ) -> Installation:
-    """Bring the source to the newest version, in one transaction; installs take turns. `table` is what the
-    publication is for: an outbox of the customer's own still needs the registry in schema outbox. `notify` also makes
-    the trigger that wakes a bridge that polls.
+    """Bring the source to the newest version, in one transaction; concurrent installs wait for each other.
 
-    Raises `SchemaError` when a migration that was applied is not the one carried here, when the source
-    is newer than this bridge, or when the role may not create the schema; nothing is changed then.
+    `table`: the publication's table; a customer's own outbox still needs the registry in schema outbox. `notify`
+    also creates the trigger that wakes a polling bridge.
+
+    Raises `SchemaError`, and changes nothing, if an applied migration differs from the one in this package, if the
+    source is newer than this bridge, or if the role may not create the schema.
     """
     server_version = connection.info.server_version
     if server_version < 140000:
@@ -173,13 +171,13 @@ def install_source(
             _grant(cursor, table, installation)
             if notify:
                 cursor.execute(notify_sql(table).encode())
-                installation.done.append(f"inserts into {table} now notify a bridge that polls")
+                installation.done.append(f"inserts into {table} now notify a polling bridge")
     except errors.InsufficientPrivilege as error:
         user, database = connection.info.user, connection.info.dbname
         raise SchemaError(
             f"role {user} may not create the outbox in database {database}: {error.diag.message_primary}",
-            hint="install as the database's owner (source.dsn with another user, for this once), or run "
-            f"`bridge schema source | psql -d {database}` as that owner",
+            hint="install as the database's owner (source.dsn with that user, only for the "
+            f"install), or run `bridge schema source | psql -d {database}` as the owner",
         ) from error
     except errors.ReadOnlySqlTransaction as error:
         raise SchemaError(
@@ -201,7 +199,7 @@ def _migrate(cursor: Cursor[TupleRow], installation: Installation) -> None:
             )
         if checksum != known[version].checksum:
             raise SchemaError(
-                f"{which} is not the one this bridge carries",
+                f"{which} differs from the one in this bridge",
                 hint="compare schema outbox with the output of `bridge schema source`; when they agree: "
                 f"update outbox.migration set checksum = '{known[version].checksum}' "
                 f"where version = {version};",
@@ -239,7 +237,8 @@ def _check_publication(
     if not fits:
         installation.remaining.append(
             Remaining(
-                f"publication {publication} existed and is for {tables}; wanted: every row of {table}",
+                f"publication {publication} exists and publishes {tables}; it should publish "
+                f"every row of {table}",
                 f'drop publication "{publication}";  -- if nothing else needs it\n'
                 + publication_sql(publication, table),
             )
@@ -256,7 +255,7 @@ def _check_publication(
 
 
 def published(cursor: Cursor[TupleRow], publication: str, table: str) -> tuple[str, str, bool] | None:
-    """(what it publishes, its tables, whether they are `table` alone, unfiltered), or None."""
+    """(what it publishes, its tables, whether that is only `table`, unfiltered), or None."""
     row_filter = "r.prqual is not null" if cursor.connection.info.server_version >= 150000 else "false"
     return cursor.execute(
         f"""
@@ -299,11 +298,11 @@ def _grant(cursor: Cursor[TupleRow], table: str, installation: Installation) -> 
             f"grant select on {_quoted(table)} to outbox_bridge;\n"
         )
         if refused := _try(cursor, own):
-            installation.remaining.append(Remaining(f"rights on {table}: {refused}", own))
+            installation.remaining.append(Remaining(f"privileges on {table}: {refused}", own))
 
 
 def _try(cursor: Cursor[TupleRow], statements: str) -> str:
-    """Run them in a savepoint; why the role may not, or empty."""
+    """Run the statements in a savepoint. Returns why the role may not, or an empty text."""
     try:
         with cursor.connection.transaction():
             cursor.execute(statements.encode())
@@ -330,7 +329,9 @@ def _applied(cursor: Cursor[TupleRow]) -> dict[int, tuple[str, str, Any]]:
 def _quoted(table: str) -> str:
     schema, _, name = table.partition(".")
     if not schema or not name or "$" in table:
-        raise ConfigError(f"source.table {table!r} is not schema.name", hint="as in public.outbox_events")
+        raise ConfigError(
+            f"source.table {table!r} is not of the form schema.name", hint="such as public.outbox_events"
+        )
     return sql.Identifier(schema, name).as_string()
 
 

@@ -1,4 +1,4 @@
-"""Slots: make one with the snapshot that belongs to it, drop one. Making waits, so it has its own thread."""
+"""Create a slot with its exported snapshot, or drop one. Creation waits for transactions, so it has its own thread."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import LiteralString
 
 import psycopg
 
-from bridge.core.lsn import Lsn, parse_lsn
-from bridge.core.snapshot import Snapshot, parse_snapshot
 from bridge.errors import Halt
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication, quoted
+from bridge.protocol.events import Lsn, Snapshot, parse_lsn, parse_snapshot
 
 _FAILOVER_SLOTS = 170000  # the first server version that knows them
 
@@ -25,7 +24,7 @@ class SlotMaker:
     def __init__(
         self, dsn: str, stream: str, name: str, done: Callable[[], None], *, failover: bool = False
     ) -> None:
-        """done: called from the thread. failover: standbys may synchronize it; servers before 17 cannot."""
+        """done: called from the thread. failover: standbys may synchronize the slot; not before PostgreSQL 17."""
         self._dsn = dsn
         self._stream = stream
         self._name = name
@@ -57,12 +56,12 @@ class SlotMaker:
         )
         point, exported = rows[0][1], rows[0][2]
         if point is None or exported is None:
-            raise Halt(f"{doing}: it came without a snapshot", reason="replication_command")
+            raise Halt(f"{doing}: the server returned no snapshot", reason="replication_command")
         # Any command on the replication connection would destroy the snapshot: read it in another one.
         return parse_lsn(point.decode()), read_exported(self._dsn, exported.decode())
 
     def made(self) -> tuple[Lsn, Snapshot] | None:
-        """The consistent point and the snapshot; None while it still waits. Raises what went wrong."""
+        """The consistent point and the snapshot; None while it waits. Raises the error of the creation."""
         if self._thread.is_alive():
             return None
         self._thread.join()
@@ -71,7 +70,7 @@ class SlotMaker:
         return self._made
 
     def abandon(self) -> None:
-        """Stop waiting; the server forgets a slot that was not finished."""
+        """Stop waiting; the server removes an unfinished slot."""
         if self._thread.is_alive():
             self._connection.get_cancel().cancel()
             self._thread.join(timeout=5)
@@ -91,7 +90,7 @@ def read_exported(dsn: str, name: str) -> Snapshot:
 
 
 def give_up_slot(dsn: str, stream: str, limit: int) -> str | None:
-    """Drop the stream's slot if it holds back more than `limit` bytes of WAL and nobody reads it. Its name, or
+    """Drop the stream's slot if it retains more than `limit` bytes of WAL and nobody reads it. Returns its name, or
     None."""
     return _give_up(
         dsn,
@@ -102,11 +101,11 @@ def give_up_slot(dsn: str, stream: str, limit: int) -> str | None:
 
 
 def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
-    """Drop the stream's slot, whose WAL knows a column of the outbox under another name for ever, if the table has
-    every column now. Its name, or None.
+    """Drop the stream's slot, whose WAL has another name for a column of the outbox, if the table has every column
+    now. Returns its name, or None.
 
-    Not where one was dropped and added again, which is told by a dropped column before it: its old values are in
-    the WAL only, and whether they may be lost is for a person to say.
+    Not if a column was dropped and added again (then the table has a dropped column before it): its old values are
+    only in the WAL, and a person must decide whether they may be lost.
     """
     needed = [
         outbox.columns[name] for name in ("id", "type", "payload", "seq", "xid") if name in outbox.columns
@@ -123,8 +122,8 @@ def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
 
 
 def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, object]) -> str | None:
-    """Drop the slot that the stream is registered with, if the condition over it (`s`) holds and the server takes
-    writes. Its name, or None."""
+    """Drop the slot that the stream is registered with, if the condition on it (`s`) is true and the server accepts
+    writes. Returns its name, or None."""
     with psycopg.connect(
         wire.complete(dsn, application_name=f"bridge-source/{stream}"), autocommit=True
     ) as source:
@@ -141,7 +140,7 @@ def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, o
 
 
 def drop_slot(connection: psycopg.Connection, name: str) -> None:
-    """Drop it if it is there. A walsender of our own that has not noticed yet keeps it a moment longer."""
+    """Drop the slot if it exists. Waits for our own walsender, which may not have ended yet."""
     connection.execute(
         "select pg_terminate_backend(active_pid) from pg_replication_slots"
         " where slot_name = %s and active and pg_has_role(current_user,"

@@ -1,5 +1,5 @@
-"""What the bridge asks the source about: identity, history, publication, slot, registry. One control
-connection a stream, short statements only; events come through replication.py or outbox.py.
+"""Queries about the source: identity, history, publication, slot, registry. One control connection per stream, short
+statements only; events come through replication.py or outbox.py.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from bridge.core.ledger import Pruned, Registration, SlotFacts, SourceFacts
-from bridge.core.lsn import Lsn, format_lsn, parse_lsn
-from bridge.core.requests import Observation
-from bridge.core.snapshot import Snapshot, parse_snapshot
 from bridge.errors import Fenced, Halt, Retry
 from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.replication import command, open_replication
+from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
+from bridge.protocol.facts import Pruned, Registration, SlotFacts, SourceFacts
+from bridge.protocol.requests import Observation
 
 # (oid, xmin) of the publication's rows and the outbox' oid: whatever was dropped, recreated or altered
 # since gives another text. Null unless it publishes the outbox's inserts now: all rows (a filter leaves events
@@ -62,7 +61,7 @@ IDLE_WRITE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SlotHealth:
-    """For metrics. retained: WAL bytes the slot holds back; safe: bytes until it is lost, None: no limit."""
+    """For metrics. retained: WAL bytes that the slot retains; safe: bytes until it is invalidated, None: no limit."""
 
     active: bool
     retained: int
@@ -70,9 +69,8 @@ class SlotHealth:
 
 
 def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Connection:
-    """An autocommit connection to the source with an empty search_path and short timeouts; "0": none, for the
-    one long cursor. A pooler that takes no startup options (PgBouncer in transaction mode) gets none: statements
-    here are qualified anyway."""
+    """An autocommit connection to the source with an empty search_path and short timeouts ("0": none, for the one
+    long cursor). A pooler that accepts no startup options (PgBouncer) gets none; statements are qualified anyway."""
     name = f"bridge-source/{stream}"
     conninfo = wire.complete(
         dsn,
@@ -90,7 +88,7 @@ def connect_source(dsn: str, stream: str, *, timeout: str = "10s") -> psycopg.Co
 
 
 class Source:
-    """Everything the protocol wants to know of the source, over one connection."""
+    """Everything that the protocol reads from the source, over one connection."""
 
     def __init__(self, dsn: str, stream: str, outbox: Outbox, publication: str) -> None:
         self._dsn = dsn
@@ -104,7 +102,7 @@ class Source:
     def _row(self, query: LiteralString, parameters: Any = None) -> tuple[Any, ...]:
         row = self.connection.execute(query, parameters).fetchone()
         if row is None:
-            raise Retry("the source answered nothing")
+            raise Retry("the source returned no row")
         return row
 
     # --- preflight ------------------------------------------------------------------------------
@@ -143,7 +141,7 @@ class Source:
             ("it belongs to another database", not here),
             (f"wal_status is {wal_status}", wal_status == "lost"),
             (f"invalidated: {invalidated}", invalidated is not None),
-            ("it was never finished", confirmed is None),
+            ("its creation was not finished", confirmed is None),
         )
         problem = next((text for text, holds in problems if holds), "")
         return SlotFacts(name, parse_lsn(confirmed or "0/0"), active, not problem, problem)
@@ -161,7 +159,7 @@ class Source:
         if row is not None and row[0]:
             return True
         if witness_xid is not None and witness_xid in self.take_snapshot()[0].xip:
-            raise Retry("the last applied event's transaction is not visible yet: looking again")
+            raise Retry("the last applied event's transaction is not visible yet: checking again")
         return False
 
     def _slot_refused(self) -> str | None:
@@ -176,7 +174,7 @@ class Source:
         return None
 
     def _switch_points(self, timeline: int) -> dict[int, Lsn]:
-        """Where history left each earlier timeline. Needs the replication protocol; without it, unknown."""
+        """The switch point of each earlier timeline. Needs the replication protocol; without it, unknown."""
         try:
             connection = open_replication(self._dsn, self._stream)
         except psycopg.Error:
@@ -209,7 +207,7 @@ class Source:
         )
 
     def register(self, registration: Registration, holder: str | None) -> None:
-        """Write the row that this session holds, or raise; see requests.Register."""
+        """Write the registration that this session holds, or raise; see requests.Register."""
         with self.connection.transaction():
             self.connection.execute("set local synchronous_commit = local")  # flushed, whatever the role has
             written = self.connection.execute(
@@ -230,16 +228,16 @@ class Source:
             return
         if holder == registration.session:
             raise Fenced(
-                f"stream {self._stream} was taken over by another bridge: its row in outbox.stream has "
-                "another session, and nothing more is written by this one"
+                f"stream {self._stream} was taken over by another bridge: its row in "
+                "outbox.stream has another session, and this bridge writes nothing more"
             )
         raise Retry(
-            f"another session of stream {self._stream} has registered since this one began",
+            f"another session of stream {self._stream} has registered since this one started",
             reason="registry_taken",
         )
 
     def pruned(self) -> Pruned | None:
-        """Waits for a batch of prune that began before our floor was registered."""
+        """Wait for a prune batch that started before our floor was registered."""
         return self._pruned("for share")
 
     def _pruned(self, lock: LiteralString = "") -> Pruned | None:
@@ -251,7 +249,7 @@ class Source:
     # --- while streaming ------------------------------------------------------------------------
 
     def observe(self, slot: str, position: Lsn) -> Observation:
-        """One statement: its snapshot is taken before it reads the insert position."""
+        """One statement, whose snapshot is taken before it reads the insert position."""
         identity, snapshot, insert, active, retained, safe, flush = self._row(
             "select "
             + PUBLICATION_IDENTITY
@@ -262,7 +260,7 @@ class Source:
             {**self._names, "slot": slot},
         )
         if active is None:
-            raise Retry(f"slot {slot} is gone", reason="slot_missing")
+            raise Retry(f"slot {slot} no longer exists", reason="slot_missing")
         if parse_lsn(flush) < position:
             raise Retry(
                 f"the source's WAL ends at {flush}, before {format_lsn(position)}", reason="source_behind"
@@ -279,7 +277,7 @@ class Source:
         return parse_snapshot(snapshot), parse_lsn(insert)
 
     def still_running(self, snapshot: Snapshot) -> bool:
-        """Is any xid that `snapshot` shows still running?"""
+        """Is any xid that is visible in `snapshot` still running?"""
         now, _ = self.take_snapshot()
         return any(snapshot.shows(xid) for xid in now.xip) or now.xmax < snapshot.xmax
 
@@ -289,7 +287,7 @@ class Source:
         return all(now.shows(xid) for xid in xids)
 
     def holding_up(self) -> str:
-        """What the creation of a slot waits for: the oldest transaction with an xid, in any database."""
+        """The transaction that slot creation waits for: the oldest one with an xid, in any database."""
         row = self.connection.execute(
             "select * from (select 'pid ' || pid || ' in database ' || datname, age(backend_xid)"
             " from pg_catalog.pg_stat_activity where backend_xid is not null union all"
@@ -303,7 +301,7 @@ class Source:
 
 
 def require_outbox(connection: psycopg.Connection, outbox: Outbox) -> None:
-    """Halt with what to run when the outbox or its registry is not there."""
+    """Raise Halt, with the command to run, if the outbox or its registry does not exist."""
     row = connection.execute(
         "select to_regclass(%s) is not null, to_regclass('outbox.stream') is not null",
         [outbox.name.as_string()],

@@ -1,8 +1,7 @@
-"""A libpq connection that never blocks, and the wait for several of them at once.
+"""A libpq connection that never blocks, and a wait for several of them at once.
 
-psycopg's `pq` layer is used directly where its cursors cannot go: COPY BOTH, and whole transactions sent
-as one pipeline of prepared statements with parameters that are already encoded. Nobody reads the raw
-socket, so TLS works as everywhere.
+Uses psycopg's `pq` layer directly for what its cursors cannot do: COPY BOTH, and whole transactions sent as one
+pipeline of prepared statements with encoded parameters. The raw socket is never read, so TLS works.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from psycopg.pq.abc import PGconn
 
 from bridge.errors import CannotConnect
 
-# A link on which nothing is acknowledged for so long is dead (half-open), whatever TCP thinks.
+# A link without an acknowledgement for this long is dead (half-open).
 _KEEPALIVE = {
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -35,7 +34,7 @@ _RECORDS_AT_ONCE = 64  # then whoever reads looks around again; poll() still see
 
 
 def complete(dsn: str, **parameters: str) -> str:
-    """The conninfo with our defaults for what it leaves open, and `parameters` on top."""
+    """The conninfo with our defaults for missing parameters, overridden by `parameters`."""
     given = conninfo_to_dict(dsn)
     options = " ".join(filter(None, (str(given.get("options") or ""), parameters.pop("options", ""))))
     merged = {**_KEEPALIVE, **{k: str(v) for k, v in given.items() if v is not None}, **parameters}
@@ -45,10 +44,10 @@ def complete(dsn: str, **parameters: str) -> str:
 
 
 def connect(conninfo: str, what: str) -> PGconn:
-    """Connect, for at most connect_timeout a host. what: for the error, such as "the source".
+    """Connect, with at most connect_timeout per host. what: for the error, such as "the source".
 
-    Not by PGconn.connect(), which holds the interpreter's lock as long as the server is silent: all of the process
-    would stand still, health checks included.
+    Not with PGconn.connect(), which holds the interpreter's lock while the server is silent: the whole process would
+    block, health checks included.
     """
     given = conninfo_to_dict(conninfo)
     hosts = 1 + str(given.get("host") or "").count(",")
@@ -75,13 +74,14 @@ def connect(conninfo: str, what: str) -> PGconn:
 _ADVICE = (
     (
         r"does not match host name",
-        "name in the dsn the very host that the server's certificate is for, or have a certificate made for this one",
+        "use the host in the dsn that the server's certificate is issued for, or issue a "
+        "certificate for this host",
     ),
     (
         r"certificate verify failed",
-        "the server's certificate has expired or is not signed by the CA in sslrootcert: renew it, or name the file of "
-        "the right CA; what it says: openssl s_client -starttls postgres -connect HOST:PORT </dev/null | "
-        "openssl x509 -noout -dates -issuer -subject",
+        "the server's certificate has expired or is not signed by the CA in sslrootcert: renew "
+        "it, or name the file of the right CA; to see it: openssl s_client -starttls postgres "
+        "-connect HOST:PORT </dev/null | openssl x509 -noout -dates -issuer -subject",
     ),
     (
         r"root certificate file|root\.crt",
@@ -89,7 +89,8 @@ _ADVICE = (
     ),
     (
         r"does not support SSL|SSL off|no encryption",
-        "the server and `sslmode` do not meet: turn TLS on in the server (ssl = on) or see its pg_hba.conf",
+        "the server does not support this `sslmode`: turn TLS on in the server (ssl = on), or "
+        "check its pg_hba.conf",
     ),
     (
         r"password authentication failed|no password supplied",
@@ -97,11 +98,11 @@ _ADVICE = (
     ),
     (
         r'database ".*" does not exist',
-        "correct `dbname` in the dsn; which there are: psql -l",
+        "correct `dbname` in the dsn; to list the databases: psql -l",
     ),
     (
         r'role ".*" does not exist|is not permitted to log in',
-        "correct `user` in the dsn, or make the role and let it log in: bridge doctor has the SQL",
+        "correct `user` in the dsn, or create the role with LOGIN: bridge doctor has the SQL",
     ),
     (
         r"no pg_hba.conf entry|pg_hba.conf rejects",
@@ -109,36 +110,36 @@ _ADVICE = (
     ),
     (
         r"could not translate host name|failed to resolve host|Name or service not known",
-        "correct `host` in the dsn: this machine does not know that name",
+        "correct `host` in the dsn: the name does not resolve on this machine",
     ),
     (
         r"[Cc]onnection refused|No such file or directory",
-        "nobody listens there: correct `host` and `port` in the dsn, or start the server",
+        "nothing listens there: correct `host` and `port` in the dsn, or start the server",
     ),
     (
         r"unsupported startup parameter: replication",
-        "a pooler stands between, and cannot carry replication: let source.dsn name the server itself, or set "
+        "a pooler cannot carry replication: change source.dsn to the server itself, or set "
         "source.capture to poll",
     ),
 )
 
 
 def advice(message: str) -> str:
-    """What to do about a connection that failed with this message of libpq's."""
+    """The fix for a connection that failed with this libpq message."""
     for pattern, words in _ADVICE:
         if re.search(pattern, message):
             return words
-    return "check the dsn, the network and pg_hba.conf; bridge doctor looks at each"
+    return "check the dsn, the network and pg_hba.conf; bridge doctor checks each"
 
 
 def consume(connection: PGconn) -> bool:
-    """Take in what has arrived, so that a later poll() of the socket tells of everything else. True: there was
-    something.
+    """Read everything that has arrived, so that a later poll() of the socket reports only new data. True: there was
+    data.
 
-    Under TLS one read takes one record (at most 16 KiB) and libpq may have room for half of it: the rest waits
-    inside OpenSSL, where poll() does not see it. Once the socket itself is empty, at most 8 KiB can be left there,
-    and libpq always makes room for that much. libpq 18.6 empties OpenSSL itself; 15.18 does not, and an answer then
-    stands still until something else arrives (tests/security/test_tls.py). Which libpq we run on is the host's affair.
+    Under TLS one read takes one record (at most 16 KiB), and libpq may have room for half of it: the rest waits
+    inside OpenSSL, where poll() does not see it. When the socket is empty, at most 8 KiB can be left there, and
+    libpq always makes room for that much. libpq 18.6 empties OpenSSL itself; 15.18 does not, and an answer then
+    waits until other data arrives (tests/security/test_tls.py). The host decides which libpq we use.
     """
     descriptor = connection.socket
     heard = bool(wait([descriptor], [], 0))
@@ -153,7 +154,7 @@ def consume(connection: PGconn) -> bool:
 
 
 def takes_no_options(error: Exception) -> bool:
-    """A pooler (PgBouncer) that refuses the options of a startup packet."""
+    """Is this a pooler (PgBouncer) that refuses the options of a startup packet?"""
     return "unsupported startup parameter" in str(error) and "options" in str(error)
 
 
@@ -178,8 +179,8 @@ _ANSWER_SECONDS = 30.0  # beyond every statement_timeout of ours
 
 
 class BoundedConnection(psycopg.Connection[psycopg.rows.TupleRow]):
-    """For short statements: an answer that does not come ends the connection. statement_timeout is the server's
-    affair, and a half-open link whose packets somebody acknowledges has no server behind it."""
+    """For short statements: a missing answer ends the connection. statement_timeout works only on the server, and a
+    half-open link can acknowledge packets without a server behind it."""
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -192,7 +193,7 @@ class BoundedConnection(psycopg.Connection[psycopg.rows.TupleRow]):
 
 
 class Waker:
-    """Lets another thread end a wait: put `descriptor` among the readable ones, then drain()."""
+    """Lets another thread end a wait: add `descriptor` to the readable ones, then drain()."""
 
     def __init__(self) -> None:
         self.descriptor, self._write = os.pipe()
@@ -202,7 +203,8 @@ class Waker:
         os.set_blocking(self._write, False)
 
     def nudge(self) -> None:
-        """Nothing happens when nobody waits any more: the number of a closed pipe may be another file's."""
+        """Wake the waiting thread. Does nothing after close(): the number of a closed pipe may belong to another
+        file."""
         with self._closing, contextlib.suppress(BlockingIOError):  # full: it will wake anyway
             if not self._closed:
                 os.write(self._write, b".")
@@ -219,5 +221,5 @@ class Waker:
 
 
 def deadline(seconds: float) -> float:
-    """A moment on the monotonic clock."""
+    """A time on the monotonic clock."""
     return time.monotonic() + seconds

@@ -1,9 +1,8 @@
-"""Compile what a batch does to the target into statements: upserts, deliveries, dead letters.
+"""Compile a batch's effects into statements: upserts, deliveries, dead letters.
 
-The only place that composes identifiers into SQL (psycopg.sql.Identifier); values always travel as
-parameters. Every column is one text[] (uuid[] where that is known to be the same) in binary form, cast on the
-server to the column's own type without its modifier, so that the assignment checks length and scale as a plain
-INSERT would.
+The only module that composes identifiers into SQL (psycopg.sql.Identifier); values are always parameters. Every
+column is one text[] (or uuid[], if that is equivalent) in binary form, cast on the server to the column's type
+without its modifier, so that the assignment checks length and scale as a plain INSERT does.
 """
 
 from __future__ import annotations
@@ -12,17 +11,14 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from bridge.core.plan import DeadLetter, Deliver, TableShape, Write, unit_id
-from bridge.core.spec import TableSpec
-from bridge.postgres.arrays import text_array, uuid_array
-from bridge.postgres.target import Statement
+from bridge.planning.plan import DeadLetter, Deliver, TableShape, Write, unit_id
+from bridge.planning.spec import TableSpec
+from bridge.postgres.target import Statement, text_array, uuid_array
 
 
 def write_statement(write: Write, *, new: bool = False) -> Statement:
-    """One set-based insert or upsert for all rows of the write; no key may stand in it twice.
-
-    new: a plain insert, refused (23505) when one of the rows is there already. It costs the server a sixth less than
-    asking of each row whether it is."""
+    """One set-based insert or upsert for all rows of the write; no key may occur twice. new: a plain insert, refused
+    (23505) if a row exists already; it costs the server a sixth less than checking each row."""
     arrays: list[bytes | None] = []
     elements = []
     for name, column in zip(write.names, write.columns, strict=True):
@@ -34,7 +30,7 @@ def write_statement(write: Write, *, new: bool = False) -> Statement:
 
 
 class _Compiled:
-    """SQL by what determines it. Specs and shapes are frozen and few; identity is enough to find them."""
+    """A cache of compiled SQL. Specs and shapes are frozen and few, so identity is a sufficient key."""
 
     def __init__(self) -> None:
         self._texts: dict[tuple[object, ...], tuple[bytes, TableSpec, TableShape]] = {}
@@ -123,11 +119,11 @@ _DEAD = b"""
         attempts = dead_letter.attempts + 1, retry_at = excluded.retry_at, updated_at = now()"""
 
 RETRY_SECONDS = 10
-"""A parked unit (`missing: retry`) tries itself again after so long."""
+"""Seconds after which a parked unit (`missing: retry`) is retried."""
 
 
 def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bool = False) -> Statement:
-    """raw: the payloads are not valid jsonb here; keep their bytes instead."""
+    """raw: the payloads are not valid jsonb; store their bytes instead."""
     rows = [
         (
             str(unit_id(_text(letter.event.id), letter.pipeline, letter.destination)).encode(),
@@ -154,7 +150,7 @@ def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bo
 
 
 def _payload(letter: DeadLetter, *, raw: bool) -> tuple[bytes | None, bytes | None]:
-    """The columns payload and raw. One that is too large stays in the outbox: the dead letter refers to it."""
+    """The columns payload and raw. A payload that is too large stays in the outbox; the dead letter refers to it."""
     if letter.code == "too_large":
         return None, None
     if raw or letter.code == "payload":
@@ -167,7 +163,7 @@ def _text(value: bytes) -> str:
 
 
 def _safe(value: bytes | None) -> bytes | None:
-    """Text that any UTF-8 database takes."""
+    """Text that any UTF-8 database accepts."""
     return None if value is None else _text(value).encode()
 
 

@@ -1,1 +1,1 @@
-"""Compare source and target: what should be where, against what is there. See run.py for the order of reads."""
+"""Compare source and target: expected rows against present rows. run.py describes the order of reads."""

@@ -1,8 +1,8 @@
-"""Compile the questions of a comparison: counts and order-free hashes by bucket, rows of chosen buckets.
+"""Compile the queries of a comparison: counts and order-independent hashes by bucket, and rows of chosen buckets.
 
-A bucket is a span of ids: of version 7 ids, which begin with their time, 2^20 ms (17 min); of others, a 4096th
-by hash. A row's hash is over the text Postgres prints for it, so both sides are cast to the column's own type:
-what the planner expects is sent as arrays to the target, and hashed there by the same expression.
+A bucket is a range of ids: for version 7 ids, which begin with their time, 2^20 ms (17 min); for others a 4096th by
+hash. A row's hash is computed from the text that Postgres prints, so both sides are cast to the column's own type:
+the planner's expected values are sent to the target as arrays and hashed there by the same expression.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.errors import error_from_result
 
-from bridge.core.plan import Column
-from bridge.postgres.arrays import text_array
+from bridge.planning.plan import Column
+from bridge.postgres.target import text_array
 from bridge.prove.subject import Subject
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+Link = psycopg.Connection[tuple[Any, ...]]
 Sums = dict[str, tuple[int, int]]
 """bucket -> (rows, sum of their hashes)."""
 
@@ -29,7 +29,8 @@ _FETCH = 5000
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Times [since, until) of events, by their ids: ids that are not of version 7 have none and are always in."""
+    """The period [since, until) of events, by their ids. Ids that are not of version 7 contain no time and are
+    always included."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -65,7 +66,7 @@ def bucket(identity: sql.Composable) -> sql.Composed:
 
 
 def whole(values: Sequence[sql.Composable]) -> sql.Composed:
-    """One hash of a row's values, each under a seed of its own: a third of the cost of row(..)::text."""
+    """One hash of a row's values, each with its own seed: a third of the cost of row(..)::text."""
     hashes = [
         sql.SQL("coalesce(hashtextextended({}::text, {}), {})").format(
             value, sql.Literal(seed), sql.Literal(7919 * (seed + 1))
@@ -82,7 +83,7 @@ def each(values: Sequence[sql.Composable]) -> sql.Composed:
 
 
 class Digest:
-    """The questions of one subject. `id` is, in every query, the identity as text."""
+    """The queries of one subject. In every query `id` is the identity as text."""
 
     def __init__(self, subject: Subject, window: Window) -> None:
         self.subject = subject
@@ -118,7 +119,7 @@ class Digest:
     def _values(self) -> list[sql.Composable]:
         return [sql.SQL("q.") + _place(n) for n in range(len(self.subject.columns))]
 
-    def target_sums(self, target: Connection) -> Sums:
+    def target_sums(self, target: Link) -> Sums:
         query = sql.SQL("select {}, count(*), sum({}) from {} as q where {} group by 1").format(
             bucket(self._id),
             whole([self._id, *self._values()]),
@@ -127,7 +128,7 @@ class Digest:
         )
         return {name: (count, int(total)) for name, count, total in target.execute(query)}
 
-    def target_rows(self, target: Connection, buckets: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+    def target_rows(self, target: Link, buckets: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
         """(id, hash of each column) of these buckets, by id."""
         query = sql.SQL(
             'select id, {} from {} as q where {} = any({}) and {} order by id collate "C"'
@@ -142,7 +143,7 @@ class Digest:
 
     # --- what is expected, hashed by the target -----------------------------------------------------
 
-    def expected_sums(self, target: Connection, ids: list[bytes], columns: list[list[bytes | None]]) -> Sums:
+    def expected_sums(self, target: Link, ids: list[bytes], columns: list[list[bytes | None]]) -> Sums:
         query = sql.SQL("select {}, count(*), sum({}) from {} as q group by 1").format(
             bucket(self._id), whole([self._id, *self._values()]), unnested(self.subject.columns)
         )
@@ -150,7 +151,7 @@ class Digest:
         return {str(name): (int(count or 0), int(total or 0)) for name, count, total in answer}
 
     def expected_rows(
-        self, target: Connection, ids: list[bytes], columns: list[list[bytes | None]]
+        self, target: Link, ids: list[bytes], columns: list[list[bytes | None]]
     ) -> list[list[str]]:
         """The hash of each column, in the order of the ids."""
         query = sql.SQL("select {}::text from {} as q order by q.n").format(
@@ -179,7 +180,7 @@ def unnested(columns: Sequence[Column]) -> sql.Composed:
     )
 
 
-def stream(connection: Connection, query: sql.Composed) -> Iterator[tuple[Any, ...]]:
+def stream(connection: Link, query: sql.Composed) -> Iterator[tuple[Any, ...]]:
     """The rows through a cursor on the server."""
     with connection.cursor(name="prove") as cursor:
         cursor.itersize = _FETCH
@@ -187,7 +188,7 @@ def stream(connection: Connection, query: sql.Composed) -> Iterator[tuple[Any, .
 
 
 def ask(
-    connection: Connection, query: sql.Composable, columns: Sequence[Sequence[bytes | None]]
+    connection: Link, query: sql.Composable, columns: Sequence[Sequence[bytes | None]]
 ) -> list[tuple[str | None, ...]]:
     """Send columns as binary text[] parameters; rows as text. Raises psycopg.Error."""
     text = query.as_string(connection).encode()

@@ -1,30 +1,170 @@
-"""What should be there: events of the outbox through the planner, without lookups, a batch at a time."""
+"""Which events are applied by now, and what should be there for them.
+
+1. On the target, one REPEATABLE READ snapshot: the ledger row, `bridge.applied`, dead letters and every table
+   are read in it. The bridge changes them in one transaction, so they agree with each other.
+2. Afterwards, on the source, a REPEATABLE READ snapshot that sees every transaction which the ledger lists (the
+   stream can run ahead of visibility: until it does, the snapshot is taken again). It is younger, so no applied
+   event is missing in it; what it has beyond the ledger is not compared. What prune deleted between the two is
+   told by outbox.pruned, read in the same snapshot.
+
+Applied is what docs/guarantees.md calls I6: the floor shows the xid, or `applied` lists the row, or a goal that is
+being read shows it and its seq was reached. Nothing of this is shared with the code that applies. The events go
+through the planner without lookups, a batch at a time.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 
-from bridge.core.event import Event
-from bridge.core.pipeline import Planner, answered
-from bridge.core.spec import ContractSpec
+from bridge.errors import BridgeError, CannotConnect
+from bridge.planning.planner import Planner, answered
+from bridge.planning.spec import ContractSpec, Unit
+from bridge.postgres import wire
 from bridge.postgres.outbox import Outbox
-from bridge.prove.digest import Connection, Window, bucket
-from bridge.prove.position import Applied
-from bridge.prove.subject import Subject, Unit
+from bridge.protocol.events import Event
+from bridge.prove.digest import Link, Window, bucket
+from bridge.prove.subject import Subject
+
+_SETTINGS = (
+    "-c search_path= -c statement_timeout=0 -c lock_timeout=10s -c client_encoding=UTF8 -c datestyle=ISO,YMD"
+    " -c timezone=UTC -c extra_float_digits=1 -c intervalstyle=iso_8601 -c bytea_output=hex -c jit=off"
+    " -c row_security=off"
+)
+_VISIBLE_SECONDS = 60.0
+
+_LEDGER: LiteralString = """
+    select floor::text, coalesce(next::text, '3:3:'), next_seq, since, started_at, system_identifier,
+           (select coalesce(array_agg(distinct x)::text, '{}') from bridge.applied a, unnest(a.xids) as x
+            where a.stream = c.stream),
+           (select coalesce(range_agg(r)::text, '{}') from bridge.applied a, unnest(a.seqs) as r
+            where a.stream = c.stream)
+    from bridge.checkpoint c where stream = %s"""
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedPosition:
+    """The ledger's position, as Postgres text values."""
+
+    floor: str = "3:3:"
+    goal: str = "3:3:"
+    goal_seq: int = 0
+    listed: str = "{}"  # xid8[]
+    listed_seqs: str = "{}"  # int8multirange: of those transactions, the rows that were applied
+    since: datetime | None = (
+        None  # a stream that has not finished its first catch-up: older rows are not its own
+    )
+    started_at: datetime | None = None
+    system_identifier: str | None = None
+
+    def predicate(self, outbox: Outbox) -> sql.Composed:
+        """Over a row of the outbox."""
+        xid, seq = outbox.column("xid"), outbox.column("seq")
+        applied = sql.SQL(
+            "(pg_visible_in_snapshot({xid}, {floor}::pg_snapshot) "
+            " or ({xid} = any({listed}::xid8[]) and {seq}::bigint <@ {seqs}::int8multirange)"
+            " or (pg_visible_in_snapshot({xid}, {goal}::pg_snapshot) and {seq} <= {goal_seq}))"
+        ).format(
+            xid=xid,
+            seq=seq,
+            floor=sql.Literal(self.floor),
+            listed=sql.Literal(self.listed),
+            seqs=sql.Literal(self.listed_seqs),
+            goal=sql.Literal(self.goal),
+            goal_seq=sql.Literal(self.goal_seq),
+        )
+        if self.since is None:
+            return applied
+        own = sql.SQL(" and {} >= {}::timestamptz").format(
+            outbox.column("occurred_at"), sql.Literal(self.since.isoformat())
+        )
+        return applied + own
+
+
+def connect(dsn: str, stream: str) -> Link:
+    """A connection for long reads. Raises CannotConnect."""
+    try:
+        conninfo = wire.complete(dsn, application_name=f"bridge-prove/{stream}", options=_SETTINGS)
+        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        said = str(error).rstrip()
+        raise CannotConnect(f"cannot connect: {said}", hint=wire.advice(said)) from None
+
+
+def begin(connection: Link) -> None:
+    connection.execute("begin isolation level repeatable read, read only")
+
+
+def read_applied(target: Link, stream: str) -> AppliedPosition:
+    """`target` is in its snapshot already. No ledger row: nothing is applied."""
+    row = target.execute(_LEDGER, [stream]).fetchone()
+    if row is None:
+        return AppliedPosition()
+    floor, goal, goal_seq, since, started_at, system, listed, seqs = row
+    return AppliedPosition(floor, goal, goal_seq, listed, seqs, since, started_at, system)
+
+
+def begin_source(source: Link, applied: AppliedPosition) -> None:
+    """Begin a snapshot in which everything that the ledger lists is visible. Raises BridgeError if that does not
+    happen in time."""
+    end = time.monotonic() + _VISIBLE_SECONDS
+    while True:
+        begin(source)
+        row = source.execute(
+            "select (select system_identifier::text from pg_control_system()),"
+            " (select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
+            "  from unnest(%s::xid8[]) as x)",
+            [applied.listed],
+        ).fetchone()
+        system, visible = row or (None, False)
+        if applied.system_identifier not in (None, system):
+            raise BridgeError(
+                "the ledger belongs to another source: its system identifier is "
+                f"{applied.system_identifier}, this one is {system}",
+                reason="other_system",
+                hint="point source.dsn back, or see bridge recover --help",
+            )
+        if visible:
+            return
+        source.execute("rollback")
+        if time.monotonic() > end:
+            raise BridgeError(
+                "the target lists transactions as applied that are not visible at the source: "
+                "the source was restored from a copy",
+                reason="history_diverged",
+                hint="bridge recover --help",
+            )
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """The state of pruning; `at` None: nothing was ever deleted."""
+
+    at: datetime | None = None
+
+
+def read_pruning(source: Link) -> Pruning:
+    row = source.execute("select pruned_at from outbox.pruned where xid is not null").fetchone()
+    return Pruning(row[0] if row else None)
+
 
 _BATCH = 5000
 DELIVERIES_KEPT = 7 * 86400 - 3600
-"""Seconds for which a settled delivery is there for certain: the dispatcher keeps them for seven days."""
+"""Seconds that a settled delivery certainly exists: the dispatcher keeps it for seven days."""
 EMPTIED = b'{"outbox.pruned": true}'
 
 
 @dataclass(slots=True)
 class Wanted:
-    """Rows that a batch makes here: ids, seqs and column texts in step; `dead`: units the planner itself refuses."""
+    """Rows that a batch makes here: parallel lists of ids, seqs and column texts; `dead`: units that the planner
+    refuses."""
 
     ids: list[bytes] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
@@ -33,7 +173,7 @@ class Wanted:
     dead: list[tuple[bytes, Unit]] = field(default_factory=list)
 
     def without(self, places: set[int]) -> Wanted:
-        """The same without the rows at these places."""
+        """The same without the rows at these indexes."""
         kept = [n for n in range(len(self.ids)) if n not in places]
         return self.pick(kept)
 
@@ -47,7 +187,7 @@ class Wanted:
         )
 
 
-class Expectation:
+class ExpectedEffects:
     """The applied events of one subject's window, planned."""
 
     def __init__(
@@ -56,7 +196,7 @@ class Expectation:
         contracts: Mapping[str, ContractSpec],
         outbox: Outbox,
         *,
-        applied: Applied,
+        applied: AppliedPosition,
         window: Window,
         max_payload: int,
     ) -> None:
@@ -78,8 +218,8 @@ class Expectation:
             max_payload=max_payload,
         )
 
-    def events(self, source: Connection, buckets: Sequence[str] | None = None) -> Iterator[list[Event]]:
-        """Applied events of the window; of chosen buckets by id, else in any order."""
+    def events(self, source: Link, buckets: Sequence[str] | None = None) -> Iterator[list[Event]]:
+        """Applied events of the period; of chosen buckets by id, otherwise in any order."""
         identity = sql.SQL("{}::text").format(self._outbox.column("id"))
         where = [self._applied.predicate(self._outbox), self._window.predicate(identity), self._types()]
         if self._subject.sink:
@@ -104,14 +244,14 @@ class Expectation:
                 source.execute("close outbox_events")
 
     def _types(self) -> sql.Composed:
-        """Where the patterns are plain names, read no other events."""
+        """If the patterns are exact names, read only those events."""
         patterns = [pattern for spec in self._subject.pipelines for pattern in spec.events]
         if any(character in pattern for pattern in patterns for character in "*?["):
             return sql.SQL("true") + sql.SQL("")
         return sql.SQL("{} = any({})").format(self._outbox.column("type"), sql.Literal(patterns))
 
     def wanted(self, events: Sequence[Event]) -> Wanted:
-        """What these events should have made here, in their order."""
+        """The rows that these events should have made here, in their order."""
         planned = answered(self._planner.plan(events), lambda _lookup: {})
         found = Wanted()
         if self._subject.sink:
@@ -141,7 +281,7 @@ class Expectation:
         return found
 
 
-def _fetch(source: Connection) -> list[Event]:
+def _fetch(source: Link) -> list[Event]:
     result = source.execute(f"fetch forward {_BATCH} from outbox_events".encode()).pgresult
     if result is None:
         return []

@@ -1,8 +1,8 @@
-"""`bridge prove`: is everything where it should be? Reads only, next to a running bridge.
+"""`bridge prove`: is every event where it should be? It only reads, and can run beside a running bridge.
 
-For each target the order of position.py: the target's snapshot with its ledger, then the source's. Within it,
-each table and sink is compared as subject.py says: counts and hashes by bucket, then only the buckets that
-differ. Memory is bounded by what differs, by the dead letters and by the number of buckets.
+For each target it reads in the order of position.py: the target's snapshot with its ledger, then the source's. It
+compares each table and sink as subject.py describes: counts and hashes by bucket, then only the buckets that differ.
+Memory is bounded by the differences, the dead letters and the number of buckets.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ from datetime import datetime, timedelta
 
 import psycopg
 
-from bridge.apply.stream_plan import StreamPlan
 from bridge.errors import BridgeError
 from bridge.postgres.safe_error import safe_message
 from bridge.prove.by_event import compare_by_event
-from bridge.prove.by_key import compare_by_key
-from bridge.prove.by_rows import compare_by_rows
-from bridge.prove.digest import Window
-from bridge.prove.expected import Expectation
-from bridge.prove.findings import Comparison, Report
-from bridge.prove.position import (
-    Applied,
-    Connection,
+from bridge.prove.by_key import compare_by_key, compare_by_rows
+from bridge.prove.digest import Link, Window
+from bridge.prove.expected import (
+    AppliedPosition,
+    ExpectedEffects,
     Pruning,
     begin,
     begin_source,
@@ -34,48 +30,51 @@ from bridge.prove.position import (
     read_applied,
     read_pruning,
 )
-from bridge.prove.side import Sides, read_dead
+from bridge.prove.side import Comparison, Report, Sides, read_dead
 from bridge.prove.subject import Subject, subjects
+from bridge.stream.spec import StreamSpec
 
 _BEGINNING = timedelta(minutes=1)
-"""A stream that started `now`: where exactly is not recorded; what is older than this after its start is judged."""
+"""For a stream that started at `now`, the exact start is not recorded; events later than this after its start are
+compared.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
-    """One stream's sessions, in their snapshots, and what was read first in them."""
+    """One stream's sessions in their snapshots, with the facts read first."""
 
-    plan: StreamPlan
-    source: Connection
-    target: Connection
-    cast: Connection
-    applied: Applied
+    plan: StreamSpec
+    source: Link
+    target: Link
+    cast: Link
+    applied: AppliedPosition
     pruning: Pruning
 
 
 def prove(
-    plans: Sequence[StreamPlan],
+    plans: Sequence[StreamSpec],
     *,
     retention: timedelta,
     since: datetime | None = None,
     until: datetime | None = None,
     pipeline: str | None = None,
 ) -> Report:
-    """Compare every stream. Raises BridgeError where something cannot be compared at all."""
+    """Compare every stream. Raises BridgeError if something cannot be compared."""
     report = Report()
     for plan in plans:
         _stream(plan, retention, Window(since, until), pipeline, report)
     if not report.comparisons:
-        raise BridgeError("nothing to compare", reason="no_subject", hint="see the names: bridge lint")
+        raise BridgeError("nothing to compare", reason="no_subject", hint="check the names with: bridge lint")
     return report
 
 
 def _stream(
-    plan: StreamPlan, retention: timedelta, window: Window, pipeline: str | None, report: Report
+    plan: StreamSpec, retention: timedelta, window: Window, pipeline: str | None, report: Report
 ) -> None:
     if not plan.outbox.has_xid:
         raise BridgeError(
-            "the outbox has no xid column, so nothing tells which of its rows are applied by now",
+            "the outbox has no xid column, so it is unknown which of its rows are applied",
             reason="no_xid",
             hint="bridge doctor prints the two ALTERs that add it",
         )
@@ -101,7 +100,7 @@ def _stream(
 
 
 def _window(ground: _Ground, retention: timedelta, window: Window, report: Report) -> Window:
-    """What was asked for; by default, since what may have been pruned or came before a stream's own start."""
+    """The requested period; by default since the last possible prune or the stream's own start."""
     plan, applied, pruning = ground.plan, ground.applied, ground.pruning
     if window.since is not None:
         return window
@@ -129,11 +128,13 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
     found = Comparison(subject.name, ["/".join(unit) for unit in subject.units], subject.by)
     found.left_out = list(subject.left_out)
     if subject.unnamed:
-        found.notes.append(f"not compared, since no new event has such a field: {', '.join(subject.unnamed)}")
+        found.notes.append(
+            f"not compared, because no recent event has such a field: {', '.join(subject.unnamed)}"
+        )
     dead = read_dead(ground.target, subject, window)
     found.dead_open = sum(dead.opened.values())
     found.dead_discarded = sorted(event for event, _ in dead.states if dead.discarded[event])
-    expectation = Expectation(
+    expectation = ExpectedEffects(
         subject,
         plan.contracts,
         plan.outbox,
@@ -156,5 +157,5 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
     {"event": compare_by_event, "key": compare_by_key, "rows": compare_by_rows}[subject.by](sides, found)
     found.seconds = round(time.monotonic() - began, 3)
     if found.lost.count and found.lost.count == found.expected - found.dead_open:
-        found.notes.append("nothing has arrived here: was this destination added later? then: --since TIME")
+        found.notes.append("nothing has arrived here; if this destination was added later, use --since TIME")
     return found

@@ -1,20 +1,113 @@
-"""One comparison's ground: both snapshots, a second session on the target to cast and hash, the dead letters."""
+"""One comparison's ground (both snapshots, a second session to cast and hash, the dead letters), and what it found.
+
+Findings name events, never their values.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
+from bridge.planning.spec import Unit
 from bridge.postgres.outbox import Outbox
-from bridge.prove.digest import Connection, Window
-from bridge.prove.expected import EMPTIED, Expectation, Wanted
-from bridge.prove.position import Applied
-from bridge.prove.subject import Subject, Unit
+from bridge.prove.digest import Link, Window
+from bridge.prove.expected import EMPTIED, AppliedPosition, ExpectedEffects, Wanted
+from bridge.prove.subject import Subject
+
+NAMED = 100
+"""The number of events that are named for each kind; counts are exact."""
+
+KINDS = ("lost", "doubled", "differing", "unexpected", "both")
+
+
+@dataclass(slots=True)
+class Named:
+    """Events of one kind: how many, and the first of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, what: str) -> None:
+        self.count += 1
+        if len(self.first) < NAMED:
+            self.first.append(what)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """One table or sink. expected = in the target, or lost, or an open or discarded dead letter."""
+
+    name: str
+    units: list[str]
+    by: str
+    expected: int = 0
+    present: int = 0
+    dead_open: int = 0
+    dead_discarded: list[str] = field(default_factory=list)
+    undecided: int = 0  # absent, and only a lookup could tell whether it should be there
+    pruned: int = 0  # in the target, no longer in the outbox
+    buckets: int = 0
+    buckets_differing: int = 0
+    lost: Named = field(default_factory=Named)  # in neither the target nor the dead letters
+    doubled: Named = field(default_factory=Named)
+    differing: Named = field(default_factory=Named)
+    unexpected: Named = field(default_factory=Named)  # there, and no applied event says so
+    both: Named = field(default_factory=Named)  # in the target and an open dead letter
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def differences(self) -> int:
+        return sum(getattr(self, kind).count for kind in KINDS)
+
+
+@dataclass(slots=True)
+class Report:
+    comparisons: list[Comparison] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def differences(self) -> int:
+        return sum(comparison.differences for comparison in self.comparisons)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"differences": self.differences, **asdict(self)}
+
+    def as_text(self) -> str:
+        lines: list[str] = []
+        for one in self.comparisons:
+            counts = "  ".join(f"{kind} {getattr(one, kind).count}" for kind in KINDS)
+            lines.append(f"{one.name}  ({', '.join(one.units)}; {one.seconds:.1f} s)")
+            lines.append(
+                f"  expected {one.expected}  present {one.present}  dead letters {one.dead_open} open, "
+                f"{len(one.dead_discarded)} discarded"
+            )
+            lines.append(f"  {counts}")
+            for kind in KINDS:
+                named: Named = getattr(one, kind)
+                lines += [f"    {kind}: {what}" for what in named.first]
+                if named.count > len(named.first):
+                    lines.append(f"    {kind}: and {named.count - len(named.first)} more")
+            lines += [f"    discarded: {what}" for what in one.dead_discarded[:NAMED]]
+            if one.pruned:
+                lines.append(f"  {one.pruned} rows whose events are no longer in the outbox")
+            if one.undecided:
+                lines.append(
+                    f"  {one.undecided} events undecided: an enrichment says whether they belong here"
+                )
+            if one.left_out:
+                lines.append(f"  not compared, from an enrichment: {', '.join(one.left_out)}")
+            lines += [f"  note: {note}" for note in one.notes]
+        lines += [f"note: {note}" for note in self.notes]
+        verdict = "no difference" if not self.differences else f"{self.differences} differences"
+        return "\n".join([*lines, verdict])
+
 
 _DEAD: LiteralString = """
     select event_id, pipeline, destination, state from bridge.dead_letter
@@ -34,8 +127,8 @@ class Dead:
         return bool(self.states) and (event_id.decode(), unit) in self.states
 
 
-def read_dead(target: Connection, subject: Subject, window: Window) -> Dead:
-    """The open and discarded dead letters of the subject's units and the window's events."""
+def read_dead(target: Link, subject: Subject, window: Window) -> Dead:
+    """The open and discarded dead letters of the subject's units and the period's events."""
     pipelines, destinations = zip(*subject.units, strict=True)
     query = sql.SQL(_DEAD) + sql.SQL(" and ") + window.predicate(sql.SQL("event_id"))
     rows = target.execute(query, [list(pipelines), list(destinations)]).fetchall()
@@ -49,21 +142,21 @@ def read_dead(target: Connection, subject: Subject, window: Window) -> Dead:
 
 @dataclass(slots=True)
 class Sides:
-    """source and target are in their snapshots; cast is not, so that a refused value costs nothing."""
+    """source and target are in their snapshots; cast is not, so that a refused value does not abort one."""
 
-    source: Connection
-    target: Connection
-    cast: Connection
+    source: Link
+    target: Link
+    cast: Link
     outbox: Outbox
-    applied: Applied
+    applied: AppliedPosition
     subject: Subject
     window: Window
-    expectation: Expectation
+    expectation: ExpectedEffects
     dead: Dead
     may_be_pruned: bool
 
     def alive(self, wanted: Wanted) -> Wanted:
-        """Less what is a dead letter, open or discarded."""
+        """Without dead letters, open or discarded."""
         if not self.dead.states:
             return wanted
         places = {
@@ -74,11 +167,11 @@ class Sides:
         return wanted.without(places) if places else wanted
 
     def undead(self, wanted: Wanted) -> list[str]:
-        """Events that the planner refuses, and that are no dead letter."""
+        """Events that the planner refuses and that are not dead letters."""
         return [name.decode() for name, unit in wanted.dead if not self.dead.has(name, unit)]
 
     def known(self, ids: Sequence[str]) -> dict[str, tuple[bool, bool]]:
-        """event id -> (is it applied, has prune emptied it); for those that the outbox has."""
+        """event id -> (is it applied, has prune emptied it), for events in the outbox."""
         identity = sql.SQL("{}::text").format(self.outbox.column("id"))
         query = sql.SQL(
             "select {id}, {applied}, coalesce({headers}::text = {emptied}, false) from {table}"

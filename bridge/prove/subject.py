@@ -1,22 +1,25 @@
 """What is compared: a target table with all units that fill it, or the deliveries of one sink.
 
-Which events belong there, and with which values, is the planner's word, evaluated without lookups: a column
-that depends on an enrichment is not compared, and where a filter or branch does, an absent event is undecided.
+Which events belong there, and with which values, is the planner's word, evaluated without lookups: a column that
+depends on an enrichment is not compared, and where a filter or branch does, an absent event is undecided. Where no
+contract says which columns the default mapping fills, the newest events are asked.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import psycopg
+from psycopg import sql
 
-from bridge.apply.stream_plan import StreamPlan
-from bridge.core.expressions.expression import compile_expression
-from bridge.core.plan import Column, TableShape
-from bridge.core.source import classify, names_of
-from bridge.core.spec import (
+from bridge.errors import BridgeError
+from bridge.expressions.expression import compile_expression
+from bridge.planning.plan import Column, TableShape
+from bridge.planning.rows import classify, names_of
+from bridge.planning.spec import (
     DestinationSpec,
     EnrichSpec,
     FilterSpec,
@@ -24,12 +27,48 @@ from bridge.core.spec import (
     SetSpec,
     StepSpec,
     TableSpec,
+    Unit,
 )
-from bridge.errors import BridgeError
 from bridge.postgres.catalog import table_shape
-from bridge.prove.fields import named_by_events
+from bridge.postgres.outbox import Outbox
+from bridge.stream.spec import StreamSpec
 
-Unit = tuple[str, str]
+NEWEST = 10_000
+"""Events looked at. A field that none of them has is not compared, and the report says so."""
+
+_NAMED = sql.SQL(
+    "with newest as materialized (select {payload} as payload from {table} where {type} ~ %(types)s"
+    " order by {xid} desc, {seq} desc limit %(limit)s)"
+    " select name from unnest(%(names)s::text[]) as name"
+    " where exists (select from newest where jsonb_exists(payload, name))"
+)
+
+
+def named_by_events(
+    source: psycopg.Connection, outbox: Outbox, patterns: Sequence[str], names: Sequence[str]
+) -> set[str]:
+    """Those of `names` that are fields of a new event of these types. None of an outbox of the customer's own, whose
+    payload may be of any type."""
+    if outbox.is_foreign or not names:
+        return set()
+    query = _NAMED.format(
+        table=outbox.name, **{name: outbox.column(name) for name in ("payload", "type", "xid", "seq")}
+    )
+    types = "|".join(map(_expression, patterns))
+    rows = source.execute(query, {"types": f"^({types})$", "limit": NEWEST, "names": list(names)})
+    return {row[0] for row in rows}
+
+
+def _expression(glob: str) -> str:
+    """A glob as a regular expression of Postgres; `[...]` is the same in both, but for its `!`."""
+    parts = re.split(r"(\[[^]]+\]|[*?])", glob)
+    words = {"*": ".*", "?": "."}
+    return "".join(
+        part.replace("[!", "[^", 1) if part.startswith("[") else words.get(part) or re.escape(part)
+        for part in parts
+    )
+
+
 _SPECIAL = ("event_id", "occurred_at", "idempotency_key")
 
 
@@ -60,7 +99,7 @@ class Subject:
 
 
 def subjects(
-    plan: StreamPlan,
+    plan: StreamSpec,
     source: psycopg.Connection[Any],
     target: psycopg.Connection[Any],
     pipeline: str | None,
@@ -136,7 +175,7 @@ def _roots(names: frozenset[str]) -> set[str]:
 
 
 def _table(
-    plan: StreamPlan,
+    plan: StreamSpec,
     servers: tuple[psycopg.Connection[Any], psycopg.Connection[Any]],
     units: Sequence[Unit],
     specs: Mapping[Unit, DestinationSpec],
@@ -173,7 +212,7 @@ def _table(
     ways = {(each.mode if each.key else "", each.key, each.version_column) for _, each in tables}
     if len(ways) > 1:
         raise BridgeError(
-            f"{spec.table} is filled in different ways (mode, key or version), which cannot be compared as one",
+            f"{spec.table_name} is filled in different ways (mode, key or version), which cannot be compared as one",
             reason="not_comparable",
             hint="give its destinations the same mode, key and version, or compare other pipelines: --pipeline",
         )
@@ -207,12 +246,12 @@ def _table(
     )
 
 
-def _pipeline(plan: StreamPlan, unit: Unit) -> PipelineSpec:
+def _pipeline(plan: StreamSpec, unit: Unit) -> PipelineSpec:
     return next(each for each in plan.pipelines if each.name == unit[0])
 
 
 def _mapping(
-    plan: StreamPlan, unit: Unit, spec: TableSpec, shape: TableShape, tainted: frozenset[str]
+    plan: StreamSpec, unit: Unit, spec: TableSpec, shape: TableShape, tainted: frozenset[str]
 ) -> tuple[list[str], set[str], str | None]:
     """Columns to compare, columns left out, the column that holds the event's id."""
     if spec.columns is None:

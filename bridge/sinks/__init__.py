@@ -1,1 +1,1 @@
-"""Destinations that are no Postgres table: one small module a vendor, each a model, a payload and a send."""
+"""Destinations that are not Postgres tables: one module per vendor, with a model, a payload and a send."""

@@ -1,7 +1,7 @@
-"""Apprise: the long tail of notifiers, through the library of that name (`pip install 'outbox-bridge[apprise]'`).
+"""Apprise: many notification services through the Apprise library (`pip install 'outbox-bridge[apprise]'`).
 
-The library makes its own requests. What our rules for those can and cannot hold there stands in apprise_thread.py,
-which is apart because it is the only part that touches the library.
+The library makes its own requests. apprise_thread.py, the only module that imports it, says which of our rules apply
+to them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bridge.sinks.address import Guard
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
     SENT,
-    Answer,
+    AddressGuard,
     Delivery,
     MessageModel,
     OneLine,
-    Outcome,
+    Reply,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -34,19 +34,20 @@ ELSEWHERE = frozenset(
         *("blink1", "dbus", "gio", "glib", "gnome", "kde", "macosx", "qt", "syslog", "windows"),
     }
 )
-"""Services that connect in threads or libraries of their own, where no address can be judged, or that mean the
-very machine that the bridge runs on."""
+"""Services that connect in their own threads or libraries, where addresses cannot be checked, or that are on the
+bridge's own machine.
+"""
 
 
 class AppriseMessage(SinkMessage):
     """A notification."""
 
     text: str
-    """The message, as plain text: the library converts it to what the service takes."""
+    """The message, as plain text."""
     title: OneLine | None = None
-    """One line above it, where the service has such."""
+    """A title line, if the service has one."""
     level: Literal["info", "success", "warning", "failure"] = "info"
-    """What kind of news: info, success, warning or failure; some services show it as a colour or sign."""
+    """info, success, warning or failure; some services show it as a color or symbol."""
 
 
 class AppriseConnection(SinkConnection):
@@ -55,7 +56,7 @@ class AppriseConnection(SinkConnection):
     type: Literal["apprise"]
     """apprise."""
     url: str = Field(repr=False)
-    """Apprise's address of the service, such as `ntfys://ntfy.example.com/topic`; it is a secret. One recipient."""
+    """The service's Apprise URL, such as `ntfys://ntfy.example.com/topic`; it is a secret. One recipient."""
     allow: tuple[Annotated[str, AfterValidator(network)], ...] = ()
     """Networks that may be reached although they are not public: 10.20.0.0/16."""
 
@@ -65,7 +66,10 @@ class AppriseConnection(SinkConnection):
     def _is_known(self) -> AppriseConnection:
         scheme = self.url.partition("://")[0].lower()
         if scheme in ELSEWHERE:
-            raise ValueError(f"url: {scheme} is not taken: its connections cannot be judged (docs/sinks.md)")
+            raise ValueError(
+                f"url: {scheme} is not supported, because the addresses of its "
+                "connections cannot be checked (docs/sinks.md)"
+            )
         try:
             from bridge.sinks import apprise_thread  # noqa: PLC0415  # the library is an extra, and slow to load
         except ImportError:
@@ -73,17 +77,15 @@ class AppriseConnection(SinkConnection):
                 "needs the apprise library, which is not installed: pip install 'outbox-bridge[apprise]'"
             ) from None
         if not is_reference(self.url) and not apprise_thread.service(self.url):
-            raise ValueError(
-                "url is no address that the apprise library knows (github.com/caronc/apprise/wiki)"
-            )
+            raise ValueError("url is not an Apprise URL (github.com/caronc/apprise/wiki)")
         return self
 
     @property
-    def guard(self) -> Guard:
-        """Which addresses it may reach."""
-        return Guard(tuple(ip_network(one) for one in self.allow))
+    def guard(self) -> AddressGuard:
+        """The addresses that it may reach."""
+        return AddressGuard(tuple(ip_network(one) for one in self.allow))
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         from bridge.sinks import apprise_thread  # noqa: PLC0415  # as above
 
         message = AppriseMessage.of(delivery.fields)
@@ -99,18 +101,20 @@ class AppriseConnection(SinkConnection):
         return _outcome(said, wire.timeout)
 
 
-def _outcome(said: str | int, timeout: float) -> Outcome:
-    """A status is judged as everywhere; otherwise the library says no more than that it failed."""
+def _outcome(said: str | int, timeout: float) -> SendOutcome:
+    """Judge the HTTP status; without one, the library only reports a failure."""
     if isinstance(said, int):
-        return judge(Answer(said))
+        return judge(Reply(said))
     if said == "sent":
         return SENT
     if said == "refused":
-        cause = "its host has no public address; a private one must stand in the connection's `allow`"
-        return Outcome("dead", "address_refused", cause, blame="destination")
+        cause = "its host has no public address; to reach a private one, add it to the connection's `allow`"
+        return SendOutcome("dead", "address_refused", cause, blame="destination")
     if said == "timeout":
-        return Outcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
+        return SendOutcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
     if said == "busy":
-        cause = "too many earlier messages are still on their way: the service does not answer"
-        return Outcome("retry", "apprise_busy", cause, blame="destination")
-    return Outcome("retry", "apprise_failed", "the apprise library could not send it", blame="destination")
+        cause = "too many earlier messages are not finished: the service does not answer"
+        return SendOutcome("retry", "apprise_busy", cause, blame="destination")
+    return SendOutcome(
+        "retry", "apprise_failed", "the Apprise library could not send it", blame="destination"
+    )

@@ -1,15 +1,15 @@
-"""The apprise library, in threads of its own so that it never holds the dispatcher's loop up.
+"""The Apprise library, in its own threads so that it never blocks the dispatcher's loop. Importing this module
+imports the library (ImportError if it is not installed).
 
-Importing this module imports the library (ImportError where it is not installed). It makes its own HTTP requests, so
-the client of the other sinks (http.py) is not in the way. Held all the same:
+It makes its own HTTP requests, not through http.py. Still enforced:
 
 - addresses: an audit hook (PEP 578) sees each connect() of the sending thread with the numeric address, and refuses
-  the ones that the guard does not permit: no second resolution comes in between;
-- redirects are not followed, retries and `optional=yes` of the URL are switched off: a failure is a failure;
-- proxies of the environment are ignored; nothing that the library or urllib3 logs is passed on.
+  addresses that the guard does not permit, so that no second resolution comes in between;
+- redirects are not followed; retries and `optional=yes` of the URL are switched off, so that a failure is a failure;
+- proxies of the environment are ignored; log entries of the library and urllib3 are discarded.
 
-Not held: how much of an answer is read, `verify=no` in the URL, and the deadline of a thread: one whose server drips
-stays behind until the server ends it. BEHIND of them at most.
+Not enforced: how much of an answer is read, `verify=no` in the URL, and a thread's deadline: a thread whose server
+answers slowly stays until the server ends it, at most BEHIND of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 import apprise
 
 from bridge import __version__
-from bridge.sinks.address import Guard
+from bridge.sinks.model import AddressGuard
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -38,7 +38,7 @@ with warnings.catch_warnings():
     import apprise
 
 BEHIND = 16
-"""Threads at most, those included that nobody waits for any longer."""
+"""Maximum number of threads, including abandoned ones."""
 
 _LONGEST_CONNECT = 5.0
 _STATUS = re.compile(r"\berror=(\d{3})\b")  # how the library's own warning ends where HTTP said no
@@ -73,8 +73,8 @@ def version() -> str:
     return str(apprise.__version__)
 
 
-async def notify(notification: Notification, guard: Guard, timeout: float) -> str | int:
-    """Send once: sent, refused (the address), timeout, busy, failed, or the HTTP status that was no 2xx."""
+async def notify(notification: Notification, guard: AddressGuard, timeout: float) -> str | int:
+    """Send once: sent, refused (the address), timeout, busy, failed, or an HTTP status that is not 2xx."""
     if not _places.acquire(blocking=False):
         return "busy"
     loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ async def notify(notification: Notification, guard: Guard, timeout: float) -> st
         return "timeout"
 
 
-def _send(notification: Notification, guard: Guard, timeout: float) -> str | int:
+def _send(notification: Notification, guard: AddressGuard, timeout: float) -> str | int:
     _set_up()
     plugin = _plugin(notification.url)
     if plugin is None:
@@ -155,7 +155,7 @@ def _plugin(url: str) -> Any:
 
 
 def _set_up() -> None:
-    """Once a process, before anything is read or sent."""
+    """Once per process, before anything is read or sent."""
     global _ready  # noqa: PLW0603  # of the process, as what it stands for is
     with _setting_up:
         if _ready:
@@ -175,7 +175,7 @@ def _set_up() -> None:
 def _judge(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in _CONNECTS:
         return
-    guard: Guard | None = getattr(_thread, "guard", None)
+    guard: AddressGuard | None = getattr(_thread, "guard", None)
     if guard is None:
         return
     address = arguments[1]

@@ -18,8 +18,8 @@ from bridge.sinks.model import (
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -34,19 +34,20 @@ _MARKUP = re.compile(r"([\\*_~`|>#\[\]()<:@-])")
 
 
 def escape(text: str) -> str:
-    """Discord's markdown, made text by backslashes."""
+    """Escape Discord's markdown with backslashes."""
     return _MARKUP.sub(r"\\\1", text)
 
 
 class DiscordMessage(SinkMessage):
-    """A message in the webhook's channel. Nobody is ever mentioned (`allowed_mentions`)."""
+    """A message in the webhook's channel. It never mentions anyone (`allowed_mentions`)."""
 
     text: str | None = None
-    """The message in Discord's markdown, as you write it; values in it are plain text. Cut at 2000 characters."""
+    """The message in Discord's markdown; values in it are plain text. Truncated at 2000 characters. It never
+    mentions anyone."""
     embeds: list[dict[str, Any]] | None = None
-    """Embeds; values inside are rendered and escaped like text."""
+    """Embeds, at most 10; values inside are rendered and escaped like text."""
     username: OneLine | None = None
-    """The name it is shown under."""
+    """The sender's name that Discord shows."""
     thread_id: OneLine | None = None
     """A thread of the channel."""
 
@@ -69,10 +70,10 @@ class DiscordConnection(SinkConnection):
     slowest_pace: ClassVar[float] = _SECONDS
 
     def pace(self, delivery: Delivery) -> Pace:
-        """30 a minute and webhook."""
+        """30 per minute and webhook."""
         return Pace(self.webhook_url, _SECONDS)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = DiscordMessage.of(delivery.fields)
         if not message.text and not message.embeds:
             return unfit("neither text nor embeds")

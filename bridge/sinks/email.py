@@ -20,8 +20,8 @@ from bridge.sinks.model import (
     Escape,
     MessageModel,
     OneLine,
-    Outcome,
     SendError,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -66,17 +66,17 @@ class EmailMail(SinkMessage):
     """A mail."""
 
     to: Mailboxes = ()
-    """An address, or a list of them."""
+    """An address, or a list of up to 50."""
     fallback: Mailboxes = ()
-    """Where it goes when `to` is null or empty."""
+    """The recipient when `to` is null or empty."""
     subject: OneLine
-    """One line."""
+    """One line; a line break in it makes a dead letter."""
     text: str | None = None
     """The plain text."""
     html: str | None = None
-    """The HTML; values in it are escaped. With text: the mail has both."""
+    """The HTML; values in it are escaped. With `text` the mail has both."""
     reply_to: Mailbox | None = None
-    """Where answers go."""
+    """The address for replies."""
 
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("to", "fallback"), ("text", "html"))
 
@@ -93,17 +93,18 @@ class EmailConnection(SinkConnection):
     host: OneLine
     """The server."""
     port: int | None = Field(default=None, ge=1, le=65535)
-    """Its port; absent: 587, 465 or 25 by `security`."""
+    """Its port. Absent: 587, 465 or 25, depending on `security`."""
     security: Literal["starttls", "tls", "none"] = "starttls"
-    """starttls: TLS after a plain greeting, or nothing is sent; tls: from the first byte; none: never."""
+    """starttls: TLS after a plain greeting; without TLS nothing is sent. tls: TLS from the first byte. none: no TLS,
+    and no password."""
     user: OneLine | None = None
     """For AUTH."""
     password: str | None = Field(default=None, repr=False)
     """For AUTH."""
     ca_file: str | None = None
-    """A certificate authority of your own."""
+    """The file of your own certificate authority."""
     sender: Mailbox = Field(alias="from")
-    """From whom: `Bridge <bridge@example.com>`."""
+    """The sender: `Bridge <bridge@example.com>`."""
 
     message: ClassVar[MessageModel] = EmailMail
 
@@ -142,7 +143,7 @@ class EmailConnection(SinkConnection):
             mail.set_content(given.html or "", subtype="html")
         return mail, [one.addr_spec for one in to]
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         import aiosmtplib  # noqa: PLC0415  # lint reads this module too
 
         mail, to = self.mail(delivery)
@@ -165,14 +166,19 @@ class EmailConnection(SinkConnection):
         except (OSError, EOFError):
             return _LOST
         except ValueError:
-            return unfit("the server cannot take such an address or header")
+            return unfit("the server does not accept such an address or header")
         return SENT
 
 
-_LOST = Outcome("retry", "connection_lost", "no connection, or lost before the answer", blame="destination")
+_LOST = SendOutcome(
+    "retry",
+    "connection_lost",
+    "no connection, or the connection was lost before the answer",
+    blame="destination",
+)
 
 
-def _judged(error: Exception, timeout: float) -> Outcome:
+def _judged(error: Exception, timeout: float) -> SendOutcome:
     import aiosmtplib  # noqa: PLC0415  # as above
 
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
@@ -186,16 +192,16 @@ def _judged(error: Exception, timeout: float) -> Outcome:
         aiosmtplib.SMTPNotSupported,
     ):  # its words for a missing STARTTLS
         cause = "the server offers no STARTTLS or no AUTH: nothing is sent in the clear"
-        return Outcome("retry", "no_tls", cause, blame="destination")
+        return SendOutcome("retry", "no_tls", cause, blame="destination")
     if isinstance(error, aiosmtplib.SMTPTimeoutError):
-        return Outcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
+        return SendOutcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
     return _LOST
 
 
-def _refused(code: int, what: str, *, ours: bool = False) -> Outcome:
-    """RFC 5321, 4.2.1: 4yz may do later, 5yz will not."""
+def _refused(code: int, what: str, *, ours: bool = False) -> SendOutcome:
+    """RFC 5321, 4.2.1: 4yz is temporary, 5yz is permanent."""
     cause = f"SMTP {code}: {what}"
     if 400 <= code < 500:
-        return Outcome("retry", f"smtp_{code}", cause, blame="destination")
+        return SendOutcome("retry", f"smtp_{code}", cause, blame="destination")
     ours = ours or code in (530, 534, 535, 538, 454)
-    return Outcome("dead", f"smtp_{code}", cause, blame="destination" if ours else "message")
+    return SendOutcome("dead", f"smtp_{code}", cause, blame="destination" if ours else "message")

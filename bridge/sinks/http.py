@@ -1,8 +1,8 @@
 """The HTTP client of all sinks: one POST, no redirects, no proxies, no cookies, a deadline and a capped answer.
 
-It is httpcore2, the layer that httpx2 stands on: that takes a network backend as public interface, which is
-where an address must be judged (address.py), and follows, reads and remembers nothing that would have to be
-switched off. A pool a guard: connections that one webhook may open are not another's.
+It is httpcore2, the layer below httpx2. Its network backend is a public interface, which is where addresses are
+checked (address.py), and it has no redirects, environment or cookies that would have to be switched off. One pool
+per guard: connections that one webhook may open are not shared with another.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Any
 import httpcore2
 
 from bridge import __version__
-from bridge.sinks.address import Guard
-from bridge.sinks.model import Answer, Outcome, SendError
+from bridge.sinks.model import AddressGuard, Reply, SendError, SendOutcome
 
 LONGEST_ANSWER = 64 * 1024
-"""Bytes of a body that are read; the connection is closed on the rest."""
+"""Maximum bytes of a body that are read; then the connection is closed."""
 _LONGEST_CONNECT = 5.0
 _LONGEST_BODY = 2.0
 
@@ -32,15 +31,15 @@ class AddressRefused(Exception):
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """What the system's resolver says, in its order."""
+    """The system resolver's addresses, in its order."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
-    """Resolves once, judges every address, connects to one that passed; TLS and Host keep the name."""
+    """Resolves once, checks every address, connects to one that passed. TLS and Host keep the name."""
 
-    def __init__(self, guard: Guard | None, resolver: Resolve) -> None:
+    def __init__(self, guard: AddressGuard | None, resolver: Resolve) -> None:
         self._guard = guard
         self._resolve = resolver
         self._inner = httpcore2.AnyIOBackend()
@@ -74,16 +73,22 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class HttpClient:
-    """One for the process; close it in the loop that used it."""
+    """One per process; close it in the loop that used it."""
 
     def __init__(self, resolver: Resolve = resolve) -> None:
         self._resolve = resolver
-        self._pools: dict[Guard | None, httpcore2.AsyncConnectionPool] = {}
+        self._pools: dict[AddressGuard | None, httpcore2.AsyncConnectionPool] = {}
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], content: bytes, timeout: float, guard: Guard | None
-    ) -> Answer:
-        """POST once. timeout: seconds for everything, and for each phase at most. Raises SendError."""
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        timeout: float,
+        guard: AddressGuard | None,
+    ) -> Reply:
+        """POST once. timeout: seconds for everything, and at most for each phase. Raises SendError."""
         phases = {
             "connect": min(timeout, _LONGEST_CONNECT),
             "pool": timeout,
@@ -103,21 +108,23 @@ class HttpClient:
                 async with opened as response:
                     deadline.reschedule(None)  # the status is the answer, however its body comes
                     body = await _body(response, min(timeout, _LONGEST_BODY))
-                    return Answer(response.status, _headers(response), body)
+                    return Reply(response.status, _headers(response), body)
         except (TimeoutError, httpcore2.TimeoutException):
             raise _unanswered("timeout", f"no answer within {timeout:g} s") from None
         except AddressRefused:
-            cause = "its host has no public address; a private one must stand in the connection's `allow`"
-            raise SendError(Outcome("dead", "address_refused", cause, blame="destination")) from None
+            cause = (
+                "its host has no public address; to reach a private one, add it to the connection's `allow`"
+            )
+            raise SendError(SendOutcome("dead", "address_refused", cause, blame="destination")) from None
         except httpcore2.ConnectError:
             raise _unanswered("connect", "cannot connect") from None
         except (httpcore2.LocalProtocolError, httpcore2.UnsupportedProtocol, UnicodeError, TypeError):
             cause = "the request would not be valid HTTP"
-            raise SendError(Outcome("dead", "message", cause, blame="message")) from None
+            raise SendError(SendOutcome("dead", "message", cause, blame="message")) from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError):
             raise _unanswered("connection_lost", "the connection was lost before the answer") from None
 
-    def _pool(self, guard: Guard | None) -> httpcore2.AsyncConnectionPool:
+    def _pool(self, guard: AddressGuard | None) -> httpcore2.AsyncConnectionPool:
         if guard not in self._pools:
             self._pools[guard] = httpcore2.AsyncConnectionPool(
                 max_connections=200,
@@ -134,7 +141,7 @@ class HttpClient:
 
 
 def _unanswered(code: str, cause: str) -> SendError:
-    return SendError(Outcome("retry", code, cause, blame="destination"))
+    return SendError(SendOutcome("retry", code, cause, blame="destination"))
 
 
 def _headers(response: httpcore2.Response) -> dict[str, str]:
@@ -142,7 +149,7 @@ def _headers(response: httpcore2.Response) -> dict[str, str]:
 
 
 async def _body(response: httpcore2.Response, seconds: float) -> bytes:
-    """What comes of it in time, up to the cap."""
+    """The body that arrives in time, up to the cap."""
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):

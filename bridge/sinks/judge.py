@@ -1,8 +1,4 @@
-"""What an HTTP answer means for a delivery: sent, try again, or dead.
-
-Apart from the vendors, most of which say nothing more than the status, and from the client, which does not
-judge.
-"""
+"""What an HTTP answer means for a delivery: sent, retry, or dead."""
 
 from __future__ import annotations
 
@@ -11,15 +7,17 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from bridge.sinks.model import SENT, Answer, Outcome
+from bridge.sinks.model import SENT, Reply, SendOutcome
 
-_PASSING = frozenset({408, 425})  # RFC 9110, 15.5.9; RFC 8470, 5.2: the same request may do later
+_PASSING = frozenset({408, 425})  # RFC 9110, 15.5.9; RFC 8470, 5.2: the same request may succeed later
 _OURS = frozenset({401, 402, 403, 404, 405, 407, 410})
 """Statuses that the next message would get too: the address or the credentials are wrong."""
 
 
-def judge(answer: Answer, *, code: str = "", detail: str = "", retry_after: float | None = None) -> Outcome:
-    """The rule for every status. code, detail: the vendor's own word where it is known to hold no values."""
+def judge(
+    answer: Reply, *, code: str = "", detail: str = "", retry_after: float | None = None
+) -> SendOutcome:
+    """The rule for every status. code, detail: the vendor's own word, if it is known to contain no values."""
     status = answer.status
     said = f"HTTP {status}{f': {detail}' if detail else ''}"
     code = code or f"http_{status}"
@@ -27,16 +25,16 @@ def judge(answer: Answer, *, code: str = "", detail: str = "", retry_after: floa
         return SENT
     if status == 429:
         wait = retry_after if retry_after is not None else retry_after_of(answer)
-        return Outcome("retry", code, f"{said}: too many requests", wait, blame="pace")
+        return SendOutcome("retry", code, f"{said}: too many requests", wait, blame="pace")
     if status in _PASSING or status >= 500:
-        return Outcome("retry", code, said, retry_after_of(answer), blame="destination")
+        return SendOutcome("retry", code, said, retry_after_of(answer), blame="destination")
     if 300 <= status < 400:
-        cause = f"{said}: redirects are not followed, name the final address"
-        return Outcome("dead", code, cause, blame="destination")
-    return Outcome("dead", code, said, blame="destination" if status in _OURS else "message")
+        cause = f"{said}: redirects are not followed; configure the final address"
+        return SendOutcome("dead", code, cause, blame="destination")
+    return SendOutcome("dead", code, said, blame="destination" if status in _OURS else "message")
 
 
-def retry_after_of(answer: Answer) -> float | None:
+def retry_after_of(answer: Reply) -> float | None:
     """`Retry-After` in seconds (RFC 9110, 10.2.3: a number, or a date measured against the answer's own)."""
     text = answer.headers.get("retry-after", "").strip()
     if not text:
@@ -47,7 +45,7 @@ def retry_after_of(answer: Answer) -> float | None:
         return None
 
 
-def _until(text: str, answer: Answer) -> float:
+def _until(text: str, answer: Reply) -> float:
     then = parsedate_to_datetime(text)
     try:
         now = parsedate_to_datetime(answer.headers.get("date", ""))
@@ -56,8 +54,8 @@ def _until(text: str, answer: Answer) -> float:
     return max(0.0, (then - now).total_seconds())
 
 
-def document(answer: Answer) -> dict[str, Any]:
-    """The body as a JSON object; empty when it is none."""
+def document(answer: Reply) -> dict[str, Any]:
+    """The body as a JSON object; empty if it is not one."""
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):

@@ -1,7 +1,8 @@
-"""What every sink has in common: the models that outsiders write, a delivery, and the outcome of a send.
+"""What every sink has in common: models, which addresses may be reached, the outcome of a send.
 
-Apart from the vendors so that each of those is only its own words. Importing a sink imports no HTTP or mail
-library: `lint` reads these models too.
+A webhook's address can come from an event, so whoever writes events could point the bridge at the machines beside
+it (server-side request forgery, OWASP). The name is resolved once, every answer is judged, and the connection is
+made to an address that passed. Importing a sink imports no HTTP or mail library: `lint` reads these models too.
 """
 
 from __future__ import annotations
@@ -10,26 +11,73 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from bridge.core.document import json_text
-from bridge.docstrings import describe
-from bridge.sinks.address import Guard
+from bridge.expressions.document import json_text
+from bridge.section import describe
+
+Network = IPv4Network | IPv6Network
+
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+_SITE_LOCAL = IPv6Network("fec0::/10")
+_COMPATIBLE = IPv6Network("::/96")  # RFC 4291, 2.5.5.1: deprecated, and ::1 and :: are in it
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGuard:
+    """Checks addresses. allow: networks that may be reached although they are not public."""
+
+    allow: tuple[Network, ...] = ()
+
+    def permits(self, address: str) -> bool:
+        """True if a connection to this numeric address is allowed; False if it is not an address."""
+        try:
+            found = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        inner = _embedded(found)
+        if any(one.version == network.version and one in network for network in self.allow for one in inner):
+            return True
+        return all(_is_public(one) for one in inner)
+
+
+def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    """The addresses that a packet to this address can reach: mapped, translated and tunnelled IPv4 addresses."""
+    if isinstance(address, IPv4Address):
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address in _NAT64:
+        return [IPv4Address(int(address) & 0xFFFFFFFF)]
+    if address.sixtofour is not None:
+        return [address, address.sixtofour]
+    if address.teredo is not None:
+        return [address, *address.teredo]
+    return [address]
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv6Address) and (address in _SITE_LOCAL or address in _COMPATIBLE):
+        return False
+    return address.is_global and not (
+        address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
+    )
+
 
 Escape = Callable[[str], str]
-"""Makes a text inert in a vendor's markup."""
+"""A function that makes text inert in a vendor's markup."""
 
 Blame = Literal["destination", "message", "pace"]
-"""Who is at fault: the destination (it is down, or refuses us), this message, or nobody (too fast)."""
+"""The cause of a failure: the destination (it is down or refuses us), this message, or the pace (too fast)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message, claimed. `id` is the same at every attempt: uuid5(event, pipeline, destination)."""
+    """One claimed message. `id` is the same at every attempt: uuid5(event, pipeline, destination)."""
 
     id: str
     event_id: str
@@ -42,8 +90,8 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one attempt. `cause` is words without values; retry_after is the vendor's wish in seconds."""
+class SendOutcome:
+    """The outcome of one attempt. `cause` has no values; retry_after: the seconds that the vendor asks for."""
 
     verdict: Literal["sent", "retry", "dead"]
     code: str = ""  # http_404, smtp_451, timeout, connect, message, ...
@@ -52,19 +100,19 @@ class Outcome:
     blame: Blame = "message"
 
 
-SENT = Outcome("sent")
+SENT = SendOutcome("sent")
 
 
 class SendError(Exception):
     """A send that ended without an answer to judge."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: SendOutcome) -> None:
         super().__init__(outcome.code)
         self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """An HTTP response; header names in lower case, the body capped."""
 
     status: int
@@ -73,11 +121,17 @@ class Answer:
 
 
 class Http(Protocol):
-    """The one HTTP client of all sinks. Raises SendError when there is no answer."""
+    """The HTTP client of all sinks. Raises SendError if there is no answer."""
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], content: bytes, timeout: float, guard: Guard | None
-    ) -> Answer: ...
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        timeout: float,
+        guard: AddressGuard | None,
+    ) -> Reply: ...
 
 
 _NO_HEADERS: Mapping[str, str] = {}
@@ -85,16 +139,16 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What a send goes over: the client, and how many seconds the whole send may take."""
+    """The HTTP client for one send, and the seconds that the whole send may take."""
 
     http: Http
     timeout: float = 10.0
 
     async def post(
         self, url: str, delivery: Delivery, body: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS
-    ) -> Answer:
-        """POST a body as JSON, numbers exact, under the delivery's id, to an address that no event has a say in.
-        Raises SendError when there is no answer."""
+    ) -> Reply:
+        """POST a body as JSON with exact numbers and the delivery's id, to an address that does not come from an
+        event. Raises SendError if there is no answer."""
         return await self.http.post(
             url,
             headers={"content-type": "application/json", "idempotency-key": delivery.id, **headers},
@@ -113,7 +167,7 @@ class Pace:
 
 
 class SinkMessage(BaseModel):
-    """The keys of a destination; each is a value, rendered when an event is planned."""
+    """A destination's keys; each is a value, rendered when an event is planned."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -125,21 +179,21 @@ class SinkMessage(BaseModel):
     )
 
     given: ClassVar[Mapping[str, Any]] = {}
-    """Value sources of keys that a destination leaves out."""
+    """Values of keys that a destination leaves out."""
     literal: ClassVar[frozenset[str]] = frozenset()
     """Keys that must be literals, because `escapes` reads them."""
 
     either: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Groups of keys of which a message needs one."""
+    """Groups of keys; a message needs one of each group."""
 
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
-        """Key -> how values that come from events are made inert in it. _written: the destination's keys."""
+        """Key -> the function that makes values from events inert. _written: the destination's keys."""
         return {}
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """The rendered message; SendError (dead) naming the keys that are no message, without values."""
+        """The rendered message. Raises SendError (dead), which names the invalid keys, without values."""
         try:
             return cls.model_validate({name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
@@ -155,13 +209,13 @@ def _words(problem: Any) -> str:
     return "is missing, or null" if problem["type"] == "missing" else str(problem["msg"])
 
 
-def unfit(cause: str) -> Outcome:
-    """The message itself cannot be sent, today or ever."""
-    return Outcome("dead", "message", f"the message cannot be sent: {cause}", blame="message")
+def unfit(cause: str) -> SendOutcome:
+    """The outcome of a message that can never be sent."""
+    return SendOutcome("dead", "message", f"the message cannot be sent: {cause}", blame="message")
 
 
 class SinkConnection(BaseModel):
-    """A vendor's address and secrets, and how a message goes there."""
+    """A vendor's address and secrets, and how a message is sent."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=describe
@@ -171,28 +225,28 @@ class SinkConnection(BaseModel):
     """The vendor."""
 
     message: ClassVar[MessageModel]
-    """What a destination of this connection may say."""
+    """The message model of this connection's destinations."""
     slowest_pace: ClassVar[float] = 0.0
     """Upper bound of Pace.seconds."""
 
     def needs(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of keys of which a destination must have one: without, no message can be sent."""
+        """Groups of keys; a destination must have one of each group, or no message can be sent."""
         return self.message.either
 
     def idle(self) -> tuple[str, ...]:
-        """Keys of a message that mean nothing with this connection."""
+        """Keys of a message that have no effect with this connection."""
         return ()
 
     def names(self) -> Mapping[str, Iterable[str]]:
-        """Key of a message -> the names that a mapping below it may have. A key that is not here: any."""
+        """Key of a message -> the names allowed in a mapping below it. For other keys any name is allowed."""
         return {}
 
     def pace(self, delivery: Delivery) -> Pace | None:
-        """The vendor's rate limit for this message; None: none is known."""
+        """The vendor's rate limit for this message; None: no known limit."""
         return None
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
-        """One attempt. Raises SendError when there is no answer to judge."""
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
+        """One attempt. Raises SendError if there is no answer."""
         raise NotImplementedError
 
 
@@ -202,12 +256,12 @@ _URL = re.compile(r"https?://[\x21-\x7e]+")
 
 
 def is_reference(text: str) -> bool:
-    """A `${VAR}` that has no value on this machine; offline commands connect to nothing."""
+    """Is this a `${VAR}` without a value on this machine? Offline commands connect to nothing."""
     return "${" in text
 
 
 def http_url(text: str) -> str:
-    """An address for HTTP. ValueError, which never quotes it, for anything else."""
+    """Validate an HTTP URL. Raises ValueError, which never quotes it."""
     if is_reference(text):
         return text
     try:
@@ -223,7 +277,7 @@ def http_url(text: str) -> str:
 
 
 def network(text: str) -> str:
-    """A network of addresses, or one address. ValueError for anything else."""
+    """Parse a network or one address. Raises ValueError."""
     if not is_reference(text):
         try:
             ip_network(text)
@@ -233,14 +287,14 @@ def network(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text that may stand in a header: ValueError for line breaks and other control characters."""
+    """Validate a header's text. Raises ValueError for line breaks and other control characters."""
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError("must not hold line breaks or control characters")
+        raise ValueError("must not contain line breaks or control characters")
     return text
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` characters, the last an ellipsis where something was cut."""
+    """Truncate to `limit` characters, with an ellipsis at the end."""
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 

@@ -12,16 +12,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from bridge.core.document import json_text
+from bridge.expressions.document import json_text
 from bridge.sinks.judge import document, judge
 from bridge.sinks.model import (
     Delivery,
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
     SendError,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -52,7 +52,7 @@ PropertyType = Literal[
 
 def _identity(text: str) -> str:
     if not is_reference(text) and not re.fullmatch(r"[0-9a-fA-F]{32}", text.replace("-", "")):
-        raise ValueError("must be the database's id: 32 hexadecimal digits, as they stand in its address")
+        raise ValueError("must be the database's id: the 32 hexadecimal digits in its address")
     return text
 
 
@@ -71,13 +71,13 @@ class NotionConnection(SinkConnection):
     type: Literal["notion"]
     """notion."""
     token: OneLine = Field(repr=False)
-    """An integration's token that the database is shared with."""
+    """The token of an integration that the database is shared with."""
     database_id: Annotated[str, AfterValidator(_identity)]
     """The database's id."""
     properties: dict[str, PropertyType] = Field(min_length=1)
-    """The database's properties that are written, and their types; one is the title."""
+    """The properties to write, and their types; one is the title."""
     api_url: HttpUrl = "https://api.notion.com"
-    """Where Notion's API is."""
+    """The address of Notion's API."""
 
     message: ClassVar[MessageModel] = NotionMessage
     slowest_pace: ClassVar[float] = _SECONDS
@@ -86,10 +86,10 @@ class NotionConnection(SinkConnection):
         return {"properties": self.properties}
 
     def pace(self, delivery: Delivery) -> Pace:
-        """Three a second and integration."""
+        """Three per second and integration."""
         return Pace("", _SECONDS)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = NotionMessage.of(delivery.fields)
         unknown = sorted(name for name in message.properties if name not in self.properties)
         if unknown:
@@ -112,12 +112,12 @@ class NotionConnection(SinkConnection):
         code = str(document(answer).get("code", ""))
         outcome = judge(answer, detail=f"Notion says {code}" if re.fullmatch(r"[a-z_]{1,60}", code) else "")
         if answer.status == 409:  # conflict_error: "a conflict while saving data; try again"
-            return Outcome("retry", outcome.code, outcome.cause, blame="message")
+            return SendOutcome("retry", outcome.code, outcome.cause, blame="message")
         return outcome
 
 
 def _rich_text(text: str) -> list[dict[str, Any]]:
-    """Plain text in pieces that Notion takes; nothing in it is markup."""
+    """Plain text in pieces that Notion accepts; it has no markup."""
     pieces = [text[at : at + TEXT_MAX] for at in range(0, len(text), TEXT_MAX)][:_TEXTS_MAX]
     return [{"type": "text", "text": {"content": piece}} for piece in pieces]
 
@@ -127,7 +127,7 @@ def _property(name: str, kind: str, value: Any) -> dict[str, Any]:
     try:
         return {kind: _MADE[kind](value) if kind in _MADE else _text(value)}
     except (TypeError, ValueError, ArithmeticError):
-        raise SendError(unfit(f"properties.{name}: is no {kind}")) from None
+        raise SendError(unfit(f"properties.{name}: is not a {kind}")) from None
 
 
 def _text(value: Any) -> str:

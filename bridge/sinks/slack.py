@@ -14,14 +14,14 @@ from pydantic import Field, model_validator
 from bridge.sinks.judge import document, judge, retry_after_of
 from bridge.sinks.model import (
     SENT,
-    Answer,
     Delivery,
     Escape,
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
+    Reply,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -36,7 +36,7 @@ _OURS = {"invalid_auth", "account_inactive", "token_revoked", "token_expired", "
 
 
 def escape(text: str) -> str:
-    """Slack's three control characters as entities: no mention, link or channel can come from a value."""
+    """Escape Slack's three control characters, so that a value cannot create a mention, link or channel."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -44,15 +44,15 @@ class SlackMessage(SinkMessage):
     """A message in a channel."""
 
     text: str | None = None
-    """The message in mrkdwn, as you write it; values in it cannot mention or link. With blocks: for notifications."""
+    """The message in mrkdwn; values in it cannot mention or link. Truncated at 40,000 characters."""
     blocks: list[dict[str, Any]] | None = None
-    """Block Kit blocks; values inside are rendered and escaped like text."""
+    """Block Kit blocks, at most 50; values inside are rendered and escaped like text."""
     channel: OneLine | None = None
     """With a token: a channel's id or name, or a user's id."""
     fallback: OneLine | None = None
     """The channel when `channel` is null or empty."""
     thread_ts: OneLine | None = None
-    """With a token: the message to answer to."""
+    """With a token: the message to reply to."""
 
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "blocks"),)
 
@@ -71,9 +71,9 @@ class SlackConnection(SinkConnection):
     token: OneLine | None = Field(default=None, repr=False)
     """A bot's token (xoxb-...) with chat:write, instead."""
     channel: OneLine | None = None
-    """With a token: the channel of messages that name none."""
+    """With a token: the default channel."""
     api_url: HttpUrl = "https://slack.com/api"
-    """Where Slack's API is."""
+    """The address of Slack's API."""
 
     message: ClassVar[MessageModel] = SlackMessage
     slowest_pace: ClassVar[float] = 1.0
@@ -97,10 +97,10 @@ class SlackConnection(SinkConnection):
         return message.channel or message.fallback or self.channel or ""
 
     def pace(self, delivery: Delivery) -> Pace:
-        """One a second and channel."""
+        """One per second and channel."""
         return Pace(self.webhook_url or self._recipient(SlackMessage.of(delivery.fields)), 1.0)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = SlackMessage.of(delivery.fields)
         if not message.text and not message.blocks:
             return unfit("neither text nor blocks")
@@ -124,13 +124,13 @@ class SlackConnection(SinkConnection):
         return _webhook(answer) if self.webhook_url is not None else _api(answer)
 
 
-def _webhook(answer: Answer) -> Outcome:
+def _webhook(answer: Reply) -> SendOutcome:
     said = answer.body.decode(errors="replace").strip()
     return judge(answer, detail=said if re.fullmatch(r"[a-z_]{1,60}", said) else "")
 
 
-def _api(answer: Answer) -> Outcome:
-    """The Web API says what went wrong in a 200."""
+def _api(answer: Reply) -> SendOutcome:
+    """The Web API reports errors in a 200 answer."""
     if answer.status != 200:
         return judge(answer)
     found = document(answer)
@@ -138,10 +138,10 @@ def _api(answer: Answer) -> Outcome:
         return SENT
     error = str(found.get("error", ""))
     if not re.fullmatch(r"[a-z_]{1,60}", error):
-        return Outcome("retry", "unreadable", "the answer is not Slack's", blame="destination")
+        return SendOutcome("retry", "unreadable", "the answer is not from Slack", blame="destination")
     code, cause = f"slack_{error}", f"Slack says {error}"
     if error in ("ratelimited", "rate_limited"):
-        return Outcome("retry", code, cause, retry_after_of(answer), blame="pace")
+        return SendOutcome("retry", code, cause, retry_after_of(answer), blame="pace")
     if error in _PASSING:
-        return Outcome("retry", code, cause, blame="destination")
-    return Outcome("dead", code, cause, blame="destination" if error in _OURS else "message")
+        return SendOutcome("retry", code, cause, blame="destination")
+    return SendOutcome("dead", code, cause, blame="destination" if error in _OURS else "message")

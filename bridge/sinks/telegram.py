@@ -20,8 +20,8 @@ from bridge.sinks.model import (
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
     Pace,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -45,7 +45,7 @@ _KNOWN = (
 
 
 def escape(text: str) -> str:
-    """Every character that MarkdownV2 reserves, behind a backslash."""
+    """Escape every character that MarkdownV2 reserves with a backslash."""
     return _RESERVED.sub(r"\\\1", text)
 
 
@@ -59,9 +59,11 @@ class TelegramMessage(SinkMessage):
     """A message to a chat."""
 
     text: str
-    """The message; values in it are plain text whatever `format` is. Without format: cut at 4096 characters."""
+    """The message; values in it are plain text whatever `format` is. Without `format` it is truncated at 4096
+    characters; Telegram refuses a longer formatted message."""
     format: Literal["text", "markdown", "html"] = "text"
-    """text: as it is; markdown: you write MarkdownV2 (and escape your own . ! -); html: Telegram's HTML."""
+    """`text`: plain text. `markdown`: you write MarkdownV2, and escape your own `.`, `!` and `-`. `html`: Telegram's
+    HTML. Must be a literal."""
     chat_id: OneLine | None = None
     """A chat's number, or @channel."""
     fallback: OneLine | None = None
@@ -86,9 +88,9 @@ class TelegramConnection(SinkConnection):
     token: Annotated[str, AfterValidator(_token)] = Field(repr=False)
     """The bot's token."""
     chat_id: OneLine | None = None
-    """The chat of messages that name none."""
+    """The default chat."""
     api_url: HttpUrl = "https://api.telegram.org"
-    """Where Telegram's API is, or a Bot API server of your own."""
+    """The address of Telegram's API, or of your own Bot API server."""
 
     message: ClassVar[MessageModel] = TelegramMessage
     slowest_pace: ClassVar[float] = 1.0
@@ -100,10 +102,10 @@ class TelegramConnection(SinkConnection):
         return message.chat_id or message.fallback or self.chat_id or ""
 
     def pace(self, delivery: Delivery) -> Pace:
-        """One a second and chat."""
+        """One per second and chat."""
         return Pace(self._chat(TelegramMessage.of(delivery.fields)), 1.0)
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = TelegramMessage.of(delivery.fields)
         chat = self._chat(message)
         if not chat:
@@ -118,12 +120,12 @@ class TelegramConnection(SinkConnection):
         if found.get("ok") is True:
             return SENT
         if 200 <= answer.status < 300:
-            return Outcome("retry", "unreadable", "the answer is not Telegram's", blame="destination")
+            return SendOutcome("retry", "unreadable", "the answer is not from Telegram", blame="destination")
         description = str(found.get("description", ""))
         detail = next((f"Telegram says {words!r}" for words in _KNOWN if words in description), "")
         parameters = found.get("parameters")
         wait = seconds(parameters.get("retry_after")) if isinstance(parameters, dict) else None
         outcome = judge(answer, detail=detail, retry_after=wait)
         if outcome.code == "http_403":  # this chat's choice, not the bot's fault
-            return Outcome(outcome.verdict, outcome.code, outcome.cause, blame="message")
+            return SendOutcome(outcome.verdict, outcome.code, outcome.cause, blame="message")
         return outcome

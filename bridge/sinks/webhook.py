@@ -1,4 +1,4 @@
-"""Any HTTP endpoint, signed as Standard Webhooks says (standardwebhooks.com, specification 1.0.0)."""
+"""Any HTTP endpoint, signed according to Standard Webhooks (standardwebhooks.com, specification 1.0.0)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from bridge.core.document import json_text
-from bridge.sinks.address import Guard
+from bridge.expressions.document import json_text
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
+    AddressGuard,
     Delivery,
     HttpUrl,
     MessageModel,
     OneLine,
-    Outcome,
+    SendOutcome,
     SinkConnection,
     SinkMessage,
     Wire,
@@ -40,7 +40,7 @@ def _headers(headers: Mapping[str, str]) -> dict[str, str]:
         if not _TOKEN.fullmatch(name):
             raise ValueError("a header's name must be letters, digits and - only")
         if name.lower() in _TAKEN:
-            raise ValueError(f"the header {name.lower()} is the bridge's own")
+            raise ValueError(f"the header {name.lower()} is reserved for the bridge")
     return {name.lower(): value for name, value in headers.items()}
 
 
@@ -70,13 +70,13 @@ class WebhookMessage(SinkMessage):
     """One POST: `{"type": ..., "timestamp": ..., "data": ...}`."""
 
     data: Any = None
-    """What is sent as `data`."""
+    """The value of `data` in the body. Numbers keep their exact value."""
     url: HttpUrl | None = None
-    """The address, instead of the connection's: a customer's own endpoint, say."""
+    """The URL, instead of the connection's: for example a customer's own endpoint."""
     fallback: HttpUrl | None = None
-    """The address when `url` is null."""
+    """The URL when `url` is null."""
     headers: Headers = Field(default_factory=dict)
-    """Further headers."""
+    """Additional headers."""
 
     given: ClassVar[Mapping[str, Any]] = {"data": "$event"}
 
@@ -87,13 +87,13 @@ class WebhookConnection(SinkConnection):
     type: Literal["webhook"]
     """webhook."""
     url: HttpUrl | None = Field(default=None, repr=False)
-    """Where to POST; absent: each destination says."""
+    """The URL to POST to. Absent: each destination has its own."""
     secret: Annotated[
         tuple[Annotated[str, AfterValidator(_secret)], ...], BeforeValidator(_listed), Field(min_length=1)
     ] = Field(repr=False)
-    """The signing secret, whsec_ and base64; a list of several signs with each while one is rotated."""
+    """The signing secret, `whsec_` and base64. With a list, each secret signs, for a rotation."""
     headers: Headers = Field(default_factory=dict, repr=False)
-    """Further headers of every request, authorization say."""
+    """Additional headers of every request, for example authorization."""
     allow: tuple[Annotated[str, AfterValidator(network)], ...] = ()
     """Networks that may be reached although they are not public: 10.20.0.0/16."""
 
@@ -109,11 +109,11 @@ class WebhookConnection(SinkConnection):
         return () if self.url else (("url", "fallback"),)
 
     @property
-    def guard(self) -> Guard:
-        """Which addresses it may reach."""
-        return Guard(tuple(ip_network(one) for one in self.allow))
+    def guard(self) -> AddressGuard:
+        """The addresses that it may reach."""
+        return AddressGuard(tuple(ip_network(one) for one in self.allow))
 
-    async def send(self, delivery: Delivery, wire: Wire) -> Outcome:
+    async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = WebhookMessage.of(delivery.fields)
         url = message.url or message.fallback or self.url
         if url is None:
@@ -133,7 +133,7 @@ class WebhookConnection(SinkConnection):
         return judge(answer)
 
     def signed(self, identity: str, body: bytes, now: datetime) -> dict[str, str]:
-        """The three headers of the specification. `now` moves from attempt to attempt, `identity` does not."""
+        """The three headers of the specification. `now` changes with each attempt, `identity` does not."""
         from standardwebhooks import Webhook  # noqa: PLC0415  # lint reads this module too
 
         text = body.decode()

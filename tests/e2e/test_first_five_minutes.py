@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 
 from bridge.demo.binaries import find_binaries
-from bridge.demo.cluster import Cluster
 from tests.support import distribution
 from tests.support.bridge_process import REPOSITORY
-from tests.support.servers import Database, create_database, drop_database
+from tests.support.servers import Database, EmbeddedServer, create_database, drop_database, free_port
 
 _MARK = "<!-- first-five-minutes: a test runs these lines -->"
 _MOST_COMMANDS = 10
@@ -56,9 +55,7 @@ class Shell:
         }
         self.directory = directory
         self.daemon: subprocess.Popen[str] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -197,7 +194,7 @@ def test_a_missing_grant_is_answered_with_the_grant(
     assert 'grant insert on "events"."usage_limits" to outbox_bridge;' in said
 
 
-def test_a_missing_table_is_answered_with_its_name_and_delivery_goes_on_when_it_is_there(
+def test_a_missing_table_is_named_and_delivery_goes_on_when_it_is_there(
     prepared: Shell, warehouse: Database
 ) -> None:
     warehouse.execute("alter table events.usage_limits rename to later")
@@ -233,7 +230,11 @@ def test_a_step_that_was_left_out_is_answered_with_that_step(shell: Shell, wareh
 
 @pytest.mark.data_directory
 def test_a_wrong_password_is_answered_with_where_to_correct_it(
-    wheel_commands: Path, tmp_path: Path, source: Database, source_cluster: Cluster, warehouse: Database
+    wheel_commands: Path,
+    tmp_path: Path,
+    source: Database,
+    source_cluster: EmbeddedServer,
+    warehouse: Database,
 ) -> None:
     rules = source_cluster.data / "pg_hba.conf"
     rules.write_text("host all postgres all trust\nhost all all all scram-sha-256\n")

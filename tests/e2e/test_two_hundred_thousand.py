@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import until
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Producer
 from tests.support.servers import Database
 from tests.support.truth import conservation, settle
+from tests.support.world import until
 
 SINGLES = 20_000
 BURSTS = 36  # of 5,000 rows in one transaction

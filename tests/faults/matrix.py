@@ -1,7 +1,7 @@
 """The fault matrix in docs/guarantees.md, made from the `fault` markers of the tests: `python -m tests.faults.matrix`.
 
-Apart from the tests because it reads them: each row of the matrix is proved by the tests that carry its
-number; there is none without. It is the end of that page; a test holds the page to it.
+Each row of the matrix is proved by the tests that carry its number; a row without a test is an error. The matrix is the
+end of that page; a test compares the two.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SECTIONS: dict[str, dict[str, str]] = {
     "The bridge": {
         "1": "SIGKILL at every named failpoint",
         "2": "SIGKILL between the target's COMMIT and the confirmation",
-        "3": "SIGTERM in the middle of a batch: settled or rolled back within the grace, exit 0",
+        "3": "SIGTERM in the middle of a batch: settled or rolled back within the grace period, exit 0",
         "4": "frozen past wal_sender_timeout while a successor starts: it cannot commit when it wakes",
         "5": "two bridges on one stream: one works, one stands by and takes over",
         "6": "little memory and a huge transaction",
         "7": "reload of a broken configuration: the old one stays, with a metric",
-        "8": "crash while a dead letter is tried again",
+        "8": "crash while a dead letter is retried",
         "9": "crash in catch-up",
         "10": "the clock jumps a day, either way",
     },
@@ -32,38 +32,38 @@ SECTIONS: dict[str, dict[str, str]] = {
         "13": "COMMIT's answer is lost",
         "14": "disk full",
         "15": "table missing: halt, never DDL",
-        "16": "column dropped or retyped: halt naming it, on again by itself once mended",
+        "16": "column dropped or retyped: a halt that names it; continues once it is fixed",
         "17": "NOT NULL, CHECK, foreign key, unique index: that event is a dead letter, the others arrive",
         "18": "deferred constraint: the culprit is found",
         "19": "lock_timeout, statement_timeout: back off, never a dead letter",
-        "20": "deadlock, serialization failure: again",
+        "20": "deadlock, serialization failure: retried",
         "21": "read-only after a failover",
         "22": "restored from an older copy",
         "23": "synchronous_commit = off on the role is overridden",
         "24": "row-level security hides rows: halt",
         "25": "privilege revoked: halt",
-        "26": "a trigger of the customer's raises: by its SQLSTATE",
+        "26": "the customer's trigger raises an error: judged by its SQLSTATE",
         "27": "too many connections, admin shutdown: back off",
-        "28": "ledger row missing or edited: never made anew",
+        "28": "ledger row missing or edited: never created again",
     },
     "The source and the slot": {
         "29": "immediate stop after a confirmation",
-        "30": "fast shutdown is not held up by the bridge",
+        "30": "fast shutdown does not wait for the bridge",
         "31": "slot dropped",
-        "32": "slot dropped and made again by somebody",
+        "32": "slot dropped and recreated by another session",
         "33": "slot lost (max_slot_wal_keep_size)",
         "34": "slot invalidated (idle_replication_slot_timeout, 18)",
-        "35": "slot advanced by somebody",
+        "35": "slot advanced by another session",
         "36": "restored to before the checkpoint",
-        "36b": "restored from a disk copy, WAL already past the checkpoint: the witness tells",
-        "37": "promotion, and the slot is not there",
+        "36b": "restored from a disk copy, WAL already past the checkpoint: detected by the witness",
+        "37": "promotion, and the slot does not exist",
         "38": "promotion with a failover slot (17 and later)",
         "39": "another cluster",
         "40": "publication dropped",
         "41": "publication altered",
         "41b": "publication changed and changed back between two checks",
         "42": "outbox column added, dropped, renamed, retyped mid-stream",
-        "43": "UPDATE, DELETE, TRUNCATE of the outbox are no events",
+        "43": "UPDATE, DELETE, TRUNCATE of the outbox are not events",
         "44": "partitioned outbox",
         "45": "PREPARE TRANSACTION, COMMIT PREPARED",
         "46": "savepoints and rollbacks",
@@ -75,7 +75,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "52": "polling under concurrent commits",
         "53": "a full NOTIFY queue does not break producers",
         "54": "NOTIFY lost; a transaction open for hours elsewhere (polling does not stall)",
-        "54b": "a slot is made while a transaction stays open",
+        "54b": "a slot is created while a transaction stays open",
         "55": "ids near their maximum",
     },
     "The data": {
@@ -90,14 +90,14 @@ SECTIONS: dict[str, dict[str, str]] = {
         "64": "same idempotency key, different payload",
         "65": "many events at one LSN",
         "66": "contract violations",
-        "66b": "a customer row made in the event's own transaction is found by its enrichment",
+        "66b": "enrichment finds a customer row that the event's own transaction inserted",
     },
     "Network, enrichment, ingress, sinks": {
         "67": "cut, reset, latency, low rate, half-open on each link",
         "68": "PgBouncer in transaction mode",
         "69": "enrichment source down, slow, stale, missing entity",
         "70": "sink answers 429, 500, 4xx, times out, drips, redirects",
-        "71": "sink said 2xx, then crash",
+        "71": "sink answered 2xx, then crash",
         "72": "SMTP 4xx, 5xx, cut after DATA",
         "73": "malformed signatures and bodies: 401, never 500",
         "74": "replayed, stale, future, wrong-key webhook",
@@ -110,12 +110,12 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 HEAD = """## The fault matrix
 
-What can go wrong, and the tests that make it go wrong on real PostgreSQL servers. Each ends in the conservation law
-of `tests/support/truth.py`: every committed event has its effect exactly once or lies in the dead letters, with equal
-values, in the promised order; and the slot is never ahead of the ledger. `python -m tests.torture` draws from the same
+What can go wrong, and the tests that cause it on real PostgreSQL servers. Each test ends with the conservation law
+of `tests/support/truth.py`: every committed event has its effect exactly once or is in the dead letters, with equal
+values, in the promised order; and the slot is never ahead of the ledger. `python -m tests.torture` injects the same
 faults at random.
 
-Made by `python -m tests.faults.matrix` from the tests' `fault` markers; a test holds this page to them.
+`python -m tests.faults.matrix` writes this section from the tests' `fault` markers; a test compares the two.
 """
 
 

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from tests.faults.world import IMPATIENT, World, until
 from tests.support.producers import Traffic
+from tests.support.world import IMPATIENT, World, until
 
 
 @pytest.mark.fault(2)
@@ -76,7 +76,7 @@ def test_a_second_bridge_stands_by_and_takes_over_when_the_first_is_killed(world
 
 
 @pytest.mark.fault(4)
-def test_a_bridge_frozen_past_the_senders_patience_writes_nothing_when_it_wakes(world: World) -> None:
+def test_a_bridge_frozen_past_the_sender_timeout_writes_nothing_on_waking(world: World) -> None:
     frozen = world.bridge(options=IMPATIENT, failpoints="apply.before=sleep:2@3").start().wait_ready()
     successor = world.bridge(options=IMPATIENT).start()
     successor.wait_log("standby")
@@ -115,7 +115,7 @@ def test_a_frozen_bridge_that_lost_its_stream_to_another_is_fenced_and_ends(worl
 
 @pytest.mark.slow
 @pytest.mark.fault(4)
-def test_a_bridge_frozen_with_an_open_transaction_is_evicted_by_its_successor(world: World) -> None:
+def test_a_bridge_frozen_in_a_transaction_is_evicted_by_its_successor(world: World) -> None:
     world.configure(lambda c: c["source"].update(batch={"max_events": 100}))
     frozen = world.bridge(options=IMPATIENT, failpoints="apply.chunk=sleep:2@2").start().wait_ready()
     successor = world.bridge(options=IMPATIENT).start()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import World, until
 from tests.support.debian import CACHE, tool
 from tests.support.producers import Traffic
+from tests.support.world import World, until
 
 DAY = timedelta(days=1)
 

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults.world import IMPATIENT, World, until
-from tests.support import customer, truth
+from tests.support import truth
 from tests.support.servers import Database, drop_database
 from tests.support.truth import USAGE_COLUMNS, Unit
+from tests.support.world import IMPATIENT, World, fill, until
 
 GOOD = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 5, "plan": "pro"}
 
@@ -129,8 +129,7 @@ def test_a_source_in_latin1(world: World) -> None:
     made = Database(world.source.server, f"{world.source.name}_l1")
     world.source.execute(f"create database {made.name} template template0 encoding 'LATIN1' locale 'C'")
     try:
-        with made.connect() as connection:
-            customer.make_source(connection)
+        fill(made, "source")
         with psycopg.connect(made.dsn, client_encoding="utf8") as connection:
             world.source = made
             bridge = world.bridge().start().wait_ready()
@@ -150,18 +149,15 @@ def test_a_source_in_latin1(world: World) -> None:
 
 @pytest.mark.fault(62)
 @pytest.mark.parametrize("capture", ["slot", "poll"])
-def test_bytes_that_are_no_utf8_in_a_source_without_an_encoding_are_a_dead_letter(
-    world: World, capture: str
-) -> None:
+def test_bytes_that_are_not_utf8_in_an_sql_ascii_source_are_a_dead_letter(world: World, capture: str) -> None:
     """SQL_ASCII: the server stores what it is given, and refuses to send what is invalid as UTF-8."""
     made = Database(world.source.server, f"{world.source.name}_ascii")
     world.source.execute(f"create database {made.name} template template0 encoding 'SQL_ASCII' locale 'C'")
     world.source.execute(f"alter database {made.name} set client_encoding = 'UTF8'")
     world.configure(lambda c: c["source"].update(capture=capture, poll_interval="100ms"))
     try:
+        world.source = fill(made, "source")
         with made.connect() as connection:
-            customer.make_source(connection)
-            world.source = made
             bridge = world.bridge().start()
             bridge.wait_log("streaming" if capture == "slot" else "polling")
             _insert(connection, json.dumps({**GOOD, "note": "Ærøskøbing"}, ensure_ascii=False))
@@ -185,7 +181,7 @@ def test_bytes_that_are_no_utf8_in_a_source_without_an_encoding_are_a_dead_lette
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.fault(63)
-def test_a_payload_of_a_hundred_megabytes_arrives_and_one_over_the_limit_is_a_dead_letter_by_reference(
+def test_a_payload_of_100_mb_arrives_and_one_over_the_limit_is_a_dead_letter(
     world: World,
 ) -> None:
     bridge = world.bridge().start()

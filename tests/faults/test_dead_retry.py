@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.world import World, until
 from tests.support.bridge_process import FAILPOINTS, BridgeProcess
 from tests.support.proxy import FaultProxy
+from tests.support.world import World, until
 
 BAD = {"customer_id": "cus_1", "metric": "seats", "limit": 1, "used": 1, "plan": "bad"}
 LETTERS = 6

@@ -17,9 +17,9 @@ import pytest
 
 import bridge
 from bridge.failpoints import POINTS
-from tests.faults.world import IMPATIENT, World
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Producer
+from tests.support.world import IMPATIENT, World
 
 START = ("session.start", "session.fenced", "session.judged", "registry.before", "registry.written")
 SLOT = ("slot.before", "slot.made", "slot.dropped")
@@ -169,7 +169,7 @@ def keep_the_newest(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.fault(1)
-def test_killed_between_the_source_and_the_target_an_entity_is_what_its_newest_event_says(
+def test_an_entity_is_what_its_newest_event_says_after_a_kill_at_any_point(
     small: World,
 ) -> None:
     small.configure(keep_the_newest)
@@ -240,7 +240,7 @@ def test_a_bridge_that_hangs_is_replaced_by_another(small: World, point: str) ->
 @pytest.mark.slow
 @pytest.mark.fault(1, 4, 5)
 @pytest.mark.parametrize("points", [START, SLOT, TABLE], ids=lambda points: points[0].partition(".")[0])
-def test_hanging_at_each_point_until_the_end_of_catching_up_another_takes_over(
+def test_while_one_hangs_at_any_point_of_catching_up_another_takes_over(
     small: World, points: Sequence[str]
 ) -> None:
     with small.producer() as producer:

@@ -8,30 +8,29 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.core.ledger import Registration
-from bridge.core.snapshot import NOTHING, Snapshot
-from bridge.demo.cluster import Cluster
 from bridge.errors import Fenced, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.source import Source
-from tests.faults.world import STREAM, World, until
-from tests.support.servers import Database
+from bridge.protocol.events import NOTHING, Snapshot
+from bridge.protocol.facts import Registration
+from tests.support.servers import Database, EmbeddedServer
 from tests.support.truth import conservation
+from tests.support.world import STREAM, World, until
 
 data_directory = pytest.mark.data_directory
 
 
 @pytest.fixture
-def standby(source_cluster: Cluster, source: Database) -> Iterator[Cluster]:
+def standby(source_cluster: EmbeddedServer, source: Database) -> Iterator[EmbeddedServer]:
     """A streaming standby of the source, without slots; promotions that lose commits can be recovered from."""
     source_cluster.configure(max_prepared_transactions=0)
     source_cluster.restart()
-    made = source_cluster.standby(source_cluster.directory / "standby", max_prepared_transactions=0).start()
+    made = source_cluster.standby(max_prepared_transactions=0).start()
     yield made
     made.discard()
 
 
-def replayed(world: World, standby: Cluster) -> None:
+def replayed(world: World, standby: EmbeddedServer) -> None:
     end = world.source.value("select pg_current_wal_flush_lsn()::text")
     until(
         lambda: standby.execute("select pg_last_wal_replay_lsn() >= %s::pg_lsn", [end]) == [(True,)],
@@ -39,7 +38,7 @@ def replayed(world: World, standby: Cluster) -> None:
     )
 
 
-def take_over(world: World, standby: Cluster) -> None:
+def take_over(world: World, standby: EmbeddedServer) -> None:
     """The standby is the source from now on."""
     standby.promote()
     world.source = Database(standby, world.source.name)
@@ -59,8 +58,8 @@ _HAVE = "select count(*) from rig.effects where row ->> 'event_id' = any(%s)"
 
 @data_directory
 @pytest.mark.fault(37)
-def test_a_promotion_that_lost_what_was_applied_a_moment_ago_is_recovered_from(
-    world: World, source_cluster: Cluster, standby: Cluster
+def test_a_promotion_that_lost_what_was_just_applied_is_recovered_from(
+    world: World, source_cluster: EmbeddedServer, standby: EmbeddedServer
 ) -> None:
     world.applied_some()
     replayed(world, standby)
@@ -83,7 +82,7 @@ def test_a_promotion_that_lost_what_was_applied_a_moment_ago_is_recovered_from(
 @data_directory
 @pytest.mark.fault(37)
 def test_a_promotion_from_before_the_floor_halts(
-    world: World, source_cluster: Cluster, standby: Cluster
+    world: World, source_cluster: EmbeddedServer, standby: EmbeddedServer
 ) -> None:
     world.applied_some()
     replayed(world, standby)
@@ -118,8 +117,8 @@ def write_past(world: World, lsn: str) -> None:
 
 @data_directory
 @pytest.mark.fault("36b")
-def test_a_source_restored_to_after_the_last_event_and_before_the_floor_halts(
-    world: World, source_cluster: Cluster
+def test_a_source_restored_between_the_last_event_and_the_floor_halts(
+    world: World, source_cluster: EmbeddedServer
 ) -> None:
     """The witness is there, the WAL is long enough, and xids that the floor shows are given out again: only the
     registry tells."""
@@ -148,7 +147,7 @@ def test_a_source_restored_to_after_the_last_event_and_before_the_floor_halts(
 @data_directory
 @pytest.mark.fault(22)
 def test_a_target_restored_while_no_bridge_ran_is_brought_up_from_the_outbox(
-    world: World, target_cluster: Cluster
+    world: World, target_cluster: EmbeddedServer
 ) -> None:
     world.applied_some()
     target_cluster.stop()

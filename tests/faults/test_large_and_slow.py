@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import IMPATIENT, World, until
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Traffic
 from tests.support.proxy import FaultProxy
 from tests.support.servers import RestartableServer
 from tests.support.truth import conservation
+from tests.support.world import IMPATIENT, World, until
 
 
 def resident(process: BridgeProcess, field: str = "VmHWM") -> int:
@@ -50,7 +50,7 @@ def test_a_transaction_of_a_million_rows_takes_no_more_memory_than_a_batch(world
 
 
 @pytest.mark.fault(31, 47)
-def test_every_chunk_of_a_huge_transaction_is_known_when_the_slot_is_lost_after_it(world: World) -> None:
+def test_every_chunk_of_a_huge_transaction_is_known_after_a_lost_slot(world: World) -> None:
     bridge = world.bridge().start()
     bridge.wait_log("streaming")
     with world.producer() as producer:
@@ -62,7 +62,7 @@ def test_every_chunk_of_a_huge_transaction_is_known_when_the_slot_is_lost_after_
 
 
 @pytest.mark.fault(12, 47)
-def test_a_huge_transaction_whose_target_session_ends_halfway_is_applied_once(world: World) -> None:
+def test_a_huge_transaction_whose_session_ends_halfway_is_applied_once(world: World) -> None:
     bridge = world.bridge(failpoints="apply.chunk=sleep:1@3").start()
     bridge.wait_log("streaming")
     with world.producer() as producer:

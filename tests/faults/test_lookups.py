@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.world import World, until
-from tests.support import customer
+from bridge.demo.world import CRM
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database, create_database, drop_database
+from tests.support.world import World, until
 
 GOOD = {"metric": "seats", "limit": 10, "used": 5, "plan": "pro"}
 
@@ -20,7 +20,7 @@ def replica(world: World) -> Iterator[Database]:
     """A copy of the customers, elsewhere."""
     made = create_database(world.target.server, f"{world.target.name}_crm")
     with made.connect() as connection:
-        connection.execute(customer.CRM)
+        connection.execute(CRM)
     yield made
     for bridge in world.bridges:
         bridge.close()
@@ -70,7 +70,7 @@ def test_a_lookup_database_that_is_down_or_silent_is_waited_for_in_order(
 
 
 @pytest.mark.fault(69)
-def test_a_lookup_database_that_is_behind_is_asked_again_until_it_has_the_row(
+def test_a_lookup_database_that_lags_is_asked_until_it_has_the_row(
     world: World, replica: Database, crm: FaultProxy
 ) -> None:
     """A replica: the customer is at the source, and comes there later. Its event is parked, others go on."""

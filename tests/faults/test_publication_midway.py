@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults.world import World, until
+from tests.support.world import World, until
 
 AWAY_AND_BACK = {
     "publish": (
@@ -37,7 +37,7 @@ def write(connection: psycopg.Connection[Any], rows: int) -> str:
 
 @pytest.mark.fault(41)
 @pytest.mark.parametrize("way", AWAY_AND_BACK)
-def test_rows_withheld_in_the_middle_of_a_transaction_are_read_from_the_table(world: World, way: str) -> None:
+def test_rows_withheld_amid_a_transaction_are_read_from_the_table(world: World, way: str) -> None:
     away, back = AWAY_AND_BACK[way]
     bridge = world.bridge().start()
     bridge.wait_log("streaming")

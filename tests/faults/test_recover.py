@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from bridge.demo.cluster import Cluster
-from tests.faults.world import STREAM, World, until
 from tests.support.bridge_process import BridgeProcess
-from tests.support.servers import Database, create_database, drop_database
+from tests.support.servers import Database, EmbeddedServer, create_database, drop_database
 from tests.support.truth import conservation
+from tests.support.world import STREAM, World, until
 
 
 def recover(like: BridgeProcess, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -57,8 +56,8 @@ def copied(database: Database) -> Iterator[Database]:
 
 @pytest.mark.data_directory
 @pytest.mark.fault(36, "36b")
-def test_a_source_restored_from_an_older_copy_is_accepted_and_what_comes_then_arrives_once(
-    world: World, source_cluster: Cluster
+def test_an_older_copy_of_the_source_is_accepted_and_what_follows_comes_once(
+    world: World, source_cluster: EmbeddedServer
 ) -> None:
     world.applied_some()
     source_cluster.stop()
@@ -178,7 +177,7 @@ def test_beside_a_bridge_that_works_nothing_is_changed(world: World) -> None:
     for choice in ("--accept-source", "--accept-target", "--accept-gap", "--restart-stream"):
         refused = recover(bridge, choice)
         assert refused.returncode == 1
-        assert "a bridge works on stream" in refused.stderr
+        assert "a bridge is working on stream" in refused.stderr
         assert "fix: stop every bridge" in refused.stderr
     assert world.checkpoint("epoch") == epoch
     with world.producer() as producer:
@@ -190,8 +189,8 @@ def test_what_is_asked_for_by_mistake_changes_nothing_and_says_why(world: World)
     bridge = world.applied_some()
     before = state(world)
     for arguments, code, said in (
-        ((), 2, "name exactly one choice"),
-        (("--accept-source", "--accept-gap"), 2, "name exactly one choice"),
+        ((), 2, "give exactly one decision"),
+        (("--accept-source", "--accept-gap"), 2, "give exactly one decision"),
         (("--accept-source", "--since", "yesterday"), 2, "neither a time"),
         (("--accept-source", "--stream", "other"), 2, f"--stream with one of: {STREAM}"),
         (("--accept-gap",), 1, "nothing to do"),

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from tests.faults.world import World, drop_slot, until
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Producer, Traffic
 from tests.support.servers import RestartableServer
+from tests.support.world import World, drop_slot, until
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_slot_dropped_again_and_again_under_load(world: World, running: Bridge
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.fault(31)
-def test_a_slot_dropped_forty_times_under_load_loses_doubles_and_reorders_nothing(
+def test_a_slot_dropped_forty_times_under_load_breaks_no_promise(
     world: World, running: BridgeProcess
 ) -> None:
     """The law compares every event by its id, and the order of each key."""
@@ -219,7 +219,7 @@ _PUBLICATION = (
     ],
     ids=["dropped", "publish toggled", "table taken out"],
 )
-def test_a_publication_changed_and_changed_back_between_two_checks_leaves_no_hole(
+def test_a_publication_changed_and_changed_back_leaves_no_hole(
     world: World, running: BridgeProcess, away: str, back: str
 ) -> None:
     with world.source.connect() as owner, Producer(world.source.dsn) as producer:
@@ -236,7 +236,7 @@ def test_a_publication_changed_and_changed_back_between_two_checks_leaves_no_hol
 
 
 @pytest.mark.fault("54b")
-def test_a_slot_is_made_while_transactions_stay_open_and_events_flow_meanwhile(world: World) -> None:
+def test_events_flow_while_a_slot_waits_for_open_transactions(world: World) -> None:
     with world.source.connect() as app, world.source.connect() as other, world.producer() as producer:
         with app.transaction():
             app.execute("select pg_current_xact_id()")
@@ -244,7 +244,7 @@ def test_a_slot_is_made_while_transactions_stay_open_and_events_flow_meanwhile(w
             other.execute("select pg_current_xact_id()")
             other.execute("prepare transaction 'forgotten'")
             bridge = world.bridge().start()
-            bridge.wait_log("making a slot")
+            bridge.wait_log("creating a slot")
             producer.transaction(5)
             world.caught_up()
             assert world.checkpoint("mode") == "catchup"
@@ -282,7 +282,7 @@ def test_switching_between_slot_and_polling_on_a_live_system(world: World) -> No
 
 
 @pytest.mark.fault(51, 54)
-def test_auto_polls_where_there_is_no_logical_decoding_and_streams_once_there_is(
+def test_auto_polls_without_logical_decoding_and_streams_once_there_is_one(
     world: World, source_cluster: RestartableServer
 ) -> None:
     world.source.execute("alter system set wal_level = replica")
@@ -351,7 +351,7 @@ def test_prepared_transactions_savepoints_and_rollbacks(world: World, running: B
         _insert(app, 3)
         app.execute("prepare transaction 'across'")
         world.drop_slot()
-        running.wait_log("making a slot", since=len(running.lines) - 3)
+        running.wait_log("creating a slot", since=len(running.lines) - 3)
         world.caught_up()
         app.execute("commit prepared 'across'")
     until(lambda: incarnation(world) == 2 and world.checkpoint("mode") == "stream", "it streams again")

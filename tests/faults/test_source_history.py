@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.demo.cluster import Cluster
-from bridge.demo.workspace import Workspace
-from tests.faults.world import World, until
-from tests.support import customer
+from bridge.demo.servers import Workspace
 from tests.support.producers import Traffic
-from tests.support.servers import Database, create_database
+from tests.support.servers import Database, EmbeddedServer
+from tests.support.world import World, make_database, until
 
 pytestmark = pytest.mark.data_directory
 
@@ -27,7 +25,7 @@ def _confirmed(world: World) -> None:
 
 @pytest.mark.fault(36, "36b")
 def test_a_source_restored_from_an_older_copy_halts_whatever_its_wal_says(
-    world: World, source_cluster: Cluster
+    world: World, source_cluster: EmbeddedServer
 ) -> None:
     bridge = world.bridge().start().wait_ready()
     with world.producer() as producer:
@@ -60,12 +58,10 @@ def test_a_source_restored_from_an_older_copy_halts_whatever_its_wal_says(
 
 @pytest.mark.fault(37)
 def test_after_a_promotion_the_missing_events_come_from_the_table(
-    world: World, source_cluster: Cluster, tmp_path: Path
+    world: World, source_cluster: EmbeddedServer, tmp_path: Path
 ) -> None:
     bridge = world.bridge().start().wait_ready()
-    standby = source_cluster.standby(
-        source_cluster.directory.parent / f"{source_cluster.directory.name}-standby"
-    )
+    standby = source_cluster.standby()
     try:
         standby.start()
         with world.producer() as producer:
@@ -104,8 +100,8 @@ def test_after_a_promotion_the_missing_events_come_from_the_table(
         pytest.param(False, id="a copy without it", marks=pytest.mark.slow),
     ],
 )
-def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it(
-    world: World, source_cluster: Cluster, synchronized: bool
+def test_a_promotion_under_load_keeps_a_slot_that_the_standby_synchronizes(
+    world: World, source_cluster: EmbeddedServer, synchronized: bool
 ) -> None:
     """Producers write until the primary dies, and go on at once on the promoted standby. Where it has the slot, the
     stream goes on from it; where nobody synchronized it, the table fills the gap. The primary sends nothing to the
@@ -114,7 +110,6 @@ def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it
     source_cluster.configure(synchronized_standby_slots="standby")
     world.configure(lambda c: c["source"].update(failover=True))
     standby = source_cluster.standby(
-        source_cluster.directory / "standby",
         primary_slot_name="standby",
         sync_replication_slots="on" if synchronized else "off",
     )
@@ -143,7 +138,7 @@ def test_a_promotion_under_load_keeps_the_slot_where_the_standby_synchronizes_it
         assert verdict.in_dead_letters == 0
         assert int(world.checkpoint("timeline")) == 2
         assert (world.slot == slot) == synchronized
-        assert any("making a slot" in line for line in bridge.lines) != synchronized
+        assert any("creating a slot" in line for line in bridge.lines) != synchronized
     finally:
         bridge.close()
         standby.discard()
@@ -162,11 +157,9 @@ def test_another_cluster_is_not_taken_for_the_source(world: World) -> None:
     bridge.terminate()
     before = world.applied()
     with Workspace() as elsewhere:  # an initdb of its own: the rig's other clusters are copies of one
-        cluster = elsewhere.cluster("another").start()
-        customer.make_roles(cluster)
-        other = create_database(cluster, "another")
+        cluster = EmbeddedServer(elsewhere, "another").init().start()
+        other = make_database(cluster, "another", "source")
         with other.connect() as connection:
-            customer.make_source(connection)
             for _ in range(3):
                 stranger = world.bridge(source=other.bridge_dsn).start()
                 assert "bridge recover" in stranger.wait_halted("other_system")
@@ -178,8 +171,8 @@ def test_another_cluster_is_not_taken_for_the_source(world: World) -> None:
 
 
 @pytest.mark.fault(39)
-def test_a_copy_of_the_source_made_before_the_bridge_came_has_another_history(
-    world: World, source_cluster: Cluster
+def test_a_copy_of_the_source_from_before_the_bridge_has_another_history(
+    world: World, source_cluster: EmbeddedServer
 ) -> None:
     """A copy has the system identifier of its original: here the witness and the registry tell."""
     source_cluster.stop()
@@ -191,7 +184,7 @@ def test_a_copy_of_the_source_made_before_the_bridge_came_has_another_history(
         world.caught_up()
     bridge.terminate()
     before = world.applied()
-    other = source_cluster.clone(copy, source_cluster.directory / "other").start()
+    other = source_cluster.clone(copy, "other").start()
     try:
         stranger = world.bridge(source=other.dsn(world.source.name, user="outbox_bridge")).start()
         stranger.wait_readyz(

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from bridge.demo.cluster import Cluster
-from tests.faults.world import STREAM, World, until
 from tests.support.producers import Traffic
 from tests.support.proxy import FaultProxy
-from tests.support.servers import RestartableServer
+from tests.support.servers import EmbeddedServer, RestartableServer
+from tests.support.world import STREAM, World, until
 
 _APPLYING = (
     "select pid from pg_stat_activity where application_name ~ '^bridge/outbox_bridge_warehouse/[0-9]+$'"
@@ -62,7 +61,7 @@ def _accepts(dsn: str) -> bool:
 @pytest.mark.data_directory
 @pytest.mark.fault(14)
 def test_a_disk_that_is_full_is_waited_for_and_the_panic_that_follows_too(
-    world: World, target_cluster: Cluster
+    world: World, target_cluster: EmbeddedServer
 ) -> None:
     """The table's file is /dev/full until there is room again: 53100, from the kernel. Then the backend that applies
     may not write WAL: the server panics and recovers."""
@@ -100,7 +99,7 @@ def test_a_disk_that_is_full_is_waited_for_and_the_panic_that_follows_too(
 _TWO_MEGABYTES = "select pg_logical_emit_message(false, 'rig', repeat('x', 2 << 20))"
 
 
-def _forbid_writing(cluster: Cluster, pid: int) -> None:
+def _forbid_writing(cluster: EmbeddedServer, pid: int) -> None:
     """This backend may write nothing beyond the first 1 MiB of any file: tables here are smaller, WAL is not."""
     command = ["prlimit", "--pid", str(pid), "--fsize=1048576:"]
     subprocess.run(command, check=True, **cluster.binaries.identity.popen(cluster.directory))

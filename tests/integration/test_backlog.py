@@ -105,7 +105,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for below in plan.get("Plans", []) for node in nodes(below))]
 
 
-def test_a_stream_that_starts_is_left_to_look_for_itself_unless_something_is_wrong() -> None:
+def test_a_starting_stream_looks_for_itself_unless_something_is_wrong() -> None:
     state = StreamState(STREAM, "target")
     assert not idle(state.snapshot)
     state.trouble(Retry("the source is away", reason="connection"))

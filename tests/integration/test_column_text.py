@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
 
-from bridge.core.column import texts
-from bridge.core.plan import Column, ColumnKind
+from bridge.planning.destination import texts
+from bridge.planning.plan import Column, ColumnKind
 from tests.support.servers import Database
 
 characters = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=6)

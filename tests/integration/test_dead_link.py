@@ -13,7 +13,7 @@ from tests.support.proxy import FaultProxy
 from tests.support.servers import Database
 
 
-def test_a_control_connection_gives_up_on_a_link_that_is_acknowledged_and_dead(
+def test_a_control_connection_gives_up_on_a_link_that_only_acknowledges(
     source: Database, proxy_to: Callable[[str], FaultProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "_ANSWER_SECONDS", 0.5)

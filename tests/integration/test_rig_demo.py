@@ -14,11 +14,10 @@ import pytest
 import yaml
 
 from bridge.demo.checker import check
-from bridge.demo.report import html
-from bridge.demo.screen import figures, sentence
-from bridge.demo.slack import Slack
+from bridge.demo.process import CONFIG, Bridge
+from bridge.demo.report import figures, html, sentence
 from bridge.demo.story import KILLS, OVER, REQUESTS, Outcome, Story, Tamper
-from bridge.demo.world import CONFIG, WITH_SLACK, Bridge, World
+from bridge.demo.world import WITH_SLACK, Slack, World
 
 _TRUTH = """
 select t.event_id, t.payload->>'customer_id', t.payload->>'metric', (t.payload->>'limit')::numeric,
@@ -36,26 +35,28 @@ values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 class CopyingBridge(Bridge):
     """Reads the truth itself; stopping and killing it are the same."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, slack: Slack) -> None:
         super().__init__({}, world.workspace.root / "copy.log")
         self._world = world
+        self._slack = slack
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> CopyingBridge:
         self._stop.clear()
         self._thread = threading.Thread(target=self._copy, daemon=True)
         self._thread.start()
+        return self
 
-    def wait_ready(self, deadline: float = 30.0) -> float:
-        return 0.0
+    def wait_ready(self, deadline: float = 30.0) -> CopyingBridge:
+        return self
 
     def kill(self) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
 
-    def stop(self, deadline: float = 30.0) -> int:
+    def terminate(self, deadline: float = 30.0) -> int:
         self.kill()
         return 0
 
@@ -74,7 +75,7 @@ class CopyingBridge(Bridge):
                         self._tell(str(event_id), csm)
 
     def _tell(self, event_id: str, csm: str) -> None:
-        slack = self._world.slack
+        slack = self._slack
         request = urllib.request.Request(
             f"{slack.api_url}/chat.postMessage",
             json.dumps({"channel": csm, "text": f"event {event_id}"}).encode(),
@@ -85,14 +86,25 @@ class CopyingBridge(Bridge):
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def demo_world() -> Iterator[World]:
     with World() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def outcome(world: World) -> Outcome:
-    return Story(world, CopyingBridge(world), 1200).run()
+def slack() -> Iterator[Slack]:
+    with Slack() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def story(demo_world: World, slack: Slack) -> Story:
+    return Story(demo_world, slack, CopyingBridge(demo_world, slack), 1200)
+
+
+@pytest.fixture(scope="module")
+def outcome(story: Story) -> Outcome:
+    return story.run()
 
 
 def test_a_faithful_bridge_loses_and_doubles_nothing(outcome: Outcome) -> None:
@@ -113,13 +125,12 @@ def test_a_faithful_bridge_loses_and_doubles_nothing(outcome: Outcome) -> None:
     ("tamper", "kind"), [("lose", "lost"), ("double", "duplicates"), ("alter", "altered")]
 )
 def test_one_tampered_row_turns_the_verdict(
-    world: World, outcome: Outcome, tamper: Tamper, kind: str
+    demo_world: World, story: Story, outcome: Outcome, tamper: Tamper, kind: str
 ) -> None:
-    story = Story(world, CopyingBridge(world), 1200)
-    with psycopg.connect(world.target_dsn) as story._warehouse:
+    with psycopg.connect(demo_world.target_dsn) as story._warehouse:
         story._tamper(tamper)
         story._warehouse.commit()
-        verdict = check(world.source_dsn, world.target_dsn)
+        verdict = check(demo_world.source_dsn, demo_world.target_dsn)
     assert getattr(verdict, kind) == 1
     assert not verdict.holds
     assert any(example.startswith(kind) for example in verdict.examples)
@@ -130,7 +141,7 @@ def test_a_backlog_that_came_in_one_commit_is_given_no_rate(outcome: Outcome) ->
     assert dict(figures(once))["throughput"] == f"{outcome.backlog:,} drained in one commit"
 
 
-def test_a_message_that_did_not_come_turns_the_verdict_and_one_that_came_twice_does_not(
+def test_a_missing_message_turns_the_verdict_and_a_repeated_one_does_not(
     outcome: Outcome,
 ) -> None:
     assert outcome.holds
@@ -138,9 +149,8 @@ def test_a_message_that_did_not_come_turns_the_verdict_and_one_that_came_twice_d
     assert replace(outcome, slack=replace(outcome.slack, again=1)).holds
 
 
-def test_the_slack_of_the_demo_tells_missing_messages_from_those_that_came_twice() -> None:
-    slack = Slack()
-    try:
+def test_the_demos_slack_tells_missing_messages_from_repeated_ones() -> None:
+    with Slack() as slack:
         said = b'{"channel": "ada", "text": "event one"}'
         for _ in range(2):
             assert slack.answer(
@@ -152,8 +162,6 @@ def test_the_slack_of_the_demo_tells_missing_messages_from_those_that_came_twice
         }
         found = slack.delivered(["one", "two"])
         assert (found.expected, found.missing, found.messages, found.again) == (2, 1, 2, 1)
-    finally:
-        slack.close()
 
 
 def test_the_demo_runs_what_is_measured_and_a_slack_beside_it() -> None:
@@ -166,9 +174,9 @@ def test_the_demo_runs_what_is_measured_and_a_slack_beside_it() -> None:
     assert shown == measured
 
 
-def test_the_bridge_of_the_demo_may_create_nothing_on_its_target(world: World) -> None:
+def test_the_bridge_of_the_demo_may_create_nothing_on_its_target(demo_world: World) -> None:
     with (
-        psycopg.connect(world.bridge_environment["WAREHOUSE_DSN"]) as connection,
+        psycopg.connect(demo_world.bridge_environment["WAREHOUSE_DSN"]) as connection,
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         connection.execute("create table events.t ()")

@@ -13,9 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.demo.cluster import Cluster
 from tests.support.bridge_process import REPOSITORY
-from tests.support.servers import Database, RestartableServer
+from tests.support.servers import Database, EmbeddedServer, RestartableServer
 
 
 @pytest.mark.matrix
@@ -33,7 +32,7 @@ def test_the_bridge_role_writes_its_tables_and_can_create_none(target: Database)
 
 
 @pytest.mark.matrix
-def test_the_source_decodes_for_the_bridge_and_takes_events_from_the_application(source: Database) -> None:
+def test_the_source_decodes_for_the_bridge_and_takes_the_apps_events(source: Database) -> None:
     with source.connect(user="outbox_bridge") as connection:
         connection.execute("select pg_create_logical_replication_slot('rig_probe', 'pgoutput')")
     with source.connect(user="app") as application:
@@ -85,9 +84,9 @@ def _wait_until_broken(connection: psycopg.Connection[Any]) -> None:
 
 @pytest.mark.data_directory
 def test_a_standby_is_promoted_to_a_new_timeline(
-    source_cluster: Cluster, source: Database, tmp_path: Path
+    source_cluster: EmbeddedServer, source: Database, tmp_path: Path
 ) -> None:
-    standby = source_cluster.standby(source_cluster.directory.with_name("standby")).start()
+    standby = source_cluster.standby().start()
     try:
         standby.promote()
         assert standby.execute("select timeline_id from pg_control_checkpoint()") != []
@@ -97,7 +96,9 @@ def test_a_standby_is_promoted_to_a_new_timeline(
 
 
 @pytest.mark.data_directory
-def test_a_restored_copy_has_forgotten_what_came_later(source_cluster: Cluster, source: Database) -> None:
+def test_a_restored_copy_has_forgotten_what_came_later(
+    source_cluster: EmbeddedServer, source: Database
+) -> None:
     source.execute("create table t as select 1 as i")
     source_cluster.stop()
     copy = source_cluster.clone_at(source_cluster.directory / "copy")
@@ -111,9 +112,9 @@ def test_a_restored_copy_has_forgotten_what_came_later(source_cluster: Cluster, 
 
 def test_no_server_outlives_a_killed_parent() -> None:
     program = (
-        "from bridge.demo.workspace import Workspace\n"
-        "workspace = Workspace(); server = workspace.cluster('a').start()\n"
-        "print(workspace.root, server.pid, flush=True); input()"
+        "from bridge.demo.servers import Cluster, Workspace\n"
+        "workspace = Workspace(); server = Cluster(workspace, 'a').init().start()\n"
+        "print(workspace.root, flush=True); input()"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -123,7 +124,7 @@ def test_no_server_outlives_a_killed_parent() -> None:
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert parent.stdout is not None
-    root, _pid = parent.stdout.readline().split()
+    root = parent.stdout.readline().strip()
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     until = time.monotonic() + 20

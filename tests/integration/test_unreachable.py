@@ -54,7 +54,7 @@ def test_a_server_that_is_not_there_is_exit_code_3_with_what_to_do(
     environment.setenv("WAREHOUSE_DSN", NOBODY)
     error = said(environment, capsys, command)
     assert "Connection refused" in error
-    assert "fix: nobody listens there: correct `host` and `port`" in error
+    assert "fix: nothing listens there: correct `host` and `port`" in error
 
 
 @pytest.mark.parametrize("command", ["status", "prove", "replay --destination events --since 1h"])

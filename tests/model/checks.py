@@ -1,6 +1,6 @@
 """What must hold: I1 to I6 after every act, the promise at rest, and which halt which history allows.
 
-Apart from world.py so that what is checked is read in one place. Nothing here looks into the protocol:
+Apart from simulation.py so that what is checked is read in one place. Nothing here looks into the protocol:
 only at the two servers. docs/guarantees.md states the invariants.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.core.done import Listed
-from bridge.core.ledger import Ledger, Mode
 from bridge.errors import BridgeError, Fenced, StandBy, Verdict
+from bridge.protocol.events import Listed
+from bridge.protocol.facts import Ledger, Mode
 
 if TYPE_CHECKING:
+    from tests.model.simulation import Bridge, Simulation
     from tests.model.source import Row
-    from tests.model.world import Bridge, World
 
 
 class Violation(AssertionError):
@@ -26,33 +26,37 @@ def require(holds: bool, *words: object) -> None:
         raise Violation(" ".join(map(str, words)))
 
 
-def after_target(world: World) -> None:
+def after_target(simulation: Simulation) -> None:
     """Nothing twice; I2 and I6."""
-    twice = [name for name, times in world.target.ids.items() if times > 1]
+    twice = [name for name, times in simulation.target.ids.items() if times > 1]
     require(not twice, "applied twice:", twice)
-    if not world.unjudged:
-        told_as_applied(world)
+    if not simulation.unjudged:
+        told_as_applied(simulation)
 
 
-def after_source(world: World) -> None:
-    if not world.unjudged:
-        told_as_applied(world)
+def after_source(simulation: Simulation) -> None:
+    if not simulation.unjudged:
+        told_as_applied(simulation)
 
 
-def told_as_applied(world: World) -> None:
+def told_as_applied(simulation: Simulation) -> None:
     """I6: applied <=> visible in floor, listed in `applied`, or read already by the stored goal.
     I2: while streaming, nothing that the slot brought before applied_lsn is missing."""
-    ledger = world.target.ledger
+    ledger = simulation.target.ledger
     if ledger is None:
         return
-    listed = world.target.listed()
-    for commit in world.source.wal:
+    listed = simulation.target.listed()
+    for commit in simulation.source.wal:
         for row in commit.rows:
             told = knows(ledger, listed, row)
-            applied = row.id in world.target.ids
+            applied = row.id in simulation.target.ids
             if told and not applied:
                 require(
-                    not wanted(world, row), "I6: the ledger says applied, and it is not:", row, ledger, listed
+                    not wanted(simulation, row),
+                    "I6: the ledger says applied, and it is not:",
+                    row,
+                    ledger,
+                    listed,
                 )
             if applied and not told:
                 require(False, "I6: applied, and the ledger does not know:", row, ledger, listed)
@@ -63,7 +67,10 @@ def told_as_applied(world: World) -> None:
                 and not applied
             ):
                 require(
-                    not wanted(world, row), "I2: applied_lsn is past a row that is not applied:", row, ledger
+                    not wanted(simulation, row),
+                    "I2: applied_lsn is past a row that is not applied:",
+                    row,
+                    ledger,
                 )
 
 
@@ -76,17 +83,17 @@ def knows(ledger: Ledger, listed: Listed, row: Row) -> bool:
     )
 
 
-def wanted(world: World, row: Row) -> bool:
+def wanted(simulation: Simulation, row: Row) -> bool:
     """Rows older than the stream's beginning may come or not."""
-    if world.since is None:
+    if simulation.since is None:
         return True
-    if world.since == "infinity":
-        ledger = world.target.ledger
-        return ledger is not None and ledger.since is None and row.born > world.began_at
-    return row.born >= int(world.since)
+    if simulation.since == "infinity":
+        ledger = simulation.target.ledger
+        return ledger is not None and ledger.since is None and row.born > simulation.began_at
+    return row.born >= int(simulation.since)
 
 
-def monotonic(world: World, before: Ledger, after: Ledger) -> None:
+def monotonic(simulation: Simulation, before: Ledger, after: Ledger) -> None:
     """I3, and that only the fence changes who may write."""
     require((before.epoch, before.session) == (after.epoch, after.session), "I4: written by another session")
     same = before.incarnation == after.incarnation and before.timeline == after.timeline
@@ -99,11 +106,11 @@ def monotonic(world: World, before: Ledger, after: Ledger) -> None:
         )
 
 
-def confirmable(world: World, bridge: Bridge, lsn: int) -> None:
+def confirmable(simulation: Simulation, bridge: Bridge, lsn: int) -> None:
     """I1: the slot is told only what is durable. A target restored under the session is no word of ours."""
-    ledger = world.target.ledger
-    require(lsn <= world.source.lsn, "confirmed beyond the source's WAL")
-    if bridge.target_restores == world.target_restores and ledger is not None:
+    ledger = simulation.target.ledger
+    require(lsn <= simulation.source.lsn, "confirmed beyond the source's WAL")
+    if bridge.target_restores == simulation.target_restores and ledger is not None:
         mine = bridge.fenced_as is not None and ledger.session == bridge.fenced_as.session
         if mine:
             require(lsn <= ledger.safe_lsn, "I1: confirmed", lsn, "and only", ledger.safe_lsn, "is durable")
@@ -112,7 +119,7 @@ def confirmable(world: World, bridge: Bridge, lsn: int) -> None:
 # --- how a session may end --------------------------------------------------------------------------
 
 
-def legal_end(world: World, error: BridgeError) -> None:
+def legal_end(simulation: Simulation, error: BridgeError) -> None:
     """Halts are legal only where the history gives cause."""
     if error.verdict is not Verdict.HALT:
         require(
@@ -120,41 +127,47 @@ def legal_end(world: World, error: BridgeError) -> None:
         )
         return
     cause = {
-        "publication_missing": world.source.identity() is None,
-        "ledger_missing": world.ledger_wiped,
-        "slot_in_use": world.counts["somebody made a slot of our name"] > 0,
-        "history_diverged": world.history_lost,
-        "source_behind": world.history_lost,
-        "outbox_pruned": world.target_restored,
+        "publication_missing": simulation.source.identity() is None,
+        "ledger_missing": simulation.ledger_wiped,
+        "slot_in_use": simulation.counts["somebody made a slot of our name"] > 0,
+        "history_diverged": simulation.history_lost,
+        "source_behind": simulation.history_lost,
+        "outbox_pruned": simulation.target_restored,
     }
     require(cause.get(error.reason, False), "halted without a cause:", error.reason, error)
     if error.reason != "publication_missing":
-        world.halted = error
+        simulation.halted = error
 
 
 # --- at rest ----------------------------------------------------------------------------------------
 
 
-def promise(world: World) -> None:
+def promise(simulation: Simulation) -> None:
     """Every committed row that the source has is applied exactly once; per key in the promised order."""
-    target = world.target
-    rows = [row for commit in world.source.wal for row in commit.rows]
-    missing = [row for row in rows if target.ids.get(row.id, 0) != 1 and wanted(world, row)]
+    target = simulation.target
+    rows = [row for commit in simulation.source.wal for row in commit.rows]
+    missing = [row for row in rows if target.ids.get(row.id, 0) != 1 and wanted(simulation, row)]
     require(not missing, "lost:", missing, target.ledger)
     twice = [name for name, times in target.ids.items() if times > 1]
     require(not twice, "applied twice:", twice)
-    order(world, rows)
+    order(simulation, rows)
 
 
-def order(world: World, rows: list[Row]) -> None:
+def order(simulation: Simulation, rows: list[Row]) -> None:
     """Events of one key whose transactions were ordered by a lock keep that order, unless the publication
     withheld one of them."""
     of = {row.id: row for row in rows}
     withheld = {row.key for row in rows if row.published != "yes"}
     last: dict[int, int] = {}
-    for event in world.target.effects:
+    for event in simulation.target.effects:
         row = of.get(event.id.decode())
-        if row is None or row.key is None or row.key < 0 or row.key in withheld or not wanted(world, row):
+        if (
+            row is None
+            or row.key is None
+            or row.key < 0
+            or row.key in withheld
+            or not wanted(simulation, row)
+        ):
             continue
         require(last.get(row.key, 0) < row.seq, "out of order for key", row.key, row)
         last[row.key] = row.seq

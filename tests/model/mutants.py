@@ -1,6 +1,6 @@
 """Protocols that are wrong in one way each. The model must catch every one, or its silence means nothing.
 
-A mutant replaces functions of the core (or, for the row lock and the fence, of the imagined target) while it
+A mutant replaces functions of the core (or, for the row lock and the fence, of the simulated target) while it
 is applied. FOCUS names the acts that must happen often for a mutant to show itself soon.
 """
 
@@ -12,16 +12,15 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from bridge.core import done, preflight, protocol, requests
-from bridge.core.lsn import ZERO, Lsn
-from bridge.core.snapshot import Snapshot
+from bridge.protocol import events, preflight, requests, session
+from bridge.protocol.events import ZERO, Lsn, Snapshot
 from tests.model import faults
 from tests.model import target as target_module
+from tests.model.simulation import Simulation
 from tests.model.target import Target
-from tests.model.world import World
 
 EVERYTHING = Snapshot(10**9, 10**9)
-Life = protocol._Life
+Life = session._Life
 Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
@@ -56,9 +55,9 @@ def answering(generator: Any, change: Callable[[Any, Any], Any]) -> Any:
 
 def judging(change: Callable[[Any, Any], Any]) -> Patch:
     """judge() with other facts: change(ledger, source) -> source."""
-    judge = protocol.judge
+    judge = session.judge
     return (
-        protocol,
+        session,
         "judge",
         lambda ledger, source, registration, **more: judge(
             ledger, change(ledger, source), registration, **more
@@ -81,7 +80,7 @@ def confirms_before_the_commit() -> list[Patch]:
     def early(self: Any, batch: Any, *, inside: bool) -> Any:
         answer = yield from take(self, batch, inside=inside)
         if batch.events and batch.whole:
-            yield from protocol.ask(requests.Confirm(batch.end_lsn))
+            yield from session.ask(requests.Confirm(batch.end_lsn))
         return answer
 
     return [(Life, "take", early)]
@@ -134,11 +133,11 @@ def checks_that_the_publication_exists() -> list[Patch]:
 @mutant
 def writes_the_ledger_in_its_own_transaction() -> list[Patch]:
     def apply(self: Any, batch: Any, after: Any, *, list_as: Any = None, thin: Any = None) -> Any:
-        yield from protocol.ask(requests.Prepare(batch))
+        yield from session.ask(requests.Prepare(batch))
         yield from self.settle()
-        yield from protocol.ask(requests.Apply(batch, self.ledger, self.ledger))
+        yield from session.ask(requests.Apply(batch, self.ledger, self.ledger))
         if batch.whole:
-            yield from protocol.ask(requests.Settle())
+            yield from session.ask(requests.Settle())
             yield from self.save(after, thin=thin)
 
     return [(Life, "apply", apply)]
@@ -184,7 +183,7 @@ def does_not_wait_for_the_row() -> list[Patch]:
     return [
         (Target, "take_lock", no_lock),
         (Target, "commit", commit),
-        (World, "free_row", lambda self: None),
+        (Simulation, "free_row", lambda self: None),
     ]
 
 
@@ -203,7 +202,7 @@ def empties_applied() -> list[Patch]:
 
 @mutant
 def skips_nothing_that_is_listed() -> list[Patch]:
-    return [(done.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
+    return [(events.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
 
 
 @mutant
@@ -213,7 +212,7 @@ def takes_a_part_of_a_transaction_for_the_whole() -> list[Patch]:
     def has(self: Any, event: Any) -> bool:
         return self.floor.shows(int(event.xid)) or int(event.xid) in self.listed
 
-    return [(done.Done, "_has", has)]
+    return [(events.Done, "_has", has)]
 
 
 @mutant
@@ -260,12 +259,12 @@ def reads_a_goal_that_shows_a_running_xid() -> list[Patch]:
             return False
         return (yield request)
 
-    return [(protocol, "ask", ask)]
+    return [(session, "ask", ask)]
 
 
 @mutant
 def keeps_the_greater_of_two_positions() -> list[Patch]:
-    raised, judge = protocol._raised, protocol.judge
+    raised, judge = session._raised, session.judge
 
     def greater(now: Any, goal: Any, mode: Any) -> Any:
         after = raised(now, goal, mode)
@@ -282,15 +281,15 @@ def keeps_the_greater_of_two_positions() -> list[Patch]:
         same = replace(judgement.ledger, applied_lsn=ledger.applied_lsn, safe_lsn=ledger.safe_lsn)
         return replace(judgement, ledger=same)
 
-    return [(protocol, "_raised", greater), (protocol, "judge", kept)]
+    return [(session, "_raised", greater), (session, "judge", kept)]
 
 
 @mutant
 def does_not_forget_a_lost_tail() -> list[Patch]:
-    judge = protocol.judge
+    judge = session.judge
     return [
         (
-            protocol,
+            session,
             "judge",
             lambda *facts, **more: replace(judge(*facts, **more), forget_above=None),
         )
@@ -360,37 +359,37 @@ def reads_the_table_below_what_was_pruned() -> list[Patch]:
     def nothing(*facts: Any) -> None:
         return None
 
-    return [(preflight, "check_not_pruned", nothing), (protocol, "check_not_pruned", nothing)]
+    return [(preflight, "check_not_pruned", nothing), (session, "check_not_pruned", nothing)]
 
 
 @mutant
 def looks_at_prune_only_before_it_registers() -> list[Patch]:
-    return [(protocol, "check_not_pruned", lambda *facts: None)]
+    return [(session, "check_not_pruned", lambda *facts: None)]
 
 
 @mutant
 def lets_prune_follow_a_floor_that_may_go_back() -> list[Patch]:
     never = property(lambda self: None, lambda self, value: None)
     return [
-        (protocol, "_Life", type("Life", (Life,), {"held": never})),
-        (protocol, "intersection", lambda snapshots: snapshots[0]),
+        (session, "_Life", type("Life", (Life,), {"held": never})),
+        (session, "intersection", lambda snapshots: snapshots[0]),
     ]
 
 
 @mutant
 def registers_a_polled_floor_over_the_goal_of_a_slot() -> list[Patch]:
-    return [(protocol, "intersection", lambda snapshots: snapshots[0])]
+    return [(session, "intersection", lambda snapshots: snapshots[0])]
 
 
 @mutant
 def lets_a_session_register_that_another_took_over_from() -> list[Patch]:
-    def register(self: World, bridge: Any, request: Any) -> None:
+    def register(self: Simulation, bridge: Any, request: Any) -> None:
         registered = self.source.registration
         holder = registered.session if registered else None
         return do_Register(self, bridge, replace(request, holder=holder))
 
-    do_Register = World.do_Register
-    return [(World, "do_Register", register)]
+    do_Register = Simulation.do_Register
+    return [(Simulation, "do_Register", register)]
 
 
 FOCUS: dict[str, tuple[faults.Act, ...]] = {

@@ -1,6 +1,6 @@
-"""An imagined source cluster: transactions, WAL, visibility, a publication, slots, the registry, pruning.
+"""A simulated source cluster: transactions, WAL, visibility, a publication, slots, the registry, pruning.
 
-Apart from world.py because it knows nothing of the bridge: it behaves as PostgreSQL 15 to 18 were seen to
+Apart from simulation.py because it knows nothing of the bridge: it behaves as PostgreSQL 15 to 18 were seen to
 (docs/guarantees.md lists what), one atomic act a method. Copies of it are disk copies and standbys.
 """
 
@@ -10,9 +10,8 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from bridge.core.ledger import Pruned, Registration
-from bridge.core.lsn import Lsn
-from bridge.core.snapshot import Snapshot
+from bridge.protocol.events import Lsn, Snapshot
+from bridge.protocol.facts import Pruned, Registration
 
 
 class Row(NamedTuple):

@@ -1,18 +1,15 @@
-"""An imagined target database: the ledger row, `applied`, and every effect there ever was, without a
-unique constraint. Apart from world.py because only here is it said what one transaction is."""
+"""A simulated target database: the ledger row, `applied`, and every effect there ever was, without a
+unique constraint. Apart from simulation.py because only here is it said what one transaction is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from bridge.core.done import Listed, Seqs, listed
-from bridge.core.event import Event
-from bridge.core.ledger import Ledger
-from bridge.core.lsn import Lsn
-from bridge.core.requests import Apply
-from bridge.core.snapshot import Snapshot
 from bridge.errors import Fenced, Retry
+from bridge.protocol.events import Event, Listed, Lsn, Seqs, Snapshot, listed
+from bridge.protocol.facts import Ledger
+from bridge.protocol.requests import Apply
 
 
 @dataclass(frozen=True)

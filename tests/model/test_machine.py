@@ -1,4 +1,4 @@
-"""The same world driven by hypothesis, which shrinks what it finds to a few named acts."""
+"""The same simulation driven by hypothesis, which shrinks what it finds to a few named acts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.model import faults, walk
-from tests.model.world import World
+from tests.model.simulation import Simulation
 
 
 class Protocol(RuleBasedStateMachine):
     """Bridges, producers and faults in any order; at the end everything comes to rest."""
 
-    world: World
+    simulation: Simulation
 
     @initialize(
         seed=st.integers(0, 2**16),
@@ -23,38 +23,38 @@ class Protocol(RuleBasedStateMachine):
         failing=st.sampled_from([0.0, 0.03]),
     )
     def begin(self, seed: int, capture: str, failing: float) -> None:
-        self.world = World(Random(seed), capture=capture, failing=failing)
+        self.simulation = Simulation(Random(seed), capture=capture, failing=failing)
 
     def at_work(self) -> bool:
-        return self.world.halted is None
+        return self.simulation.halted is None
 
     @rule(steps=st.integers(1, 40), which=st.integers(0, 2))
     def bridge_works(self, steps: int, which: int) -> None:
         for _ in range(steps):
             if not self.at_work():
                 return
-            if not self.world.bridges:
-                self.world.start_bridge()
-            self.world.step(self.world.bridges[which % len(self.world.bridges)])
+            if not self.simulation.bridges:
+                self.simulation.start_bridge()
+            self.simulation.step(self.simulation.bridges[which % len(self.simulation.bridges)])
 
     @rule(act=st.sampled_from(list(faults.WORK)))
     def work_is_done(self, act: faults.Act) -> None:
         if self.at_work():
-            act(self.world)
+            act(self.simulation)
 
     @rule(act=st.sampled_from(list(faults.FAULTS)))
     def a_fault_happens(self, act: faults.Act) -> None:
         if self.at_work():
-            act(self.world)
+            act(self.simulation)
 
     @rule(act=st.sampled_from(list(faults.HISTORY)))
     def the_source_changes_its_past(self, act: faults.Act) -> None:
         if self.at_work():
-            act(self.world)
+            act(self.simulation)
 
     def teardown(self) -> None:
-        if hasattr(self, "world") and self.at_work():
-            walk.rest(self.world)
+        if hasattr(self, "simulation") and self.at_work():
+            walk.rest(self.simulation)
 
 
 TestProtocol = Protocol.TestCase

@@ -1,4 +1,4 @@
-"""Random walks through the world, each ending at rest with the promise checked.
+"""Random walks through the simulation, each ending at rest with the promise checked.
 
 `python -m tests.model.walk --walks N --seed S` prints what really happened; a class of fault that never
 did is a failure. Apart from the hypothesis machine because it is ten times as fast.
@@ -13,9 +13,9 @@ import traceback
 from collections import Counter
 from random import Random
 
-from bridge.core.requests import Receive, Wait
+from bridge.protocol.requests import Receive, Wait
 from tests.model import checks, faults
-from tests.model.world import Bridge, World
+from tests.model.simulation import Bridge, Simulation
 
 MUST_HAPPEN = (
     *("act failed", "commit answer lost", "bridge crashed", "second bridge beside a live one"),
@@ -40,17 +40,19 @@ MUST_HAPPEN = (
 )
 
 
-def new_world(rng: Random, focus: tuple[faults.Act, ...] = ()) -> tuple[World, dict[faults.Act, float]]:
+def new_simulation(
+    rng: Random, focus: tuple[faults.Act, ...] = ()
+) -> tuple[Simulation, dict[faults.Act, float]]:
     """Every walk has its own settings and its own mixture of faults; those in `focus` happen often."""
-    world = World(
+    simulation = Simulation(
         rng,
         capture="poll" if rng.random() < 0.25 else "slot",
         since=rng.choice((None, None, None, None, "infinity", "20")),
         failing=rng.choice((0.0, 0.01, 0.05)),
     )
-    world.two_phase = rng.random() < 0.5
-    world.stopping = rng.choice((0.0, 0.01))
-    world.source.decoder_raises = rng.random() < 0.5
+    simulation.two_phase = rng.random() < 0.5
+    simulation.stopping = rng.choice((0.0, 0.01))
+    simulation.source.decoder_raises = rng.random() < 0.5
     acts = dict(faults.WORK)
     severity = rng.choice((0.0, 0.5, 1.0, 2.0))
     for act, weight in faults.FAULTS.items():
@@ -59,96 +61,96 @@ def new_world(rng: Random, focus: tuple[faults.Act, ...] = ()) -> tuple[World, d
     if rng.random() < 0.35:
         acts |= faults.HISTORY
     acts |= dict.fromkeys(focus, 4.0)
-    return world, acts
+    return simulation, acts
 
 
-def drive(world: World, acts: dict[faults.Act, float], steps: int) -> None:
+def drive(simulation: Simulation, acts: dict[faults.Act, float], steps: int) -> None:
     """Interleave bridges, producers and faults; stop where the bridge has halted for good."""
-    rng = world.rng
+    rng = simulation.rng
     names, weights = list(acts), list(acts.values())
     chosen = rng.choices(names, weights, k=steps)
     suspended: Bridge | None = None
     for act in chosen:
-        if not world.bridges:
-            world.start_bridge()
+        if not simulation.bridges:
+            simulation.start_bridge()
         for _ in range(rng.choice((0, 1, 1, 2, 4))):
-            if not world.bridges:
+            if not simulation.bridges:
                 break
             if rng.random() < 0.02:
-                suspended = rng.choice(world.bridges)
+                suspended = rng.choice(simulation.bridges)
             elif rng.random() < 0.02:
                 suspended = None
-            bridge = rng.choice(world.bridges)
+            bridge = rng.choice(simulation.bridges)
             if bridge is not suspended:
-                world.step(bridge)
-        if world.halted is not None:
+                simulation.step(bridge)
+        if simulation.halted is not None:
             return
-        act(world)
+        act(simulation)
 
 
-def rest(world: World) -> None:
+def rest(simulation: Simulation) -> None:
     """Faults are over: transactions end, one bridge runs until it has nothing to do. Then the promise."""
-    world.failing, world.stopping, world.calm = 0.0, 0.0, True
-    for bridge in list(world.bridges):
-        world.crash(bridge)
-    while world.orphans:
-        sent = world.orphans.pop()
-        if world.chance(0.5):
-            world.progress(sent)
-            world.progress(sent)
-        world.target.roll_back(sent)
-    while world.dead_readers:
-        faults.reader_noticed(world)
-    for transaction in list(world.source.running.values()):
+    simulation.failing, simulation.stopping, simulation.calm = 0.0, 0.0, True
+    for bridge in list(simulation.bridges):
+        simulation.crash(bridge)
+    while simulation.orphans:
+        sent = simulation.orphans.pop()
+        if simulation.chance(0.5):
+            simulation.progress(sent)
+            simulation.progress(sent)
+        simulation.target.roll_back(sent)
+    while simulation.dead_readers:
+        faults.reader_noticed(simulation)
+    for transaction in list(simulation.source.running.values()):
         if transaction.recorded:
-            world.source.leave(transaction)
-        elif world.chance(0.5):
-            world.record(transaction)
-            world.source.leave(transaction)
+            simulation.source.leave(transaction)
+        elif simulation.chance(0.5):
+            simulation.record(transaction)
+            simulation.source.leave(transaction)
         else:
-            world.source.abort(transaction)
-    world.source.flush()
+            simulation.source.abort(transaction)
+    simulation.source.flush()
     for _ in range(2):
-        faults.recreate_publication(world)
-        run_until_idle(world)
-        if world.halted is not None:
+        faults.recreate_publication(simulation)
+        run_until_idle(simulation)
+        if simulation.halted is not None:
             return
-        checks.promise(world)
-        world.emit(1)
-        world.source.flush()
+        checks.promise(simulation)
+        simulation.emit(1)
+        simulation.source.flush()
 
 
-def run_until_idle(world: World, limit: int = 3000) -> None:
+def run_until_idle(simulation: Simulation, limit: int = 3000) -> None:
     for _ in range(limit):
-        if not world.bridges:
-            world.start_bridge()
-        bridge = world.bridges[0]
+        if not simulation.bridges:
+            simulation.start_bridge()
+        bridge = simulation.bridges[0]
         if bridge.idle > 12 and isinstance(bridge.request, Receive | Wait) and bridge.sent is None:
             bridge.idle = 0
             return
-        world.step(bridge)
-        if world.halted is not None:
+        simulation.step(bridge)
+        if simulation.halted is not None:
             return
-    raise checks.Violation(f"never came to rest: {world.bridges} {world.target.ledger}")
+    raise checks.Violation(f"never came to rest: {simulation.bridges} {simulation.target.ledger}")
 
 
 def walk(
     seed: str, counts: Counter[str] | None = None, steps: int = 160, focus: tuple[faults.Act, ...] = ()
-) -> World:
+) -> Simulation:
     """One walk. Raises checks.Violation."""
-    world, acts = new_world(Random(seed), focus)
+    simulation, acts = new_simulation(Random(seed), focus)
     try:
-        drive(world, acts, steps)
-        if world.halted is None:
-            rest(world)
+        drive(simulation, acts, steps)
+        if simulation.halted is None:
+            rest(simulation)
     finally:
         if counts is not None:
-            counts.update(world.counts)
-            counts["steps"] += world.clock
+            counts.update(simulation.counts)
+            counts["steps"] += simulation.clock
             counts["walks"] += 1
-            counts["events"] += world.serial
-            counts["walks that ended in a halt"] += world.halted is not None
-    return world
+            counts["events"] += simulation.serial
+            counts["walks that ended in a halt"] += simulation.halted is not None
+    return simulation
 
 
 def main() -> int:

@@ -7,6 +7,8 @@ Exit code 1 when a mutant survives, 2 when the tests fail without any mutant.
 from __future__ import annotations
 
 import argparse
+import ast
+import difflib
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.mutants.catalog import MUTANTS, Mutant
+from tests.mutants.edits import Modules, read_modules
 
 ROOT = Path(__file__).parents[2]
 WALKS = "1500"
@@ -78,25 +81,44 @@ def run_tests(root: Path, tests: list[str]) -> tuple[str, list[str]]:
     return "passed", []
 
 
-def verdict_on(mutant: Mutant, root: Path) -> tuple[bool, str]:
+def changed_files(mutant: Mutant, modules: Modules) -> dict[str, tuple[str, str]]:
+    """Path -> the code without and with the mutant, both as the syntax tree prints it."""
+    changed = mutant.apply(modules)
+    return {
+        path: (ast.unparse(module.tree), ast.unparse(changed[path].tree))
+        for path, module in modules.items()
+        if changed[path] is not module
+    }
+
+
+def verdict_on(mutant: Mutant, modules: Modules, root: Path) -> tuple[bool, str]:
     """Is it caught; by what."""
-    before = {edit.file: (root / edit.file).read_text() for edit in mutant.edits}
-    for edit in mutant.edits:
-        edit.apply(root)
+    files = changed_files(mutant, modules)
+    before = {path: (root / path).read_text() for path in files}
+    for path, (_, code) in files.items():
+        (root / path).write_text(code)
     try:
         outcome, words = run_tests(root, list(mutant.tests))
     finally:
-        for file, text in before.items():
-            (root / file).write_text(text)
+        for path, text in before.items():
+            (root / path).write_text(text)
     if outcome == "asserted":
         return True, words[0][:90]
     return False, "SURVIVED" if outcome == "passed" else f"NOT BY AN ASSERTION: {words[0][:300]}"
+
+
+def print_diff(mutant: Mutant, modules: Modules) -> None:
+    print(f"# {mutant.name}: {mutant.wrong}")
+    for path, (old, new) in changed_files(mutant, modules).items():
+        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), path, path, lineterm="", n=2)
+        print("\n".join(lines))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
     parser.add_argument("--list", action="store_true", help="print the catalogue")
+    parser.add_argument("--diff", action="store_true", help="print what each does to the code")
     parser.add_argument(
         "--no-baseline", action="store_true", help="do not run the tests without a mutant first"
     )
@@ -108,6 +130,11 @@ def main() -> int:
     if options.list:
         for mutant in chosen:
             print(f"{mutant.name:<48} {mutant.wrong}")
+        return 0
+    modules = read_modules(ROOT)
+    if options.diff:
+        for mutant in chosen:
+            print_diff(mutant, modules)
         return 0
     survivors = []
     with tempfile.TemporaryDirectory(prefix="bridge-mutants-") as directory:
@@ -122,7 +149,7 @@ def main() -> int:
                 return 2
         for mutant in chosen:
             began = time.monotonic()
-            caught, words_of = verdict_on(mutant, root)
+            caught, words_of = verdict_on(mutant, modules, root)
             seconds = time.monotonic() - began
             verdict = "caught" if caught else "ALIVE"
             print(f"{verdict:<7} {seconds:>4.0f} s  {mutant.name:<48} {words_of}", flush=True)

@@ -1,16 +1,10 @@
-"""Every mutant: what is wrong with it, the text that makes it so, and the tests that must fail by an assertion."""
+"""Every mutant: what is wrong with it, the edits that make it so, and the tests that must fail by an assertion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-PROTOCOL = "bridge/core/protocol.py"
-PREFLIGHT = "bridge/core/preflight.py"
-LEDGER = "bridge/postgres/ledger.py"
-TRANSACTION = "bridge/apply/transaction.py"
-SAVEPOINT = "bridge/apply/savepoint.py"
-FOLD = "bridge/core/fold.py"
+from tests.mutants.edits import Code, Edit, Module, Modules, Sql, apply
 
 WALKS = "tests/model/test_walks.py"
 FOLDING = "tests/unit/pipeline/test_fold.py"
@@ -30,28 +24,18 @@ def real(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
-    """Replace a text that stands in the file exactly once."""
-
-    file: str
-    old: str
-    new: str
-
-    def apply(self, root: Path) -> None:
-        path = root / self.file
-        text = path.read_text()
-        found = text.count(self.old)
-        if found != 1:
-            raise LookupError(f"{self.file} has {found} times, not once:\n{self.old}")
-        path.write_text(text.replace(self.old, self.new))
-
-
-@dataclass(frozen=True, slots=True)
 class Mutant:
     name: str
     wrong: str
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]
+
+    def apply(self, modules: Modules) -> dict[str, Module]:
+        """The modules with this mutant. Raises NotOnePlace."""
+        changed = dict(modules)
+        for edit in self.edits:
+            changed = apply(edit, changed)
+        return changed
 
 
 MUTANTS = (
@@ -59,12 +43,13 @@ MUTANTS = (
         "acknowledge-before-commit",
         "the slot is told of a batch that was sent, not of one that is durable",
         (
-            Edit(
-                PROTOCOL,
-                "        return not batch.whole\n\n    def look_at_source",
-                "        if batch.whole:\n"
-                "            yield from ask(Confirm(batch.end_lsn))\n"
-                "        return not batch.whole\n\n    def look_at_source",
+            Code(
+                "return not $BATCH.whole",
+                """
+if $BATCH.whole:
+    yield from ask(to.Confirm($BATCH.end_lsn))
+return not $BATCH.whole
+""",
             ),
         ),
         (WALKS,),
@@ -73,15 +58,18 @@ MUTANTS = (
         "ledger-in-its-own-transaction",
         "effects commit first, the ledger afterwards",
         (
-            Edit(
-                PROTOCOL,
-                "        yield from ask(Apply(batch, self.ledger, after, list_as=list_as, thin=thin))\n"
-                "        if batch.whole:\n"
-                "            self.sent = after\n",
-                "        yield from ask(Apply(batch, self.ledger, self.ledger))\n"
-                "        if batch.whole:\n"
-                "            yield from ask(Settle())\n"
-                "            yield from self.save(after, thin=thin)\n",
+            Code(
+                """
+yield from ask(to.Apply($BATCH, self.ledger, $AFTER, list_as=$LIST, thin=$THIN))
+if $BATCH.whole:
+    self.sent = $AFTER
+""",
+                """
+yield from ask(to.Apply($BATCH, self.ledger, self.ledger))
+if $BATCH.whole:
+    yield from ask(to.Settle())
+    yield from self.save($AFTER, thin=$THIN)
+""",
             ),
         ),
         (WALKS,),
@@ -89,29 +77,22 @@ MUTANTS = (
     Mutant(
         "acknowledge-every-keepalive",
         "what was received is confirmed, durable or not",
-        (Edit(PROTOCOL, "return min(self.ledger.safe_lsn, verified)", "return verified"),),
+        (Code("min(self.ledger.safe_lsn, $VERIFIED)", "$VERIFIED"),),
         (WALKS,),
     ),
     Mutant(
         "commit-lsn-for-end-lsn",
         "the position of a transaction is where its commit record begins",
-        (
-            Edit(
-                "bridge/core/pgoutput.py",
-                "_, _, end, clock = _COMMIT(data, _HEADER + 1)",
-                "_, end, _, clock = _COMMIT(data, _HEADER + 1)",
-            ),
-        ),
+        (Code("_, _, $END, $CLOCK = $UNPACK($DATA, $AT)", "_, $END, _, $CLOCK = $UNPACK($DATA, $AT)"),),
         (quick("test_a_transactions_position_is_just_behind_its_commit_record"),),
     ),
     Mutant(
         "no-epoch",
         "whoever knows the position may write",
         (
-            Edit(
-                LEDGER,
-                "stream = $1 and epoch = $2::bigint and session = $3::uuid and",
-                "stream = $1 and $2::bigint is not null and $3::uuid is not null and",
+            Sql(
+                "epoch = $2::bigint and session = $3::uuid and",
+                "$2::bigint is not null and $3::uuid is not null and",
             ),
         ),
         (real("test_a_bridge_that_was_taken_over_writes_nothing_more"),),
@@ -120,15 +101,15 @@ MUTANTS = (
         "no-row-lock-on-unknown-commit",
         "the fence reads the row as it was before the commit whose answer was lost",
         (
-            Edit(
-                LEDGER,
-                '    f"update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"\n'
-                '    f" where stream = $1 returning {_COLUMNS}"\n',
-                '    f"with old as materialized (select * from bridge.checkpoint where stream = $1),"\n'
-                '    f" taken as (update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid,"\n'
-                '    f" updated_at = now() where stream = $1 returning 1)"\n'
-                "    f\" select {_COLUMNS.replace(' epoch,', ' epoch + 1,').replace('session::text', '$2::text')}\"\n"
-                '    f" from old, taken"\n',
+            Sql(
+                "update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
+                " where stream = $1 returning {}",
+                "with old as materialized (select * from bridge.checkpoint where stream = $1),"
+                " taken as (update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
+                " where stream = $1 returning 1),"
+                " read as (select (jsonb_populate_record(null::bridge.checkpoint, to_jsonb(old) || jsonb_build_object("
+                "'epoch', epoch + 1, 'session', $2::uuid))).* from old, taken)"
+                " select {} from read",
             ),
         ),
         (real("test_the_fence_waits_for_a_commit_in_flight_and_reads_what_it_wrote"),),
@@ -136,18 +117,22 @@ MUTANTS = (
     Mutant(
         "synchronous-commit-off",
         "a commit is answered before it is flushed",
-        (Edit("bridge/postgres/target.py", '"synchronous_commit": "on"', '"synchronous_commit": "off"'),),
+        (
+            Code(
+                '{"synchronous_commit": "on", "bytea_output": $HEX, **$REST}',
+                '{**$REST, "bytea_output": $HEX, "synchronous_commit": "off"}',
+            ),
+        ),
         (real("test_a_commit_is_durable_whatever_the_role_is_set_to"),),
     ),
     Mutant(
         "id-greater-than-cursor",
         "polling goes on behind the greatest seq that it has read",
         (
-            Edit(
-                "bridge/postgres/outbox.py",
-                "({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[]))",
+            Sql(
+                "({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[])) and pg_visible_in_snapshot(",
                 "{seq} > coalesce((select max(seq) from outbox.event where xid < %(xmax)s::xid8"
-                " and not xid = any(%(xip)s::xid8[])), 0)",
+                " and not xid = any(%(xip)s::xid8[])), 0) and pg_visible_in_snapshot(",
             ),
         ),
         (real("test_a_lower_seq_that_commits_later_is_read"),),
@@ -156,16 +141,13 @@ MUTANTS = (
         "greater-of-two-positions",
         "a new slot's position counts only where it is greater than the old slot's",
         (
-            Edit(
-                PROTOCOL,
-                "after = replace(after, applied_lsn=goal.lsn, safe_lsn=goal.lsn)",
-                "after = replace(after, applied_lsn=max(now.applied_lsn, goal.lsn),"
-                " safe_lsn=max(now.safe_lsn, goal.lsn))",
+            Code(
+                "replace($NOW, applied_lsn=$GOAL.lsn, safe_lsn=$GOAL.lsn)",
+                "replace($NOW, applied_lsn=max($NOW.applied_lsn, $GOAL.lsn), safe_lsn=max($NOW.safe_lsn, $GOAL.lsn))",
             ),
-            Edit(
-                PREFLIGHT,
-                "ledger = replace(ledger, applied_lsn=switch, safe_lsn=switch, witness_id=None, witness_xid=None)",
-                "ledger = replace(ledger, witness_id=None, witness_xid=None)",
+            Code(
+                "replace($NOW, applied_lsn=$SWITCH, safe_lsn=$SWITCH, witness_id=None, witness_xid=None)",
+                "replace($NOW, witness_id=None, witness_xid=None)",
             ),
         ),
         (focused("keeps_the_greater_of_two_positions"),),
@@ -173,23 +155,15 @@ MUTANTS = (
     Mutant(
         "no-future-lsn-check",
         "a source whose WAL ends before what was applied is streamed from",
-        (Edit(PREFLIGHT, "elif source.flush_lsn < reached:", "elif source.flush_lsn < 0:"),),
+        (Code("$SOURCE.flush_lsn < $REACHED", "False"),),
         (quick("test_a_source_whose_wal_ends_before_what_was_applied_halts"),),
     ),
     Mutant(
         "no-slot-ahead-of-ledger-check",
         "a slot that somebody has advanced is streamed from",
         (
-            Edit(
-                PREFLIGHT,
-                "slot is not None and slot.confirmed_flush > (goal if from_table else ledger.safe_lsn),",
-                "goal < 0,",
-            ),
-            Edit(
-                PROTOCOL,
-                "if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:",
-                "if slot is None:",
-            ),
+            Code("$SLOT is not None and $SLOT.confirmed_flush > $GOAL", "False"),
+            Code("$SLOT is None or $SLOT.confirmed_flush > $SAFE", "$SLOT is None"),
         ),
         (focused("does_not_compare_slot_and_ledger"),),
     ),
@@ -197,11 +171,13 @@ MUTANTS = (
         "dead-letter-outside-the-transaction",
         "the batch commits, then its dead letters are written",
         (
-            Edit(
-                TRANSACTION,
-                "        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])\n",
-                "        prepared.dead = self._halve(writes, [(n, row) for _, n, row in units])\n"
-                "        self._link.run([IMMEDIATE, COMMIT, BEGIN], self._wait)\n",
+            Code(
+                "$BATCH.dead = $BISECTED",
+                """
+$BATCH.dead = $BISECTED
+$RUN([IMMEDIATE, Statement(b"commit"), Statement(b"begin")])
+""",
+                given="$RUN([ROLLBACK])",
             ),
         ),
         (real("test_killed_before_the_commit_of_a_bisected_batch_no_unit_is_nowhere"),),
@@ -210,10 +186,12 @@ MUTANTS = (
         "half-applied-batch-retried",
         "what succeeded before the refusal stays, and is applied again",
         (
-            Edit(
-                SAVEPOINT,
-                "        run([_SAVE, *statements, IMMEDIATE, DEFERRED, _RELEASE])\n",
-                "        for one in statements:\n            run([_SAVE, one, IMMEDIATE, DEFERRED, _RELEASE])\n",
+            Code(
+                "$RUN([$SAVE, *$STATEMENTS, IMMEDIATE, DEFERRED, $RELEASE])",
+                """
+for one in $STATEMENTS:
+    $RUN([$SAVE, one, IMMEDIATE, DEFERRED, $RELEASE])
+""",
             ),
         ),
         (real("test_a_batch_refused_half_way_is_applied_once"),),
@@ -221,48 +199,35 @@ MUTANTS = (
     Mutant(
         "no-fold-within-a-batch",
         "a key stands twice in one statement",
-        (Edit(FOLD, "    if not cut:\n", "    if cut is not None:\n"),),
+        (Code("if not $CUT: return $WRITES", "return $WRITES", inside="arrange"),),
         (FOLDING,),
     ),
     Mutant(
         "idle-acknowledgement-without-publication-check",
         "positions are confirmed though the publication was changed",
-        (Edit(PROTOCOL, "if seen.publication != self.ledger.publication:", "if seen.publication is None:"),),
+        (Code("$SEEN.publication != self.ledger.publication", "$SEEN.publication is None"),),
         (focused("idles_without_a_publication_check"),),
     ),
     Mutant(
         "empty-commits-past-buffered-work",
         "a keepalive's position counts though transactions before it wait to be handed out",
-        (
-            Edit(
-                "bridge/core/pgoutput.py",
-                "return not (self.inside or self.ready or self._batch.xids)",
-                "return not self.inside",
-            ),
-        ),
+        (Code("not (self.inside or self.ready or $WAITING)", "not self.inside"),),
         (quick("test_a_keepalives_position_covers_nothing_that_waits_to_be_handed_out"),),
     ),
     Mutant(
         "floor-raised-before-l-is-received",
         "the floor rises to a snapshot whose transactions are not all received",
-        (
-            Edit(
-                PROTOCOL,
-                "if raised is not None and verified < raised.insert_lsn:",
-                "if raised is not None and verified < 0:",
-            ),
-        ),
+        (Code("$RAISED is not None and $VERIFIED < $RAISED.insert_lsn", "False"),),
         (WALKS,),
     ),
     Mutant(
         "applied-emptied-instead-of-thinned",
         "a new floor takes all of `applied`, what it does not show as well",
         (
-            Edit(
-                LEDGER,
-                '    b"delete from bridge.applied where stream = $1 and not exists"\n'
-                '    b" (select from unnest(xids) as x where not pg_visible_in_snapshot(x, $2::pg_snapshot))"\n',
-                '    b"delete from bridge.applied where stream = $1 and $2::pg_snapshot is not null"\n',
+            Sql(
+                "and not exists"
+                " (select from unnest(xids) as x where not pg_visible_in_snapshot(x, $2::pg_snapshot))",
+                "and $2::pg_snapshot is not null",
             ),
         ),
         (real("test_a_new_floor_takes_out_of_applied_only_what_it_shows"),),
@@ -271,12 +236,13 @@ MUTANTS = (
         "next-abandoned-half-read",
         "a session that finds a goal half read begins another",
         (
-            Edit(
-                PROTOCOL,
-                '        slot_good = reason == "catchup"',
-                "        slot_good = False\n"
-                "        if self.ledger.next is not None:\n"
-                "            yield from self.save(replace(self.ledger, next=None))",
+            Code(
+                '$GOOD = $REASON == "catchup"',
+                """
+$GOOD = False
+if self.ledger.next is not None:
+    yield from self.save(replace(self.ledger, next=None))
+""",
             ),
         ),
         (WALKS,),
@@ -284,57 +250,31 @@ MUTANTS = (
     Mutant(
         "next-read-while-it-shows-a-running-xid",
         "a slot's snapshot is read from the table before all that it shows can be seen",
-        (
-            Edit(
-                PROTOCOL,
-                "while goal.from_slot and (yield from ask(StillRunning(goal.snapshot))):",
-                "while goal.seq < 0:",
-            ),
-        ),
+        (Code("$GOAL.from_slot and (yield from ask(to.StillRunning(...)))", "False"),),
         (focused("reads_a_goal_that_shows_a_running_xid"),),
     ),
     Mutant(
         "publication-checked-by-existence-only",
         "one that was dropped and made again is taken for the same",
         (
-            Edit(
-                "bridge/postgres/source.py",
-                "concat_ws(' ', p.oid || ':' || p.xmin,",
-                "left(concat_ws(' ', p.oid || ':' || p.xmin,",
-            ),
-            Edit(
-                "bridge/postgres/source.py",
-                "            to_regclass(%(table)s)::oid::text)\n",
-                "            to_regclass(%(table)s)::oid::text), 0)\n",
-            ),
+            Sql("concat_ws(' ', p.oid", "left(concat_ws(' ', p.oid"),
+            Sql("to_regclass(%(table)s)::oid::text) from", "to_regclass(%(table)s)::oid::text), 0) from"),
         ),
         (real("test_a_publication_that_was_away_is_another_one"),),
     ),
     Mutant(
         "no-witness",
         "nobody looks whether the last applied event is still in the outbox",
-        (
-            Edit(
-                PREFLIGHT,
-                "if not source.witness_present and not _pruned_since(ledger.witness_xid, source.pruned):",
-                "if source.flush_lsn < 0:",
-            ),
-        ),
+        (Code("not $SOURCE.witness_present and $NOT_PRUNED", "False"),),
         (focused("asks_for_no_witness"),),
     ),
     Mutant(
         "fold-per-plan-instead-of-per-table",
         "two plans that write one table are each in order, and not with each other",
         (
-            Edit(
-                FOLD,
-                "    tables: dict[tuple[str, str], list[int]] = {}\n",
-                "    tables: dict[tuple[str, int], list[int]] = {}\n",
-            ),
-            Edit(
-                FOLD,
-                "tables.setdefault((write.shape.schema, write.shape.table), []).append(number)",
-                "tables.setdefault((write.shape.schema, number), []).append(number)",
+            Code(
+                "$TABLES.setdefault(($WRITE.shape.schema, $WRITE.shape.table), []).append($NUMBER)",
+                "$TABLES.setdefault(($WRITE.shape.schema, $NUMBER), []).append($NUMBER)",
             ),
         ),
         (FOLDING,),
@@ -343,20 +283,18 @@ MUTANTS = (
         "an-entity-by-whoever-writes-last",
         "an event that is applied again, or late, writes over what a newer one said of an entity",
         (
-            Edit(
-                "bridge/postgres/entity.py",
+            Sql(
                 "where (excluded.seqs ->> newer.name)::bigint > coalesce(",
                 "where (excluded.seqs ->> newer.name)::bigint <> coalesce(",
             ),
-            Edit(
-                "bridge/postgres/entity.py",
+            Sql(
                 "where newer.seq::bigint > coalesce((kept.seqs ->> newer.name)::bigint, 0))",
                 "where newer.seq <> '')",
             ),
         ),
         (
             "tests/integration/ops/test_entities.py::"
-            "test_the_database_merges_as_the_planner_does_whatever_the_order_and_however_often",
+            "test_the_database_merges_entities_as_the_planner_does_in_any_order",
         ),
     ),
 )

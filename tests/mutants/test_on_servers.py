@@ -6,24 +6,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge.core.done import Seqs
-from bridge.core.ledger import Ledger
-from bridge.core.lsn import Lsn
-from bridge.core.requests import ReadMissing
-from bridge.core.snapshot import Snapshot
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres import wire
 from bridge.postgres.outbox import MissingReader, Outbox
 from bridge.postgres.source import Source, connect_source
-from bridge.postgres.target import BEGIN, COMMIT, Refused, Rows, Statement, TargetLink
-from tests.faults.world import World, until
+from bridge.postgres.target import BEGIN, COMMIT, Refused, ResultRows, Statement, TargetLink
+from bridge.protocol.events import Lsn, Seqs, Snapshot
+from bridge.protocol.facts import Ledger
+from bridge.protocol.requests import ReadMissing
 from tests.support import truth
 from tests.support.servers import Database
+from tests.support.world import World, until
 
 STREAM = b"s"
 Link = Callable[[], "Session"]
@@ -38,7 +35,7 @@ class Session:
     def wait(self) -> None:
         wire.wait([self.link.descriptor], [self.link.descriptor] if self.link.wants_write else [], 1.0)
 
-    def run(self, *statements: Statement) -> Rows:
+    def run(self, *statements: Statement) -> ResultRows:
         return self.link.run(statements, self.wait)
 
     def fence(self) -> Ledger:
@@ -151,13 +148,6 @@ def test_a_publication_that_was_away_is_another_one(source: Database, away_and_b
 # --- whole bridges ------------------------------------------------------------------------------------
 
 GOOD = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 1, "plan": "pro"}
-
-
-@pytest.fixture
-def world(source: Database, target: Database, tmp_path: Path) -> Iterator[World]:
-    made = World(source, target, tmp_path)
-    yield made
-    made.close()
 
 
 def test_killed_before_the_commit_of_a_bisected_batch_no_unit_is_nowhere(world: World) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from struct import pack
 
-from bridge.core.ledger import Ledger, Mode, Registration, SlotFacts, SourceFacts
-from bridge.core.lsn import Lsn
-from bridge.core.pgoutput import Decoder
-from bridge.core.preflight import judge
-from bridge.core.snapshot import Snapshot
 from bridge.errors import Halt
+from bridge.protocol.events import Lsn, Snapshot
+from bridge.protocol.facts import Ledger, Mode, Registration, SlotFacts, SourceFacts
+from bridge.protocol.preflight import judge
+from bridge.stream.decode import Decoder
 from tests.unit.test_pgoutput import NAMES, begin, commit, event, insert, relation
 
 
@@ -105,7 +104,7 @@ def test_an_old_idle_advance_is_not_what_a_new_session_may_acknowledge() -> None
         assert (judged.catch_up, judged.ledger.safe_lsn) == (None, safe)
 
 
-def test_a_promotion_from_below_an_idle_advance_is_caught_up_and_takes_the_advance_back() -> None:
+def test_a_promotion_from_below_an_idle_advance_takes_the_advance_back() -> None:
     """Nothing applied is lost, and yet the WAL between applied_lsn and safe_lsn is another one now."""
     advanced = replace(LEDGER, safe_lsn=Lsn(5900))
     promoted = replace(SOURCE, timeline=2, switch_points={1: Lsn(5500)})

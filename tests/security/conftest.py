@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bridge.demo.binaries import find_binaries
-from bridge.demo.cluster import Cluster
-from bridge.demo.workspace import Workspace
-from tests.faults.world import World
+from bridge.demo.binaries import find_binaries, server_identity
+from bridge.demo.servers import Workspace
 from tests.security.certificates import Authority
 from tests.security.pgbouncer import PgBouncer
-from tests.support import customer
-from tests.support.servers import Database, create_database, drop_database
-
-
-@pytest.fixture
-def world(source: Database, target: Database, tmp_path: Path) -> Iterator[World]:
-    """A fresh source and target, and the bridges between them."""
-    made = World(source, target, tmp_path)
-    yield made
-    made.close()
+from tests.support.servers import Database, EmbeddedServer, drop_database
+from tests.support.world import World, make_database
 
 
 @pytest.fixture
 def pgbouncer() -> Iterator[Callable[..., PgBouncer]]:
     """Makes poolers: `pgbouncer(dsn, "transaction")`."""
     made: list[PgBouncer] = []
-    root = Path(tempfile.mkdtemp(prefix="outbox-bridge-pooler-"))
-    root.chmod(0o755)
+    root = server_identity().folder("outbox-bridge-pooler-")
 
     def make(server: str, mode: str, **settings: object) -> PgBouncer:
         made.append(PgBouncer(root / str(len(made)), server, mode, **settings))
@@ -58,7 +46,7 @@ def _with_tls() -> Path:
 class TlsServer:
     """A server that takes nothing but TLS; its certificate is for localhost."""
 
-    def __init__(self, cluster: Cluster, authority: Authority) -> None:
+    def __init__(self, cluster: EmbeddedServer, authority: Authority) -> None:
         self.cluster = cluster
         self.authority = authority
 
@@ -80,24 +68,18 @@ class TlsServer:
 def tls() -> Iterator[TlsServer]:
     with Workspace(find_binaries(_with_tls())) as workspace:
         authority = Authority(workspace.root / "authority")
-        cluster = workspace.cluster("tls", settings={"ssl": "on"})
+        cluster = EmbeddedServer(workspace, "tls", settings={"ssl": "on"}).init()
         server = TlsServer(cluster, authority)
         server.show(*authority.certificate("server", "localhost"))
         (cluster.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
         cluster.start()
-        customer.make_roles(cluster)
         yield server
 
 
 @pytest.fixture
 def tls_world(tls: TlsServer, tmp_path: Path) -> Iterator[World]:
     """A source and a target on the TLS server; bridges reach both by verify-full."""
-    [(number,)] = tls.cluster.execute("select count(*) from pg_database")
-    source, target = (create_database(tls.cluster, f"{kind}_{number}") for kind in ("source", "target"))
-    with source.connect() as connection:
-        customer.make_source(connection)
-    with target.connect() as connection:
-        customer.make_target(connection)
+    source, target = (make_database(tls.cluster, f"tls_{kind}", kind) for kind in ("source", "target"))
     made = World(source, target, tmp_path)
     yield made
     made.close()

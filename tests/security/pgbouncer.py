@@ -21,7 +21,10 @@ class PgBouncer:
 
     def __init__(self, directory: Path, server: str, mode: str, **settings: Any) -> None:
         """server: a DSN whose host and port it forwards to. mode: transaction or session."""
-        program, environment = tool("pgbouncer", "pgbouncer", "libevent-2.1-7", "libc-ares2")
+        identity = server_identity()  # it refuses root
+        program, environment = tool(
+            "pgbouncer", "pgbouncer", "libevent-2.1-7", "libc-ares2", identity=identity
+        )
         known = conninfo_to_dict(server)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -45,7 +48,6 @@ class PgBouncer:
             f"[databases]\n* = host={known['host']} port={known['port']}\n[pgbouncer]\n"
             + "".join(f"{name} = {value}\n" for name, value in lines.items())
         )
-        identity = server_identity()  # it refuses root
         for path in (directory, users, config):
             identity.own(path)
         self.log = directory / "pgbouncer.log"

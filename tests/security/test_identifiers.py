@@ -10,18 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from bridge.core.event import Event
-from bridge.core.plan import Write
-from bridge.core.spec import TableSpec
+from bridge.config.pipeline import table_names
 from bridge.errors import ConfigError
+from bridge.planning.plan import Write
+from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
-from bridge.postgres.catalog import connect_target, table_shape
+from bridge.postgres.catalog import connect_target, excess_powers, table_shape
 from bridge.postgres.outbox import Outbox
-from bridge.postgres.roles import excess_powers
 from bridge.postgres.schema import publication_sql
 from bridge.postgres.source import require_outbox
 from bridge.postgres.target import BEGIN, ROLLBACK, Statement, TargetLink
 from bridge.postgres.write import write_statement
+from bridge.protocol.events import Event
 from tests.support.servers import Database
 
 NASTY = [
@@ -58,8 +58,9 @@ def test_any_name_is_written_to_as_it_is(target: Database) -> None:
             owner.execute(made)
             try:
                 written = '"{}"."{}"'.format(schema.replace('"', '""'), table.replace('"', '""'))
+                assert table_names(written) == (schema, table)
                 spec = TableSpec(
-                    "d", "w", written, "upsert", (key,), columns={key: "$meta.id", column: "$event.v"}
+                    "d", "w", schema, table, "upsert", (key,), columns={key: "$meta.id", column: "$event.v"}
                 )
                 with connect_target(target.dsn, "identifiers") as looking:
                     shape, findings = table_shape(looking, spec, {})
@@ -104,7 +105,7 @@ def test_a_slots_name_is_what_postgres_takes_and_nothing_else(name: str) -> None
 def test_a_name_of_64_bytes_is_another_table(target: Database) -> None:
     """Postgres cuts it with a notice; the bridge must not write into the table of the shorter name."""
     target.execute(f'create table events."{"x" * 63}" (k text primary key)')
-    spec = TableSpec("d", "w", f'events."{"x" * 64}"', columns={"k": f"$meta.{uuid.uuid4().hex[:3]}"})
+    spec = TableSpec("d", "w", "events", "x" * 64, columns={"k": f"$meta.{uuid.uuid4().hex[:3]}"})
     with connect_target(target.dsn, "identifiers") as looking:
         shape, [finding] = table_shape(looking, spec, {})
     assert shape is None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from bridge.demo.cluster import Cluster
 from bridge.postgres.schema import install_source, notify_sql, source_sql
-from tests.faults.world import Document, World
-from tests.support.servers import Database
+from tests.support.servers import Database, EmbeddedServer
+from tests.support.world import Document, World
 
 
 def _poll_seldom(document: Document) -> None:
@@ -47,7 +46,7 @@ def _fill(connection: psycopg.Connection) -> None:
 @pytest.mark.security(1)
 @pytest.mark.fault(53)
 def test_a_notification_queue_that_is_full_does_not_stop_a_producer(
-    source_cluster: Cluster, source: Database
+    source_cluster: EmbeddedServer, source: Database
 ) -> None:
     """A listener that stays in a transaction keeps the queue; somebody else fills it."""
     source_cluster.configure(max_notify_queue_pages=64)

@@ -11,10 +11,9 @@ import uuid
 import psycopg
 import pytest
 
-from bridge.demo.cluster import Cluster
-from tests.faults.world import Document, World, until
 from tests.support.bridge_process import BridgeProcess
-from tests.support.servers import Database
+from tests.support.servers import Database, EmbeddedServer
+from tests.support.world import Document, World, until
 
 CANARY = "zebra-canary-9127"
 _DDL = re.compile(
@@ -74,7 +73,7 @@ def test_the_bridges_role_can_create_nothing(target: Database) -> None:
 
 
 @pytest.mark.security(1)
-def test_polling_needs_no_replication(source_cluster: Cluster, source: Database, world: World) -> None:
+def test_polling_needs_no_replication(source_cluster: EmbeddedServer, source: Database, world: World) -> None:
     source.execute("alter role outbox_bridge noreplication")
     world.configure(_poll)
     world.bridge().start().wait_ready()
@@ -86,7 +85,7 @@ def test_polling_needs_no_replication(source_cluster: Cluster, source: Database,
 
 @pytest.mark.security(2)
 def test_a_whole_run_does_no_ddl_on_the_target(
-    target_cluster: Cluster, target: Database, world: World
+    target_cluster: EmbeddedServer, target: Database, world: World
 ) -> None:
     """Catch-up, stream, dead letters, a reload, polling, a crash: the server logs every statement of DDL."""
     with world.producer() as producer:
@@ -122,11 +121,11 @@ def test_a_whole_run_does_no_ddl_on_the_target(
     ],
 )
 def test_a_role_that_may_too_much_is_warned_of_and_refused_under_strict(
-    target_cluster: Cluster, target: Database, world: World, grant: str, says: str
+    target_cluster: EmbeddedServer, target: Database, world: World, grant: str, says: str
 ) -> None:
     target.execute(grant)
     bridge = world.bridge().start().wait_ready()
-    assert says in bridge.wait_log("the role may do more than the bridge needs")
+    assert says in bridge.wait_log("the role has more privileges than the bridge needs")
     world.law()
     bridge.terminate()
     world.configure(lambda document: document.update(strict=True))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bridge.core.expressions.expression import ExpressionSyntaxError, compile_expression
-from bridge.core.expressions.template import TemplateSyntaxError, compile_template
-from bridge.core.failure import ExpressionFailure
+from bridge.errors import ExpressionFailure
+from bridge.expressions.expression import ExpressionSyntaxError, compile_expression
+from bridge.expressions.template import TemplateSyntaxError, compile_template
 
 CONTEXT = {"event": {"a": 2.5, "s": "a" * 40_000, "l": ["a", "b"] * 2_000, "n": 10**9}}
 HUGE = (

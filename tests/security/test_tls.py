@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from bridge.postgres import wire
-from tests.faults.world import World
 from tests.security.certificates import Authority
 from tests.security.conftest import TlsServer
 from tests.security.records import RecordProxy
+from tests.support.world import World
 
 LARGE = 5 << 20
 
@@ -135,9 +135,15 @@ def test_a_server_that_is_not_proven_is_refused_with_what_to_do(
             tls.dsn(world.target, sslrootcert=str(other.file)),
             "or is not signed by the CA",
         ),
-        "the wrong name": (tls.dsn(world.target, host="db.example.org"), "certificate is for"),
+        "the wrong name": (
+            tls.dsn(world.target, host="db.example.org"),
+            "the host in the dsn that the server's certificate is issued for",
+        ),
         "no authority": (tls.dsn(world.target, sslrootcert=str(tmp_path / "none.crt")), "set sslrootcert"),
-        "no TLS at all": (tls.dsn(world.target, sslmode="disable"), "do not meet"),
+        "no TLS at all": (
+            tls.dsn(world.target, sslmode="disable"),
+            "the server does not support this `sslmode`",
+        ),
     }
     for what, (target, advice) in cases.items():
         bridge = world.bridge(source=good, target=target).start()

@@ -1,37 +1,76 @@
 """Tools of Debian's that tests need (promtool, pgbouncer): found on PATH, else fetched, without root.
 
 The package and the libraries it names are downloaded and unpacked into a folder of the user's cache; nothing
-is installed and no service is started. Where there is no apt, the error says what to install.
+is installed and no service is started. Where there is no apt, the error says what to install. Either way the
+tool has been run once as the user who will run it: it may be another than ours, who cannot reach our cache.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "outbox-bridge-tests"
+from bridge.demo.binaries import Identity
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outbox-bridge-tests"
+_OURSELVES = Identity()
 
 
 class ToolMissing(AssertionError):
     """A tool that a test needs is not here and could not be fetched."""
 
 
-def tool(name: str, *packages: str) -> tuple[str, dict[str, str]]:
-    """The path of `name` and the environment to run it in. packages: Debian's, its own first."""
+def tool(name: str, *packages: str, identity: Identity = _OURSELVES) -> tuple[str, dict[str, str]]:
+    """The path of `name`, where `identity` can run it, and the environment to run it in. packages: Debian's,
+    its own first."""
+    environment = identity.popen(Path("/"))["env"]
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    if found is not None:
-        return found, dict(os.environ)
-    root = CACHE / packages[0]
-    if not (root / ".complete").exists():
-        _fetch(name, root, packages)
+    if found is not None and identity.run([found, "--version"]).returncode == 0:
+        return found, environment
+    root = _unpacked(name, packages, identity)
+    return str(_program(root, name)), environment | _libraries(root)
+
+
+@cache
+def _unpacked(name: str, packages: tuple[str, ...], identity: Identity) -> Path:
+    """Debian's packages, in a folder where `identity` can run the program in them."""
+    part = Path(packages[0])
+    with _locked(CACHE):  # several test processes may want it at once
+        if not (CACHE / part / ".complete").exists():
+            _fetch(name, CACHE / part, packages)
+
+    def version(base: Path) -> subprocess.CompletedProcess[str]:
+        root = base / part
+        return identity.run([_program(root, name), "--version"], _libraries(root))
+
+    return identity.within_reach(CACHE, [part], version) / part
+
+
+def _program(root: Path, name: str) -> Path:
     programs = (at for at in root.rglob(name) if at.parent.name in ("bin", "sbin", "games"))
     path = next((at for at in programs if at.is_file() and os.access(at, os.X_OK)), None)
     if path is None:
-        raise ToolMissing(f"{name} is not in Debian's {packages[0]}")
-    libraries = {str(at.parent) for at in root.rglob("*.so*")}
-    return str(path), {**os.environ, "LD_LIBRARY_PATH": ":".join(sorted(libraries))}
+        raise ToolMissing(f"{name} is not in Debian's {root.name}")
+    return path
+
+
+def _libraries(root: Path) -> dict[str, str]:
+    folders = {str(at.parent) for at in root.rglob("*.so*")}
+    return {"LD_LIBRARY_PATH": ":".join(sorted(folders))}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _fetch(name: str, root: Path, packages: tuple[str, ...]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email
-import socket
 import threading
 from email.message import Message
 from email.policy import default
@@ -12,6 +11,8 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from tests.support.servers import free_port
 
 
 class MailServer:
@@ -22,9 +23,7 @@ class MailServer:
         self.refuse: set[str] = set()  # recipients that get 550
         self.mails: list[tuple[list[str], Message]] = []
         self._news = threading.Condition()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
 

@@ -1,27 +1,35 @@
-"""Where the tests' servers come from: the embedded launcher, testcontainers, or a DSN.
+"""Where the tests' servers come from: embedded, in containers, or yours.
 
 `BRIDGE_TEST_POSTGRES=testcontainers` (image: BRIDGE_TEST_IMAGE) and `BRIDGE_TEST_DSN` choose; without
-them a cluster of our own is started. Tests see a `Server`; those that crash one ask for a
-`RestartableServer`, which a DSN cannot be.
+them a server of our own is started. Tests see a `Server`; those that crash one ask for a
+`RestartableServer`, which a DSN cannot be; those that copy or promote one for an `EmbeddedServer`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from bridge.demo.cluster import Cluster, ClusterError, StopMode
-from bridge.demo.workspace import Workspace
+from bridge.demo.servers import Cluster, ClusterError, Workspace
 
 Provider = Literal["embedded", "testcontainers", "dsn"]
+StopMode = Literal["smart", "fast", "immediate"]
+_STOP_SIGNALS: dict[StopMode, signal.Signals] = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
 
 
 def provider() -> Provider:
@@ -34,6 +42,13 @@ def provider() -> Provider:
     if asked not in ("", "embedded"):
         raise ValueError(f"BRIDGE_TEST_POSTGRES={asked}: embedded or testcontainers; or set BRIDGE_TEST_DSN")
     return "embedded"
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Server(Protocol):
@@ -54,6 +69,71 @@ class RestartableServer(Server, Protocol):
     def kill_backend(self, pid: int) -> None: ...
     def log_tail(self, lines: int = 20) -> str: ...
     def discard(self) -> None: ...
+
+
+class EmbeddedServer(Cluster):
+    """A cluster of the demo's, and what only tests do to one: crash, reconfigure, copy, restore, promote."""
+
+    def stop(self, mode: StopMode = "fast", deadline: float = 60.0) -> float:
+        """Stop and wait; returns the seconds it took."""
+        return self.end(_STOP_SIGNALS[mode], deadline)
+
+    def crash(self) -> None:
+        """Immediate stop: no checkpoint, the next start recovers from the WAL."""
+        self.stop("immediate")
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def kill_backend(self, pid: int) -> None:
+        """SIGKILL to one backend makes the server end all of them and recover."""
+        os.kill(pid, signal.SIGKILL)
+
+    def configure(self, **settings: str | int) -> None:
+        """Also of a running server, which reads them again."""
+        super().configure(**settings)
+        if self._process is not None and self.running:
+            self._process.send_signal(signal.SIGHUP)
+
+    def clone_at(self, directory: Path) -> Path:
+        """Keep a copy of the data directory as it is now, for `restore`. Stopped: the very files, slots
+        included. Running: a base backup, same timeline, which holds no slots."""
+        if self.running:
+            self._back_up(directory)
+        else:
+            self._execute(["cp", "-Rp", str(self.data), str(directory)])
+        return directory
+
+    def restore(self, copy: Path) -> None:
+        """Replace the stopped server's data directory by a copy, as a restore from a disk image does."""
+        if self.running:
+            raise ClusterError("stop the server before restoring it")
+        shutil.rmtree(self.data)
+        self._execute(["cp", "-Rp", str(copy), str(self.data)])
+
+    def clone(self, copy: Path, name: str) -> EmbeddedServer:
+        """Another server, on its own port, over a copy made by `clone_at`."""
+        return self._sibling(name).copy_from(copy)
+
+    def standby(self, name: str = "standby", **settings: str | int) -> EmbeddedServer:
+        """A streaming standby of this running server, not started yet."""
+        other = self._sibling(name)
+        self._back_up(other.data, "-R")
+        other.configure(hot_standby="on", hot_standby_feedback="on", **settings)
+        return other
+
+    def promote(self, deadline: float = 60.0) -> None:
+        """End recovery: a new timeline."""
+        self.execute("select pg_promote(true, %s)", [int(deadline)])
+
+    def _back_up(self, data: Path, *more: str) -> None:
+        arguments = ("-D", str(data), "-d", self.dsn(), "--checkpoint=fast", "-X", "stream")
+        self._run("pg_basebackup", *arguments, *more)
+
+    def _sibling(self, name: str) -> EmbeddedServer:
+        name = f"{self.directory.name}-{name}"
+        return EmbeddedServer(self.workspace, name, password=self.password, settings=self.settings)
 
 
 class DsnServer:
@@ -85,9 +165,7 @@ class ContainerServer:
         # The old import path warns, and warnings are errors here.
         from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this provider
 
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         container = PostgresContainer(image, username="postgres", password="bridge", dbname="postgres")
         self._container = container.with_bind_ports(5432, self.port)
         self._container.start()
@@ -131,9 +209,8 @@ class ContainerServer:
 
     def stop(self, mode: StopMode = "fast", deadline: float = 60.0) -> float:
         began = time.monotonic()
-        signals = {"smart": "SIGTERM", "fast": "SIGINT", "immediate": "SIGQUIT"}
         if self.running:
-            self._docker.kill(signals[mode])
+            self._docker.kill(_STOP_SIGNALS[mode].name)
             self._docker.wait(timeout=deadline)
         return time.monotonic() - began
 
@@ -169,7 +246,7 @@ class Servers:
             self._workspace = Workspace()
         return self._workspace
 
-    def shared(self, name: str, prepare: Callable[[Server], None]) -> Server:
+    def shared(self, name: str, prepare: Callable[[Server], object]) -> Server:
         """The session's server of this name; `prepare` runs once on it. A DSN serves every name."""
         if name not in self._shared:
             if self.provider == "dsn":
@@ -180,12 +257,14 @@ class Servers:
             self._shared[name] = server
         return self._shared[name]
 
-    def private(self, name: str, settings: dict[str, str | int] | None = None) -> Cluster | ContainerServer:
+    def private(
+        self, name: str, settings: dict[str, str | int] | None = None
+    ) -> EmbeddedServer | ContainerServer:
         """A started server of the caller's own; the caller discards it."""
         self._made += 1
         if self.provider == "testcontainers":
             return ContainerServer(os.environ.get("BRIDGE_TEST_IMAGE", "postgres:18"), settings)
-        return self.workspace.cluster(f"{name}-{self._made}", settings=settings).start()
+        return EmbeddedServer(self.workspace, f"{name}-{self._made}", settings=settings).init().start()
 
     def close(self) -> None:
         for name, server in self._shared.items():

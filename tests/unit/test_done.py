@@ -5,10 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.done import Done, Seqs, listed
-from bridge.core.event import Batch, Event
-from bridge.core.lsn import Lsn
-from bridge.core.snapshot import NOTHING, Snapshot
+from bridge.protocol.events import NOTHING, Batch, Done, Event, Lsn, Seqs, Snapshot, listed
 
 
 @given(st.sets(st.integers(-5, 30)))
@@ -44,7 +41,7 @@ def test_only_the_rows_that_were_applied_are_left_out_of_a_transaction() -> None
     assert (left.xids, left.end_lsns) == ([5, 6], [10, 20])
 
 
-def test_the_last_chunk_of_a_transaction_names_it_though_its_own_rows_were_applied() -> None:
+def test_the_last_chunk_names_its_transaction_though_its_rows_were_applied() -> None:
     last = Batch(events=[event(5, 2)], xids=[5], end_lsns=[Lsn(10)], chunk=True)
     left = Done(listed([([5], Seqs.of([2]))]), NOTHING).without(last)
     assert (left.events, left.xids) == ([], [5])

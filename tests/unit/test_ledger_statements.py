@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.core.ledger import Ledger, Mode
-from bridge.core.lsn import Lsn
 from bridge.postgres import ledger as ledger_sql
+from bridge.protocol.events import Lsn
+from bridge.protocol.facts import Ledger, Mode
 
 STREAMING = Ledger("s", 1, "00000000-0000-0000-0000-000000000000", mode=Mode.STREAM, timeline=1)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.event import Batch, Event
-from bridge.core.pgoutput import Decoder
 from bridge.errors import Halt
+from bridge.protocol.events import Batch, Event
+from bridge.stream.decode import Decoder
 
 OID = 16400
 UUID, INT8, XID8, TIMESTAMPTZ, TEXT, JSONB = 2950, 20, 5069, 1184, 25, 3802
@@ -169,5 +169,5 @@ def test_a_value_that_was_not_sent_halts_with_the_reason() -> None:
 
 def test_a_column_that_was_renamed_halts_with_its_name() -> None:
     decoder = Decoder("outbox", "event", NAMES)
-    with pytest.raises(Halt, match="no column 'payload' any more"):
+    with pytest.raises(Halt, match="no longer has the column 'payload'"):
         decoder.feed([relation([name for name in Event._fields if name != "payload"])])

@@ -29,7 +29,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 SOURCE = PROJECT["urls"]["Source"]
 LOCK = REPOSITORY / "requirements-dev.txt"
-WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
+WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.y*ml"))
 
 
 def text_of(name: str) -> str:
@@ -183,7 +183,7 @@ def test_pre_commit_takes_the_configuration_and_stops_a_bad_commit(tmp_path: Pat
     [
         ("github-workflows", [str(path.relative_to(REPOSITORY)) for path in WORKFLOWS]),
         ("dependabot", [".github/dependabot.yml"]),
-        ("github-issue-forms", [".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/feature.yml"]),
+        ("github-issue-forms", [".github/ISSUE_TEMPLATE/bug.yaml", ".github/ISSUE_TEMPLATE/idea.yaml"]),
         ("github-issue-config", [".github/ISSUE_TEMPLATE/config.yml"]),
     ],
 )
@@ -206,7 +206,7 @@ def test_workflow_may_only_read_and_uses_what_cannot_change(path: Path) -> None:
 
 
 def test_ci_workflow_runs_the_projects_script_on_every_python() -> None:
-    [job] = yaml_of(".github/workflows/ci.yml")["jobs"].values()
+    [job] = yaml_of(".github/workflows/ci.yaml")["jobs"].values()
     matrix = job["strategy"]["matrix"]["python"]
     assert matrix == pythons()
     assert min(matrix, key=Version) in SpecifierSet(PROJECT["requires-python"])
@@ -218,7 +218,7 @@ def test_ci_workflow_runs_the_projects_script_on_every_python() -> None:
 def test_ci_workflow_installs_what_the_script_needs_from_root() -> None:
     needed = set(re.findall(r"need\+=\(([\w-]+)\)", text_of(".ci/run")))
     install = re.search(
-        r"apt-get install .*--no-install-recommends (.*)", text_of(".github/workflows/ci.yml")
+        r"apt-get install .*--no-install-recommends (.*)", text_of(".github/workflows/ci.yaml")
     )
     assert install is not None
     assert needed

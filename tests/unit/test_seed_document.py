@@ -26,9 +26,3 @@ def test_each_sentence_has_a_test() -> None:
     sentences = re.split(r"^\*\*", TEXT, flags=re.MULTILINE)[1:]
     assert sentences
     assert [one.partition("**")[0] for one in sentences if "::" not in one] == []
-
-
-def test_the_documents_that_the_page_links_to_are_there() -> None:
-    linked = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert linked
-    assert [name for name in linked if not (REPOSITORY / "docs" / name).is_file()] == []

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.snapshot import Snapshot, intersection, union
+from bridge.protocol.events import Snapshot, intersection, union
 
 XIDS = range(3, 20)
 

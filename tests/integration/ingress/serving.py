@@ -20,6 +20,7 @@ from bridge.ingress.settings import settings_of
 from bridge.observe.server import bind
 
 KEY = "key-of-the-tests"
+INSTANCE = "1-00000000000000ab"
 EVENT = {"customer_id": "cus_1", "metric": "api-calls", "limit": 100000, "used": 95210, "plan": "pro"}
 CONFIG = """
 version: 1
@@ -100,7 +101,7 @@ class IngressServer:
         listening = bind("127.0.0.1", 0, "ingress.listen")
         self.port = listening.getsockname()[1]
         started.set()
-        await serve_ingress(self.ingress, listening, self._stop, self.connections)
+        await serve_ingress(self.ingress, listening, self._stop, self.connections, instance=INSTANCE)
 
     def reload(self, text: str) -> None:
         self.ingress.reload(self.config(text))

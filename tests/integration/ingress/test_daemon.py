@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.ingress.serving import EVENT, Answer, request
 from tests.support.bridge_process import DEFAULT_CONFIG, BridgeProcess
-from tests.support.servers import Database
+from tests.support.servers import Database, free_port
 from tests.support.truth import settle
 
 INGRESS = """
@@ -48,8 +48,7 @@ class Bridge:
 def bridge(
     source: Database, target: Database, tmp_path: Path, bridge_process: Callable[..., BridgeProcess]
 ) -> Iterator[Bridge]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     key_file = tmp_path / "api.key"
     key_file.write_text("first-key\n")
     config = tmp_path / "bridge.yaml"

@@ -15,20 +15,14 @@ from starlette.routing import Route
 
 from bridge.ingress import body
 from bridge.ingress.app import PUBLIC_PATHS
-from tests.integration.ingress.serving import EVENT, KEY, IngressServer, request
+from tests.integration.ingress.serving import EVENT, INSTANCE, KEY, IngressServer, request
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database, RestartableServer
+from tests.support.world import until
 
 HEAD = f"POST /v1/events/usage.limit_reached HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
 TYPED = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 PATH = "/v1/events/usage.limit_reached"
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s"
-        time.sleep(0.01)
 
 
 def sent(server: IngressServer, data: bytes) -> bytes:
@@ -42,7 +36,7 @@ def sent(server: IngressServer, data: bytes) -> bytes:
 
 
 @pytest.mark.fault(77)
-def test_while_the_database_is_down_nothing_is_accepted_and_then_everything_is(
+def test_nothing_is_accepted_while_the_database_is_down_then_everything_is(
     source_cluster: RestartableServer, source: Database, serving: Callable[..., IngressServer]
 ) -> None:
     server = serving()
@@ -52,13 +46,13 @@ def test_while_the_database_is_down_nothing_is_accepted_and_then_everything_is(
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json["type"].endswith(":unavailable")
-    until(lambda: not server.healthy)
+    until(lambda: not server.healthy, "it knows that its database is gone")
     assert server.troubles[-1].reason == "ingress_cannot_write"
     began = time.monotonic()
     assert server.event(idempotency_key="during").status == 503
     assert time.monotonic() - began < 1  # at once: it is known
     source_cluster.start()
-    until(lambda: server.event(idempotency_key="during").status in (200, 202))
+    until(lambda: server.event(idempotency_key="during").status in (200, 202), "it takes events again")
     assert server.healthy
     assert source.value("select count(*) from outbox.event") == 2
 
@@ -78,7 +72,7 @@ def test_a_lost_answer_to_the_commit_never_gives_a_second_event_to_a_key(
     answer = server.event()
     assert lost.happened
     assert answer.status == 503
-    assert "not known whether" in answer.json["detail"]
+    assert "it is unknown whether the event is stored" in answer.json["detail"]
 
 
 @pytest.mark.fault(77)
@@ -98,7 +92,7 @@ def test_a_server_that_falls_silent_is_503_in_bounded_time(
     assert server.event(idempotency_key="k").status == 503
     assert time.monotonic() - began < 3
     proxy.clear()
-    until(lambda: server.event(idempotency_key="k").status in (200, 202))
+    until(lambda: server.event(idempotency_key="k").status in (200, 202), "it takes events again")
     assert source.value("select count(*) from outbox.event where idempotency_key = 'k'") == 1
 
 
@@ -107,7 +101,7 @@ def test_a_role_without_the_grant_is_told_the_grant(
 ) -> None:
     source.execute("revoke insert (payload) on outbox.event from outbox_bridge")
     server = serving()
-    until(lambda: server.troubles)
+    until(lambda: server.troubles, "a trouble is told")
     assert server.troubles[0].hint == 'grant outbox_bridge to "outbox_bridge";'
     assert server.event().status == 503
 
@@ -194,7 +188,7 @@ def test_connections_over_the_cap_are_told_then_closed(serving: Callable[..., In
     assert idle[79].recv(1) == b""
     for connection in idle:
         connection.close()
-    until(lambda: answers(server) == 202)
+    until(lambda: answers(server) == 202, "it takes events again")
 
 
 def answers(server: IngressServer) -> int:
@@ -208,7 +202,7 @@ def test_a_client_that_leaves_in_its_body_harms_nobody(ingress: IngressServer, s
     for _ in range(5):
         with closing(socket.create_connection(("127.0.0.1", ingress.port))) as client:
             client.sendall((HEAD + "content-type: application/json\r\ncontent-length: 100\r\n\r\n{").encode())
-    until(lambda: sum(ingress.counts.values()) == 5)
+    until(lambda: sum(ingress.counts.values()) == 5, "five answers are counted")
     assert ingress.event().status == 202
     assert source.value("select count(*) from outbox.event") == 1
 
@@ -226,6 +220,18 @@ def test_every_route_needs_authentication_unless_it_is_listed(ingress: IngressSe
             answer = ingress.post(path, EVENT, key=None, method=method)
             assert answer.status == 401, (method, path)
     assert ingress.post("/nowhere", b"", key=None, method="GET").status == 401
+
+
+def test_every_answer_says_which_bridge_gave_it(serving: Callable[..., IngressServer]) -> None:
+    ingress, full = serving(), serving(connections=1)  # a request is one too many for the second
+    answers = [
+        ingress.event(),
+        ingress.event(key=None),
+        ingress.post("/nowhere", b"", method="GET"),
+        full.event(),
+    ]
+    assert [answer.status for answer in answers] == [202, 401, 404, 503]
+    assert {answer.headers["outbox-bridge-instance"] for answer in answers} == {INSTANCE}
 
 
 def test_many_requests_share_a_commit(ingress: IngressServer, source: Database) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.ops.conftest import Commands, emit, letters, rows, until, usage
+from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import FAILPOINTS, BridgeProcess
 from tests.support.receiver import Receiver, Reply
 from tests.support.servers import Database
+from tests.support.world import World, until
 
 Start = Callable[[], BridgeProcess]
 
@@ -21,7 +22,7 @@ _BY_CUSTOMER = "key: [customer_id]"
 
 
 @pytest.fixture
-def refused(commands: Commands, bridge: Start, source: Database, target: Database) -> BridgeProcess:
+def refused(world: World, bridge: Start, source: Database, target: Database) -> BridgeProcess:
     """A running bridge, and three letters that a CHECK of the table refused; one event was applied."""
     target.execute(_SMALL)
     running = bridge()
@@ -31,63 +32,63 @@ def refused(commands: Commands, bridge: Start, source: Database, target: Databas
 
 
 def test_letters_are_listed_by_cause_and_shown_with_their_values(
-    commands: Commands, refused: BridgeProcess, source: Database
+    world: World, refused: BridgeProcess, source: Database
 ) -> None:
-    [group] = commands.json("dead", "list")
+    [group] = world.json("dead", "list")
     assert (group["letters"], group["code"]) == (3, "23514")
     assert "small" in group["cause"]
-    said = commands("dead", "list")
+    said = world.command("dead", "list")
     assert "3  usage-limit-hits -> events  23514:" in said
     assert "5000" not in said
-    shown = commands("dead", "show", group["ids"][0][:8])
+    shown = world.command("dead", "show", group["ids"][0][:8])
     assert '"used": 5000' in shown
     assert "23514" in shown
-    assert commands.json("dead", "show", group["ids"][0])["event_type"] == "usage.limit_reached"
-    assert commands("dead", "list", "--cause", "contract") == "no open dead letters\n"
-    assert "there is no dead letter 00000000" in commands.run("dead", "show", "00000000").stderr
+    assert world.json("dead", "show", group["ids"][0])["event_type"] == "usage.limit_reached"
+    assert world.command("dead", "list", "--cause", "contract") == "no open dead letters\n"
+    assert "there is no dead letter 00000000" in world.run("dead", "show", "00000000").stderr
 
 
 def test_a_retry_applies_each_letter_once_when_the_table_is_mended(
-    commands: Commands, refused: BridgeProcess, target: Database, source: Database
+    world: World, refused: BridgeProcess, target: Database, source: Database
 ) -> None:
-    failed = commands("dead", "retry", "--all", code=1)
+    failed = world.command("dead", "retry", "--all", code=1)
     assert "3  failed  23514:" in failed
     assert (letters(target), rows(target)) == (3, 1)
     target.execute(_ANY)
-    dry = commands.json("dead", "retry", "--all", "--dry-run")
+    dry = world.json("dead", "retry", "--all", "--dry-run")
     assert [each["result"] for each in dry["letters"]] == ["applied"] * 3
     assert (letters(target), rows(target)) == (3, 1)
-    done = commands.json("dead", "retry", "--pipeline", "usage-limit-hits", "--cause", "23514")
+    done = world.json("dead", "retry", "--pipeline", "usage-limit-hits", "--cause", "23514")
     assert [each["result"] for each in done["letters"]] == ["applied"] * 3
     assert (letters(target), letters(target, "resolved"), rows(target)) == (0, 3, 4)
     assert target.value("select count(*) from rig.effects") == 4
     assert target.value("select array_agg(distinct mrr)::text from events.usage_limits") == "{10.50}"
-    assert "no open dead letter" in commands("dead", "retry", "--all")
+    assert "no open dead letter" in world.command("dead", "retry", "--all")
 
 
 @pytest.mark.parametrize(("act", "code"), [("kill", -9), ("raise", 1), ("hang", -9)])
-def test_a_retry_that_ends_before_its_commit_leaves_the_letter_open_and_nothing_written(
-    commands: Commands, refused: BridgeProcess, target: Database, act: str, code: int
+def test_a_retry_that_dies_before_its_commit_leaves_the_dead_letter_open(
+    world: World, refused: BridgeProcess, target: Database, act: str, code: int
 ) -> None:
     target.execute(_ANY)
-    commands.environment[FAILPOINTS] = f"dead.retry={act}@2"
-    assert commands.run("dead", "retry", "--all").returncode == code
+    world.environment[FAILPOINTS] = f"dead.retry={act}@2"
+    assert world.run("dead", "retry", "--all").returncode == code
     assert (letters(target), letters(target, "resolved"), rows(target)) == (2, 1, 2)
-    del commands.environment[FAILPOINTS]
-    commands("dead", "retry", "--all")
+    del world.environment[FAILPOINTS]
+    world.command("dead", "retry", "--all")
     assert (letters(target), rows(target)) == (0, 4)
     assert target.value("select count(*) from rig.effects") == 4
 
 
 def test_two_retries_at_once_apply_each_letter_once(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     target.execute(_SMALL)
     bridge()
     emit(source, *(usage(used=1000 + number) for number in range(40)))
     until(lambda: letters(target) == 40, "forty letters")
     target.execute(_ANY)
-    config = str(commands.config)
+    config = str(world.config)
     environment = {
         "SOURCE_DSN": source.bridge_dsn,
         "WAREHOUSE_DSN": target.bridge_dsn,
@@ -110,28 +111,28 @@ def test_two_retries_at_once_apply_each_letter_once(
 
 
 def test_discarded_letters_are_kept_and_not_retried(
-    commands: Commands, refused: BridgeProcess, target: Database
+    world: World, refused: BridgeProcess, target: Database
 ) -> None:
     target.execute(_ANY)
-    [group] = commands.json("dead", "list")
-    assert commands("dead", "discard", group["ids"][0], "--dry-run") == "1 would be discarded\n"
+    [group] = world.json("dead", "list")
+    assert world.command("dead", "discard", group["ids"][0], "--dry-run") == "1 would be discarded\n"
     assert letters(target) == 3
-    assert commands("dead", "discard", group["ids"][0]) == "1 discarded\n"
-    commands("dead", "retry", "--all")
+    assert world.command("dead", "discard", group["ids"][0]) == "1 discarded\n"
+    world.command("dead", "retry", "--all")
     assert (letters(target, "discarded"), letters(target, "resolved"), rows(target)) == (1, 2, 3)
 
 
-def test_which_letters_must_be_said(commands: Commands) -> None:
-    ran = commands.run("dead", "retry")
+def test_which_letters_must_be_said(world: World) -> None:
+    ran = world.run("dead", "retry")
     assert ran.returncode == 2
     assert "--all" in ran.stderr
-    assert commands.run("dead", "discard", "zz").returncode == 2
+    assert world.run("dead", "discard", "zz").returncode == 2
 
 
-def test_an_earlier_event_is_not_applied_over_a_later_one_of_its_key_unless_forced(
-    commands: Commands, bridge: Start, source: Database, target: Database
+def test_an_earlier_event_is_applied_over_a_later_one_only_if_forced(
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
-    commands.text = commands.text.replace("key: [event_id]", _BY_CUSTOMER)
+    world.text = world.text.replace("key: [event_id]", _BY_CUSTOMER)
     target.execute("create unique index by_customer on events.usage_limits (customer_id)")
     target.execute(_SMALL)
     bridge()
@@ -142,22 +143,22 @@ def test_an_earlier_event_is_not_applied_over_a_later_one_of_its_key_unless_forc
     until(lambda: rows(target) == 1, "the later event of cus_2")
     target.execute(_ANY)
 
-    outcome = commands.json("dead", "retry", "--all", code=1)["letters"]
+    outcome = world.json("dead", "retry", "--all", code=1)["letters"]
     assert [each["result"] for each in outcome] == ["applied", "applied", "refused"]
     assert "a later event of its key was applied" in outcome[2]["why"]
     used = "select used::int from events.usage_limits where customer_id = %s"
     assert target.value(used, ["cus_1"]) == 6000  # of two letters of a key, in their order
     assert target.value(used, ["cus_2"]) == 2
-    assert "overtaken" in commands("dead", "list")
-    commands("dead", "retry", "--all", "--force")
+    assert "overtaken" in world.command("dead", "list")
+    world.command("dead", "retry", "--all", "--force")
     assert target.value(used, ["cus_2"]) == 7000
 
 
 def test_a_version_lets_the_earlier_event_through_and_the_later_row_stand(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     columns = "version: $meta.seq\n        columns:\n          version: $meta.seq"
-    commands.text = commands.text.replace("key: [event_id]", _BY_CUSTOMER).replace("columns:", columns, 1)
+    world.text = world.text.replace("key: [event_id]", _BY_CUSTOMER).replace("columns:", columns, 1)
     target.execute("create unique index by_customer on events.usage_limits (customer_id)")
     target.execute("alter table events.usage_limits add column version bigint")
     target.execute(_SMALL)
@@ -167,65 +168,65 @@ def test_a_version_lets_the_earlier_event_through_and_the_later_row_stand(
     emit(source, usage(used=2))
     until(lambda: rows(target) == 1, "a row")
     target.execute(_ANY)
-    commands("dead", "retry", "--all")
+    world.command("dead", "retry", "--all")
     assert letters(target, "resolved") == 1
     assert target.value("select used::int from events.usage_limits") == 2
 
 
 def test_a_missing_table_stops_the_retry_with_what_to_do(
-    commands: Commands, refused: BridgeProcess, target: Database
+    world: World, refused: BridgeProcess, target: Database
 ) -> None:
     refused.terminate()
     target.execute("alter table events.usage_limits rename to elsewhere")
-    ran = commands.run("dead", "retry", "--all")
+    ran = world.run("dead", "retry", "--all")
     assert ran.returncode == 1
     assert "events.usage_limits does not exist" in ran.stderr
     assert letters(target) == 3
 
 
 def test_a_letter_whose_destination_is_gone_stays_open(
-    commands: Commands, refused: BridgeProcess, target: Database
+    world: World, refused: BridgeProcess, target: Database
 ) -> None:
     refused.terminate()
-    commands.text = commands.text.replace("usage-limit-hits:", "renamed:")
-    assert "no such pipeline" in commands("dead", "retry", "--all", code=1)
+    world.text = world.text.replace("usage-limit-hits:", "renamed:")
+    assert "no such pipeline" in world.command("dead", "retry", "--all", code=1)
     assert letters(target) == 3
 
 
 def test_an_event_that_the_pipeline_filters_by_now_is_settled_without_a_row(
-    commands: Commands, refused: BridgeProcess, target: Database
+    world: World, refused: BridgeProcess, target: Database
 ) -> None:
     refused.terminate()
-    commands.text = commands.text.replace("steps:", "steps:\n      - filter: $event.used < 1000", 1)
-    outcome = commands.json("dead", "retry", "--all")["letters"]
+    world.text = world.text.replace("steps:", "steps:\n      - filter: $event.used < 1000", 1)
+    outcome = world.json("dead", "retry", "--all")["letters"]
     assert [each["result"] for each in outcome] == ["filtered"] * 3
     assert (letters(target, "resolved"), rows(target)) == (3, 1)
 
 
 def test_an_event_that_no_pipeline_took_goes_where_one_takes_it_now(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
-    commands.text = commands.text.replace("  capture: slot", "  capture: slot\n  unmatched: dead")
+    world.text = world.text.replace("  capture: slot", "  capture: slot\n  unmatched: dead")
     running = bridge()
     source.execute(
         "insert into outbox.event (type, payload) values ('usage.other', %s)", ['{"customer_id": "x"}']
     )
     until(lambda: letters(target) == 1, "an unmatched letter")
-    assert "1  failed  unmatched" in commands("dead", "retry", "--all", code=1)
+    assert "1  failed  unmatched" in world.command("dead", "retry", "--all", code=1)
     running.terminate()
-    commands.text = commands.text.replace("event: usage.limit_reached", 'event: ["usage.*"]')
-    commands("dead", "retry", "--all")
+    world.text = world.text.replace("event: usage.limit_reached", 'event: ["usage.*"]')
+    world.command("dead", "retry", "--all")
     assert (letters(target), rows(target)) == (0, 1)
 
 
 def test_parked_letters_retry_themselves_until_the_row_comes(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
-    commands.text = commands.text.replace("missing: continue", "missing: retry")
+    world.text = world.text.replace("missing: continue", "missing: retry")
     running = bridge()
     emit(source, usage(customer_id="new_1"), usage(customer_id="never"))
     until(lambda: letters(target) == 2, "two parked letters")
-    assert commands.json("dead", "list")[0]["parked"] == 2
+    assert world.json("dead", "list")[0]["parked"] == 2
     source.execute("insert into crm.customer values ('new_1', 5, 'ada', '2027-01-01')")
     # not to wait ten seconds: the time of both has come, and the patience for one is over
     target.execute(
@@ -249,26 +250,26 @@ def test_parked_letters_retry_themselves_until_the_row_comes(
 
 
 def test_a_retry_that_fails_names_the_column_as_the_stream_does(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     target.execute("alter table events.usage_limits alter column plan type varchar(3)")
     bridge()
     emit(source, usage(plan="canary"))
     until(lambda: letters(target) == 1, "a letter")
-    [before] = commands.json("dead", "list")
-    said = commands("dead", "retry", "--all", code=1)
+    [before] = world.json("dead", "list")
+    said = world.command("dead", "retry", "--all", code=1)
     assert before["cause"].startswith("column plan: ")
     assert before["cause"] in said
     assert "canary" not in said
 
 
 def test_a_message_that_its_receiver_refused_is_sent_again_with_the_same_id(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     receiver = Receiver()
     try:
         receiver.replies = [Reply(400)]
-        commands.text = commands.text.replace(
+        world.text = world.text.replace(
             "connections:", f'connections:\n  csm: {{ type: slack, webhook_url: "{receiver.url}/slack" }}', 1
         ).replace(
             "    destinations:",
@@ -278,14 +279,14 @@ def test_a_message_that_its_receiver_refused_is_sent_again_with_the_same_id(
         bridge()
         emit(source, usage())
         until(lambda: letters(target) == 1, "the letter of the message")
-        [group] = commands.json("dead", "list")
+        [group] = world.json("dead", "list")
         assert (group["destination"], group["letters"]) == ("nudge", 1)
-        assert '"text": "cus_1"' in commands("dead", "show", group["ids"][0])
-        assert commands.json("dead", "retry", "--all")["letters"][0]["result"] == "applied"
+        assert '"text": "cus_1"' in world.command("dead", "show", group["ids"][0])
+        assert world.json("dead", "retry", "--all")["letters"][0]["result"] == "applied"
         first, second = receiver.wait(2)
         assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
         until(lambda: target.value("select state from bridge.delivery") == "sent", "it is sent")
         assert (letters(target), rows(target)) == (0, 1)
-        until(lambda: "sink nudge:" in commands("status"), "status counts it")
+        until(lambda: "sink nudge:" in world.command("status"), "status counts it")
     finally:
         receiver.close()

@@ -11,15 +11,14 @@ import psycopg
 import pytest
 
 from bridge.config.load import load
-from bridge.demo.cluster import Cluster
 from bridge.doctor.check import Check
 from bridge.doctor.examine import examine
 from bridge.doctor.source import history
 from bridge.postgres.replication import command, open_replication
 from bridge.postgres.schema import install_source, source_sql, target_sql
-from tests.integration.ops.conftest import Commands, until
 from tests.support.bridge_process import BridgeProcess
-from tests.support.servers import Database
+from tests.support.servers import Database, EmbeddedServer
+from tests.support.world import World, until
 
 _ROLE = "alter role outbox_bridge nosuperuser nobypassrls replication login"
 _SERVER = ("max_slot_wal_keep_size", "idle_replication_slot_timeout", "synchronous_commit", "wal_level")
@@ -40,73 +39,73 @@ def _put_back(source: Database, target: Database) -> Iterator[None]:
     source.execute("select pg_reload_conf()")
 
 
-def checks(commands: Commands) -> list[Check]:
+def checks(world: World) -> list[Check]:
     environment = {
-        "SOURCE_DSN": commands.source.bridge_dsn,
-        "WAREHOUSE_DSN": commands.target.bridge_dsn,
-        **commands.environment,
+        "SOURCE_DSN": world.source.bridge_dsn,
+        "WAREHOUSE_DSN": world.target.bridge_dsn,
+        **world.environment,
     }
-    return list(examine(load(commands.config, environment)))
+    return list(examine(load(world.config, environment)))
 
 
-def findings(commands: Commands) -> list[Check]:
-    return [one for one in checks(commands) if one.level != "ok"]
+def findings(world: World) -> list[Check]:
+    return [one for one in checks(world) if one.level != "ok"]
 
 
-def mend(commands: Commands, finding: Check) -> None:
+def mend(world: World, finding: Check) -> None:
     """Do what is printed, as the customer's superuser."""
-    database = commands.source if finding.where == "source" else commands.target
+    database = world.source if finding.where == "source" else world.target
     if finding.kind == "sql":
         statements = [finding.fix] if "$$" in finding.fix else finding.fix.splitlines()
         for statement in statements:
             if not statement.startswith("--"):
                 database.execute(statement)
     elif finding.fix == "bridge install":
-        with commands.source.connect() as connection:
+        with world.source.connect() as connection:
             install_source(connection)
     elif finding.fix.startswith("bridge schema source"):
-        assert f"dbname={commands.source.name}" in finding.fix
-        commands.source.execute(source_sql())
+        assert f"dbname={world.source.name}" in finding.fix
+        world.source.execute(source_sql())
     elif finding.fix.startswith("bridge schema target | psql"):
-        assert f"dbname={commands.target.name}" in finding.fix
-        commands.target.execute(target_sql())
+        assert f"dbname={world.target.name}" in finding.fix
+        world.target.execute(target_sql())
     else:
         raise AssertionError(f"nothing to run: {finding}")
 
 
-def mend_all(commands: Commands) -> None:
+def mend_all(world: World) -> None:
     for _ in range(6):
-        found = findings(commands)
+        found = findings(world)
         if not found:
             return
         for finding in found:
-            mend(commands, finding)
+            mend(world, finding)
     raise AssertionError(f"still: {found}")
 
 
 @pytest.mark.matrix
-def test_nothing_is_wrong_where_everything_is_as_printed(commands: Commands) -> None:
-    assert findings(commands) == []
-    said = commands("doctor")
+def test_nothing_is_wrong_where_everything_is_as_printed(world: World) -> None:
+    assert findings(world) == []
+    said = world.command("doctor")
     assert "0 errors, 0 warnings" in said
 
 
 @pytest.mark.matrix
-def test_a_slot_that_a_promotion_leaves_behind_is_told_of_where_failover_is_wanted(
-    commands: Commands, source: Database, target: Database, bridge_process: Callable[..., BridgeProcess]
+def test_a_slot_that_a_promotion_leaves_behind_is_told_under_failover(
+    world: World, source: Database, target: Database, bridge_process: Callable[..., BridgeProcess]
 ) -> None:
-    failover = commands.text.replace("capture: slot", "capture: slot\n  failover: true")
-    bridge = bridge_process(source=source.bridge_dsn, target=target.bridge_dsn, config=commands.config)
+    failover = world.text.replace("capture: slot", "capture: slot\n  failover: true")
+    bridge = bridge_process(source=source.bridge_dsn, target=target.bridge_dsn, config=world.config)
     bridge.start().wait_log("streaming")
-    assert findings(commands) == []
+    assert findings(world) == []
     bridge.terminate()
-    commands.text = failover
-    [finding] = findings(commands)
+    world.text = failover
+    [finding] = findings(world)
     assert finding.check == "slot_failover"
     if source.value("show server_version_num") < "170000":
         assert "PostgreSQL 17" in finding.message
         source.execute("select pg_drop_replication_slot(slot) from outbox.stream")
-        bridge = bridge_process(source=source.bridge_dsn, target=target.bridge_dsn, config=commands.config)
+        bridge = bridge_process(source=source.bridge_dsn, target=target.bridge_dsn, config=world.config)
         bridge.start().wait_log("streaming")  # with a slot as this server makes them
         return
     statement = finding.fix.splitlines()[1].rstrip(";")
@@ -115,7 +114,7 @@ def test_a_slot_that_a_promotion_leaves_behind_is_told_of_where_failover_is_want
     connection.nonblocking = 0
     command(connection, statement, "mending")
     connection.finish()
-    assert findings(commands) == []
+    assert findings(world) == []
 
 
 @pytest.mark.matrix
@@ -149,12 +148,12 @@ def test_a_slot_that_a_promotion_leaves_behind_is_told_of_where_failover_is_want
     ],
 )
 def test_what_is_wrong_at_the_source_is_mended_by_what_is_printed(
-    commands: Commands, source: Database, broken: str, check: str
+    world: World, source: Database, broken: str, check: str
 ) -> None:
     source.execute(broken)
-    found = findings(commands)
+    found = findings(world)
     assert check in {one.check for one in found}, found
-    mend_all(commands)
+    mend_all(world)
 
 
 @pytest.mark.matrix
@@ -175,12 +174,12 @@ def test_what_is_wrong_at_the_source_is_mended_by_what_is_printed(
     ],
 )
 def test_what_is_wrong_at_the_target_is_mended_by_what_is_printed(
-    commands: Commands, target: Database, broken: str, check: str
+    world: World, target: Database, broken: str, check: str
 ) -> None:
     target.execute(broken)
-    found = findings(commands)
+    found = findings(world)
     assert check in {one.check for one in found}, found
-    mend_all(commands)
+    mend_all(world)
 
 
 @pytest.mark.parametrize(
@@ -214,14 +213,14 @@ def test_what_is_wrong_at_the_target_is_mended_by_what_is_printed(
     ],
 )
 def test_what_only_the_owner_of_a_table_can_decide_is_told(
-    commands: Commands, target: Database, broken: str, check: str, mended: str
+    world: World, target: Database, broken: str, check: str, mended: str
 ) -> None:
     target.execute(broken)
-    [finding] = findings(commands)
+    [finding] = findings(world)
     assert (finding.check, finding.level) == (check, "error")
     assert finding.fix
     target.execute(mended)
-    assert findings(commands) == []
+    assert findings(world) == []
 
 
 @pytest.mark.parametrize(
@@ -234,27 +233,27 @@ def test_what_only_the_owner_of_a_table_can_decide_is_told(
     ],
 )
 def test_settings_of_the_source_that_cost_safety_are_warned_of(
-    commands: Commands, source: Database, setting: str, value: str, check: str
+    world: World, source: Database, setting: str, value: str, check: str
 ) -> None:
     if not source.execute("select 1 from pg_settings where name = %s", [setting]):
         assert setting == "idle_replication_slot_timeout"  # from 18 on
         return
     source.execute(f"alter system set {setting} = '{value}'")
     source.execute("select pg_reload_conf()")
-    until(lambda: [one.check for one in findings(commands)] == [check], f"{check} is told")
-    [finding] = findings(commands)
+    until(lambda: [one.check for one in findings(world)] == [check], f"{check} is told")
+    [finding] = findings(world)
     assert finding.level == "warn"
-    mend(commands, finding)
-    until(lambda: findings(commands) == [], "the reload")
+    mend(world, finding)
+    until(lambda: findings(world) == [], "the reload")
 
 
-def test_a_superuser_is_a_warning_and_under_strict_an_error(commands: Commands, source: Database) -> None:
+def test_a_superuser_is_a_warning_and_under_strict_an_error(world: World, source: Database) -> None:
     source.execute("alter role outbox_bridge superuser")
-    [finding] = findings(commands)
+    [finding] = findings(world)
     assert (finding.check, finding.level) == ("role_superuser", "warn")
-    commands("doctor")
-    commands.text += "strict: true\n"
-    assert "error  source: role_superuser" in commands("doctor", code=1)
+    world.command("doctor")
+    world.text += "strict: true\n"
+    assert "error  source: role_superuser" in world.command("doctor", code=1)
 
 
 def test_old_transactions_are_named_with_what_ends_them(source: Database) -> None:
@@ -282,15 +281,15 @@ def test_old_transactions_are_named_with_what_ends_them(source: Database) -> Non
         ("select mrr, customer_id from crm.customer where customer_id = any(%(keys)s)", "enrichment_key"),
     ],
 )
-def test_an_enrichment_that_cannot_work_is_told(commands: Commands, sql: str, check: str) -> None:
-    commands.text = re.sub(r"sql: select .*", f"sql: {sql}", commands.text)
-    [finding] = findings(commands)
+def test_an_enrichment_that_cannot_work_is_told(world: World, sql: str, check: str) -> None:
+    world.text = re.sub(r"sql: select .*", f"sql: {sql}", world.text)
+    [finding] = findings(world)
     assert (finding.check, finding.level, finding.kind) == (check, "error", "config")
 
 
-def test_an_enrichment_whose_key_is_of_another_type_is_told_the_cast(commands: Commands) -> None:
-    commands.text = commands.text.replace("key: $event.customer_id", "key: $event.used")
-    [finding] = findings(commands)
+def test_an_enrichment_whose_key_is_of_another_type_is_told_the_cast(world: World) -> None:
+    world.text = world.text.replace("key: $event.customer_id", "key: $event.used")
+    [finding] = findings(world)
     assert finding.check == "enrichment_type"
     assert "any(%(keys)s::" in finding.fix
 
@@ -306,71 +305,69 @@ create publication outbox_bridge for table public.outboxevent with (publish = 'i
 """
 
 
-def test_an_outbox_of_ones_own_without_xid_is_told_the_two_alters(
-    commands: Commands, source: Database
-) -> None:
+def test_an_outbox_of_ones_own_without_xid_is_told_the_two_alters(world: World, source: Database) -> None:
     source.execute(_OWN)
     columns = "columns: { key: aggregateid, seq: seq }"
-    commands.text = commands.text.replace(
+    world.text = world.text.replace(
         "  capture: slot", f"  capture: slot\n  table: public.outboxevent\n  {columns}"
     )
-    [finding] = findings(commands)
+    [finding] = findings(world)
     assert finding.check == "xid_missing"
     assert finding.fix.count("alter table") == 2
     size = "select pg_relation_filenode('public.outboxevent')"
     before = source.value(size)
-    mend(commands, finding)
+    mend(world, finding)
     assert source.value(size) == before  # not rewritten
-    commands.text = commands.text.replace("seq: seq }", "seq: seq, xid: xid }")
-    assert findings(commands) == []
+    world.text = world.text.replace("seq: seq }", "seq: seq, xid: xid }")
+    assert findings(world) == []
     source.execute("insert into public.outboxevent (id, type, payload) values (gen_random_uuid(), 'a', '{}')")
     assert source.value("select xid is not null from public.outboxevent")
-    commands.text = commands.text.replace("key: aggregateid", "key: agregateid")
-    [finding] = findings(commands)
+    world.text = world.text.replace("key: aggregateid", "key: agregateid")
+    [finding] = findings(world)
     assert "source.columns.key" in finding.message
 
 
 def test_a_stream_that_the_ledger_does_not_know_is_told(
-    commands: Commands, source: Database, target: Database, bridge: Callable[[], BridgeProcess]
+    world: World, source: Database, target: Database, bridge: Callable[[], BridgeProcess]
 ) -> None:
     bridge().terminate()
-    assert findings(commands) == []
+    assert findings(world) == []
     target.execute("delete from bridge.checkpoint")
-    assert [one.check for one in findings(commands)] == ["ledger_missing"]
+    assert [one.check for one in findings(world)] == ["ledger_missing"]
     source.execute("update outbox.stream set target_database = 'another'")
-    assert [one.check for one in findings(commands)] == ["other_target"]
+    assert [one.check for one in findings(world)] == ["other_target"]
 
 
 def test_a_server_without_logical_wal_is_told_what_to_set(
-    commands: Commands, source: Database, source_cluster: Cluster
+    world: World, source: Database, source_cluster: EmbeddedServer
 ) -> None:
     source.execute("alter system set wal_level = 'replica'")
     source_cluster.restart()
-    [finding] = [one for one in findings(commands) if one.check == "wal_level"]
+    [finding] = [one for one in findings(world) if one.check == "wal_level"]
     assert finding.level == "error"
-    commands.text = commands.text.replace("capture: slot", "capture: poll")
-    assert not [one for one in findings(commands) if one.level == "error"]
-    mend(commands, finding)
+    world.text = world.text.replace("capture: slot", "capture: poll")
+    assert not [one for one in findings(world) if one.level == "error"]
+    mend(world, finding)
     source_cluster.restart()
-    commands.text = commands.text.replace("capture: poll", "capture: slot")
-    assert not [one for one in findings(commands) if one.level == "error"]
+    world.text = world.text.replace("capture: poll", "capture: slot")
+    assert not [one for one in findings(world) if one.level == "error"]
 
 
 @pytest.mark.parametrize(
     ("change", "check", "advice"),
     [
         ({"host": "no-such-host.invalid"}, "reach_name", "no-such-host.invalid"),
-        ({"port": "1"}, "reach_port", "nobody listens"),
+        ({"port": "1"}, "reach_port", "nothing listens at"),
         ({"dbname": "nowhere"}, "reach_database", "psql -l"),
         ({"user": "nobody_such"}, "reach_role", "bridge schema source"),
         ({"sslmode": "verify-full", "sslrootcert": "/nonexistent/ca.pem"}, "reach_tls", "sslrootcert"),
     ],
 )
 def test_each_way_not_to_reach_a_server_has_its_own_advice(
-    commands: Commands, source: Database, change: dict[str, str], check: str, advice: str
+    world: World, source: Database, change: dict[str, str], check: str, advice: str
 ) -> None:
-    commands.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, **change)
-    found = commands.json("doctor", code=3)
+    world.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, **change)
+    found = world.json("doctor", code=3)
     [finding] = [one for one in found["checks"] if one["level"] == "error"]
     assert finding["check"] == check
     assert advice in finding["fix"]
@@ -379,113 +376,97 @@ def test_each_way_not_to_reach_a_server_has_its_own_advice(
 
 @pytest.mark.data_directory
 def test_a_wrong_password_and_a_host_that_pg_hba_refuses_are_told_apart(
-    commands: Commands, source: Database, source_cluster: Cluster
+    world: World, source: Database, source_cluster: EmbeddedServer
 ) -> None:
     rules = source_cluster.data / "pg_hba.conf"
     trusted = "host all postgres all trust\n"
     rules.write_text(trusted + "host all all all scram-sha-256\n")
     source.execute("select pg_reload_conf()")
-    commands.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, password="canary")
-    until(lambda: [one.check for one in findings(commands)] == ["reach_password"], "the wrong password")
-    assert "canary" not in str(findings(commands))
-    commands.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, password="bridge")
-    assert findings(commands) == []
+    world.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, password="canary")
+    until(lambda: [one.check for one in findings(world)] == ["reach_password"], "the wrong password")
+    assert "canary" not in str(findings(world))
+    world.environment["SOURCE_DSN"] = psycopg.conninfo.make_conninfo(source.bridge_dsn, password="bridge")
+    assert findings(world) == []
     rules.write_text(trusted)
     source.execute("select pg_reload_conf()")
-    until(lambda: [one.check for one in findings(commands)] == ["reach_pg_hba"], "the rule that is missing")
+    until(lambda: [one.check for one in findings(world)] == ["reach_pg_hba"], "the rule that is missing")
 
 
-def test_a_server_that_never_answers_is_told_as_such(commands: Commands, source: Database) -> None:
+def test_a_server_that_never_answers_is_told_as_such(world: World, source: Database) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        commands.environment["SOURCE_DSN"] = f"host=127.0.0.1 port={port} dbname=app connect_timeout=2"
-        found = findings(commands)
+        world.environment["SOURCE_DSN"] = f"host=127.0.0.1 port={port} dbname=app connect_timeout=2"
+        found = findings(world)
     assert [one.check for one in found] == ["reach_timeout"]
     assert f"no answer from 127.0.0.1:{port} within 2 s" in found[0].message
 
 
-def test_a_role_that_may_not_log_in_is_told_the_statement(commands: Commands, source: Database) -> None:
+def test_a_role_that_may_not_log_in_is_told_the_statement(world: World, source: Database) -> None:
     source.execute("alter role outbox_bridge nologin")
-    [finding] = findings(commands)
+    [finding] = findings(world)
     assert finding.check == "reach_login"
-    mend(commands, finding)
-    assert findings(commands) == []
+    mend(world, finding)
+    assert findings(world) == []
 
 
-def test_a_port_that_is_taken_is_told_and_a_bridge_that_runs_is_not(
-    commands: Commands, bridge: Callable[[], BridgeProcess], source: Database
-) -> None:
-    running = bridge()
-    assert findings(commands) == []
-    assert "a bridge runs and answers" in commands("doctor")
-    running.terminate()
-    taken = psycopg.conninfo.conninfo_to_dict(source.dsn)["port"]
-    commands.environment["BRIDGE_ADMIN"] = f"127.0.0.1:{taken}"
-    [finding] = findings(commands)
-    assert (finding.where, finding.check) == ("bridge", "admin.listen")
-    assert "ss -ltnp" in finding.fix
-
-
-def test_the_network_is_measured_when_asked(commands: Commands) -> None:
-    said = commands("doctor", "--network")
+def test_the_network_is_measured_when_asked(world: World) -> None:
+    said = world.command("doctor", "--network")
     for where in ("source", "warehouse"):
         assert f"{where}: addresses: 127.0.0.1 is 127.0.0.1" in said
         assert re.search(rf"{where}: port: 127\.0\.0\.1:\d+ answers", said)
         assert f"{where}: tls_session: none" in said
-        assert f"{where}: egress: 127.0.0.1, here and as the server sees us" in said
+        assert f"{where}: egress: 127.0.0.1, also as the server sees us" in said
         assert re.search(rf"{where}: round_trip: round trip \d+\.\d\d ms", said)
 
 
-def test_an_ingress_needs_rights_of_its_own_and_its_port(commands: Commands, source: Database) -> None:
+def test_an_ingress_needs_rights_of_its_own_and_its_port(world: World, source: Database) -> None:
     source.execute("revoke insert (payload) on outbox.event from outbox_bridge")
     source.execute("revoke execute on function outbox.first_id(text, text) from outbox_bridge")
     source.execute("revoke insert on outbox.webhook_delivery from outbox_bridge")
-    assert findings(commands) == []
+    assert findings(world) == []
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        commands.text += f'ingress: {{ listen: "127.0.0.1:{port}", api_keys: [k] }}\n'
-        found = findings(commands)
+        world.text += f'ingress: {{ listen: "127.0.0.1:{port}", api_keys: [k] }}\n'
+        found = findings(world)
         assert {one.check for one in found} == {"ingress.listen", "privilege_missing"}
-    mend_all(commands)
+    mend_all(world)
 
 
-def test_entities_that_events_keep_need_rights_of_their_own(commands: Commands, source: Database) -> None:
+def test_entities_that_events_keep_need_rights_of_their_own(world: World, source: Database) -> None:
     source.execute("revoke insert, update on outbox.entity from outbox_bridge")
-    assert findings(commands) == []
+    assert findings(world) == []
     upsert = "upsert.entity: { entity: kept, key: $event.customer_id }"
-    commands.text = commands.text.replace(
-        "pipelines:\n", "entities: { kept: { kept_by: events } }\npipelines:\n"
-    )
-    commands.text = commands.text.replace("    steps:\n", f"    steps:\n      - {upsert}\n")
-    found = findings(commands)
+    world.text = world.text.replace("pipelines:\n", "entities: { kept: { kept_by: events } }\npipelines:\n")
+    world.text = world.text.replace("    steps:\n", f"    steps:\n      - {upsert}\n")
+    found = findings(world)
     assert [one.fix for one in found] == [
         'grant insert on "outbox"."entity" to outbox_bridge;',
         'grant update on "outbox"."entity" to outbox_bridge;',
     ]
-    mend_all(commands)
+    mend_all(world)
     source.execute("drop table outbox.entity")
     source.execute("delete from outbox.migration where name = 'entity'")
-    assert [one.fix for one in findings(commands)] == ["bridge install"]
-    mend_all(commands)
+    assert [one.fix for one in findings(world)] == ["bridge install"]
+    mend_all(world)
 
 
-def test_the_servers_of_sinks_are_tried_when_the_network_is_measured(commands: Commands) -> None:
+def test_the_servers_of_sinks_are_tried_when_the_network_is_measured(world: World) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         hook = f'"http://127.0.0.1:{port}/canary"'
-        commands.text = commands.text.replace(
+        world.text = world.text.replace(
             "connections:", f"connections:\n  hook: {{ type: slack, webhook_url: {hook} }}", 1
         )
-        said = commands("doctor", "--network")
+        said = world.command("doctor", "--network")
         assert f"hook: port: 127.0.0.1:{port} answers" in said
         assert "hook: egress: 127.0.0.1 on this machine" in said
-    said = commands("doctor", "--network", code=3)
+    said = world.command("doctor", "--network", code=3)
     assert f"127.0.0.1:{port} cannot be reached" in said
     assert "canary" not in said
 
 
-def test_a_configuration_that_is_wrong_is_exit_code_2(commands: Commands) -> None:
-    commands.text = commands.text.replace("pipelines:", "pipeline:")
-    ran = commands.run("doctor")
+def test_a_configuration_that_is_wrong_is_exit_code_2(world: World) -> None:
+    world.text = world.text.replace("pipelines:", "pipeline:")
+    ran = world.run("doctor")
     assert ran.returncode == 2
     assert "pipelines" in ran.stderr

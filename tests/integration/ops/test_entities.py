@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from bridge.core.entity import Keep, folded
-from bridge.core.event import Event
-from bridge.postgres.entity import EntityStore
-from tests.integration.ops.conftest import Commands, letters, rows, until
+from bridge.planning.entity import Keep, folded
+from bridge.postgres.entities import EntityStore
+from bridge.protocol.events import Event
+from tests.integration.ops.conftest import letters, rows
 from tests.support.bridge_process import BridgeProcess
-from tests.support.customer import make_target
-from tests.support.servers import Database, create_database, drop_database
+from tests.support.servers import Database, drop_database
+from tests.support.world import World, make_database, until
 
 Start = Callable[[], BridgeProcess]
 Said = tuple[str, dict[str, Any]]
@@ -61,19 +61,16 @@ admin: { listen: "${BRIDGE_ADMIN:-127.0.0.1:8377}" }
 
 
 @pytest.fixture
-def kept(commands: Commands) -> Commands:
-    """The commands with a configuration in which events keep customers, and usage is enriched with them."""
-    commands.text = CONFIG
-    return commands
+def kept(world: World) -> World:
+    """The world, with a configuration in which events keep customers, and usage is enriched with them."""
+    world.text = CONFIG
+    return world
 
 
 @pytest.fixture
 def second(target: Database) -> Iterator[Database]:
     """Another warehouse, with a ledger and a stream of its own."""
-    database = create_database(target.server, "second_warehouse")
-    with database.connect() as connection:
-        make_target(connection)
-        connection.commit()
+    database = make_database(target.server, "second_warehouse", "target")
     yield database
     drop_database(database)
 
@@ -118,8 +115,8 @@ def entity(source: Database, key: str = "cus_1") -> Any:
 
 
 @pytest.mark.parametrize("capture", ["slot", "poll"])
-def test_an_event_is_enriched_with_what_earlier_ones_said_in_its_batch_and_before_it(
-    kept: Commands, bridge: Start, source: Database, target: Database, capture: str
+def test_an_event_is_enriched_with_what_earlier_events_said(
+    kept: World, bridge: Start, source: Database, target: Database, capture: str
 ) -> None:
     kept.text = CONFIG.replace("capture: slot", f"capture: {capture}")
     running = bridge()
@@ -141,15 +138,15 @@ def test_an_event_is_enriched_with_what_earlier_ones_said_in_its_batch_and_befor
         (5, "1500.00", "eve", "2027-03-01"),
     ]
     assert running.terminate() == 0
-    told = kept("explain", ids[1])
+    told = kept.command("explain", ids[1])
     assert "upsert.entity customer by $event.customer_id" in told
     assert "it has no destination: it keeps an entity" in told
-    assert '"csm": "eve"' in kept("explain", ids[4])
+    assert '"csm": "eve"' in kept.command("explain", ids[4])
 
 
 @pytest.mark.parametrize("capture", ["slot", "poll"])
-def test_a_bridge_killed_between_the_entity_and_the_commit_says_nothing_twice_and_goes_nowhere_back(
-    kept: Commands,
+def test_a_bridge_killed_between_entity_and_commit_repeats_nothing(
+    kept: World,
     bridge: Start,
     bridge_process: Callable[..., BridgeProcess],
     source: Database,
@@ -180,24 +177,24 @@ def test_a_bridge_killed_between_the_entity_and_the_commit_says_nothing_twice_an
     assert target.value("select count(*) from rig.effects") == 3
 
 
-def test_a_dead_letter_of_an_entity_is_retried_without_writing_over_what_is_newer(
-    kept: Commands, bridge: Start, source: Database
+def test_a_retried_dead_letter_of_an_entity_overwrites_nothing_newer(
+    kept: World, bridge: Start, source: Database
 ) -> None:
     bridge()
     say(source, customer(mrr="oops", csm="bob"), customer(csm="eve"))
     until(lambda: letters(kept.target) == 1 and entity(source) is not None, "a letter and an entity")
     assert entity(source)[0] == {"csm": "eve"}
-    assert "1  customers -> entity:customer  contract:" in kept("dead", "list")
+    assert "1  customers -> entity:customer  contract:" in kept.command("dead", "list")
     kept.text = CONFIG.replace('mrr: "number?"', 'mrr: "any?"')
-    kept("dead", "retry", "--all", "--dry-run")
+    kept.command("dead", "retry", "--all", "--dry-run")
     assert (letters(kept.target), entity(source)[0]) == (1, {"csm": "eve"})
-    assert "applied" in kept("dead", "retry", "--all")
+    assert "applied" in kept.command("dead", "retry", "--all")
     assert entity(source)[0] == {"mrr": "oops", "csm": "eve"}
     assert letters(kept.target) == 0
 
 
 def test_what_the_source_refuses_to_keep_costs_that_event_alone(
-    kept: Commands, bridge: Start, source: Database, target: Database
+    kept: World, bridge: Start, source: Database, target: Database
 ) -> None:
     source.execute("alter table outbox.entity add constraint good check (fields ->> 'csm' <> 'bad')")
     running = bridge()
@@ -215,13 +212,13 @@ def test_what_the_source_refuses_to_keep_costs_that_event_alone(
     assert (destination, code) == ("entity:customer", "23514")
     assert "bad" not in cause
     source.execute("alter table outbox.entity drop constraint good")
-    kept("dead", "retry", "--all")
+    kept.command("dead", "retry", "--all")
     assert entity(source)[0] == {"csm": "bad", "mrr": 1}
     assert running.running
 
 
 def test_a_missing_right_halts_with_its_grant_and_nothing_is_lost(
-    kept: Commands, bridge: Start, source: Database, target: Database
+    kept: World, bridge: Start, source: Database, target: Database
 ) -> None:
     source.execute("revoke update on outbox.entity from outbox_bridge")
     running = bridge()
@@ -235,8 +232,8 @@ def test_a_missing_right_halts_with_its_grant_and_nothing_is_lost(
     assert enriched(target)[0][2] == "ada"
 
 
-def test_rows_put_in_by_hand_are_older_than_any_event_and_a_deleted_one_is_gone(
-    kept: Commands, bridge: Start, source: Database, target: Database
+def test_rows_put_in_by_hand_are_older_than_any_event_and_may_be_deleted(
+    kept: World, bridge: Start, source: Database, target: Database
 ) -> None:
     kept.text = CONFIG.replace(", cache: 1h", "")
     source.execute(
@@ -253,8 +250,8 @@ def test_rows_put_in_by_hand_are_older_than_any_event_and_a_deleted_one_is_gone(
 
 
 @pytest.mark.slow
-def test_an_event_that_came_too_early_waits_for_the_one_that_says_who_its_customer_is(
-    kept: Commands, bridge: Start, source: Database, target: Database
+def test_an_event_waits_for_the_one_that_says_who_its_customer_is(
+    kept: World, bridge: Start, source: Database, target: Database
 ) -> None:
     kept.text = CONFIG.replace(
         "{ entity: customer, key: $event.customer_id }",
@@ -268,8 +265,8 @@ def test_an_event_that_came_too_early_waits_for_the_one_that_says_who_its_custom
     assert [row[:3] for row in enriched(target)] == [(1, None, "ada"), (2, None, "ada")]
 
 
-def test_a_stream_sees_what_events_said_although_the_entitys_own_stream_is_halted(
-    kept: Commands, bridge_process: Callable[..., BridgeProcess], source: Database, second: Database
+def test_a_stream_sees_entities_although_their_own_stream_is_halted(
+    kept: World, bridge_process: Callable[..., BridgeProcess], source: Database, second: Database
 ) -> None:
     target = kept.target
     connection = f'  second: {{ type: postgres, dsn: "{second.bridge_dsn}" }}\n'
@@ -315,7 +312,7 @@ def _stored(source: Database) -> dict[str, Any]:
     }
 
 
-def test_the_database_merges_as_the_planner_does_whatever_the_order_and_however_often(
+def test_the_database_merges_entities_as_the_planner_does_in_any_order(
     source: Database,
 ) -> None:
     chance = random.Random(11)

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable
 
 from bridge.cli.explain import delivery_line
-from bridge.postgres.journey import deliveries
-from tests.integration.ops.conftest import Commands, emit, letters, rows, until, usage
+from bridge.postgres.progress import deliveries
+from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
+from tests.support.world import World, until
 
 Start = Callable[[], BridgeProcess]
 
@@ -26,15 +27,15 @@ _TO = """branches:
 
 
 def test_explain_tells_the_way_of_an_event_with_the_values_it_saw(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
-    commands.text = commands.text.replace("steps:", _BRANCHES).replace("destinations:", _TO)
+    world.text = world.text.replace("steps:", _BRANCHES).replace("destinations:", _TO)
     [waiting] = emit(source, usage())
-    assert "not applied yet" in commands("explain", waiting)
+    assert "not applied yet" in world.command("explain", waiting)
     bridge()
     filtered, nowhere, broken = emit(source, usage(used=0), usage(used=1), usage(plan=7))
     until(lambda: rows(target) == 1 and letters(target) == 1, "a row and a letter")
-    said = commands("explain", waiting)
+    said = world.command("explain", waiting)
     for line in (
         "filter: $event.used > 0",
         "$event.used is 9",
@@ -47,50 +48,50 @@ def test_explain_tells_the_way_of_an_event_with_the_values_it_saw(
         "its transaction is applied",
     ):
         assert line in said, f"{line!r} is not in\n{said}"
-    assert "filtered out" in commands("explain", filtered)
-    assert "branch rest leads nowhere" in commands("explain", nowhere)
-    [stream] = commands.json("explain", broken)["streams"]
+    assert "filtered out" in world.command("explain", filtered)
+    assert "branch rest leads nowhere" in world.command("explain", nowhere)
+    [stream] = world.json("explain", broken)["streams"]
     [pipeline] = stream["pipelines"]
     assert pipeline["ended"].startswith('dead letter, contract: field "plan"')
     assert pipeline["destinations"]["events"]["dead_letter"]["state"] == "open"
-    ran = commands.run("explain", "00000000-0000-7000-8000-000000000000")
+    ran = world.run("explain", "00000000-0000-7000-8000-000000000000")
     assert ran.returncode == 1
     assert "pruned" in ran.stderr
 
 
-def test_explain_shows_the_row_that_an_enrichment_finds(commands: Commands, source: Database) -> None:
+def test_explain_shows_the_row_that_an_enrichment_finds(world: World, source: Database) -> None:
     [known] = emit(source, usage())
     [unknown] = emit(source, usage(customer_id="nobody"))
-    assert '"csm": "grace"' in commands("explain", known)
-    assert '-> "no row"' in commands("explain", unknown)
+    assert '"csm": "grace"' in world.command("explain", known)
+    assert '-> "no row"' in world.command("explain", unknown)
 
 
 def test_tail_prints_what_became_of_each_event_and_no_values_unasked(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     bridge()
     good, bad = emit(source, usage(note="canary"), usage(plan=7), key="cus_1")
     until(lambda: rows(target) == 1 and letters(target) == 1, "a row and a letter")
-    said = commands("tail", "--no-follow").splitlines()
+    said = world.command("tail", "--no-follow").splitlines()
     assert [line.split()[2] for line in said] == [good, bad]
     assert "key cus_1  applied" in said[0]
     assert said[1].endswith("applied, usage-limit-hits -> events: dead letter open (contract)")
     assert "canary" not in "".join(said)
-    assert "canary" in commands("tail", "usage-limit-hits", "--no-follow", "--values", "--last", "2")
-    assert commands("tail", "--no-follow", "-n", "1").split()[2] == bad
-    ran = commands.run("tail", "usage")
+    assert "canary" in world.command("tail", "usage-limit-hits", "--no-follow", "--values", "--last", "2")
+    assert world.command("tail", "--no-follow", "-n", "1").split()[2] == bad
+    ran = world.run("tail", "usage")
     assert ran.returncode == 2
     assert "usage-limit-hits" in ran.stderr
 
 
-def test_tail_follows_until_it_is_interrupted(commands: Commands, source: Database, target: Database) -> None:
+def test_tail_follows_until_it_is_interrupted(world: World, source: Database, target: Database) -> None:
     environment = {
         "SOURCE_DSN": source.bridge_dsn,
         "WAREHOUSE_DSN": target.bridge_dsn,
         "PYTHONPATH": ":".join(sys.path),
     }
     following = subprocess.Popen(
-        [sys.executable, "-u", "-m", "bridge", "tail", "-c", str(commands.config)],
+        [sys.executable, "-u", "-m", "bridge", "tail", "-c", str(world.config)],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -108,13 +109,13 @@ def test_tail_follows_until_it_is_interrupted(commands: Commands, source: Databa
 
 
 def test_top_prints_one_screen_where_there_is_no_terminal(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
-    assert "not ready" in commands("top")
+    assert "not ready" in world.command("top")
     bridge()
     emit(source, usage())
     until(lambda: rows(target) == 1, "a row")
-    said = commands("top")
+    said = world.command("top")
     assert said.startswith("ready")
     assert "usage-limit-hits" in said
 

@@ -5,91 +5,92 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.cli.status import lines
-from tests.integration.ops.conftest import Commands, emit, letters, rows, until, usage
+from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
+from tests.support.world import World, until
 
 Start = Callable[[], BridgeProcess]
 
 
 def test_a_running_bridge_answers_and_is_ready(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     bridge()
     emit(source, usage())
     until(lambda: rows(target) == 1, "a row")
-    state = commands.json("status")
+    state = world.json("status")
     assert (state["running"], state["ready"]) == (True, True)
     [stream] = state["streams"]
     assert stream["phase"] == "streaming"
-    said = commands("status")
+    said = world.command("status")
     assert said.startswith("ready\n")
     assert "pipeline usage-limit-hits: 1 applied" in said
 
 
 def test_repeats_are_told_by_a_bridge_that_runs_and_without_one(
-    commands: Commands, bridge: Start, source: Database
+    world: World, bridge: Start, source: Database
 ) -> None:
     emitted = "select outbox.emit('usage.limit_reached', '{}', 'k') from generate_series(1, 3)"
     source.execute(emitted)
-    state = commands.json("status", code=1)
+    state = world.json("status", code=1)
     assert (state["running"], state["suppressed"]) == (False, {"usage.limit_reached": 2})
     bridge()
-    until(lambda: commands.json("status")["suppressed"] == {"usage.limit_reached": 2}, "a look at the source")
-    said = "not put in, because the idempotency key was used before: 2 usage.limit_reached"
-    assert said in commands("status")
-    commands("prune")
+    until(lambda: world.json("status")["suppressed"] == {"usage.limit_reached": 2}, "a look at the source")
+    said = "skipped, because the idempotency key was used before: 2 usage.limit_reached"
+    assert said in world.command("status")
+    world.command("prune")
     assert source.value("select count from outbox.suppressed") == 2
 
 
 def test_a_halted_bridge_is_not_ready_and_names_what_mends_it(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     running = bridge()
     target.execute("alter table events.usage_limits rename to elsewhere")
     emit(source, usage())
     running.wait_halted("table_missing")
-    said = commands("status", code=1)
+    said = world.command("status", code=1)
     assert said.startswith("not ready\n")
     assert "table_missing" in said
     assert "fix: " in said
 
 
 def test_without_a_bridge_the_servers_tell_how_far_the_stream_is(
-    commands: Commands, bridge: Start, source: Database, target: Database
+    world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     running = bridge()
     emit(source, usage(), usage(metric="no-such"))
     until(lambda: rows(target) == 1 and letters(target) == 1, "a row and a letter")
     running.terminate()
     emit(source, usage(), usage(), usage())
-    state = commands.json("status", code=1)
+    state = world.json("status", code=1)
     assert (state["running"], state["ready"]) == (False, False)
     [stream] = state["streams"]
     assert (stream["mode"], stream["registered"], stream["pending_events"]) == ("stream", True, 3)
     assert stream["slot"]["active"] is False
     assert state["pipelines"] == [{"pipeline": "usage-limit-hits", "dead_letters": 1}]
-    said = commands("status", code=1)
+    said = world.command("status", code=1)
     assert "fix: bridge run" in said
     assert "3 events wait" in said
 
 
-def test_servers_that_are_away_are_exit_code_3(commands: Commands) -> None:
-    commands.environment["WAREHOUSE_DSN"] = "host=127.0.0.1 port=1 dbname=x"
-    ran = commands.run("status")
+def test_servers_that_are_away_are_exit_code_3(world: World) -> None:
+    world.environment["WAREHOUSE_DSN"] = "host=127.0.0.1 port=1 dbname=x"
+    ran = world.run("status")
     assert ran.returncode == 3
-    assert "fix: nobody listens there: correct `host` and `port`" in ran.stderr
+    assert "fix: nothing listens there: correct `host` and `port`" in ran.stderr
 
 
-def test_a_target_without_a_ledger_is_told_what_to_run(commands: Commands, target: Database) -> None:
+def test_a_target_without_a_ledger_is_told_what_to_run(world: World, target: Database) -> None:
     target.execute("drop schema bridge cascade")
     for command in (["status"], ["dead", "list"], ["dead", "retry", "--all"]):
-        ran = commands.run(*command)
+        ran = world.run(*command)
         assert ran.returncode == 1
         assert "bridge schema target | psql" in ran.stderr
 
 
-def test_the_types_of_repeats_are_told_briefly_and_without_what_a_terminal_would_obey() -> None:
+def test_types_of_repeats_are_told_briefly_and_without_terminal_controls() -> None:
     counts = {f"type.{number:02}": 100 - number for number in range(12)} | {"a\x1b[2Jb": 1000}
     state = {"ready": True, "problems": [], "streams": [], "pipelines": [], "suppressed": counts}
     [_, line] = lines(state)

@@ -6,25 +6,25 @@ from datetime import timedelta
 
 import pytest
 
-from bridge.apply.upkeep import Upkeep
 from bridge.config.load import load
 from bridge.plans import stream_plans
-from tests.integration.ops.conftest import Commands, until
+from bridge.repair.upkeep import Upkeep
 from tests.support.bridge_process import FAILPOINTS
 from tests.support.servers import Database
+from tests.support.world import World, until
 
 _OLD = "insert into outbox.event (type, payload, occurred_at) values ('a', '{}', now() - interval '8 days')"
 _ALL_APPLIED = "insert into outbox.stream (stream, floor) values ('warehouse', pg_current_snapshot())"
 
 
 def test_upkeep_prunes_what_is_delivered_and_old_and_ends_when_asked(
-    commands: Commands, source: Database, target: Database
+    world: World, source: Database, target: Database
 ) -> None:
     source.execute(_OLD)
     source.execute(_OLD.replace("8 days", "6 days"))
     source.execute(_ALL_APPLIED)
     dsns = {"SOURCE_DSN": source.bridge_dsn, "WAREHOUSE_DSN": target.bridge_dsn}
-    plans = stream_plans(load(commands.config, dsns))
+    plans = stream_plans(load(world.config, dsns))
     upkeep = Upkeep(lambda: plans, lambda: timedelta(days=7), retry_every=0.05, prune_every=0.0)
     upkeep.start()
     until(lambda: source.value("select count(*) from outbox.event") == 1, "the old row is gone")
@@ -36,13 +36,13 @@ def test_upkeep_prunes_what_is_delivered_and_old_and_ends_when_asked(
 
 @pytest.mark.parametrize(("act", "code"), [("kill", -9), ("raise", 1), ("hang", -9)])
 def test_a_prune_that_ends_in_a_batch_has_deleted_nothing(
-    commands: Commands, source: Database, act: str, code: int
+    world: World, source: Database, act: str, code: int
 ) -> None:
     source.execute(_OLD)
     source.execute(_ALL_APPLIED)
-    commands.environment[FAILPOINTS] = f"prune.batch={act}"
-    assert commands.run("prune").returncode == code
+    world.environment[FAILPOINTS] = f"prune.batch={act}"
+    assert world.run("prune").returncode == code
     assert source.value("select count(*) from outbox.event") == 1
-    del commands.environment[FAILPOINTS]
-    commands("prune")
+    del world.environment[FAILPOINTS]
+    world.command("prune")
     assert source.value("select count(*) from outbox.event") == 0

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.world import World, until
 from tests.integration.prove.conftest import Command
 from tests.support.producers import Traffic
+from tests.support.world import World, until
 
 KINDS = ("lost", "doubled", "differing", "unexpected", "both")
 
@@ -288,7 +288,7 @@ def test_pruned_events_are_no_difference_and_what_is_left_is_compared(world: Wor
     assert command("prove", "--json").only["lost"]["first"] == [str(young)]
 
 
-def test_a_refused_event_without_a_dead_letter_is_lost_where_rows_have_no_identity_too(
+def test_a_refused_event_without_a_dead_letter_is_lost_without_a_key_too(
     world: World, command: Command, latest: None
 ) -> None:
     world.bridge().start().wait_ready()
@@ -300,11 +300,11 @@ def test_a_refused_event_without_a_dead_letter_is_lost_where_rows_have_no_identi
     assert command("prove").code == 0
     world.target.execute("delete from bridge.dead_letter")
     named = command("prove", "--json").only["lost"]["first"]
-    assert named == [f"{broken} (it cannot be a row, and is no dead letter)"]
+    assert named == [f"{broken} (it cannot be a row, and is not a dead letter)"]
 
 
 @pytest.mark.parametrize("event", ["user.signed_up", "user.*"])
-def test_of_a_default_mapping_without_a_contract_the_columns_are_compared_too(
+def test_columns_of_a_default_mapping_without_a_contract_are_compared_too(
     world: World, command: Command, event: str
 ) -> None:
     """The product page's own table: no key, no contract, no column named."""
@@ -329,7 +329,7 @@ def test_of_a_default_mapping_without_a_contract_the_columns_are_compared_too(
     until(lambda: world.applied("events.signups") == 20, "all are there")
     before = command("prove", "--json")
     assert before.code == 0, before.out + before.err
-    assert before.only["notes"] == ["not compared, since no new event has such a field: referrer"]
+    assert before.only["notes"] == ["not compared, because no recent event has such a field: referrer"]
     world.target.execute("update events.signups set plan = 'free' where user_id = '7'")
     world.target.execute("update events.signups set email = 'other' where user_id in ('3', '4')")
     one = command("prove", "--json").only

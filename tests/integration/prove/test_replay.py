@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.world import World, until
 from tests.integration.prove.conftest import Command
 from tests.integration.prove.test_prove import LATEST, by_customer
+from tests.support.world import World, until
 
 GOOD = {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 1, "plan": "pro"}
 HERE = ("replay", "--destination", "events", "--since", "1h")

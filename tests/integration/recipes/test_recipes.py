@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.cli import cli
 from bridge.config.recipe import Recipe, recipes
-from tests.faults.world import until
 from tests.support import truth
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
+from tests.support.world import until
 
 ALL = recipes()
 HEAD = """\
@@ -88,7 +88,7 @@ def effects(target: Database) -> Counter[str]:
     return Counter(dict(rows))
 
 
-def test_valid_samples_land_once_filtered_ones_nowhere_and_malformed_ones_are_typed_dead_letters(
+def test_samples_land_once_or_nowhere_or_as_dead_letters_as_they_should(
     source: Database, target: Database, bridge_process: Callable[..., BridgeProcess], tmp_path: Path
 ) -> None:
     target.execute("drop schema events cascade")

@@ -14,12 +14,12 @@ import pytest
 
 from bridge.config.lint import lint
 from bridge.config.load import load
-from bridge.doctor.sinks import libraries, reach
+from bridge.doctor.destinations import libraries, reach
 from bridge.errors import ConfigError
 from bridge.sinks import apprise_thread
 from bridge.sinks.apprise import ELSEWHERE, AppriseConnection
 from bridge.sinks.http import HttpClient
-from bridge.sinks.model import Outcome, Wire
+from bridge.sinks.model import SendOutcome, Wire
 from tests.integration.sinks.test_contract import IDENTITY, delivery, send
 from tests.support.bridge_process import BridgeProcess
 from tests.support.mail import MailServer
@@ -113,7 +113,7 @@ def test_a_service_that_hangs_holds_neither_the_loop_nor_its_neighbours(receiver
     silent = Receiver()
     silent.always = Reply(hang=True)
 
-    async def both() -> tuple[Outcome, Outcome]:
+    async def both() -> tuple[SendOutcome, SendOutcome]:
         wire = Wire(HttpClient(), timeout=60.0)
         slow = asyncio.create_task(connection(to(silent), *LOCAL).send(delivery({"text": "t"}), wire))
         await asyncio.to_thread(silent.wait, 1)
@@ -205,11 +205,11 @@ def problem(path: Path) -> str:
 
 
 @pytest.mark.parametrize("url", ["nosuch://SECRET-1", "SECRET-1", "https://", "json://"])
-def test_a_url_that_the_library_cannot_read_is_an_error_that_does_not_quote_it(
+def test_a_url_the_library_cannot_read_is_an_error_that_does_not_quote_it(
     url: str, configured: Callable[[str], Path]
 ) -> None:
     said = problem(configured(url))
-    assert "is no address that the apprise library knows" in said
+    assert "url is not an Apprise URL" in said
     assert "SECRET" not in said
 
 
@@ -217,7 +217,7 @@ def test_a_url_that_the_library_cannot_read_is_an_error_that_does_not_quote_it(
 def test_services_whose_connections_cannot_be_judged_are_refused(
     schema: str, configured: Callable[[str], Path]
 ) -> None:
-    assert f"{schema} is not taken" in problem(configured(f"{schema.upper()}://SECRET-1/x"))
+    assert f"{schema} is not supported" in problem(configured(f"{schema.upper()}://SECRET-1/x"))
 
 
 def test_without_the_library_every_command_says_how_to_get_it(
@@ -229,7 +229,7 @@ def test_without_the_library_every_command_says_how_to_get_it(
     assert "pip install 'outbox-bridge[apprise]'" in problem(configured("json://127.0.0.1/SECRET-1"))
 
 
-def test_a_url_from_a_variable_that_is_not_set_here_is_left_to_the_machine_that_has_it(
+def test_a_url_from_a_variable_not_set_here_is_left_to_who_has_it(
     configured: Callable[[str], Path],
 ) -> None:
     assert [one for one in lint(configured("${APPRISE_URL}"), {}) if one.level == "error"] == []

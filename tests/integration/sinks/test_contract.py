@@ -15,7 +15,7 @@ import pytest
 
 from bridge.sinks.http import LONGEST_ANSWER, HttpClient
 from bridge.sinks.kinds import SINKS
-from bridge.sinks.model import Delivery, Outcome, SendError, SinkConnection, Wire
+from bridge.sinks.model import Delivery, SendError, SendOutcome, SinkConnection, Wire
 from tests.integration.sinks.conftest import SECRET
 from tests.support.mail import MailServer
 from tests.support.receiver import Receiver, Reply
@@ -118,12 +118,12 @@ def delivery(fields: dict[str, Any]) -> Delivery:
 
 def send(
     connection: SinkConnection, fields: dict[str, Any], *, timeout: float = 5.0, times: int = 1
-) -> Outcome:
+) -> SendOutcome:
     """The outcome of the last of `times` attempts, over one client."""
 
-    async def attempt() -> Outcome:
+    async def attempt() -> SendOutcome:
         client = HttpClient()
-        outcome = Outcome("retry")
+        outcome = SendOutcome("retry")
         try:
             for _ in range(times):
                 outcome = await connection.send(delivery(fields), Wire(client, timeout))

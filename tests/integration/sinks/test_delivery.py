@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from typing import Any
 
@@ -13,13 +12,13 @@ import psycopg
 import pytest
 from standardwebhooks import Webhook
 
-from bridge.demo.cluster import Cluster
 from bridge.postgres.schema import target_sql
 from tests.integration.sinks.conftest import HEAD, SECRET, TABLE, Start
 from tests.support.producers import Producer
 from tests.support.receiver import Receiver, Reply
-from tests.support.servers import Database
+from tests.support.servers import Database, EmbeddedServer
 from tests.support.truth import conservation, settle
+from tests.support.world import until
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -37,12 +36,9 @@ def payload(**more: Any) -> dict[str, Any]:
     return {"customer_id": "cus_1", "metric": "seats", "limit": 10, "used": 9, "plan": "pro"} | more
 
 
-def until(connection: Connection, query: str, wanted: Any, deadline: float = 30.0) -> None:
+def until_it_is(connection: Connection, query: str, wanted: Any) -> None:
     """Await what a query answers."""
-    end = time.monotonic() + deadline
-    while (found := connection.execute(query).fetchone()) != (wanted,):
-        assert time.monotonic() < end, f"{query}: {found}, not {wanted}"
-        time.sleep(0.02)
+    until(lambda: connection.execute(query).fetchone() == (wanted,), f"{query}: {wanted}")
 
 
 def test_one_event_is_one_row_and_one_slack_message(
@@ -55,7 +51,7 @@ def test_one_event_is_one_row_and_one_slack_message(
         settle(source.dsn, target.dsn)
     assert request.path == "/slack"
     assert request.json == {"text": "&lt;!channel&gt; &amp; co is at 9/10"}
-    until(target_connection, "select state from bridge.delivery", "sent")
+    until_it_is(target_connection, "select state from bridge.delivery", "sent")
     row = target_connection.execute("select id::text, attempts from bridge.delivery").fetchone()
     assert row == (request.headers["idempotency-key"], 1)
     assert conservation(source.dsn, target.dsn).holds
@@ -83,7 +79,7 @@ def test_a_webhook_is_signed_and_numbers_are_exact(
 
 @pytest.mark.fault(71)
 @pytest.mark.slow
-def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id(
+def test_a_crash_around_the_sinks_answer_sends_again_with_the_same_id(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
     bridge = bridge_with(HOOK, failpoints="deliver.claimed=kill@1").start()
@@ -100,7 +96,7 @@ def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id
         first, second = receiver.wait(2)
     assert first.identity == second.identity
     assert first.body == second.body
-    until(target_connection, "select state from bridge.delivery", "sent")
+    until_it_is(target_connection, "select state from bridge.delivery", "sent")
 
 
 @pytest.mark.fault(71)
@@ -108,7 +104,7 @@ def test_a_crash_before_and_after_the_sink_answered_sends_again_with_the_same_id
 @pytest.mark.parametrize(
     "stopped", ["deliver.claimed=raise", "deliver.claimed=hang", "deliver.sent=raise", "deliver.sent=hang"]
 )
-def test_a_dispatcher_that_fails_or_hangs_there_sends_it_with_the_same_id_at_last(
+def test_a_dispatcher_that_failed_or_hung_sends_with_the_same_id_at_last(
     source: Database,
     target_connection: Connection,
     receiver: Receiver,
@@ -123,7 +119,7 @@ def test_a_dispatcher_that_fails_or_hangs_there_sends_it_with_the_same_id_at_las
         bridge.kill()
         bridge.environment.pop("BRIDGE_FAILPOINTS")
         bridge.start().wait_ready()
-    until(target_connection, "select state from bridge.delivery", "sent")
+    until_it_is(target_connection, "select state from bridge.delivery", "sent")
     assert len({request.identity for request in receiver.requests}) == 1
     assert len(receiver.requests) == (2 if stopped.startswith("deliver.sent") else 1)
 
@@ -136,7 +132,7 @@ def test_messages_of_one_key_come_in_order_though_the_first_fails(
         for number in range(12):
             producer.transaction(payloads=[payload(used=number)], key=("a", "b")[number % 2])
         bridge_with(HOOK).start().wait_ready()
-        until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 12)
+        until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 12)
     taken: dict[bool, list[int]] = {True: [], False: []}
     for request in receiver.requests:
         used = request.json["data"]["used"]
@@ -157,13 +153,13 @@ def test_a_destination_that_is_down_delays_no_table_and_holds_no_wal(
         producer.burst(2000)
         settle(source.dsn, target.dsn)
         assert conservation(source.dsn, target.dsn).holds
-        until(target_connection, "select count(*) >= 2000 from bridge.delivery", True)
-        until(target_connection, "select count(*) from bridge.delivery where state <> 'pending'", 0)
+        until_it_is(target_connection, "select count(*) >= 2000 from bridge.delivery", True)
+        until_it_is(target_connection, "select count(*) from bridge.delivery where state <> 'pending'", 0)
         applied = target_connection.execute("select applied_lsn from bridge.checkpoint").fetchone()
         assert applied is not None
         with source.connect() as connection:
             confirmed = f"select confirmed_flush_lsn >= '{applied[0]}' from pg_replication_slots"
-            until(connection, f"{confirmed} where database = current_database()", True)
+            until_it_is(connection, f"{confirmed} where database = current_database()", True)
     assert bridge.get("/readyz")[0] == 200, "a sink that is down is no fault of the bridge"
 
 
@@ -176,9 +172,9 @@ def test_a_refusal_is_a_dead_letter_at_once_and_the_next_message_goes(
         producer.transaction(payloads=[payload(customer_id="CANARY", used=1)], key="k")
         producer.transaction(payloads=[payload(used=2)], key="k")
         receiver.wait(2)
-    until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 1)
+    until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 1)
     letters = "select count(*) from bridge.dead_letter where state = 'open'"
-    until(target_connection, letters, 1)
+    until_it_is(target_connection, letters, 1)
     row = target_connection.execute(
         "select d.state, l.state, l.code, l.cause, l.attempts, l.event_id = d.event_id, l.destination "
         "from bridge.dead_letter l join bridge.delivery d using (id)"
@@ -201,11 +197,11 @@ def test_a_dead_message_is_sent_again_by_dead_retry(
     bridge = bridge_with(HOOK).start().wait_ready()
     with Producer(source.dsn) as producer:
         producer.transaction(payloads=[payload()])
-        until(target_connection, "select count(*) from bridge.dead_letter where state = 'open'", 1)
+        until_it_is(target_connection, "select count(*) from bridge.dead_letter where state = 'open'", 1)
     command = [sys.executable, "-m", "bridge", "dead", "retry", "--all", "-c", str(bridge.config)]
     done = subprocess.run(command, env=bridge.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    until(target_connection, "select state from bridge.delivery", "sent")
+    until_it_is(target_connection, "select state from bridge.delivery", "sent")
     first, second = receiver.requests
     assert first.identity == second.identity
     assert target_connection.execute("select state from bridge.dead_letter").fetchone() == ("resolved",)
@@ -223,7 +219,7 @@ def test_of_two_bridges_one_dispatches(
     second.wait_log("dispatcher stands by")
     with Producer(source.dsn) as producer:
         producer.burst(200)
-        until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 200)
+        until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 200)
         assert len(receiver.requests) == len({one.identity for one in receiver.requests}) == 200
         assert first.terminate() == 0
         second.wait_log("dispatching")
@@ -241,14 +237,14 @@ def test_a_message_that_is_too_fast_waits_as_told_and_one_too_old_is_dead(
         producer.transaction(payloads=[payload(used=1)], key="a")
         receiver.wait(2)
         producer.transaction(payloads=[payload(used=2)], key="a")
-        until(target_connection, "select count(*) from bridge.dead_letter where state = 'open'", 1)
+        until_it_is(target_connection, "select count(*) from bridge.dead_letter where state = 'open'", 1)
         producer.transaction(payloads=[payload(used=3)], key="a")
         receiver.wait_for(lambda found: found[-1].json["data"]["used"] == 3)
-    until(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 2)
+    until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 2)
     letters = target_connection.execute(
         "select l.code, l.cause from bridge.dead_letter l join bridge.delivery d using (id) order by d.event_seq"
     ).fetchall()
-    assert letters == [("http_503", "HTTP 503; given up at the destination's max_age")]
+    assert letters == [("http_503", "HTTP 503; stopped at the destination's max_age")]
     numbers = [one.json["data"]["used"] for one in receiver.requests]
     assert [number for number in numbers if number != 2] == [1, 1, 3]
     assert 'outcome="retry"' in bridge.get("/metrics")[1]
@@ -257,7 +253,7 @@ def test_a_message_that_is_too_fast_waits_as_told_and_one_too_old_is_dead(
 def test_the_ledgers_server_may_crash_and_the_messages_still_go(
     source: Database,
     target: Database,
-    target_cluster: Cluster,
+    target_cluster: EmbeddedServer,
     receiver: Receiver,
     bridge_with: Start,
 ) -> None:
@@ -350,4 +346,4 @@ def test_with_sinks_only_the_ledger_is_in_the_source(
         with Producer(source.dsn) as producer:
             producer.transaction(3)
         receiver.wait(3)
-        until(connection, "select count(*) from bridge.delivery where state = 'sent'", 3)
+        until_it_is(connection, "select count(*) from bridge.delivery where state = 'sent'", 3)

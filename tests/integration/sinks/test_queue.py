@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 
+from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
-from bridge.postgres import dispatcher as place
 from tests.support.servers import Database
 
 T = TypeVar("T")
@@ -21,10 +21,10 @@ STREAM, PIPELINE, DESTINATION = "s", "p", "d"
 
 
 @pytest.fixture
-def run(target: Database) -> Callable[[Callable[[place.Connection], Awaitable[T]]], T]:
+def run(target: Database) -> Callable[[Callable[[place.AsyncLink], Awaitable[T]]], T]:
     """Run a coroutine with a dispatcher's connection, as the bridge's role."""
 
-    def call(work: Callable[[place.Connection], Awaitable[T]]) -> T:
+    def call(work: Callable[[place.AsyncLink], Awaitable[T]]) -> T:
         async def connected() -> T:
             async with await place.connect(target.bridge_dsn, STREAM) as connection:
                 return await work(connection)
@@ -50,7 +50,7 @@ def claim(epoch: int, *, lease: float = 60.0, max_age: float = 3600.0) -> queue.
     return queue.Claim(STREAM, PIPELINE, DESTINATION, epoch, lease, max_age)
 
 
-async def held(connection: place.Connection) -> int:
+async def held(connection: place.AsyncLink) -> int:
     epoch = await place.hold(connection, STREAM, "me")
     assert epoch is not None
     return epoch
@@ -65,7 +65,7 @@ def test_only_the_first_of_each_key_is_claimed_and_keyless_ones_all(target_conne
     put(target_connection, (8, "c"), destination="other")
     put(target_connection, (9, "d"), pipeline="other")
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         mine = claim(await held(connection))
         assert names(await mine.keyless(connection, 10)) == ["e4", "e5"]
         first, last = await mine.keyed(connection, 10, None)
@@ -84,7 +84,7 @@ def test_only_the_first_of_each_key_is_claimed_and_keyless_ones_all(target_conne
 def test_keys_take_turns(target_connection: Sql, run: Any) -> None:
     put(target_connection, *[(n, f"k{n:02}") for n in range(10)])
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         mine = claim(await held(connection))
         assert names((await mine.keyed(connection, 3, None))[0]) == ["e0", "e1", "e2"]
         assert names((await mine.keyed(connection, 3, "k02"))[0]) == ["e3", "e4", "e5"]
@@ -93,12 +93,12 @@ def test_keys_take_turns(target_connection: Sql, run: Any) -> None:
     run(story)
 
 
-def test_a_lease_that_ended_is_claimed_again_and_the_late_settle_changes_nothing(
+def test_an_ended_lease_is_claimed_again_and_a_late_settle_changes_nothing(
     target_connection: Sql, run: Any
 ) -> None:
     put(target_connection, (1, "a"))
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         first = await held(connection)
         ((one,), _) = await claim(first, lease=0.0).keyed(connection, 1, None)
         await place.let_go(connection, STREAM, first, [])
@@ -120,7 +120,7 @@ def test_a_dispatcher_that_lost_its_place_claims_expires_and_renews_nothing(
 ) -> None:
     put(target_connection, (1, "a"), (2, None))
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         first = await held(connection)
         assert await place.hold(connection, STREAM, "another") is None
         assert await place.renew(connection, STREAM, first)
@@ -135,7 +135,7 @@ def test_a_dispatcher_that_lost_its_place_claims_expires_and_renews_nothing(
     run(story)
 
 
-def test_what_is_older_than_max_age_becomes_a_dead_letter_unless_it_is_being_sent(
+def test_what_exceeds_max_age_is_a_dead_letter_unless_it_is_being_sent(
     target_connection: Sql, run: Any
 ) -> None:
     put(target_connection, (1, "a"), (2, "a"), (3, None))
@@ -143,7 +143,7 @@ def test_what_is_older_than_max_age_becomes_a_dead_letter_unless_it_is_being_sen
         "update bridge.delivery set created_at = now() - interval '2 hours' where event_seq < 3"
     )
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         mine = claim(await held(connection))
         ((one,), _) = await mine.keyed(connection, 1, None)
         assert one.expires_in < 0
@@ -158,7 +158,7 @@ def test_what_is_older_than_max_age_becomes_a_dead_letter_unless_it_is_being_sen
 def test_pruning_keeps_what_waits_and_the_dead_with_their_letters(target_connection: Sql, run: Any) -> None:
     put(target_connection, *[(n, None) for n in range(1, 8)])
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         mine = claim(await held(connection))
         found = await mine.keyless(connection, 5)
         for one in found[:3]:
@@ -181,7 +181,7 @@ def test_pruning_keeps_what_waits_and_the_dead_with_their_letters(target_connect
 def test_a_message_that_dies_twice_has_one_dead_letter_again_open(target_connection: Sql, run: Any) -> None:
     put(target_connection, (1, "a"))
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         mine = claim(await held(connection))
         for _ in range(2):
             ((one,), _) = await mine.keyed(connection, 1, None)
@@ -201,7 +201,7 @@ def test_a_long_backlog_of_one_key_is_not_read_to_claim_its_first(target_connect
     put(target_connection, *[(n, "hot") for n in range(20_000)], (20_000, "zz"))
     target_connection.execute("analyze bridge.delivery")
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         mine = claim(await held(connection))
         assert names((await mine.keyed(connection, 8, None))[0]) == ["e0", "e20000"]
 
@@ -222,7 +222,7 @@ def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
     put(target_connection, *enumerate(keys))
     taken: list[tuple[str | None, int]] = []
 
-    async def worker(dsn_connection: place.Connection, epoch: int) -> None:
+    async def worker(dsn_connection: place.AsyncLink, epoch: int) -> None:
         mine = claim(epoch)
         idle = 0
         while idle < 20:
@@ -235,7 +235,7 @@ def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
             if not found:
                 await asyncio.sleep(0.005)
 
-    async def story(connection: place.Connection) -> None:
+    async def story(connection: place.AsyncLink) -> None:
         epoch = await held(connection)
         async with await place.connect(connection.info.dsn + " password=bridge", STREAM) as other:
             await asyncio.gather(worker(connection, epoch), worker(other, epoch))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from bridge.sinks.http import HttpClient
-from bridge.sinks.model import Outcome, SendError, Wire
+from bridge.sinks.model import SendError, SendOutcome, Wire
 from bridge.sinks.webhook import WebhookConnection
 from tests.integration.sinks.conftest import SECRET
 from tests.integration.sinks.test_contract import delivery
@@ -30,8 +30,8 @@ class Names:
         return list(self.addresses)
 
 
-def send(sink: WebhookConnection, names: Names, fields: dict[str, object] | None = None) -> Outcome:
-    async def attempt() -> Outcome:
+def send(sink: WebhookConnection, names: Names, fields: dict[str, object] | None = None) -> SendOutcome:
+    async def attempt() -> SendOutcome:
         client = HttpClient(names)
         try:
             return await sink.send(delivery({"data": 1, **(fields or {})}), Wire(client, 3.0))

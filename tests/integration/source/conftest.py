@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -28,14 +27,6 @@ def app(source: Database) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An application: member of outbox_producer, and in a transaction as psycopg opens them."""
     with psycopg.connect(source.producer_dsn) as connection:
         yield connection
-
-
-def until(condition: Callable[[], bool], what: str, deadline: float = 20.0) -> None:
-    """Look again until the condition holds; fail after `deadline` seconds."""
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, f"not within {deadline:.0f} s: {what}"
-        time.sleep(0.01)
 
 
 def waits_for_a_lock(observer: Database, backend_pid: int) -> bool:

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.integration.source.conftest import until, waits_for_a_lock
+from tests.integration.source.conftest import waits_for_a_lock
 from tests.support.servers import Database
+from tests.support.world import until
 
 pytestmark = pytest.mark.matrix
 App = psycopg.Connection[tuple[Any, ...]]
@@ -162,9 +163,7 @@ def test_two_transactions_that_emit_the_same_keys_in_opposite_order_deadlock(
     assert [type(outcome) for outcome in outcomes if outcome] == [errors.DeadlockDetected]
 
 
-def test_under_repeatable_read_a_duplicate_committed_meanwhile_is_a_serialization_failure(
-    app: App, source: Database
-) -> None:
+def test_a_duplicate_committed_meanwhile_fails_under_repeatable_read(app: App, source: Database) -> None:
     with psycopg.connect(source.producer_dsn) as late:
         late.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         late.execute("select 1")

@@ -91,7 +91,7 @@ def test_an_outbox_of_a_newer_bridge_is_left_alone(empty: Database) -> None:
     assert "pip install --upgrade outbox-bridge" in caught.value.hint
 
 
-def test_a_publication_that_was_altered_is_reported_with_the_sql_that_mends_it(empty: Database) -> None:
+def test_an_altered_publication_is_reported_with_the_sql_that_fixes_it(empty: Database) -> None:
     install(empty)
     empty.execute("alter publication outbox_bridge set (publish = 'insert, delete')")
     [remaining] = install(empty).remaining
@@ -116,7 +116,7 @@ def test_a_publication_that_was_altered_is_reported_with_the_sql_that_mends_it(e
         ),
     ],
 )
-def test_a_publication_for_something_else_is_reported_with_the_sql_that_mends_it(
+def test_a_publication_of_another_table_is_reported_with_the_sql_to_fix_it(
     empty: Database, statement: str, reason: str
 ) -> None:
     install(empty)
@@ -127,7 +127,7 @@ def test_a_publication_for_something_else_is_reported_with_the_sql_that_mends_it
         return
     empty.execute(statement)
     [remaining] = install(empty).remaining
-    assert "wanted: every row of outbox.event" in remaining.reason
+    assert "it should publish every row of outbox.event" in remaining.reason
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(remaining.reason)
     empty.execute(remaining.sql)
@@ -136,11 +136,11 @@ def test_a_publication_for_something_else_is_reported_with_the_sql_that_mends_it
 
 def test_a_publication_name_that_could_carry_sql_is_refused() -> None:
     for name in ("", "Upper", "a b", "x; drop table y", "a$$b", "a" * 64):
-        with pytest.raises(ConfigError, match="cannot name a publication"):
+        with pytest.raises(ConfigError, match="is not a valid name for a publication"):
             source_sql(name)
 
 
-def test_an_outbox_of_the_customers_own_gets_the_publication_and_the_bridge_may_read_it(
+def test_an_outbox_of_the_customers_own_gets_a_publication_and_grants(
     empty: Database,
 ) -> None:
     empty.execute('create schema "Shop"; create table "Shop"."out box" (id uuid primary key, payload jsonb)')
@@ -173,7 +173,7 @@ def owned(source_cluster: Any) -> Database:
     return database
 
 
-def test_without_createrole_the_rest_is_installed_and_the_roles_are_left_to_an_administrator(
+def test_without_createrole_all_but_the_roles_is_installed(
     owned: Database,
 ) -> None:
     first = install(owned, user="shop")

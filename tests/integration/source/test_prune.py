@@ -10,11 +10,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from bridge.core.snapshot import NOTHING, parse_snapshot
-from bridge.postgres import prune as module
-from bridge.postgres.prune import Pruned, prune
-from tests.integration.source.conftest import until
+from bridge.protocol.events import NOTHING, parse_snapshot
+from bridge.repair import prune as module
+from bridge.repair.prune import PruneResult, prune
 from tests.support.servers import Database
+from tests.support.world import until
 
 pytestmark = pytest.mark.matrix
 WEEK = timedelta(days=7)
@@ -53,7 +53,7 @@ def register(source: Database, stream: str, floor: str | None = None, witness: U
     )
 
 
-def run(source: Database, retention: timedelta = WEEK, **options: Any) -> Pruned:
+def run(source: Database, retention: timedelta = WEEK, **options: Any) -> PruneResult:
     """As the bridge's own role."""
     with source.connect("outbox_bridge") as connection:
         return prune(connection, retention, **options)
@@ -67,14 +67,14 @@ def test_old_and_applied_rows_go_and_young_ones_stay(source: Database) -> None:
     put(source, 8, count=3)
     young = put(source, 6)
     register(source, "warehouse")
-    assert run(source) == Pruned(deleted=3, batches=2)
+    assert run(source) == PruneResult(deleted=3, batches=2)
     assert left(source) == set(young)
 
 
 def test_without_a_registered_stream_nothing_goes(source: Database) -> None:
     old = put(source, 100)
     pruned = run(source)
-    assert pruned == Pruned(stopped="no stream is registered, so nothing is known to be delivered")
+    assert pruned == PruneResult(stopped="no stream is registered, so nothing is known to be delivered")
     assert left(source) == set(old)
 
 
@@ -83,14 +83,16 @@ def test_the_slowest_stream_decides_and_is_named(source: Database) -> None:
     register(source, "slow")
     kept = put(source, 8)
     register(source, "fast")
-    assert run(source) == Pruned(deleted=1, batches=2, stopped="stream slow has not applied the older rows")
+    assert run(source) == PruneResult(
+        deleted=1, batches=2, stopped="stream slow has not applied the older rows"
+    )
     assert left(source) == set(kept)
     register(source, "new", str(NOTHING))
     assert run(source).stopped == "stream new has not applied the older rows"
     assert left(source) == set(kept)
 
 
-def test_a_transaction_that_a_floor_does_not_show_stays_and_goes_when_it_is_shown(source: Database) -> None:
+def test_a_transaction_stays_until_every_floor_shows_it(source: Database) -> None:
     with psycopg.connect(source.dsn) as open_transaction:
         open_transaction.execute(
             "insert into outbox.event (type, payload, occurred_at) "
@@ -112,7 +114,7 @@ def test_a_streams_witness_stays(source: Database) -> None:
     assert left(source) == {witness}
 
 
-def test_a_key_is_remembered_35_days_and_its_payload_only_as_long_as_the_retention(source: Database) -> None:
+def test_a_key_is_remembered_35_days_and_its_payload_for_the_retention(source: Database) -> None:
     [keyed] = put(source, 34, key="k")
     register(source, "warehouse")
     pruned = run(source, timedelta(0))
@@ -138,14 +140,14 @@ def test_a_key_for_this_year_is_remembered_until_the_year_is_over(source: Databa
     put(source, 300, key=last_year)
     put(source, 300, key="k:9999")
     register(source, "warehouse")
-    assert run(source) == Pruned(deleted=2, emptied=1, batches=2)
+    assert run(source) == PruneResult(deleted=2, emptied=1, batches=2)
     assert left(source) == {kept}
     source.execute("update outbox.event set idempotency_key = %s", [last_year])  # a year goes by ...
     source.execute("update outbox.pruned set walk_at = now() - interval '2 days'")
     assert run(source).deleted == 1
 
 
-def test_a_key_of_an_event_dated_back_is_remembered_from_the_day_it_was_put_in(source: Database) -> None:
+def test_the_key_of_a_backdated_event_is_remembered_from_its_insertion(source: Database) -> None:
     source.execute(
         "insert into outbox.event (type, payload, idempotency_key, occurred_at) "
         "values ('a', '{}', 'imported', now() - interval '400 days')"
@@ -158,7 +160,7 @@ def test_a_key_of_an_event_dated_back_is_remembered_from_the_day_it_was_put_in(s
 def test_a_retention_longer_than_35_days_keeps_keys_as_long(source: Database) -> None:
     kept = put(source, MONTH_AND_A_WEEK, key="k")
     register(source, "warehouse")
-    assert run(source, timedelta(days=60)) == Pruned(batches=2)
+    assert run(source, timedelta(days=60)) == PruneResult(batches=2)
     assert left(source) == set(kept)
 
 
@@ -198,7 +200,7 @@ def test_what_was_deleted_is_recorded_with_it(source: Database) -> None:
     ) == [(greatest, floor, 1, 1, True)]
 
 
-def test_the_record_still_shows_what_was_deleted_under_the_floor_of_a_stream_that_is_gone(
+def test_the_record_shows_what_was_deleted_under_the_floor_of_a_gone_stream(
     source: Database,
 ) -> None:
     xid = "select xid::text from outbox.event order by xid desc limit 1"
@@ -235,7 +237,7 @@ def test_batches_are_transactions_and_a_run_can_be_asked_to_stop(source: Databas
     put(source, 8, count=10)
     register(source, "warehouse")
     answers = iter([True, True, False])
-    assert run(source, batch=3, go_on=lambda: next(answers)) == Pruned(
+    assert run(source, batch=3, go_on=lambda: next(answers)) == PruneResult(
         deleted=6, batches=2, stopped="asked to stop"
     )
     assert len(left(source)) == 4
@@ -247,7 +249,7 @@ def test_two_runs_do_not_get_into_each_others_way(source: Database) -> None:
     register(source, "warehouse")
     with psycopg.connect(source.dsn) as other:
         other.execute("select 1 from outbox.pruned for update")
-        assert run(source) == Pruned(stopped="another prune is running")
+        assert run(source) == PruneResult(stopped="another prune is running")
     assert run(source).deleted == 1
 
 

@@ -14,10 +14,11 @@ from psycopg import IsolationLevel, errors
 import bridge
 from bridge.ingress import store
 from bridge.ingress.store import Item
+from bridge.postgres.outbox import fold, suppressed
 from bridge.postgres.schema import install_source, migrations
-from bridge.postgres.suppressed import fold, suppressed
-from tests.integration.source.conftest import until, waits_for_a_lock
+from tests.integration.source.conftest import waits_for_a_lock
 from tests.support.servers import Database
+from tests.support.world import until
 
 pytestmark = pytest.mark.matrix
 App = psycopg.Connection[tuple[Any, ...]]

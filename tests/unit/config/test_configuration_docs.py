@@ -10,32 +10,39 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bridge.config.case import Case, CaseMeta, Expectation
 from bridge.config.connection import SINK_KINDS, Libpq, PostgresConnection
-from bridge.config.contract import FIELD_TYPES, EventContract, EventField
-from bridge.config.entity import Entity
+from bridge.config.contract import FIELD_TYPES, Entity, EventContract, EventField
 from bridge.config.lint import lint
 from bridge.config.load import load
-from bridge.config.model import Config
+from bridge.config.model import (
+    Admin,
+    BatchLimits,
+    Case,
+    CaseMeta,
+    Config,
+    Expectation,
+    IngressSection,
+    OutboxColumns,
+    SourceSection,
+    Webhook,
+)
 from bridge.config.pipeline import (
     Branch,
     EnrichEntity,
-    Pipeline,
+    PipelineSection,
     SinkDestination,
-    Step,
+    StepSection,
     TableDestination,
     UpsertEntity,
 )
 from bridge.config.quantity import format_duration
-from bridge.config.server import Admin, Ingress, Webhook
-from bridge.config.source import BatchLimits, OutboxColumns, Source
-from bridge.config.trial import run_cases
+from bridge.config.testing import run_cases
 
 DOCS = Path(__file__).parents[3] / "docs" / "configuration.md"
 LIBPQ = set(Libpq.model_fields)
 SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "The file": (Config, set()),
-    "source": (Source, LIBPQ),
+    "source": (SourceSection, LIBPQ),
     "source.columns": (OutboxColumns, set()),
     "source.batch": (BatchLimits, set()),
     "Connection parameters": (Libpq, set()),
@@ -43,15 +50,15 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "events": (EventContract, set()),
     "events: fields": (EventField, set()),
     "entities": (Entity, set()),
-    "pipelines": (Pipeline, set()),
-    "steps": (Step, set()),
+    "pipelines": (PipelineSection, set()),
+    "steps": (StepSection, set()),
     "enrich.entity": (EnrichEntity, set()),
     "upsert.entity": (UpsertEntity, set()),
     "branches": (Branch, set()),
     "destinations: tables": (TableDestination, set()),
     "destinations: sinks": (SinkDestination, set()),
     "admin": (Admin, set()),
-    "ingress": (Ingress, set()),
+    "ingress": (IngressSection, set()),
     "ingress.webhooks": (Webhook, set()),
     "tests": (Case, set()),
     "tests: meta": (CaseMeta, set()),

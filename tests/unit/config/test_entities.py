@@ -10,8 +10,8 @@ from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.schema import keys_at
 from bridge.config.specs import pipeline_specs
-from bridge.config.trial import run_cases
-from bridge.core.spec import EnrichSpec
+from bridge.config.testing import run_cases
+from bridge.planning.spec import EnrichSpec
 from bridge.plans import stream_plans
 
 FILE = """\
@@ -209,11 +209,11 @@ tests:
         ),
         (
             "{ entities: { customer: { cus_1: { csm: ada } } } }",
-            ("entities.customer.cus_1.csm: expected 'ada', but nothing is mapped to it",),
+            ("entities.customer.cus_1.csm: expected 'ada', but the mapping does not fill it",),
         ),
         (
             "{ entities: { customer: null } }",
-            ("entities.customer: expected nothing, but the event says something of it",),
+            ("entities.customer: expected nothing, but the event sets fields of it",),
         ),
     ],
 )

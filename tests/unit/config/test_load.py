@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from bridge.config.load import load
-from bridge.config.model import Config, PostgresConnection
+from bridge.config.model import Config, PostgresConnection, SourceSection
 from bridge.config.problem import InvalidConfig
 from bridge.config.specs import contract_specs, pipeline_specs
-from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
+from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, SinkSpec, TableSpec
 from bridge.sinks.slack import SlackConnection
 
 EXAMPLE = Path(__file__).parent / "example.yaml"
@@ -63,7 +64,7 @@ def test_pipelines_become_specs(config: Config) -> None:
     ]
     table, sink = spec.destinations["events"], spec.destinations["nudge"]
     assert isinstance(table, TableSpec)
-    assert (table.table, table.mode, table.key) == ("events.usage_limits", "upsert", ("event_id",))
+    assert (table.table_name, table.mode, table.key) == ("events.usage_limits", "upsert", ("event_id",))
     assert isinstance(sink, SinkSpec)
     assert (sink.kind, sink.max_age_seconds, list(sink.fields)) == ("slack", 86400.0, ["text"])
 
@@ -107,3 +108,17 @@ def test_offline_tells_of_a_variable_whose_value_decides(tmp_path: Path) -> None
 
 def test_offline_needs_no_variables() -> None:
     assert pipeline_specs(load(EXAMPLE, {}, offline=True)) == pipeline_specs(load(EXAMPLE, ENVIRON))
+
+
+def test_an_instance_is_its_source_and_slot_and_nothing_secret() -> None:
+    def instance(dsn: str = "postgresql://db/app", **more: object) -> str:
+        return SourceSection.model_validate({"dsn": dsn, **more}).instance()
+
+    assert re.fullmatch("1-[0-9a-f]{16}", instance())
+    same = ["postgresql://someone:CANARY@db/app", "host=db dbname=app password=x sslmode=require"]
+    assert {instance(dsn) for dsn in same} == {
+        instance()
+    }  # a password may be changed, and cannot be guessed from it
+    assert instance(retention="1d") == instance()  # a bridge that has not read the change yet is the same
+    others = [instance("postgresql://db/other"), instance("postgresql://other/app"), instance(slot="other")]
+    assert len({instance(), *others}) == 4

@@ -11,13 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import cli
-from bridge.config.case import Case
 from bridge.config.lint import lint
 from bridge.config.load import load
-from bridge.config.pipeline import TableDestination
+from bridge.config.model import Case
+from bridge.config.pipeline import TableDestination, split_table
 from bridge.config.recipe import STARTER, Recipe, recipe, recipes
-from bridge.config.table import split_table
-from bridge.config.trial import run_cases
+from bridge.config.testing import run_cases
 
 ALL = [*recipes(), recipe(STARTER)]
 NAMES = [one.name for one in ALL]

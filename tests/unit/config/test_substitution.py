@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.config.substitution import BadReference, Unset, substitute
+from bridge.config.document import BadReference, Unset, substitute
 
 HERE = Path()
 NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True)

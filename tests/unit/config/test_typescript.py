@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli.schema import schema
-from bridge.config.typescript import typescript_declarations
-from bridge.core.spec import ContractSpec, FieldSpec
+from bridge.config.schema import typescript_declarations
+from bridge.planning.spec import ContractSpec, FieldSpec
 
 CONTRACT = ContractSpec(
     "order.paid",

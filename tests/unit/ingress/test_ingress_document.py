@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from bridge.config.server import Scheme
-from bridge.ingress import body, lines, problem, signature, writer
+from bridge.config.model import Scheme
+from bridge.ingress import body, problem, signature, writer
 from bridge.ingress.store import DELIVERY_MEMORY, IngressDown
 from bridge.observe import server
 
@@ -32,7 +32,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"(200); {server.CONNECTIONS_OVER} more are answered 503",
         f"{writer.WAIT_SECONDS:.0f} s; {writer.QUEUE_ITEMS:,} events or {writer.QUEUE_BYTES >> 20} MiB",
         f"{writer.BATCH_ITEMS} events or {writer.BATCH_BYTES >> 20} MiB",
-        f"at most {lines.MOST_LINES:,} lines",
+        f"at most {body.MOST_LINES:,} lines",
         f"{signature.TOLERANCE_SECONDS} s away",
         f"remembered {DELIVERY_MEMORY}",
         IngressDown.reason,

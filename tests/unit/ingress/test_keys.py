@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.ingress.keys import Keys
+from bridge.ingress.settings import Keys
 
 
 class Clock:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.config.server import Webhook
+from bridge.config.model import Webhook
 from bridge.ingress.signature import TOLERANCE_SECONDS, Signed, verifier
 
 # github.com/standard-webhooks/standard-webhooks, the example of its reference libraries

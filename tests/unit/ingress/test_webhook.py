@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bridge.config.server import Webhook
+from bridge.config.model import Webhook
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import Item
 from bridge.ingress.webhook import Endpoint

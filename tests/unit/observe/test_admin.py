@@ -69,9 +69,7 @@ def test_the_token_opens_every_route_under_any_host_name(path: str, authorizatio
     assert ask(app, path, host="bridge.internal:8377", authorization=authorization).status == 200
 
 
-def test_the_ingress_openapi_is_told_to_whoever_has_the_token_and_without_an_ingress_that_it_is_none() -> (
-    None
-):
+def test_the_ingress_openapi_needs_the_token_and_an_ingress() -> None:
     app = build_admin(Metrics(), token=TOKEN, openapi=lambda: {"openapi": "3.1.0"})
     assert ask(app, "/openapi.json", authorization=bearer(TOKEN)).text == '{"openapi":"3.1.0"}'
     assert ask(app, "/openapi.json").status == 401
@@ -90,7 +88,7 @@ def test_a_token_counts_on_loopback_too() -> None:
 
 @pytest.mark.fault(78)
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "bridge.internal", ""])
-def test_listening_for_other_machines_without_a_token_is_a_configuration_error(host: str) -> None:
+def test_listening_to_other_machines_without_a_token_is_an_error(host: str) -> None:
     with pytest.raises(ConfigError, match=r"admin\.token"):
         build_admin(Metrics(), host=host)
 

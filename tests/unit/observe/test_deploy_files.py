@@ -108,7 +108,7 @@ def test_each_alert_is_seen_firing_and_seen_quiet_in_the_rules_test() -> None:
 
 
 @pytest.mark.security(20)
-def test_the_image_runs_as_nobody_in_particular_and_takes_its_base_from_outside() -> None:
+def test_the_image_runs_as_any_user_and_takes_its_base_from_outside() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     code = [line for line in lines if line and not line.startswith("#")]
     assert code[0].startswith("ARG BASE_IMAGE=")
@@ -121,7 +121,7 @@ def test_the_image_runs_as_nobody_in_particular_and_takes_its_base_from_outside(
 
 
 @pytest.mark.security(20)
-def test_the_composed_bridge_is_read_only_without_capabilities_and_published_on_loopback() -> None:
+def test_the_composed_bridge_is_read_only_and_published_on_loopback() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     bridge = compose["services"]["bridge"]
     assert bridge["read_only"] is True

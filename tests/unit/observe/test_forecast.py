@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.observe.forecast import WalForecast
+from bridge.observe.state import WalForecast
 
 
 def test_it_divides_what_is_left_by_the_rate_of_the_window() -> None:

@@ -87,7 +87,7 @@ def test_every_fixed_name_exists_with_its_labels() -> None:
     assert {name: found.get(f"outbox_bridge_{name}") for name in FIXED_NAMES} == FIXED_NAMES
 
 
-def test_the_document_and_the_registry_name_the_same_metrics_types_and_labels() -> None:
+def test_document_and_registry_name_the_same_metrics_types_and_labels() -> None:
     metrics = used_metrics()
     types = {
         f"{family.name}_total" if family.type == "counter" else family.name: family.type

@@ -14,14 +14,10 @@ from bridge.errors import ConfigError
 from bridge.observe import server
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.metrics import Metrics
+from tests.support.servers import free_port
 
+INSTANCE = "1-00000000000000ab"
 LIVEZ = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 class Client:
@@ -75,7 +71,9 @@ async def closed(reader: asyncio.StreamReader) -> None:
 async def serving(port: int | None = None) -> AsyncIterator[tuple[Client, asyncio.Event]]:
     client, stop = Client(port or free_port()), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, stop))
+        group.create_task(
+            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, stop, instance=INSTANCE)
+        )
         try:
             yield client, stop
         finally:
@@ -98,14 +96,22 @@ def test_a_port_in_use_is_an_error_that_names_the_address_and_the_key() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as raised:
-            asyncio.run(serve_admin(build_admin(Metrics()), "127.0.0.1", port, asyncio.Event()))
-    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in str(raised.value)
-    assert "admin.listen" in raised.value.hint
+            asyncio.run(
+                serve_admin(build_admin(Metrics()), "127.0.0.1", port, asyncio.Event(), instance=INSTANCE)
+            )
+    assert raised.value.args[0] == f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert raised.value.hint == (
+        f"choose another address in `admin.listen`, or find who listens there: ss -ltnp 'sport = :{port}'"
+    )
 
 
-def test_an_address_that_is_not_ours_is_the_same_kind_of_error() -> None:
-    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:8377"):
-        server.bind("192.0.2.1", 8377, "admin.listen")
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.invalid"])
+def test_an_address_that_is_not_ours_is_the_same_kind_of_error(host: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^cannot listen on {host}:8377: (?!Unknown)") as raised:
+        server.bind(host, 8377, "admin.listen")
+    assert raised.value.hint == (
+        "choose another address in `admin.listen`: one that this machine has (ip -brief address)"
+    )
 
 
 def test_the_port_is_free_again_after_a_stop_and_after_a_cancellation() -> None:
@@ -115,7 +121,7 @@ def test_the_port_is_free_again_after_a_stop_and_after_a_cancellation() -> None:
             stop.set()
         server.bind("127.0.0.1", client.port, "admin.listen").close()
         task = asyncio.create_task(
-            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, asyncio.Event())
+            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, asyncio.Event(), instance=INSTANCE)
         )
         await client.livez()
         await client.close()

@@ -28,7 +28,7 @@ def test_only_working_and_standing_by_are_ready(health: Health, stream: StreamSt
     assert health.ready == (phase in READY_PHASES)
 
 
-def test_a_halt_names_its_reason_and_its_fix_and_leaves_when_the_stream_works_again(
+def test_a_halt_names_its_reason_and_fix_until_the_stream_works_again(
     health: Health, stream: StreamState
 ) -> None:
     stream.enter("streaming")

@@ -7,10 +7,9 @@ from typing import Any
 
 import orjson
 
-from bridge.core.event import Event
-from bridge.core.pipeline import Planner, answered
-from bridge.core.plan import Column, ColumnKind, Lookup, Planned, TableShape, Write
-from bridge.core.spec import (
+from bridge.planning.plan import Column, ColumnKind, Lookup, Planned, TableShape, Write
+from bridge.planning.planner import Planner, answered
+from bridge.planning.spec import (
     BranchSpec,
     ContractSpec,
     DestinationSpec,
@@ -21,7 +20,8 @@ from bridge.core.spec import (
     StepSpec,
     TableSpec,
 )
-from bridge.core.steps import Answer
+from bridge.planning.steps import Answer
+from bridge.protocol.events import Event
 
 CONTRACT = ContractSpec(
     "usage.limit_reached",
@@ -51,7 +51,7 @@ COLUMNS = {
     "csm": "$customer.csm",
     "payload": "$event",
 }
-EVENTS = TableSpec("events", "warehouse", "events.usage_limits", "upsert", ("event_id",), None, COLUMNS)
+EVENTS = TableSpec("events", "warehouse", "events", "usage_limits", "upsert", ("event_id",), None, COLUMNS)
 NUDGE = SinkSpec("nudge", "csm", "slack", {"text": "{{ customer.csm }}: {{ event.customer_id }}"})
 
 USAGE: dict[str, Any] = {

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge.core.column import array_literal, texts
-from bridge.core.document import json_text, parse_exact
-from bridge.core.plan import Column
-from bridge.core.spec import SetSpec, TableSpec
+from bridge.expressions.document import json_text, parse_exact
+from bridge.planning.destination import array_literal, texts
+from bridge.planning.plan import Column
+from bridge.planning.spec import SetSpec, TableSpec
 from tests.unit.pipeline.samples import event, pipeline, plan, planner, records, shape
 
 SHAPE = shape(n="other", text="text", inner="json", made="other", whole=Column("whole", "bigint", "other"))
@@ -27,7 +27,7 @@ MAPPING = {
     "made": "$same",
     "whole": "$event.n",
 }
-TABLE = TableSpec("events", "warehouse", "events.t", columns=MAPPING)
+TABLE = TableSpec("events", "warehouse", "events", "t", columns=MAPPING)
 
 integers = st.integers(-(10**40), 10**40).map(str)
 decimals = st.decimals(

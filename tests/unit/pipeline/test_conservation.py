@@ -10,9 +10,9 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.event import Event
-from bridge.core.plan import Column
-from bridge.core.spec import BranchSpec, FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.planning.plan import Column
+from bridge.planning.spec import BranchSpec, FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import (
     BRANCHES,
     CUSTOMER,
@@ -83,7 +83,7 @@ def test_every_event_has_one_fate_in_each_pipeline(
         destinations=(EVENTS, NUDGE),
         name="first",
     )
-    second = pipeline(destinations=(TableSpec("copy", "warehouse", "events.copy"),), name="second")
+    second = pipeline(destinations=(TableSpec("copy", "warehouse", "events", "copy"),), name="second")
     planned, _ = plan(planner(first, second), batch, ROWS)
 
     fates: Counter[str] = Counter()
@@ -123,8 +123,8 @@ def test_an_event_fares_in_a_batch_as_it_does_alone(
     assert effects(batch) == alone
 
 
-def test_columns_with_a_default_are_left_out_where_the_event_does_not_name_them() -> None:
-    table = TableSpec("copy", "warehouse", "events.copy")
+def test_columns_with_a_default_are_left_out_where_the_event_is_silent() -> None:
+    table = TableSpec("copy", "warehouse", "events", "copy")
     columns = shape(event_id="text", plan=Column("plan", "text", "text", has_default=True), made=Column(
         "made", "text", "text", writable=False))  # fmt: skip
     batch = [event({"plan": "pro", "made": "x"}, 1), event({}, 2), event({"plan": None}, 3)]
@@ -139,7 +139,8 @@ def test_a_version_is_written_beside_the_mapping() -> None:
     table = TableSpec(
         "t",
         "warehouse",
-        "events.t",
+        "events",
+        "t",
         "upsert",
         ("customer_id",),
         "$meta.seq",
@@ -156,6 +157,6 @@ def test_a_version_is_written_beside_the_mapping() -> None:
 
 
 def test_nothing_of_the_payload_is_parsed_when_nothing_reads_it() -> None:
-    table = TableSpec("t", "warehouse", "events.t", columns={"event_id": "$meta.id", "payload": "$event"})
+    table = TableSpec("t", "warehouse", "events", "t", columns={"event_id": "$meta.id", "payload": "$event"})
     planned, _ = plan(planner(pipeline(destinations=(table,)), contract=False), [event(b"not json")])
     assert records(planned.writes[0])[0]["payload"] == b"not json"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.apply.prepared import encode
-from bridge.core.event import Batch, Event
-from bridge.core.plan import Column, Planned, TableShape, Write
-from bridge.core.spec import TableSpec
+from bridge.planning.plan import Column, Planned, TableShape, Write
+from bridge.planning.spec import TableSpec
+from bridge.protocol.events import Batch, Event
+from bridge.stream.planned import encode
 
 SHAPE = TableShape("s", "t", {"id": Column("id", "text", "text"), "n": Column("n", "integer", "other")})
 
 
 def statement(key: str, columns: dict[str, str], met: set[tuple[str, str]]) -> bytes:
     event = Event(b"a", b"1", b"1", b"t", None, b"{}", None, None, None)
-    spec = TableSpec("d", "warehouse", "s.t", mode="upsert", key=(key,), columns=columns)
+    spec = TableSpec("d", "warehouse", "s", "t", mode="upsert", key=(key,), columns=columns)
     write = Write("p", spec, SHAPE, ("id", "n"), [event], [[b"a"], [b"1"]], [0])
     (found,) = encode("stream", Batch(events=[event]), Planned(writes=[write]), met).effects
     return found.text

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bridge.core.compiled import entity_units
-from bridge.core.entity import EntityRow, Keep, folded
-from bridge.core.event import Event
-from bridge.core.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, UpsertSpec
+from bridge.planning.entity import EntityRow, Keep, folded
+from bridge.planning.pipeline import entity_units
+from bridge.planning.spec import EnrichSpec, FilterSpec, RedactSpec, SetSpec, UpsertSpec
+from bridge.protocol.events import Event
 from tests.unit.pipeline.samples import CUSTOMER, USAGE, event, pipeline, plan, planner, records
 
 KEPT = EnrichSpec("customer", "$event.customer_id", "source", "select 1", kept="customer")
@@ -43,7 +43,7 @@ def seen(events: list[Event], rows: Any = None, *pipelines: Any) -> list[tuple[A
     return [(row["mrr"], row["csm"]) for write in planned.writes for row in records(write)]
 
 
-def test_an_event_sees_what_those_before_it_in_the_batch_said_whatever_the_order_of_the_file() -> None:
+def test_an_event_sees_what_earlier_ones_in_its_batch_said_in_any_file_order() -> None:
     events = [usage(1), update(2, csm="ada"), usage(3), update(4, mrr=10), update(5, csm="eve"), usage(6)]
     wanted = [(None, None), (None, b"ada"), (b"10", b"eve")]
     assert seen(events) == wanted
@@ -76,7 +76,7 @@ def test_a_field_that_is_not_there_says_nothing_and_null_says_null() -> None:
     ]
 
 
-def test_without_fields_all_of_the_event_is_kept_exact_and_without_what_was_redacted() -> None:
+def test_without_fields_the_whole_event_is_kept_exact_and_redacted() -> None:
     all_of_it = pipeline(
         RedactSpec(("email",)), replace(UPSERT, fields=None), events=("customer.*",), destinations=()
     )
@@ -117,7 +117,7 @@ def test_keys_may_be_texts_and_integers_and_mean_the_same() -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "x" * 501, "a\0b", 1.5, {"a": 1}])
-def test_an_event_that_does_not_say_which_entity_is_a_dead_letter_and_its_neighbours_are_kept(
+def test_an_event_that_names_no_entity_is_a_dead_letter_by_itself(
     key: Any,
 ) -> None:
     events = [update(1, csm="ada"), update(2, key, csm="eve"), update(3, mrr=1)]
@@ -143,7 +143,7 @@ def test_a_failure_costs_the_units_that_it_kept_from_happening_and_no_others() -
     ]
 
 
-def test_a_stream_that_is_not_the_entitys_home_writes_it_and_leaves_its_dead_letters_to_that_one() -> None:
+def test_only_an_entitys_own_stream_makes_dead_letters_of_it() -> None:
     planned, _ = plan(planner(UPDATES), [update(1, csm="ada"), update(2, None)])
     assert [keep.seq for keep in planned.keeps] == [1]
     assert planned.dead_letters == []
@@ -170,7 +170,7 @@ def test_an_entity_that_was_never_kept_is_missing() -> None:
     assert len(lookups) == 1
 
 
-def test_whatever_the_order_and_however_often_the_newest_word_on_each_field_counts() -> None:
+def test_the_newest_word_on_each_field_counts_in_any_order_and_however_often() -> None:
     chance = random.Random(7)
     for _ in range(200):
         keeps = [
@@ -185,8 +185,8 @@ def test_whatever_the_order_and_however_often_the_newest_word_on_each_field_coun
         assert folded(again) == wanted
 
 
-def test_of_two_words_of_one_event_on_a_field_the_first_counts_in_memory_as_in_the_table() -> None:
-    """postgres/entity.py writes a greater seq only: what was written is not changed by the same event again."""
+def test_of_two_words_of_one_event_on_a_field_the_first_counts_everywhere() -> None:
+    """postgres/entities.py writes a greater seq only: what was written is not changed by the same event again."""
     first, second = (
         Keep(name, "customer", "cus_1", update(4), 0, {"mrr": value})
         for name, value in (("one", 1), ("two", 2))

@@ -13,11 +13,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from minijinja import Environment, TemplateError
 
-from bridge.core.expressions.expression import ExpressionSyntaxError, compile_expression
-from bridge.core.expressions.template import Template, TemplateSyntaxError, compile_template
-from bridge.core.failure import ExpressionFailure
-from bridge.core.rows import Rows
-from bridge.core.source import Literal, Structure, classify
+from bridge.errors import ExpressionFailure
+from bridge.expressions.expression import ExpressionSyntaxError, compile_expression
+from bridge.expressions.template import Template, TemplateSyntaxError, compile_template
+from bridge.planning.rows import Literal, Rows, Structure, classify
 from tests.unit.pipeline.samples import event
 
 ENGINE = Environment(undefined_behavior="strict", debug=False)

@@ -7,9 +7,8 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.fold import arrange
-from bridge.core.plan import Write
-from bridge.core.spec import TableSpec
+from bridge.planning.plan import Write, arrange
+from bridge.planning.spec import TableSpec
 from tests.unit.pipeline.samples import event, shape
 
 SHAPE = shape(k="text", v="text", a="text", b="text")
@@ -29,7 +28,8 @@ def write(
     spec = TableSpec(
         f"d{plan}",
         "warehouse",
-        "events.t",
+        "events",
+        "t",
         mode,  # type: ignore[arg-type]  # a literal
         ("k",),
         "$event.v" if version else None,

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import orjson
 
-from bridge.core.spec import FilterSpec, RedactSpec, SetSpec, TableSpec
+from bridge.planning.spec import FilterSpec, RedactSpec, SetSpec, TableSpec
 from tests.unit.pipeline.samples import (
     BRANCHES,
     CUSTOMER,
@@ -113,7 +113,7 @@ def test_an_expression_without_an_answer_costs_only_its_own_unit() -> None:
 
 
 def test_a_mapping_that_fails_leaves_the_other_destination_alone() -> None:
-    twice = TableSpec("twice", "warehouse", "events.twice", columns={"used": "$event.limit * 2"})
+    twice = TableSpec("twice", "warehouse", "events", "twice", columns={"used": "$event.limit * 2"})
     spec = pipeline(destinations=(EVENTS, twice))
     e = event({"limit": "no number", "customer_id": "x"})
     planned, _ = plan(planner(spec, contract=False), [e])
@@ -182,7 +182,7 @@ def test_destinations_of_other_streams_are_not_planned() -> None:
 
 
 def test_the_default_mapping_takes_columns_that_exist() -> None:
-    table = TableSpec("events", "warehouse", "events.usage_limits")
+    table = TableSpec("events", "warehouse", "events", "usage_limits")
     columns = shape(
         event_id="text", customer_id="text", used="other", mrr="other", payload="json", occurred_at="other",
         idempotency_key="text", elsewhere="text",

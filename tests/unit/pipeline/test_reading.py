@@ -8,8 +8,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.event import Event
-from bridge.core.reading import read_documents
+from bridge.planning.planner import read_documents
+from bridge.protocol.events import Event
 
 PIECES = [b"{", b"}", b"[", b"]", b",", b'"a":', b'"', b"1", b"{}", b" "]
 

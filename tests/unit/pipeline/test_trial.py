@@ -73,7 +73,7 @@ def test_an_expectation_that_holds_passes(tmp_path: Path, used: str, expect: str
     [
         ("95", "{ branch: rest }", "branch: expected rest, got high"),
         ("95", "{ events: { mrr: 20 } }", "events.mrr: expected 20, got '19.9'"),
-        ("95", "{ events: { nothing: 1 } }", "events.nothing: expected 1, but nothing is mapped to it"),
+        ("95", "{ events: { nothing: 1 } }", "events.nothing: expected 1, but the mapping does not fill it"),
         ("95", "{ nudge: null }", "nudge: expected nothing, but the event goes there"),
         ("5", "{ nudge: { text: x } }", "nudge: expected the event, got nothing"),
         ("95", "{ filtered: true }", "filtered: expected the event to be filtered out, it was let through"),

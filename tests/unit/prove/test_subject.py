@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bridge.apply.replay_order import way_of
-from bridge.core.spec import (
+from bridge.errors import BridgeError
+from bridge.planning.spec import (
     BranchSpec,
     EnrichSpec,
     FilterSpec,
@@ -17,9 +17,9 @@ from bridge.core.spec import (
     StepSpec,
     TableSpec,
 )
-from bridge.errors import BridgeError
 from bridge.prove.digest import Window, _prefix
 from bridge.prove.subject import _offline
+from bridge.repair.history import way_of
 from tests.unit.pipeline.samples import shape
 
 ENRICH = EnrichSpec("customer", "$event.c", "source", "select 1", missing="dead")
@@ -62,7 +62,7 @@ SHAPE = shape(id="text", k="text", v="other")
 
 def table(mode: str, key: tuple[str, ...], version: str | None = None, *, identity: bool = True) -> TableSpec:
     columns = {"k": "$event.k", **({"id": "$meta.id"} if identity else {})}
-    return TableSpec("d", "w", "events.t", mode, key, version, columns)  # type: ignore[arg-type]
+    return TableSpec("d", "w", "events", "t", mode, key, version, columns)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

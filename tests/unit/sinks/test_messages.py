@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.spec import SinkSpec
+from bridge.planning.spec import SinkSpec
 from bridge.sinks import discord, slack, telegram
-from bridge.sinks.address import Guard
 from bridge.sinks.kinds import SINKS
-from bridge.sinks.model import Answer, Delivery, Outcome, SendError, Wire
+from bridge.sinks.model import AddressGuard, Delivery, Reply, SendError, SendOutcome, Wire
 from tests.unit.pipeline.samples import event, pipeline, plan, planner
 
 NASTY = "<!channel> & *b* _i_ `c` [l](http://x) @everyone 1.5! -x"
@@ -25,15 +24,21 @@ NASTY = "<!channel> & *b* _i_ `c` [l](http://x) @everyone 1.5! -x"
 class Caught:
     """Keeps the request instead of sending it."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Reply) -> None:
         self.answer = answer
         self.url = ""
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], content: bytes, timeout: float, guard: Guard | None
-    ) -> Answer:
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        timeout: float,
+        guard: AddressGuard | None,
+    ) -> Reply:
         self.url, self.headers, self.body = url, headers, json.loads(content, parse_float=Decimal)
         return self.answer
 
@@ -43,9 +48,9 @@ def delivery(fields: Mapping[str, Any]) -> Delivery:
 
 
 def send(
-    kind: str, connection: Mapping[str, Any], fields: Mapping[str, Any], answer: Answer | None = None
-) -> tuple[Outcome, Caught]:
-    caught = Caught(answer or Answer(200, body=b'{"ok": true}'))
+    kind: str, connection: Mapping[str, Any], fields: Mapping[str, Any], answer: Reply | None = None
+) -> tuple[SendOutcome, Caught]:
+    caught = Caught(answer or Reply(200, body=b'{"ok": true}'))
     sink = SINKS[kind].model_validate({"type": kind, **connection})
     try:
         return asyncio.run(sink.send(delivery(fields), Wire(caught))), caught
@@ -181,10 +186,10 @@ def test_discord_never_mentions_anybody() -> None:
 
 
 def test_discord_and_telegram_say_in_the_body_how_long_to_wait() -> None:
-    slow = Answer(429, body=b'{"message": "You are being rate limited.", "retry_after": 64.57}')
+    slow = Reply(429, body=b'{"message": "You are being rate limited.", "retry_after": 64.57}')
     outcome, _ = send("discord", DISCORD, {"text": "t"}, slow)
     assert (outcome.verdict, outcome.retry_after, outcome.blame) == ("retry", 64.57, "pace")
-    slow = Answer(429, body=b'{"ok": false, "error_code": 429, "parameters": {"retry_after": 5}}')
+    slow = Reply(429, body=b'{"ok": false, "error_code": 429, "parameters": {"retry_after": 5}}')
     outcome, _ = send("telegram", TELEGRAM, {"text": "t"}, slow)
     assert (outcome.verdict, outcome.retry_after, outcome.blame) == ("retry", 5.0, "pace")
 
@@ -200,7 +205,7 @@ def test_discord_and_telegram_say_in_the_body_how_long_to_wait() -> None:
     ],
 )
 def test_slacks_api_says_no_in_a_two_hundred(error: str, verdict: str, blame: str) -> None:
-    answer = Answer(200, {"retry-after": "30"}, json.dumps({"ok": False, "error": error}).encode())
+    answer = Reply(200, {"retry-after": "30"}, json.dumps({"ok": False, "error": error}).encode())
     outcome, _ = send("slack", SLACK, {"text": "t"}, answer)
     assert (outcome.verdict, outcome.blame) == (verdict, blame)
     assert "Quotes" not in outcome.cause
@@ -208,7 +213,7 @@ def test_slacks_api_says_no_in_a_two_hundred(error: str, verdict: str, blame: st
 
 def test_telegram_names_only_reasons_without_values() -> None:
     body = json.dumps({"ok": False, "description": "Bad Request: can't parse entities: CANARY"}).encode()
-    outcome, _ = send("telegram", TELEGRAM, {"text": "t", "format": "markdown"}, Answer(400, body=body))
+    outcome, _ = send("telegram", TELEGRAM, {"text": "t", "format": "markdown"}, Reply(400, body=body))
     assert outcome.verdict == "dead"
     assert "can't parse entities" in outcome.cause
     assert "CANARY" not in outcome.cause
@@ -228,7 +233,7 @@ def test_notion_properties_have_the_forms_of_their_types() -> None:
         },
         "text": "body",
     }
-    outcome, caught = send("notion", NOTION, fields, Answer(200))
+    outcome, caught = send("notion", NOTION, fields, Reply(200))
     assert outcome.verdict == "sent"
     made = caught.body["properties"]
     assert made["Name"]["title"][0]["text"]["content"] == NASTY

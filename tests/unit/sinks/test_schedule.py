@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.delivery import LONGEST_SECONDS, Breaker, Pacer, backoff
+from bridge.dispatch.schedule import LONGEST_SECONDS, Breaker, Pacer, backoff
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))

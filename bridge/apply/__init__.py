@@ -1,1 +1,0 @@
-"""From batch to one target transaction: the loop that performs what the protocol asks for."""

@@ -1,0 +1,181 @@
+"""Destinations: a target's ledger and tables, and whether anybody answers where sinks send to (`--network`).
+
+No message is sent, and addresses of sinks, which hold secrets, are told as host and port alone.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import psycopg
+
+from bridge.config.model import Config
+from bridge.doctor import path
+from bridge.doctor.check import Check, kind_of, ok
+from bridge.doctor.reach import place
+from bridge.planning.spec import TableSpec
+from bridge.postgres.catalog import LEDGER_TABLES, Finding, ledger_findings, table_shape
+from bridge.postgres.schema import migrations
+from bridge.sinks.apprise import AppriseConnection
+from bridge.sinks.model import SinkConnection
+from bridge.stream.spec import StreamSpec
+from bridge.stream.target_tables import contract_kinds
+
+
+def libraries(config: Config) -> Iterator[Check]:
+    """The service that the Apprise library recognizes. A URL that it cannot read is an error of bridge.yaml."""
+    for name, connection in config.connections.items():
+        if isinstance(connection, AppriseConnection):
+            from bridge.sinks import apprise_thread  # noqa: PLC0415  # an extra
+
+            service = apprise_thread.service(connection.url)
+            yield ok(name, "apprise", f"{service}, by apprise {apprise_thread.version()}")
+
+
+def reach(config: Config) -> Iterator[Check]:
+    """The network path to each sink connection that names its server. For Apprise only the library knows the server."""
+    for name, connection in config.connections.items():
+        if not isinstance(connection, SinkConnection):
+            continue
+        ca_file = getattr(connection, "ca_file", None)
+        for server, tls in _servers(connection):
+            yield from _way(name, server, tls=tls, greeting=hasattr(connection, "sender"), ca_file=ca_file)
+
+
+def _way(where: str, place: path.Place, *, tls: bool, greeting: bool, ca_file: str | None) -> Iterator[Check]:
+    link = yield from path.walk(where, place)
+    if link is None:
+        return
+    with link:
+        local = path.local_address(link)
+        if tls:
+            yield path.tls(where, place, link, ca_file=ca_file)
+        elif greeting:
+            yield _greeted(where, place, link)
+        yield path.egress(where, local)
+
+
+def _greeted(where: str, place: path.Place, link: socket.socket) -> Check:
+    """A mail server greets first (RFC 5321, 3.1)."""
+    try:
+        said = link.recv(100)
+    except OSError:
+        said = b""
+    if said.startswith(b"220"):
+        return ok(where, "greeting", f"{place} greets as a mail server does")
+    problem = (
+        f"{place} accepts the connection but does not greet as a mail server within {path.SECONDS:.0f} s"
+    )
+    fix = (
+        "correct host, port and security: with `tls` the server expects TLS first (465), "
+        "otherwise it greets first (587, 25)"
+    )
+    return Check("error", where, "reach_greeting", problem, fix, "config", unreachable=True)
+
+
+def _servers(connection: SinkConnection) -> list[tuple[path.Place, bool]]:
+    """The place, and whether TLS comes first."""
+    values = dict(connection)
+    if isinstance(values.get("host"), str):  # a mail server
+        security = str(values.get("security"))
+        port = values.get("port") or {"tls": 465, "starttls": 587}.get(security, 25)
+        return [(path.Place(str(values["host"]), int(port)), security == "tls")]
+    url = next((values[key] for key in ("webhook_url", "url", "api_url") if values.get(key)), None)
+    if url is None:
+        return []
+    parts = urlsplit(str(url))
+    if parts.scheme not in ("http", "https"):
+        return []
+    tls = parts.scheme == "https"
+    guard = getattr(connection, "guard", None)
+    return [(path.Place(parts.hostname or "", parts.port or (443 if tls else 80), guard), tls)]
+
+
+def _found(where: str, finding: Finding) -> Check:
+    return Check("error", where, finding.reason, finding.message, finding.fix, kind_of(finding.fix))
+
+
+def settings(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+    row = target.execute(
+        "select pg_is_in_recovery(), current_setting('default_transaction_read_only'),"
+        " current_setting('synchronous_commit')"
+    ).fetchone()
+    recovery, read_only, commit = row or (False, "off", "on")
+    if recovery:
+        yield Check(
+            "error",
+            plan.connection,
+            "target_read_only",
+            "this server is a standby and accepts no writes",
+            "name all hosts in the dsn and add target_session_attrs: read-write",
+            "config",
+        )
+    elif read_only == "on":
+        yield ok(plan.connection, "writes", "read-only by default; the bridge sets its own sessions to write")
+    said = "on" if commit != "off" else "off here; the bridge sets it to on for its own sessions"
+    yield ok(plan.connection, "synchronous_commit", said)
+
+
+def ledger(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+    findings = ledger_findings(target)
+    for finding in findings:
+        if finding.reason == "ledger_schema_missing" and "as the owner" in finding.fix:
+            fix = f'bridge schema target | psql "{place(plan.target_dsn)}"'
+            where = f"{finding.message}; the owner of the database runs it, then the grants at its end"
+            yield Check("error", plan.connection, finding.reason, where, fix, "command")
+        else:
+            yield _found(plan.connection, finding)
+    if findings:
+        return
+    newest = max(each.version for each in migrations("target"))
+    row = target.execute(
+        "select has_table_privilege('bridge.migration', 'select'), quote_ident(current_user)"
+    ).fetchone()
+    if row is not None and not row[0]:
+        fix = f"grant select on bridge.migration to {row[1]};"
+        message = f"role {row[1]} may not read bridge.migration"
+        yield Check("error", plan.connection, "privilege_missing", message, fix, "sql")
+        return
+    version = (target.execute("select max(version) from bridge.migration").fetchone() or (0,))[0] or 0
+    if version < newest:
+        yield Check(
+            "error",
+            plan.connection,
+            "ledger_version",
+            f"the ledger is at version {version}, this bridge needs {newest}",
+            f"bridge schema target --after {version} | psql <target>",
+            "advice",
+        )
+    else:
+        yield ok(plan.connection, "ledger", f"installed, version {version}")
+
+
+def tables(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+    """Each destination of this connection: the table, its columns, its key, our privileges."""
+    for pipeline in plan.pipelines:
+        for name, spec in pipeline.destinations.items():
+            if not isinstance(spec, TableSpec) or spec.connection != plan.connection:
+                continue
+            _, findings = table_shape(target, spec, contract_kinds(plan, pipeline.events, spec))
+            for finding in findings:
+                yield _found(plan.connection, finding)
+            if not findings:
+                yield ok(
+                    plan.connection,
+                    "table",
+                    f"{pipeline.name} -> {name}: {spec.table_name} fits, and may be written",
+                )
+
+
+def table_names(plan: StreamSpec) -> list[tuple[str, str]]:
+    """(schema, table) of the written tables and the ledger."""
+    ledger = [("bridge", name) for name in LEDGER_TABLES]
+    written = [
+        (spec.schema, spec.table)
+        for pipeline in plan.pipelines
+        for spec in pipeline.destinations.values()
+        if isinstance(spec, TableSpec) and spec.connection == plan.connection
+    ]
+    return list(dict.fromkeys(ledger + written))

@@ -1,0 +1,133 @@
+"""Payloads: from JSON text to documents with exact numbers.
+
+orjson turns integers beyond 64 bits and long decimals into floats. So a payload is kept as the original text. A
+value of the parsed document is used if it cannot have lost precision; otherwise the payload is parsed again with
+Decimals.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from bridge.errors import PayloadFailure
+from bridge.expressions.operators import Path
+
+_LONG = 4000  # digits: Python converts at most 4300 to an int
+_JSON_INTEGERS = range(-(2**63), 2**64)
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < _LONG else Decimal(digits)
+
+
+def _refuse(token: str) -> None:
+    raise ValueError(f"{token} is not JSON")
+
+
+_EXACT = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse_constant=_refuse)
+
+
+def parse(payload: bytes) -> dict[str, Any]:
+    """The document; its floats may be rounded (`exact` has them). Raises PayloadFailure."""
+    try:
+        document = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return parse_exact(payload)  # numbers beyond float64 are valid JSON
+    if document.__class__ is not dict:
+        raise PayloadFailure("the payload is not a JSON object")
+    return document
+
+
+def parse_exact(payload: bytes) -> dict[str, Any]:
+    """The document with every number exact: int or Decimal. About ten times the cost of `parse`."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        raise PayloadFailure("the payload is not valid UTF-8") from None
+    try:
+        document = _EXACT.decode(text)
+        json.dumps(document, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        raise PayloadFailure("the payload holds a lone surrogate") from None
+    except RecursionError:
+        raise PayloadFailure("the payload is nested too deeply") from None
+    except (ValueError, ArithmeticError):
+        raise PayloadFailure("the payload is not valid JSON") from None
+    if not isinstance(document, dict):
+        raise PayloadFailure("the payload is not a JSON object")
+    return document
+
+
+def certain(payload: bytes, name: str, value: float) -> bool:
+    """True if the payload certainly contains the field `name` as `repr(value)`.
+
+    Without a backslash nothing in the text is escaped. So a quoted name that occurs once and is followed by a colon
+    is a field, and the only one with that name.
+    """
+    quoted = b'"%b"' % name.encode()
+    if b"\\" in payload or payload.count(quoted) != 1:
+        return False
+    text = b"%b: %b" % (quoted, repr(value).encode())  # as jsonb prints it
+    at = payload.find(text)
+    if at < 0:
+        text = b"%b:%b" % (quoted, repr(value).encode())
+        at = payload.find(text)
+    return at >= 0 and payload[at + len(text) : at + len(text) + 1] in (b",", b"}", b" ", b"\n")
+
+
+def holds_float(value: Any) -> bool:
+    """True if a JSON value contains a float."""
+    if value.__class__ is float:
+        return True
+    if value.__class__ is dict:
+        return any(map(holds_float, value.values()))
+    if value.__class__ is list:
+        return any(map(holds_float, value))
+    return False
+
+
+def json_text(value: Any) -> bytes:
+    """JSON text with exact numbers, dates and UUIDs as ISO text. Raises TypeError for values that JSON cannot
+    represent."""
+    try:
+        return orjson.dumps(value, default=_plain)
+    except TypeError:
+        return orjson.dumps(_fragments(value), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value)) if value.is_finite() else str(value)
+    if isinstance(value, bytes | memoryview):
+        return "\\x" + bytes(value).hex()
+    if isinstance(value, tuple):
+        return list(value)
+    raise TypeError(type(value).__name__)
+
+
+def _fragments(value: Any) -> Any:
+    """Integers beyond 64 bits as their digits."""
+    if isinstance(value, dict):
+        return {name: _fragments(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fragments(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and value not in _JSON_INTEGERS:
+        return orjson.Fragment(str(value))
+    return value
+
+
+def without(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A copy without one field; the same document if it does not have the field."""
+    name, rest = path[0], path[1:]
+    if name not in document:
+        return document
+    if not rest:
+        return {key: item for key, item in document.items() if key != name}
+    inner = document[name]
+    if not isinstance(inner, dict):
+        return document
+    return {**document, name: without(inner, rest)}

@@ -1,0 +1,1 @@
+"""What events turn into, pure: contracts, steps, branches, mapping, order."""

@@ -1,0 +1,330 @@
+"""From a batch of events to what it does to a target.
+
+Columnar and pure: a generator that reads documents, holds them to their contracts, asks for the rows it wants to
+enrich with, and ends with the plan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from secrets import randbits
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+from bridge.errors import PayloadFailure, TooLarge, UnitFailure, Unmatched
+from bridge.expressions.document import parse
+from bridge.planning.contract import Contract
+from bridge.planning.pipeline import Pipeline, Walk
+from bridge.planning.plan import DeadLetter, Lookup, Planned, TableShape
+from bridge.planning.rows import Failures, Rows, survivors
+from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
+from bridge.planning.steps import Answer, Answers
+from bridge.protocol.events import Event, payload_of, type_of
+
+_TOGETHER = 64  # payloads a call: most of what a small document costs is the call
+_MARK = 1 << 62 | randbits(62)
+_BETWEEN = b",%d," % _MARK
+"""Stands between payloads, so that no text which is not JSON by itself can become it beside another."""
+
+
+def _together(payloads: list[bytes]) -> list[Any]:
+    """What orjson reads each payload as; ValueError when it cannot read one."""
+    parsed: list[Any] = []
+    for at in range(0, len(payloads), _TOGETHER):
+        some = payloads[at : at + _TOGETHER]
+        values = orjson.loads(b"[%b]" % _BETWEEN.join(some))
+        if len(values) != 2 * len(some) - 1 or values[1::2] != [_MARK] * (len(some) - 1):
+            raise ValueError
+        parsed += values[::2]
+    return parsed
+
+
+def read_documents(
+    contract: Contract | None, events: list[Event], group: list[int], documents: list[dict[str, Any]]
+) -> tuple[list[int], Failures]:
+    """Parse a group of one type and hold it to its contract; fills `documents`."""
+    failures: Failures = []
+    try:
+        parsed = _together([events[place].payload for place in group])
+    except ValueError:
+        parsed = []
+    if set(map(type, parsed)) != {dict}:
+        parsed, good = [], []
+        for place in group:
+            try:
+                parsed.append(parse(events[place].payload))
+                good.append(place)
+            except PayloadFailure as failure:
+                failures.append((place, events[place], failure))
+        group = good
+    if contract is not None:
+        broken: dict[int, UnitFailure] = {}
+        for row in contract.check(parsed):
+            violation = contract.violation(parsed[row], events[group[row]].payload)
+            if violation is not None:
+                broken[row] = violation
+        if broken:
+            failures += [(group[row], events[group[row]], failure) for row, failure in broken.items()]
+            parsed = [document for row, document in enumerate(parsed) if row not in broken]
+            group = [place for row, place in enumerate(group) if row not in broken]
+    if len(group) == len(documents):
+        documents[:] = parsed
+    else:
+        for place, document in zip(group, parsed, strict=True):
+            documents[place] = document
+    return group, failures
+
+
+T = TypeVar("T")
+
+_ROUTES = 10_000  # types remembered; a producer that makes types up must not fill the memory
+
+
+class Route:
+    """What happens to one type of event."""
+
+    __slots__ = ("contract", "needs_document", "pipelines", "unmatched")
+
+    def __init__(self, contract: Contract | None, pipelines: list[int], needs: bool, unmatched: bool) -> None:
+        self.contract = contract
+        self.pipelines = pipelines
+        self.needs_document = needs
+        self.unmatched = unmatched
+
+
+class Planner:
+    """Plans batches for one stream. Raises ConfigError for what cannot be compiled, Halt for a table that
+    lacks a mapped column.
+
+    tables: shapes of the tables that this stream's connection owns, by (pipeline, destination); units of
+    other destinations are not planned here. sinks: the sink destinations it owns. entities: the units of
+    upsert.entity that it owns. only: plan nothing but these units (a replay, a retry of dead letters).
+    """
+
+    def __init__(
+        self,
+        pipelines: Sequence[PipelineSpec],
+        contracts: Mapping[str, ContractSpec],
+        tables: Mapping[Unit, TableShape],
+        *,
+        sinks: Collection[Unit] = (),
+        entities: Collection[Unit] = (),
+        unmatched: Literal["ignore", "dead"] = "ignore",
+        only: Collection[Unit] | None = None,
+        max_payload: int = 1 << 30,
+    ) -> None:
+        if only is not None:
+            tables = {unit: shape for unit, shape in tables.items() if unit in only}
+            sinks = [unit for unit in sinks if unit in only]
+        self.pipelines = [Pipeline(spec, tables, sinks, entities, only) for spec in pipelines]
+        self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
+        self._unmatched = unmatched
+        self._max_payload = max_payload
+        self._routes: dict[bytes, Route] = {}
+        self.on_branch: Callable[[str, str | None, Rows], None] | None = None
+        """Told (pipeline, branch taken or None, row) for each event: for tests of a configuration."""
+
+    def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
+        """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), returns the plan.
+
+        What events keep is known before anything is looked up, so that an event sees what those before it in the
+        batch said, whichever pipelines they went through.
+        """
+        planned = Planned()
+        answers = Answers()
+        rows, places = self._read(list(events), planned)
+        ways = []
+        for number, pipeline in enumerate(self.pipelines):
+            if pipeline.active and number in places:
+                chosen, failures = places[number]
+                some = rows if len(chosen) == len(rows) else _pick(rows, chosen)
+                ways.append(_Way(pipeline, some, _Outcomes(pipeline, planned)))
+                ways[-1].outcomes.fail(failures, pipeline.units)
+        for way in ways:
+            yield from self._walk(way, way.pipeline.walk[: way.pipeline.head], answers)
+        planned.keeps = answers.kept.keeps
+        for way in ways:
+            if way.pipeline.units:
+                yield from self._walk(way, way.pipeline.walk[way.pipeline.head :], answers)
+                if way.rows:
+                    self._deliver(way.pipeline, way.rows, way.outcomes, planned)
+                way.outcomes.settle()
+        return planned
+
+    # -- reading: parse, contract, which pipeline takes what
+
+    def _route(self, event_type: bytes) -> Route:
+        route = self._routes.get(event_type)
+        if route is None:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            name = event_type.decode(errors="surrogateescape")
+            contract = self._contracts.get(name)
+            taken = [number for number, pipeline in enumerate(self.pipelines) if pipeline.takes(name)]
+            owned = [number for number in taken if self.pipelines[number].active]
+            needs = contract is not None or any(self.pipelines[number].needs_document for number in owned)
+            route = Route(contract, owned, needs and bool(owned), not taken and contract is None)
+            self._routes[event_type] = route
+        return route
+
+    def _read(
+        self, events: list[Event], planned: Planned
+    ) -> tuple[Rows, dict[int, tuple[list[int], Failures]]]:
+        """All events with documents; for each pipeline, the rows that reach it and those that failed."""
+        groups: dict[bytes, list[int]] = {}
+        types = set(map(type_of, events))
+        if len(types) == 1:
+            groups[types.pop()] = list(range(len(events)))
+        else:
+            for place, event in enumerate(events):
+                groups.setdefault(event.type, []).append(place)
+        documents: list[dict[str, Any]] = [{}] * len(events)
+        places: dict[int, tuple[list[int], Failures]] = {}
+        for event_type, group in groups.items():
+            route = self._route(event_type)
+            if route.unmatched:
+                self._leave(event_type, [events[place] for place in group], planned)
+            if not route.pipelines:
+                continue
+            good, failures = _of_size(events, group, self._max_payload)
+            if route.needs_document:
+                good, broken = read_documents(route.contract, events, good, documents)
+                failures += broken
+            for number in route.pipelines:
+                if number in places:
+                    places[number][0].extend(good)
+                    places[number][1].extend(failures)
+                else:
+                    places[number] = (list(good), list(failures))
+        if len(groups) > 1:
+            for chosen, _ in places.values():
+                chosen.sort()
+        return Rows(list(range(len(events))), events, documents), places
+
+    def _leave(self, event_type: bytes, events: list[Event], planned: Planned) -> None:
+        if self._unmatched == "ignore":
+            planned.outcomes["", "unmatched"] += len(events)
+            return
+        planned.outcomes["", "dead"] += len(events)
+        why = Unmatched("no pipeline and no contract takes this type of event")
+        planned.dead_letters += [DeadLetter("", "", event, why.code, why.cause) for event in events]
+
+    # -- one pipeline
+
+    def _walk(self, way: _Way, steps: Walk, answers: Answers) -> Generator[Lookup, Answer, None]:
+        for step, units in steps:
+            if not way.rows:
+                break
+            passed = yield from step.run(way.rows, answers)
+            way.outcomes.fail(passed.failures, units)
+            way.outcomes.count("filtered", passed.filtered)
+            way.rows = passed.rows
+
+    def _deliver(self, pipeline: Pipeline, rows: Rows, outcomes: _Outcomes, planned: Planned) -> None:
+        if pipeline.spec.branches is None:
+            outcomes.route(len(rows))
+            parts = dict.fromkeys(pipeline.owned, rows)
+        else:
+            rows, chosen, failures = survivors(pipeline.branch, rows)
+            outcomes.fail(failures, pipeline.owned)
+            if self.on_branch is not None:
+                self._tell(pipeline, rows, chosen)
+            parts = {}
+            targets = [to for _, to in pipeline.branches] + [frozenset[str]()]
+            counts = Counter(chosen)
+            outcomes.count("unrouted", sum(n for branch, n in counts.items() if not targets[branch]))
+            owned = frozenset(pipeline.owned)
+            outcomes.route(sum(n for branch, n in counts.items() if targets[branch] & owned))
+            for name in pipeline.owned:
+                mask = [name in targets[branch] for branch in chosen]
+                parts[name] = rows if all(mask) else rows.keep(mask)
+        for name, part in parts.items():
+            if not part:
+                continue
+            if name in pipeline.tables:
+                _, writes, failures = survivors(pipeline.tables[name].writes, part)
+                planned.writes += [write for write in writes if write.events]
+            else:
+                _, deliveries, failures = survivors(pipeline.sinks[name].deliveries, part)
+                planned.deliveries += deliveries
+            outcomes.fail(failures, [name], routed=True)
+
+    def _tell(self, pipeline: Pipeline, rows: Rows, chosen: list[int]) -> None:
+        names = [branch.name for branch in pipeline.spec.branches or ()]
+        for row, branch in enumerate(chosen):
+            if self.on_branch is not None:
+                name = names[branch] if branch < len(names) else None
+                self.on_branch(pipeline.name, name, rows.part(row, row + 1))
+
+
+def answered(planning: Generator[Lookup, Answer, T], answer: Callable[[Lookup], Answer]) -> T:
+    """What a plan (or a trace) ends with, each of its lookups answered."""
+    try:
+        lookup = next(planning)
+        while True:
+            lookup = planning.send(answer(lookup))
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
+def _of_size(events: list[Event], group: list[int], limit: int) -> tuple[list[int], Failures]:
+    """The places whose payloads are not too large, and the failures of the others."""
+    if max(map(len, map(payload_of, events))) <= limit:
+        return group, []
+    failures: Failures = []
+    for place in group:
+        size = len(events[place].payload)
+        if size > limit:
+            failure = TooLarge(f"the payload has {size} bytes, source.max_payload is {limit}")
+            failures.append((place, events[place], failure))
+    large = {place for place, _, _ in failures}
+    return [place for place in group if place not in large], failures
+
+
+def _pick(rows: Rows, chosen: list[int]) -> Rows:
+    return Rows(chosen, [rows.events[place] for place in chosen], [rows.documents[place] for place in chosen])
+
+
+@dataclass(slots=True)
+class _Way:
+    """How far the batch is in one pipeline."""
+
+    pipeline: Pipeline
+    rows: Rows
+    outcomes: _Outcomes
+
+
+class _Outcomes:
+    """Counts each event once for its pipeline: dead when any of its units is."""
+
+    def __init__(self, pipeline: Pipeline, planned: Planned) -> None:
+        self.pipeline = pipeline
+        self.planned = planned
+        self.routed = 0
+        self.dead: set[int] = set()
+        self.dead_routed: set[int] = set()
+
+    def count(self, outcome: str, events: int) -> None:
+        if events and self.pipeline.units:
+            self.planned.outcomes[self.pipeline.name, outcome] += events
+
+    def route(self, events: int) -> None:
+        self.routed = events
+
+    def fail(self, failures: Failures, destinations: Sequence[str], *, routed: bool = False) -> None:
+        for place, event, failure in failures:
+            (self.dead_routed if routed else self.dead).add(place)
+            self.planned.dead_letters += [
+                DeadLetter(
+                    self.pipeline.name, name, event, failure.code, failure.cause, failure.retry_for_seconds
+                )
+                for name in destinations
+            ]
+
+    def settle(self) -> None:
+        self.count("dead", len(self.dead) + len(self.dead_routed))
+        self.count("applied", self.routed - len(self.dead_routed))

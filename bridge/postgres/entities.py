@@ -1,0 +1,315 @@
+"""Entities: look them up for a batch, one query for all keys that are not cached, and write those that events keep.
+
+Runs beside the stream's thread, which goes on answering keepalives meanwhile. What events keep is written to
+`outbox.entity` in the source, not in the target's transaction. It need not be: a field takes the value of the event
+with the greatest seq, so a batch that is planned again after a crash writes nothing twice and nothing back
+(planning/entity.py says the same for the events of one batch).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from bridge.attempts import bisect
+from bridge.errors import Halt, Retry, Verdict, verdict_of
+from bridge.expressions.document import json_text
+from bridge.planning.entity import Keep, folded
+from bridge.planning.plan import Lookup
+from bridge.planning.spec import EnrichSpec
+from bridge.postgres import wire
+from bridge.postgres.pooler import is_pooled
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.source import connect_source
+
+# One statement and one commit, which is flushed even where the role says otherwise: once the target has the batch,
+# nothing writes it again. A row in which nothing is newer is left as it is.
+_WRITE = b"""
+    with durable as materialized (
+        select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'
+        union all select '' where current_setting('synchronous_commit') <> 'off')
+    insert into outbox.entity as kept (entity, key, fields, seqs)
+    select said.entity, said.key, said.fields::jsonb, said.seqs::jsonb
+    from durable, unnest(%(entities)s::text[], %(keys)s::text[], %(fields)s::text[], %(seqs)s::text[])
+         as said(entity, key, fields, seqs)
+    on conflict (entity, key) do update set (fields, seqs, updated_at) = (
+        select kept.fields || jsonb_object_agg(newer.name, newer.value),
+               kept.seqs || jsonb_object_agg(newer.name, excluded.seqs -> newer.name), now()
+        from jsonb_each(excluded.fields) as newer(name, value)
+        where (excluded.seqs ->> newer.name)::bigint > coalesce((kept.seqs ->> newer.name)::bigint, 0))
+    where exists (
+        select from jsonb_each_text(excluded.seqs) as newer(name, seq)
+        where newer.seq::bigint > coalesce((kept.seqs ->> newer.name)::bigint, 0))"""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedKeep:
+    """One event's fields that the server cannot hold, and why, in words without values."""
+
+    keep: Keep
+    code: str
+    cause: str
+
+
+class EntityStore:
+    """Writes entities over a connection of its own, made when it is first needed."""
+
+    def __init__(self, dsn: str, stream: str) -> None:
+        self._dsn = dsn
+        self._stream = stream
+        self._connection: psycopg.Connection | None = None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def write(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
+        """Durable when it returns, but for those that are refused for their values. Raises Retry and Halt."""
+        return [
+            RefusedKeep(keep, error.sqlstate or "22000", safe_message(error))
+            for keep, error in bisect(keeps, self._try)
+        ]
+
+    def _try(self, keeps: Sequence[Keep]) -> psycopg.Error | None:
+        try:
+            self._put(keeps)
+        except psycopg.Error as error:
+            self._judge(error)
+            return error
+        return None
+
+    def _put(self, keeps: Sequence[Keep]) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect_source(self._dsn, f"entity/{self._stream}")
+        rows = folded(keeps)
+        self._connection.execute(
+            _WRITE,
+            {
+                "entities": [entity for (entity, _), _ in rows],
+                "keys": [key for (_, key), _ in rows],
+                "fields": [json_text(row.fields).decode() for _, row in rows],
+                "seqs": [json_text(row.seqs).decode() for _, row in rows],
+            },
+        )
+
+    def _judge(self, error: psycopg.Error) -> None:
+        """Returns where a value is to blame."""
+        state = error.sqlstate
+        verdict = verdict_of(state)
+        if state is None and isinstance(error, psycopg.DataError):
+            return  # psycopg's own, before anything was sent
+        if verdict is Verdict.RETRY:
+            self.close()
+            why = f"{safe_message(error)} ({state or 'connection lost'})"
+            raise Retry(f"an entity cannot be written to the source: {why}", reason="entity_failed") from None
+        if verdict is Verdict.HALT:
+            raise refused(error) from None
+
+
+def refused(error: psycopg.Error) -> Halt:
+    """outbox.entity is not there, or not for us."""
+    reasons = {"42P01": "outbox_missing", "3F000": "outbox_missing", "42501": "privilege_missing"}
+    hints = {
+        "outbox_missing": "bridge install",
+        "privilege_missing": "grant select, insert, update on outbox.entity to outbox_bridge;  -- or the bridge's role",
+    }
+    reason = reasons.get(error.sqlstate or "", "server_refused")
+    return Halt(
+        f"entities that events keep: {safe_message(error)} (SQLSTATE {error.sqlstate})",
+        reason=reason,
+        hint=hints.get(reason, "bridge doctor says what outbox.entity lacks"),
+    )
+
+
+Row = Mapping[str, Any]
+_CACHE_LIMIT = 100_000
+
+
+def _uncounted(_entity: str, _result: str, _n: int) -> None:
+    pass
+
+
+def _now(future: Future[Any]) -> Any:
+    return future.result()
+
+
+class Enricher:
+    """Answers Lookups from a cache and from the connection each entity names, and writes what events keep.
+
+    dsns: "source" and connection names -> dsn. count: (entity, result, n) for metrics, results hit,
+    found, missing. Rows that are missing are never cached: the next event may come with them.
+    The work is done in another thread. result_of: waits for it, and may do something else meanwhile; done: told there
+    when it is ready. Every method that waits raises Retry and Halt.
+    """
+
+    def __init__(
+        self,
+        dsns: Mapping[str, str],
+        stream: str,
+        count: Callable[[str, str, int], None] = _uncounted,
+        *,
+        result_of: Callable[[Future[Any]], Any] = _now,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        self._dsns = dsns
+        self._stream = stream
+        self._count = count
+        self._result_of = result_of
+        self._done = done
+        self._cache: dict[EnrichSpec, dict[str, tuple[float, Row]]] = {}
+        self._connections: dict[str, psycopg.Connection] = {}
+        self._pooled: dict[str, bool] = {}
+        self._store = EntityStore(dsns["source"], stream)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
+
+    def answer(self, lookup: Lookup, visible: Callable[[], bool] | None = None) -> dict[Any, Row]:
+        """The rows that exist, by key; waits for them (reason enrich_failed).
+
+        visible: whether the source shows all that the events' transactions wrote; it waits a little where not. Rows of
+        the source that are missing are asked for again until then, and once more: a stream can run ahead of
+        visibility. Without it, what is missing is missing.
+        """
+        found, wanted = self._cached(lookup)
+        last = visible is None or lookup.entity.source != "source"
+        while wanted:
+            rows: dict[str, Row] = self._beside(self._fetch, lookup.entity, wanted)
+            found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
+            wanted = [key for key in wanted if str(key) not in rows]
+            if last or not wanted:
+                break
+            last = visible is None or visible()
+        return found
+
+    def keep(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
+        """Write what events keep, and wait until it is durable. Those that the server refused for their values."""
+        refused: list[RefusedKeep] = self._beside(self._keep, keeps)
+        return refused
+
+    def _beside(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of work in the other thread."""
+        future = self._worker.submit(work, *arguments)
+        if (done := self._done) is not None:
+            future.add_done_callback(lambda _: done())
+        return self._result_of(future)
+
+    def _cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
+        """The rows that are still fresh, and the keys to ask for."""
+        cache = self._cache.get(lookup.entity, {})
+        now = time.monotonic()
+        found: dict[Any, Row] = {}
+        wanted: list[Any] = []
+        for key in lookup.keys:
+            entry = cache.get(str(key))
+            if entry is not None and entry[0] > now:
+                found[key] = entry[1]
+            else:
+                wanted.append(key)
+        if found:
+            self._count(lookup.entity.as_name, "hit", len(found))
+        return found, wanted
+
+    def _fetch(self, entity: EnrichSpec, keys: list[Any]) -> dict[str, Row]:
+        """The rows by key text."""
+        rows = self._query(entity, keys)
+        self._count(entity.as_name, "found", len(rows))
+        self._count(entity.as_name, "missing", max(0, len(keys) - len(rows)))
+        if entity.cache_seconds > 0:
+            cache = self._cache.setdefault(entity, {})
+            if len(cache) > _CACHE_LIMIT:
+                cache.clear()
+            expires = time.monotonic() + entity.cache_seconds
+            cache.update((key, (expires, row)) for key, row in rows.items())
+        return rows
+
+    def _keep(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
+        try:
+            return self._store.write(keeps)
+        finally:
+            for entity, cache in self._cache.items():
+                for keep in keeps:
+                    if keep.entity == entity.kept:
+                        cache.pop(keep.key, None)
+
+    def _query(self, entity: EnrichSpec, keys: Sequence[Any]) -> dict[str, Row]:
+        """A key that the query's types cannot hold has no row; it is found by bisection."""
+        rows: dict[str, Row] = {}
+
+        def attempt(some: Sequence[Any]) -> psycopg.DataError | None:
+            try:
+                rows.update(self._ask(entity, some))
+            except psycopg.DataError as error:
+                return error
+            return None
+
+        try:
+            bisect(keys, attempt)
+        except psycopg.Error as error:
+            broken = self._connections.pop(entity.source, None)
+            if broken is not None:
+                broken.close()
+            raise self._refused(entity, error) from None
+        return rows
+
+    def _ask(self, entity: EnrichSpec, keys: Sequence[Any]) -> dict[str, Row]:
+        connection = self._connection(entity.source)
+        if not self._pooled[entity.source]:
+            return _rows(connection, entity, keys)
+        with connection.transaction():  # its settings end with it: the next one may meet another server
+            connection.execute("set transaction read only")
+            connection.execute("set local statement_timeout = '10s'")
+            return _rows(connection, entity, keys)
+
+    def _refused(self, entity: EnrichSpec, error: psycopg.Error) -> Exception:
+        state, name = error.sqlstate, entity.as_name
+        if verdict_of(state) is Verdict.RETRY:
+            return Retry(
+                f"the lookup of {name} failed ({state or 'connection lost'})", reason="enrich_failed"
+            )
+        if entity.kept is not None:
+            return refused(error)
+        return Halt(
+            f"the lookup of {name} failed: {safe_message(error)} (SQLSTATE {state})",
+            reason="enrich_failed",
+            hint=f"mend the sql of enrich.entity {name} in bridge.yaml, or grant what it reads; "
+            "the first column it selects must be the key",
+        )
+
+    def _connection(self, name: str) -> psycopg.Connection:
+        connection = self._connections.get(name)
+        if connection is None or connection.closed:
+            connection = self._connections[name] = _connect(self._dsns[name], self._stream)
+            self._pooled[name] = is_pooled(connection)
+            if self._pooled[name]:
+                connection.prepare_threshold = None
+        return connection
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._store.close()
+        for connection in self._connections.values():
+            connection.close()
+
+
+def _rows(connection: psycopg.Connection, entity: EnrichSpec, keys: Sequence[Any]) -> dict[str, Row]:
+    cursor = connection.cursor(row_factory=dict_row)
+    cursor.execute(entity.sql.encode(), {"keys": [*keys]})
+    columns = [column.name for column in cursor.description or ()]
+    return {str(row[columns[0]]): row for row in cursor} if columns else {}
+
+
+def _connect(dsn: str, stream: str) -> psycopg.Connection:
+    name = f"bridge-enrich/{stream}"
+    options = "-c statement_timeout=10s -c default_transaction_read_only=on -c client_encoding=UTF8"
+    try:
+        return psycopg.connect(wire.complete(dsn, application_name=name, options=options), autocommit=True)
+    except psycopg.OperationalError as error:
+        if not wire.takes_no_options(error):
+            raise
+    return psycopg.connect(wire.complete(dsn, application_name=name), autocommit=True)

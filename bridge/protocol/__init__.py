@@ -1,0 +1,1 @@
+"""The exactly-once protocol, pure: no socket, no clock, no chance."""

@@ -1,0 +1,207 @@
+"""Events, the batches they travel in, and a stream's positions between them: LSN, snapshot, what is applied.
+
+An event's values are the bytes that Postgres prints (text format), untouched: most of them go into the target as they
+came, so nothing is decoded before somebody asks. An LSN is a position within one slot's life, a snapshot outside of
+it. `Done` says which rows must not be applied again (invariant I6).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from operator import itemgetter
+from typing import NamedTuple, NewType
+
+Lsn = NewType("Lsn", int)
+
+ZERO = Lsn(0)
+
+
+def parse_lsn(text: str) -> Lsn:
+    """'16/B374D848' (PostgreSQL manual, 8.20 pg_lsn Type) to an integer."""
+    high, low = text.split("/")
+    return Lsn((int(high, 16) << 32) | int(low, 16))
+
+
+def format_lsn(lsn: int) -> str:
+    """The form that Postgres prints."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`xmin:xmax:xip,...` as pg_current_snapshot() prints it (PostgreSQL manual, 9.27.7). An xid is visible (if it
+    committed) when it is below xmin, or below xmax and not in xip."""
+
+    xmin: int
+    xmax: int
+    xip: frozenset[int] = frozenset()
+
+    def shows(self, xid: int) -> bool:
+        """True if `xid` is visible, provided that it committed."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
+
+    def __str__(self) -> str:
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
+
+
+NOTHING = Snapshot(3, 3)
+"""No transaction is visible (FirstNormalTransactionId is 3): the floor of a stream that starts at the earliest row."""
+
+
+def parse_snapshot(text: str) -> Snapshot:
+    """Parse the text form. Inside a slot's exported snapshot Postgres can print xmin > xmax, which
+    pg_snapshot's own input refuses; the meaning is xmax := xmin (seen on 15 and 18)."""
+    xmin, xmax, xip = text.split(":")
+    low, high = int(xmin), int(xmax)
+    return Snapshot(low, max(low, high), frozenset(int(x) for x in xip.split(",") if x))
+
+
+def intersection(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """What is visible in all of them; needs at least one snapshot."""
+    every = list(snapshots)
+    xmax = min(each.xmax for each in every)
+    hidden = frozenset(x for each in every for x in each.xip if x < xmax)
+    return Snapshot(min(hidden, default=xmax), xmax, hidden)
+
+
+def union(one: Snapshot, other: Snapshot) -> Snapshot:
+    """What is visible in either of them."""
+    xmax = max(one.xmax, other.xmax)
+    hidden = frozenset(x for x in one.xip | other.xip if not one.shows(x) and not other.shows(x) and x < xmax)
+    return Snapshot(min(hidden, default=xmax), xmax, hidden)
+
+
+class Event(NamedTuple):
+    """A row of the outbox. Every field is Postgres's text output as bytes; None is SQL NULL."""
+
+    id: bytes
+    seq: bytes  # decimal; b"0" where the customer's own outbox has none
+    xid: bytes  # xid8, decimal; b"0" where the customer's own outbox has none
+    type: bytes
+    key: bytes | None
+    payload: bytes  # JSON text, verbatim
+    idempotency_key: bytes | None
+    headers: bytes | None  # JSON text
+    occurred_at: bytes | None  # timestamptz text
+
+
+type_of = itemgetter(Event._fields.index("type"))
+payload_of = itemgetter(Event._fields.index("payload"))
+xid_of = itemgetter(Event._fields.index("xid"))
+seq_of = itemgetter(Event._fields.index("seq"))
+"""Readers for map(): the field of every event of a list without a step of the interpreter."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Whole transactions in commit order, or a chunk of one that is larger than memory allows."""
+
+    events: list[Event] = field(default_factory=list)
+    xids: list[int] = field(default_factory=list)  # xid8 of each transaction that ends here with events
+    end_lsns: list[Lsn] = field(default_factory=list)  # of each of them
+    commit_times: list[int] = field(default_factory=list)  # unix microseconds of each transaction
+    commit_rows: list[int] = field(default_factory=list)  # and how many of the events belong to it
+    end_lsn: Lsn = ZERO  # just after the last commit record; the only kind of stream position
+    size: int = 0  # payload bytes, roughly
+    chunk: bool = False  # part of a transaction that came in chunks; the last one is whole
+    whole: bool = True  # False: more of the same transaction follows
+
+
+_RUN = re.compile(r"\[(-?\d+),(-?\d+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Seqs:
+    """A set of seqs, as runs: a million consecutive rows are one run. Printed as an int8multirange, `{[1,4),[7,8)}`."""
+
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]  # exclusive
+
+    @classmethod
+    def of(cls, seqs: Iterable[int]) -> Seqs:
+        ordered = sorted(seqs)
+        if not ordered:
+            return cls((), ())
+        if ordered[-1] - ordered[0] == len(ordered) - 1:  # nothing between them is missing
+            return cls((ordered[0],), (ordered[-1] + 1,))
+        gaps = [at for at, (seq, after) in enumerate(pairwise(ordered), 1) if after > seq + 1]
+        return cls(
+            tuple(ordered[at] for at in (0, *gaps)),
+            tuple(ordered[at - 1] + 1 for at in (*gaps, len(ordered))),
+        )
+
+    @classmethod
+    def together(cls, parts: Iterable[Seqs]) -> Seqs:
+        """The union."""
+        runs: list[list[int]] = []
+        for start, stop in sorted(run for part in parts for run in zip(part.starts, part.stops, strict=True)):
+            if runs and start <= runs[-1][1]:
+                runs[-1][1] = max(runs[-1][1], stop)
+            else:
+                runs.append([start, stop])
+        return cls(tuple(start for start, _ in runs), tuple(stop for _, stop in runs))
+
+    @classmethod
+    def parse(cls, text: str) -> Seqs:
+        runs = _RUN.findall(text)
+        return cls(tuple(int(start) for start, _ in runs), tuple(int(stop) for _, stop in runs))
+
+    def __contains__(self, seq: int) -> bool:
+        at = bisect_right(self.starts, seq) - 1
+        return at >= 0 and seq < self.stops[at]
+
+    def __str__(self) -> str:
+        runs = zip(self.starts, self.stops, strict=True)
+        return "{" + ",".join(f"[{start},{stop})" for start, stop in runs) + "}"
+
+
+Listed = Mapping[int, Sequence[Seqs]]
+"""What bridge.applied lists: xid to the seqs of its applied rows (and of rows beside them). Not whole transactions,
+because a publication that is altered in the middle of one withholds some of its rows.
+"""
+
+
+def listed(rows: Iterable[tuple[Iterable[int], Seqs]]) -> Listed:
+    """From rows of bridge.applied: (xids, seqs)."""
+    found: dict[int, list[Seqs]] = {}
+    for xids, seqs in rows:
+        for xid in xids:
+            found.setdefault(xid, []).append(seqs)
+    return found
+
+
+class Done:
+    """The rows that were applied before this session started: visible in the floor, or listed by polling or by an
+    earlier slot. A slot or the table may deliver them again."""
+
+    def __init__(self, listed: Listed, floor: Snapshot) -> None:
+        self.listed = listed
+        self.floor = floor
+        self.beyond = max(floor.xmax, max(listed, default=0) + 1)  # no xid from here on is done
+
+    def without(self, batch: Batch) -> Batch:
+        """The batch without rows that are already applied; usually the same object."""
+        lowest = min(batch.xids, default=int(batch.events[0].xid) if batch.events else self.beyond)
+        if lowest >= self.beyond:
+            return batch
+        events = [event for event in batch.events if not self._has(event)]
+        left = {int(event.xid) for event in events}
+        # The last chunk of a huge transaction names it, whatever an earlier chunk has left of it.
+        pairs = zip(batch.xids, batch.end_lsns, strict=True)
+        kept = [pair for pair in pairs if batch.chunk or pair[0] in left]
+        return replace(batch, events=events, xids=[xid for xid, _ in kept], end_lsns=[lsn for _, lsn in kept])
+
+    def _has(self, event: Event) -> bool:
+        xid = int(event.xid)
+        if self.floor.shows(xid):
+            return True
+        return any(int(event.seq) in seqs for seqs in self.listed.get(xid, ()))
+
+
+def located(batch: Batch, lsn: Lsn) -> Batch:
+    """Rows read from the table have no LSN; they committed before `lsn`."""
+    return replace(batch, end_lsns=[lsn] * len(batch.xids))

@@ -1,0 +1,147 @@
+"""What the two servers say about a stream, as values: the ledger row of the target, the facts of the source.
+
+preflight.py judges them; postgres/ledger.py and postgres/source.py read and write them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot
+
+Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
+"""What a stream's thread is doing; never stored. observe/state.py explains each phase."""
+
+
+class Mode(StrEnum):
+    """Where a stream stands; stored in the ledger.
+
+    | mode | set by | meaning |
+    | --- | --- | --- |
+    | new | the first fence | nothing applied yet; `since` says which rows are wanted |
+    | catchup | before a slot is made | the table is read up to `next`; LSNs mean nothing until it ends |
+    | stream | the last batch of catch-up | the slot's transactions after `applied_lsn` are next |
+    | poll | the first poll | the table is read from snapshot to snapshot; there is no slot |
+    """
+
+    NEW = "new"
+    CATCHUP = "catchup"
+    STREAM = "stream"
+    POLL = "poll"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A snapshot that is being applied from the table, by seq. Once stored, it is always finished.
+
+    lsn: a WAL position read after the snapshot; for a snapshot that came with a slot, where the slot starts.
+    """
+
+    snapshot: Snapshot
+    lsn: Lsn
+    from_slot: bool = False
+    seq: int = 0  # applied up to here
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The checkpoint row of one stream. sql/target/001_ledger.sql explains each column."""
+
+    stream: str
+    epoch: int
+    session: str
+    mode: Mode = Mode.NEW
+    system_identifier: str | None = None
+    timeline: int | None = None
+    publication: str | None = None
+    incarnation: int = 0
+    applied_lsn: Lsn = ZERO
+    safe_lsn: Lsn = ZERO
+    floor: Snapshot = NOTHING
+    floor_lsn: Lsn = ZERO
+    next: Goal | None = None
+    since: str | None = None
+    witness_id: str | None = None
+    witness_xid: int | None = None
+    accepted_gap: int | None = None  # an operator accepted the loss of what was pruned up to this xid
+
+    @property
+    def snapshot_lsn(self) -> Lsn:
+        """A lower bound of the source's WAL position when the snapshots in this row were taken."""
+        return max(self.floor_lsn, self.next.lsn if self.next else ZERO)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFacts:
+    """A row of pg_replication_slots."""
+
+    name: str
+    confirmed_flush: Lsn
+    active: bool
+    usable: bool  # logical, pgoutput, in this database, not invalidated
+    problem: str = ""  # why it is not usable: wal_status lost, other plugin, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What prune has deleted from the outbox so far: rows of transactions up to `greatest_xid` that are visible in
+    `floor`."""
+
+    greatest_xid: int
+    floor: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """The source as it is now, read at once over the session's own connection. When that connection is lost the
+    session ends, because another server may answer the next one.
+
+    publication: None also if it does not publish the outbox's inserts. While the witness's transaction is still
+    running (WAL runs ahead of visibility) the facts are not available: Retry.
+    """
+
+    system_identifier: str
+    timeline: int
+    flush_lsn: Lsn
+    publication: str | None  # its identity
+    slot: SlotFacts | None
+    switch_points: dict[int, Lsn] = field(default_factory=dict)  # timeline -> where history left it
+    witness_present: bool = True
+    in_recovery: bool = False
+    two_phase: bool = False  # max_prepared_transactions > 0
+    slot_refused: str | None = None  # why no slot can be had here (wal_level, privilege); None: it can
+    pruned: Pruned | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The stream's row in the source's registry, outbox.stream.
+
+    reached: a WAL position of this source that the ledger may rely on. It is written here, and flushed, before a
+    floor or a goal with that position is written to the ledger. A source whose registry has a lower value is an
+    older copy, however far its WAL has advanced. The greater of two values is kept.
+
+    session: the session that may write the row. The session that fenced last takes the row over, after the fence;
+    writes of an earlier session that arrive later are refused.
+    """
+
+    stream: str
+    target_system: str
+    target_database: str
+    slot: str | None
+    floor: Snapshot
+    witness_id: str | None
+    reached: Lsn = ZERO
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """The target before the fence. `busy`: another live session of this stream is connected."""
+
+    system_identifier: str
+    database: str
+    ledger: Ledger | None
+    busy: bool = False

@@ -1,0 +1,262 @@
+"""May this stream start, and go on from where its ledger says it is? Nothing is written before the answer.
+
+A pure judgement over the facts of both servers. Every test compares identities, never mere presence: a slot, a
+publication or a row that is there now proves nothing about what happened while nobody looked.
+docs/guarantees.md, "Preflight".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bridge.errors import Halt, Retry, StandBy
+from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot, format_lsn
+from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """The configuration of one stream. slot: the prefix; slots are named `<prefix>_<n>`."""
+
+    stream: str
+    slot: str
+    session: str
+    capture: Literal["slot", "poll", "auto"] = "slot"
+    since: str | None = None  # first start only: earliest (None), a timestamp, or "infinity" for now
+    has_xid: bool = True  # False: an outbox of the customer's own without xid: slot-only, no catch-up
+
+    def slot_name(self, incarnation: int) -> str:
+        return f"{self.slot}_{incarnation}"
+
+
+def facts(settings: StreamSettings, ledger: Ledger) -> ReadSource:
+    name = settings.slot_name(ledger.incarnation) if ledger.incarnation else None
+    return ReadSource(name, ledger.witness_id, ledger.witness_xid)
+
+
+def stand_by(
+    settings: StreamSettings, target: TargetFacts, registration: Registration | None
+) -> Asking[None]:
+    """Do not fence a bridge that works; wait until it stops. This only avoids disturbance; the fence gives safety."""
+    if target.busy:
+        raise StandBy(f"another bridge is applying stream {settings.stream} to this target")
+    incarnation = target.ledger.incarnation if target.ledger else 0
+    name = settings.slot_name(incarnation or 1)
+    source = yield from ask(ReadSource(name, None, None))
+    if source.slot is None:
+        return
+    if registration is None and target.ledger is None:
+        if (yield from ask(ReadTarget())).ledger is not None:
+            raise StandBy(f"another bridge has just started stream {settings.stream}")
+        raise Halt(
+            f"slot {name} exists, but neither the source nor the target knows stream "
+            f"{settings.stream}: the slot belongs to something else",
+            reason="slot_in_use",
+            hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
+        )
+    if source.slot.active:
+        raise StandBy(f"another bridge reads slot {name}")
+
+
+def slot_wanted(settings: StreamSettings, source: SourceFacts) -> bool:
+    if settings.capture == "poll":
+        return False
+    if source.slot_refused is None:
+        return True
+    if settings.capture == "auto":
+        return False
+    raise Halt(
+        f"the source cannot provide a replication slot: {source.slot_refused}",
+        reason="slot_refused",
+        hint="fix that, or set source.capture to poll",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """catch_up: the reason why the slot cannot continue, in a word; None: stream from `ledger`."""
+
+    ledger: Ledger
+    catch_up: str | None
+    forget_above: Lsn | None = None
+
+
+def check_registration(registration: Registration | None, target: TargetFacts) -> None:
+    """A registered stream belongs to one target database. Raises Halt."""
+    if registration is None:
+        return
+    here = (target.system_identifier, target.database)
+    if (registration.target_system, registration.target_database) != here:
+        raise Halt(
+            f"stream {registration.stream} is registered for another target: database "
+            f"{registration.target_database!r} of system {registration.target_system}, "
+            f"not {target.database!r} of system {target.system_identifier}",
+            reason="other_target",
+            hint="point the connection back, or declare this copy the target: bridge recover --accept-target",
+        )
+
+
+def judge(
+    ledger: Ledger, source: SourceFacts, registration: Registration | None, *, slot_wanted: bool
+) -> Judgement:
+    """Compare the ledger with the source. The registration must have been read after the fence. Raises Halt with a
+    reason, or Retry on a standby."""
+    if source.in_recovery:
+        raise Retry("the source is in recovery (a standby): waiting for a primary")
+    if ledger.mode is not Mode.NEW and source.system_identifier != ledger.system_identifier:
+        raise Halt(
+            f"this source is another cluster: its system identifier is {source.system_identifier}"
+            f", the ledger has {ledger.system_identifier}",
+            reason="other_system",
+            hint="point source.dsn back, or start with the new cluster: bridge recover --accept-source",
+        )
+    if slot_wanted and source.publication is None:
+        raise Halt(
+            "the publication does not exist on the source, or does not publish every insert into the outbox "
+            "(no row filter, no column list, publish_via_partition_root)",
+            reason="publication_missing",
+            hint="bridge install",
+        )
+    if ledger.mode is Mode.NEW:
+        fresh = replace(
+            ledger,
+            system_identifier=source.system_identifier,
+            timeline=source.timeline,
+            publication=source.publication,
+        )
+        check_not_pruned(ledger, registration, source.pruned)
+        return Judgement(fresh, "new")
+    ledger, reason, forget_above = _history(ledger, source, registration)
+    reason = reason or _slot(ledger, source, slot_wanted)
+    if reason is not None or source.slot is None:
+        check_not_pruned(ledger, registration, source.pruned)
+        return Judgement(ledger, reason, forget_above)
+    # A stored advance of an idle slot must not let this session confirm what it has not received.
+    safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
+    return Judgement(replace(ledger, safe_lsn=safe), None)
+
+
+def _history(
+    ledger: Ledger, source: SourceFacts, registration: Registration | None
+) -> tuple[Ledger, str | None, Lsn | None]:
+    """Is what we applied still part of the source's history?"""
+    reached = max(ledger.applied_lsn, ledger.snapshot_lsn)
+    if source.timeline != ledger.timeline:
+        switch = source.switch_points.get(ledger.timeline or 0)
+        if switch is None:
+            raise _diverged(
+                f"the source is on timeline {source.timeline}, which does not descend from {ledger.timeline}"
+            )
+        ledger = replace(ledger, timeline=source.timeline)
+        if switch < reached:
+            if ledger.snapshot_lsn > switch:
+                raise _diverged(
+                    f"the source was promoted at {format_lsn(switch)}, before what this target "
+                    f"has applied ({format_lsn(reached)}), and the last checkpoint's snapshot is "
+                    "newer than the promotion"
+                )
+            if source.two_phase:
+                raise _diverged(
+                    f"the source was promoted at {format_lsn(switch)}, before what this target "
+                    f"has applied ({format_lsn(reached)}); a transaction that was prepared before "
+                    "and committed after it may be committed again here, and cannot be "
+                    "distinguished from a new one with the same xid"
+                )
+            _in_registry(ledger, registration)
+            # Applied events are gone from the source and their xids are used again.
+            ledger = replace(ledger, applied_lsn=switch, safe_lsn=switch, witness_id=None, witness_xid=None)
+            return ledger, "promoted_behind", switch
+        if switch < ledger.safe_lsn:
+            _in_registry(ledger, registration)
+            return replace(ledger, safe_lsn=ledger.applied_lsn), "promoted", None
+    elif source.flush_lsn < reached:
+        raise Halt(
+            f"the source's WAL ends at {format_lsn(source.flush_lsn)}, before {format_lsn(reached)}, which "
+            "this target has applied: an older copy of the source was restored",
+            reason="source_behind",
+            hint="restore the source completely, or accept the loss: bridge recover --accept-source",
+        )
+    _in_registry(ledger, registration)
+    if not source.witness_present and not _pruned_since(ledger.witness_xid, source.pruned):
+        raise _diverged(
+            "the last applied event is no longer in the outbox, or has another xid: the source "
+            "was restored from a copy, or someone deleted the row"
+        )
+    return ledger, None, None
+
+
+def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
+    """LSNs and the witness prove nothing about xids: on an older copy of the source, xids that are visible in our
+    snapshots are assigned again. The registry's own position was written before we relied on them."""
+    known = registration.reached if registration else ZERO
+    if known < ledger.snapshot_lsn:
+        raise _diverged(
+            f"the source's registry has {format_lsn(known)} for this stream, but the target's "
+            f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
+            "a copy"
+        )
+
+
+def _diverged(message: str) -> Halt:
+    return Halt(
+        message,
+        reason="history_diverged",
+        hint="bridge prove shows the differences; then choose a way: bridge recover --help",
+    )
+
+
+def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
+    """Why the slot cannot continue from the ledger; None: it can."""
+    slot = source.slot
+    goal = ledger.next.lsn if ledger.next and ledger.next.from_slot else ledger.safe_lsn
+    from_table = ledger.mode is Mode.CATCHUP
+    reasons = (
+        ("poll", not slot_wanted),
+        ("from_poll", ledger.mode is Mode.POLL),
+        ("slot_missing", slot is None),
+        ("slot_lost", slot is not None and not slot.usable),
+        ("publication_changed", source.publication != ledger.publication),
+        (
+            "slot_advanced",
+            slot is not None and slot.confirmed_flush > (goal if from_table else ledger.safe_lsn),
+        ),
+        ("catchup", from_table),
+    )
+    return next((reason for reason, holds in reasons if holds), None)
+
+
+def is_first_catch_up(ledger: Ledger, registration: Registration | None) -> bool:
+    """Has this stream never been past its first catch-up? The registry, read after the fence and before we write to
+    it, is more reliable than a target that may have been restored."""
+    if registration is None:
+        return ledger.floor == NOTHING
+    return ledger.floor == registration.floor == NOTHING and registration.reached <= ledger.snapshot_lsn
+
+
+def check_not_pruned(ledger: Ledger, registration: Registration | None, pruned: Pruned | None) -> None:
+    """Reading the table needs every row since the floor: halt if some may have been pruned. A stream in its first
+    catch-up takes the rows that exist, and an operator may accept a gap."""
+    floor = ledger.floor
+    if pruned is None or (ledger.accepted_gap or 0) >= pruned.greatest_xid:
+        return
+    if not is_first_catch_up(ledger, registration) and _may_miss(floor, pruned):
+        raise Halt(
+            f"rows that this target has not seen may have been pruned from the outbox (up to xid "
+            f"{pruned.greatest_xid}; the target's floor is {floor.xmin}:{floor.xmax})",
+            reason="outbox_pruned",
+            hint="restore a newer backup of the target, or accept the gap: bridge recover --accept-gap",
+        )
+
+
+def _pruned_since(xid: int | None, pruned: Pruned | None) -> bool:
+    """May prune have deleted this witness? Only if the target was restored to a time before a prune."""
+    return xid is not None and pruned is not None and xid <= pruned.greatest_xid and pruned.floor.shows(xid)
+
+
+def _may_miss(floor: Snapshot, pruned: Pruned) -> bool:
+    end = min(pruned.floor.xmax, pruned.greatest_xid + 1)
+    if floor.xmax < end:
+        return True
+    return any(pruned.floor.shows(xid) and xid <= pruned.greatest_xid for xid in floor.xip)

@@ -1,0 +1,345 @@
+"""What the protocol asks of the world: one request, one atomic act on one server.
+
+The protocol (session.py) yields these and is sent the answers; stream/engine.py performs them on real servers
+(`drive`), the model checker in tests/model on imagined ones. An act that fails raises: the session is
+over, and the next one begins with the fence, exactly as after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from bridge.protocol.events import Batch, Listed, Lsn, Snapshot
+from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
+
+T = TypeVar("T")
+
+
+class Request(Generic[T]):
+    """A request; T is the type of its answer."""
+
+    __slots__ = ()
+
+    def perform(self, world: World) -> T:
+        """Have the world do it. Raises what the act raises."""
+        raise NotImplementedError
+
+
+Asking = Generator[Request[Any], Any, T]
+
+
+def ask(request: Request[T]) -> Asking[T]:
+    """`answer = yield from ask(SomeRequest())`, typed."""
+    return cast(T, (yield request))
+
+
+def drive(protocol: Asking[None], world: World) -> None:
+    """The protocol asks, the world answers, until the protocol ends. Raises what an act raises."""
+    request = next(protocol)
+    while True:
+        answer = request.perform(world)
+        try:
+            request = protocol.send(answer)
+        except StopIteration:
+            return
+
+
+# --- target ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTarget(Request[TargetFacts]):
+    """Read the target without a lock."""
+
+    def perform(self, world: World) -> TargetFacts:
+        return world.read_target(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence(Request[Ledger | None]):
+    """Lock the checkpoint row, increment the epoch, store our session, commit. The row lock waits for a commit whose
+    answer was lost. create: insert the row if there is none; otherwise answer None."""
+
+    session: str
+    create: bool
+    since: str | None
+
+    def perform(self, world: World) -> Ledger | None:
+        return world.fence(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Request[None]):
+    """Replace the row `before` with `after` if it is still `before` (epoch, session, applied_lsn, next_seq,
+    floor_lsn: the target may be restored under an open session), otherwise raise Fenced.
+
+    thin: delete from `applied` what is visible in this snapshot. forget_above: the source lost its WAL above this
+    LSN; remove what was listed above it from `applied`.
+    """
+
+    before: Ledger
+    after: Ledger
+    thin: Snapshot | None = None
+    forget_above: Lsn | None = None
+
+    def perform(self, world: World) -> None:
+        world.save(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Request[None]):
+    """Plan and encode this batch (enrich, map) without sending it. Overlaps with a commit in flight."""
+
+    batch: Batch
+
+    def perform(self, world: World) -> None:
+        world.prepare(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Request[None]):
+    """Send the planned batch in one transaction with `before` -> `after`, without waiting.
+
+    list_as: also list its transactions in `applied`, with the seqs of their rows, under this incarnation. A chunk
+    (not batch.whole) leaves the transaction open: the ledger is written, and all chunks are listed, with the last
+    chunk.
+    """
+
+    batch: Batch
+    before: Ledger
+    after: Ledger
+    list_as: int | None = None
+    thin: Snapshot | None = None
+
+    def perform(self, world: World) -> None:
+        world.apply(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Request[None]):
+    """Wait until the last batch is durable. An unknown outcome raises; the next fence finds it out."""
+
+    def perform(self, world: World) -> None:
+        world.settle(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadApplied(Request[Listed]):
+    """Read what `applied` lists; except_incarnation leaves out what that slot delivered."""
+
+    except_incarnation: int | None = None
+
+    def perform(self, world: World) -> Listed:
+        return world.read_applied(self)
+
+
+# --- source ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRegistration(Request[Registration | None]):
+    def perform(self, world: World) -> Registration | None:
+        return world.read_registration(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Register(Request[None]):
+    """Write the stream's registration; committed and flushed when answered. The greater of two values of `reached`
+    is kept.
+
+    holder: the session that must hold the row; None: there must be no row. Otherwise nothing is written: raises
+    Fenced if we should be the holder, Retry if we wanted to take the row over.
+    """
+
+    registration: Registration
+    holder: str | None
+
+    def perform(self, world: World) -> None:
+        world.register(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPruned(Request[Pruned | None]):
+    """Read what prune has deleted, after our floor was registered: a prune batch that began earlier has ended, and a
+    later one respects the floor."""
+
+    def perform(self, world: World) -> Pruned | None:
+        return world.read_pruned(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSource(Request[SourceFacts]):
+    slot: str | None
+    witness_id: str | None
+    witness_xid: int | None
+
+    def perform(self, world: World) -> SourceFacts:
+        return world.read_source(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BeginSlot(Request[None]):
+    """Start creating this slot (drop one with this name first). Creation waits for every open transaction of the
+    cluster that has an xid, so it runs in the background."""
+
+    name: str
+
+    def perform(self, world: World) -> None:
+        world.begin_slot(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMade(Request["tuple[Lsn, Snapshot] | None"]):
+    """Ask for the slot's consistent point and exported snapshot; None: not yet."""
+
+    def perform(self, world: World) -> tuple[Lsn, Snapshot] | None:
+        return world.slot_made(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DropSlot(Request[None]):
+    """Drop a slot; it need not exist."""
+
+    name: str
+
+    def perform(self, world: World) -> None:
+        world.drop_slot(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot(Request["tuple[Snapshot, Lsn]"]):
+    """pg_current_snapshot(), and pg_current_wal_insert_lsn() read after it."""
+
+    def perform(self, world: World) -> tuple[Snapshot, Lsn]:
+        return world.take_snapshot(self)
+
+
+@dataclass(frozen=True, slots=True)
+class StillRunning(Request[bool]):
+    """Is any xid that is visible in this snapshot still running? WAL runs ahead of visibility."""
+
+    snapshot: Snapshot
+
+    def perform(self, world: World) -> bool:
+        return world.still_running(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMissing(Request["MissingRows"]):
+    """The next rows, by seq, that are visible in `upto` and not in `floor`."""
+
+    floor: Snapshot
+    upto: Snapshot
+    after_seq: int
+    since: str | None
+
+    def perform(self, world: World) -> MissingRows:
+        return world.read_missing(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRows:
+    """Rows of a catch-up or a poll. `more`: there may be further rows."""
+
+    batch: Batch
+    last_seq: int
+    more: bool
+
+
+# --- stream ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream(Request[None]):
+    slot: str
+    start: Lsn
+
+    def perform(self, world: World) -> None:
+        world.open_stream(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """position: everything up to here was received and handed out in batches, including this one."""
+
+    batch: Batch | None
+    position: Lsn
+    settled: bool = False  # what was sent last is durable
+    tick: bool = False  # time to look at the source
+    stop: bool = False  # we are asked to end; nothing more will come
+
+
+@dataclass(frozen=True, slots=True)
+class Receive(Request[Received]):
+    """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit."""
+
+    def perform(self, world: World) -> Received:
+        return world.receive(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Observe the source: read in this order, after the positions that the observation covers."""
+
+    publication: str | None  # its identity; None also where it does not publish the outbox's inserts
+    snapshot: Snapshot
+    insert_lsn: Lsn
+    idle_write_due: bool = False  # 10 s and 1 MiB since the last idle write, or the WAL brake is near
+
+
+@dataclass(frozen=True, slots=True)
+class Observe(Request[Observation]):
+    position: Lsn
+
+    def perform(self, world: World) -> Observation:
+        return world.observe(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm(Request[None]):
+    """Tell the slot that everything up to here is durable in the target."""
+
+    lsn: Lsn
+
+    def perform(self, world: World) -> None:
+        world.confirm(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait(Request[bool]):
+    """Poll mode: wait for a notification or the timer. True: stop."""
+
+    def perform(self, world: World) -> bool:
+        return world.wait(self)
+
+
+# --- who answers ----------------------------------------------------------------------------------
+
+
+class World(Protocol):
+    """Who performs requests: one method each. stream/engine.py on real servers."""
+
+    def read_target(self, request: ReadTarget) -> TargetFacts: ...
+    def fence(self, request: Fence) -> Ledger | None: ...
+    def save(self, request: Save) -> None: ...
+    def prepare(self, request: Prepare) -> None: ...
+    def apply(self, request: Apply) -> None: ...
+    def settle(self, request: Settle) -> None: ...
+    def read_applied(self, request: ReadApplied) -> Listed: ...
+    def read_registration(self, request: ReadRegistration) -> Registration | None: ...
+    def register(self, request: Register) -> None: ...
+    def read_pruned(self, request: ReadPruned) -> Pruned | None: ...
+    def read_source(self, request: ReadSource) -> SourceFacts: ...
+    def begin_slot(self, request: BeginSlot) -> None: ...
+    def slot_made(self, request: SlotMade) -> tuple[Lsn, Snapshot] | None: ...
+    def drop_slot(self, request: DropSlot) -> None: ...
+    def take_snapshot(self, request: TakeSnapshot) -> tuple[Snapshot, Lsn]: ...
+    def still_running(self, request: StillRunning) -> bool: ...
+    def read_missing(self, request: ReadMissing) -> MissingRows: ...
+    def open_stream(self, request: OpenStream) -> None: ...
+    def receive(self, request: Receive) -> Received: ...
+    def observe(self, request: Observe) -> Observation: ...
+    def confirm(self, request: Confirm) -> None: ...
+    def wait(self, request: Wait) -> bool: ...

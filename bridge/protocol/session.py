@@ -1,0 +1,340 @@
+"""The exactly-once protocol of one stream, from fence to confirmation, as one pure generator.
+
+It yields requests (requests.py) and is sent answers. It never waits, reads a clock or touches a socket, so the model
+drives the same code that runs in production. There is no error handling on purpose: a request that fails ends the
+session, and the next session starts at the fence. A crash and an error are handled in the same way.
+docs/guarantees.md has the argument and the invariants I1 to I6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bridge.errors import Halt, Retry
+from bridge.protocol import requests as to
+from bridge.protocol.events import ZERO, Batch, Done, Lsn, Snapshot, intersection, located
+from bridge.protocol.facts import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
+from bridge.protocol.preflight import (
+    StreamSettings,
+    check_not_pruned,
+    check_registration,
+    facts,
+    is_first_catch_up,
+    judge,
+    slot_wanted,
+    stand_by,
+)
+from bridge.protocol.requests import Asking, Observation, Request, ask
+
+__all__ = ["POLLED", "session"]
+
+POLLED = 0
+"""The incarnation under which `applied` lists rows that polling applied while a slot was being created."""
+
+
+def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
+    """One life of a stream: fence, preflight, catch up, then stream (or poll) until asked to stop."""
+    target = yield from ask(to.ReadTarget())
+    registration = yield from ask(to.ReadRegistration())
+    check_registration(registration, target)
+    yield from stand_by(settings, target, registration)
+    ledger = yield from ask(to.Fence(settings.session, create=registration is None, since=settings.since))
+    if ledger is None:
+        raise Halt(
+            f"stream {settings.stream} is registered at the source, but this target has no ledger "
+            "row for it: the ledger was wiped, or this is another database",
+            reason="ledger_missing",
+            hint="restore the ledger with the target, or start again: bridge recover --restart-stream",
+        )
+    registration = yield from ask(to.ReadRegistration())
+    source = yield from ask(facts(settings, ledger))
+    from_slot = slot_wanted(settings, source)
+    judgement = judge(ledger, source, registration, slot_wanted=from_slot)
+    yield from ask(to.Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
+    life = _Life(settings, judgement.ledger, target, registration)
+    # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
+    # fact when it takes our floor: it stores a position one above ours.
+    first = is_first_catch_up(ledger, registration)
+    yield from life.register(ZERO if first else Lsn(ledger.snapshot_lsn + 1))
+    if judgement.catch_up is not None and settings.has_xid:
+        check_not_pruned(ledger, registration, (yield from ask(to.ReadPruned())))
+    if not from_slot:
+        yield from life.poll()
+        return
+    if judgement.catch_up is not None:
+        yield from life.catch_up(source, judgement.catch_up)
+    yield from life.stream()
+
+
+@dataclass(slots=True)
+class _Look:
+    """The state of the stream loop between two observations of the source."""
+
+    position: Lsn  # everything up to here was received and handed out
+    inside: bool = False  # chunks of a huge transaction are open in the target
+    dirty: bool = True  # events were applied since the candidate was read
+    candidate: Observation | None = None  # becomes the floor once its LSN is covered
+
+
+class _Life:
+    """One session's operations on the ledger; `ledger` is the row that is durable in the target."""
+
+    def __init__(
+        self, settings: StreamSettings, ledger: Ledger, target: TargetFacts, registration: Registration | None
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.target = target
+        self.holder = registration.session if registration else None  # of the row in the registry
+        self.sent: Ledger | None = None  # becomes `ledger` when what was sent is durable
+        self.held: Snapshot | None = None  # the floor before a slot is made: its snapshot shows no less
+
+    # --- the ledger ---------------------------------------------------------------------------
+
+    def save(self, after: Ledger, *, thin: Snapshot | None = None) -> Asking[None]:
+        """Write the row while no batch is in flight. thin: rows visible in this snapshot need not be listed."""
+        yield from ask(to.Save(self.ledger, after, thin=thin))
+        self.ledger = after
+
+    def apply(
+        self, batch: Batch, after: Ledger, *, list_as: int | None = None, thin: Snapshot | None = None
+    ) -> Asking[None]:
+        """Plan and encode while the previous commit is in flight, wait for that commit, then send."""
+        yield from ask(to.Prepare(batch))
+        yield from self.settle()
+        if batch.events:
+            last = batch.events[-1]
+            after = replace(after, witness_id=last.id.decode(), witness_xid=int(last.xid))
+        yield from ask(to.Apply(batch, self.ledger, after, list_as=list_as, thin=thin))
+        if batch.whole:
+            self.sent = after
+
+    def settle(self) -> Asking[None]:
+        if self.sent is not None:
+            yield from ask(to.Settle())
+            self.ledger, self.sent = self.sent, None
+
+    def register(self, reached: Lsn = ZERO) -> Asking[None]:
+        """Register this stream's position at the source, for prune and for the next start. reached: the ledger will
+        rely on a snapshot that was taken before this position."""
+        incarnation, goal = self.ledger.incarnation, self.ledger.next
+        floor = self.held or self.ledger.floor
+        if goal is not None and goal.from_slot:  # the next floor may be an older one
+            floor = intersection([floor, goal.snapshot])
+        streams = incarnation and self.ledger.mode is not Mode.POLL
+        registration = Registration(
+            stream=self.settings.stream,
+            target_system=self.target.system_identifier,
+            target_database=self.target.database,
+            slot=self.settings.slot_name(incarnation) if streams else None,
+            floor=floor,
+            witness_id=self.ledger.witness_id,
+            reached=max(reached, self.ledger.snapshot_lsn),
+            session=self.settings.session,
+        )
+        yield from ask(to.Register(registration, self.holder))
+        self.holder = self.settings.session
+
+    # --- from the table -----------------------------------------------------------------------
+
+    def catch_up(self, source: SourceFacts, reason: str) -> Asking[None]:
+        """Catch up until the floor meets a slot: afterwards the slot alone delivers the missing events."""
+        if not self.settings.has_xid:
+            yield from self.without_table(source, reason)
+            return
+        slot_good = reason == "catchup"  # the slot that the stored goal came with starts where it did
+        while True:
+            if (goal := self.ledger.next) is not None:
+                streams = goal.from_slot and slot_good
+                yield from self.finish(goal, Mode.STREAM if streams else Mode.CATCHUP)
+                if streams:
+                    return
+            yield from self.new_slot(source, poll=True)
+            slot_good = True
+
+    def new_slot(self, source: SourceFacts, *, poll: bool) -> Asking[Goal]:
+        """Create a slot. Its name is durable before the slot exists, and its snapshot is durable before it is read.
+        poll: events flow from the table while the slot waits for open transactions."""
+        old = self.ledger
+        number = old.incarnation + 1
+        after = replace(old, mode=Mode.CATCHUP, incarnation=number, publication=source.publication)
+        yield from self.save(after)
+        yield from self.register()
+        if old.incarnation:
+            yield from ask(to.DropSlot(self.settings.slot_name(old.incarnation)))
+        self.held = self.ledger.floor
+        yield from ask(to.BeginSlot(self.settings.slot_name(number)))
+        while (made := (yield from ask(to.SlotMade()))) is None:
+            if poll:
+                yield from self.poll_once(Mode.CATCHUP, listing=True)
+        lsn, snapshot = made
+        goal = Goal(snapshot, lsn, from_slot=True)
+        yield from self.register(lsn)
+        yield from self.save(replace(self.ledger, next=goal))
+        return goal
+
+    def without_table(self, source: SourceFacts, reason: str) -> Asking[None]:
+        """An outbox without xids: a new stream starts with its slot; after a lost slot an operator must decide."""
+        if reason not in ("new", "catchup"):
+            raise Halt(
+                f"the slot cannot continue ({reason}), and the outbox table has no xid column, "
+                "which catch-up needs",
+                reason="no_catch_up",
+                hint="continue without the events that only the lost slot had: bridge recover "
+                "--accept-source (bridge doctor shows how to add xid)",
+            )
+        goal = yield from self.new_slot(source, poll=False)
+        yield from self.save(_raised(self.ledger, goal, Mode.STREAM))
+
+    def finish(self, goal: Goal, mode: Mode, *, listing: bool = False) -> Asking[None]:
+        """Apply the rows that are visible in the goal and not yet applied; then the goal becomes the floor. A stored
+        goal is always finished before another one is stored.
+
+        listing: see poll_once. (A session that resumes here need not list, because its slot is created later than
+        this goal.)
+        """
+        while goal.from_slot and (yield from ask(to.StillRunning(goal.snapshot))):
+            pass  # WAL runs ahead of visibility
+        floor, since = self.ledger.floor, self.ledger.since
+        done = Done((yield from ask(to.ReadApplied())), floor)
+        seq, more = goal.seq, True
+        while more:
+            missing = yield from ask(to.ReadMissing(floor, goal.snapshot, seq, since))
+            seq, more = missing.last_seq, missing.more
+            batch = done.without(located(missing.batch, goal.lsn))
+            if batch.events:
+                after = replace(self.sent or self.ledger, next=replace(goal, seq=seq))
+                list_as = POLLED if listing else None
+                yield from self.apply(batch, after, list_as=list_as)
+        yield from self.settle()
+        thin = None if listing else goal.snapshot
+        yield from self.save(_raised(self.ledger, goal, mode), thin=thin)
+        self.held = None if goal.from_slot else self.held
+        yield from self.register()
+
+    def poll(self) -> Asking[None]:
+        """Poll: capture without a slot, from snapshot to snapshot, until asked to stop."""
+        if (goal := self.ledger.next) is not None:
+            yield from self.finish(goal, Mode.POLL)
+        if self.ledger.mode is not Mode.POLL:
+            incarnation = self.ledger.incarnation
+            yield from self.save(replace(self.ledger, mode=Mode.POLL))
+            if incarnation:
+                yield from ask(to.DropSlot(self.settings.slot_name(incarnation)))
+        yield from self.register()
+        while True:
+            more = yield from self.poll_once(Mode.POLL)
+            if not more and (yield from ask(to.Wait())):
+                return
+
+    def poll_once(self, mode: Mode, *, listing: bool = False) -> Asking[bool]:
+        """Apply everything that is visible now and not in the floor. True: there were rows.
+
+        listing: a slot is being created whose snapshot may be older than this one, so list the applied rows and thin
+        nothing.
+        """
+        snapshot, lsn = yield from ask(to.TakeSnapshot())
+        goal = Goal(snapshot, lsn)
+        before = self.ledger
+        done = Done((yield from ask(to.ReadApplied())), before.floor)
+        missing = yield from ask(to.ReadMissing(before.floor, snapshot, 0, before.since))
+        batch = done.without(located(missing.batch, lsn))
+        if not missing.batch.events and before.since is None:
+            return False
+        yield from self.register(lsn)
+        thin, list_as = (None, POLLED) if listing else (snapshot, None)
+        if not batch.events and not missing.more:  # a slot brought it all; or, for a stream that starts
+            yield from self.save(_raised(before, goal, mode), thin=thin)  # now, what is there is not its own
+            return False
+        if missing.more:
+            yield from self.save(replace(before, mode=mode, next=goal))
+            yield from self.finish(goal, mode, listing=listing)
+            return True
+        after = _raised(before, goal, mode)
+        yield from self.apply(batch, after, list_as=list_as, thin=thin)
+        yield from self.settle()
+        return True
+
+    # --- from the slot ------------------------------------------------------------------------
+
+    def stream(self) -> Asking[None]:
+        """Stream transactions in commit order, one target transaction per batch. The next batch is read and planned
+        while the previous one commits."""
+        incarnation = self.ledger.incarnation
+        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
+        # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
+        # ahead.
+        slot = (yield from ask(facts(self.settings, self.ledger))).slot
+        if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:
+            raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
+        listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
+        done = Done(listed, self.ledger.floor)
+        look = _Look(self.ledger.applied_lsn)
+        while True:
+            received = yield from ask(to.Receive())
+            if received.settled:
+                yield from self.settle()
+            if received.batch is not None:
+                batch = done.without(received.batch) if self.settings.has_xid else received.batch
+                look.inside = yield from self.take(batch, inside=look.inside)
+                look.dirty = look.dirty or bool(batch.events)
+            look.position = received.position
+            if (received.tick or received.stop) and not look.inside:
+                yield from self.look_at_source(look)
+            if received.stop:
+                return
+
+    def take(self, batch: Batch, *, inside: bool) -> Asking[bool]:
+        """Send one batch. `inside`, and the returned value: chunks of a huge transaction are open in the target."""
+        if not batch.events and not inside:
+            return False
+        after = self.sent or self.ledger
+        if batch.whole:
+            after = replace(after, applied_lsn=batch.end_lsn, safe_lsn=batch.end_lsn)
+        list_as = self.ledger.incarnation if self.settings.has_xid else None
+        yield from self.apply(batch, after, list_as=list_as)
+        return not batch.whole
+
+    def look_at_source(self, look: _Look) -> Asking[None]:
+        """About once a second, with no batch in flight: is the publication unchanged, may the floor rise, and what
+        may the slot be told?
+
+        The check runs after `position` was received, so it covers that position. The floor rises to a snapshot S
+        when everything up to L, a WAL position read after S, has been received, applied and covered.
+        """
+        yield from self.settle()
+        seen = yield from ask(to.Observe(look.position))
+        if seen.publication != self.ledger.publication:
+            raise Retry(
+                "the publication was changed: catching up from the table", reason="publication_changed"
+            )
+        verified = look.position
+        raised = look.candidate
+        if raised is not None and verified < raised.insert_lsn:
+            raised = None
+        if raised is not None or seen.idle_write_due:
+            after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
+            if raised is not None:
+                after = replace(after, floor=raised.snapshot, floor_lsn=raised.insert_lsn)
+                look.candidate = None
+                yield from self.register(raised.insert_lsn)
+            yield from self.save(after, thin=raised.snapshot if raised else None)
+        if look.candidate is None and look.dirty:
+            look.candidate, look.dirty = seen, False
+        yield from ask(to.Confirm(self.confirmable(verified)))
+
+    def confirmable(self, verified: Lsn) -> Lsn:
+        """The only function that decides what the slot may be told: a position that is durable in the target and
+        covered by a check of the publication that ran after it was received."""
+        return min(self.ledger.safe_lsn, verified)
+
+
+def _raised(now: Ledger, goal: Goal, mode: Mode) -> Ledger:
+    """The ledger after `goal` is applied completely. floor_lsn is an upper bound of what is visible in the floor."""
+    floor_lsn = max(now.floor_lsn, goal.lsn)
+    after = replace(now, mode=mode, floor=goal.snapshot, floor_lsn=floor_lsn, next=None, since=None)
+    if mode is Mode.STREAM:
+        after = replace(after, applied_lsn=goal.lsn, safe_lsn=goal.lsn)
+    return after

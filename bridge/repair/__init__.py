@@ -1,0 +1,1 @@
+"""What a person asks for, beside the stream: dead letters, replay, recover, prune."""

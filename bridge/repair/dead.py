@@ -1,0 +1,328 @@
+"""Apply dead letters again, each exactly once, unless a late effect would undo a later one.
+
+One target transaction a dead letter: it locks it, plans that one unit from the event as it was kept, writes, and
+marks it resolved. A crash leaves it open and the effect undone; two retries at once skip each other's. An upsert
+whose key is not the event's identity and that has no `version` is refused when a later event of the ordering key
+was applied. docs/guarantees.md, "Order across plans".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal, Protocol
+
+import psycopg
+from psycopg import sql
+
+from bridge.errors import BridgeError
+from bridge.failpoints import hit
+from bridge.planning.plan import Planned, TableShape, arrange
+from bridge.planning.planner import Planner, answered
+from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
+from bridge.postgres import dead_letters as letters_sql
+from bridge.postgres.catalog import connect_target
+from bridge.postgres.dead_letters import Letter
+from bridge.postgres.delivery import redeliver
+from bridge.postgres.entities import Enricher
+from bridge.postgres.ledger import LISTED, read_listed
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.source import connect_source
+from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
+from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
+from bridge.protocol.events import Event
+from bridge.stream.planned import take_refused
+from bridge.stream.refusal import attempt, cause_of, unmapped
+from bridge.stream.spec import StreamSpec
+from bridge.stream.target_tables import plan_target, table_of
+
+_IDENTITY = ("$meta.id", "$meta.seq", "$meta.idempotency_key")
+
+_LOOK_AT = 500  # later events at most, before it is taken that one of them was applied
+
+
+class Target(Protocol):
+    """The target, inside the retry's transaction."""
+
+    def hold(self) -> tuple[str | None, frozenset[int]]:
+        """Lock the checkpoint; its floor as text (None: no row) and the applied xids that it does not show."""
+        ...
+
+    def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
+        """Those of the events whose unit is an open dead letter itself."""
+        ...
+
+
+def keeps_order_itself(spec: DestinationSpec) -> bool:
+    """True where an earlier event cannot write over a later one's row."""
+    if not isinstance(spec, TableSpec) or spec.mode != "upsert" or spec.version is not None:
+        return True
+    if spec.columns is None:
+        return bool({"event_id", "idempotency_key"} & set(spec.key))
+    return any(spec.columns.get(name) in _IDENTITY for name in spec.key)
+
+
+class LateEffects:
+    """Looks at the outbox for later events. Connects when first asked."""
+
+    def __init__(self, plan: StreamSpec) -> None:
+        self._plan = plan
+        self._connection: psycopg.Connection | None = None
+        self._sensitive = {
+            (pipeline.name, name): pipeline.events
+            for pipeline in plan.pipelines
+            for name, spec in pipeline.destinations.items()
+            if not keeps_order_itself(spec)
+        }
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def why(self, event: Event, unit: tuple[str, str], target: Target) -> str | None:
+        """Why the unit must not be applied now, None when it may."""
+        patterns = self._sensitive.get(unit)
+        if patterns is None:
+            return None
+        outbox = self._plan.outbox
+        if "seq" not in outbox.columns:
+            return "the outbox has no seq, so nobody knows whether a later event was applied"
+        floor, listed = target.hold()
+        if self._connection is None:
+            self._connection = connect_source(self._plan.source_dsn, f"dead/{self._plan.stream}")
+        if outbox.has_xid and self._pruned(self._connection, event):
+            return "later events of its key may have been applied and pruned since"
+        later = self._later(self._connection, event, floor, listed)
+        taken = [one for one, kind in later if any(fnmatchcase(kind, pattern) for pattern in patterns)]
+        if len(later) < _LOOK_AT and not set(taken) - target.still_dead(unit, taken):
+            return None
+        of = "(it has no ordering key)" if event.key is None else "of its key"
+        return f"a later event {of} was applied, and {unit[1]} has no version: to tell them apart"
+
+    def _pruned(self, source: psycopg.Connection, event: Event) -> bool:
+        row = source.execute("select xid::text from outbox.pruned").fetchone()
+        return row is not None and row[0] is not None and int(row[0]) >= int(event.xid)
+
+    def _later(
+        self, source: psycopg.Connection, event: Event, floor: str | None, listed: frozenset[int]
+    ) -> list[tuple[str, str]]:
+        """(id, type) of the applied events after this one; of its ordering key, where it has one."""
+        outbox = self._plan.outbox
+        query = sql.SQL("select {}::text, {}::text from {} where {} > %(seq)s").format(
+            outbox.column("id"), outbox.column("type"), outbox.name, outbox.column("seq")
+        )
+        if event.key is not None and "key" in outbox.columns:
+            query += sql.SQL(" and {}::text = %(key)s").format(outbox.column("key"))
+        if outbox.has_xid:  # I6; without xids every row that is there may be applied
+            query += sql.SQL(
+                " and (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot) or {xid} = any(%(listed)s::xid8[]))"
+            ).format(xid=outbox.column("xid"))
+        return source.execute(
+            query + sql.SQL(" limit %(limit)s"),
+            {
+                "seq": int(event.seq),
+                "key": None if event.key is None else event.key.decode(errors="replace"),
+                "floor": floor or "3:3:",
+                "listed": "{" + ",".join(map(str, listed)) + "}",
+                "limit": _LOOK_AT,
+            },
+        ).fetchall()
+
+
+Result = Literal["applied", "filtered", "failed", "refused", "skipped"]
+"""applied: its effect is there now; of a sink, its delivery waits to be sent. filtered: the pipeline lets it
+go nowhere now; resolved. failed: still open, with the new cause. refused: a later event of its key was
+applied; open. skipped: another retry has it, or it is settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryOutcome:
+    """What became of one letter. why: in words without row values."""
+
+    id: str
+    result: Result
+    code: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A letter's plan, or why there is none."""
+
+    planned: Planned | None = None
+    code: str = ""
+    cause: str = ""
+
+
+class DeadLetterRetry:
+    """One stream's retries, over connections of its own. Close it."""
+
+    def __init__(self, plan: StreamSpec, *, force: bool = False, dry_run: bool = False) -> None:
+        """force: also where a later event of the key was applied. dry_run: do it, then roll back."""
+        self._plan = plan
+        self._force = force
+        self._end = ROLLBACK if dry_run else COMMIT
+        self._planners: dict[tuple[str, str], Planner] = {}
+        self._specs: dict[tuple[str, str], DestinationSpec] = {
+            (pipeline.name, name): spec
+            for pipeline in plan.pipelines
+            for name, spec in pipeline.destinations.items()
+        }
+        self._overtaken = LateEffects(plan)
+        self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}")
+        try:
+            self._link = TargetLink(plan.target_dsn, f"bridge-dead/{plan.stream}")
+        except BaseException:
+            self._enricher.close()
+            raise
+
+    def close(self) -> None:
+        self._overtaken.close()
+        self._enricher.close()
+        self._link.close()
+
+    def __enter__(self) -> DeadLetterRetry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def retry(self, ids: Iterable[str]) -> Iterator[RetryOutcome]:
+        """Each in turn. Raises Halt for what stops all of a destination (a table that is missing), Retry for
+        passing faults; what was done before stays done."""
+        for letter_id in ids:
+            try:
+                yield self._one(letter_id)
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _one(self, letter_id: str) -> RetryOutcome:
+        rows = self._run(BEGIN, letters_sql.claim(letter_id))[-1]
+        if not rows:
+            self._run(ROLLBACK)
+            return RetryOutcome(letter_id, "skipped", why="it is settled, or another retry has it")
+        letter = letters_sql.read_letter(letter_id, rows[0])
+        unit = (letter.pipeline, letter.destination)
+        if isinstance(self._specs.get(unit), SinkSpec) and self._run(redeliver(letter.id))[0]:
+            return self._resolved(letter, "applied")
+        if letter.event is None:
+            return self._failed(letter, "payload", "the letter holds no payload", parked=False)
+        if any(unit) and unit not in self._specs and unit not in self._plan.entities:
+            why = "the configuration has no such pipeline or destination any more"
+            return self._failed(letter, "no_destination", why, parked=False)
+        return self._again(letter, letter.event, unit)
+
+    def _again(self, letter: Letter, event: Event, unit: tuple[str, str]) -> RetryOutcome:
+        overtaken = None if self._force else self._overtaken.why(event, unit, self)
+        if overtaken is not None:
+            self._run(letters_sql.fail(letter.id, "overtaken", overtaken, parked=False), self._end)
+            return RetryOutcome(letter.id, "refused", "overtaken", overtaken)
+        attempt = self._attempt(event, unit)
+        if attempt.planned is None:
+            return self._failed(letter, attempt.code, attempt.cause)
+        return self._apply(letter, attempt.planned)
+
+    # --- what Overtaken asks the target ---------------------------------------------------------------
+
+    def hold(self) -> tuple[str | None, frozenset[int]]:
+        """The floor and the xids beyond it, with the checkpoint locked: nothing is applied until we end. An xid
+        of which the publication withheld some rows counts as a whole: that refuses a retry too many."""
+        stream = self._plan.stream
+        floor, listed = self._run(letters_sql.hold_floor(stream), Statement(LISTED, [stream.encode(), None]))
+        value = floor[0][0] if floor else None
+        return (value.decode() if value else None), frozenset(
+            xid for row in listed for xid in read_listed(row)[0]
+        )
+
+    def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
+        """Those of the events whose unit is an open dead letter itself."""
+        rows = self._run(letters_sql.still_dead(self._plan.stream, unit, event_ids))[0]
+        return {(row[0] or b"").decode() for row in rows}
+
+    # --- planning -----------------------------------------------------------------------------------
+
+    def _attempt(self, event: Event, unit: tuple[str, str]) -> _Attempt:
+        planned = answered(self._planner(unit).plan([event]), self._enricher.answer)
+        if planned.keeps and self._end is COMMIT:
+            refused = self._enricher.keep(planned.keeps)
+            take_refused(planned, refused, self._plan.entities)
+        own = [letter for letter in planned.dead_letters if (letter.pipeline, letter.destination) == unit]
+        if own:
+            return _Attempt(code=own[0].code, cause=own[0].cause)
+        return _Attempt(planned)
+
+    def _planner(self, unit: tuple[str, str]) -> Planner:
+        planner = self._planners.get(unit)
+        if planner is None:
+            planner = self._planners[unit] = self._compile(unit)
+        return planner
+
+    def _compile(self, unit: tuple[str, str]) -> Planner:
+        plan = self._plan
+        if not any(unit):  # no pipeline took it then: all that take it now
+            return plan_target(replace(plan, unmatched="dead"))
+        spec = self._specs.get(unit)
+        shapes: dict[tuple[str, str], TableShape] = {}
+        if isinstance(spec, TableSpec):
+            events = next(pipeline.events for pipeline in plan.pipelines if pipeline.name == unit[0])
+            shapes[unit] = table_of(plan, events, spec)
+        return Planner(
+            plan.pipelines,
+            plan.contracts,
+            shapes,
+            sinks=plan.sinks,
+            entities=plan.entities,
+            unmatched="dead",
+            only={unit},
+        )
+
+    # --- the transaction ----------------------------------------------------------------------------
+
+    def _apply(self, letter: Letter, planned: Planned) -> RetryOutcome:
+        effects = [write_statement(write) for write in arrange(planned.writes)]
+        if planned.deliveries:
+            effects.append(delivery_statement(self._plan.stream, planned.deliveries))
+        if planned.dead_letters:  # of other units, where no pipeline took the event before
+            effects.append(dead_letter_statement(self._plan.stream, planned.dead_letters))
+        refused = attempt(lambda some: self._run(*some), effects)
+        if refused is not None:
+            cause = safe_message(refused.error)
+            if len(planned.writes) == 1:
+                write = planned.writes[0]
+                if (halt := unmapped(write, refused)) is not None:
+                    raise halt
+                cause = cause_of(lambda some: self._run(*some), write, 0, refused)
+            return self._failed(letter, refused.sqlstate, cause)
+        return self._resolved(letter, "applied" if effects or planned.keeps else "filtered")
+
+    def _resolved(self, letter: Letter, result: Result) -> RetryOutcome:
+        self._run(letters_sql.resolve(letter.id))
+        hit("dead.retry")
+        self._run(self._end)
+        return RetryOutcome(letter.id, result)
+
+    def _failed(self, letter: Letter, code: str, cause: str, *, parked: bool = True) -> RetryOutcome:
+        self._run(letters_sql.fail(letter.id, code, cause, parked=parked), self._end)
+        return RetryOutcome(letter.id, "failed", code, cause)
+
+    def _run(self, *statements: Statement) -> ResultRows:
+        return self._link.run_alone(*statements)
+
+    def _roll_back(self) -> None:
+        try:
+            if self._link.in_transaction and not self._link.busy:
+                self._run(ROLLBACK)
+        except (BridgeError, Refused):
+            pass  # the link is gone, and the transaction with it
+
+
+def retry_due(plan: StreamSpec) -> list[RetryOutcome]:
+    """Retry the parked letters whose time has come. Raises as DeadLetterRetry.retry, and psycopg.Error."""
+    with connect_target(plan.target_dsn, f"bridge-dead/{plan.stream}") as connection:
+        ids = letters_sql.due(connection, plan.stream)
+    if not ids:
+        return []
+    with DeadLetterRetry(plan) as retrying:
+        return list(retrying.retry(ids))

@@ -1,0 +1,284 @@
+"""The statements that write a replayed batch to its destination, whichever way it can be filled again.
+
+Apart from replay.py, which runs them: here a plan becomes SQL, and nothing is connected to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from psycopg import sql
+
+from bridge.attempts import Backoff, bisect
+from bridge.errors import BridgeError, Retry
+from bridge.failpoints import hit
+from bridge.planning.plan import Planned, TableShape, Write, arrange, unit_id
+from bridge.planning.planner import Planner, answered
+from bridge.planning.spec import TableSpec
+from bridge.postgres import wire
+from bridge.postgres.entities import Enricher
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.target import (
+    BEGIN,
+    COMMIT,
+    IMMEDIATE,
+    ROLLBACK,
+    Refused,
+    ResultRows,
+    Statement,
+    TargetLink,
+    text_array,
+)
+from bridge.postgres.write import compile_write, delivery_statement, write_statement
+from bridge.protocol.events import Event
+from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
+from bridge.stream.refusal import attempt, structure
+from bridge.stream.spec import StreamSpec
+from bridge.stream.target_tables import table_of
+
+# Of the dead letters of these units: their effect is there now.
+_RESOLVE = b"""
+    update bridge.dead_letter set state = 'resolved', retry_at = null, updated_at = now()
+    where id = any($1::text[]::uuid[]) and state = 'open'"""
+
+
+def effects(stream: str, order: Order, way: Way, planned: Planned) -> list[Statement]:
+    """The writes, the deliveries under this replay's ids, and the dead letters that are resolved by it."""
+    statements = [_write(write, way) for write in arrange(planned.writes)]
+    if planned.deliveries:
+        statements.append(delivery_statement(stream, planned.deliveries, again=order.name))
+    events = [event for write in planned.writes for event in write.events]
+    events += [delivery.event for delivery in planned.deliveries]
+    if events:
+        ids = [str(unit_id(event.id.decode(errors="backslashreplace"), *order.unit)) for event in events]
+        statements.append(Statement(_RESOLVE, [text_array([name.encode() for name in ids])], binary=True))
+    return statements
+
+
+def _write(write: Write, way: Way) -> Statement:
+    if way != "absent":
+        return write_statement(write)
+    identity = identity_of(write.spec, write.shape) or ""
+    place = sql.Identifier(f"c{write.names.index(identity)}")
+    text = compile_write(write.spec, write.shape, write.names, ["text"] * len(write.names))
+    absent = sql.SQL(" where not exists (select from {} as there where there.{} = r.{}::{})").format(
+        sql.Identifier(write.shape.schema, write.shape.table),
+        sql.Identifier(identity),
+        place,
+        sql.SQL(write.shape.columns[identity].type_sql),
+    )
+    return Statement(
+        text + absent.as_string().encode(), [text_array(column) for column in write.columns], binary=True
+    )
+
+
+def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
+    """The part of the plan that these events make."""
+    writes = [
+        write.pick([row for row, event in enumerate(write.events) if event.id in chosen])
+        for write in planned.writes
+    ]
+    deliveries = [delivery for delivery in planned.deliveries if delivery.event.id in chosen]
+    return Planned([write for write in writes if write.events], deliveries)
+
+
+_TRIES = 6
+_AGAIN = Backoff(first=0.1, longest=1.6)  # 2 to 3 s in all: a lock or a deadlock has passed by then
+_NAMED = 20
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What a replay did. written: events that went to the destination (rows that were there already included)."""
+
+    read: int = 0
+    written: int = 0
+    elsewhere: int = 0  # the configuration does not send them there
+    emptied: int = 0  # prune left the key and took the payload
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)  # the first of them: event id and cause
+    notes: list[str] = field(default_factory=list)
+
+
+def replay(plan: StreamSpec, order: Order, *, force: bool = False, deliver: bool = False) -> Replayed:
+    """Fill the destination. Raises BridgeError; what earlier batches did stays done, and a second run is safe."""
+    if not plan.outbox.has_xid:
+        raise BridgeError(
+            "the outbox has no xid column, so nothing tells which of its rows are applied",
+            reason="no_xid",
+            hint="bridge doctor prints the two ALTERs that add it",
+        )
+    shapes: dict[tuple[str, str], TableShape] = {}
+    if isinstance(order.destination, TableSpec):
+        shapes[order.unit] = table_of(plan, order.pipeline.events, order.destination)
+    way = way_of(order.destination, shapes.get(order.unit), force=force, deliver=deliver)
+    with ExitStack() as stack:
+        return _Replay(plan, order, way, shapes, stack).run()
+
+
+class _Replay:
+    """One replay over connections of its own."""
+
+    def __init__(
+        self,
+        plan: StreamSpec,
+        order: Order,
+        way: Way,
+        shapes: Mapping[tuple[str, str], TableShape],
+        stack: ExitStack,
+    ) -> None:
+        self._plan = plan
+        self._order = order
+        self._way = way
+        self._shape = shapes.get(order.unit)
+        self._planner = Planner(
+            plan.pipelines,
+            plan.contracts,
+            shapes,
+            sinks=plan.sinks,
+            only={order.unit},
+            max_payload=plan.max_payload,
+        )
+        self._enricher = Enricher(plan.dsns, f"replay/{plan.stream}")
+        stack.callback(self._enricher.close)
+        self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
+        stack.callback(self._link.close)
+        self._history = History(plan, order)
+        stack.callback(self._history.close)
+        self.done = Replayed()
+
+    def run(self) -> Replayed:
+        whole = self._way == "empty" and not self._order.dry_run
+        self._alone()
+        if whole:
+            self._run(BEGIN)
+        applied = self._applied(hold=whole)
+        if self._way == "empty":
+            self._only_when_empty()
+        if self._history.pruned():
+            self.done.notes.append("pruned events are gone: what the outbox still holds was replayed")
+        for events in self._history.events(applied):
+            self.done.read += len(events)
+            live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
+            self.done.emptied += len(events) - len(live)
+            planned = answered(self._planner.plan(live), self._enricher.answer)
+            if self._order.dry_run:
+                self._count(live, planned, [])
+            elif whole:
+                self._count(live, planned, self._write_all(planned, live))
+                hit("replay.batch")
+            else:
+                self._transaction(live, planned)
+        if whole:
+            self._run(IMMEDIATE, COMMIT)
+        return self.done
+
+    # --- what may be replayed -------------------------------------------------------------------
+
+    def _alone(self) -> None:
+        """One replay of a destination at a time."""
+        name = f"bridge replay {'/'.join(self._order.unit)}"
+        rows = self._run(Statement(b"select pg_try_advisory_lock(hashtextextended($1, 0))", [name.encode()]))
+        if rows[0][0][0] != b"t":
+            raise BridgeError("another replay of this destination is running", reason="replay_running")
+
+    def _applied(self, *, hold: bool) -> AppliedRows:
+        """The floor, and the xids and seqs of the rows listed beyond it. hold: with the checkpoint locked until
+        we end, so that the stream waits and all are exact; else the floor alone, which only rises."""
+        lock = b" for update" if hold else b""
+        rows = self._run(
+            Statement(
+                b"select floor::text, coalesce(next::text, '') from bridge.checkpoint where stream = $1"
+                + lock,
+                [self._plan.stream.encode()],
+            ),
+            Statement(
+                b"select coalesce((select array_agg(x)::text from bridge.applied, unnest(xids) as x"
+                b" where stream = $1), '{}'), coalesce((select range_agg(r)::text from bridge.applied,"
+                b" unnest(seqs) as r where stream = $1), '{}')",
+                [self._plan.stream.encode()],
+            ),
+        )
+        if not rows[-2]:
+            raise BridgeError(
+                f"stream {self._plan.stream} has applied nothing yet",
+                reason="ledger_missing",
+                hint="bridge run",
+            )
+        floor, goal = rows[-2][0]
+        if hold and goal:
+            raise BridgeError(
+                "the stream is catching up: what it has applied is known only when that is done",
+                reason="catching_up",
+                hint="wait until bridge status says streaming",
+            )
+        xids, seqs = rows[-1][0] if hold else (b"{}", b"{}")
+        return AppliedRows((floor or b"").decode(), (xids or b"{}").decode(), (seqs or b"{}").decode())
+
+    def _only_when_empty(self) -> None:
+        if self._shape is None:
+            return
+        table = sql.Identifier(self._shape.schema, self._shape.table)
+        query = sql.SQL("select exists (select from {})").format(table).as_string().encode()
+        if self._run(Statement(query))[0][0][0] == b"t":
+            if not self._order.dry_run:
+                self._run(ROLLBACK)
+            raise BridgeError(
+                f"{self._shape.schema}.{self._shape.table} has rows, and no column tells which events they are of",
+                reason="not_empty",
+                hint="empty the table (its owner), or map a column from $meta.id",
+            )
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def _transaction(self, events: list[Event], planned: Planned) -> None:
+        """One batch. A passing refusal is tried again: the stream may hold what it needs."""
+        for failures in range(1, _TRIES + 1):
+            try:
+                self._run(BEGIN)
+                failed = self._write_all(planned, events)
+                hit("replay.batch")
+                self._run(IMMEDIATE, COMMIT)
+            except Refused as refused:
+                self._run(ROLLBACK)
+                raise structure(refused) from None
+            except Retry:
+                if self._link.in_transaction:
+                    self._run(ROLLBACK)
+                if failures == _TRIES:
+                    raise
+                wire.wait([], [], _AGAIN.after(failures))
+            else:
+                self._count(events, planned, failed)
+                return
+
+    def _write_all(self, planned: Planned, events: Sequence[Event]) -> list[str]:
+        """Write inside the open transaction; what fails alone is left out and named."""
+
+        def write(part: Sequence[Event]) -> Refused | None:
+            some = planned if len(part) == len(events) else part_of(planned, {event.id for event in part})
+            return attempt(
+                lambda statements: self._run(*statements),
+                effects(self._plan.stream, self._order, self._way, some),
+            )
+
+        return [
+            f"{event.id.decode(errors='replace')}: {safe_message(refused.error)}"
+            for event, refused in bisect(events, write)
+        ]
+
+    def _count(self, events: Sequence[Event], planned: Planned, failed: list[str]) -> None:
+        done = self.done
+        letters = [
+            f"{letter.event.id.decode(errors='replace')}: {letter.cause}" for letter in planned.dead_letters
+        ]
+        reached = sum(len(write.events) for write in planned.writes) + len(planned.deliveries)
+        done.written += reached - len(failed)
+        done.elsewhere += len(events) - reached - len(letters)
+        done.failed += len(failed) + len(letters)
+        done.failures += [*letters, *failed][: _NAMED - len(done.failures)]
+
+    def _run(self, *statements: Statement) -> ResultRows:
+        return self._link.run_alone(*statements)

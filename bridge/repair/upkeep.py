@@ -1,0 +1,98 @@
+"""The daemon's background work: retry parked dead letters, prune the outbox, add up its counts of repeats. It has
+its own thread and connections, so that it never delays a stream.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import psycopg
+import structlog
+
+from bridge.errors import BridgeError
+from bridge.postgres.outbox import Outbox, fold
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.source import connect_source
+from bridge.postgres.target import Refused
+from bridge.repair.dead import retry_due
+from bridge.repair.prune import prune
+from bridge.stream.spec import StreamSpec
+
+RETRY_SECONDS = 3.0
+PRUNE_SECONDS = 60.0
+
+
+class Upkeep:
+    """plans: returns the current plans, so that a reload takes effect at once. retention: of delivered rows. Times
+    in seconds."""
+
+    def __init__(
+        self,
+        plans: Callable[[], Sequence[StreamSpec]],
+        retention: Callable[[], timedelta],
+        *,
+        retry_every: float = RETRY_SECONDS,
+        prune_every: float = PRUNE_SECONDS,
+    ) -> None:
+        self._plans = plans
+        self._retention = retention
+        self._stopping = threading.Event()
+        self._log = structlog.get_logger("bridge.upkeep")
+        self._troubles: dict[str, str] = {}
+        self._retry_every = retry_every
+        self._prune_every = prune_every
+        self._prune_at = time.monotonic() + prune_every
+        self.thread = threading.Thread(target=self._body, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Ask it to stop; it first finishes the current prune batch or dead letter."""
+        self._stopping.set()
+
+    def _body(self) -> None:
+        while not self._stopping.wait(self._retry_every):
+            plans = self._plans()
+            for plan in plans:
+                self._guarded(f"dead letters of {plan.stream}", self._retry, plan)
+            if plans and time.monotonic() >= self._prune_at:
+                self._prune_at = time.monotonic() + self._prune_every
+                self._guarded("pruning", self._prune, plans[0])
+
+    def _guarded(self, what: str, work: Callable[[StreamSpec], None], plan: StreamSpec) -> None:
+        """Log a fault only when it changes; the streams report the same faults."""
+        try:
+            work(plan)
+        except (BridgeError, psycopg.Error) as error:
+            trouble = safe_message(error)
+        except Refused as refused:
+            trouble = safe_message(refused.error)
+        except Exception as error:
+            trouble = f"a defect in the bridge: {type(error).__name__}"
+        else:
+            trouble = ""
+        if trouble and trouble != self._troubles.get(what):
+            self._log.warning("upkeep failed", what=what, message=trouble)
+        self._troubles[what] = trouble
+
+    def _retry(self, plan: StreamSpec) -> None:
+        outcomes = retry_due(plan)
+        for result in ("applied", "filtered", "failed", "refused"):
+            letters = sum(one.result == result for one in outcomes)
+            if letters:
+                self._log.info(
+                    "parked dead letters retried", stream=plan.stream, result=result, letters=letters
+                )
+
+    def _prune(self, plan: StreamSpec) -> None:
+        if plan.outbox != Outbox():
+            return  # an outbox of the customer's own is theirs to prune
+        with connect_source(plan.source_dsn, "prune", timeout="60s") as source:
+            pruned = prune(source, self._retention(), go_on=lambda: not self._stopping.is_set())
+            fold(source, go_on=lambda: not self._stopping.is_set())
+        if pruned.deleted or pruned.emptied:
+            self._log.info("pruned", deleted=pruned.deleted, emptied=pruned.emptied, stopped=pruned.stopped)

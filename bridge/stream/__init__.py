@@ -1,0 +1,1 @@
+"""The loop of one stream: from the slot's bytes to the target's commit."""

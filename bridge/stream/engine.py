@@ -1,0 +1,285 @@
+"""Performs the protocol's requests on real servers: one typed method a request. One session, one thread.
+
+A batch's way stands here from top to bottom: `receive` takes it from the slot, `prepare` plans it (with its lookups)
+while the commit before is still in flight, `apply` sends it, `settle` waits until it is durable, `confirm` tells the
+slot. What is asked once a session stands in checkpoint.py (the target) and source_side.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from bridge.failpoints import hit
+from bridge.planning.plan import Lookup, Planned
+from bridge.planning.planner import answered
+from bridge.postgres import wire
+from bridge.postgres.entities import Enricher
+from bridge.postgres.outbox import decoded
+from bridge.postgres.replication import ReplicationStream
+from bridge.postgres.source import Source, require_outbox
+from bridge.postgres.target import TargetLink
+from bridge.protocol import requests as ask
+from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot
+from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.stream.checkpoint import Checkpoint
+from bridge.stream.decode import Decoder
+from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
+from bridge.stream.sockets import TICK_SECONDS, Sockets
+from bridge.stream.source_side import SourceSide
+from bridge.stream.spec import StreamSpec, Watcher
+from bridge.stream.transaction import Transactions
+
+_WORTHWHILE = (
+    500  # events worth planning while the commit before is in flight: a batch has a fixed cost of its own
+)
+
+
+class Plans(Protocol):
+    """The planner: a generator that asks for lookups."""
+
+    def plan(
+        self, events: Sequence[Event]
+    ) -> Generator[Lookup, Mapping[Any, Mapping[str, Any]], Planned]: ...
+
+
+class _Closing(Protocol):
+    def close(self) -> None: ...
+
+
+Closes = TypeVar("Closes", bound=_Closing)
+
+
+class Engine:
+    """One session's servers (protocol/requests.py, World). Methods raise BridgeError, psycopg.Error, or Stopped;
+    close() lets everything go."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        planner: Plans,
+        guard: FailureGuard,
+        watcher: Watcher,
+        *,
+        waker: wire.Waker,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._spec = spec
+        self._planner = planner
+        self._watcher = watcher
+        self._closers: list[Callable[[], None]] = []
+        outbox = spec.outbox
+        self._control = self._opened(Source(spec.source_dsn, spec.stream, outbox, spec.publication))
+        require_outbox(self._control.connection, outbox)
+        self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))
+        self._decoder = Decoder(
+            outbox.schema, outbox.table, outbox.columns, max_events=spec.max_events, max_bytes=spec.max_bytes
+        )
+        self._sockets = Sockets(self._link, self._decoder, waker, stop)
+        self._transactions = Transactions(
+            spec.stream,
+            self._link,
+            guard,
+            wait=self._sockets.wait_for_target,
+            pause=self._sockets.pause,
+            retried=watcher.retried,
+        )
+        self._checkpoint = Checkpoint(
+            spec, self._link, self._transactions, watcher, wait=self._sockets.wait_for_target
+        )
+        self._source = self._opened(SourceSide(spec, self._control, self._sockets, watcher))
+        self._enricher = self._opened(
+            Enricher(
+                spec.dsns,
+                spec.stream,
+                watcher.enriched,
+                result_of=self._sockets.result_of,
+                done=waker.nudge,
+            )
+        )
+        self._foreign = outbox.is_foreign
+        self._prepared: PlannedBatch | None = None
+        self._sent: deque[tuple[float, Ledger]] = deque()  # when, and what the ledger becomes
+        self._next_tick = 0.0
+
+    def _opened(self, thing: Closes) -> Closes:
+        self._closers.append(thing.close)
+        return thing
+
+    def close(self) -> None:
+        for close in reversed(self._closers):
+            try:
+                close()
+            except Exception as error:
+                self._watcher.log("close", error=type(error).__name__)
+
+    # --- a batch's way ------------------------------------------------------------------------------
+
+    def open_stream(self, request: ask.OpenStream) -> None:
+        hit("stream.opening")
+        spec = self._spec
+        self._source.slot = request.slot
+        stream = ReplicationStream(
+            spec.source_dsn, spec.stream, request.slot, spec.publication, request.start
+        )
+        self._sockets.stream = self._opened(stream)
+        self._sockets.position = request.start
+        self._watcher.phase("streaming", slot=request.slot)
+        hit("stream.opened")
+
+    def receive(self, request: ask.Receive) -> ask.Received:
+        sockets, decoder = self._sockets, self._decoder
+        while True:
+            if sockets.asked_to_stop():
+                return ask.Received(None, sockets.position, stop=True)
+            tick = time.monotonic() >= self._next_tick
+            if tick:
+                self._next_tick = time.monotonic() + TICK_SECONDS
+            sockets.pump()
+            settled = self._transactions.arrived
+            batch = self._next_batch()
+            if batch is not None:
+                hit("stream.received")
+                if batch.whole:
+                    sockets.position = batch.end_lsn
+                return ask.Received(batch, sockets.position, settled, tick)
+            if decoder.drained:
+                sockets.position = max(sockets.position, decoder.wal_end)
+            if tick and sockets.stream is not None:
+                sockets.stream.status(sockets.position, reply=True)
+            if tick or settled:
+                return ask.Received(None, sockets.position, settled, tick)
+            sockets.wait(self._next_tick - time.monotonic())
+
+    def _next_batch(self) -> Batch | None:
+        """The next batch: at once when the target is idle; while it is busy, only what is worth planning."""
+        decoder = self._decoder
+        if decoder.ready or not self._link.busy or decoder.collected >= _WORTHWHILE:
+            return decoder.take()
+        return None
+
+    def prepare(self, request: ask.Prepare) -> None:
+        hit("plan.before")
+        batch = request.batch
+        planning = self._planner.plan(decoded(batch.events) if self._foreign else batch.events)
+        planned = answered(planning, lambda lookup: self._look_up(lookup, batch.xids))
+        if planned.keeps:
+            self._keep(planned)
+        self._prepared = encode(self._spec.stream, batch, planned, self._transactions.met)
+        hit("plan.done")
+
+    def _keep(self, planned: Planned) -> None:
+        """Write entities to the source before the target hears of the batch: after a crash in between, the batch is
+        planned again, and what is written already stays as it is."""
+        refused = self._enricher.keep(planned.keeps)
+        take_refused(planned, refused, self._spec.entities)
+        hit("entity.written")
+
+    def _look_up(self, lookup: Lookup, xids: list[int]) -> dict[Any, Mapping[str, Any]]:
+        """The rows that exist. A row that is not there while a transaction of the batch is not visible yet
+        is asked for again: the stream can run ahead of visibility."""
+        hit("plan.lookup")
+        return self._enricher.answer(lookup, lambda: self._visible(xids))
+
+    def _visible(self, xids: list[int]) -> bool:
+        """Whether the source shows these transactions; a moment later where it does not."""
+        if self._control.visible(xids):
+            return True
+        self._sockets.pause(0.002)
+        return False
+
+    def apply(self, request: ask.Apply) -> None:
+        prepared = self._prepared
+        if prepared is None or prepared.batch is not request.batch:
+            raise RuntimeError("the protocol applies what it prepared last")
+        self._prepared = None
+        self._sent.append((time.monotonic(), request.after))
+        if request.batch.commit_times:
+            self._watcher.pending(request.batch.commit_times[0] / 1_000_000)
+        self._transactions.send(prepared, request.before, request.after, request.list_as, request.thin)
+
+    def settle(self, request: ask.Settle) -> None:
+        done = self._transactions.settle()
+        now = time.monotonic()
+        began, ledger = self._sent[0][0], self._sent[-1][1]
+        self._sent.clear()
+        for prepared in done:
+            planned = prepared.planned
+            outcomes = planned.outcomes.copy()
+            for letter in prepared.dead:
+                outcomes[letter.pipeline, "applied"] -= 1
+                outcomes[letter.pipeline, "dead"] += 1
+            self._watcher.applied(ledger, outcomes, prepared.batch, now - began)
+            if planned.deliveries:
+                self._watcher.deliveries(len(planned.deliveries))
+            for letter in prepared.dead_letters:
+                self._watcher.log(
+                    "dead letter",
+                    pipeline=letter.pipeline,
+                    destination=letter.destination,
+                    event_id=letter.event.id.decode(errors="replace"),
+                    code=letter.code,
+                    cause=letter.cause,
+                )
+        self._watcher.pending(None)
+
+    def observe(self, request: ask.Observe) -> ask.Observation:
+        return self._source.observe(request)
+
+    def confirm(self, request: ask.Confirm) -> None:
+        hit("confirm.before")
+        if self._sockets.stream is not None:
+            self._sockets.stream.confirm(request.lsn)
+        self._watcher.observed(self._control.health, request.lsn)
+        hit("confirm.sent")
+
+    # --- the target, once a session -----------------------------------------------------------------
+
+    def read_target(self, request: ask.ReadTarget) -> TargetFacts:
+        return self._checkpoint.facts()
+
+    def fence(self, request: ask.Fence) -> Ledger | None:
+        return self._checkpoint.fence(request)
+
+    def save(self, request: ask.Save) -> None:
+        self._checkpoint.save(request)
+
+    def read_applied(self, request: ask.ReadApplied) -> Listed:
+        return self._checkpoint.applied(request)
+
+    # --- the source, beside the stream --------------------------------------------------------------
+
+    def read_registration(self, request: ask.ReadRegistration) -> Registration | None:
+        return self._control.registration()
+
+    def register(self, request: ask.Register) -> None:
+        self._source.register(request)
+
+    def read_pruned(self, request: ask.ReadPruned) -> Pruned | None:
+        return self._control.pruned()
+
+    def read_source(self, request: ask.ReadSource) -> SourceFacts:
+        return self._control.facts(request.slot, request.witness_id, request.witness_xid)
+
+    def begin_slot(self, request: ask.BeginSlot) -> None:
+        self._source.begin_slot(request)
+
+    def slot_made(self, request: ask.SlotMade) -> tuple[Lsn, Snapshot] | None:
+        return self._source.slot_made()
+
+    def drop_slot(self, request: ask.DropSlot) -> None:
+        self._source.drop_slot(request)
+
+    def take_snapshot(self, request: ask.TakeSnapshot) -> tuple[Snapshot, Lsn]:
+        return self._control.take_snapshot()
+
+    def still_running(self, request: ask.StillRunning) -> bool:
+        return self._source.still_running(request)
+
+    def read_missing(self, request: ask.ReadMissing) -> ask.MissingRows:
+        return self._source.read_missing(request)
+
+    def wait(self, request: ask.Wait) -> bool:
+        return self._source.wait_to_poll()

@@ -1,0 +1,164 @@
+"""A batch that is planned and ready to be sent, what becomes of each of its units, and the guard over that.
+
+The failure guard notices when a destination's units die of one cause: then it is the table or the mapping, not the
+events, and the stream halts (dead_letter_storm) instead of filling the dead letters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bridge.errors import Halt
+from bridge.planning.entity import unit_name
+from bridge.planning.plan import DeadLetter, Planned, Write, arrange, by_event
+from bridge.planning.spec import Unit
+from bridge.postgres.entities import RefusedKeep
+from bridge.postgres.target import Statement
+from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
+from bridge.protocol.events import Batch, Seqs, seq_of
+
+
+@dataclass(slots=True)
+class PlannedBatch:
+    """A batch, planned, with its effects encoded in the order they must run."""
+
+    batch: Batch
+    planned: Planned
+    effects: list[Statement]
+    dead: list[DeadLetter] = field(default_factory=list)  # found by bisection
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """Those that the plan has and those that the target's refusals have shown."""
+        return [*self.planned.dead_letters, *self.dead]
+
+    def seqs(self) -> Seqs:
+        """Of its rows, for bridge.applied."""
+        return Seqs.of(map(int, map(seq_of, self.batch.events)))
+
+    def lightened(self) -> PlannedBatch:
+        """What is told of an applied chunk later: counts, causes of death and their order, without the rows. A
+        transaction may have more of them than memory holds."""
+        events, planned = self.batch.events, self.planned
+        if self.dead_letters:
+            thin = {event.id: event._replace(payload=b"", headers=None) for event in events}
+        else:
+            thin = dict.fromkeys((event.id for event in events), events[-1]) if events else {}
+        writes = [replace(w, events=[thin[e.id] for e in w.events], columns=[]) for w in planned.writes]
+        keeps = [replace(k, event=thin[k.event.id], fields={}) for k in planned.keeps]
+        batch = replace(self.batch, events=[thin[event.id] for event in events])
+        return replace(self, batch=batch, planned=replace(planned, writes=writes, keeps=keeps), effects=[])
+
+
+def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = ()) -> PlannedBatch:
+    """The statements of a plan.
+
+    Rows whose key is the event are inserted as new, because the ledger ensures that each event is applied once. met:
+    units whose rows existed nevertheless, written by someone else.
+    """
+    effects = [
+        write_statement(write, new=by_event(write) and write.unit not in met)
+        for write in arrange(planned.writes)
+    ]
+    if planned.deliveries:
+        effects.append(delivery_statement(stream, planned.deliveries))
+    if planned.dead_letters:
+        effects.append(dead_letter_statement(stream, planned.dead_letters))
+    return PlannedBatch(batch, planned, effects)
+
+
+def take_refused(planned: Planned, refused: Sequence[RefusedKeep], entities: Collection[Unit]) -> None:
+    """Entity values that the source refused: dead letters, if they belong to this stream."""
+    for one in refused:
+        pipeline, name = unit = (one.keep.pipeline, unit_name(one.keep.entity))
+        if unit in entities:
+            planned.dead_letters.append(DeadLetter(pipeline, name, one.keep.event, one.code, one.cause))
+            planned.outcomes[pipeline, "applied"] -= 1
+            planned.outcomes[pipeline, "dead"] += 1
+
+
+# --- the failure guard ----------------------------------------------------------------------------
+
+WINDOW = 200
+"""Units of a destination that are looked back on. More than half of them dead of one cause is a halt: a table that
+lost a column kills every unit, while bad events seldom come a hundred in a row (faults.md, "Error classes decide")."""
+
+
+class FailureGuard:
+    """The last WINDOW outcomes of each destination, across sessions. Only durable outcomes are recorded."""
+
+    def __init__(self, *, on: bool = True) -> None:
+        """on: False judges nothing (`bridge run --allow-storm`)."""
+        self._on = on
+        self._seen: dict[Unit, deque[str]] = {}
+
+    def check(self, parts: Sequence[PlannedBatch]) -> None:
+        """Raises Halt when, with these included, a destination's units die of one cause."""
+        if not self._on:
+            return
+        for unit, outcomes in outcomes_of(parts).items():
+            cause = self.judge(unit, outcomes)
+            if cause is not None:
+                raise Halt(
+                    f"pipeline {unit[0]}, destination {unit[1]}: more than half of the last {WINDOW} events cannot "
+                    f"be applied for one reason: {cause}",
+                    reason="dead_letter_storm",
+                    hint="fix the table, the contract or the mapping, and delivery goes on by itself; to dead-letter "
+                    "them all the same: bridge run --allow-storm",
+                )
+
+    def judge(self, unit: Unit, outcomes: Iterable[str]) -> str | None:
+        """The cause that more than half of the last WINDOW units died of, with these included; "" is a
+        unit that was applied. None: there is none."""
+        window = deque(self._seen.get(unit, ()), WINDOW)
+        window.extend(outcomes)
+        causes = Counter(cause for cause in window if cause)
+        cause, count = causes.most_common(1)[0] if causes else ("", 0)
+        return cause if count > WINDOW // 2 else None
+
+    def remember(self, parts: Sequence[PlannedBatch]) -> None:
+        """These are durable."""
+        for unit, outcomes in outcomes_of(parts).items():
+            self.note(unit, outcomes)
+
+    def note(self, unit: Unit, outcomes: Iterable[str]) -> None:
+        """Outcomes of one unit, as judge() takes them, that are durable."""
+        self._seen.setdefault(unit, deque(maxlen=WINDOW)).extend(outcomes)
+
+
+def outcomes_of(parts: Sequence[PlannedBatch]) -> Mapping[Unit, list[str]]:
+    """By destination, the cause of each dead unit in the order of events, "" for an applied one. If none is dead, at
+    most one window of applied units."""
+    found: dict[Unit, list[str]] = {}
+    for part in parts:
+        if part.dead or part.planned.dead_letters:
+            for unit, outcomes in _in_order(part).items():
+                found.setdefault(unit, []).extend(outcomes)
+            continue
+        for write in part.planned.writes:
+            found.setdefault(write.unit, []).extend([""] * min(WINDOW, len(write.events)))
+        for keep in part.planned.keeps:
+            found.setdefault((keep.pipeline, unit_name(keep.entity)), []).append("")
+    return found
+
+
+def _in_order(part: PlannedBatch) -> dict[Unit, list[str]]:
+    """The same for a batch with dead letters: grouped by fate, a few among many would look like a halt's cause."""
+    place_of = {event.id: place for place, event in enumerate(part.batch.events)}
+    found: dict[Unit, dict[int, str]] = {}
+    for write in part.planned.writes:
+        living = found.setdefault(write.unit, {})
+        living.update((place_of[event.id], "") for event in write.events)
+    for keep in part.planned.keeps:
+        found.setdefault((keep.pipeline, unit_name(keep.entity)), {})[place_of[keep.event.id]] = ""
+    for letter in part.dead_letters:
+        unit = (letter.pipeline, letter.destination)
+        found.setdefault(unit, {})[place_of[letter.event.id]] = f"{letter.code} {letter.cause}"
+    return {unit: [outcomes[place] for place in sorted(outcomes)] for unit, outcomes in found.items()}
+
+
+def places(write: Write) -> Sequence[int]:
+    """Where its events stand in the batch."""
+    return write.places or range(len(write.events))

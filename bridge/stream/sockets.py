@@ -1,0 +1,101 @@
+"""Every socket of a session in one poll: the stream's, the target's, and a pipe that other threads write to.
+
+While the session waits (for the target's answer, a lookup, or the creation of a slot), it keeps reading the stream
+within bounds and answers its keepalives, so that a slow target does not cost the replication connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from bridge.errors import Retry
+from bridge.postgres import wire
+from bridge.postgres.replication import ReplicationStream
+from bridge.postgres.target import TargetLink
+from bridge.protocol.events import Lsn
+from bridge.stream.decode import Decoder
+
+TICK_SECONDS = 1.0
+# while `behind` is true, keepalives are not read: send a status update within any wal_sender_timeout
+_STATUS_SECONDS = 1.0
+_SILENCE_SECONDS = 60.0  # a stream that does not answer, although asked every second, is a half-open link
+
+
+class Stopped(Exception):
+    """Asked to stop, at a point where no batch is in flight."""
+
+
+class Sockets:
+    """The connections of one session. `stream` is None before it is opened."""
+
+    def __init__(
+        self, link: TargetLink, decoder: Decoder, waker: wire.Waker, asked_to_stop: Callable[[], bool]
+    ) -> None:
+        self.link = link
+        self.decoder = decoder
+        self.waker = waker
+        self.asked_to_stop = asked_to_stop
+        self.stream: ReplicationStream | None = None
+        self.position = Lsn(0)  # everything up to here was received and handed out
+
+    def pump(self) -> None:
+        """Read the stream within bounds, and answer it."""
+        if self.stream is not None and not self.decoder.behind:
+            self.stream.pump(self.decoder)
+        self.answer()
+
+    def answer(self) -> None:
+        """Send status updates to the walsender, and detect a dead link."""
+        stream = self.stream
+        if stream is None:
+            return
+        if self.decoder.reply_wanted or time.monotonic() - stream.last_status >= _STATUS_SECONDS:
+            self.decoder.reply_wanted = False
+            stream.status(self.position)
+        if self.decoder.behind:  # we do not read now: silence says nothing
+            stream.last_heard = time.monotonic()
+        if time.monotonic() - stream.last_heard > _SILENCE_SECONDS:
+            raise Retry("the source has not answered for a minute: the link is dead")
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a socket is ready, another thread wakes us, or `seconds` have passed."""
+        readable = [self.waker.descriptor]
+        writable = []
+        if self.stream is not None and not self.decoder.behind:
+            readable.append(self.stream.descriptor)
+        if self.link.busy:
+            readable.append(self.link.descriptor)
+            if self.link.wants_write:
+                writable.append(self.link.descriptor)
+        ready = wire.wait(readable, writable, min(seconds, TICK_SECONDS))
+        if self.waker.descriptor in ready:
+            self.waker.drain()
+        if self.link.busy and self.link.descriptor in ready:
+            self.link.pump()
+
+    def wait_for_target(self) -> None:
+        """While the target works: keep reading the stream within bounds, and answer its keepalives."""
+        self.pump()
+        self.link.check_heard()
+        self.wait(TICK_SECONDS)
+
+    def pause(self, seconds: float) -> None:
+        end = wire.deadline(seconds)
+        while (left := end - time.monotonic()) > 0:
+            self.stop_if_asked()
+            self.pump()
+            self.wait(left)
+
+    def result_of(self, future: Future[Any]) -> Any:
+        """Wait for the result of another thread, which wakes us when it is done."""
+        while not future.done():
+            self.pump()  # an unread stream would end every wait at once, and its keepalives would not be seen
+            self.wait(TICK_SECONDS)
+        return future.result()
+
+    def stop_if_asked(self) -> None:
+        if self.asked_to_stop():
+            raise Stopped

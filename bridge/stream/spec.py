@@ -1,0 +1,73 @@
+"""What one stream needs to know, as values, and whom it tells. Made from the configuration by streams.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from bridge.errors import BridgeError
+from bridge.planning.spec import ContractSpec, PipelineSpec
+from bridge.postgres.outbox import Outbox
+from bridge.postgres.source import SlotHealth
+from bridge.protocol.events import Batch, Lsn
+from bridge.protocol.facts import Ledger, Phase
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """One target database and everything that its stream writes there. Sizes in bytes, times in seconds."""
+
+    stream: str  # <slot>_<connection>; slots are <stream>_<n>
+    connection: str
+    publication: str
+    source_dsn: str
+    target_dsn: str
+    dsns: Mapping[str, str]  # enrichment sources by name
+    pipelines: Sequence[PipelineSpec]
+    contracts: Mapping[str, ContractSpec]
+    sinks: frozenset[tuple[str, str]]  # (pipeline, destination) whose deliveries this stream writes
+    entities: frozenset[tuple[str, str]] = (
+        frozenset()
+    )  # units of upsert.entity whose dead letters are this stream's
+    outbox: Outbox = field(default_factory=Outbox)
+    capture: Literal["slot", "poll", "auto"] = "slot"
+    since: str | None = None
+    unmatched: Literal["ignore", "dead"] = "ignore"
+    max_events: int = 2000
+    max_bytes: int = 16 << 20
+    max_payload: int = 64 << 20
+    max_retained_wal: int = 8 << 30
+    failover: bool = False
+    poll_interval: float = 1.0
+    strict: bool = False
+
+
+class Watcher(Protocol):
+    """Receives a stream's reports; called from the stream's thread."""
+
+    def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None: ...
+
+    def saved(self, ledger: Ledger) -> None: ...
+
+    def waiting(self, what: str) -> None: ...
+
+    def applied(
+        self, ledger: Ledger, outcomes: Mapping[tuple[str, str], int], batch: Batch, seconds: float
+    ) -> None: ...
+
+    def deliveries(self, count: int) -> None: ...
+
+    def pending(self, oldest: float | None) -> None: ...
+
+    def observed(self, health: SlotHealth | None, confirmed: Lsn) -> None: ...
+
+    def enriched(self, entity: str, result: str, count: int) -> None: ...
+
+    def retried(self, reason: str) -> None: ...
+
+    def halted(self, error: BridgeError) -> None: ...
+
+    def troubled(self, error: BridgeError) -> None: ...
+
+    def log(self, event: str, **fields: object) -> None: ...

@@ -1,0 +1,64 @@
+"""A stream's planner for the target's tables as they are now: the catalog is asked before anything is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bridge.errors import Halt
+from bridge.planning.plan import TableShape
+from bridge.planning.planner import Planner
+from bridge.planning.spec import TableSpec
+from bridge.postgres.catalog import connect_target, ledger_findings, table_shape
+from bridge.stream.spec import StreamSpec
+
+
+def plan_target(plan: StreamSpec) -> Planner:
+    """Check the target's catalog and compile the pipelines for its tables. Raises Halt."""
+    shapes: dict[tuple[str, str], TableShape] = {}
+    with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
+        findings = ledger_findings(connection)
+        for pipeline in plan.pipelines:
+            for name, destination in pipeline.destinations.items():
+                if isinstance(destination, TableSpec) and destination.connection == plan.connection:
+                    kinds = contract_kinds(plan, pipeline.events, destination)
+                    shape, found = table_shape(connection, destination, kinds)
+                    findings += found
+                    if shape is not None:
+                        shapes[pipeline.name, name] = shape
+    if findings:
+        message = "; ".join(finding.message for finding in findings)
+        fixes = dict.fromkeys(finding.fix for finding in findings)
+        raise Halt(message, reason=findings[0].reason, hint="\n".join(fixes))
+    return Planner(
+        plan.pipelines,
+        plan.contracts,
+        shapes,
+        sinks=plan.sinks,
+        entities=plan.entities,
+        unmatched=plan.unmatched,
+        max_payload=plan.max_payload,
+    )
+
+
+def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> TableShape:
+    """One destination's table. events: the types that its pipeline takes. Raises Halt if the table does not fit."""
+    with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as connection:
+        shape, findings = table_shape(connection, spec, contract_kinds(plan, events, spec))
+    if findings or shape is None:
+        first = findings[0]
+        raise Halt(first.message, reason=first.reason, hint=first.fix)
+    return shape
+
+
+def contract_kinds(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, str]:
+    """Column -> contract type, for columns mapped from one field of one contract."""
+    contracts = [plan.contracts[name] for name in events if name in plan.contracts]
+    if len(contracts) != 1 or len(events) != 1:
+        return {}
+    fields = {f"$event.{field.name}": field.type for field in contracts[0].fields}
+    columns = spec.columns or {field.name: f"$event.{field.name}" for field in contracts[0].fields}
+    return {
+        column: fields[source]
+        for column, source in columns.items()
+        if isinstance(source, str) and source in fields
+    }

@@ -1,0 +1,209 @@
+"""One target transaction a batch: send it, wait for it, send it again where the refusal passes.
+
+A refusal for the sake of data is bisected under savepoints (refusal.py), in the same transaction as all else, so that
+one bad unit costs only itself. Refusals of structure halt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bridge.attempts import Backoff
+from bridge.errors import Fenced, Retry, Verdict, verdict_of
+from bridge.failpoints import hit
+from bridge.planning.spec import Unit
+from bridge.postgres import ledger as ledger_sql
+from bridge.postgres.safe_error import safe_message
+from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, Statement, TargetLink
+from bridge.protocol.events import Seqs, Snapshot
+from bridge.protocol.facts import Ledger
+from bridge.stream.planned import FailureGuard, PlannedBatch
+from bridge.stream.refusal import apply_by_unit, structure
+
+_TRIES = 6  # with the waits between them about three seconds: longer than most lock_timeouts and failovers of a pool
+_BETWEEN_TRIES = Backoff(first=0.1, longest=10.0)
+
+
+@dataclass(slots=True)
+class _Flight:
+    prepared: PlannedBatch
+    before: Ledger
+    head: list[Statement]  # lock and ledger, behind BEGIN
+    tail: list[Statement]
+    tries: int = 1
+
+
+class Transactions:
+    """Sends planned batches to one target, one at a time. wait(): block until a socket is ready, answering
+    whoever else wants something; pause(seconds): the same for a while."""
+
+    def __init__(
+        self,
+        stream: str,
+        link: TargetLink,
+        guard: FailureGuard,
+        *,
+        wait: Callable[[], None],
+        pause: Callable[[float], None],
+        retried: Callable[[str], None],
+    ) -> None:
+        self._stream = stream
+        self._link = link
+        self._guard = guard
+        self._wait = wait
+        self._pause = pause
+        self._retried = retried
+        self.met: set[Unit] = set()
+        """Units with rows that existed before their event: upserted from now on, not inserted as new."""
+        self._flight: _Flight | None = None
+        self._chunks: list[PlannedBatch] = []  # of the transaction that is open, without their rows
+        self._chunk_seqs: list[Seqs] = []  # and which rows those were
+
+    def send(
+        self,
+        prepared: PlannedBatch,
+        before: Ledger,
+        after: Ledger,
+        list_as: int | None,
+        thin: Snapshot | None,
+    ) -> None:
+        """Send without waiting; but wait for a chunk, and for the end of a transaction that began with one."""
+        hit("apply.before")
+        self._guard.check([prepared])
+        ledger = [ledger_sql.change(before, after)]
+        batch = prepared.batch
+        if list_as is not None and batch.xids:
+            seqs = (
+                Seqs.together([*self._chunk_seqs, prepared.seqs()]) if self._chunk_seqs else prepared.seqs()
+            )
+            ledger.append(ledger_sql.list_applied(self._stream, list_as, batch.xids, batch.end_lsns, seqs))
+        if thin is not None:
+            ledger.append(ledger_sql.thin(self._stream, thin))
+        if batch.chunk:
+            self._send_chunk(prepared, before, ledger)
+            return
+        flight = _Flight(prepared, before, ledger, [IMMEDIATE, COMMIT])
+        self._flight = flight
+        self._link.send([BEGIN, *flight.head, *prepared.effects, *flight.tail])
+        hit("apply.sent")
+
+    def save(self, before: Ledger, after: Ledger, more: Sequence[Statement]) -> None:
+        """Change only the ledger, and wait."""
+        hit("ledger.before")
+        try:
+            self._run([BEGIN, ledger_sql.change(before, after), *more, COMMIT])
+        except Refused as refused:
+            raise self._failed(refused, before) from None
+        hit("ledger.saved")
+
+    @property
+    def arrived(self) -> bool:
+        """The answer is complete."""
+        return self._flight is not None and not self._link.busy
+
+    def settle(self) -> list[PlannedBatch]:
+        """Wait until the batch is durable, and return it."""
+        flight = self._flight
+        if flight is None:
+            done, self._chunks, self._chunk_seqs = self._chunks, [], []
+            return done
+        while True:
+            try:
+                self._link.settle(self._wait)
+            except Refused as refused:
+                hit("settle.refused")
+                self._run([ROLLBACK])
+                if not self._again(refused, flight):
+                    self._bisect(flight)
+                    break
+            else:
+                break
+        self._flight = None
+        hit("settle.durable")
+        self._guard.remember([flight.prepared])
+        return [flight.prepared]
+
+    def _run(self, statements: Sequence[Statement]) -> list[list[tuple[bytes | None, ...]]]:
+        return self._link.run(statements, self._wait)
+
+    # --- refusals ---------------------------------------------------------------------------------
+
+    def _again(self, refused: Refused, flight: _Flight) -> bool:
+        """Send the same batch again after a temporary refusal. False: bisect it. Otherwise raises."""
+        if refused.statement == 1:
+            raise self._failed(refused, flight.before)
+        verdict = verdict_of(refused.sqlstate)
+        if verdict is Verdict.HALT:
+            raise structure(refused)
+        if verdict is not Verdict.RETRY:
+            return False
+        if flight.tries >= _TRIES:
+            raise Retry(
+                f"the target refused a batch {flight.tries} times: {safe_message(refused.error)}",
+                reason="target_refused",
+            )
+        self._retried(refused.sqlstate)
+        self._pause(_BETWEEN_TRIES.after(flight.tries))
+        flight.tries += 1
+        self._link.send([BEGIN, *flight.head, *flight.prepared.effects, *flight.tail])
+        return True
+
+    def _failed(self, refused: Refused, before: Ledger) -> Exception:
+        """The reason why the ledger could not be changed."""
+        if self._link.in_transaction:
+            self._run([ROLLBACK])
+        if refused.sqlstate != ledger_sql.NOT_OURS:
+            verdict = verdict_of(refused.sqlstate)
+            return Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
+        rows = self._run([Statement(ledger_sql.READ, [self._stream.encode()])])[0]
+        if not rows:
+            return Retry("this stream's ledger row no longer exists", reason="ledger_missing")
+        now = ledger_sql.read_row(rows[0])
+        if now.epoch > before.epoch:
+            return Fenced(
+                f"stream {self._stream} was taken over by another bridge (epoch {now.epoch}, ours "
+                f"was {before.epoch}): this bridge writes nothing more"
+            )
+        return Retry(
+            "the ledger went back: the target was restored from an older copy", reason="target_restored"
+        )
+
+    # --- a transaction larger than memory -----------------------------------------------------------
+
+    def _send_chunk(self, prepared: PlannedBatch, before: Ledger, ledger: list[Statement]) -> None:
+        try:
+            if not self._chunks:
+                self._run([BEGIN, ledger_sql.hold(before)])
+            self._apply_by_unit(prepared)
+            self._chunks.append(prepared.lightened())
+            self._chunk_seqs.append(prepared.seqs())
+            self._guard.check(self._chunks)
+            hit("apply.chunk")
+            if prepared.batch.whole:
+                self._run([IMMEDIATE, *ledger, COMMIT])
+                self._guard.remember(self._chunks)
+        except Refused as refused:
+            raise self._failed(refused, before) from None
+
+    # --- a batch that was refused for its data ------------------------------------------------------
+
+    def _bisect(self, flight: _Flight) -> None:
+        """Apply the whole batch again, in halves, until each unit that fails alone is a dead letter."""
+        try:
+            self._run([BEGIN, *flight.head])
+        except Refused as refused:
+            raise self._failed(refused, flight.before) from None
+        try:
+            self._apply_by_unit(flight.prepared)
+            self._guard.check([flight.prepared])
+            hit("bisect.commit")
+            self._run(flight.tail)
+        except Refused as refused:
+            self._run([ROLLBACK])
+            raise Retry(
+                f"the target refused a bisected batch: {safe_message(refused.error)}", reason="target_refused"
+            ) from None
+
+    def _apply_by_unit(self, prepared: PlannedBatch) -> None:
+        self.met |= apply_by_unit(self._run, self._stream, prepared)

@@ -1,0 +1,229 @@
+"""One stream's thread: session after session, with back-off, halts that are retried, and stand-by. Every session
+starts at the fence, as after a crash, so an error is never half handled.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+import psycopg
+
+from bridge.attempts import NO_JITTER, Backoff, Retries
+from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
+from bridge.failpoints import FailpointRaised
+from bridge.planning.spec import TableSpec
+from bridge.postgres import wire
+from bridge.postgres.catalog import connect_target, excess_powers
+from bridge.postgres.safe_error import safe_error, safe_message
+from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
+from bridge.postgres.source import connect_source
+from bridge.protocol.preflight import StreamSettings
+from bridge.protocol.requests import drive
+from bridge.protocol.session import session
+from bridge.stream.engine import Engine
+from bridge.stream.planned import FailureGuard
+from bridge.stream.sockets import Stopped
+from bridge.stream.spec import StreamSpec, Watcher
+from bridge.stream.target_tables import plan_target
+
+_BACKOFF = Backoff(
+    first=0.1, longest=10.0, jitter=NO_JITTER
+)  # one stream: there is nobody to keep apart from
+_HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
+_STAND_BY_SECONDS = 1.0
+
+
+class Worker:
+    """Runs one stream until it is stopped or fenced. `run` is the thread's body; `failed`: the error that ended it."""
+
+    def __init__(
+        self, plan: StreamSpec, watcher: Watcher, guard: FailureGuard, ended: Callable[[], None]
+    ) -> None:
+        self.plan = plan
+        self.watcher = watcher
+        self.failed: BaseException | None = None
+        self._ended = ended
+        self._guard = guard
+        self._waker = wire.Waker()
+        self._stopping = threading.Event()
+        self._session_over = threading.Event()  # asked to stop, or to begin anew with another plan
+        self._reload: StreamSpec | None = None
+        self._roles_checked: StreamSpec | None = None
+        self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Ask it to settle the batch in flight, confirm and stop."""
+        self._stopping.set()
+        self._session_over.set()
+        self._waker.nudge()
+
+    def reload(self, plan: StreamSpec) -> None:
+        """End the session as stop() does, and start another with this plan."""
+        self._reload = plan
+        self._session_over.set()
+        self._waker.nudge()
+
+    def _body(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self.failed = error
+        finally:
+            self.watcher.phase("stopped")
+            self._waker.close()
+            self._ended()
+
+    def run(self) -> None:
+        retries = Retries(_BACKOFF)
+        while not self._stopping.is_set():
+            if self._reload is not None:
+                self._session_over.clear()
+                self.plan, self._reload = self._reload, None
+            began = time.monotonic()
+            error = self._session()
+            retries.ran(time.monotonic() - began)
+            if error is None:
+                continue
+            self._brake()
+            if error.reason == "outbox_changed" and (slot := self._given_up_renamed()):
+                error = Retry(
+                    f"a column of the outbox was renamed and is back: slot {slot} was dropped; "
+                    "catching up from the table",
+                    reason="outbox_changed",
+                )
+            if error.verdict is Verdict.FATAL:
+                raise error
+            if error.verdict is Verdict.HALT:
+                self.watcher.halted(error)
+                self._sleep(_HALT_SECONDS)
+            elif error.verdict is Verdict.STAND_BY:
+                self.watcher.phase("standby")
+                self._sleep(_STAND_BY_SECONDS)
+            else:
+                self.watcher.troubled(error)
+                self._sleep(retries.failed())
+
+    def _session(self) -> BridgeError | None:
+        """Run one session. Returns why it ended; None: it was asked to."""
+        engine: Engine | None = None
+        try:
+            planner = plan_target(self.plan)
+            self._check_roles()
+            engine = Engine(
+                self.plan,
+                planner,
+                self._guard,
+                self.watcher,
+                waker=self._waker,
+                stop=self._session_over.is_set,
+            )
+            drive(session(self._settings()), engine)
+        except Stopped:
+            return None
+        except BridgeError as error:
+            return error
+        except psycopg.Error as error:
+            return _classify(error)
+        except (OSError, FailpointRaised) as error:
+            return Retry(f"{type(error).__name__}: {safe_message(error)}")
+        except Exception as error:
+            self.watcher.log("defect", **safe_error(error))
+            return Halt(
+                f"a defect in the bridge: {type(error).__name__}; the log has where",
+                reason="internal_error",
+                hint="please report it with the log line; the stream is retried",
+            )
+        finally:
+            if engine is not None:
+                engine.close()
+        return None
+
+    def _check_roles(self) -> None:
+        """Once per plan: log a role with more privileges than it needs, or refuse it under `strict`."""
+        plan = self.plan
+        if self._roles_checked is plan:
+            return
+        tables = [
+            (spec.schema, spec.table)
+            for pipeline in plan.pipelines
+            for spec in pipeline.destinations.values()
+            if isinstance(spec, TableSpec) and spec.connection == plan.connection
+        ]
+        with connect_target(plan.target_dsn, f"bridge-check/{plan.stream}") as target:
+            powers = [f"on the target, {power}" for power in excess_powers(target, tables)]
+        with connect_source(plan.source_dsn, f"check/{plan.stream}") as source:
+            outbox = (plan.outbox.schema, plan.outbox.table)
+            powers += [f"on the source, {power}" for power in excess_powers(source, [outbox])]
+        if powers and plan.strict:
+            raise Halt(
+                f"strict: {'; '.join(powers)}",
+                reason="role_too_powerful",
+                hint="connect as a role with exactly the printed grants: bridge schema source, bridge schema target",
+            )
+        for power in powers:
+            self.watcher.log("the role has more privileges than the bridge needs", what=power)
+        self._roles_checked = plan
+
+    def _brake(self) -> None:
+        """The WAL brake: a stream that cannot continue must not fill the source's disk. Drop its slot; the events
+        stay in the outbox, and catch-up delivers them."""
+        if not self.plan.outbox.has_xid:
+            return
+        try:
+            given_up = give_up_slot(self.plan.source_dsn, self.plan.stream, self.plan.max_retained_wal)
+        except (psycopg.Error, BridgeError):
+            return  # the source is away too: next time
+        if given_up:
+            self.watcher.retried("wal_brake")
+            self.watcher.log("wal brake: slot dropped", slot=given_up, limit=self.plan.max_retained_wal)
+
+    def _given_up_renamed(self) -> str | None:
+        """A column of the outbox had another name for a time, and keeps it in the slot's WAL. Drop the slot;
+        catch-up reads the table, where the column has its name."""
+        plan = self.plan
+        if not plan.outbox.has_xid:
+            return None
+        try:
+            return give_up_renamed_slot(plan.source_dsn, plan.stream, plan.outbox)
+        except (psycopg.Error, BridgeError):
+            return None  # the halt stays; it is checked again
+
+    def _settings(self) -> StreamSettings:
+        plan = self.plan
+        return StreamSettings(
+            stream=plan.stream,
+            slot=plan.stream,
+            session=str(uuid.uuid4()),
+            capture=plan.capture,
+            since=plan.since,
+            has_xid=plan.outbox.has_xid,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        end = wire.deadline(seconds)
+        while not self._session_over.is_set() and (left := end - time.monotonic()) > 0:
+            wire.wait([self._waker.descriptor], [], left)
+            self._waker.drain()
+
+
+def _classify(error: psycopg.Error) -> BridgeError:
+    """The BridgeError for an error of a control connection."""
+    message = safe_message(error)
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return CannotConnect(message, hint=wire.advice(message))
+    verdict = verdict_of(error.sqlstate)
+    if verdict is Verdict.RETRY:
+        return Retry(f"{message} (SQLSTATE {error.sqlstate})")
+    if error.sqlstate and error.sqlstate.startswith("28"):
+        return Halt(message, reason="login_refused", hint="check user, password and pg_hba.conf")
+    return Halt(
+        f"{message} (SQLSTATE {error.sqlstate})",
+        reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
+        hint="bridge doctor lists each missing privilege with its GRANT",
+    )

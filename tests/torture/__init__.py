@@ -1,0 +1,1 @@
+"""`python -m tests.torture`: the rig, the load on it, the faults, and the verdict."""

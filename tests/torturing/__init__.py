@@ -1,1 +1,0 @@
-"""The parts of `python -m tests.torture`: the rig, the load on it, the faults, and the verdict."""
