@@ -6,6 +6,7 @@ A release (docs/releasing.md) is this, then an upload.
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,11 +14,10 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -198,18 +198,18 @@ def test_the_classifiers_exist_and_say_that_it_is_typed(published: Published) ->
     assert not [one for one in found if one.startswith("License ::")]  # License-Expression says it (PEP 639)
 
 
-def declared(extras: Iterable[str] = ()) -> set[str]:
-    texts = [
-        *PROJECT["dependencies"],
-        *(one for extra in extras for one in PROJECT["optional-dependencies"][extra]),
-    ]
-    return {canonicalize_name(Requirement(text).name) for text in texts}
+def declared() -> set[str]:
+    """What the wheel asks for, with its extras, and what those pin exactly, which is a part of them (pydantic-core)."""
+    texts = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
+    names = {canonicalize_name(Requirement(text).name) for text in texts}
+    behind = (Requirement(text) for name in names for text in requires(name) or [])
+    return names | {canonicalize_name(one.name) for one in behind if str(one.specifier).startswith("==")}
 
 
 def test_every_module_imports_only_what_the_wheel_asks_for(published: Published) -> None:
     """No test tool of ours is needed to run what we publish."""
     distributions = packages_distributions()
-    allowed = declared(PROJECT["optional-dependencies"])
+    allowed = declared()
     for name in sorted(published.wheel_names):
         if not name.endswith(".py"):
             continue

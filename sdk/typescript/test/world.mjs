@@ -44,9 +44,9 @@ export function schema(bridge, ...given) {
 export function makeConsumer() {
   const directory = mkdtempSync(join(tmpdir(), "sdk-consumer-"));
   const run = (command, ...given) => execFileSync(command, given, { cwd: directory, encoding: "utf8", stdio: "pipe" });
-  run("npm", "pack", "--silent", "--pack-destination", directory, SDK);
+  const packed = run("npm", "pack", "--silent", "--pack-destination", directory, SDK).trim().split("\n").at(-1);
   writeFileSync(join(directory, "package.json"), JSON.stringify({ name: "consumer", private: true, type: "module" }));
-  const alias = "@ingestlayer/sdk@file:./outbox-bridge-0.1.0.tgz";
+  const alias = `@ingestlayer/sdk@file:./${packed}`;
   run("npm", "install", "--offline", "--no-audit", "--no-fund", alias);
   return {
     directory,
