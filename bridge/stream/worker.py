@@ -52,7 +52,7 @@ class Worker:
         self._waker = wire.Waker()
         self._stopping = threading.Event()
         self._session_over = threading.Event()  # asked to stop, or to begin anew with another plan
-        self._reload: StreamSpec | None = None
+        self._next = plan  # the one that the next session runs
         self._roles_checked: StreamSpec | None = None
         self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
 
@@ -67,7 +67,7 @@ class Worker:
 
     def reload(self, plan: StreamSpec) -> None:
         """End the session as stop() does, and start another with this plan."""
-        self._reload = plan
+        self._next = plan
         self._session_over.set()
         self._waker.nudge()
 
@@ -83,10 +83,7 @@ class Worker:
 
     def run(self) -> None:
         retries = Retries(_BACKOFF)
-        while not self._stopping.is_set():
-            if self._reload is not None:
-                self._session_over.clear()
-                self.plan, self._reload = self._reload, None
+        while self._begins():
             began = time.monotonic()
             error = self._session()
             retries.ran(time.monotonic() - began)
@@ -110,6 +107,16 @@ class Worker:
             else:
                 self.watcher.troubled(error)
                 self._sleep(retries.failed())
+
+    def _begins(self) -> bool:
+        """Take what was asked since the last session began; whether there is another one.
+
+        stop() and reload() say what they want before they set the event: whoever clears it first and looks then
+        misses neither.
+        """
+        self._session_over.clear()
+        self.plan = self._next
+        return not self._stopping.is_set()
 
     def _session(self) -> BridgeError | None:
         """Run one session. Returns why it ended; None: it was asked to."""
