@@ -22,8 +22,8 @@ class Request(Generic[T]):
 
     __slots__ = ()
 
-    def perform(self, world: World) -> T:
-        """Have the world do it. Raises what the act raises."""
+    def perform(self, performer: Performer) -> T:
+        """Have the performer do it. Raises what the act raises."""
         raise NotImplementedError
 
 
@@ -35,11 +35,11 @@ def ask(request: Request[T]) -> Asking[T]:
     return cast(T, (yield request))
 
 
-def drive(protocol: Asking[None], world: World) -> None:
-    """The protocol asks, the world answers, until the protocol ends. Raises what an act raises."""
+def drive(protocol: Asking[None], performer: Performer) -> None:
+    """The protocol asks, the performer answers, until the protocol ends. Raises what an act raises."""
     request = next(protocol)
     while True:
-        answer = request.perform(world)
+        answer = request.perform(performer)
         try:
             request = protocol.send(answer)
         except StopIteration:
@@ -53,8 +53,8 @@ def drive(protocol: Asking[None], world: World) -> None:
 class ReadTarget(Request[TargetFacts]):
     """Read the target without a lock."""
 
-    def perform(self, world: World) -> TargetFacts:
-        return world.read_target(self)
+    def perform(self, performer: Performer) -> TargetFacts:
+        return performer.read_target(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class Fence(Request[Ledger | None]):
     create: bool
     since: str | None
 
-    def perform(self, world: World) -> Ledger | None:
-        return world.fence(self)
+    def perform(self, performer: Performer) -> Ledger | None:
+        return performer.fence(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class Save(Request[None]):
     thin: Snapshot | None = None
     forget_above: Lsn | None = None
 
-    def perform(self, world: World) -> None:
-        world.save(self)
+    def perform(self, performer: Performer) -> None:
+        performer.save(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ class Prepare(Request[None]):
 
     batch: Batch
 
-    def perform(self, world: World) -> None:
-        world.prepare(self)
+    def perform(self, performer: Performer) -> None:
+        performer.prepare(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +113,16 @@ class Apply(Request[None]):
     list_as: int | None = None
     thin: Snapshot | None = None
 
-    def perform(self, world: World) -> None:
-        world.apply(self)
+    def perform(self, performer: Performer) -> None:
+        performer.apply(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Settle(Request[None]):
     """Wait until the last batch is durable. An unknown outcome raises; the next fence finds it out."""
 
-    def perform(self, world: World) -> None:
-        world.settle(self)
+    def perform(self, performer: Performer) -> None:
+        performer.settle(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ class ReadApplied(Request[Listed]):
 
     except_incarnation: int | None = None
 
-    def perform(self, world: World) -> Listed:
-        return world.read_applied(self)
+    def perform(self, performer: Performer) -> Listed:
+        return performer.read_applied(self)
 
 
 # --- source ---------------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ class ReadApplied(Request[Listed]):
 
 @dataclass(frozen=True, slots=True)
 class ReadRegistration(Request[Registration | None]):
-    def perform(self, world: World) -> Registration | None:
-        return world.read_registration(self)
+    def perform(self, performer: Performer) -> Registration | None:
+        return performer.read_registration(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,8 @@ class Register(Request[None]):
     registration: Registration
     holder: str | None
 
-    def perform(self, world: World) -> None:
-        world.register(self)
+    def perform(self, performer: Performer) -> None:
+        performer.register(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +165,8 @@ class ReadPruned(Request[Pruned | None]):
     """Read what prune has deleted, after our floor was registered: a prune batch that began earlier has ended, and a
     later one respects the floor."""
 
-    def perform(self, world: World) -> Pruned | None:
-        return world.read_pruned(self)
+    def perform(self, performer: Performer) -> Pruned | None:
+        return performer.read_pruned(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +175,8 @@ class ReadSource(Request[SourceFacts]):
     witness_id: str | None
     witness_xid: int | None
 
-    def perform(self, world: World) -> SourceFacts:
-        return world.read_source(self)
+    def perform(self, performer: Performer) -> SourceFacts:
+        return performer.read_source(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +186,16 @@ class BeginSlot(Request[None]):
 
     name: str
 
-    def perform(self, world: World) -> None:
-        world.begin_slot(self)
+    def perform(self, performer: Performer) -> None:
+        performer.begin_slot(self)
 
 
 @dataclass(frozen=True, slots=True)
 class SlotMade(Request["tuple[Lsn, Snapshot] | None"]):
     """Ask for the slot's consistent point and exported snapshot; None: not yet."""
 
-    def perform(self, world: World) -> tuple[Lsn, Snapshot] | None:
-        return world.slot_made(self)
+    def perform(self, performer: Performer) -> tuple[Lsn, Snapshot] | None:
+        return performer.slot_made(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,16 +204,16 @@ class DropSlot(Request[None]):
 
     name: str
 
-    def perform(self, world: World) -> None:
-        world.drop_slot(self)
+    def perform(self, performer: Performer) -> None:
+        performer.drop_slot(self)
 
 
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot(Request["tuple[Snapshot, Lsn]"]):
     """pg_current_snapshot(), and pg_current_wal_insert_lsn() read after it."""
 
-    def perform(self, world: World) -> tuple[Snapshot, Lsn]:
-        return world.take_snapshot(self)
+    def perform(self, performer: Performer) -> tuple[Snapshot, Lsn]:
+        return performer.take_snapshot(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +222,8 @@ class StillRunning(Request[bool]):
 
     snapshot: Snapshot
 
-    def perform(self, world: World) -> bool:
-        return world.still_running(self)
+    def perform(self, performer: Performer) -> bool:
+        return performer.still_running(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +235,8 @@ class ReadMissing(Request["MissingRows"]):
     after_seq: int
     since: str | None
 
-    def perform(self, world: World) -> MissingRows:
-        return world.read_missing(self)
+    def perform(self, performer: Performer) -> MissingRows:
+        return performer.read_missing(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +256,8 @@ class OpenStream(Request[None]):
     slot: str
     start: Lsn
 
-    def perform(self, world: World) -> None:
-        world.open_stream(self)
+    def perform(self, performer: Performer) -> None:
+        performer.open_stream(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +275,8 @@ class Received:
 class Receive(Request[Received]):
     """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit."""
 
-    def perform(self, world: World) -> Received:
-        return world.receive(self)
+    def perform(self, performer: Performer) -> Received:
+        return performer.receive(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +293,8 @@ class Observation:
 class Observe(Request[Observation]):
     position: Lsn
 
-    def perform(self, world: World) -> Observation:
-        return world.observe(self)
+    def perform(self, performer: Performer) -> Observation:
+        return performer.observe(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,22 +303,22 @@ class Confirm(Request[None]):
 
     lsn: Lsn
 
-    def perform(self, world: World) -> None:
-        world.confirm(self)
+    def perform(self, performer: Performer) -> None:
+        performer.confirm(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Wait(Request[bool]):
     """Poll mode: wait for a notification or the timer. True: stop."""
 
-    def perform(self, world: World) -> bool:
-        return world.wait(self)
+    def perform(self, performer: Performer) -> bool:
+        return performer.wait(self)
 
 
 # --- who answers ----------------------------------------------------------------------------------
 
 
-class World(Protocol):
+class Performer(Protocol):
     """Who performs requests: one method each. stream/engine.py on real servers."""
 
     def read_target(self, request: ReadTarget) -> TargetFacts: ...

@@ -54,7 +54,7 @@ Closes = TypeVar("Closes", bound=_Closing)
 
 
 class Engine:
-    """One session's servers (protocol/requests.py, World). Methods raise BridgeError, psycopg.Error, or Stopped;
+    """One session's servers (protocol/requests.py, Performer). Methods raise BridgeError, psycopg.Error, or Stopped;
     close() closes all connections."""
 
     def __init__(
