@@ -88,4 +88,4 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
 def suggestion(word: str, candidates: Iterable[str]) -> str:
     """As `nearest`; where no candidate is near, all of them."""
     names = sorted(candidates)
-    return nearest(word, names) or (f"there is: {', '.join(names)}" if names else "there is none")
+    return nearest(word, names) or (f"available: {', '.join(names)}" if names else "there is none")

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """A `json_schema_extra` of pydantic's: adds the descriptions to the schema's properties."""
+    """A pydantic `json_schema_extra` that adds the descriptions to the schema's properties."""
     words = descriptions(model)
     for name, field in model.model_fields.items():
         found = schema.get("properties", {}).get(field.alias or name)
@@ -28,7 +28,7 @@ def describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """By field, the docstring under it; inherited, unless the field is declared again."""
+    """Field name to its docstring. Inherited unless the field is declared again."""
     words: dict[str, str] = {}
     for base in reversed(model.__mro__):
         for name in inspect.get_annotations(base):
@@ -39,7 +39,7 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
 
 @cache
 def _fields(module: str) -> dict[str, dict[str, str]]:
-    """By class, the docstring of each of its annotated fields. None of modules that are not ours."""
+    """Class name to the docstrings of its annotated fields. Empty for modules outside this package."""
     if not module.startswith(f"{__package__}."):
         return {}
     tree = ast.parse(inspect.getsource(sys.modules[module]))
@@ -59,7 +59,7 @@ def _fields(module: str) -> dict[str, dict[str, str]]:
 
 
 class Section(BaseModel):
-    """A mapping of the file whose keys are all known."""
+    """A mapping with known keys only."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=describe
@@ -67,7 +67,7 @@ class Section(BaseModel):
 
 
 class OpenSection(BaseModel):
-    """A mapping whose further keys belong to somebody else: a vendor, or the names of destinations."""
+    """A mapping with additional keys: a vendor's keys, or names of destinations."""
 
     model_config = ConfigDict(
         extra="allow", frozen=True, hide_input_in_errors=True, json_schema_extra=describe
@@ -114,14 +114,14 @@ def _root_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
         raise ValueError("must be letters, digits and _ only, no digit first: expressions call it by $name")
     if name.lower() in _RESERVED:
-        raise ValueError("is a name that expressions have taken: choose another")
+        raise ValueError("is reserved in expressions: choose another name")
     return name
 
 
 SlotWord = Annotated[str, AfterValidator(_slot_word)]
 """A part of a replication slot's name (PostgreSQL manual, 26.2.6.1)."""
 PlainName = Annotated[str, AfterValidator(_plain_name)]
-"""The name of a pipeline, branch, destination or webhook: it stands in metric labels, URLs and unit ids."""
+"""The name of a pipeline, branch, destination or webhook, used in metric labels, URLs and unit ids."""
 EventType = Annotated[str, AfterValidator(_event_type)]
 """The exact type of an event."""
 RootName = Annotated[str, AfterValidator(_root_name)]
@@ -129,7 +129,7 @@ RootName = Annotated[str, AfterValidator(_root_name)]
 
 
 def _expression(value: Any) -> Any:
-    """YAML reads `when: true` and `filter: 1` as what they are; as expressions they are their text."""
+    """YAML reads `when: true` and `filter: 1` as values; expressions need their text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
@@ -137,7 +137,7 @@ def _expression(value: Any) -> Any:
 
 Text = Annotated[str, Field(min_length=1)]
 ExpressionText = Annotated[str, Field(min_length=1), BeforeValidator(_expression)]
-"""An expression over $event, $meta, enrichments and names made by `set`."""
+"""An expression over $event, $meta, enrichments and names defined by `set`."""
 
 
 def as_list(value: Any) -> Any:

@@ -102,7 +102,7 @@ class Standard(Scheme, name="standard"):
     def problem(cls, settings: SignatureSettings) -> str | None:
         if all(map(_is_standard_secret, settings.secrets)):
             return None
-        return "has a secret that is not base64, as Standard Webhooks' are (whsec_...)"
+        return "has a secret that is not base64, as Standard Webhooks requires (whsec_...)"
 
     @classmethod
     def verifier(cls, settings: SignatureSettings) -> Verify:

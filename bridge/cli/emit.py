@@ -1,4 +1,4 @@
-"""`bridge emit`: put one event in by hand, to try a pipeline or to mend something."""
+"""`bridge emit`: insert one event by hand, to try a pipeline or to repair something."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ class ContractBroken(BridgeError):
     """The event breaks its contract."""
 
     reason = "contract"
-    hint = "mend the payload (bridge schema event TYPE shows the contract), or put it in with --force"
+    hint = "correct the payload (bridge schema event TYPE shows the contract), or insert it with --force"
 
 
 @click.command(panel="Run and watch")
 @config_option
 @click.argument("event_type", metavar="TYPE")
 @click.argument("payload", metavar="JSON")
-@click.option("--idempotency-key", metavar="K", help="A key used before for this type: nothing is put in.")
+@click.option(
+    "--idempotency-key",
+    metavar="K",
+    help="If this type already has an event with this key, insert nothing.",
+)
 @click.option("--key", metavar="K", help="Events with the same key stay in order.")
-@click.option("--force", is_flag=True, help="Put it in although it breaks its contract.")
+@click.option("--force", is_flag=True, help="Insert it even if it breaks its contract.")
 def emit(
     *,
     config_path: Path,
@@ -39,12 +43,12 @@ def emit(
     key: str | None,
     force: bool,
 ) -> None:
-    """Put one event into the outbox and print its id. JSON is an object, or - to read standard input."""
+    """Insert one event into the outbox and print its id. JSON is an object, or - to read standard input."""
     config = read_config(config_path)
     document = parse(sys.stdin.read() if payload == "-" else payload)
     broken = contract_broken(config, event_type, document)
     if broken and not force:
-        raise ContractBroken(f"{event_type} was not put in, because it breaks its contract: {broken}")
+        raise ContractBroken(f"{event_type} was not inserted, because it breaks its contract: {broken}")
     if broken:
         click.echo(f"warning: {event_type} breaks its contract: {broken}", err=True)
     nowhere = leads_nowhere(config, event_type)
@@ -54,7 +58,7 @@ def emit(
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The payload, numbers exact. Raises a usage error that tells the position, never the text."""
+    """The payload with exact numbers. Raises a usage error with the position, never the text."""
     try:
         document = json.loads(text, parse_float=Decimal)
     except json.JSONDecodeError as error:
@@ -62,14 +66,14 @@ def parse(text: str) -> dict[str, Any]:
             f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}", param_hint="JSON"
         ) from None
     except (RecursionError, ValueError):
-        raise click.BadParameter("nested too deeply, or with a number too long", param_hint="JSON") from None
+        raise click.BadParameter("nested too deeply, or a number is too long", param_hint="JSON") from None
     if not isinstance(document, dict):
-        raise click.BadParameter('must be an object, as in {"name": "value"}', param_hint="JSON")
+        raise click.BadParameter('must be an object such as {"name": "value"}', param_hint="JSON")
     return document
 
 
 def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -> str:
-    """What the event's contract in bridge.yaml objects to, naming the field; empty: nothing."""
+    """How the event breaks its contract in bridge.yaml, with the field; empty: it does not."""
     from bridge.config.specs import contract_specs  # noqa: PLC0415  (loads pydantic)
     from bridge.planning.contract import Contract  # noqa: PLC0415  (loads orjson)
 
@@ -83,7 +87,7 @@ def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -
 
 
 def leads_nowhere(config: Config, event_type: str) -> str:
-    """That no pipeline takes the type and no contract knows it, with the nearest one that is; empty: one does."""
+    """A warning if no pipeline and no contract knows the type, with the nearest type; empty: one does."""
     from fnmatch import fnmatchcase  # noqa: PLC0415  (with the next, only for this)
 
     from bridge.problem import nearest  # noqa: PLC0415  (loads pydantic)
@@ -98,7 +102,7 @@ def leads_nowhere(config: Config, event_type: str) -> str:
 def put(
     config: Config, event_type: str, document: dict[str, Any], idempotency_key: str | None, key: str | None
 ) -> None:
-    """Emit in a transaction of its own and print the id."""
+    """Emit in its own transaction and print the id."""
     from bridge import producer  # noqa: PLC0415  (loads psycopg)
     from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415
 
@@ -115,4 +119,4 @@ def put(
             )
         except (ValueError, TypeError) as error:
             raise click.UsageError(str(error)) from None
-    click.echo(f"{event_id}  (put in before with this idempotency key)" if first else str(event_id))
+    click.echo(f"{event_id}  (inserted earlier with this idempotency key)" if first else str(event_id))

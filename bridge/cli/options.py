@@ -15,7 +15,7 @@ import rich_click as click
 
 
 class Moment(click.ParamType[datetime] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
-    """2026-01-31T12:00:00Z, 2026-01-31, or a duration before now such as 90m or 7d. UTC where no zone is given."""
+    """2026-01-31T12:00:00Z, 2026-01-31, or a duration ago such as 90m or 7d. UTC without a zone."""
 
     name = "time"
 
@@ -61,9 +61,9 @@ def config_option(command: _F) -> _F:
 
 
 def read_config(path: Path, *, offline: bool = False) -> Config:
-    """The configuration in `path`, with `${VAR}` from the process's environment.
+    """The configuration in `path`, with `${VAR}` from the environment.
 
-    offline: the command connects to nothing, so a variable that is not set is left as it is written.
+    offline: the command connects to nothing, so the reference to a variable that is not set is kept as written.
     Raises ConfigError (exit code 2) with every problem of the file at once.
     """
     from bridge.config.load import load  # noqa: PLC0415  (pydantic: `--help` and `schema source` need none)

@@ -1,4 +1,4 @@
-"""`bridge schema`: prints SQL and JSON Schema. Unlike `install` it connects to nothing."""
+"""`bridge schema`: print SQL and JSON Schema. Connects to nothing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ def schema() -> None:
 
 
 @schema.command()
-@click.option("--publication", default="outbox_bridge", show_default=True, help="The config's source.slot.")
-@click.option("--after", default=0, metavar="VERSION", help="Leave out migrations up to this one.")
-@click.option("--notify", is_flag=True, help="Also the trigger that wakes a bridge that polls.")
+@click.option(
+    "--publication", default="outbox_bridge", show_default=True, help="The configuration's source.slot."
+)
+@click.option(
+    "--after", default=0, metavar="VERSION", help="Leave out migrations up to and including this version."
+)
+@click.option("--notify", is_flag=True, help="Also print the trigger that wakes a polling bridge.")
 def source(publication: str, after: int, notify: bool) -> None:
-    """The outbox, its publication and roles, for psql. `bridge install` applies the same."""
+    """Print the outbox, its publication and roles, for psql. `bridge install` applies the same SQL."""
     from bridge.postgres.schema import source_sql  # noqa: PLC0415  (loads psycopg)
 
     click.echo(source_sql(publication, after, notify=notify), nl=False)
 
 
 @schema.command()
-@click.option("--after", default=0, metavar="VERSION", help="Leave out migrations up to this one.")
+@click.option(
+    "--after", default=0, metavar="VERSION", help="Leave out migrations up to and including this version."
+)
 def target(after: int) -> None:
-    """The ledger, for you to run in the target database with psql. The bridge never does."""
+    """Print the ledger, for you to run in the target database with psql. The bridge never runs it."""
     from bridge.postgres.schema import target_sql  # noqa: PLC0415  (loads psycopg)
 
     click.echo(target_sql(after), nl=False)
@@ -38,9 +44,14 @@ def target(after: int) -> None:
 
 @schema.command()
 @click.argument("name")
-@click.option("--source", "of_source", is_flag=True, help="An example of the table it looks up in, instead.")
+@click.option(
+    "--source",
+    "of_source",
+    is_flag=True,
+    help="Print an example of the table that the recipe looks up in, instead.",
+)
 def recipe(name: str, of_source: bool) -> None:
-    """The target tables of recipe NAME, for you to run."""
+    """Print the target tables of recipe NAME, for you to run."""
     from bridge.config.recipe import recipes  # noqa: PLC0415  (loads pydantic)
     from bridge.problem import nearest  # noqa: PLC0415  (as below)
 
@@ -55,7 +66,7 @@ def recipe(name: str, of_source: bool) -> None:
 
 @schema.command()
 def config() -> None:
-    """The JSON Schema of bridge.yaml, for editors."""
+    """Print the JSON Schema of bridge.yaml, for editors."""
     from bridge.config.schema import config_json_schema  # noqa: PLC0415  (loads pydantic)
 
     click.echo(json.dumps(config_json_schema(), indent=2, ensure_ascii=False))
@@ -65,13 +76,13 @@ def config() -> None:
 @config_option
 @click.argument("event_type", metavar="TYPE", required=False)
 @click.option(
-    "--typescript", is_flag=True, help="TypeScript declarations instead; of all types without TYPE."
+    "--typescript", is_flag=True, help="Print TypeScript declarations instead; without TYPE, of all types."
 )
 @click.option(
     "--module", default="outbox-bridge", show_default=True, help="The name your code imports the SDK by."
 )
 def event(config_path: Path, event_type: str | None, typescript: bool, module: str) -> None:
-    """The JSON Schema of an event type's payload, from its contract in bridge.yaml."""
+    """Print the JSON Schema of an event type's payload, from its contract in bridge.yaml."""
     from bridge.config.schema import (  # noqa: PLC0415  (loads pydantic)
         event_contract,
         event_json_schema,
@@ -80,7 +91,7 @@ def event(config_path: Path, event_type: str | None, typescript: bool, module: s
     from bridge.config.specs import contract_specs  # noqa: PLC0415
 
     if event_type is None and not typescript:
-        raise click.UsageError("name an event type, or say --typescript for the declarations of all")
+        raise click.UsageError("give an event type, or --typescript for the declarations of all types")
     config = read_config(config_path, offline=True)
     if typescript:
         contracts = (

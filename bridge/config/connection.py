@@ -1,4 +1,4 @@
-"""Where things go: Postgres databases, and the vendors behind sinks."""
+"""Connections: Postgres databases, and vendors of sinks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TABLE = re.compile(rf"({_PART})\.({_PART})")
 
 
 def split_table(text: str) -> tuple[str, str] | None:
-    """(schema, table); quoted parts keep their case, others fold to lower, as in SQL. None: not qualified."""
+    """(schema, table); quoted parts keep their case, others become lower case, as in SQL. None: not qualified."""
     match = _TABLE.fullmatch(text)
     return (_name(match[1]), _name(match[2])) if match else None
 
@@ -36,7 +36,7 @@ def _name(part: str) -> str:
 
 
 def table_names(text: str) -> tuple[str, str]:
-    """(schema, table), in schema public where none is named; a text that SQL would not read is taken as it is."""
+    """(schema, table), by default in schema public; text that is not valid SQL is used unchanged."""
     split = split_table(text)
     if split is None:
         schema, _, table = text.rpartition(".")
@@ -47,7 +47,7 @@ def table_names(text: str) -> tuple[str, str]:
 def unqualified(path: KeyPath, table: str) -> Remark:
     """A table is named without its schema."""
     name = table.rpartition(".")[2] or "events"
-    return Remark("error", path, "a table is named with its schema", f"write {'public.' + name}")
+    return Remark("error", path, "a table needs its schema", f"write {'public.' + name}")
 
 
 SINK_KINDS: tuple[str, ...] = tuple(SINKS)
@@ -63,13 +63,13 @@ SinkKind = Annotated[str, AfterValidator(_is_kind)]
 
 
 class Libpq(Section):
-    """Parameters of a Postgres connection, as libpq spells them (PostgreSQL manual, 32.1.2).
+    """Parameters of a Postgres connection, with libpq's names (PostgreSQL manual, 32.1.2).
 
-    After validation `dsn` has everything, the keys beside it included: it is what psycopg connects with.
+    After validation `dsn` contains everything, including the keys beside it; psycopg connects with it.
     """
 
     dsn: str = Field(default="", repr=False)
-    """A connection string in any form libpq takes; empty means the PG* variables."""
+    """A connection string in any form that libpq accepts; empty means the PG* variables."""
     service: str | None = None
     """A section of pg_service.conf."""
     host: str | None = None
@@ -81,11 +81,11 @@ class Libpq(Section):
     user: str | None = None
     """The role to connect as."""
     password: str | None = Field(default=None, repr=False)
-    """Its password: from a variable or file, not in the file itself."""
+    """The role's password. Take it from a variable or a file; do not write it here."""
     passfile: str | None = None
-    """A password file, instead."""
+    """A password file, instead of `password`."""
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None = None
-    """How far TLS is insisted on; verify-full is the one that proves who answers."""
+    """The TLS mode. Only verify-full verifies the server's identity."""
     sslrootcert: str | None = None
     """The certificate authority's file, or `system`."""
     sslcert: str | None = None
@@ -99,7 +99,7 @@ class Libpq(Section):
     target_session_attrs: (
         Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"] | None
     ) = None
-    """Which server of several hosts to take."""
+    """Which of several hosts to connect to."""
     connect_timeout: Integer | None = None
     """Seconds to wait for a connection."""
 
@@ -124,7 +124,7 @@ class Libpq(Section):
         return self
 
     def parameters(self) -> dict[str, str]:
-        """What `dsn` says, by libpq's keywords; empty when it is not known on this machine."""
+        """The parameters in `dsn`, by libpq's keywords; empty if it is not known on this machine."""
         from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415  # as above
 
         if "${" in self.dsn:
@@ -132,7 +132,7 @@ class Libpq(Section):
         return {name: str(value) for name, value in conninfo_to_dict(self.dsn).items()}
 
     def place(self) -> str:
-        """Which database this is, without secrets; empty when `dsn` does not say it all."""
+        """Identifies the database, without secrets; empty if `dsn` is not complete."""
         known = self.parameters()
         named = [
             f"{name}={known[name]}"
@@ -151,12 +151,14 @@ class PostgresConnection(Libpq):
     @model_validator(mode="after")
     def _says_where(self) -> PostgresConnection:
         if not self.dsn.strip():
-            raise ValueError("needs a dsn: an empty one could be any database the PG* variables name")
+            raise ValueError(
+                "needs a dsn: with an empty one, the PG* variables would decide which database it is"
+            )
         return self
 
 
 class _Unknown(OpenSection):
-    """Refuses a type that is none. Which keys stand beside it, only the right type could judge."""
+    """Refuses an unknown type. Other keys are not checked, because they depend on the type."""
 
     type: SinkKind
 

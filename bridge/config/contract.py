@@ -38,20 +38,21 @@ class EventField(Section):
     """One field. In the file: a type (`string`, `number?`), or a mapping of these keys."""
 
     type: FieldType
-    """string, number, integer, boolean, object, array, timestamp or any. With `enum`, its values tell."""
+    """string, number, integer, boolean, object, array, timestamp or any. With `enum`, the type follows from its
+    values."""
     enum: Annotated[tuple[Any, ...], Field(min_length=1), AfterValidator(_scalars)] | None = None
-    """The values allowed."""
+    """The allowed values."""
     required: Boolean = True
-    """Absent is a broken contract. A type with ? at its end says false."""
+    """An absent field breaks the contract. `?` after the type sets this to false."""
     nullable: Boolean = False
-    """null is allowed. A type with ? at its end says true."""
+    """Null is allowed. `?` after the type sets this to true."""
 
     @model_validator(mode="after")
     def _enum_fits(self) -> EventField:
         fits = _FITS.get(self.type, ())
         for value in self.enum or ():
             if not isinstance(value, fits) or (isinstance(value, bool) and bool not in fits):
-                raise ValueError(f"enum has a value that is no {self.type}: it could never be met")
+                raise ValueError(f"enum has a value that is not a {self.type}: no event could have it")
         return self
 
 
@@ -90,12 +91,12 @@ ContractField = Annotated[EventField, BeforeValidator(_read_field)]
 
 
 class EventContract(Section):
-    """The fields an event type promises, and what to do with others."""
+    """The fields that an event type promises, and what to do with others."""
 
     fields: dict[str, ContractField]
-    """Name to type. Flat form: these stand directly below the event's type."""
+    """Name to type. In the flat form they are directly below the event's type."""
     unknown: Literal["payload", "reject"] = "payload"
-    """A field that is not named here: kept in the payload, or a broken contract."""
+    """A field that is not listed: payload keeps it in the payload, reject breaks the contract."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,7 +105,8 @@ class EventContract(Section):
             return value
         if set(value) == {"fields"} and isinstance(value["fields"], dict):
             raise ValueError(
-                "may be one field or many: add unknown: payload beside fields, or write fields: object"
+                "is ambiguous: for several fields add unknown: payload beside fields; for one "
+                "field write fields: object"
             )
         return {"fields": value}
 

@@ -40,11 +40,11 @@ _FILE_MAX = 1 << 20  # bytes; a secret is a line, not a disk
 
 
 class BadReference(ValueError):
-    """A reference that cannot be read, or names what is not there. The text holds no values."""
+    """A reference that cannot be parsed or resolved. The text contains no values."""
 
 
 class Unset(BadReference):
-    """The variable or file is not there on this machine; it may be on the one that runs the bridge."""
+    """The variable or file does not exist on this machine; it may exist on the machine that runs the bridge."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -52,17 +52,17 @@ class Unset(BadReference):
 
 
 def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
-    """`text` with every reference replaced. What comes in is not looked at again.
+    """`text` with every reference replaced; replacements are not substituted again.
 
-    directory: where relative `${file:...}` paths start (the configuration's own). A file loses its trailing
-    line breaks. An empty variable counts as unset for `:-` and `:?`, as in a shell.
-    Raises Unset for what is not there, BadReference for what cannot be read.
+    directory: the base of relative `${file:...}` paths (the configuration's directory). Trailing line breaks of a
+    file are removed. An empty variable counts as unset for `:-` and `:?`, as in a shell. Raises Unset for a missing
+    variable or file, BadReference for an invalid reference.
     """
 
     def value(match: re.Match[str]) -> str:
         if match["broken"]:
             raise BadReference(
-                "has a ${ that is no reference: write ${NAME}, ${NAME:-default}, ${file:/path}"
+                "has a ${ that is not a reference: write ${NAME}, ${NAME:-default}, ${file:/path}"
             )
         if match["file"]:
             return _read(directory / match["file"])
@@ -71,7 +71,7 @@ def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
             return match[0]
         rest = match["rest"] or ""
         if "${" in rest:
-            raise BadReference(f"${{{name}:...}} holds another reference: references do not nest")
+            raise BadReference(f"${{{name}:...}} contains another reference: references do not nest")
         found = environ.get(name)
         if match["how"] and not found:
             if match["how"] == "-":
@@ -95,7 +95,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError:
         raise BadReference(f"{path} is not UTF-8 text") from None
     if len(content) > _FILE_MAX or "\0" in text:
-        raise BadReference(f"{path} is no secret of one MiB or less")
+        raise BadReference(f"{path} is not a file of at most one MiB")
     return text.rstrip("\r\n")
 
 
@@ -109,7 +109,7 @@ _MERGE = "<<"
 
 
 class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
-    """PyYAML up to nodes; nothing here can construct an object."""
+    """PyYAML up to nodes; it cannot construct objects."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -127,11 +127,11 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
 
 @dataclass(slots=True)
 class Document:
-    """A file's values and where they stand.
+    """A file's values and their positions.
 
-    values and keys: the position of each value and of each mapping key, by path from the top.
-    substituted: paths whose text came from a variable or file and must not be shown.
-    unset: (path, message) of each reference that had no value here; their texts stay as written.
+    values, keys: the position of each value and of each mapping key, by path from the top. substituted: paths whose
+    text came from a variable or file and must not be shown. unset: (path, message) of each reference without a value
+    here; their texts stay as written.
     """
 
     file: str
@@ -143,7 +143,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def position(self, path: KeyPath, *, key: bool = False) -> Position:
-        """Where the value (or its key) stands; for a path that is not there, the nearest thing above it."""
+        """The position of a value (or its key); for a missing path, of its nearest parent."""
         for length in range(len(path), 0, -1):
             here = path[:length]
             first, second = (
@@ -155,12 +155,12 @@ class Document:
         return TOP
 
     def problem(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
-        """Note an error at `path`."""
+        """Record an error at `path`."""
         self.problems.append(Problem(self.position(path, key=key), path, message, hint))
 
 
 def read(path: Path, environ: Mapping[str, str]) -> Document:
-    """The file as a Document. Raises InvalidConfig when it cannot be opened or is not YAML at all."""
+    """The file as a Document. Raises InvalidConfig if it cannot be opened or is not YAML."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -176,7 +176,7 @@ def read(path: Path, environ: Mapping[str, str]) -> Document:
 
 
 def parse(text: str, environ: Mapping[str, str], *, file: str, directory: Path) -> Document:
-    """As `read`, from text. directory: where relative `${file:...}` paths start."""
+    """Like `read`, from text. directory: the base of relative `${file:...}` paths."""
     try:
         node = _Loader(text).get_single_node()
     except MarkedYAMLError as error:
@@ -201,13 +201,13 @@ def parse(text: str, environ: Mapping[str, str], *, file: str, directory: Path) 
 
 
 class _Builder:
-    """Nodes to values. Errors go into the document, so that one run finds them all."""
+    """Nodes to values. Errors are collected in the document, so that one run finds all of them."""
 
     def __init__(self, document: Document, environ: Mapping[str, str], directory: Path) -> None:
         self.document = document
         self.environ = environ
         self.directory = directory
-        self.open: set[int] = set()  # nodes being built: one met again holds itself
+        self.open: set[int] = set()  # nodes being built: a node in this set contains itself
         self.count = 0
 
     def build(self, node: Node, path: KeyPath) -> Any:
@@ -215,10 +215,10 @@ class _Builder:
         self.count += 1
         if self.count > _NODES_MAX:
             if self.count == _NODES_MAX + 1:
-                self.document.problem(path, "the file is too large once its aliases are written out")
+                self.document.problem(path, "the file is too large after its aliases are expanded")
             return None
         if id(node) in self.open:
-            self.document.problem(path, "an alias that holds itself")
+            self.document.problem(path, "an alias that contains itself")
             return None
         if node.tag not in _TAGS and node.tag != _PLAIN:
             self.document.problem(path, "tags are not allowed", "remove the !, or quote the text")
@@ -250,7 +250,7 @@ class _Builder:
                 continue
             if key in own:
                 first = self.document.keys[(*path, key)]
-                message = f"stands twice in this mapping (first in line {first.line})"
+                message = f"occurs twice in this mapping (first in line {first.line})"
                 self.document.problems.append(Problem(position, (*path, key), message, "keep one"))
                 continue
             own[key] = value_node
@@ -279,7 +279,7 @@ class _Builder:
                 return _WORDS[text]
             if text in _LOOKALIKES:
                 self.document.problem(
-                    path, f"{text} may be a word or a text", f"write {text.lower()}, or quote it"
+                    path, f"{text} is ambiguous: a word or text", f"write {text.lower()}, or quote it"
                 )
                 return None
             if _NUMBER.fullmatch(text):

@@ -24,7 +24,7 @@ from bridge.problem import InvalidConfig, KeyPath, Level, Position, Remark, form
 
 
 def check_structure(config: Config) -> Iterator[Remark]:
-    """Every remark about the shape of a configuration whose names meet."""
+    """All findings in the structure of a configuration whose names exist."""
     yield from _connections(config)
     yield from _events(config)
     yield from _entities(config)
@@ -63,9 +63,7 @@ def _connections(config: Config) -> Iterator[Remark]:
         yield from _tls((*path, "dsn"), connection)
         where = connection.place()
         if where in seen:
-            message = (
-                f"is the same database as {seen[where]}: each would have a slot and a ledger row of its own"
-            )
+            message = f"is the same database as {seen[where]}: each would have its own slot and ledger row"
             yield Remark("warning", path, message, f"use {seen[where]} for both", key=True)
         if where:
             seen[where] = name
@@ -76,7 +74,7 @@ def _tls(path: KeyPath, connection: Libpq) -> Iterator[Remark]:
     remote = [host for host in parameters.get("host", "").split(",") if host and not _is_local(host)]
     mode = parameters.get("sslmode", "prefer")
     if remote and mode != "verify-full":
-        message = f"sslmode is {mode}, which does not prove who answers at another host"
+        message = f"sslmode is {mode}, which does not verify the identity of another host"
         yield Remark("warning", path, message, "set sslmode: verify-full, and sslrootcert where it needs one")
 
 
@@ -97,11 +95,11 @@ def _events(config: Config) -> Iterator[Remark]:
             taken.update(matched)
             if not matched:
                 near = nearest(pattern, config.events)
-                message = f"no event under `events` is {pattern}: nothing checks what comes in"
+                message = f"no event under `events` matches {pattern}: its payloads are not checked"
                 level: Level = "error" if near else "warning"
                 path: KeyPath = ("pipelines", name, "event")
                 path = (*path, index) if len(pipeline.events) > 1 else path
-                yield Remark(level, path, message, near or "write its contract under events")
+                yield Remark(level, path, message, near or "add its contract under events")
     for event in config.events:
         if event not in taken:
             yield Remark("warning", ("events", event), "no pipeline takes this event", key=True)
@@ -117,12 +115,15 @@ def _entities(config: Config) -> Iterator[Remark]:
             fix = f"enrich.entity: {{ entity: {name}, key: ... }}, or remove it"
             yield Remark("warning", path, "no enrich.entity looks it up", fix, key=True)
         if entity.kept_by is not None and name not in upserted:
-            fix = f"upsert.entity: {{ entity: {name}, key: ... }} in the pipeline of the events that say it"
-            yield Remark("warning", path, "no upsert.entity keeps it", fix, key=True)
+            fix = (
+                f"add upsert.entity: {{ entity: {name}, key: ... }} to the pipeline whose events "
+                "have its fields"
+            )
+            yield Remark("warning", path, "no upsert.entity maintains it", fix, key=True)
 
 
 def _webhooks(config: Config) -> Iterator[Remark]:
-    """A webhook whose events no pipeline can take; where an expression makes the type, nothing is known."""
+    """A webhook whose events no pipeline takes; if an expression makes the type, nothing is reported."""
     taken = [event for pipeline in config.pipelines.values() for event in pipeline.events]
     for name, webhook in (config.ingress.webhooks if config.ingress is not None else {}).items():
         written = f"{name}.{{{{" if webhook.type is None else str(webhook.type)
@@ -131,13 +132,13 @@ def _webhooks(config: Config) -> Iterator[Remark]:
         start, template, _ = written.partition("{{")
         if not any(_may_take(event, start, exactly=not template) for event in taken):
             types = f"{start}*" if template else start
-            message = f"no pipeline takes its events, {types}: they would lead nowhere"
+            message = f"no pipeline takes its events, {types}"
             fix = f"add a pipeline with event: '{types}'"
             yield Remark("warning", ("ingress", "webhooks", name), message, fix, key=True)
 
 
 def _may_take(event: str, start: str, *, exactly: bool) -> bool:
-    """Can a type that begins with `start` (or is it) be one that a pipeline's `event` takes?"""
+    """Can a pipeline's `event` take a type that begins with `start` (or equals it)?"""
     if exactly:
         return fnmatchcase(start, event)
     literal = re.split(r"[*?[]", event, maxsplit=1)[0]
@@ -151,7 +152,7 @@ def _branches(path: KeyPath, pipeline: PipelineSection) -> Iterator[Remark]:
     reached: set[str] = set()
     for index, branch in enumerate(pipeline.branches):
         if last is not None:
-            message = f"can never be reached: `{last}` before it takes everything"
+            message = f"is unreachable: `{last}` before it matches everything"
             yield Remark("error", (*path, "branches", index), message, f"put it before `{last}`")
             continue
         reached.update(branch.to)
@@ -161,13 +162,13 @@ def _branches(path: KeyPath, pipeline: PipelineSection) -> Iterator[Remark]:
         if name not in reached:
             at = (*path, "destinations", name)
             yield Remark(
-                "warning", at, "no branch leads to it", f"name it in a branch's to: [{name}]", key=True
+                "warning", at, "no branch leads to it", f"add it to a branch's to: [{name}]", key=True
             )
 
 
 @dataclass(frozen=True, slots=True)
 class LintFinding:
-    """One thing lint has to say. `fix` is the mend, where one is known."""
+    """One finding of lint. `fix`: the fix, if one is known."""
 
     level: Level
     position: Position
@@ -183,7 +184,7 @@ class LintFinding:
 
 
 def lint(path: Path, environ: Mapping[str, str]) -> list[LintFinding]:
-    """Every finding of the file at `path`, in its order. InvalidConfig when it cannot be opened or read."""
+    """Every finding of the file at `path`, in the file's order. Raises InvalidConfig if it cannot be opened or read."""
     try:
         document = read(path, environ)
     except InvalidConfig as invalid:

@@ -26,13 +26,13 @@ _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}
 
 
 def check_expressions(config: Config) -> Iterator[Remark]:
-    """Every remark about what the pipelines' expressions, templates and values say."""
+    """All findings in the pipelines' expressions, templates and values."""
     for name, pipeline in config.pipelines.items():
         yield from _pipeline(("pipelines", name), pipeline, _fields(config, pipeline))
         for index, case in enumerate(config.tests):
             many = len(pipeline.events) > 1 or any(set(event) & set("*?[") for event in pipeline.events)
             if case.pipeline == name and case.type is None and many:
-                message = "the pipeline takes several types of event: the test must say which one"
+                message = "the pipeline takes several event types: the test must name one"
                 yield Remark("error", ("tests", index), message, "add type: ...")
 
 
@@ -116,12 +116,12 @@ class _Scope:
         if isinstance(value, str) and not is_expression(value) and "{{" not in value:
             for name in paths_in_text(value):
                 if name.partition(".")[0] in self._roots:
-                    message = f"${name} inside a text stays as it is written"
+                    message = f"${name} inside text is not replaced"
                     fix = f"write {{{{ {name} }}}} for its value, or $$ for a dollar"
                     yield Remark("warning", path, message, fix)
 
     def check_float(self, path: KeyPath, value: Any) -> Iterator[Remark]:
-        """Arithmetic is float64: where it feeds a numeric column, the exact decimal is lost."""
+        """Arithmetic is float64: a numeric column loses the exact decimal."""
         if not is_expression(value):
             return
         try:
@@ -129,8 +129,8 @@ class _Scope:
         except ConfigError:
             return
         if computed or has_arithmetic(value):
-            message = "is reckoned in float64: a numeric column loses its exact decimals"
-            fix = "map the field itself, or reckon in SQL (a generated column)"
+            message = "is computed in float64: a numeric column loses its exact decimals"
+            fix = "map the field itself, or compute in SQL (a generated column)"
             yield Remark("warning", path, message, fix)
 
     def _names(self, path: KeyPath, names: frozenset[str]) -> Iterator[Remark]:
@@ -138,7 +138,7 @@ class _Scope:
             root, _, rest = name.partition(".")
             field, _, below = rest.partition(".")
             if root in self._later:
-                yield Remark("error", path, f"${root} is made by a later step", "move that step up")
+                yield Remark("error", path, f"${root} is defined by a later step", "move that step up")
             elif root not in self._roots:
                 known = ", ".join(f"${each}" for each in sorted(self._roots))
                 fix = nearest(root, self._roots) or f"there is: {known}"
@@ -164,4 +164,4 @@ def _field(path: KeyPath, field: str, below: str, fields: Mapping[str, list[Even
         fix = nearest(field, fields) or f"add it to the contract, such as {field}: any?"
         yield Remark("error", path, f"the event's contract has no field {field}", fix)
     elif below and all(one.type in _LEAVES for one in fields[field]):
-        yield Remark("error", path, f"{field} is a {fields[field][0].type}: it has no {below} inside")
+        yield Remark("error", path, f"{field} is a {fields[field][0].type} and has no {below}")

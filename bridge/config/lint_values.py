@@ -24,7 +24,7 @@ _NO_NUMBER = {"==", "!=", "<", "<=", ">", ">=", "and", "or", "not", "in", "~"}
 
 
 def tokens(expression: str) -> list[Token]:
-    """The pieces of an expression; none when it cannot be cut into any."""
+    """The tokens of an expression; none if it cannot be split."""
     try:
         return tokens_of(expression)[:-1]
     except ExpressionSyntaxError:
@@ -32,7 +32,7 @@ def tokens(expression: str) -> list[Token]:
 
 
 def expression_names(expression: str) -> frozenset[str]:
-    """The dotted names an expression reads, without their dollar. ConfigError when it cannot be read."""
+    """The dotted names that an expression reads, without the dollar. Raises ConfigError if it cannot be parsed."""
     return compile_expression(expression).names
 
 
@@ -42,17 +42,17 @@ def value_names(value: Any) -> frozenset[str]:
 
 
 def is_expression(value: Any) -> bool:
-    """Is a value, where values stand, an expression?"""
+    """Is this value an expression?"""
     return isinstance(value, str) and _PATH.match(value) is not None
 
 
 def paths_in_text(text: str) -> list[str]:
-    """`$name.field` inside a text that is no expression, where they are only text."""
+    """`$name.field` inside a literal text, where it is only text."""
     return _PATH.findall(text.replace("$$", ""))
 
 
 def has_arithmetic(expression: str) -> bool:
-    """Is its result reckoned, and so a float64? (A comparison's is not a number.)"""
+    """Is the result computed, and so a float64? (A comparison's result is not a number.)"""
     words = {token.text for token in tokens(expression) if token.kind in ("operator", "name")}
     return bool(words & _ARITHMETIC) and not words & _NO_NUMBER
 
@@ -72,7 +72,7 @@ _WORDS = {"true": "boolean", "false": "boolean"}
 def check_comparisons(
     path: KeyPath, expression: str, fields: Mapping[str, list[EventField]]
 ) -> Iterator[Remark]:
-    """Comparisons in `expression` that can't mean what they say."""
+    """Comparisons in `expression` that cannot be intended."""
     pieces = tokens(expression)
     for index in range(1, len(pieces) - 1):
         before, here, after = pieces[index - 1], pieces[index], pieces[index + 1]
@@ -88,7 +88,7 @@ def check_comparisons(
 
 
 def _alone(pieces: list[Token], index: int, step: int) -> bool:
-    """Is the operand at `index` a whole side of its comparison, not the end of some arithmetic or call?"""
+    """Is the operand at `index` a whole side of its comparison, not the end of an arithmetic expression or call?"""
     beyond = index + step
     if not 0 <= beyond < len(pieces):
         return True
@@ -100,10 +100,10 @@ def _pair(
 ) -> Iterator[Remark]:
     kinds = _kind(left, fields), _kind(right, fields)
     if None not in kinds and kinds[0] != kinds[1]:
-        message = f"{left.text} is a {kinds[0]} and {right.text} is a {kinds[1]}: they never compare"
+        message = f"{left.text} is a {kinds[0]} and {right.text} is a {kinds[1]}: they cannot be compared"
         number = next((piece for piece in (left, right) if piece.kind == "string"), None)
         fix = f"write {number.text[1:-1]} without quotes" if number and _numeric(number) else ""
-        yield Remark("error", path, message, fix or "compare like with like, or mend the contract")
+        yield Remark("error", path, message, fix or ("compare values of one type, or correct the contract"))
         return
     for side, other in ((left, right), (right, left)):
         values = _enum(side, fields)
@@ -153,17 +153,18 @@ _DEFAULTS = {"number": "0", "integer": "0", "boolean": "false", "string": "''"}
 
 
 class Absences:
-    """One pipeline's, asked expression by expression in the order of evaluation. Each path is told of once."""
+    """The absent values of one pipeline, checked expression by expression in the order of evaluation. Each path is
+    reported once."""
 
     def __init__(self, fields: Mapping[str, list[EventField]] | None) -> None:
-        """`fields`: the contract's, by name; None when anything may come, and nothing is known."""
+        """`fields`: the contract's fields by name; None if there is no contract."""
         self._fields = fields or {}
         self._rows: set[str] = set()
         self._known: set[str] = set()  # asked for, or told of
         self._compared: set[str] = set()  # a zero has had its chance to be told
 
     def row(self, name: str) -> None:
-        """From here on `$name` is a row that may not have been found: each of its fields is null then."""
+        """From here on `$name` is a row that may be missing; then each of its fields is null."""
         self._rows.add(name)
 
     def check(self, path: KeyPath, expression: str) -> Iterator[Remark]:
@@ -189,7 +190,7 @@ class Absences:
                 yield from self._divisor(path, piece)
 
     def check_template(self, path: KeyPath, template: str) -> Iterator[Remark]:
-        """Warnings for fields that a template prints though they may be missing. (Null prints nothing.)"""
+        """Warnings for fields that a template prints and that may be missing. (Null prints nothing.)"""
         code = " ".join(_CODE.findall(template))
         for name, definitions in self._fields.items():
             text = f"$event.{name}"
@@ -198,8 +199,8 @@ class Absences:
             uses = re.findall(rf"\bevent\.{re.escape(name)}\b(?!\.)\s*(\||is\b)?", code)
             if uses and not any(uses):
                 self._known.add(text)
-                message = f"event.{name} may be missing: a dead letter for this destination then"
-                fix = f"say what stands there instead: {{{{ event.{name}|default('') }}}}"
+                message = f"event.{name} may be missing: this destination then gets a dead letter"
+                fix = f"give a default: {{{{ event.{name}|default('') }}}}"
                 yield Remark("warning", path, message, fix)
 
     def _ask(self, piece: Token) -> None:
@@ -213,8 +214,8 @@ class Absences:
         if root in self._rows:
             if root in self._known or not field or not needs_value:
                 return
-            message = f"{text} is null where no {root} is found: the event is a dead letter then"
-            fix = f"ask first: {text} is not none and ..."
+            message = f"{text} is null where no {root} is found: the event then becomes a dead letter"
+            fix = f"check first: {text} is not none and ..."
         else:
             definitions = self._definitions(text)
             optional = any(not one.required for one in definitions)
@@ -228,23 +229,25 @@ class Absences:
                 if optional
                 else "may be null"
             )
-            message = f"{text} {may}: the event is a dead letter then"
+            message = f"{text} {may}: the event then becomes a dead letter"
             default = _DEFAULTS.get(definitions[0].type)
             fix = (
-                f"say what counts instead: ({text}|default({default}, true))"
+                f"give a default: ({text}|default({default}, true))"
                 if default
-                else f"ask first: {text} is defined and ..."
+                else f"check first: {text} is defined and ..."
             )
         self._ask(piece)
         yield Remark("warning", path, message, fix)
 
     def _divisor(self, path: KeyPath, piece: Token) -> Iterator[Remark]:
         if piece.kind == "number" and not piece.text.strip("0._"):
-            yield Remark("error", path, "divides by zero: every event would be a dead letter")
+            yield Remark("error", path, "divides by zero: every event would become a dead letter")
         elif piece.text not in self._compared and self._definitions(piece.text):
             self._compared.add(piece.text)
             message = f"{piece.text} may be 0: a division by zero makes the event a dead letter"
-            yield Remark("warning", path, message, f"ask first, here or in a filter above: {piece.text} > 0")
+            yield Remark(
+                "warning", path, message, f"check first, here or in an earlier filter: {piece.text} > 0"
+            )
 
     def _definitions(self, text: str) -> list[EventField]:
         root, _, field = text[1:].partition(".")
@@ -252,7 +255,7 @@ class Absences:
 
 
 def _neighbour(pieces: list[Token], index: int) -> str:
-    """The text of an operator or word beside an operand; a text of the customer's own counts as none."""
+    """The operator or word beside an operand; a string literal counts as none."""
     if not 0 <= index < len(pieces) or pieces[index].kind == "string":
         return ""
     return pieces[index].text

@@ -1,4 +1,4 @@
-"""bridge.yaml to a Config: read, substitute, check, and report everything that is wrong at once."""
+"""From bridge.yaml to a Config: read, substitute, validate, and report all errors at once."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _SHAPES = {
 def load(path: Path, environ: Mapping[str, str], *, offline: bool = False) -> Config:
     """The configuration in the file at `path`.
 
-    environ: what `${VAR}` refers to. offline: a variable or file that is not there is left as it is written,
-    for commands that connect to nothing. Raises InvalidConfig (a ConfigError) with every problem.
+    environ: the values of `${VAR}`. offline: a reference to a missing variable or file stays as written, for
+    commands that connect to nothing. Raises InvalidConfig (a ConfigError) with every problem.
     """
     document = read(path, environ)
     config = build(document, offline=offline)
@@ -41,7 +41,7 @@ def load(path: Path, environ: Mapping[str, str], *, offline: bool = False) -> Co
 
 
 def build(document: Document, *, offline: bool = False) -> Config | None:
-    """Models from a document; its problems go into the document. None: no Config could be made."""
+    """Models from a document; problems are added to the document. None: there is no Config."""
     if not offline:
         for path, message in document.unset:
             document.problem(path, message)
@@ -67,11 +67,11 @@ def _report(detail: ErrorDetails, document: Document, broken: set[KeyPath]) -> N
     about_key = bool(location) and location[-1] == "[key]"
     path = _in_tree(location[:-1] if about_key else location, document.tree)
     if any(path[: len(other)] == other for other in broken if other):
-        return  # already told: it could not be read
+        return  # already reported: it could not be read
     kind, context = detail["type"], detail.get("ctx", {})
     unset = dict(document.unset).get(path)
     if unset is not None:
-        document.problem(path, unset, "its value decides whether the file is right")
+        document.problem(path, unset, "the file cannot be checked without its value")
         return
     if kind == "missing":
         document.problem(path, f"`{location[-1]}` is missing", key=True)
@@ -98,7 +98,7 @@ def _report(detail: ErrorDetails, document: Document, broken: set[KeyPath]) -> N
 
 
 def _shown(document: Document, path: KeyPath) -> str:
-    """The text at `path` for a message, unless it came from a variable or is long."""
+    """The text at `path` for a message; omitted if it came from a variable or is long."""
     value = document_value(document.tree, path)
     if isinstance(value, str) and len(value) <= 60 and path not in document.substituted:
         return f"`{value}` "
@@ -121,7 +121,7 @@ def _has(tree: Any, step: int | str) -> bool:
 
 
 def _in_tree(location: tuple[int | str, ...], tree: Any) -> KeyPath:
-    """A model's location as a path of the file; steps that only the model has (`fields`) are left out."""
+    """A model's location as a path of the file, without parts that only the model has (`fields`)."""
     if not location:
         return ()
     step, rest = location[0], location[1:]

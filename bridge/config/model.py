@@ -25,8 +25,8 @@ MiB = 2**20
 
 
 class OutboxColumns(Section):
-    """Names of the columns of an outbox of your own. id, type and payload keep these names when absent;
-    the others are then taken to be missing from that table."""
+    """The column names of your own outbox. id, type and payload default to these names; other absent columns do not
+    exist in the table."""
 
     id: str = "id"
     """The event's id: unique, uuid or text."""
@@ -41,49 +41,49 @@ class OutboxColumns(Section):
     headers: str | None = None
     """json or jsonb."""
     occurred_at: str | None = None
-    """When it happened, timestamptz."""
+    """When the event happened, timestamptz."""
     seq: str | None = None
-    """An identity column: order in polling and catch-up."""
+    """An identity column: the order in polling and catch-up."""
     xid: str | None = None
-    """xid8 default pg_current_xact_id(). Without it the outbox is slot-only and has no catch-up."""
+    """xid8 default pg_current_xact_id(). Without it the outbox works with a slot only and has no catch-up."""
 
 
 class BatchLimits(Section):
-    """How much one target transaction takes."""
+    """The size of one target transaction."""
 
     max_events: Annotated[Integer, Field(ge=1, le=100_000)] = 2000
-    """Events at most; a source transaction is cut only when it alone is larger."""
+    """Maximum number of events. A source transaction is split only if it alone is larger."""
     max_bytes: Annotated[Size, Field(ge=65536)] = 16 * MiB
-    """Payload bytes at most, roughly."""
+    """Maximum payload bytes, approximately."""
 
 
 class SourceSection(Libpq):
-    """The outbox and its reader. The parameters of the connection stand here too."""
+    """The outbox and its reader, with the connection's parameters."""
 
     capture: Literal["slot", "poll", "auto"] = "slot"
-    """slot: logical replication. poll: queries, the least privilege. auto: slot where it is possible."""
+    """slot: logical replication. poll: queries, least privilege. auto: slot if possible, otherwise poll."""
     slot: SlotWord = "outbox_bridge"
-    """Slots are named <slot>_<connection>_<n>; the publication is <slot>."""
+    """Slots are named <slot>_<connection>_<n>; the publication is named <slot>."""
     max_retained_wal: Size = 8 * 1024 * MiB
-    """The WAL brake: past it the slot is given up, and catch-up takes over without loss."""
+    """The WAL brake: if a slot retains more WAL, it is dropped, and catch-up takes over without loss."""
     failover: bool = False
-    """Make slots that a standby synchronizes, so that a promotion keeps them. PostgreSQL 17 and later."""
+    """Create failover slots, which a standby synchronizes, so that a promotion keeps them. PostgreSQL 17 and later."""
     table: str = "outbox.event"
-    """The outbox, schema-qualified. Another than outbox.event is an outbox of your own."""
+    """The outbox table, schema-qualified. Any name other than outbox.event is your own outbox."""
     columns: OutboxColumns | None = None
-    """Names of the columns of an outbox of your own."""
+    """The column names of your own outbox."""
     retention: Duration = timedelta(days=7)
     """How long delivered events stay in the outbox."""
     start: Start = "earliest"
     """Where a new stream starts: earliest, now, or a timestamp."""
     unmatched: Literal["ignore", "dead"] = "ignore"
-    """Events with no pipeline and no contract: counted only, or dead letters."""
+    """Events with no pipeline and no contract: ignore counts them, dead makes them dead letters."""
     poll_interval: Duration = timedelta(seconds=1)
-    """How often polling looks when no NOTIFY wakes it."""
+    """How often to poll when no NOTIFY arrives."""
     batch: BatchLimits = BatchLimits()
-    """How much one target transaction takes."""
+    """The size of one target transaction."""
     max_payload: Size = 64 * MiB
-    """A larger payload is a dead letter (too_large)."""
+    """A larger payload becomes a dead letter (too_large)."""
 
     def instance(self) -> str:
         """Which bridge reads this source by this slot, for a running one to say to everybody: a digest, made of
@@ -99,19 +99,19 @@ class Admin(Section):
     """Metrics, health and the status page."""
 
     listen: Address = Listen("127.0.0.1", 8377)
-    """Off loopback it needs a token."""
+    """The address to listen on. Any address other than loopback needs a token."""
     token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
-    """`authorization: Bearer` for everything but /livez."""
+    """The token for `authorization: Bearer`, required for everything but /livez."""
 
     @model_validator(mode="after")
     def _guarded(self) -> Admin:
         if self.token is None and not self.listen.is_loopback:
-            raise ValueError("listens beyond this machine and so needs a token: ${BRIDGE_ADMIN_TOKEN}")
+            raise ValueError("is reachable from other machines, so it needs a token: ${BRIDGE_ADMIN_TOKEN}")
         return self
 
 
 def _readable(value: Any) -> Any:
-    """A value source whose roots are the request's body and headers."""
+    """A value whose roots are the request's body and headers."""
     try:
         names = names_of(classify(value))
     except ConfigError as error:
@@ -146,29 +146,32 @@ class Webhook(Section):
     """One endpoint, POST /v1/webhooks/<name>, whose bodies become events."""
 
     scheme: SchemeName = "standard"
-    """How requests prove who sent them: Standard Webhooks, Stripe, GitHub, a plain HMAC, a bearer secret."""
+    """The signature scheme: Standard Webhooks, Stripe, GitHub, a plain HMAC, or a bearer secret."""
     secrets: Annotated[tuple[Secret, ...], Field(min_length=1, repr=False)]
-    """Signing secrets; several are live at once while one is rotated."""
+    """Signing secrets. Several can be valid at once during a rotation."""
     type: Readable | None = None
-    """The type its events get; absent: <name>.<the type the request names>."""
+    """The type of its events. Absent: <name>.<the type that the request names>."""
     key: Readable | None = None
     """The events' ordering key."""
     idempotency_key: Readable | None = None
-    """The events' idempotency key; absent: the provider's id of the delivery or event."""
+    """The events' idempotency key. Absent: the provider's id of the delivery or event."""
     payload: Annotated[dict[str, Any], AfterValidator(_readable)] | None = None
-    """Fields of the payload, from $body and $headers; absent: the body as it came."""
+    """Fields of the payload, from $body and $headers. Absent: the unchanged body."""
     id: Annotated[Readable, AfterValidator(_delivery_id)] | None = None
-    """What tells a repeated delivery from a new one; `body`: its bytes. Absent: what the scheme has."""
+    """Identifies a delivery, so that a repeat is recognized; `body` means the body's bytes. Absent: the scheme's own
+    id."""
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")] | None = None
-    """The signature's header; only for hmac."""
+    """The header with the signature; only for hmac."""
     encoding: Literal["hex", "base64"] = "hex"
-    """How the signature is written; only for hmac."""
+    """The encoding of the signature; only for hmac."""
 
     @model_validator(mode="after")
     def _fits_its_scheme(self) -> Webhook:
         scheme = SCHEMES[self.scheme]
         if self.type is None and scheme.type is None:
-            raise ValueError(f"{self.scheme} names no type of event: add type, such as $body.type")
+            raise ValueError(
+                f"{self.scheme} requests do not name an event type: add type, such as $body.type"
+            )
         for key in ("header", "encoding"):
             if key in self.model_fields_set - scheme.takes:
                 users = [name for name, each in SCHEMES.items() if key in each.takes]
@@ -180,16 +183,16 @@ class Webhook(Section):
 
 
 class IngressSection(Section):
-    """Events in over HTTP. Absent: no ingress."""
+    """Accept events over HTTP. Absent: no ingress."""
 
     listen: Address = Listen("127.0.0.1", 8378)
-    """Where it listens."""
+    """The address to listen on."""
     api_keys: tuple[Secret, ...] = Field(default=(), repr=False)
-    """Keys that may POST /v1/events/{type}; several are live at once."""
+    """Keys that may POST /v1/events/{type}. Several can be valid at once."""
     max_payload: Size = 1024 * 1024
     """A larger body is refused with 413 before it is read."""
     rate_limit: Annotated[Integer, Field(ge=1)] | None = None
-    """Events a second for each API key; more are answered 429. Absent: no limit but the queue's."""
+    """Events per second for each API key; above it the answer is 429. Absent: only the queue limits the rate."""
     max_connections: Annotated[Integer, Field(ge=1, le=10_000)] = 200
     """Connections at a time; more are answered 503, then closed unread."""
     webhooks: dict[PlainName, Webhook] = Field(default_factory=dict)
@@ -198,34 +201,35 @@ class IngressSection(Section):
     @model_validator(mode="after")
     def _of_use(self) -> IngressSection:
         if not self.api_keys and not self.webhooks:
-            raise ValueError("lets nobody in: add api_keys or webhooks, or remove ingress")
+            raise ValueError("accepts no request: add api_keys or webhooks, or remove ingress")
         return self
 
 
 RESERVED_EXPECTATIONS = ("branch", "filtered", "dead", "entities")
-"""No destination can have these names, so that an expectation cannot be misread."""
+"""Names that a destination cannot have, so that an expectation is unambiguous."""
 
 
 class Expectation(OpenSection):
-    """What must come out. Every other key is a destination: the columns or fields it must get, at least."""
+    """The expected result. Every other key is a destination, with the columns or fields that it must get, at least
+    these."""
 
     branch: str | None = None
     """The branch taken."""
     filtered: Boolean = False
-    """A filter stopped it; false: none did."""
+    """True: a filter stopped the event. False: none did."""
     dead: str | None = None
     """The code of the dead letter: contract, missing_entity, expression, entity."""
     entities: dict[str, dict[str, dict[str, Any]] | None] = Field(default_factory=dict)
-    """Entity to key to the fields that the event says of it, at least; null: nothing."""
+    """Entity to key to the fields that are stored, at least these; null: nothing is stored."""
 
     @property
     def destinations(self) -> Mapping[str, Any]:
-        """Destination to column to value; null: that destination must get nothing."""
+        """Destination to column to value; null: the destination must get nothing."""
         return self.__pydantic_extra__ or {}
 
 
 class CaseMeta(Section):
-    """$meta of the event of a test; what is absent is made up."""
+    """$meta of a test's event; absent values have defaults."""
 
     id: str = "00000000-0000-7000-8000-000000000001"
     """The event's id."""
@@ -242,44 +246,44 @@ class CaseMeta(Section):
 
 
 class Case(Section):
-    """One of the config's own tests."""
+    """One config test."""
 
     name: str
     """A sentence."""
     pipeline: str
     """The pipeline under test."""
     type: str | None = None
-    """The event's type; absent: the one type the pipeline takes."""
+    """The event's type. Absent: the one type that the pipeline takes."""
     event: Any
     """The payload."""
     meta: CaseMeta = CaseMeta()
     """The event's $meta."""
     entities: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
-    """What each enrichment finds; absent or null: no row."""
+    """The row that each enrichment finds. Absent or null: no row."""
     expect: Expectation
-    """What must come out."""
+    """The expected result."""
 
 
 class Config(Section):
-    """A configuration, checked in itself. `load` also checks that its names meet."""
+    """A configuration. `load` also checks that its names exist."""
 
     version: Literal[1]
     """The version of this file's format."""
     source: SourceSection = SourceSection()
-    """The database whose outbox is read."""
+    """The database with the outbox."""
     connections: dict[SlotWord, Connection] = Field(default_factory=dict)
-    """Where things go, by name."""
+    """Target databases and sinks, by name."""
     events: dict[EventType, ContractSection] = Field(default_factory=dict)
     """Event contracts, by type."""
     entities: dict[RootName, Entity] = Field(default_factory=dict)
-    """Entities to enrich with, by name: shared lookups, and those that events keep."""
+    """Entities to enrich with, by name: shared lookups, and entities maintained by events."""
     pipelines: dict[PlainName, PipelineSection] = Field(default_factory=dict)
     """Pipelines, by name."""
     admin: Admin = Admin()
     """Metrics, health and the status page."""
     ingress: IngressSection | None = None
-    """Events in over HTTP; absent: none."""
+    """Accept events over HTTP. Absent: no ingress."""
     strict: Boolean = False
-    """Refuse roles with more power than the bridge needs (superuser, BYPASSRLS, table owner)."""
+    """Refuse roles with more privileges than the bridge needs (superuser, BYPASSRLS, table owner)."""
     tests: tuple[Case, ...] = ()
-    """The config's own tests, for `bridge test`."""
+    """The configuration's own tests, for `bridge test`."""

@@ -1,6 +1,5 @@
-"""Do the names of a file meet: connections, destinations, branches, pipelines?
-
-Looks at plain values, not at models, so that it can speak although some other part of the file is wrong.
+"""Do the names in a file exist: connections, destinations, branches, pipelines? Reads plain values, not models, so
+that it works even if another part of the file has errors.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _INCARNATION_DIGITS = 6
 
 
 def connection_kinds(tree: Any) -> dict[str, str]:
-    """Connection name to its type, as far as the file tells."""
+    """Connection name to its type, as far as the file is readable."""
     return {name: str(_get(value, "type")) for name, value in _items(_get(tree, "connections"))}
 
 
@@ -42,7 +41,7 @@ def _slots(tree: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:
     for name, kind in kinds.items():
         path = ("connections", name)
         if name == "source":
-            yield _taken(path, "`source` is the source itself; a connection needs another name")
+            yield _taken(path, "`source` is reserved for the source; a connection needs another name")
         room = SLOT_NAME_MAX - len(f"{slot}__") - _INCARNATION_DIGITS
         if kind == "postgres" and len(name) > room:
             message = f"{slot}_{name}_<n> is longer than the {SLOT_NAME_MAX} bytes of a slot's name"
@@ -54,7 +53,9 @@ def _pipeline(path: KeyPath, pipeline: Any, kinds: Mapping[str, str]) -> Iterato
     for name, destination in destinations.items():
         here = (*path, "destinations", name)
         if name in RESERVED_EXPECTATIONS:
-            yield _taken(here, f"`{name}` is a word of tests' expect; call the destination otherwise")
+            yield _taken(
+                here, f"`{name}` is a key of expect in tests; choose another name for the destination"
+            )
         yield from _destination(here, destination, kinds)
     seen: set[str] = set()
     for index, branch in enumerate(_list(_get(pipeline, "branches"))):
@@ -67,7 +68,7 @@ def _pipeline(path: KeyPath, pipeline: Any, kinds: Mapping[str, str]) -> Iterato
         for place, target in enumerate([to] if isinstance(to, str) else _list(to)):
             if isinstance(target, str) and target not in destinations:
                 at = (*here, "to") if isinstance(to, str) else (*here, "to", place)
-                yield _error(at, "is no destination of this pipeline", suggestion(target, destinations))
+                yield _error(at, "is not a destination of this pipeline", suggestion(target, destinations))
 
 
 def _destination(path: KeyPath, destination: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:
@@ -75,17 +76,17 @@ def _destination(path: KeyPath, destination: Any, kinds: Mapping[str, str]) -> I
     if not isinstance(connection, str):
         return
     if connection not in kinds:
-        yield _error((*path, "connection"), "is no connection", suggestion(connection, kinds))
+        yield _error((*path, "connection"), "is not a connection", suggestion(connection, kinds))
     else:
         yield from kind_of(destination, kinds).check_names(path, destination, kinds)
 
 
 def _database(path: KeyPath, lookup: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:
-    """Where a lookup asks."""
+    """The connection of a lookup."""
     source = _get(lookup, "from")
     if isinstance(source, str) and source != "source" and kinds.get(source) != "postgres":
         databases = ["source", *(name for name, kind in kinds.items() if kind == "postgres")]
-        what = "is not a postgres connection" if source in kinds else "is no connection"
+        what = "is not a postgres connection" if source in kinds else "is not a connection"
         yield _error((*path, "from"), what, suggestion(source, databases))
 
 
@@ -126,7 +127,7 @@ def _steps(path: KeyPath, pipeline: Any, names: _StepNames) -> Iterator[Remark]:
         yield from section.check_names(here, written, names)
         for made in section.made(written):
             if made.name in taken:
-                message = "an earlier step has made this name"
+                message = "an earlier step already defines this name"
                 yield Remark("error", (*here, *made.at), message, made.hint, key=made.key)
             taken.add(made.name)
 
@@ -138,28 +139,28 @@ def _case(path: KeyPath, case: Any, pipelines: Any) -> Iterator[Remark]:
     pipeline = _get(pipelines, name)
     if pipeline is None:
         hint = suggestion(name, dict(_items(pipelines)))
-        yield _error((*path, "pipeline"), "is no pipeline", hint)
+        yield _error((*path, "pipeline"), "is not a pipeline", hint)
         return
     destinations = dict(_items(_get(pipeline, "destinations")))
     branches = [str(_get(branch, "name")) for branch in _list(_get(pipeline, "branches"))]
     for key, value in _items(_get(case, "expect")):
         here = (*path, "expect", key)
         if key == "branch" and value not in branches:
-            yield _error(here, "is no branch of this pipeline", suggestion(str(value), branches))
+            yield _error(here, "is not a branch of this pipeline", suggestion(str(value), branches))
         if key not in RESERVED_EXPECTATIONS and key not in destinations:
             known = [*destinations, *RESERVED_EXPECTATIONS]
-            yield _taken(here, "is no destination of this pipeline", suggestion(key, known))
+            yield _taken(here, "is not a destination of this pipeline", suggestion(key, known))
     found = {section.finds(written) for _, section, written in _sections(pipeline)} - {None}
     for key, _ in _items(_get(case, "entities")):
         if key not in found:
             hint = suggestion(key, filter(None, found))
-            yield _taken((*path, "entities", key), "is no enrichment of this pipeline", hint)
+            yield _taken((*path, "entities", key), "is not an enrichment of this pipeline", hint)
     kept = {section.kept(written) for _, section, written in _sections(pipeline)} - {None}
     for key, _ in _items(_get(_get(case, "expect"), "entities")):
         if key not in kept:
             here = (*path, "expect", "entities", key)
             hint = suggestion(key, filter(None, kept))
-            yield _taken(here, "no upsert.entity of this pipeline keeps it", hint)
+            yield _taken(here, "no upsert.entity of this pipeline maintains it", hint)
 
 
 def _error(path: KeyPath, message: str, hint: str = "") -> Remark:

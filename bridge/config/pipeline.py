@@ -51,12 +51,12 @@ Step = Annotated[StepSection, _ByWord()]
 
 
 class Branch(Section):
-    """One way through. The first whose `when` holds is taken."""
+    """A branch. The first whose `when` is true is taken."""
 
     name: PlainName
-    """Stands in metrics, tests and explain."""
+    """The name in metrics, tests and explain."""
     when: ExpressionText | None = None
-    """Absent: always. Branches after it can't be reached."""
+    """The condition. Absent: always true; later branches are then unreachable."""
     to: Annotated[tuple[str, ...], BeforeValidator(as_list)]
     """Names of destinations; [] for none."""
 
@@ -86,11 +86,11 @@ class PipelineSection(Section):
     events: Annotated[tuple[Text, ...], BeforeValidator(as_list), Field(alias="event", min_length=1)]
     """A type, a list of types, or globs such as "usage.*"."""
     steps: tuple[Step, ...] = ()
-    """Taken in order."""
+    """The steps, in order."""
     branches: tuple[Branch, ...] | None = None
-    """First match wins; absent: every destination."""
+    """The first match wins. Absent: every destination."""
     destinations: dict[PlainName, Destination] = Field(default_factory=dict)
-    """Where it goes, by name. Only a pipeline with upsert.entity may have none."""
+    """Tables and sinks, by name. Only a pipeline with upsert.entity may have none."""
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> PipelineSection:

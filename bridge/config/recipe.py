@@ -47,7 +47,7 @@ class About(Section):
 
 
 class Samples(Section):
-    """samples.json: payloads that land, that are held back, and that break the contract."""
+    """samples.json: payloads that are valid, that are filtered out, and that break the contract."""
 
     valid: tuple[dict[str, Any], ...]
     filtered: tuple[dict[str, Any], ...]
@@ -63,7 +63,7 @@ class Recipe:
 
     @cached_property
     def about(self) -> About:
-        """What it is; ConfigError when recipe.yaml is wrong."""
+        """Its description. Raises ConfigError if recipe.yaml is invalid."""
         file = self.folder / "recipe.yaml"
         document = parse(self.text("recipe.yaml"), {}, file=str(file), directory=self.folder)
         try:
@@ -77,7 +77,7 @@ class Recipe:
         return Samples.model_validate(json.loads(self.text("samples.json")))
 
     def text(self, file: str) -> str:
-        """The content of one of its files; empty when it has none of that name."""
+        """The content of one of its files; empty if it does not have the file."""
         path = self.folder / file
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
@@ -106,12 +106,12 @@ def recipes() -> list[Recipe]:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of this name. ConfigError, with the nearest name, when there is none."""
+    """The recipe with this name. Raises ConfigError, with the nearest name, if there is none."""
     known = {one.name: one for one in recipes()}
     if name == STARTER:
         return Recipe(STARTER, Path(str(files("bridge") / "recipes" / STARTER)))
     if name not in known:
-        hint = nearest(name, known) or f"there is: {', '.join(known)}"
+        hint = nearest(name, known) or f"available: {', '.join(known)}"
         raise ConfigError(f"there is no recipe {name!r}", hint=hint)
     return known[name]
 
@@ -120,11 +120,11 @@ _SECTIONS = ("connections", "events", "pipelines", "tests")
 
 
 def add_to(text: str, addition: str, file: str, environ: Mapping[str, str]) -> str:
-    """`text` (a bridge.yaml) with what `addition` (another) has beside it; its variables stay as written.
+    """`text` (a bridge.yaml) with the entries of `addition` (another); variables stay as written.
 
-    environ: for the look at the result, which a variable may decide (`listen: ${ADDRESS}`). A connection of the
-    same name and type is used as it is. ConfigError: an event or a pipeline of that name is there already, a
-    section stands in { } or [ ], or the result would not load.
+    environ: to check the result, which can depend on a variable (`listen: ${ADDRESS}`). A connection with the same
+    name and type is kept. Raises ConfigError if an event or a pipeline with that name exists already, if a section
+    is written in { } or [ ], or if the result would not load.
     """
     new = parse(addition, {}, file="recipe", directory=Path())
     here = parse(text, {}, file=file, directory=Path())
@@ -148,7 +148,7 @@ def add_to(text: str, addition: str, file: str, environ: Mapping[str, str]) -> s
 
 
 def _parts(here: Document, new: Document, lines: list[str], section: str) -> list[list[str]]:
-    """The lines of each entry of `section` that `here` has not."""
+    """The lines of each entry of `section` that `here` does not have."""
     entries = new.tree.get(section) or {}
     existing = here.tree.get(section) or {}
     if isinstance(entries, list):
@@ -161,7 +161,7 @@ def _parts(here: Document, new: Document, lines: list[str], section: str) -> lis
                 continue
             place = here.position((section, name), key=True)
             raise ConfigError(
-                f"{here.file}:{place.line}:{place.column}: {section}.{name} is there already",
+                f"{here.file}:{place.line}:{place.column}: {section}.{name} exists already",
                 hint="rename or remove it, or copy what you need from `bridge recipe show`",
             )
         parts.append(_block(lines, new.keys[(section, name)].line - 1))
@@ -169,7 +169,7 @@ def _parts(here: Document, new: Document, lines: list[str], section: str) -> lis
 
 
 def _block(lines: list[str], start: int) -> list[str]:
-    """The line at `start` and those further in below it, without their common indent."""
+    """The line at `start` and the more indented lines below it, without their common indent."""
     indent = _indent(lines[start])
     end = start + 1
     while end < len(lines) and (not lines[end].strip() or _indent(lines[end]) > indent):
@@ -188,12 +188,13 @@ def _indented(part: list[str], indent: int) -> list[str]:
 
 
 def _place(lines: list[str], here: Document, section: str, part: list[str]) -> tuple[int, list[str]]:
-    """Before which line `part` goes, at the end of its section, and `part` as far in as its neighbours."""
+    """The line before which `part` is inserted, at the end of its section, and `part` with the indent of its
+    neighbours."""
     head = here.keys[(section,)].line - 1
     first = here.values[(section,)].line - 1
     if first == head:
         raise ConfigError(
-            f"{here.file}:{head + 1}: `{section}` stands in one line",
+            f"{here.file}:{head + 1}: `{section}` is written on one line",
             hint="put each entry of it on a line of its own, below the key",
         )
     indent = _indent(lines[first])

@@ -33,7 +33,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 
 
 def typescript_declarations(contracts: Iterable[ContractSpec], module: str = PACKAGE) -> str:
-    """A .d.ts file. module: the name that the package is imported by, which an npm alias changes."""
+    """A .d.ts file. module: the package's import name, which an npm alias changes."""
     lines = [
         "// Made by `bridge schema event --typescript` from the contracts in bridge.yaml.",
         "export {};",
@@ -81,12 +81,12 @@ def config_json_schema() -> dict[str, Any]:
 
 
 def event_json_schema(config: Config, event_type: str) -> dict[str, Any]:
-    """The schema of an event type's payload. ConfigError when the configuration has no contract for it."""
+    """The schema of an event type's payload. Raises ConfigError if the configuration has no contract for it."""
     return contract_json_schema(event_contract(config, event_type))
 
 
 def event_contract(config: Config, event_type: str) -> ContractSpec:
-    """The contract of an event type. ConfigError when the configuration has none for it."""
+    """The contract of an event type. Raises ConfigError if the configuration has none."""
     from bridge.config.specs import contract_specs  # noqa: PLC0415  # specs needs nothing from here
 
     contract = contract_specs(config).get(event_type)
@@ -118,7 +118,7 @@ def _field(field: FieldSpec) -> dict[str, Any]:
 
 
 def keys_at(path: tuple[str | int, ...]) -> set[str]:
-    """The keys that bridge.yaml knows at `path`; empty where names are free."""
+    """The keys that bridge.yaml allows at `path`; empty if names are free."""
     schema = config_json_schema()
     places = [schema]
     for step in path:

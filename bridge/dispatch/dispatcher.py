@@ -160,7 +160,7 @@ class Dispatcher:
             await asyncio.sleep(_TIDY_SECONDS)
 
     async def _tidied(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
-        """Expire what nobody could send, prune what is long settled; small batches with air between."""
+        """Expire messages past max_age and prune settled rows, in small batches with pauses."""
         for lane in lanes:
             while count := await queue.expire(connection, lane.claim):
                 for _ in range(count):

@@ -28,7 +28,7 @@ _TABLES = re.compile(r"\b(?:from|join)\s+([\w\".]+)", re.IGNORECASE)
 
 
 def steps(plan: StreamSpec) -> list[tuple[PipelineSpec, LookupSpec]]:
-    """Every enrichment by the customer's sql, once where pipelines share it."""
+    """Every enrichment with the customer's sql, once if pipelines share it."""
     found = {
         step.lookup: (pipeline, step.lookup)
         for pipeline in plan.pipelines
@@ -62,8 +62,9 @@ def enrichment(
             "error",
             where,
             "enrichment_key",
-            f"{spec.as_name}: the first column of its sql is {columns[0] if columns else 'missing'}, and must be the "
-            f"key ({wanted}): rows could not be told apart",
+            f"{spec.as_name}: the first column of its sql is "
+            f"{columns[0] if columns else 'missing'}, but it must be the key ({wanted}), which "
+            "identifies the rows",
             f"select {wanted} first in the sql of enrich.entity {spec.as_name}",
             "config",
         )
@@ -72,7 +73,7 @@ def enrichment(
 
 
 def _keys(plan: StreamSpec, pipeline: PipelineSpec, spec: LookupSpec) -> list[str] | list[int]:
-    """One key of the kind that events bring, by their contract."""
+    """A key of the type that the events' contract has."""
     for name in pipeline.events:
         contract = plan.contracts.get(name)
         for field in contract.fields if contract is not None else ():
@@ -95,14 +96,14 @@ def _refused(connection: psycopg.Connection, where: str, spec: LookupSpec, error
         )
         return Check("error", where, "enrichment_table", said, fix, "config")
     if state == "42883":
-        fix = "the key's type is another than the column's: cast it, as in any(%(keys)s::bigint[])"
+        fix = "the key's type differs from the column's: cast it, as in any(%(keys)s::bigint[])"
         return Check("error", where, "enrichment_type", said, fix, "config")
     fix = f"correct the sql of enrich.entity {spec.as_name}; try it with psql"
     return Check("error", where, "enrichment_sql", said, fix, "config")
 
 
 def _grant(connection: psycopg.Connection, spec: LookupSpec, message: str) -> str:
-    """The GRANT for `permission denied for table customer`; the schema stands in the sql."""
+    """The GRANT for `permission denied for table customer`; the schema is in the sql."""
     named = re.search(r"for (\w+) (\S+)$", message)
     if named is None:
         return ""
@@ -118,11 +119,11 @@ def _grant(connection: psycopg.Connection, spec: LookupSpec, message: str) -> st
 
 
 Links = dict[str, ProfiledConnection | None]
-"""By "source" or the connection's name; None: it could not be reached."""
+""""source" or the connection's name -> connection; None: it could not be reached."""
 
 
 def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
-    """Every check, as it is made. Raises ConfigError where the configuration has nothing to run."""
+    """Every check, as it runs. Raises ConfigError if the configuration has nothing to run."""
     plans = stream_plans(config)
     with ExitStack() as stack:
         links: Links = {}
@@ -150,7 +151,7 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
 
 
 def _asked(where: str, checks: Iterator[Check]) -> Iterator[Check]:
-    """The checks, and where one cannot be asked because the server refuses, that."""
+    """The checks; if the server refuses a query, an error instead."""
     try:
         yield from checks
     except BridgeError as error:
@@ -161,8 +162,8 @@ def _asked(where: str, checks: Iterator[Check]) -> Iterator[Check]:
             "error",
             where,
             "refused",
-            f"the server refused a question: {primary} ({error.sqlstate or 'connection lost'})",
-            "grant what the message names, or try again",
+            f"the server refused a query: {primary} ({error.sqlstate or 'connection lost'})",
+            "grant the privilege in the message, or try again",
             "advice",
             unreachable=error.sqlstate is None,
         )
@@ -171,7 +172,7 @@ def _asked(where: str, checks: Iterator[Check]) -> Iterator[Check]:
 def _open(
     stack: ExitStack, where: str, dsn: str, *, network: bool
 ) -> Generator[Check, None, ProfiledConnection | None]:
-    """Connect, and tell how that went; its value is the connection."""
+    """Connect, and yield the checks of the connection; returns the connection."""
     if network and not (yield from reach.way(where, dsn)):
         return None
     try:
@@ -215,7 +216,7 @@ def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamSp
 
 
 def _slots(origin: psycopg.Connection, plans: list[StreamSpec], links: Links) -> Iterator[Check]:
-    """What concerns all slots of the source together."""
+    """Checks of all slots of the source together."""
     if plans[0].capture == "poll":
         return
     names = []

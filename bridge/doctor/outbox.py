@@ -1,4 +1,4 @@
-"""The outbox: is it installed, of this version, published, and one that can be caught up from."""
+"""The outbox: is it installed, current, published, and does it support catch-up?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bridge.stream.spec import StreamSpec
 
 
 def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> Iterator[Check]:
-    """The schema, the publication and the grants. Nothing else is asked where the outbox is not there."""
+    """The schema, the publication and the grants. Stops if the outbox does not exist."""
     table = f"{plan.outbox.schema}.{plan.outbox.table}"
     missing = [name for name in (table, "outbox.stream", "outbox.pruned") if not _exists(source, name)]
     if missing:
@@ -28,7 +28,7 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
             "error",
             "source",
             "outbox",
-            f"the outbox is not installed here: no {', '.join(missing)} (or no right to see it)",
+            f"the outbox is not installed here: no {', '.join(missing)} (or no privilege to see it)",
             f"correct source.table, or create {table}" if own else again if torn else "bridge install",
             "config" if own else "command",
         )
@@ -45,7 +45,7 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
 
 
 def _keeps_entities(source: psycopg.Connection, plan: StreamSpec) -> bool:
-    """Do events keep entities, and is there a table for them? Where there is none, the migrations say so."""
+    """If events maintain entities, does their table exist? If it does not, the check of the migrations reports it."""
     steps = [step for pipeline in plan.pipelines for step in pipeline.steps]
     kept = any(step.keeps or (step.lookup is not None and step.lookup.kept) for step in steps)
     return kept and _exists(source, "outbox.entity")
@@ -82,7 +82,7 @@ def _migrations(source: psycopg.Connection) -> Iterator[Check]:
             "error",
             "source",
             "migrations",
-            f"the outbox is at version {version}, from a newer bridge than this ({newest})",
+            f"the outbox is at version {version}, from a newer bridge (this one knows {newest})",
             "pip install --upgrade outbox-bridge",
             "advice",
         )
@@ -91,7 +91,7 @@ def _migrations(source: psycopg.Connection) -> Iterator[Check]:
 
 
 def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
-    """An outbox of the customer's own: the columns that were named, and xid."""
+    """A customer's own outbox: the configured columns, and xid."""
     rows = source.execute(
         "select a.attname from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid"
         " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
@@ -106,8 +106,9 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             "error",
             "source",
             "column_missing",
-            f"{outbox.schema}.{outbox.table} has no column {column!r}, which source.columns.{field} names",
-            f"correct source.columns.{field}; there are: {', '.join(sorted(present))}",
+            f"{outbox.schema}.{outbox.table} has no column {column!r}, which is configured as "
+            f"source.columns.{field}",
+            f"correct source.columns.{field}; the columns are: {', '.join(sorted(present))}",
             "config",
         )
     if outbox.has_xid and "seq" not in outbox.columns:
@@ -115,7 +116,7 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             "error",
             "source",
             "seq_missing",
-            "source.columns names an xid but no seq, by which catch-up keeps the order",
+            "source.columns has xid but no seq, which catch-up needs to keep the order",
             f"alter table {table} add column seq bigint generated always as identity;\n"
             "-- (it rewrites the table), then source.columns.seq: seq",
             "advice",
@@ -125,7 +126,8 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             "warn",
             "source",
             "xid_missing",
-            f"{outbox.schema}.{outbox.table} has no xid column: it is slot-only, and a lost slot cannot be caught up",
+            f"{outbox.schema}.{outbox.table} has no xid column: it works with a slot only, and "
+            "the bridge cannot catch up after a lost slot",
             f"alter table {table} add column xid xid8;\n"
             f"alter table {table} alter column xid set default pg_current_xact_id();\n"
             "-- (neither rewrites the table), then source.columns.xid: xid, and seq: an identity column",
@@ -150,7 +152,7 @@ def _publication(source: psycopg.Connection, plan: StreamSpec, table: str) -> It
             "error",
             "source",
             "publication",
-            f"publication {plan.publication} is for {tables}; wanted: every row of {table}",
+            f"publication {plan.publication} publishes {tables}; it should publish every row of {table}",
             f"drop publication {name};\n{make}",
             "sql",
         )
@@ -159,7 +161,8 @@ def _publication(source: psycopg.Connection, plan: StreamSpec, table: str) -> It
             "error" if "insert" not in publishes else "warn",
             "source",
             "publication",
-            f"publication {plan.publication} publishes {publishes or 'nothing'}; wanted: insert alone",
+            f"publication {plan.publication} publishes {publishes or 'nothing'}; it should "
+            "publish insert only",
             f"alter publication {name} set (publish = 'insert');",
             "sql",
         )
@@ -168,7 +171,7 @@ def _publication(source: psycopg.Connection, plan: StreamSpec, table: str) -> It
 
 
 def installed(source: psycopg.Connection) -> bool:
-    """Is the registry there, and may we read it."""
+    """Does the registry exist, and may we read it?"""
     return may(
         source,
         "select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')"

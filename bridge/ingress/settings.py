@@ -23,7 +23,7 @@ BURST_SECONDS = 1.0  # an idle key has saved up so much
 
 
 class Keys:
-    """The live keys. A key is known by its digest; the keys themselves are not kept."""
+    """The valid keys. Only digests are kept, not the keys."""
 
     def __init__(
         self, keys: Iterable[str], rate: int | None = None, *, clock: Callable[[], float] = time.monotonic
@@ -35,10 +35,8 @@ class Keys:
         self._levels: dict[bytes, tuple[float, float]] = {}  # digest -> (events saved up, when)
 
     def find(self, authorization: bytes) -> bytes | None:
-        """The digest of the key in an Authorization header; None for a wrong or malformed one.
-
-        Takes the same time whichever key is given: all are compared, as digests.
-        """
+        """The digest of the key in an Authorization header; None for a wrong or malformed one. Takes the same time
+        for every key, because all digests are compared."""
         scheme, _, token = authorization.partition(b" ")
         given = sha256(token.strip()).digest()
         found = None
@@ -48,10 +46,8 @@ class Keys:
         return found if scheme.lower() == b"bearer" else None
 
     def take(self, digest: bytes, events: int) -> float:
-        """Take this many events from the key's rate: 0.0, or the seconds after which to come again.
-
-        More events at once than a burst has are let through when the burst is full, and owed.
-        """
+        """Take this many events from the key's rate. Returns 0.0, or the seconds to wait. More events than a burst
+        are allowed if the burst is full; the excess is subtracted later."""
         if self._rate is None:
             return 0.0
         now, most = self._clock(), self._rate * BURST_SECONDS
@@ -80,29 +76,28 @@ class IngressSettings:
     openapi: Mapping[str, Any]
 
     def contract(self, event_type: str) -> Contract | None:
-        """The type's contract; None: it has none but may come in.
-
-        Raises Refusal 404 where there are contracts and neither they nor a pipeline know the type: then it
-        is a typing error, and the event would lead nowhere.
-        """
+        """The type's contract; None: it has none but is accepted. Raises Refusal 404 if there are contracts and
+        neither they nor a pipeline know the type: then it is probably a typing error, and no pipeline would take the
+        event."""
         found = self.contracts.get(event_type)
         if found is not None or not self.contracts:
             return found
         if any(fnmatchcase(event_type, pattern) for pattern in self.patterns):
             return None
-        hint = nearest(event_type, self.contracts) or "GET /openapi.json lists those that are"
+        hint = nearest(event_type, self.contracts) or "GET /openapi.json lists the known types"
         raise Refusal(404, "unknown-event", f"no event of this type is under `events`; {hint}")
 
 
 def settings_of(config: Config) -> IngressSettings | None:
-    """None: the configuration has no ingress. Raises ConfigError where it cannot have one."""
+    """None: the configuration has no ingress. Raises ConfigError if it cannot have one."""
     ingress = config.ingress
     if ingress is None:
         return None
     if config.source.table != OUTBOX:
         raise ConfigError(
-            f"ingress puts events into {OUTBOX}; source.table is {config.source.table}, a table of yours",
-            hint="remove ingress, or remove source.table to use the outbox that `bridge install` makes",
+            f"ingress inserts events into {OUTBOX}, but source.table is {config.source.table}, "
+            "your own table",
+            hint="remove ingress, or remove source.table to use the outbox that `bridge install` creates",
         )
     specs = contract_specs(config)
     return IngressSettings(

@@ -263,7 +263,7 @@ _REFUSED = {
 def _outcome_alone(error: BaseException) -> Refusal | None:
     """The refusal for one event that the server refuses; None: the server refuses every event."""
     if not isinstance(error, psycopg.Error):
-        return Refusal(500, "internal", "the bridge's log says more")
+        return Refusal(500, "internal", "see the bridge's log")
     state = error.sqlstate or ""
     if state[:2] in ("22", "23", "54"):
         words = f": {_REFUSED[state]}" if state in _REFUSED else ""

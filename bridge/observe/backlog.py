@@ -111,7 +111,7 @@ class Backlog:
             await self._pools.pop(dsn).close()
 
     async def look(self, plans: Sequence[Plan]) -> None:
-        """One look: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
+        """Read once: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
         await self._keep({dsn for plan in plans for dsn in (plan.source_dsn, plan.target_dsn)})
         health = self._metrics.health
         dead: Counter[str] = Counter()
@@ -144,7 +144,7 @@ class Backlog:
         server: Literal["source", "target"],
         work: Callable[[psycopg.AsyncConnection, Plan], Awaitable[_T]],
     ) -> _T | None:
-        """None when the server cannot be asked: the stream itself says so louder."""
+        """None if the server cannot be reached; the stream reports that itself."""
         dsn = plan.source_dsn if server == "source" else plan.target_dsn
         try:
             if dsn not in self._pools:

@@ -22,35 +22,35 @@ from bridge.section import Section
 
 
 def takes_keys(sql: str) -> str:
-    """The same text, if it can be asked for keys."""
+    """The same text, if it takes keys."""
     if "%(keys)s" not in sql:
         raise ValueError("must take its keys as %(keys)s, such as: where customer_id = any(%(keys)s)")
     return sql
 
 
 class Entity(Section):
-    """What enrich.entity finds under this name: either `sql`, or what upsert.entity has kept."""
+    """What enrich.entity looks up under this name: either with `sql`, or what upsert.entity has stored."""
 
     kept_by: Literal["events"] | None = None
-    """events: upsert.entity writes it, into outbox.entity of the source. Instead of `sql`."""
+    """events: upsert.entity maintains it, in outbox.entity of the source. Use instead of `sql`."""
     source: Annotated[str, Field(alias="from")] = "source"
-    """With sql: `source`, or the name of a postgres connection."""
+    """With `sql`: `source`, or the name of a postgres connection."""
     sql: Annotated[str, AfterValidator(takes_keys)] | None = None
     """One query that takes %(keys)s and whose first column is the key."""
     cache: Duration = timedelta(0)
-    """How long a row found may be used again. What this stream writes itself is seen at once."""
+    """How long a row may be reused. Values that this stream writes itself are visible immediately."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Entity:
         if (self.sql is None) == (self.kept_by is None):
             raise ValueError("must have either `kept_by: events` or `sql`")
         if self.kept_by is not None and "source" in self.model_fields_set:
-            raise ValueError("is kept in the source: `from` goes with `sql`")
+            raise ValueError("is stored in the source: use `from` only with `sql`")
         return self
 
 
 def kept_sql(entity: str) -> str:
-    """The lookup of an entity that events keep. The name is a RootName: nothing in it wants quoting."""
+    """The lookup of an entity that events maintain. The name is a RootName, so it needs no quoting."""
     return (
         "select key, fields::text as fields, seqs::text as seqs from outbox.entity"
         f" where entity = '{entity}' and key = any(%(keys)s::text[])"
@@ -62,13 +62,13 @@ Name = tuple[str, str]
 
 
 def unit_name(entity: str) -> str:
-    """What an entity is called where a destination would be: in units and dead letters. No destination has a colon."""
+    """The entity's name in place of a destination, in units and dead letters. No destination's name has a colon."""
     return f"entity:{entity}"
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Fields that one event says of one entity, values exact. place: of the event in its batch."""
+    """One event's fields for one entity, with exact values. place: the event's index in its batch."""
 
     pipeline: str
     entity: str
@@ -84,24 +84,24 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class EntityRow:
-    """An entity: its fields, and the seq of the event that each came with (0: of none)."""
+    """An entity: its fields, and for each the seq of the event that set it (0: none did)."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     seqs: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> EntityRow:
-        """From what a lookup answers: `fields` and `seqs`, the texts of two JSON objects."""
+        """From a lookup's answer: `fields` and `seqs`, the texts of two JSON objects."""
         return cls(parse_exact(row["fields"].encode()), parse_exact(row["seqs"].encode()))
 
     def with_(self, keep: Keep) -> EntityRow:
-        """Merged one level deep: each field that no newer event has said."""
+        """Merge one level deep: set each field that no newer event has set."""
         newer = {name: value for name, value in keep.fields.items() if keep.seq > self.seqs.get(name, 0)}
         return EntityRow({**self.fields, **newer}, {**self.seqs, **dict.fromkeys(newer, keep.seq)})
 
 
 def folded(keeps: Iterable[Keep]) -> list[tuple[Name, EntityRow]]:
-    """One row an entity, in the order of their names: whoever writes several locks them in the same order."""
+    """One row per entity, ordered by name, so that concurrent writers lock rows in the same order."""
     rows: dict[Name, EntityRow] = {}
     for keep in keeps:
         name = (keep.entity, keep.key)
@@ -110,7 +110,7 @@ def folded(keeps: Iterable[Keep]) -> list[tuple[Name, EntityRow]]:
 
 
 class Kept:
-    """What the events of one batch keep, for those steps of the batch that read it."""
+    """The entities that a batch's events write, for steps of the same batch that read them."""
 
     def __init__(self) -> None:
         self.keeps: list[Keep] = []
@@ -127,8 +127,8 @@ class Kept:
     def rows(
         self, entity: str, places: Sequence[int], keys: Sequence[str | None], stored: Sequence[Any]
     ) -> list[dict[str, Any] | None]:
-        """The fields that each event sees: the stored row (None: there is none) and what events of the batch up to
-        this one keep. places ascend."""
+        """The fields that each event sees: the stored row (None: no row) merged with the events of the batch up to
+        this one. places ascend."""
         states: dict[str, tuple[EntityRow | None, Sequence[Keep], int]] = {}
         found: list[dict[str, Any] | None] = []
         for place, key, row in zip(places, keys, stored, strict=True):

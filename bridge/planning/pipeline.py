@@ -26,7 +26,7 @@ from bridge.planning.steps.step import Answers, Step, StepContext, StepSpec
 from bridge.protocol.events import Event
 
 Walk = list[tuple[Step, list[str]]]
-"""Each step with the units that a failure there costs: those that come of it or of what follows."""
+"""Each step with the units that a failure in it makes dead: its own and those that follow."""
 
 
 class Pipeline:
@@ -40,8 +40,8 @@ class Pipeline:
         entities: Collection[Unit] = (),
         only: Collection[Unit] | None = None,
     ) -> None:
-        """entities: the units of upsert.entity whose dead letters are this stream's. What they keep is written by
-        every stream, since each reads it, unless `only` other units are wanted."""
+        """entities: the units of upsert.entity whose dead letters belong to this stream. Every stream writes the
+        entities, because each one reads them, unless `only` other units are wanted."""
         self.spec = spec
         self.name = spec.name
         self.tables: dict[str, Table] = {}
@@ -73,7 +73,7 @@ class Pipeline:
         self.head = len(keeps) - keeps[::-1].index(True) if True in keeps else 0
         self.units = self.walk[0][1] if self.walk else self.owned
         self.active = bool(self.units or self.head)
-        """False where nothing of it concerns this stream."""
+        """False if the pipeline has no unit of this stream."""
         self.needs_document = (
             "event" in self.reads
             or any(name.startswith("event.") for name in self.reads)
@@ -97,7 +97,7 @@ class Pipeline:
         return any(fnmatchcase(event_type, pattern) for pattern in self.spec.events)
 
     def branch(self, rows: Rows) -> list[int]:
-        """The first branch that matches, for every row; one past the last where none does."""
+        """For every row, the index of the first branch that matches; the number of branches if none does."""
         chosen = [len(self.branches)] * len(rows)
         left = list(range(len(rows)))
         for number, (when, _) in enumerate(self.branches):
@@ -122,7 +122,7 @@ def entity_units(spec: PipelineSpec) -> list[Unit]:
 
 @dataclass(slots=True)
 class Seen:
-    """A step or branch: what it is, the values that it read, and what came of it."""
+    """A step or branch: its text, the values that it read, and its result."""
 
     what: str
     saw: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Trace:
-    """seen: in order. ended: why it goes nowhere, "" when it reaches `to`. branch: None where there are none."""
+    """seen: in order. ended: why the event stops, "" if it reaches `to`. branch: None if the pipeline has none."""
 
     pipeline: str
     seen: list[Seen] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Trace:
 
 
 def trace(pipeline: Pipeline, contract: Contract | None, event: Event) -> Generator[Lookup, Answer, Trace]:
-    """Asks for lookups as the planner does."""
+    """Yields lookups, as the planner does."""
     found = Trace(pipeline.name)
     try:
         document = parse(event.payload)
@@ -173,7 +173,7 @@ def _step(
     seen.result = step.result(passed, answers)
     if passed.failures:
         failure = passed.failures[0][2]
-        parked = ", retries itself" if failure.retry_for_seconds is not None else ""
+        parked = ", retried automatically" if failure.retry_for_seconds is not None else ""
         found.ended = f"dead letter, {failure.code}: {failure.cause}{parked}"
     elif passed.filtered:
         found.ended = "filtered out"
@@ -183,7 +183,7 @@ def _step(
 def _branch(pipeline: Pipeline, rows: Rows, found: Trace) -> None:
     if pipeline.spec.branches is None:
         found.to = list(pipeline.spec.destinations)
-        found.ended = "" if found.to else "it has no destination: it keeps an entity"
+        found.ended = "" if found.to else ("the pipeline has no destination: it maintains an entity")
         return
     for spec, (when, to) in zip(pipeline.spec.branches, pipeline.branches, strict=True):
         seen = Seen(
@@ -198,9 +198,9 @@ def _branch(pipeline: Pipeline, rows: Rows, found: Trace) -> None:
         if seen.result:
             found.branch = spec.name
             found.to = [name for name in pipeline.spec.destinations if name in to]
-            found.ended = "" if found.to else f"branch {spec.name} leads nowhere"
+            found.ended = "" if found.to else f"branch {spec.name} has no destination"
             return
-    found.ended = "no branch takes it"
+    found.ended = "no branch matches"
 
 
 def _read(rows: Rows, names: frozenset[str]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ _NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78")
 
 
 def unit_id(event_id: str, pipeline: str, destination: str, again: str = "") -> UUID:
-    """The stable id of (event, pipeline, destination), the unit of effect, dead letter and delivery. again:
-    the name of a replay, whose deliveries are others than the first ones."""
+    """The stable id of the unit (event, pipeline, destination), of its dead letter and of its delivery. again: the
+    name of a replay, whose deliveries have other ids."""
     return uuid5(_NAMESPACE, f"{event_id}/{pipeline}/{destination}" + (f"/{again}" if again else ""))
 
 
@@ -34,7 +34,7 @@ ColumnKind = Literal["text", "json", "array", "bytea", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a target table as the catalog tells it."""
+    """One column of a target table, from the catalog."""
 
     name: str
     type_sql: str  # format_type() without modifier: "numeric", "text", "events.level"; goes behind ::
@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
-    """A target table as the catalog tells it, columns by name in catalog order."""
+    """A target table, from the catalog; columns by name, in catalog order."""
 
     schema: str
     table: str
@@ -81,7 +81,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A unit that cannot be applied, and why, in words without row values."""
+    """A unit that cannot be applied, and the cause without row values."""
 
     pipeline: str
     destination: str
@@ -103,7 +103,7 @@ class Deliver:
 
 @dataclass(slots=True)
 class Planned:
-    """Everything one batch does to a target, writes in the order they must run."""
+    """Everything that one batch does to a target, with its writes in the order in which they must run."""
 
     writes: list[Write] = field(default_factory=list)
     deliveries: list[Deliver] = field(default_factory=list)
@@ -114,11 +114,11 @@ class Planned:
 
 Key = tuple[bytes | None, ...]
 _ANY: Key = (b"",)
-"""Stands for every key where the keys of two plans cannot be compared."""
+"""Matches every key, if the keys of two writes cannot be compared."""
 
 
 def arrange(writes: list[Write]) -> list[Write]:
-    """The writes in the order they must run, each with no key twice."""
+    """The writes in the order in which they must run, each key at most once per write."""
     tables: dict[tuple[str, str], list[int]] = {}
     for number, write in enumerate(writes):
         tables.setdefault((write.shape.schema, write.shape.table), []).append(number)
@@ -141,7 +141,7 @@ def arrange(writes: list[Write]) -> list[Write]:
 
 
 def _settled(plans: list[Write]) -> bool:
-    """True when order and keys cannot matter: plain inserts, or one plan whose keys differ."""
+    """True if order and keys do not matter: plain inserts, or one write whose keys all differ."""
     if all(plan.spec.mode == "insert" for plan in plans):
         return len(plans) == 1 or not any(plan.spec.key for plan in plans)  # with a key the first one stays
     if len(plans) > 1:
@@ -157,7 +157,7 @@ def _settled(plans: list[Write]) -> bool:
 
 
 def by_event(plan: Write) -> bool:
-    """True when the key is the event's id, which a plan has once, and a table too."""
+    """True if the key is the event's id, which occurs once in a write and once in a table."""
     mapping = plan.spec.columns
     if len(plan.spec.key) != 1:
         return False
@@ -176,7 +176,7 @@ def _keys(plan: Write, names: tuple[str, ...]) -> list[Key] | None:
 
 @dataclass(slots=True)
 class _Generation:
-    """What runs together: rows chosen of each plan, and where each key stands."""
+    """The rows of each write that run together, and where each key is."""
 
     rows: list[dict[int, None]]  # by plan, in order
     last: dict[Key, int] = field(default_factory=dict)  # key -> the last plan that writes it
@@ -184,7 +184,7 @@ class _Generation:
 
 
 def _generations(plans: list[Write]) -> list[list[Write]]:
-    """For each plan its parts, one a generation (some empty)."""
+    """For each write its parts, one per generation (some are empty)."""
     named = {plan.spec.key for plan in plans if plan.spec.key}
     names = next(iter(named)) if len(named) == 1 else ()
     keys = [_keys(plan, names) if names else None for plan in plans]
@@ -197,7 +197,7 @@ def _generations(plans: list[Write]) -> list[list[Write]]:
     for _, number, row in entries:
         known = keys[number]
         if known is not None and None in known[row]:
-            generations[-1].rows[number][row] = None  # null is never in conflict
+            generations[-1].rows[number][row] = None  # null never conflicts
             continue
         if known is None and plans[number].spec.mode == "insert" and (names or not plans[number].spec.key):
             generations[-1].rows[number][row] = None  # its key is made by the server
@@ -213,7 +213,7 @@ def _generations(plans: list[Write]) -> list[list[Write]]:
 
 
 def _admit(generation: _Generation, plan: Write, number: int, row: int, key: Key) -> bool:
-    """Put a row where it may stand in this generation; False when it must wait for the next."""
+    """Add a row to this generation; False if it must wait for the next."""
     if generation.last.get(key, -1) > number:
         return False
     before = generation.row_of.get((number, key))
@@ -234,7 +234,7 @@ def _admit(generation: _Generation, plan: Write, number: int, row: int, key: Key
 
 
 def _newer(plan: Write, before: int, row: int) -> bool | None:
-    """True when `row` replaces `before`: always, or by its version; None when only the server can tell."""
+    """True if `row` replaces `before`: always, or because of its version; None if only the server can decide."""
     name = plan.spec.version_column
     if name is None:
         return True

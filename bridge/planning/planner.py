@@ -28,11 +28,11 @@ from bridge.protocol.events import Event, payload_of, type_of
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call
 _MARK = 1 << 62 | randbits(62)
 _BETWEEN = b",%d," % _MARK
-"""Stands between payloads, so that no text which is not JSON by itself can become it beside another."""
+"""The separator between payloads, so that two texts that are not JSON cannot form valid JSON together."""
 
 
 def _together(payloads: list[bytes]) -> list[Any]:
-    """What orjson reads each payload as; ValueError when it cannot read one."""
+    """Parse each payload with orjson. Raises ValueError if one is not valid."""
     parsed: list[Any] = []
     for at in range(0, len(payloads), _TOGETHER):
         some = payloads[at : at + _TOGETHER]
@@ -46,7 +46,7 @@ def _together(payloads: list[bytes]) -> list[Any]:
 def read_documents(
     contract: Contract | None, events: list[Event], group: list[int], documents: list[dict[str, Any]]
 ) -> tuple[list[int], Failures]:
-    """Parse a group of one type and hold it to its contract; fills `documents`."""
+    """Parse the events of one type and check their contract; fills `documents`."""
     failures: Failures = []
     try:
         parsed = _together([events[place].payload for place in group])
@@ -85,7 +85,7 @@ _ROUTES = 10_000  # types remembered; a producer that makes types up must not fi
 
 
 class Route:
-    """What happens to one type of event."""
+    """The contract and pipelines of one event type."""
 
     __slots__ = ("contract", "needs_document", "pipelines", "unmatched")
 
@@ -97,12 +97,12 @@ class Route:
 
 
 class Planner:
-    """Plans batches for one stream. Raises ConfigError for what cannot be compiled, Halt for a table that
-    lacks a mapped column.
+    """Plans batches for one stream. Raises ConfigError if something does not compile, Halt if a table lacks a mapped
+    column.
 
-    tables: shapes of the tables that this stream's connection owns, by (pipeline, destination); units of
-    other destinations are not planned here. sinks: the sink destinations it owns. entities: the units of
-    upsert.entity that it owns. only: plan nothing but these units (a replay, a retry of dead letters).
+    tables: shapes of the tables that this stream's connection owns, by (pipeline, destination); units of other
+    destinations are not planned. sinks: the sink destinations that it owns. entities: the units of upsert.entity
+    that it owns. only: plan only these units (for a replay or a retry of dead letters).
     """
 
     def __init__(
@@ -126,13 +126,13 @@ class Planner:
         self._max_payload = max_payload
         self._routes: dict[bytes, Route] = {}
         self.on_branch: Callable[[str, str | None, Rows], None] | None = None
-        """Told (pipeline, branch taken or None, row) for each event: for tests of a configuration."""
+        """Called with (pipeline, branch taken or None, row) for each event, for config tests."""
 
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
-        """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), returns the plan.
+        """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), and returns the plan.
 
-        What events keep is known before anything is looked up, so that an event sees what those before it in the
-        batch said, whichever pipelines they went through.
+        All upsert.entity steps of a batch run before its lookups, so that an event sees the values of earlier events
+        of the batch, whichever pipelines they went through.
         """
         planned = Planned()
         answers = Answers()
@@ -174,7 +174,7 @@ class Planner:
     def _read(
         self, events: list[Event], planned: Planned
     ) -> tuple[Rows, dict[int, tuple[list[int], Failures]]]:
-        """All events with documents; for each pipeline, the rows that reach it and those that failed."""
+        """All events with documents, and for each pipeline the rows that reach it and the rows that failed."""
         groups: dict[bytes, list[int]] = {}
         types = set(map(type_of, events))
         if len(types) == 1:
@@ -262,7 +262,7 @@ class Planner:
 
 
 def answered(planning: Generator[Lookup, Answer, T], answer: Callable[[Lookup], Answer]) -> T:
-    """What a plan (or a trace) ends with, each of its lookups answered."""
+    """Run a plan (or a trace) to its end, answering its lookups; returns its result."""
     try:
         lookup = next(planning)
         while True:
@@ -273,7 +273,7 @@ def answered(planning: Generator[Lookup, Answer, T], answer: Callable[[Lookup], 
 
 
 def _of_size(events: list[Event], group: list[int], limit: int) -> tuple[list[int], Failures]:
-    """The places whose payloads are not too large, and the failures of the others."""
+    """The indexes of payloads that are not too large, and the failures of the others."""
     if max(map(len, map(payload_of, events))) <= limit:
         return group, []
     failures: Failures = []
@@ -292,7 +292,7 @@ def _pick(rows: Rows, chosen: list[int]) -> Rows:
 
 @dataclass(slots=True)
 class _Way:
-    """How far the batch is in one pipeline."""
+    """The progress of a batch in one pipeline."""
 
     pipeline: Pipeline
     rows: Rows
@@ -300,7 +300,7 @@ class _Way:
 
 
 class _Outcomes:
-    """Counts each event once for its pipeline: dead when any of its units is."""
+    """Counts each event once per pipeline; it is dead if any of its units is dead."""
 
     def __init__(self, pipeline: Pipeline, planned: Planned) -> None:
         self.pipeline = pipeline

@@ -355,4 +355,4 @@ def _key(value: Any, what: str) -> str | int | None:
         return str(value)
     if isinstance(value, Decimal | float) and value == int(value):
         return int(value)
-    raise ExpressionFailure(f"{what} is neither a text nor an integer")
+    raise ExpressionFailure(f"{what} is neither text nor an integer")

@@ -32,7 +32,7 @@ class FieldSpec:
 
 @dataclass(frozen=True, slots=True)
 class ContractSpec:
-    """The shape an event type promises. unknown: what to do with fields it does not name."""
+    """The fields that an event type promises. unknown: what to do with other fields."""
 
     event: str
     fields: tuple[FieldSpec, ...]
@@ -41,7 +41,7 @@ class ContractSpec:
 
 @dataclass(frozen=True, slots=True)
 class BranchSpec:
-    """First match wins. when None always matches."""
+    """The first match wins. when None: always matches."""
 
     name: str
     when: str | None
@@ -50,7 +50,7 @@ class BranchSpec:
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """A target: a Postgres table written inside the apply transaction. columns None: the default mapping."""
+    """A target: a Postgres table, written inside the apply transaction. columns None: the default mapping."""
 
     name: str
     connection: str
@@ -68,7 +68,7 @@ class TableSpec:
 
     @property
     def version_column(self) -> str | None:
-        """The column that holds `version`: the one it names or that has the same source, else `version`."""
+        """The column that holds `version`: the one it names or the one with the same value, otherwise `version`."""
         if self.version is None:
             return None
         mapping = self.columns or {}
@@ -79,7 +79,7 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
-    """Anything else: at least once. `fields` are the vendor's own words, each a value source."""
+    """A sink: at least once. `fields` are the vendor's keys, each a value."""
 
     name: str
     connection: str

@@ -44,7 +44,7 @@ _WRITE = b"""
 
 @dataclass(frozen=True, slots=True)
 class RefusedKeep:
-    """One event's fields that the server cannot hold, and why, in words without values."""
+    """One event's fields that the server refused, and the cause without values."""
 
     keep: Keep
     code: str
@@ -52,7 +52,7 @@ class RefusedKeep:
 
 
 class EntityStore:
-    """Writes entities over a connection of its own, made when it is first needed."""
+    """Writes entities over its own connection, opened on first use."""
 
     def __init__(self, dsn: str, stream: str) -> None:
         self._dsn = dsn
@@ -65,7 +65,7 @@ class EntityStore:
             self._connection = None
 
     def write(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
-        """Durable when it returns, but for those that are refused for their values. Raises Retry and Halt."""
+        """Write them durably, except those whose values are refused; returns these. Raises Retry and Halt."""
         return [
             RefusedKeep(keep, error.sqlstate or "22000", safe_message(error))
             for keep, error in bisect(keeps, self._try)
@@ -98,7 +98,7 @@ class EntityStore:
         )
 
     def _judge(self, error: psycopg.Error) -> None:
-        """Returns where a value is to blame."""
+        """Returns if a value is the cause; raises otherwise."""
         state = error.sqlstate
         verdict = verdict_of(state)
         if state is None and isinstance(error, psycopg.DataError):
@@ -112,7 +112,7 @@ class EntityStore:
 
 
 def refused(error: psycopg.Error) -> Halt:
-    """outbox.entity is not there, or not for us."""
+    """outbox.entity does not exist, or we may not use it."""
     reasons = {"42P01": "outbox_missing", "3F000": "outbox_missing", "42501": "privilege_missing"}
     hints = {
         "outbox_missing": "bridge install",
@@ -120,9 +120,9 @@ def refused(error: psycopg.Error) -> Halt:
     }
     reason = reasons.get(error.sqlstate or "", "server_refused")
     return Halt(
-        f"entities that events keep: {safe_message(error)} (SQLSTATE {error.sqlstate})",
+        f"entities that events maintain: {safe_message(error)} (SQLSTATE {error.sqlstate})",
         reason=reason,
-        hint=hints.get(reason, "bridge doctor says what outbox.entity lacks"),
+        hint=hints.get(reason, "bridge doctor shows what outbox.entity lacks"),
     )
 
 
@@ -197,7 +197,7 @@ class Enricher:
         return self._result_of(future)
 
     def _cached(self, lookup: Lookup) -> tuple[dict[Any, Row], list[Any]]:
-        """The rows that are still fresh, and the keys to ask for."""
+        """The cached rows, and the keys to look up."""
         cache = self._cache.get(lookup.entity, {})
         now = time.monotonic()
         found: dict[Any, Row] = {}
@@ -265,8 +265,8 @@ class Enricher:
         return Halt(
             f"the lookup of {name} failed: {safe_message(error)} (SQLSTATE {state})",
             reason="enrich_failed",
-            hint=f"mend the sql of enrich.entity {name} in bridge.yaml, or grant what it reads; "
-            "the first column it selects must be the key",
+            hint=f"correct the sql of enrich.entity {name} in bridge.yaml, or grant what it "
+            "reads; its first column must be the key",
         )
 
     def _connection(self, name: str) -> psycopg.Connection:

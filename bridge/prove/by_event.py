@@ -27,7 +27,7 @@ _MANY_DEAD = 1000
 
 
 def plain_sums(sides: Sides) -> Sums | None:
-    """By bucket, as Digest.target_sums; None where the mapping or the servers do not allow it."""
+    """Sums by bucket, like Digest.target_sums; None if the mapping or the servers do not allow it."""
     values = _values(sides)
     if values is None or not _hash_alike(sides):
         return None
@@ -117,7 +117,7 @@ def _probe(connection: Link) -> object:
 _ASK = 1000
 
 Hashes = list[str] | None
-"""Of each compared column; None: nothing to compare with."""
+"""The hash of each compared column; None: nothing to compare with."""
 
 
 def compare_by_event(sides: Sides, found: Comparison) -> None:
@@ -140,7 +140,7 @@ def compare_by_event(sides: Sides, found: Comparison) -> None:
 
 
 def _expected_sums(sides: Sides, digest: Digest) -> tuple[Sums, set[str]]:
-    """By bucket; and buckets with events that cannot be summed: refused by the planner or by a cast, and no
+    """Sums by bucket, and buckets with events that cannot be summed: refused by the planner or by a cast, and not a
     dead letter."""
     if (plain := plain_sums(sides)) is not None:
         return plain, set()
@@ -161,7 +161,7 @@ def _expected_sums(sides: Sides, digest: Digest) -> tuple[Sums, set[str]]:
 
 
 def _one_row_an_event(sides: Sides, wanted: Wanted) -> Wanted:
-    """Where the id is unique, two units that send one event here make one row: the last one's."""
+    """If the id is unique, two units that write one event here make one row: the last unit's."""
     if not sides.subject.unique or len(sides.subject.units) == 1:
         return wanted
     last = {name: n for n, name in enumerate(wanted.ids)}
@@ -210,7 +210,7 @@ def _grouped(rows: Iterator[tuple[str, Hashes]]) -> Iterator[tuple[str, list[Has
 
 
 def _wanted_rows(sides: Sides, digest: Digest, buckets: list[str]) -> Iterator[tuple[str, Hashes]]:
-    """(event id, hashes) by id; hashes None where the event cannot make a row by itself."""
+    """(event id, hashes) by id; hashes None if the event cannot make a row."""
     for events in sides.expectation.events(sides.source, buckets):
         wanted = _one_row_an_event(sides, sides.expectation.wanted(events))
         rows = dict[str, list[Hashes]]()
@@ -274,7 +274,7 @@ def _columns(sides: Sides, wanted: list[Hashes], actual: list[Hashes]) -> str:
 
 
 def _strangers(sides: Sides, names: list[str], found: Comparison) -> None:
-    """Rows that no applied event of the configuration asks for: what does the outbox know of them?"""
+    """Explain rows that belong to no applied event of the configuration, using the outbox."""
     if not names:
         return
     known = sides.known(names)
@@ -286,7 +286,7 @@ def _strangers(sides: Sides, names: list[str], found: Comparison) -> None:
             else:
                 found.unexpected.add(f"{name} (no such event in the outbox)")
         elif not known[name][0]:
-            found.unexpected.add(f"{name} (the ledger does not say that it is applied)")
+            found.unexpected.add(f"{name} (not applied, according to the ledger)")
         elif sides.dead.opened[name]:
             found.both.add(name)
         elif sides.subject.certain and not sides.subject.sink and not known[name][1]:

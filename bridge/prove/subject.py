@@ -26,7 +26,7 @@ from bridge.postgres.outbox import Outbox
 from bridge.stream.spec import StreamSpec
 
 NEWEST = 10_000
-"""Events looked at. A field that none of them has is not compared, and the report says so."""
+"""Number of events read. A field that none of them has is not compared, and the report says so."""
 
 _NAMED = sql.SQL(
     "with newest as materialized (select {payload} as payload from {table} where {type} ~ %(types)s"
@@ -39,8 +39,8 @@ _NAMED = sql.SQL(
 def named_by_events(
     source: psycopg.Connection, outbox: Outbox, patterns: Sequence[str], names: Sequence[str]
 ) -> set[str]:
-    """Those of `names` that are fields of a new event of these types. None of an outbox of the customer's own, whose
-    payload may be of any type."""
+    """The `names` that are fields of a new event of these types. None for a customer's own outbox, whose payload may
+    have any type."""
     if outbox.is_foreign or not names:
         return set()
     query = _NAMED.format(
@@ -96,8 +96,8 @@ def subjects(
     target: psycopg.Connection[Any],
     pipeline: str | None,
 ) -> list[Subject]:
-    """Everything that this stream fills; with `pipeline`, what that one fills. Raises BridgeError where a table
-    does not fit the configuration."""
+    """Every subject that this stream writes, or only those of `pipeline`. Raises BridgeError if a table does not fit
+    the configuration."""
     tables: dict[str, list[Unit]] = {}
     sinks: list[Unit] = []
     specs: dict[Unit, DestinationSpec] = {}
@@ -136,7 +136,8 @@ def subjects(
 
 
 def _offline(spec: PipelineSpec) -> tuple[PipelineSpec, bool, frozenset[str]]:
-    """The pipeline without what only a lookup can decide; whether routing is certain; roots that depend on one."""
+    """The pipeline without parts that depend on a lookup; whether its routing is certain; the roots that depend on a
+    lookup."""
     tainted: set[str] = set()
     steps: list[StepSpec] = []
     certain = True

@@ -39,23 +39,24 @@ from bridge.stream.target_tables import plan_target, table_of
 
 _IDENTITY = ("$meta.id", "$meta.seq", "$meta.idempotency_key")
 
-_LOOK_AT = 500  # later events at most, before it is taken that one of them was applied
+_LOOK_AT = 500  # read at most this many later events; if there are more, assume that one of them was applied
 
 
 class Target(Protocol):
     """The target, inside the retry's transaction."""
 
     def hold(self) -> tuple[str | None, frozenset[int]]:
-        """Lock the checkpoint; its floor as text (None: no row) and the applied xids that it does not show."""
+        """Lock the checkpoint. Returns its floor as text (None: no row) and the applied xids that are not visible in
+        it."""
         ...
 
     def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
-        """Those of the events whose unit is an open dead letter itself."""
+        """The events whose own unit is an open dead letter."""
         ...
 
 
 def keeps_order_itself(spec: DestinationSpec) -> bool:
-    """True where an earlier event cannot write over a later one's row."""
+    """True if an earlier event cannot overwrite a later event's row."""
     if not isinstance(spec, TableSpec) or spec.mode != "upsert" or spec.version is not None:
         return True
     if spec.columns is None:
@@ -64,7 +65,7 @@ def keeps_order_itself(spec: DestinationSpec) -> bool:
 
 
 class LateEffects:
-    """Looks at the outbox for later events. Connects when first asked."""
+    """Reads later events from the outbox. Connects on first use."""
 
     def __init__(self, plan: StreamSpec) -> None:
         self._plan = plan
@@ -81,24 +82,24 @@ class LateEffects:
             self._connection.close()
 
     def why(self, event: Event, unit: tuple[str, str], target: Target) -> str | None:
-        """Why the unit must not be applied now, None when it may."""
+        """Why the unit must not be applied now; None: it may."""
         patterns = self._sensitive.get(unit)
         if patterns is None:
             return None
         outbox = self._plan.outbox
         if "seq" not in outbox.columns:
-            return "the outbox has no seq, so nobody knows whether a later event was applied"
+            return "the outbox has no seq, so it is unknown whether a later event was applied"
         floor, listed = target.hold()
         if self._connection is None:
             self._connection = connect(self._plan.source_dsn, SOURCE, f"dead/{self._plan.stream}")
         if outbox.has_xid and self._pruned(self._connection, event):
-            return "later events of its key may have been applied and pruned since"
+            return "later events of its key may have been applied and then pruned"
         later = self._later(self._connection, event, floor, listed)
         taken = [one for one, kind in later if any(fnmatchcase(kind, pattern) for pattern in patterns)]
         if len(later) < _LOOK_AT and not set(taken) - target.still_dead(unit, taken):
             return None
-        of = "(it has no ordering key)" if event.key is None else "of its key"
-        return f"a later event {of} was applied, and {unit[1]} has no version: to tell them apart"
+        of = "(this one has no ordering key)" if event.key is None else "of its key"
+        return f"a later event {of} was applied, and {unit[1]} has no `version:` to keep the newer one"
 
     def _pruned(self, source: psycopg.Connection, event: Event) -> bool:
         row = source.execute("select xid::text from outbox.pruned").fetchone()
@@ -107,7 +108,7 @@ class LateEffects:
     def _later(
         self, source: psycopg.Connection, event: Event, floor: str | None, listed: frozenset[int]
     ) -> list[tuple[str, str]]:
-        """(id, type) of the applied events after this one; of its ordering key, where it has one."""
+        """(id, type) of the applied events after this one; only those of its ordering key, if it has one."""
         outbox = self._plan.outbox
         query = sql.SQL("select {}::text, {}::text from {} where {} > %(seq)s").format(
             outbox.column("id"), outbox.column("type"), outbox.name, outbox.column("seq")
@@ -131,14 +132,15 @@ class LateEffects:
 
 
 Result = Literal["applied", "filtered", "failed", "refused", "skipped"]
-"""applied: its effect is there now; of a sink, its delivery waits to be sent. filtered: the pipeline lets it
-go nowhere now; resolved. failed: still open, with the new cause. refused: a later event of its key was
-applied; open. skipped: another retry has it, or it is settled."""
+"""applied: its effect is in the target; for a sink, its delivery waits to be sent. filtered: the pipeline now
+filters it out; resolved. failed: still open, with the new cause. refused: a later event of its key was applied;
+still open. skipped: another retry holds it, or it is settled.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryOutcome:
-    """What became of one letter. why: in words without row values."""
+    """The result of one dead letter. why: without row values."""
 
     id: str
     result: Result
@@ -148,7 +150,7 @@ class RetryOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A letter's plan, or why there is none."""
+    """A dead letter's plan, or why there is none."""
 
     planned: Planned | None = None
     code: str = ""
@@ -156,10 +158,10 @@ class _Attempt:
 
 
 class DeadLetterRetry:
-    """One stream's retries, over connections of its own. Close it."""
+    """One stream's retries, over its own connections. Close it."""
 
     def __init__(self, plan: StreamSpec, *, force: bool = False, dry_run: bool = False) -> None:
-        """force: also where a later event of the key was applied. dry_run: do it, then roll back."""
+        """force: retry even if a later event of the key was applied. dry_run: do everything, then roll back."""
         self._plan = plan
         self._force = force
         self._end = ROLLBACK if dry_run else COMMIT
@@ -189,8 +191,8 @@ class DeadLetterRetry:
         self.close()
 
     def retry(self, ids: Iterable[str]) -> Iterator[RetryOutcome]:
-        """Each in turn. Raises Halt for what stops all of a destination (a table that is missing), Retry for
-        passing faults; what was done before stays done."""
+        """Retry each in turn. Raises Halt for errors that stop a whole destination (a missing table), Retry for
+        temporary faults; earlier results stay."""
         for letter_id in ids:
             try:
                 yield self._one(letter_id)
@@ -202,15 +204,15 @@ class DeadLetterRetry:
         rows = self._run(BEGIN, letters_sql.claim(letter_id))[-1]
         if not rows:
             self._run(ROLLBACK)
-            return RetryOutcome(letter_id, "skipped", why="it is settled, or another retry has it")
+            return RetryOutcome(letter_id, "skipped", why="it is settled, or another retry holds it")
         letter = letters_sql.read_letter(letter_id, rows[0])
         unit = (letter.pipeline, letter.destination)
         if isinstance(self._specs.get(unit), SinkSpec) and self._run(redeliver(letter.id))[0]:
             return self._resolved(letter, "applied")
         if letter.event is None:
-            return self._failed(letter, "payload", "the letter holds no payload", parked=False)
+            return self._failed(letter, "payload", "the dead letter has no payload", parked=False)
         if any(unit) and unit not in self._specs and unit not in self._plan.entities:
-            why = "the configuration has no such pipeline or destination any more"
+            why = "the configuration no longer has this pipeline or destination"
             return self._failed(letter, "no_destination", why, parked=False)
         return self._again(letter, letter.event, unit)
 
@@ -224,11 +226,11 @@ class DeadLetterRetry:
             return self._failed(letter, attempt.code, attempt.cause)
         return self._apply(letter, attempt.planned)
 
-    # --- what Overtaken asks the target ---------------------------------------------------------------
+    # --- what the check for late effects reads from the target ----------------------------------------
 
     def hold(self) -> tuple[str | None, frozenset[int]]:
-        """The floor and the xids beyond it, with the checkpoint locked: nothing is applied until we end. An xid
-        of which the publication withheld some rows counts as a whole: that refuses a retry too many."""
+        """The floor and the listed xids, with the checkpoint locked: nothing is applied until this transaction ends.
+        An xid with rows withheld by the publication counts as complete, so that a retry may be refused without need."""
         stream = self._plan.stream
         floor, listed = self._run(letters_sql.hold_floor(stream), Statement(LISTED, [stream.encode(), None]))
         value = floor[0][0] if floor else None
@@ -237,7 +239,7 @@ class DeadLetterRetry:
         )
 
     def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
-        """Those of the events whose unit is an open dead letter itself."""
+        """The events whose own unit is an open dead letter."""
         rows = self._run(letters_sql.still_dead(self._plan.stream, unit, event_ids))[0]
         return {(row[0] or b"").decode() for row in rows}
 
@@ -261,7 +263,7 @@ class DeadLetterRetry:
 
     def _compile(self, unit: tuple[str, str]) -> Planner:
         plan = self._plan
-        if not any(unit):  # no pipeline took it then: all that take it now
+        if not any(unit):  # no pipeline took it then: use all that take it now
             return plan_target(replace(plan, unmatched="dead"))
         spec = self._specs.get(unit)
         shapes: dict[tuple[str, str], TableShape] = {}
@@ -319,7 +321,7 @@ class DeadLetterRetry:
 
 
 def retry_due(plan: StreamSpec) -> list[RetryOutcome]:
-    """Retry the parked letters whose time has come. Raises as DeadLetterRetry.retry, and psycopg.Error."""
+    """Retry the parked dead letters that are due. Raises what DeadLetterRetry.retry raises, and psycopg.Error."""
     with connect(plan.target_dsn, CATALOG, f"bridge-dead/{plan.stream}") as connection:
         ids = letters_sql.due(connection, plan.stream)
     if not ids:

@@ -185,8 +185,8 @@ FINDINGS = {
     "{ digets: { name: h, of: $event.email } }": "steps[0].digets: unknown key; did you mean digest?",
     "{ digest: { name: h, fo: $event.email } }": "steps[0].digest.fo: unknown key; known: name, of",
     "{ digest: { name: h, of: $event.emial } }": "no field emial; did you mean email?",
-    "{ set: { h: 1 } }, { digest: { name: h, of: $event.email } }": "an earlier step has made this name",
-    "{ filter: $h is none }, { digest: { name: h, of: $event.email } }": "$h is made by a later step",
+    "{ set: { h: 1 } }, { digest: { name: h, of: $event.email } }": "an earlier step already defines this name",
+    "{ filter: $h is none }, { digest: { name: h, of: $event.email } }": "$h is defined by a later step",
 }
 
 
@@ -241,7 +241,7 @@ def test_a_sink_is_one_file(copy: Copy) -> None:
         config(connections=connections, destination="{ connection: duty, txt: hi }"),
         config(connections="  duty: { type: pgaer }", destination="{ connection: duty, text: hi }"),
     )
-    assert "is no key of a pager message; did you mean text?" in keys
+    assert "is not a key of a pager message; did you mean text?" in keys
     assert "`text` is missing: a pager message needs it" in keys
     assert "did you mean pager?" in kind
     assert copy.touched() == {"bridge/sinks/pager.py"}

@@ -19,14 +19,14 @@ from bridge.sinks.model import SINKS, SinkConnection, is_reference
 
 
 class SinkDestination(DestinationSection):
-    """A sink: at least once, always with the same id. Further keys are the vendor's own, each a value."""
+    """A sink: at least once, always with the same id. The other keys depend on the vendor; each is a value."""
 
     model_config = ConfigDict(extra="allow")
 
     connection: str
     """The name of a sink's connection."""
     max_age: Duration = timedelta(hours=24)
-    """An undelivered message older than this is a dead letter."""
+    """An undelivered message older than this becomes a dead letter."""
     timeout: Duration = timedelta(seconds=10)
     """How long one attempt may take."""
 
@@ -69,13 +69,13 @@ class SinkDestination(DestinationSection):
                 yield Remark("error", path, message, f"add {' or '.join(group)}", key=True)
         for key in connection.idle():
             if key in written:
-                message = f"does nothing: connection {self.connection} writes to one place, its own"
-                yield Remark("error", (*path, key), message, "use a connection that can choose", key=True)
+                message = f"has no effect: connection {self.connection} writes to its own place only"
+                yield Remark("error", (*path, key), message, "use a connection with a token", key=True)
         for key, known in connection.names().items():
             named = written.get(key)
             for name in named if isinstance(named, dict) else ():
                 if name not in known:
-                    message = f"the connection does not say which type {name} has"
+                    message = f"the connection does not define the type of {name}"
                     fix = nearest(name, known) or f"add it to the {key} of connection {self.connection}"
                     yield Remark("error", (*path, key, name), message, fix, key=True)
         yield from _literals(path, written, connection)
@@ -101,16 +101,18 @@ def _message(path: KeyPath, written: Mapping[str, Any], kind: str) -> Iterator[R
     one = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} message"
     for key, value in written.items():
         if key not in known:
-            yield Remark("error", (*path, key), f"is no key of {one}", suggestion(key, known), key=True)
+            yield Remark("error", (*path, key), f"is not a key of {one}", suggestion(key, known), key=True)
         if key in model.literal and isinstance(value, str) and ("{{" in value or value.startswith("$")):
-            yield Remark("error", (*path, key), "must be a literal: it decides how values are escaped")
+            yield Remark(
+                "error", (*path, key), "must be a literal, because it decides how values are escaped"
+            )
     for name, field in model.model_fields.items():
         if field.is_required() and name not in written and name not in model.given:
             yield Remark("error", path, f"`{name}` is missing: {one} needs it", key=True)
 
 
 def _literals(path: KeyPath, written: Mapping[str, Any], connection: SinkConnection) -> Iterator[Remark]:
-    """What the vendor's model says of the values that are the same for every event."""
+    """The vendor model's errors for values that are the same for every event."""
     literals = {key: value for key, value in written.items() if _is_literal(value)}
     try:
         connection.message.model_validate(literals)

@@ -25,11 +25,11 @@ class TableDestination(DestinationSection):
     table: Text
     """The table, schema-qualified: events.usage_limits."""
     mode: Literal["insert", "upsert"] = "insert"
-    """insert adds rows; upsert writes over the row with the same key."""
+    """insert adds rows; upsert overwrites the row with the same key."""
     key: Annotated[tuple[Text, ...], BeforeValidator(as_list)] = ()
     """With upsert: the columns of a unique index."""
     version: Text | None = None
-    """With upsert: $meta.seq, or the column that holds it: older never writes over newer."""
+    """With upsert: $meta.seq, or the column that holds it. An older event then never overwrites a newer one."""
     columns: dict[str, Any] | None = None
     """Column to value. Absent: the default mapping."""
 
@@ -72,9 +72,9 @@ class TableDestination(DestinationSection):
             return
         for name in ("key", "version"):
             if getattr(self, name):
-                fix = "say mode: upsert, or remove it"
+                fix = "use mode: upsert, or remove it"
                 yield Remark(
-                    "warning", (*path, name), f"`{name}` does nothing with mode: insert", fix, key=True
+                    "warning", (*path, name), f"`{name}` has no effect with mode: insert", fix, key=True
                 )
 
     def _upsert(self, path: KeyPath) -> Iterator[Remark]:
@@ -90,5 +90,5 @@ class TableDestination(DestinationSection):
                     message = f"key column {name} is not among `columns`"
                     yield Remark("error", (*path, "key", index), message, fix)
         if not any(columns.get(name) == "$meta.id" for name in self.key) and self.version is None:
-            message = "is not the event's identity: a retried older event would write over a newer one"
+            message = "is not the event's identity: a retried older event would overwrite a newer one"
             yield Remark("warning", (*path, "key"), message, "add version: $meta.seq", key=True)

@@ -37,28 +37,28 @@ class EnrichSection(Section, StepSection):
     word: ClassVar[str] = "enrich.entity"
 
     as_name: Annotated[RootName | None, Field(alias="as")] = None
-    """What expressions call the row found. Absent: as the entity is called."""
+    """The row's name in expressions. Absent: the entity's name."""
     entity: RootName | None = None
     """One of `entities`, instead of `from`, `sql` and `cache` here."""
     key: Text
-    """The value to look for, such as $event.customer_id."""
+    """The value to look up, such as $event.customer_id."""
     source: Annotated[str, Field(alias="from")] = "source"
     """`source`, or the name of a postgres connection."""
     sql: Annotated[str, AfterValidator(takes_keys)] | None = None
     """One query that takes %(keys)s and whose first column is the key."""
     cache: Duration = timedelta(0)
-    """How long a row found may be used again."""
+    """How long a row may be reused."""
     missing: Literal["continue", "retry", "dead"] = "continue"
-    """No such row: go on with nulls, park the unit and try again, or dead letter."""
+    """If there is no row: continue with nulls, retry the unit later, or make it a dead letter (dead)."""
     retry_for: Duration = timedelta(minutes=10)
-    """With missing: retry, how long the parked unit tries itself again."""
+    """With `missing: retry`: how long the parked unit is retried."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> EnrichSection:
         if self.entity is None and self.as_name is None:
-            raise ValueError("`as` is missing: what expressions call the row found")
+            raise ValueError("`as` is missing: the row's name in expressions")
         if self.entity is None and self.sql is None:
-            raise ValueError("`sql` is missing, or `entity`: one of those under entities")
+            raise ValueError("`sql` or `entity` (one of entities) is missing")
         both = {"sql", "source", "cache"} & self.model_fields_set
         if self.entity is not None and both:
             names = ", ".join(sorted("from" if name == "source" else name for name in both))
@@ -67,7 +67,7 @@ class EnrichSection(Section, StepSection):
 
     @property
     def name(self) -> str:
-        """What expressions call the row found."""
+        """The row's name in expressions."""
         return self.as_name or self.entity or ""
 
     def spec(self, entities: Mapping[str, Entity]) -> EnrichSpec:

@@ -27,7 +27,7 @@ from bridge.section import ExpressionText
 
 
 class FilterSection(RootModel[ExpressionText], StepSection):
-    """Go on only where this is true."""
+    """Continue only if this is true."""
 
     word: ClassVar[str] = "filter"
 
@@ -57,7 +57,7 @@ class FilterSpec(StepSpec):
 
 
 class Filter(Step):
-    """Lets the rows through for which an expression is true."""
+    """Keeps the rows for which an expression is true."""
 
     def __init__(self, spec: FilterSpec) -> None:
         self.expression = compile_expression(spec.expression)

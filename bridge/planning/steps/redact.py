@@ -29,7 +29,7 @@ from bridge.section import Text, as_list
 class RedactSection(
     RootModel[Annotated[tuple[Text, ...], BeforeValidator(as_list), Field(min_length=1)]], StepSection
 ):
-    """Event fields to blank from here on, payload column included."""
+    """Event fields to blank from here on, also in the payload column."""
 
     word: ClassVar[str] = "redact"
 
@@ -63,7 +63,7 @@ class RedactSpec(StepSpec):
 
 
 class Redact(Step):
-    """Removes fields from the event, and so from the payload."""
+    """Removes fields from the event and from the payload."""
 
     def __init__(self, spec: RedactSpec) -> None:
         self.paths: tuple[Path, ...] = tuple(

@@ -98,7 +98,7 @@ class Set(Step):
 
 
 def _exactly(expression: Expression, rows: Rows) -> list[Any]:
-    """Values; a lone path keeps its exact numbers."""
+    """The values; a lone path keeps exact numbers."""
     if expression.plain_path is not None:
         return rows.exact(expression.plain_path)
     return rows.evaluate(expression)

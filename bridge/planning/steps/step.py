@@ -29,8 +29,8 @@ from bridge.problem import KeyPath, Remark
 
 @dataclass(slots=True)
 class Answers:
-    """What is known in this batch so far. rows: what lookups have answered, None: asked, and there is no such row.
-    kept: what its events keep."""
+    """What is known in this batch so far. rows: the answers of lookups; None: there is no such row. kept: the
+    entities that its events write."""
 
     rows: dict[LookupSpec, dict[Any, Any]] = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)
@@ -38,7 +38,7 @@ class Answers:
 
 @dataclass(slots=True)
 class Passed:
-    """What a step leaves: the rows that go on, those that failed, how many it filtered out."""
+    """A step's result: the rows that continue, the rows that failed, and how many it filtered out."""
 
     rows: Rows
     failures: Failures = field(default_factory=list)
@@ -126,7 +126,7 @@ class Scope(Protocol):
     def value(self, path: KeyPath, value: Any) -> Iterator[Remark]: ...
 
     def may_lack(self, name: str) -> None:
-        """From here on `$name` is a row that may not have been found: each of its fields is null then."""
+        """From here on `$name` is a row that may be missing; then each of its fields is null."""
 
 
 class Names(Protocol):

@@ -38,9 +38,9 @@ class UpsertSection(Section, StepSection):
     entity: RootName
     """One of `entities` with `kept_by: events`."""
     key: Text
-    """Which one, such as $event.customer_id."""
+    """The entity's key, such as $event.customer_id."""
     fields: Annotated[dict[str, Any], Field(min_length=1)] | None = None
-    """Name to value. Absent: all fields of the event. A field that the event does not have is left as it was."""
+    """Name to value. Absent: all fields of the event. A field that the event does not have keeps its value."""
 
     def spec(self, entities: Mapping[str, Entity]) -> UpsertSpec:
         return UpsertSpec(self.entity, self.key, self.fields)
@@ -64,7 +64,7 @@ class UpsertSection(Section, StepSection):
         if entity is not None:
             yield from cls._check_entity(path, entity, names)
         if not names.ordered:
-            message = "the newest word on an entity counts, and this outbox has no seq to tell which that is"
+            message = "an entity's newest value wins, but this outbox has no seq to find it"
             yield Remark("error", path, message, "name it: source.columns.seq", key=True)
 
     @classmethod
@@ -73,11 +73,11 @@ class UpsertSection(Section, StepSection):
         if entity not in names.entities:
             yield Remark("error", at, "is not one of `entities`", hint)
         elif entity not in names.kept:
-            fix = f"write `kept_by: events` there instead, or keep another; {hint}"
-            yield Remark("error", at, "is looked up by its sql: events cannot keep it", fix)
+            fix = f"use `kept_by: events` there instead, or another entity; {hint}"
+            yield Remark("error", at, "is looked up by its sql: events cannot maintain it", fix)
         elif names.looked_up:
             asked = names.looked_up[0]
-            message = f"comes after ${asked} is looked up: what is kept may not depend on what was kept"
+            message = f"comes after the lookup of ${asked}: stored values may not depend on stored values"
             yield Remark("error", path, message, f"move {cls.word} before enrich.entity", key=True)
 
     @classmethod
@@ -165,5 +165,5 @@ def _entity_key(key: str | int | None, what: str) -> str:
     if not text:
         raise EntityFailure(f"{what} is null, missing or empty")
     if len(text) > _LONGEST_KEY or "\0" in text:
-        raise EntityFailure(f"{what} is longer than {_LONGEST_KEY} characters or holds a NUL")
+        raise EntityFailure(f"{what} is longer than {_LONGEST_KEY} characters or contains a NUL")
     return text

@@ -144,7 +144,7 @@ def test_an_event_is_enriched_with_what_earlier_events_said(
     assert running.terminate() == 0
     told = kept.command("explain", ids[1])
     assert "upsert.entity customer by $event.customer_id" in told
-    assert "it has no destination: it keeps an entity" in told
+    assert "the pipeline has no destination: it maintains an entity" in told
     assert '"csm": "eve"' in kept.command("explain", ids[4])
 
 

@@ -49,7 +49,7 @@ def test_explain_tells_the_way_of_an_event_with_the_values_it_saw(
     ):
         assert line in said, f"{line!r} is not in\n{said}"
     assert "filtered out" in world.command("explain", filtered)
-    assert "branch rest leads nowhere" in world.command("explain", nowhere)
+    assert "branch rest has no destination" in world.command("explain", nowhere)
     [stream] = world.json("explain", broken)["streams"]
     [pipeline] = stream["pipelines"]
     assert pipeline["ended"].startswith('dead letter, contract: field "plan"')

@@ -67,7 +67,7 @@ def test_emit_prints_the_id_and_answers_a_used_key_with_the_first(bridge: Comman
         (first, "cus_1", "12345678901234567890.123456789")
     ]
     again = bridge("emit", "usage.limit_reached", "-", "--idempotency-key", "k", stdin=payload).stdout
-    assert again.strip() == f"{first}  (put in before with this idempotency key)"
+    assert again.strip() == f"{first}  (inserted earlier with this idempotency key)"
     assert empty.value("select count(*) from outbox.event") == 1
 
 
@@ -88,8 +88,8 @@ def test_emit_says_when_a_type_leads_nowhere(bridge: Command, empty: Database) -
         ('{"canary": ', "not valid JSON: Expecting value at line 1 column 12"),
         ('["canary"]', "must be an object"),
         ('{"customer_id": "canary", "used": NaN}', "payload.used is NaN"),
-        (r'{"customer_id": "canary\u0000", "used": 1}', "payload.customer_id holds a NUL character"),
-        ('{"customer_id": "canary", "used": ' + "9" * 5000 + "}", "a number too long"),
+        (r'{"customer_id": "canary\u0000", "used": 1}', "payload.customer_id contains a NUL character"),
+        ('{"customer_id": "canary", "used": ' + "9" * 5000 + "}", "a number is too long"),
     ],
 )
 def test_emit_refuses_a_payload_without_repeating_it(bridge: Command, payload: str, says: str) -> None:

@@ -96,7 +96,7 @@ def test_aliases_and_merges_are_followed() -> None:
 
 
 def test_an_alias_that_holds_itself_ends() -> None:
-    assert [p.message for p in document("a: &x [*x]").problems] == ["an alias that holds itself"]
+    assert [p.message for p in document("a: &x [*x]").problems] == ["an alias that contains itself"]
 
 
 def test_a_small_file_cannot_become_a_huge_tree() -> None:

@@ -99,8 +99,8 @@ CORPUS = {
     ),
     "an upsert of an entity that has sql": (
         {"first": "upsert.entity: { entity: account, key: $event.customer_id }"},
-        f":15:34: error: {FIRST}.entity: `account` is looked up by its sql: events cannot keep it; "
-        "write `kept_by: events` there instead, or keep another; there is: customer",
+        f":15:34: error: {FIRST}.entity: `account` is looked up by its sql: events cannot maintain it; use `kept_by: "
+        "events` there instead, or another entity; available: customer",
     ),
     "an upsert without its key": (
         {"first": "upsert.entity: { entity: customer }"},
@@ -130,7 +130,7 @@ CORPUS = {
     ),
     "a connection that is not there": (
         {"account": '{ from: warehose, sql: "select 1 where 1 = any(%(keys)s)" }'},
-        ":10:20: error: entities.account.from: `warehose` is no connection; did you mean warehouse?",
+        ":10:20: error: entities.account.from: `warehose` is not a connection; did you mean warehouse?",
     ),
     "sql that takes no keys": (
         {"account": "{ sql: select 1 }"},
@@ -143,23 +143,23 @@ CORPUS = {
     ),
     "neither sql nor entity": (
         {"second": "enrich.entity: { as: account, key: $event.customer_id }"},
-        ":20:24: error: pipelines.usage.steps[1].enrich.entity: `sql` is missing, or `entity`: "
-        "one of those under entities",
+        ":20:24: error: pipelines.usage.steps[1].enrich.entity: `sql` or `entity` (one "
+        "of entities) is missing",
     ),
     "an upsert after a lookup of what is kept": (
         {"second": "upsert.entity: { entity: customer, key: $event.customer_id }", "enrich": WELL["enrich"]},
-        ":20:9: error: pipelines.usage.steps[1].upsert.entity: comes after $customer is looked up: what is kept may "
-        "not depend on what was kept; move upsert.entity before enrich.entity",
+        ":20:9: error: pipelines.usage.steps[1].upsert.entity: comes after the lookup of $customer: stored "
+        "values may not depend on stored values; move upsert.entity before enrich.entity",
     ),
     "an outbox without a seq": (
         {"columns": ", table: a.b, columns: { id: id }"},
-        f":15:9: error: {FIRST}: the newest word on an entity counts, and this outbox has no seq to tell which that "
-        "is; name it: source.columns.seq",
+        f":15:9: error: {FIRST}: an entity's newest value wins, but this "
+        "outbox has no seq to find it; name it: source.columns.seq",
     ),
     "an entity that no event keeps": (
         {"first": "filter: $event.mrr > 0\n    destinations: { e: { connection: warehouse, table: a.b } }"},
-        ":9:3: warning: entities.customer: no upsert.entity keeps it; "
-        "upsert.entity: { entity: customer, key: ... } in the pipeline of the events that say it",
+        ":9:3: warning: entities.customer: no upsert.entity maintains it; "
+        "add upsert.entity: { entity: customer, key: ... } to the pipeline whose events have its fields",
     ),
     "an entity that nobody looks up": (
         {"enrich": "set: { customer: $event }"},
@@ -228,4 +228,4 @@ def test_a_test_that_expects_another_entity_is_told_so(tmp_path: Path) -> None:
     path = written(tmp_path, CASE.format(expect="{ entities: { custmer: null } }"))
     texts = [finding.text("") for finding in lint(path, {})]
     assert len(texts) == 1
-    assert "no upsert.entity of this pipeline keeps it; did you mean customer?" in texts[0]
+    assert "no upsert.entity of this pipeline maintains it; did you mean customer?" in texts[0]

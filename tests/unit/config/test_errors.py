@@ -78,7 +78,7 @@ CORPUS = {
     ),
     "reserved connection": (
         changed("  w: {", "  source: { type: slack }\n  w: {"),
-        ":3:3: connections.source: `source` is the source itself; a connection needs another name",
+        ":3:3: connections.source: `source` is reserved for the source; a connection needs another name",
     ),
     "sink type": (
         changed("type: postgres, dsn: dbname=w", "type: slak"),
@@ -101,16 +101,16 @@ CORPUS = {
     ),
     "enum of another kind": (
         changed("x: string", "x: { type: string, enum: [1] }"),
-        ":5:13: events.a.b.x: enum has a value that is no string: it could never be met",
+        ":5:13: events.a.b.x: enum has a value that is not a string: no event could have it",
     ),
     "either form": (
         changed("x: string", "fields: { x: string }"),
-        ":5:8: events.a.b: may be one field or many: add unknown: payload beside fields, or write fields: "
-        "object",
+        ":5:8: events.a.b: is ambiguous: for several fields add unknown: payload "
+        "beside fields; for one field write fields: object",
     ),
     "no such connection": (
         changed("connection: w", "connection: ww"),
-        ":10:24: pipelines.p.destinations.d.connection: `ww` is no connection; did you mean w?",
+        ":10:24: pipelines.p.destinations.d.connection: `ww` is not a connection; did you mean w?",
     ),
     "misspelt table": (
         changed("table: s.t", "tabel: s.t"),
@@ -124,7 +124,7 @@ CORPUS = {
     ),
     "branch to nowhere": (
         SOUND + "    branches: [{ name: b, to: [dd] }]\n",
-        ":11:32: pipelines.p.branches[0].to[0]: `dd` is no destination of this pipeline; did you mean d?",
+        ":11:32: pipelines.p.branches[0].to[0]: `dd` is not a destination of this pipeline; did you mean d?",
     ),
     "step": (
         SOUND + "    steps: [{ filtr: x }]\n",
@@ -140,15 +140,15 @@ CORPUS = {
     ),
     "reserved root": (
         SOUND + "    steps: [{ set: { event: 1 } }]\n",
-        ":11:22: pipelines.p.steps[0].set.event: is a name that expressions have taken: choose another",
+        ":11:22: pipelines.p.steps[0].set.event: is reserved in expressions: choose another name",
     ),
     "root twice": (
         SOUND + '    steps: [{ set: { a: "1" } }, { set: { a: "2" } }]\n',
-        ":11:43: pipelines.p.steps[1].set.a: an earlier step has made this name",
+        ":11:43: pipelines.p.steps[1].set.a: an earlier step already defines this name",
     ),
     "enrichment from a sink": (
         SOUND + "    steps:\n      - enrich.entity: { as: c, key: $event.x, from: ww, sql: '%(keys)s' }\n",
-        ":12:54: pipelines.p.steps[0].enrich.entity.from: `ww` is no connection; did you mean w?",
+        ":12:54: pipelines.p.steps[0].enrich.entity.from: `ww` is not a connection; did you mean w?",
     ),
     "sql without keys": (
         SOUND + "    steps:\n      - enrich.entity: { as: c, key: $event.x, sql: select 1 }\n",
@@ -157,24 +157,24 @@ CORPUS = {
     ),
     "open admin": (
         SOUND + "admin: { listen: 0.0.0.0:1 }\n",
-        ":11:8: admin: listens beyond this machine and so needs a token: ${BRIDGE_ADMIN_TOKEN}",
+        ":11:8: admin: is reachable from other machines, so it needs a token: ${BRIDGE_ADMIN_TOKEN}",
     ),
     "useless ingress": (
         SOUND + "ingress: {}\n",
-        ":11:10: ingress: lets nobody in: add api_keys or webhooks, or remove ingress",
+        ":11:10: ingress: accepts no request: add api_keys or webhooks, or remove ingress",
     ),
     "test of nothing": (
         SOUND + "tests: [{ name: n, pipeline: q, event: {}, expect: {} }]\n",
-        ":11:30: tests[0].pipeline: `q` is no pipeline; there is: p",
+        ":11:30: tests[0].pipeline: `q` is not a pipeline; available: p",
     ),
     "unknown expectation": (
         SOUND + "tests: [{ name: n, pipeline: p, event: {}, expect: { brnch: b } }]\n",
-        ":11:54: tests[0].expect.brnch: is no destination of this pipeline; did you mean branch?",
+        ":11:54: tests[0].expect.brnch: is not a destination of this pipeline; did you mean branch?",
     ),
     "reserved destination": (
         changed("      d: {", "      dead: {"),
-        ":10:7: pipelines.p.destinations.dead: `dead` is a word of tests' expect; call the destination "
-        "otherwise",
+        ":10:7: pipelines.p.destinations.dead: `dead` is a key of expect in "
+        "tests; choose another name for the destination",
     ),
     "name of a pipeline": (
         changed("  p:\n", "  a/b:\n"),

@@ -63,7 +63,7 @@ CORPUS = {
     ),
     "a field inside a number": (
         {"columns": '{ event_id: "$meta.id", used: "$event.used.x" }'},
-        f":20:48: error: {EVENTS}.columns.used: used is a number: it has no x inside",
+        f":20:48: error: {EVENTS}.columns.used: used is a number and has no x",
     ),
     "a root that nothing makes": (
         {"branch": '{ name: big, when: "$bigg", to: [events] }'},
@@ -71,7 +71,7 @@ CORPUS = {
     ),
     "a name that a later step makes": (
         {"step": "filter: $late > 1\n      - set: { late: $event.used }"},
-        ":10:17: error: pipelines.hits.steps[0].filter: $late is made by a later step; move that step up",
+        ":10:17: error: pipelines.hits.steps[0].filter: $late is defined by a later step; move that step up",
     ),
     "a word that $meta has not": (
         {"columns": '{ event_id: "$meta.id", used: "$meta.sequence" }'},
@@ -80,12 +80,12 @@ CORPUS = {
     ),
     "a branch after one that takes all": (
         {"branch": "{ name: all, to: [events] }"},
-        ":13:9: error: pipelines.hits.branches[1]: can never be reached: `all` before it takes everything; "
+        ":13:9: error: pipelines.hits.branches[1]: is unreachable: `all` before it matches everything; "
         "put it before `all`",
     ),
     "a destination no branch leads to": (
         {"branch": '{ name: big, when: "$big", to: [] }'},
-        f":15:7: warning: {EVENTS}: no branch leads to it; name it in a branch's to: [events]",
+        f":15:7: warning: {EVENTS}: no branch leads to it; add it to a branch's to: [events]",
     ),
     "an upsert without a key": (
         {"key": "[]"},
@@ -95,7 +95,7 @@ CORPUS = {
     "an upsert by something that is not the event": (
         {"key": "[used]"},
         f":19:9: warning: {EVENTS}.key: is not the event's identity: "
-        "a retried older event would write over a newer one; add version: $meta.seq",
+        "a retried older event would overwrite a newer one; add version: $meta.seq",
     ),
     "a key that is no column": (
         {"key": "[event_idd]"},
@@ -104,22 +104,22 @@ CORPUS = {
     ),
     "a key that insert does not use": (
         {"mode": "insert"},
-        f":19:9: warning: {EVENTS}.key: `key` does nothing with mode: insert; say mode: upsert, or remove it",
+        f":19:9: warning: {EVENTS}.key: `key` has no effect with mode: insert; use mode: upsert, or remove it",
     ),
     "arithmetic in a column": (
         {"columns": '{ event_id: "$meta.id", used: "$event.used / 3" }'},
-        f":20:48: warning: {EVENTS}.columns.used: is reckoned in float64: a numeric "
-        "column loses its exact decimals; map the field itself, or reckon in SQL (a generated column)",
+        f":20:48: warning: {EVENTS}.columns.used: is computed in float64: a numeric "
+        "column loses its exact decimals; map the field itself, or compute in SQL (a generated column)",
     ),
     "a text compared with a number": (
         {"step": "filter: $event.customer_id > 0"},
         ":10:17: error: pipelines.hits.steps[0].filter: $event.customer_id is a text and 0 is a number: "
-        "they never compare; compare like with like, or mend the contract",
+        "they cannot be compared; compare values of one type, or correct the contract",
     ),
     "a number in quotes": (
         {"step": "filter: $event.used >= '95'"},
         ":10:17: error: pipelines.hits.steps[0].filter: $event.used is a number and '95' is a text: "
-        "they never compare; write 95 without quotes",
+        "they cannot be compared; write 95 without quotes",
     ),
     "an expression that cannot be read": (
         {"step": "filter: $event.used >"},
@@ -139,31 +139,31 @@ CORPUS = {
     ),
     "a table without its schema": (
         {"table": "usage"},
-        f":17:16: error: {EVENTS}.table: a table is named with its schema; write public.usage",
+        f":17:16: error: {EVENTS}.table: a table needs its schema; write public.usage",
     ),
     "a weak sslmode to another host": (
         {"dsn": "host=db.example dbname=w sslmode=require"},
-        ":3:37: warning: connections.warehouse.dsn: sslmode is require, which does not prove who answers at "
-        "another host; set sslmode: verify-full, and sslrootcert where it needs one",
+        ":3:37: warning: connections.warehouse.dsn: sslmode is require, which does not verify "
+        "the identity of another host; set sslmode: verify-full, and sslrootcert where it needs one",
     ),
     "an event nobody has described": (
         {"event": "usage.limit_reachd"},
-        ":8:12: error: pipelines.hits.event: no event under `events` is usage.limit_reachd: nothing checks "
-        "what comes in; did you mean usage.limit_reached?",
+        ":8:12: error: pipelines.hits.event: no event under `events` matches "
+        "usage.limit_reachd: its payloads are not checked; did you mean usage.limit_reached?",
     ),
     "a division by nothing": (
         {"step": "filter: $event.used / 0 > 1"},
-        ":10:17: error: pipelines.hits.steps[0].filter: divides by zero: every event would be a dead letter",
+        ":10:17: error: pipelines.hits.steps[0].filter: divides by zero: every event would become a dead letter",
     ),
     "a divisor that may be zero": (
         {"step": "set: { big: 5 / $event.used > 1 }"},
         ":10:21: warning: pipelines.hits.steps[0].set.big: $event.used may be 0: a division by zero makes the "
-        "event a dead letter; ask first, here or in a filter above: $event.used > 0",
+        "event a dead letter; check first, here or in an earlier filter: $event.used > 0",
     ),
     "a webhook whose events go nowhere": (
         {"columns": f"{WELL['columns']}\n{WEBHOOK}"},
-        ":22:15: warning: ingress.webhooks.github: no pipeline takes its events, github.*: they would lead "
-        "nowhere; add a pipeline with event: 'github.*'",
+        ":22:15: warning: ingress.webhooks.github: no pipeline takes its events, github.*; "
+        "add a pipeline with event: 'github.*'",
     ),
     "a variable that is not set here": (
         {"dsn": "${WAREHOUSE_DSN:?set WAREHOUSE_DSN}"},
@@ -171,8 +171,8 @@ CORPUS = {
     ),
     "a dollar in the middle of a text": (
         {"columns": '{ event_id: "$meta.id", used: "is $event.used" }'},
-        f":20:48: warning: {EVENTS}.columns.used: $event.used inside a text stays as it "
-        "is written; write {{ event.used }} for its value, or $$ for a dollar",
+        f":20:48: warning: {EVENTS}.columns.used: $event.used inside text "
+        "is not replaced; write {{ event.used }} for its value, or $$ for a dollar",
     ),
 }
 
@@ -214,14 +214,14 @@ def absences(tmp_path: Path, first: str, second: str = SURE, missing: str = "con
 @pytest.mark.parametrize(
     ("expression", "told"),
     [
-        ("$event.size > 5", "$event.size may be missing or null: the event is a dead letter then; "
-         "say what counts instead: ($event.size|default(0, true))"),
-        ("$event.score * 2 > 5", "$event.score may be null: the event is a dead letter then; "
-         "say what counts instead: ($event.score|default(0, true))"),
-        ("$event.source == 'web'", "$event.source may be missing: the event is a dead letter then; "
-         "say what counts instead: ($event.source|default('', true))"),
-        ("$company.mrr > 500", "$company.mrr is null where no company is found: the event is a dead letter "
-         "then; ask first: $company.mrr is not none and ..."),
+        ("$event.size > 5", "$event.size may be missing or null: the event then becomes a dead letter; "
+         "give a default: ($event.size|default(0, true))"),
+        ("$event.score * 2 > 5", "$event.score may be null: the event then becomes a dead letter; "
+         "give a default: ($event.score|default(0, true))"),
+        ("$event.source == 'web'", "$event.source may be missing: the event then becomes a dead letter; "
+         "give a default: ($event.source|default('', true))"),
+        ("$company.mrr > 500", "$company.mrr is null where no company is found: the event then "
+         "becomes a dead letter; check first: $company.mrr is not none and ..."),
     ],
 )  # fmt: skip
 def test_what_may_not_be_there_is_told_once(tmp_path: Path, expression: str, told: str) -> None:
@@ -242,8 +242,8 @@ def test_a_template_that_prints_what_may_be_missing_is_told(tmp_path: Path, valu
     path = tmp_path / "bridge.yaml"
     text = OPTIONAL.format(first=SURE, second=SURE, missing="continue")
     path.write_text(text.replace("hot: $hot", f'hot: "{{{{ event.id }}}}{value}"'))
-    line = "event.source may be missing: a dead letter for this destination then"
-    fix = "say what stands there instead: {{ event.source|default('') }}"
+    line = "event.source may be missing: this destination then gets a dead letter"
+    fix = "give a default: {{ event.source|default('') }}"
     assert [(one.message, one.fix) for one in lint(path, {})] == ([(line, fix)] if told else [])
 
 
@@ -294,8 +294,8 @@ def test_two_connections_to_one_database_are_told(tmp_path: Path) -> None:
     lines = [finding.text("") for finding in lint(path, {})]
     assert lines == [
         ":4:3: warning: connections.again: no pipeline uses this connection; remove it",
-        ":4:3: warning: connections.again: is the same database as warehouse: each would have a slot and a "
-        "ledger row of its own; use warehouse for both",
+        ":4:3: warning: connections.again: is the same database as warehouse: each would have its "
+        "own slot and ledger row; use warehouse for both",
     ]
 
 

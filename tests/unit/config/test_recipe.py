@@ -246,7 +246,7 @@ def test_a_recipe_that_is_there_already_is_not_added_again(tmp_path: Path) -> No
     path.write_text(recipe("usage-limits").text("bridge.yaml"))
     code, output = run("recipe", "add", "usage-limits", "-c", str(path))
     assert code == 1
-    assert "events.usage.limit_reached is there already" in output
+    assert "events.usage.limit_reached exists already" in output
     assert path.read_text() == recipe("usage-limits").text("bridge.yaml")
 
 

@@ -77,4 +77,4 @@ def test_the_command_prints_one_type_or_all(config: str) -> None:
 def test_a_json_schema_is_of_one_type(config: str) -> None:
     result = CliRunner().invoke(schema, ["event", "-c", config])
     assert result.exit_code == 2
-    assert "name an event type" in result.output
+    assert "give an event type" in result.output

@@ -147,7 +147,7 @@ def test_any_signed_body_becomes_an_event_or_a_refusal(body: bytes) -> None:
         ({"scheme": "hmac", "type": "a", "id": "body"}, "header is missing"),
         ({"scheme": "github", "header": "X-A"}, "header is for hmac"),
         ({"scheme": "stripe", "encoding": "base64"}, "encoding is for hmac"),
-        ({"scheme": "bearer"}, "names no type of event"),
+        ({"scheme": "bearer"}, "requests do not name an event type"),
         ({"scheme": "standard", "secrets": ("not base64!",)}, "not base64"),
         ({"scheme": "github", "type": "$event.type"}, r"reads \$event"),
         ({"scheme": "github", "type": "$body.a +"}, "unexpected"),

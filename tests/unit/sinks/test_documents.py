@@ -118,7 +118,7 @@ def test_every_example_is_a_configuration_that_lint_likes(tmp_path: Path) -> Non
             "{ connection: bot, text: hi, format: $event.plan }",
             "nudge.format: `$event.plan` must be a literal",
         ),
-        ("{ connection: csm, txt: hi }", "nudge.txt: is no key of a slack message; did you mean text?"),
+        ("{ connection: csm, txt: hi }", "nudge.txt: is not a key of a slack message; did you mean text?"),
         ("{ connection: mail, sbject: hi }", "nudge: `subject` is missing: an email message needs it"),
         ("{ connection: csm, text: '{{ event.', }", "template"),
         (
@@ -127,7 +127,7 @@ def test_every_example_is_a_configuration_that_lint_likes(tmp_path: Path) -> Non
         ),
         (
             "{ connection: csm, text: hi, channel: $event.csm }",
-            "nudge.channel: does nothing: connection csm writes to one place, its own",
+            "nudge.channel: has no effect: connection csm writes to its own place only",
         ),
         ("{ connection: workspace, text: hi }", "nudge: has neither channel nor fallback: no message could"),
         (
@@ -150,7 +150,7 @@ def test_every_example_is_a_configuration_that_lint_likes(tmp_path: Path) -> Non
         ),
         (
             "{ connection: notion, properties: { Custmer: $event.plan } }",
-            "nudge.properties.Custmer: the connection does not say which type Custmer has; did you mean Customer?",
+            "nudge.properties.Custmer: the connection does not define the type of Custmer; did you mean Customer?",
         ),
     ],
 )
