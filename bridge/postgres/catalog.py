@@ -72,10 +72,7 @@ def table_shape(
 ) -> tuple[TableShape | None, list[Finding]]:
     """The table of a destination and its findings. kinds: column -> contract type ("number", "object", ...) for
     columns mapped from one field."""
-    schema, table = (
-        spec.schema,
-        spec.table,
-    )  # compared as text below: as `name`, 64 bytes would be truncated to 63
+    schema, table = spec.schema, spec.table  # compared as text: as `name`, 64 bytes would be cut to 63
     row = connection.execute(
         "select c.oid, c.relkind, row_security_active(c.oid), quote_ident(current_user),"
         " has_schema_privilege(n.oid, 'usage') from pg_catalog.pg_class c"

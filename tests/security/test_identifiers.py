@@ -107,7 +107,7 @@ def test_a_slots_name_is_what_postgres_takes_and_nothing_else(name: str) -> None
 def test_a_name_of_64_bytes_is_another_table(target: Database) -> None:
     """Postgres cuts it with a notice; the bridge must not write into the table of the shorter name."""
     target.execute(f'create table events."{"x" * 63}" (k text primary key)')
-    spec = TableSpec("d", "w", f'events."{"x" * 64}"', columns={"k": f"$meta.{uuid.uuid4().hex[:3]}"})
+    spec = TableSpec("d", "w", "events", "x" * 64, columns={"k": f"$meta.{uuid.uuid4().hex[:3]}"})
     with connect(target.dsn, CATALOG, "identifiers") as looking:
         shape, [finding] = table_shape(looking, spec, {})
     assert shape is None
