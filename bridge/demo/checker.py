@@ -61,7 +61,7 @@ Row = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Comparison:
+class Tally:
     """The outcome of every event. Latencies in seconds, by the producers' phase."""
 
     events: int = 0
@@ -101,28 +101,28 @@ def install(source_dsn: str, target_dsn: str) -> None:
             connection.execute(statements.encode())
 
 
-def check(source_dsn: str, target_dsn: str) -> Comparison:
+def check(source_dsn: str, target_dsn: str) -> Tally:
     """Compare. Producers and bridge must have stopped."""
-    comparison = Comparison()
+    tally = Tally()
     with _rows(source_dsn, _TRUTH) as truths, _rows(target_dsn, _EFFECTS) as effects:
         with psycopg.connect(target_dsn) as connection:
             dead = {row[0] for row in connection.execute(_DEAD)}
-        comparison.dead_letters = len(dead)
+        tally.dead_letters = len(dead)
         truth, effect = next(truths, None), next(effects, None)
         while truth is not None or effect is not None:
             if truth is not None and effect is not None and truth["event_id"] == effect["event_id"]:
-                _pair(comparison, truth, effect)
+                _pair(tally, truth, effect)
                 truth, effect = next(truths, None), next(effects, None)
             elif truth is not None and (effect is None or truth["event_id"] < effect["event_id"]):
-                comparison.events += 1
+                tally.events += 1
                 if truth["event_id"] not in dead:
-                    _note(comparison, "lost", truth["event_id"])
+                    _note(tally, "lost", truth["event_id"])
                 truth = next(truths, None)
             elif effect is not None:
-                _note(comparison, "unexpected", effect["event_id"])
-                comparison.rows += effect["present"]
+                _note(tally, "unexpected", effect["event_id"])
+                tally.rows += effect["present"]
                 effect = next(effects, None)
-    return comparison
+    return tally
 
 
 @contextmanager
@@ -133,26 +133,26 @@ def _rows(dsn: str, query: str) -> Iterator[Iterator[Row]]:
         yield iter(cursor)
 
 
-def _pair(comparison: Comparison, truth: Row, effect: Row) -> None:
+def _pair(tally: Tally, truth: Row, effect: Row) -> None:
     event_id, phase = truth["event_id"], truth["phase"]
-    comparison.events += 1
-    comparison.rows += effect["present"]
+    tally.events += 1
+    tally.rows += effect["present"]
     if not effect["present"]:
-        _note(comparison, "lost", event_id)
+        _note(tally, "lost", event_id)
         return
     differs = [name for name in COLUMNS if truth[name] != effect[name]]
     if differs or effect["effects"] == 0:
-        _note(comparison, "altered", event_id, ", ".join(differs) or "written without a trace")
+        _note(tally, "altered", event_id, ", ".join(differs) or "written without a trace")
     if effect["effects"] > 1:
-        _note(comparison, "duplicates", event_id, f"{effect['effects']} effects", effect["effects"] - 1)
+        _note(tally, "duplicates", event_id, f"{effect['effects']} effects", effect["effects"] - 1)
     if effect["applied"] is not None:
-        comparison.latencies.setdefault(phase, []).append(effect["applied"] - truth["committed"])
-        first, last = comparison.span.get(phase, (effect["applied"], effect["applied"]))
-        comparison.span[phase] = (min(first, effect["applied"]), max(last, effect["applied"]))
+        tally.latencies.setdefault(phase, []).append(effect["applied"] - truth["committed"])
+        first, last = tally.span.get(phase, (effect["applied"], effect["applied"]))
+        tally.span[phase] = (min(first, effect["applied"]), max(last, effect["applied"]))
 
 
-def _note(comparison: Comparison, kind: str, event_id: object, what: str = "", count: int = 1) -> None:
-    before = getattr(comparison, kind)
-    setattr(comparison, kind, before + count)
+def _note(tally: Tally, kind: str, event_id: object, what: str = "", count: int = 1) -> None:
+    before = getattr(tally, kind)
+    setattr(tally, kind, before + count)
     if before < 3:
-        comparison.examples.append(f"{kind}: {event_id}" + (f" ({what})" if what else ""))
+        tally.examples.append(f"{kind}: {event_id}" + (f" ({what})" if what else ""))

@@ -14,7 +14,7 @@ from typing import Literal, LiteralString
 
 import psycopg
 
-from bridge.demo.checker import Comparison, check, install
+from bridge.demo.checker import Tally, check, install
 from bridge.demo.process import Bridge
 from bridge.demo.producers import Producers
 from bridge.demo.world import Delivered, Slack, World
@@ -60,7 +60,7 @@ class Progress:
 class Outcome:
     """The verdict and its context."""
 
-    verdict: Comparison
+    verdict: Tally
     slack: Delivered
     kills: list[Kill]
     transactions: int
