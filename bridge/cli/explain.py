@@ -43,8 +43,8 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
             hint="bridge tail shows the newest events; a dead letter keeps its event: bridge dead list",
         )
     with target_errors("explain"):
-        journey = [_journey(plan, event) for plan in plans]
-    told = {"event": _event(event), "streams": journey}
+        streams = [_traced(plan, event) for plan in plans]
+    told = {"event": _event(event), "streams": streams}
     if as_json:
         click.echo(json.dumps(told, indent=2, default=str))
         return
@@ -57,7 +57,7 @@ def _event(event: Event) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _journey(plan: StreamSpec, event: Event) -> dict[str, Any]:
+def _traced(plan: StreamSpec, event: Event) -> dict[str, Any]:
     """What one stream does with the event, and what its ledger says."""
     from bridge.cli.connect import connect_ledger  # noqa: PLC0415
     from bridge.planning.contract import Contract  # noqa: PLC0415

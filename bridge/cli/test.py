@@ -20,14 +20,14 @@ def test(config_path: Path, only: str) -> None:
     Each test sends one event through its pipeline. Prints one line per unmet expectation. Exit code 1 if a test
     fails or there is none to run.
     """
-    trials = [trial for trial in run_cases(read_config(config_path, offline=True)) if only in trial.name]
-    for trial in trials:
-        click.echo(f"{'FAIL' if trial.differences else 'ok  '}  {trial.name}")
-        for difference in trial.differences:
+    results = [result for result in run_cases(read_config(config_path, offline=True)) if only in result.name]
+    for result in results:
+        click.echo(f"{'FAIL' if result.differences else 'ok  '}  {result.name}")
+        for difference in result.differences:
             click.echo(f"        {difference}")
-    failed = sum(bool(trial.differences) for trial in trials)
-    if not trials:
+    failed = sum(bool(result.differences) for result in results)
+    if not results:
         click.echo(f"{config_path} has no such test; add one under tests:", err=True)
     else:
-        click.echo(f"{len(trials) - failed} passed, {failed} failed", err=True)
-    sys.exit(1 if failed or not trials else 0)
+        click.echo(f"{len(results) - failed} passed, {failed} failed", err=True)
+    sys.exit(1 if failed or not results else 0)

@@ -78,8 +78,8 @@ def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
                 return rest
             raise Unset(name, f"{name} is not set: {rest or 'it is required'}")
         if found is None:
-            mend = f"set it in the environment, or write ${{{name}:-default}}"
-            raise Unset(name, f"{name} is not set: {mend}")
+            fix = f"set it in the environment, or write ${{{name}:-default}}"
+            raise Unset(name, f"{name} is not set: {fix}")
         return found
 
     return _REFERENCE.sub(value, text)

@@ -23,7 +23,7 @@ from bridge.protocol.events import Event
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class CaseResult:
     """The result of one test. differences: one line per unmet expectation; none: passed."""
 
     name: str
@@ -36,12 +36,12 @@ class _Result:
     branches: list[str | None] = field(default_factory=list)
 
 
-def run_cases(config: Config) -> list[Trial]:
+def run_cases(config: Config) -> list[CaseResult]:
     """Run every test of the configuration, in order. Raises ConfigError if something does not compile."""
     pipelines = {spec.name: spec for spec in pipeline_specs(config)}
     contracts = contract_specs(config)
     return [
-        Trial(case.name, tuple(_differences(case, pipelines[case.pipeline], contracts)))
+        CaseResult(case.name, tuple(_differences(case, pipelines[case.pipeline], contracts)))
         for case in config.tests
     ]
 

@@ -121,14 +121,14 @@ _FIRST: LiteralString = "select outbox.first_id(%(type)s, %(idempotency_key)s)::
 
 # The delivery was claimed, its event was there before under its idempotency key: the claim names that one.
 _FIRST_DELIVERY: LiteralString = """
-    with mended as (
+    with restored as (
         update outbox.webhook_delivery d set event_id = f.id
         from (select outbox.first_id(%(type)s, %(idempotency_key)s) as id) f
         where d.endpoint = %(endpoint)s and d.id = %(delivery)s and f.id is not null
           and not exists (select from outbox.event e where e.id = d.event_id)
         returning d.event_id
     )
-    select coalesce((select event_id from mended),
+    select coalesce((select event_id from restored),
                     (select d.event_id from outbox.webhook_delivery d
                      where d.endpoint = %(endpoint)s and d.id = %(delivery)s))::text"""
 

@@ -150,6 +150,6 @@ def test_the_examples_that_are_whole_files_have_no_lint(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yaml"
         path.write_text(text)
         assert [finding.text("") for finding in lint(path, environ)] == []
-        trials = run_cases(load(path, environ))
-        assert trials
-        assert [trial for trial in trials if trial.differences] == []
+        results = run_cases(load(path, environ))
+        assert results
+        assert [result for result in results if result.differences] == []

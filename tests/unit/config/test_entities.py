@@ -220,8 +220,8 @@ tests:
 def test_a_files_own_tests_try_what_is_kept(
     tmp_path: Path, expect: str, differences: tuple[str, ...]
 ) -> None:
-    [trial] = run_cases(load(written(tmp_path, CASE.format(expect=expect)), {}))
-    assert trial.differences == differences
+    [result] = run_cases(load(written(tmp_path, CASE.format(expect=expect)), {}))
+    assert result.differences == differences
 
 
 def test_a_test_that_expects_another_entity_is_told_so(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_its_samples_land_are_held_back_or_die_as_they_say(one: Recipe) -> None:
                 )
                 for n, payload in enumerate(payloads)
             ]
-            trials = run_cases(config.model_copy(update={"tests": tuple(cases)}))
-            return [trial.name for trial in trials if trial.differences]
+            results = run_cases(config.model_copy(update={"tests": tuple(cases)}))
+            return [result.name for result in results if result.differences]
 
         assert len(failing(samples.valid, nowhere)) == len(samples.valid)
         by_filter = failing(samples.filtered, {**nowhere, "filtered": True})
@@ -115,9 +115,9 @@ def test_its_samples_land_are_held_back_or_die_as_they_say(one: Recipe) -> None:
 
 @pytest.mark.parametrize("one", ALL, ids=NAMES)
 def test_its_own_tests_pass(one: Recipe) -> None:
-    trials = run_cases(load(one.folder / "bridge.yaml", {}, offline=True))
-    assert trials
-    assert [(trial.name, trial.differences) for trial in trials if trial.differences] == []
+    results = run_cases(load(one.folder / "bridge.yaml", {}, offline=True))
+    assert results
+    assert [(result.name, result.differences) for result in results if result.differences] == []
 
 
 def test_list_as_json_is_a_list_of_objects() -> None:
@@ -181,8 +181,8 @@ def test_signups_can_keep_only_the_domain_of_an_address(tmp_path: Path) -> None:
     case = Case.model_validate(
         {"name": "domain", "pipeline": "signups", "event": event, "expect": {"events": kept}}
     )
-    [trial] = run_cases(config.model_copy(update={"tests": (case,)}))
-    assert not trial.differences
+    [result] = run_cases(config.model_copy(update={"tests": (case,)}))
+    assert not result.differences
 
 
 def test_a_recipe_is_added_to_a_file_that_a_variable_decides(
