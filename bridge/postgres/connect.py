@@ -259,9 +259,8 @@ def _ask(link: PGconn, statements: str, seconds: float) -> _Answer:
 
 
 _TAKE_SECONDS = 3600.0  # not the limit: each attempt to connect ends earlier, and its error is raised
-_GIVE_UP_SECONDS = (
-    5.0  # psycopg-pool's back-off (1, 2, ... s) starts again then, so that a restart is noticed soon
-)
+_GIVE_UP_SECONDS = 5.0
+"""psycopg-pool's back-off (1, 2, ... s) starts again then, so that a restart is noticed soon."""
 
 
 class Pool:

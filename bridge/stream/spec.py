@@ -27,9 +27,8 @@ class StreamSpec:
     pipelines: Sequence[PipelineSpec]
     contracts: Mapping[str, ContractSpec]
     sinks: frozenset[tuple[str, str]]  # (pipeline, destination) whose deliveries this stream writes
-    entities: frozenset[tuple[str, str]] = (
-        frozenset()
-    )  # units of upsert.entity whose dead letters are this stream's
+    # Units of upsert.entity whose dead letters are this stream's.
+    entities: frozenset[tuple[str, str]] = frozenset()
     outbox: Outbox = field(default_factory=Outbox)
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None

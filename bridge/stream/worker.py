@@ -31,9 +31,7 @@ from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.target_tables import plan_target
 
-_BACKOFF = Backoff(
-    first=0.1, longest=10.0, jitter=NO_JITTER
-)  # one stream: there is nobody to keep apart from
+_BACKOFF = Backoff(first=0.1, longest=10.0, jitter=NO_JITTER)  # one stream: nobody to keep apart from
 _HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
 _STAND_BY_SECONDS = 1.0
 
