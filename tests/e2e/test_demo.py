@@ -30,7 +30,7 @@ def test_the_demo_loses_and_doubles_nothing_and_writes_its_report(tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost 0  duplicates 0" in done.stdout.splitlines()
     assert re.search(r"SIGKILL mid-stream +3,", done.stdout)
-    assert re.search(r"messages at Slack +\d+ for 12 customers .* missing 0, sent again \d", done.stdout)
+    assert re.search(r"messages at Slack +\d+ for 12 customers .* missing 0, repeated \d", done.stdout)
     assert "lost 0  duplicates 0" in report.read_text()
 
 
