@@ -175,6 +175,7 @@ def test_every_part_works_behind_either_pool(pooled: tuple[World, str, int], rec
     assert not [line for line in bridge.logs if line.get("level") in ("warning", "error")], bridge.log_tail()
 
 
+@pytest.mark.timeout(600)  # fifteen commands and a bridge
 @pytest.mark.fault(68)
 def test_every_command_works_behind_either_pool(pooled: tuple[World, str, int]) -> None:
     world, owner, _ = pooled
