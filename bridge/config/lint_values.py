@@ -103,7 +103,7 @@ def _pair(
         message = f"{left.text} is a {kinds[0]} and {right.text} is a {kinds[1]}: they cannot be compared"
         number = next((piece for piece in (left, right) if piece.kind == "string"), None)
         fix = f"write {number.text[1:-1]} without quotes" if number and _numeric(number) else ""
-        yield Remark("error", path, message, fix or ("compare values of one type, or correct the contract"))
+        yield Remark("error", path, message, fix or "compare values of one type, or correct the contract")
         return
     for side, other in ((left, right), (right, left)):
         values = _enum(side, fields)

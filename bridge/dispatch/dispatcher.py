@@ -18,7 +18,6 @@ from bridge.attempts import Backoff, Retries
 from bridge.dispatch.lane import Lane
 from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
-from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
 from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import DISPATCH
@@ -84,7 +83,7 @@ class Dispatcher:
                 except _PlaceLost:
                     self._watcher.log("warning", "dispatcher lease lost", stream=self.plan.stream)
 
-    async def _session(self, pool: Pool, connection: place.AsyncLink) -> None:
+    async def _session(self, pool: Pool, connection: queue.AsyncLink) -> None:
         epoch = await self._place(connection)
         if epoch is None:
             return
@@ -118,12 +117,12 @@ class Dispatcher:
                     task.cancel()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        await place.let_go(connection, self.plan.stream, epoch, claimed)
+        await queue.let_go(connection, self.plan.stream, epoch, claimed)
 
-    async def _place(self, connection: place.AsyncLink) -> int | None:
+    async def _place(self, connection: queue.AsyncLink) -> int | None:
         """Wait for the lease; None: told to stop."""
         while not self._stop.is_set():
-            epoch = await place.hold(connection, self.plan.stream, self._holder)
+            epoch = await queue.hold(connection, self.plan.stream, self._holder)
             if epoch is not None:
                 return epoch
             if self._said != "standing by":
@@ -133,7 +132,7 @@ class Dispatcher:
             await self._sleep(_STAND_BY_SECONDS)
         return None
 
-    async def _wake(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
+    async def _wake(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
         """Look for due messages every POLL_SECONDS and at every nudge, until told to stop."""
         names = [lane.plan.name for lane in lanes]
         while not self._stop.is_set():
@@ -145,10 +144,10 @@ class Dispatcher:
         for lane in lanes:
             lane.wake()
 
-    async def _renew(self, connection: place.AsyncLink, epoch: int) -> None:
+    async def _renew(self, connection: queue.AsyncLink, epoch: int) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
-            if not await place.renew(connection, self.plan.stream, epoch):
+            if not await queue.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 
     async def _tidy(self, pool: Pool, lanes: Sequence[Lane]) -> None:
@@ -159,7 +158,7 @@ class Dispatcher:
                     await self._tidied(connection, lanes)
             await asyncio.sleep(_TIDY_SECONDS)
 
-    async def _tidied(self, connection: place.AsyncLink, lanes: Sequence[Lane]) -> None:
+    async def _tidied(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
         """Expire messages past max_age and prune settled rows, in small batches with pauses."""
         for lane in lanes:
             while count := await queue.expire(connection, lane.claim):

@@ -183,7 +183,7 @@ def _step(
 def _branch(pipeline: Pipeline, rows: Rows, found: Trace) -> None:
     if pipeline.spec.branches is None:
         found.to = list(pipeline.spec.destinations)
-        found.ended = "" if found.to else ("the pipeline has no destination: it maintains an entity")
+        found.ended = "" if found.to else "the pipeline has no destination: it maintains an entity"
         return
     for spec, (when, to) in zip(pipeline.spec.branches, pipeline.branches, strict=True):
         seen = Seen(
