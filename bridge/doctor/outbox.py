@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 from bridge.doctor.check import Check, ok
 from bridge.doctor.grants import grants, may
 from bridge.doctor.reach import place
-from bridge.postgres.outbox import Outbox
+from bridge.postgres.outbox import Outbox, foreign_rows
 from bridge.postgres.schema import migrations, publication_sql, published
 from bridge.stream.spec import StreamSpec
 
@@ -40,6 +40,7 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
     yield from _migrations(source)
     if plan.outbox != Outbox():
         yield from _own(source, plan.outbox)
+    yield from _foreign(source, plan.outbox)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)
 
@@ -121,15 +122,46 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             "advice",
         )
     if not outbox.has_xid:
+        name = f"{outbox.schema}.{outbox.table}"
+        moves = _is_partitioned(source, outbox)
         yield Check(
-            "warn",
+            "error" if moves else "warn",
             "source",
             "xid_missing",
-            f"{outbox.schema}.{outbox.table} has no xid column: it is slot-only, and a lost slot cannot be caught up",
-            f"alter table {table} add column xid xid8;\n"
-            f"alter table {table} alter column xid set default pg_current_xact_id();\n"
-            "-- (neither rewrites the table), then source.columns.xid: xid, and seq: an identity column",
+            f"{name} has no xid column and is partitioned: a row that moves between partitions would come again"
+            if moves
+            else f"{name} has no xid column: it is slot-only, and a lost slot cannot be caught up",
+            f"alter table {table} add column seq bigint generated always as identity;\n"
+            f"alter table {table} add column xid xid8 not null default pg_current_xact_id();\n"
+            f"create index on {table} (xid, seq);\n"
+            "-- (it rewrites the table; rows from before get this transaction's xid: a new stream takes them all.\n"
+            '-- Where a stream runs: docs/operations.md, "Add xid to an outbox of your own"), then source.columns:\n'
+            "-- xid: xid, seq: seq",
             "sql",
+        )
+
+
+def _is_partitioned(source: psycopg.Connection, outbox: Outbox) -> bool:
+    row = source.execute(
+        "select relkind = 'p' from pg_catalog.pg_class where oid = to_regclass(%s)", [outbox.name.as_string()]
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _foreign(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
+    """What a start would halt for, before it does."""
+    try:
+        foreign = foreign_rows(source, outbox)
+    except psycopg.errors.UndefinedColumn:
+        return  # _own() says so
+    if foreign is not None:
+        yield Check(
+            "error",
+            "source",
+            "foreign_xids",
+            f"{foreign}: the outbox was restored, replicated here or altered",
+            "docs/operations.md, foreign_xids, says how to go on",
+            "advice",
         )
 
 

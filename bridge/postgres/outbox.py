@@ -79,6 +79,35 @@ def _events(result: PGresult) -> list[Event]:
     return [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
 
 
+FOREIGN_LIMIT = 10_000
+"""Rows counted at most."""
+
+
+def foreign_rows(connection: psycopg.Connection[Any], outbox: Outbox) -> str | None:
+    """Rows that no snapshot can place, in words; None where there is none, or no xid column. A row that is visible
+    has an xid below the end of the snapshot that sees it. Two looks into the index on (xid, seq)."""
+    if not outbox.has_xid:
+        return None
+    row = connection.execute(
+        sql.SQL(
+            "select (select count(*) from (select from {table} where {xid} is null limit %(limit)s) as one),"
+            " (select count(*) from (select from {table} where {xid} >= pg_snapshot_xmax(pg_current_snapshot())"
+            " limit %(limit)s) as other)"
+        ).format(table=outbox.name, xid=outbox.column("xid")),
+        {"limit": FOREIGN_LIMIT},
+    ).fetchone()
+    lacking, ahead = row or (0, 0)
+    said = [
+        f"{count}{' or more' if count == FOREIGN_LIMIT else ''} rows of the outbox {what}"
+        for count, what in (
+            (lacking, "have no xid"),
+            (ahead, "have an xid that this cluster has not given out yet"),
+        )
+        if count
+    ]
+    return " and ".join(said) or None
+
+
 class MissingReader:
     """Reads the rows of one goal by seq through a cursor: one sort for all batches.
 
@@ -91,11 +120,15 @@ class MissingReader:
         self._outbox = outbox
         self._max_events = max_events
         self._at: tuple[object, ...] | None = None  # what the open cursor would return next
+        self._foreign: str | None = None
 
     def read(self, request: ReadMissing) -> MissingRows:
         goal = (request.floor, request.upto, request.since)
         if self._at != (*goal, request.after_seq):
             self._open(request)
+            if self._foreign is not None:
+                self.close()
+                return MissingRows(Batch(), request.after_seq, more=True, foreign=self._foreign)
         events: list[Event] = []
         size = 0
         more = True
@@ -117,6 +150,7 @@ class MissingReader:
     def _open(self, request: ReadMissing) -> None:
         self.close()
         self._connection.begin("isolation level repeatable read, read only")
+        self._foreign = foreign_rows(self._connection, self._outbox)
         self._connection.execute(
             sql.SQL(
                 "declare missing no scroll cursor for select {columns} from {table} as e"

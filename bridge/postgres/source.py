@@ -93,10 +93,12 @@ class Source:
         (in_recovery,) = self._row("select pg_is_in_recovery()")
         if in_recovery:
             return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
-        system, timeline, flush, publication = self._row(
+        system, timeline, flush, partitioned, publication = self._row(
             "select (select system_identifier::text from pg_control_system()),"
             " ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,"
-            " pg_current_wal_flush_lsn()::text," + PUBLICATION_IDENTITY,
+            " pg_current_wal_flush_lsn()::text,"
+            " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
+            + PUBLICATION_IDENTITY,
             self._names,
         )
         return SourceFacts(
@@ -110,6 +112,7 @@ class Source:
             two_phase=self._row("select current_setting('max_prepared_transactions')::int > 0")[0],
             slot_refused=self._slot_refused(),
             pruned=self._pruned(),
+            partitioned=partitioned,
         )
 
     def _slot(self, name: str) -> SlotFacts | None:
@@ -134,7 +137,7 @@ class Source:
             outbox.name, outbox.column("id")
         )
         parameters: list[object] = [witness_id]
-        if outbox.has_xid:
+        if outbox.has_xid and witness_xid:  # 0: applied before the outbox had an xid column
             query += psycopg.sql.SQL(" and {} = %s::xid8").format(outbox.column("xid"))
             parameters.append(str(witness_xid))
         row = self.connection.execute(query + psycopg.sql.SQL(")"), parameters).fetchone()

@@ -7,11 +7,12 @@ docs/guarantees.md, "Preflight".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import Halt, Retry, StandBy
-from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot, format_lsn
+from bridge.protocol.events import NOTHING, ZERO, Done, Event, Lsn, Snapshot, format_lsn
 from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
 
@@ -99,7 +100,12 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
 
 
 def judge(
-    ledger: Ledger, source: SourceFacts, registration: Registration | None, *, slot_wanted: bool
+    ledger: Ledger,
+    source: SourceFacts,
+    registration: Registration | None,
+    *,
+    slot_wanted: bool,
+    has_xid: bool = True,
 ) -> Judgement:
     """Compare the ledger with the source. The registration must have been read after the fence. Raises Halt with a
     reason, or Retry on a standby."""
@@ -118,6 +124,13 @@ def judge(
             "(no row filter, no column list, publish_via_partition_root)",
             reason="publication_missing",
             hint="bridge install",
+        )
+    if source.partitioned and not has_xid:
+        raise Halt(
+            "the outbox is partitioned and has no xid column: a row that an UPDATE moves to another partition "
+            "cannot be told from a new one, and would be applied again",
+            reason="xid_missing",
+            hint="bridge doctor prints the column to add",
         )
     if ledger.mode is Mode.NEW:
         fresh = replace(
@@ -197,6 +210,31 @@ def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
             f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
             "a copy"
         )
+
+
+def check_strays(strays: Sequence[Event], done: Done, *, may_move: bool) -> None:
+    """Rows of the stream whose xid is not that of the transaction that brought them. may_move: an UPDATE may have
+    moved them to another partition. Such a row was brought before, under its own xid; whoever sees it there and
+    applied may pass over it. Raises Halt for every other one: by their xids they would be lost or come twice."""
+    foreign = [row for row in strays if not (may_move and row.xid and row.seq and done.has(row))]
+    if foreign:
+        # Event's fields are bytes by right; a row that breaks the rule may have NULL.
+        row = foreign[0]._asdict()
+        said = ", ".join(f"{name} {(row[name] or b'NULL').decode()}" for name in ("xid", "seq"))
+        raise foreign_xids(
+            f"{len(foreign)} rows of a transaction were not written with the xid that the transaction has "
+            f"(the first: id {(row['id'] or b'NULL').decode(errors='replace')}, {said})"
+        )
+
+
+def foreign_xids(message: str) -> Halt:
+    return Halt(
+        f"{message}: the outbox was restored, replicated here or altered, or somebody wrote the column. "
+        "Nothing of it was applied or acknowledged",
+        reason="foreign_xids",
+        hint="see that xid is mapped to a column of type xid8 with the default pg_current_xact_id() that nobody "
+        "writes, and seq to an identity column: docs/operations.md, foreign_xids",
+    )
 
 
 def _diverged(message: str) -> Halt:

@@ -20,7 +20,9 @@ from bridge.protocol.preflight import (
     StreamSettings,
     check_not_pruned,
     check_registration,
+    check_strays,
     facts,
+    foreign_xids,
     is_first_catch_up,
     judge,
     slot_wanted,
@@ -51,7 +53,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     registration = yield from ask(to.ReadRegistration())
     source = yield from ask(facts(settings, ledger))
     from_slot = slot_wanted(settings, source)
-    judgement = judge(ledger, source, registration, slot_wanted=from_slot)
+    judgement = judge(ledger, source, registration, slot_wanted=from_slot, has_xid=settings.has_xid)
     yield from ask(to.Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
     life = _Life(settings, judgement.ledger, target, registration)
     # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
@@ -201,7 +203,7 @@ class _Life:
         done = Done((yield from ask(to.ReadApplied())), floor)
         seq, more = goal.seq, True
         while more:
-            missing = yield from ask(to.ReadMissing(floor, goal.snapshot, seq, since))
+            missing = yield from self.missing(floor, goal.snapshot, seq, since)
             seq, more = missing.last_seq, missing.more
             batch = done.without(located(missing.batch, goal.lsn))
             if batch.events:
@@ -213,6 +215,13 @@ class _Life:
         yield from self.save(_raised(self.ledger, goal, mode), thin=thin)
         self.held = None if goal.from_slot else self.held
         yield from self.register()
+
+    def missing(self, floor: Snapshot, upto: Snapshot, seq: int, since: str | None) -> Asking[to.MissingRows]:
+        """Rows of the table; none of them before every row of it has an xid that a snapshot can place."""
+        missing = yield from ask(to.ReadMissing(floor, upto, seq, since))
+        if missing.foreign is not None:
+            raise foreign_xids(missing.foreign)
+        return missing
 
     def poll(self) -> Asking[None]:
         """Poll: capture without a slot, from snapshot to snapshot, until asked to stop."""
@@ -239,7 +248,7 @@ class _Life:
         goal = Goal(snapshot, lsn)
         before = self.ledger
         done = Done((yield from ask(to.ReadApplied())), before.floor)
-        missing = yield from ask(to.ReadMissing(before.floor, snapshot, 0, before.since))
+        missing = yield from self.missing(before.floor, snapshot, 0, before.since)
         batch = done.without(located(missing.batch, lsn))
         if not missing.batch.events and before.since is None:
             return False
@@ -266,7 +275,8 @@ class _Life:
         yield from ask(to.OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
         # ahead.
-        slot = (yield from ask(facts(self.settings, self.ledger))).slot
+        source = yield from ask(facts(self.settings, self.ledger))
+        slot = source.slot
         if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:
             raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
         listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
@@ -277,6 +287,8 @@ class _Life:
             if received.settled:
                 yield from self.settle()
             if received.batch is not None:
+                if received.batch.strays:
+                    yield from self.judge_strays(received.batch, partitioned=source.partitioned)
                 batch = done.without(received.batch) if self.settings.has_xid else received.batch
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
@@ -285,6 +297,12 @@ class _Life:
                 yield from self.look_at_source(look)
             if received.stop:
                 return
+
+    def judge_strays(self, batch: Batch, *, partitioned: bool) -> Asking[None]:
+        """Rows that say another xid than their transaction's: applied before, or nobody knows."""
+        yield from self.settle()
+        done = Done((yield from ask(to.ReadApplied())), self.ledger.floor)
+        check_strays(batch.strays, done, may_move=partitioned and not batch.replicated)
 
     def take(self, batch: Batch, *, inside: bool) -> Asking[bool]:
         """Send one batch. `inside`, and the returned value: chunks of a huge transaction are open in the target."""

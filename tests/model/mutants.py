@@ -202,7 +202,7 @@ def empties_applied() -> list[Patch]:
 
 @mutant
 def skips_nothing_that_is_listed() -> list[Patch]:
-    return [(events.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
+    return [(events.Done, "has", lambda self, event: self.floor.shows(int(event.xid)))]
 
 
 @mutant
@@ -212,7 +212,7 @@ def takes_a_part_of_a_transaction_for_the_whole() -> list[Patch]:
     def has(self: Any, event: Any) -> bool:
         return self.floor.shows(int(event.xid)) or int(event.xid) in self.listed
 
-    return [(events.Done, "_has", has)]
+    return [(events.Done, "has", has)]
 
 
 @mutant
