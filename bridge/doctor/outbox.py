@@ -124,6 +124,8 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
     if not outbox.has_xid:
         name = f"{outbox.schema}.{outbox.table}"
         moves = _is_partitioned(source, outbox)
+        add = f"alter table {table} add column seq bigint generated always as identity;\n"
+        seq = "" if "seq" in outbox.columns else add
         yield Check(
             "error" if moves else "warn",
             "source",
@@ -131,8 +133,7 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             f"{name} has no xid column and is partitioned: a row that moves between partitions would come again"
             if moves
             else f"{name} has no xid column: it is slot-only, and a lost slot cannot be caught up",
-            f"alter table {table} add column seq bigint generated always as identity;\n"
-            f"alter table {table} add column xid xid8 not null default pg_current_xact_id();\n"
+            f"{seq}alter table {table} add column xid xid8 not null default pg_current_xact_id();\n"
             f"create index on {table} (xid, seq);\n"
             "-- (it rewrites the table; rows from before get this transaction's xid: a new stream takes them all.\n"
             '-- Where a stream runs: docs/operations.md, "Add xid to an outbox of your own"), then source.columns:\n'
