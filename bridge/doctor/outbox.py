@@ -11,7 +11,8 @@ from psycopg.rows import tuple_row
 from bridge.doctor.check import Check, ok
 from bridge.doctor.grants import grants, may
 from bridge.doctor.reach import place
-from bridge.postgres.outbox import Outbox, foreign_rows
+from bridge.doctor.xids import is_partitioned, xids
+from bridge.postgres.outbox import Outbox
 from bridge.postgres.schema import migrations, publication_sql, published
 from bridge.stream.spec import StreamSpec
 
@@ -40,7 +41,7 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
     yield from _migrations(source)
     if plan.outbox != Outbox():
         yield from _own(source, plan.outbox)
-    yield from _foreign(source, plan.outbox)
+    yield from xids(source, plan)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)
 
@@ -123,7 +124,7 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
         )
     if not outbox.has_xid:
         name = f"{outbox.schema}.{outbox.table}"
-        moves = _is_partitioned(source, outbox)
+        moves = is_partitioned(source, outbox)
         add = f"alter table {table} add column seq bigint generated always as identity;\n"
         seq = "" if "seq" in outbox.columns else add
         yield Check(
@@ -135,34 +136,10 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             else f"{name} has no xid column: it is slot-only, and a lost slot cannot be caught up",
             f"{seq}alter table {table} add column xid xid8 not null default pg_current_xact_id();\n"
             f"create index on {table} (xid, seq);\n"
-            "-- (it rewrites the table; rows from before get this transaction's xid: a new stream takes them all.\n"
-            '-- Where a stream runs: docs/operations.md, "Add xid to an outbox of your own"), then source.columns:\n'
-            "-- xid: xid, seq: seq",
+            "-- (it rewrites the table; rows from before get this transaction's xid), then name them in\n"
+            "-- source.columns (xid: xid, seq: seq) and start the bridge while its slot is there\n"
+            '-- (docs/operations.md, "Add xid to an outbox of your own")',
             "sql",
-        )
-
-
-def _is_partitioned(source: psycopg.Connection, outbox: Outbox) -> bool:
-    row = source.execute(
-        "select relkind = 'p' from pg_catalog.pg_class where oid = to_regclass(%s)", [outbox.name.as_string()]
-    ).fetchone()
-    return bool(row and row[0])
-
-
-def _foreign(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
-    """What a start would halt for, before it does."""
-    try:
-        foreign = foreign_rows(source, outbox)
-    except psycopg.errors.UndefinedColumn:
-        return  # _own() says so
-    if foreign is not None:
-        yield Check(
-            "error",
-            "source",
-            "foreign_xids",
-            f"{foreign}: the outbox was restored, replicated here or altered",
-            "docs/operations.md, foreign_xids, says how to go on",
-            "advice",
         )
 
 

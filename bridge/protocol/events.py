@@ -198,10 +198,12 @@ class Done:
         return replace(batch, events=events, xids=[xid for xid, _ in kept], end_lsns=[lsn for _, lsn in kept])
 
     def has(self, event: Event) -> bool:
-        xid = int(event.xid)
+        return self.shows(int(event.xid), int(event.seq))
+
+    def shows(self, xid: int, seq: int) -> bool:
         if self.floor.shows(xid):
             return True
-        return any(int(event.seq) in seqs for seqs in self.listed.get(xid, ()))
+        return any(seq in seqs for seqs in self.listed.get(xid, ()))
 
 
 def located(batch: Batch, lsn: Lsn) -> Batch:

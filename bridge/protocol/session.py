@@ -14,9 +14,10 @@ from typing import Any
 
 from bridge.errors import Halt, Retry
 from bridge.protocol import requests as to
-from bridge.protocol.events import ZERO, Batch, Done, Lsn, Snapshot, intersection, located
+from bridge.protocol.events import NOTHING, ZERO, Batch, Done, Lsn, Snapshot, intersection, located
 from bridge.protocol.facts import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import (
+    UNMARKED,
     StreamSettings,
     check_not_pruned,
     check_registration,
@@ -92,6 +93,8 @@ class _Life:
         self.holder = registration.session if registration else None  # of the row in the registry
         self.sent: Ledger | None = None  # becomes `ledger` when what was sent is durable
         self.held: Snapshot | None = None  # the floor before a slot is made: its snapshot shows no less
+        # What prune may take for applied. Of an outbox without xids the ledger has no floor; its table is not pruned.
+        self.passed = registration.floor if registration else NOTHING
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -122,7 +125,7 @@ class _Life:
         """Register this stream's position at the source, for prune and for the next start. reached: the ledger will
         rely on a snapshot that was taken before this position."""
         incarnation, goal = self.ledger.incarnation, self.ledger.next
-        floor = self.held or self.ledger.floor
+        floor = (self.held or self.ledger.floor) if self.settings.has_xid else self.passed
         if goal is not None and goal.from_slot:  # the next floor may be an older one
             floor = intersection([floor, goal.snapshot])
         streams = incarnation and self.ledger.mode is not Mode.POLL
@@ -188,7 +191,7 @@ class _Life:
                 "--accept-source (bridge doctor shows how to add xid)",
             )
         goal = yield from self.new_slot(source, poll=False)
-        yield from self.save(_raised(self.ledger, goal, Mode.STREAM))
+        yield from self.save(replace(_raised(self.ledger, goal, Mode.STREAM), floor=NOTHING))
 
     def finish(self, goal: Goal, mode: Mode, *, listing: bool = False) -> Asking[None]:
         """Apply the rows that are visible in the goal and not yet applied; then the goal becomes the floor. A stored
@@ -335,13 +338,22 @@ class _Life:
         if raised is not None or seen.idle_write_due:
             after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
             if raised is not None:
-                after = replace(after, floor=raised.snapshot, floor_lsn=raised.insert_lsn)
+                after = self.on_floor(after, raised.snapshot, raised.insert_lsn)
                 look.candidate = None
                 yield from self.register(raised.insert_lsn)
             yield from self.save(after, thin=raised.snapshot if raised else None)
         if look.candidate is None and look.dirty:
             look.candidate, look.dirty = seen, False
         yield from ask(to.Confirm(self.confirmable(verified)))
+
+    def on_floor(self, after: Ledger, snapshot: Snapshot, lsn: Lsn) -> Ledger:
+        """Everything that the snapshot shows is applied. Of an outbox without xids only the LSN is kept."""
+        if not self.settings.has_xid:
+            self.passed = snapshot
+            return replace(after, floor_lsn=lsn)
+        if after.witness_xid == UNMARKED:  # from before the outbox had xids: no witness of a floor
+            after = replace(after, witness_id=None, witness_xid=None)
+        return replace(after, floor=snapshot, floor_lsn=lsn)
 
     def confirmable(self, verified: Lsn) -> Lsn:
         """The only function that decides what the slot may be told: a position that is durable in the target and

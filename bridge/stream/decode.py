@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from struct import Struct, pack
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.events import Batch, Event, Lsn, seq_of, xid_of
+from bridge.protocol.events import Batch, Event, Lsn, Seqs, seq_of, xid_of
 
 RowParser = Callable[[bytes], Event]
 
@@ -76,6 +77,25 @@ _COMMITS = Struct(f"!{_HEADER + 1}xBQQQ").iter_unpack
 _SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The outbox's table as it is when the stream is opened.
+
+    columns: in the order in which they were added. partitioned: an update can move a row to another partition, which
+    pgoutput sends as an insert. next_xid: what the server gives out next.
+    """
+
+    columns: tuple[str, ...] = ()
+    partitioned: bool = False
+    next_xid: int = 0
+
+    def added_after(self, column: str, older: Sequence[str]) -> bool:
+        """Was the column added to a table that had these, rather than renamed, or dropped and added again?"""
+        if column not in self.columns:
+            return False
+        return set(older) <= set(self.columns[: self.columns.index(column)])
+
+
 class Decoder:
     """Takes CopyData messages in order and returns batches.
 
@@ -99,6 +119,7 @@ class Decoder:
         self._name = (schema, table)
         self._columns = columns
         self._has_xid = "xid" in columns
+        self._layout = Layout()
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._relation = b""  # oid of the outbox as the stream spells it
@@ -110,12 +131,18 @@ class Decoder:
         self._replicated = False
         self._chunked = False
         self._xid = 0  # its whole xid, once a chunk of it was handed out
+        self._brought: list[Seqs] = []  # the rows of its earlier chunks, where a row can come again
+        self._unmarked = False  # the stream is at rows from before the outbox had its column xid
         self.inside = False
         self.behind = False
         """A full batch is waiting: stop reading until it is taken."""
         self.ready: deque[Batch] = deque()
         self.wal_end = Lsn(0)  # of the last keepalive
         self.reply_wanted = False
+
+    def expect(self, layout: Layout) -> None:
+        """What the table is like now, where the stream begins with older rows."""
+        self._layout = layout
 
     def feed(self, messages: Sequence[bytes]) -> None:
         """CopyData messages as received."""
@@ -164,9 +191,11 @@ class Decoder:
             return None
         if not self._has_xid:
             return xids
+        if self._unmarked:
+            return None
         said = b"".join(map(_BEGIN_XID, begins))
-        same = said == pack(f"!{len(xids)}I", *map(_LOW.__and__, xids)) and None not in map(seq_of, events)
-        return xids if same else None
+        low = xids if max(xids) <= _LOW else map(_LOW.__and__, xids)
+        return xids if said == pack(f"!{len(xids)}I", *low) and None not in map(seq_of, events) else None
 
     def _each(self, messages: Sequence[bytes]) -> None:
         for data in messages:
@@ -225,18 +254,37 @@ class Decoder:
         """The open rows, and of them those that do not belong to their transaction by what they say."""
         events, strays = self._open, []
         self._open, self._open_size = [], 0
-        if self._has_xid:
+        if self._unmarked and self._has_xid:
+            whole = b"%d" % self._whole_xid()
+            events = [event._replace(xid=whole) for event in events]
+        elif self._has_xid:
             if len(xids := set(map(xid_of, events))) > 1 or not all(map(self._is_own, xids)):
                 strays = [event for event in events if not self._is_own(event.xid)]
                 events = [event for event in events if self._is_own(event.xid)]
-            if len(seqs := set(map(seq_of, events))) < len(events) or None in seqs:
+            if None in map(seq_of, events):
                 strays += [event for event in events if event.seq is None]
-                # Moved to another partition by its own transaction: what was committed is the last one.
-                last = {(event.id, event.seq): event for event in events if event.seq is not None}
-                events = list(last.values())
+                events = [event for event in events if event.seq is not None]
+            if self._layout.partitioned:
+                events = self._first_versions(events)
         if events:
             self._xid = int(events[0].xid)
         return events, strays
+
+    def _first_versions(self, events: list[Event]) -> list[Event]:
+        """Without the rows that their own transaction moved to another partition: pgoutput sends each as inserted
+        once more. The event is the row as it was inserted, as where an update leaves it in its place."""
+        first: dict[bytes, Event] = {}
+        for event in events:
+            first.setdefault(event.seq, event)
+        kept = list(first.values())
+        if self._brought:
+            kept = [event for event in kept if not any(int(event.seq) in seqs for seqs in self._brought)]
+        return kept
+
+    def _whole_xid(self) -> int:
+        """The open transaction's, next to the xid that the server gave out when the stream was opened."""
+        near = self._layout.next_xid
+        return near + ((self._open_xid - near + (1 << 31)) & _LOW) - (1 << 31)
 
     def _is_own(self, xid: bytes | None) -> bool:
         return xid is not None and int(xid) & _LOW == self._open_xid
@@ -247,6 +295,8 @@ class Decoder:
         size = self._open_size
         events, strays = self._taken()
         self._chunked = True
+        if self._layout.partitioned and events:
+            self._brought = [Seqs.together([*self._brought, Seqs.of(int(event.seq) for event in events)])]
         self._hand_out(
             Batch(
                 events=events,
@@ -283,7 +333,7 @@ class Decoder:
             self._hand_out(batch)
             if not self._chunked:
                 self._batch = Batch()
-        self._chunked = False
+        self._chunked, self._brought = False, []
 
     def _describe(self, data: bytes) -> None:
         """A Relation message comes before the first row, and again whenever the table was altered."""
@@ -308,10 +358,14 @@ class Decoder:
     def _places(self, columns: list[str]) -> list[int | None]:
         """The index of each Event field in a row."""
         places: list[int | None] = []
+        self._unmarked = False
         for name in Event._fields:
             column = self._columns.get(name)
             if column in columns:
                 places.append(columns.index(column))
+            elif column is not None and name in ("seq", "xid") and self._layout.added_after(column, columns):
+                self._unmarked = self._unmarked or name == "xid"
+                places.append(None)
             elif column is not None or name in ("id", "type", "payload"):
                 raise Halt(
                     f"the outbox table {'.'.join(self._name)} no longer has the column {column or name!r}",

@@ -21,8 +21,10 @@ from bridge.postgres.catalog import excess_powers
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import foreign_rows
 from bridge.postgres.profiles import CATALOG, SOURCE
+from bridge.postgres.progress import registered
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
+from bridge.protocol.events import NOTHING, parse_snapshot
 from bridge.protocol.preflight import StreamSettings, foreign_xids
 from bridge.protocol.requests import drive
 from bridge.protocol.session import session
@@ -198,7 +200,11 @@ class Worker:
             return None
         try:
             with connect(plan.source_dsn, SOURCE, f"check/{plan.stream}") as source:
-                foreign = foreign_rows(source, plan.outbox)
+                known = registered(source, plan.stream)
+                floor = NOTHING if known is None else parse_snapshot(known["floor"])
+                foreign = foreign_rows(source, plan.outbox, floor)
+            if floor == NOTHING:
+                return None  # the table cannot say what the slot would bring
             if foreign is not None:
                 return foreign_xids(foreign)
             slot = give_up_renamed_slot(plan.source_dsn, plan.stream, plan.outbox)

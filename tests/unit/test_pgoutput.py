@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import Halt
 from bridge.protocol.events import Batch, Event
-from bridge.stream.decode import Decoder
+from bridge.stream.decode import Decoder, Layout
 
 OID = 16400
 UUID, INT8, XID8, TIMESTAMPTZ, TEXT, JSONB = 2950, 20, 5069, 1184, 25, 3802
@@ -142,12 +142,53 @@ def test_what_native_replication_wrote_says_so_of_every_transaction_alone() -> N
     assert [(len(batch.strays), batch.replicated) for batch in drained(decoder)] == [(1, True), (1, False)]
 
 
-def test_rows_that_their_own_transaction_moved_to_another_partition_come_once_as_committed() -> None:
+def test_rows_that_their_own_transaction_moved_come_once_as_inserted() -> None:
     decoder = Decoder("outbox", "event", NAMES)
+    decoder.expect(Layout(tuple(Event._fields), partitioned=True))
     first, moved = event(1), event(1, payload=b'{"moved": 1}')
     rows = [insert(list(one)) for one in (first, event(2, xid=701), moved)]
     decoder.feed([relation(list(Event._fields)), begin(701), *rows, commit(50)])
-    assert [batch.events for batch in drained(decoder)] == [[moved, event(2, xid=701)]]
+    assert [batch.events for batch in drained(decoder)] == [[first, event(2, xid=701)]]
+
+
+def test_rows_that_their_own_huge_transaction_moved_come_in_one_chunk() -> None:
+    decoder = Decoder("outbox", "event", NAMES, max_events=2)
+    decoder.expect(Layout(tuple(Event._fields), partitioned=True))
+    rows = [event(n, xid=5) for n in range(10)]
+    twice = [insert(list(one)) for one in (*rows, *rows)]
+    other = [begin(6), insert(list(event(3, xid=6))), commit(60)]  # another one may have its seqs
+    decoder.feed([relation(list(Event._fields)), begin(5), *twice, commit(50), *other])
+    assert [one for batch in drained(decoder) for one in batch.events] == [*rows, event(3, xid=6)]
+
+
+OLDER = [name for name in Event._fields if name not in ("xid", "seq")]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_rows_from_before_the_column_have_the_xid_of_their_transaction(rows: int, epoch: int) -> None:
+    decoder = Decoder("outbox", "event", NAMES)
+    decoder.expect(Layout((*OLDER, "seq", "xid"), next_xid=epoch * EPOCH + 5))
+    messages = [relation(OLDER)]
+    for xid in (700, 701, 702, 703, 704, 0xFFFFFFFF if epoch else 705):
+        one = event(1)._asdict()
+        some = [insert([one[name] for name in OLDER])] * rows
+        messages += [begin(xid), *some, commit(xid & 0xFFFF)]
+    newer = event(9, xid=epoch * EPOCH + 9)
+    messages += [relation([*OLDER, "seq", "xid"])]
+    messages += [begin(9), insert([newer._asdict()[name] for name in (*OLDER, "seq", "xid")]), commit(70000)]
+    decoder.feed(messages)
+    xids = [int(one.xid) - epoch * EPOCH for batch in drained(decoder) for one in batch.events]
+    last = -1 if epoch else 705
+    assert xids == [xid for xid in (700, 701, 702, 703, 704, last) for _ in range(rows)] + [9]
+
+
+@pytest.mark.parametrize("older", [["id", "type", "renamed", "payload"], ["id", "type", "payload", "later"]])
+def test_a_column_that_was_renamed_is_not_taken_for_one_that_was_added(older: list[str]) -> None:
+    decoder = Decoder("outbox", "event", {"id": "id", "type": "type", "payload": "payload", "xid": "xid"})
+    decoder.expect(Layout(("id", "type", "payload", "xid", "later")))
+    with pytest.raises(Halt, match="no longer has the column 'xid'"):
+        decoder.feed([relation(older)])
 
 
 def test_strays_of_a_transaction_larger_than_memory_come_with_its_chunks() -> None:
