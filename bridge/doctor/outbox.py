@@ -136,7 +136,7 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             else f"{name} has no xid column: it is slot-only, and a lost slot cannot be caught up",
             f"{seq}alter table {table} add column xid xid8 not null default pg_current_xact_id();\n"
             f"create index on {table} (xid, seq);\n"
-            "-- (it rewrites the table; rows from before get this transaction's xid), then name them in\n"
+            "-- (rows from before get this transaction's xid), then name them in\n"
             "-- source.columns (xid: xid, seq: seq) and start the bridge while its slot is there\n"
             '-- (docs/operations.md, "Add xid to an outbox of your own")',
             "sql",

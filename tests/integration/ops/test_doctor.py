@@ -445,7 +445,7 @@ def test_entities_that_events_keep_need_rights_of_their_own(world: World, source
     ]
     mend_all(world)
     source.execute("drop table outbox.entity")
-    source.execute("delete from outbox.migration where name = 'entity'")
+    source.execute("delete from outbox.migration where version >= 4")  # it, and what came after it
     assert [one.fix for one in findings(world)] == ["bridge install"]
     mend_all(world)
 
