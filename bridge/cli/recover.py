@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from bridge.cli.options import Moment, config_option, read_config
 from bridge.errors import BridgeError, ConfigError
 
 if TYPE_CHECKING:
+    from bridge.config.model import Config
     from bridge.stream.spec import StreamSpec
 
 
@@ -30,6 +32,9 @@ class Beginning(Moment):
 @click.option("--accept-source", is_flag=True, help="Start again with the source as it is now (see --since).")
 @click.option("--accept-target", is_flag=True, help="This copy is the target now; its ledger is right.")
 @click.option("--accept-gap", is_flag=True, help="Continue without the rows that were pruned too early.")
+@click.option(
+    "--adopt-outbox", is_flag=True, help="Apply what was not applied of a moved or altered outbox, once."
+)
 @click.option("--restart-stream", is_flag=True, help="The ledger is lost: make the next start a first start.")
 @click.option(
     "--since",
@@ -38,6 +43,10 @@ class Beginning(Moment):
     show_default=True,
     help="With --accept-source: `now`, `earliest`, a time, or a duration ago such as 24h.",
 )
+@click.option(
+    "--old-source", metavar="DSN", help="With --adopt-outbox: the source that the stream read before."
+)
+@click.option("--dry-run", is_flag=True, help="With --adopt-outbox: show the plan, change nothing.")
 def recover(
     *,
     config_path: Path,
@@ -45,8 +54,11 @@ def recover(
     accept_source: bool,
     accept_target: bool,
     accept_gap: bool,
+    adopt_outbox: bool,
     restart_stream: bool,
     since: str | datetime,
+    old_source: str | None,
+    dry_run: bool,
 ) -> None:
     """Decide how a halted stream continues. The bridge never decides this itself; stop it first.
 
@@ -74,14 +86,26 @@ def recover(
       the target was restored from a backup older than source.retention. This
       target never gets the events pruned since; the rest is caught up.
     \b
+    --adopt-outbox    for other_system, foreign_xids:
+      the outbox was moved to another cluster (dump and restore, pg_upgrade), its
+      rows came by native replication, or its column xid was added or changed.
+      Every row is placed, the plan is shown, and what was not applied is applied,
+      once. --old-source: needed where the rows were replicated, so that this
+      cluster gave them its own xids. Without --stream: for every stream.
+    \b
     --restart-stream  for ledger_missing:
       the ledger is lost and no backup has it. The next start is a first start:
       source.start says from where; `earliest` applies everything in the outbox
       again.
     """
-    if accept_source + accept_target + accept_gap + restart_stream != 1:
+    if accept_source + accept_target + accept_gap + adopt_outbox + restart_stream != 1:
         raise ConfigError("give exactly one decision", hint="bridge recover --help explains each")
+    if (old_source or dry_run) and not adopt_outbox:
+        raise ConfigError("--old-source and --dry-run belong to --adopt-outbox", hint="bridge recover --help")
     config = read_config(config_path)
+    if adopt_outbox:
+        _adopt(config, stream, old_source, dry_run=dry_run)
+        return
     from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.repair import recover as choices  # noqa: PLC0415
@@ -120,6 +144,40 @@ def recover(
             hint="bridge status shows the reason; bridge recover --help shows the decision for each reason",
         )
     click.echo(said)
+
+
+def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_run: bool) -> None:
+    """Survey every stream first: carrying out the first changes what the outbox says of itself."""
+    from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
+    from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.postgres.connect import connect  # noqa: PLC0415
+    from bridge.postgres.profiles import COMMAND  # noqa: PLC0415
+    from bridge.repair.adopt import Adopter  # noqa: PLC0415
+
+    plans = stream_plans(config)
+    with ExitStack() as stack:
+        source = stack.enter_context(connect_source(config, command="recover", grant="outbox_bridge"))
+        stack.enter_context(_refusals())
+        old = None
+        if old_source is not None:
+            old = stack.enter_context(connect(old_source, COMMAND, "recover", where="the old source"))
+        work = []
+        for plan in plans if stream is None else [_chosen(plans, stream)]:
+            target = stack.enter_context(connect_ledger(plan, "recover"))
+            adopter = Adopter(plan, source, target, old)
+            work.append((adopter, adopter.survey()))
+        for _, adoption in work:
+            for line in adoption.lines():
+                click.echo(line)
+        if dry_run:
+            return
+        if sys.stdin.isatty():
+            click.confirm("Carry it out?", abort=True)
+        for adopter, adoption in work:
+            adopter.carry_out(adoption)
+            click.echo(
+                f"{adoption.stream} goes on with {adoption.missing} events at the next start of the bridge"
+            )
 
 
 def _chosen(plans: list[StreamSpec], stream: str | None) -> StreamSpec:

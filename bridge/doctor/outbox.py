@@ -11,6 +11,7 @@ from psycopg.rows import tuple_row
 from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.grants import grants, may
 from bridge.doctor.reach import place
+from bridge.doctor.xids import is_partitioned, xids
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.schema import migrations, publication_sql, published
@@ -46,6 +47,7 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
     yield from _migrations(source)
     if plan.outbox != Outbox():
         yield from _own(source, plan.outbox)
+    yield from xids(source, plan)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)
 
@@ -134,15 +136,23 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             "advice",
         )
     if not outbox.has_xid:
+        name = f"{outbox.schema}.{outbox.table}"
+        moves = is_partitioned(source, outbox)
+        add = f"alter table {table} add column seq bigint generated always as identity;\n"
+        seq = "" if "seq" in outbox.columns else add
         yield Check(
-            "warn",
+            "error" if moves else "warn",
             "source",
             "xid_missing",
-            f"{outbox.schema}.{outbox.table} has no xid column: it works with a slot only, and "
+            f"{name} has no xid column and is partitioned: a row that moves between partitions would come again"
+            if moves
+            else f"{name} has no xid column: it works with a slot only, and "
             "the bridge cannot catch up after a lost slot",
-            f"alter table {table} add column xid xid8;\n"
-            f"alter table {table} alter column xid set default pg_current_xact_id();\n"
-            "-- (neither rewrites the table), then source.columns.xid: xid, and seq: an identity column",
+            f"{seq}alter table {table} add column xid xid8 not null default pg_current_xact_id();\n"
+            f"create index on {table} (xid, seq);\n"
+            "-- (rows from before get this transaction's xid), then name them in\n"
+            "-- source.columns (xid: xid, seq: seq) and start the bridge while its slot is there\n"
+            '-- (docs/operations.md, "Add xid to an outbox of your own")',
             "sql",
         )
 

@@ -22,11 +22,17 @@ from bridge.errors import BridgeError
 from bridge.postgres.connect import connect
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import LISTEN
-from bridge.protocol.events import Batch, Event
+from bridge.protocol.events import NOTHING, Batch, Event, Snapshot
 from bridge.protocol.requests import MissingRows, ReadMissing
 
 _FETCH = 500
 _BATCH_BYTES = 16 << 20
+
+
+_NEXT: LiteralString = "(select pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
+BORN: LiteralString = f"({_NEXT} - (({_NEXT} - xmin::text::bigint) & 4294967295))::text::xid8"
+"""The whole id of the transaction that wrote this version of a row. Its lower half is a system column, which nobody can
+write; the row was inserted by this transaction or by an earlier one. For a query that reads one table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,28 @@ class Outbox:
         """All fields of Event, as text."""
         return sql.SQL(", ").join(sql.SQL("{}::text").format(self.column(name)) for name in Event._fields)
 
+    def placed(self) -> sql.Composable:
+        """The xid by which a row is placed in a snapshot: its own. A row that has none, or one that the cluster gave
+        out later than the row was written (it is another cluster's), has the xid that wrote it."""
+        return sql.SQL("least({}, {})").format(self.column("xid"), sql.SQL(BORN))
+
+    def is_stranger(self) -> sql.Composable:
+        """Whether a row's xid cannot be its own."""
+        return sql.SQL("({} <= {}) is not true").format(self.column("xid"), sql.SQL(BORN))
+
+    def placed_list(self) -> sql.Composed:
+        """As select_list(), with the xid by which the row is placed."""
+        return sql.SQL(", ").join(
+            sql.SQL("{}::text").format(self.placed() if name == "xid" else self.column(name))
+            for name in Event._fields
+        )
+
+    def beyond_floor(self) -> sql.Composed:
+        """By the index on (xid, seq): the rows that may not be visible in a floor; see floor_values()."""
+        return sql.SQL("({0} >= %(xmax)s::xid8 or {0} = any(%(xip)s::xid8[]) or {0} is null)").format(
+            self.column("xid")
+        )
+
 
 def decoded(events: list[Event]) -> list[Event]:
     """Payloads of a bytea column are printed as hex; no JSON text begins with a backslash."""
@@ -79,11 +107,58 @@ def _events(result: PGresult) -> list[Event]:
     return [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
 
 
+_FOREIGN_LIMIT = 10_000
+"""Rows counted at most."""
+
+
+def foreign_rows(connection: psycopg.Connection[Any], outbox: Outbox, floor: Snapshot) -> str | None:
+    """Rows that are not shown by `floor`, and whose xid cannot be their own: none, or one greater than the id of the
+    transaction that wrote them. In words; None where there is none, or no xid column. The floor covers what was in the
+    table when it was taken, whatever its xid says."""
+    if not outbox.has_xid:
+        return None
+    row = connection.execute(
+        sql.SQL(
+            "select count(*) filter (where xid is null), count(*) filter (where xid is not null)"
+            " from (select {xid} as xid from {table} where {beyond_floor} and {stranger}"
+            " and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot) limit %(limit)s) as found"
+        ).format(
+            xid=outbox.column("xid"),
+            table=outbox.name,
+            beyond_floor=outbox.beyond_floor(),
+            stranger=outbox.is_stranger(),
+            placed=outbox.placed(),
+        ),
+        {**floor_values(floor), "limit": _FOREIGN_LIMIT},
+    ).fetchone()
+    lacking, ahead = row or (0, 0)
+    more = " or more" if lacking + ahead == _FOREIGN_LIMIT else ""
+    said = [
+        f"{count}{more} rows of the outbox {what}"
+        for count, what in (
+            (lacking, "have no xid"),
+            (ahead, "have an xid that this cluster gave out later than it wrote them, or not yet"),
+        )
+        if count
+    ]
+    return " and ".join(said) or None
+
+
+def floor_values(floor: Snapshot) -> dict[str, str]:
+    """The parameters of Outbox.beyond_floor(), and the floor itself."""
+    return {
+        "floor": str(floor),
+        "xmax": str(floor.xmax),
+        "xip": "{" + ",".join(map(str, floor.xip)) + "}",
+    }
+
+
 class MissingReader:
     """Reads the rows of one goal by seq through a cursor: one sort for all batches.
 
     The cursor's snapshot is newer than the goal, and no transaction visible in the goal is still running, so the
-    cursor sees all rows.
+    cursor sees all rows. A stream that has applied nothing yet (NOTHING) takes every row, also those whose xid cannot
+    be their own: after a restore, or from before the column was added. Later such rows are `foreign`.
     """
 
     def __init__(self, connection: ProfiledConnection, outbox: Outbox, max_events: int) -> None:
@@ -91,11 +166,15 @@ class MissingReader:
         self._outbox = outbox
         self._max_events = max_events
         self._at: tuple[object, ...] | None = None  # what the open cursor would return next
+        self._foreign: str | None = None
 
     def read(self, request: ReadMissing) -> MissingRows:
         goal = (request.floor, request.upto, request.since)
         if self._at != (*goal, request.after_seq):
             self._open(request)
+            if self._foreign is not None:
+                self.close()
+                return MissingRows(Batch(), request.after_seq, more=True, foreign=self._foreign)
         events: list[Event] = []
         size = 0
         more = True
@@ -117,25 +196,30 @@ class MissingReader:
     def _open(self, request: ReadMissing) -> None:
         self.close()
         self._connection.begin("isolation level repeatable read, read only")
+        first = request.floor == NOTHING
+        self._foreign = None if first else foreign_rows(self._connection, self._outbox, request.floor)
         self._connection.execute(
             sql.SQL(
                 "declare missing no scroll cursor for select {columns} from {table} as e"
-                " where ({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[]))"
-                " and pg_visible_in_snapshot({xid}, %(upto)s::pg_snapshot)"
+                " where {beyond_floor} and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
+                " and (pg_visible_in_snapshot({xid}, %(upto)s::pg_snapshot) or (%(first)s and {stranger}))"
                 " and {seq} > %(seq)s"
                 " and (%(since)s::timestamptz is null or {occurred} >= %(since)s::timestamptz)"
                 " order by e.{seq}"  # bare, it would be the text in the select list
             ).format(
-                columns=self._outbox.select_list(),
+                columns=self._outbox.placed_list(),
                 table=self._outbox.name,
+                beyond_floor=self._outbox.beyond_floor(),
+                placed=self._outbox.placed(),
+                stranger=self._outbox.is_stranger(),
                 xid=self._outbox.column("xid"),
                 seq=self._outbox.column("seq"),
                 occurred=self._outbox.column("occurred_at"),
             ),
             {
-                "xmax": str(request.floor.xmax),
-                "xip": "{" + ",".join(map(str, request.floor.xip)) + "}",
+                **floor_values(request.floor),
                 "upto": str(request.upto),
+                "first": first,
                 "seq": request.after_seq,
                 "since": request.since,
             },

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from bridge.postgres.outbox import Outbox
+from bridge.postgres.outbox import Outbox, floor_values
 from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
@@ -62,15 +62,14 @@ def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: lis
     if not outbox.has_xid:
         return None
     snapshot = parse_snapshot(floor)
-    xid = outbox.column("xid")
     row = source.execute(
         sql.SQL(
-            "select count(*) from (select from {table} where ({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[]))"
-            " and not {xid} = any(%(applied)s::xid8[]) limit %(limit)s) as missing"
-        ).format(table=outbox.name, xid=xid),
+            "select count(*) from (select from {table} where {beyond_floor}"
+            " and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
+            " and not {placed} = any(%(applied)s::xid8[]) limit %(limit)s) as missing"
+        ).format(table=outbox.name, beyond_floor=outbox.beyond_floor(), placed=outbox.placed()),
         {
-            "xmax": str(snapshot.xmax),
-            "xip": "{" + ",".join(map(str, snapshot.xip)) + "}",
+            **floor_values(snapshot),
             "applied": "{" + ",".join(applied) + "}",
             "limit": PENDING_LIMIT,
         },

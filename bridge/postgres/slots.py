@@ -108,9 +108,7 @@ def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
     Not if a column was dropped and added again (then the table has a dropped column before it): its old values are
     only in the WAL, and a person must decide whether they may be lost.
     """
-    needed = [
-        outbox.columns[name] for name in ("id", "type", "payload", "seq", "xid") if name in outbox.columns
-    ]
+    needed = list(outbox.columns.values())
     return _give_up(
         dsn,
         stream,

@@ -14,6 +14,7 @@ import psycopg
 from bridge.errors import CannotConnect, Fenced, Halt, Retry
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
+from bridge.postgres.origin import is_here, take_over
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiles import SOURCE
 from bridge.postgres.replication import command, open_replication
@@ -44,6 +45,17 @@ PUBLICATION_IDENTITY: LiteralString = """
 _HIDES: LiteralString = """
     (row_security_active(to_regclass(%(table)s)) or row_security_active(to_regclass('outbox.stream'))
         or row_security_active(to_regclass('outbox.pruned')))"""
+# A subscription of native replication writes into the outbox (or into a partition of it), and no trigger gives its
+# rows an xid of this cluster: sql/source/005_origin.sql.
+REPLICATED: LiteralString = """
+    exists (select from (select to_regclass(%(table)s)::oid as relid
+                union select relid from pg_catalog.pg_partition_tree(to_regclass(%(table)s))) t
+            join pg_catalog.pg_subscription_rel r on r.srrelid = t.relid
+        where not exists (select from pg_catalog.pg_trigger g
+                join pg_catalog.pg_proc p on p.oid = g.tgfoid
+                join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+            where g.tgrelid = t.relid and g.tgenabled in ('R', 'A')
+                and n.nspname = 'outbox' and p.proname = 'local_xid'))"""
 
 _SLOT: LiteralString = """
     select slot_type, plugin, database = current_database(), active, wal_status,
@@ -99,10 +111,14 @@ class Source:
         (in_recovery,) = self._row("select pg_is_in_recovery()")
         if in_recovery:
             return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
-        system, timeline, flush, publication = self._row(
+        system, timeline, flush, partitioned, replicated, publication = self._row(
             "select (select system_identifier::text from pg_control_system()),"
             " ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,"
-            " pg_current_wal_flush_lsn()::text," + PUBLICATION_IDENTITY,
+            " pg_current_wal_flush_lsn()::text,"
+            " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
+            + REPLICATED
+            + ","
+            + PUBLICATION_IDENTITY,
             self._names,
         )
         return SourceFacts(
@@ -116,7 +132,20 @@ class Source:
             two_phase=self._row("select current_setting('max_prepared_transactions')::int > 0")[0],
             slot_refused=self._slot_refused(),
             pruned=self._pruned(),
+            partitioned=partitioned,
+            restored=not is_here(self.connection),
+            replicated=replicated,
         )
+
+    def layout(self) -> tuple[tuple[str, ...], bool, int]:
+        """The outbox's columns in the order in which they were added, whether it is partitioned, and the next xid."""
+        columns, kind, next_xid = self._row(
+            "select array(select attname::text from pg_catalog.pg_attribute where attrelid = c.oid and attnum > 0"
+            " and not attisdropped order by attnum), relkind::text, pg_snapshot_xmax(pg_current_snapshot())::text"
+            " from pg_catalog.pg_class c where c.oid = to_regclass(%(table)s)",
+            self._names,
+        )
+        return tuple(columns), kind == "p", int(next_xid)
 
     def _slot(self, name: str) -> SlotFacts | None:
         row = self.connection.execute(_SLOT, [name]).fetchone()
@@ -140,8 +169,10 @@ class Source:
             outbox.name, outbox.column("id")
         )
         parameters: list[object] = [witness_id]
-        if outbox.has_xid:
-            query += psycopg.sql.SQL(" and {} = %s::xid8").format(outbox.column("xid"))
+        if outbox.has_xid and witness_xid:  # 0: applied before the outbox had an xid column
+            query += psycopg.sql.SQL(" and ({} = %s::xid8 or {})").format(
+                outbox.column("xid"), outbox.is_stranger()
+            )
             parameters.append(str(witness_xid))
         row = self.connection.execute(query + psycopg.sql.SQL(")"), parameters).fetchone()
         if row is not None and row[0]:
@@ -208,6 +239,8 @@ class Source:
                     "holder": holder,
                 },
             ).rowcount
+            if written and holder is None:
+                take_over(self.connection, registration.stream)
         if written:
             return
         if holder == registration.session:
@@ -227,6 +260,8 @@ class Source:
     def _pruned(self, lock: LiteralString = "") -> Pruned | None:
         row = self.connection.execute("select xid::text, floor::text from outbox.pruned " + lock).fetchone()
         if row is None or row[0] is None:  # tested here: a WHERE would pass by a first batch in flight
+            return None
+        if not is_here(self.connection):  # xids of another cluster, which say nothing of this stream's floor
             return None
         return Pruned(int(row[0]), parse_snapshot(row[1]))
 

@@ -109,6 +109,8 @@ class Batch:
     size: int = 0  # payload bytes, roughly
     chunk: bool = False  # part of a transaction that came in chunks; the last one is whole
     whole: bool = True  # False: more of the same transaction follows
+    strays: list[Event] = field(default_factory=list)  # rows that say another xid than their transaction's
+    replicated: bool = False  # native replication wrote this transaction: pgoutput names its origin
 
 
 _RUN = re.compile(r"\[(-?\d+),(-?\d+)\)")
@@ -188,18 +190,20 @@ class Done:
         lowest = min(batch.xids, default=int(batch.events[0].xid) if batch.events else self.beyond)
         if lowest >= self.beyond:
             return batch
-        events = [event for event in batch.events if not self._has(event)]
+        events = [event for event in batch.events if not self.has(event)]
         left = {int(event.xid) for event in events}
         # The last chunk of a huge transaction names it, whatever an earlier chunk has left of it.
         pairs = zip(batch.xids, batch.end_lsns, strict=True)
         kept = [pair for pair in pairs if batch.chunk or pair[0] in left]
         return replace(batch, events=events, xids=[xid for xid, _ in kept], end_lsns=[lsn for _, lsn in kept])
 
-    def _has(self, event: Event) -> bool:
-        xid = int(event.xid)
+    def has(self, event: Event) -> bool:
+        return self.shows(int(event.xid), int(event.seq))
+
+    def shows(self, xid: int, seq: int) -> bool:
         if self.floor.shows(xid):
             return True
-        return any(int(event.seq) in seqs for seqs in self.listed.get(xid, ()))
+        return any(seq in seqs for seqs in self.listed.get(xid, ()))
 
 
 def located(batch: Batch, lsn: Lsn) -> Batch:

@@ -113,6 +113,9 @@ class SourceFacts:
     two_phase: bool = False  # max_prepared_transactions > 0
     slot_refused: str | None = None  # why no slot can be had here (wal_level, privilege); None: it can
     pruned: Pruned | None = None
+    partitioned: bool = False  # an UPDATE can move a row of the outbox, which arrives as if it were inserted
+    restored: bool = False  # the outbox came from a dump, with the xids of another cluster
+    replicated: bool = False  # a subscription writes rows of the outbox with xids of its publisher
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,17 @@ docs/guarantees.md, "Preflight".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import Halt, Retry, StandBy
-from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot, format_lsn
+from bridge.protocol.events import NOTHING, ZERO, Done, Event, Lsn, Snapshot, format_lsn
 from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
+
+UNMARKED = 0
+"""The xid of an event of an outbox without that column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,12 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
 
 
 def judge(
-    ledger: Ledger, source: SourceFacts, registration: Registration | None, *, slot_wanted: bool
+    ledger: Ledger,
+    source: SourceFacts,
+    registration: Registration | None,
+    *,
+    slot_wanted: bool,
+    has_xid: bool = True,
 ) -> Judgement:
     """Compare the ledger with the source. The registration must have been read after the fence. Raises Halt with a
     reason, or Retry on a standby."""
@@ -110,8 +119,11 @@ def judge(
             f"this source is another cluster: its system identifier is {source.system_identifier}"
             f", the ledger has {ledger.system_identifier}",
             reason="other_system",
-            hint="point source.dsn back, or start with the new cluster: bridge recover --accept-source",
+            hint="point source.dsn back. An outbox that was moved here goes on exactly where it was: "
+            "bridge recover --adopt-outbox; with another one, start again: bridge recover --accept-source",
         )
+    if ledger.mode is not Mode.NEW and source.restored:
+        raise foreign_xids("the outbox came from a dump, and its rows have the xids of another cluster")
     if slot_wanted and source.publication is None:
         raise Halt(
             "the publication does not exist on the source, or does not publish every insert into the outbox "
@@ -119,6 +131,20 @@ def judge(
             reason="publication_missing",
             hint="bridge install",
         )
+    if source.partitioned and not has_xid:
+        raise Halt(
+            "the outbox is partitioned and has no xid column: a row that an UPDATE moves to another partition "
+            "cannot be told from a new one, and would be applied again",
+            reason="xid_missing",
+            hint="bridge doctor prints the column to add",
+        )
+    if source.replicated and has_xid:
+        raise foreign_xids(
+            "a subscription writes into the outbox, and its rows keep the xids of their publisher"
+        )
+    if not has_xid or (ledger.mode is Mode.STREAM and ledger.witness_xid == UNMARKED):
+        # Which rows a snapshot shows is not known of rows without xids: only the slot has the position.
+        ledger = replace(ledger, floor=NOTHING)
     if ledger.mode is Mode.NEW:
         fresh = replace(
             ledger,
@@ -130,8 +156,16 @@ def judge(
         return Judgement(fresh, "new")
     ledger, reason, forget_above = _history(ledger, source, registration)
     reason = reason or _slot(ledger, source, slot_wanted)
+    if reason is not None and has_xid and is_unmarked(ledger):
+        raise Halt(
+            f"the slot cannot continue ({reason}), and the table cannot take its place: the outbox got its column xid "
+            "when this stream was already running, and which of the older rows were applied, the slot alone knew",
+            reason="no_catch_up",
+            hint="continue without the events that only the lost slot had: bridge recover --accept-source",
+        )
     if reason is not None or source.slot is None:
-        check_not_pruned(ledger, registration, source.pruned)
+        if has_xid:
+            check_not_pruned(ledger, registration, source.pruned)
         return Judgement(ledger, reason, forget_above)
     # A stored advance of an idle slot must not let this session confirm what it has not received.
     safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
@@ -187,6 +221,12 @@ def _history(
     return ledger, None, None
 
 
+def is_unmarked(ledger: Ledger) -> bool:
+    """Is this the position of a stream whose rows had no xid? It is one in the slot's WAL alone, until a floor is
+    raised that shows the transaction which added the column."""
+    return ledger.mode is Mode.STREAM and ledger.floor == NOTHING
+
+
 def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
     """LSNs and the witness prove nothing about xids: on an older copy of the source, xids that are visible in our
     snapshots are assigned again. The registry's own position was written before we relied on them."""
@@ -197,6 +237,31 @@ def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
             f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
             "a copy"
         )
+
+
+def check_strays(strays: Sequence[Event], done: Done, *, may_move: bool) -> None:
+    """Rows of the stream whose xid is not that of the transaction that brought them. may_move: an UPDATE may have
+    moved them to another partition. Such a row was brought before, under its own xid; whoever sees it there and
+    applied may pass over it. Raises Halt for every other one: by their xids they would be lost or come twice."""
+    foreign = [row for row in strays if not (may_move and row.xid and row.seq and done.has(row))]
+    if foreign:
+        # Event's fields are bytes by right; a row that breaks the rule may have NULL.
+        row = foreign[0]._asdict()
+        said = ", ".join(f"{name} {(row[name] or b'NULL').decode()}" for name in ("xid", "seq"))
+        raise foreign_xids(
+            f"{len(foreign)} rows of a transaction were not written with the xid that the transaction has "
+            f"(the first: id {(row['id'] or b'NULL').decode(errors='replace')}, {said})"
+        )
+
+
+def foreign_xids(message: str) -> Halt:
+    return Halt(
+        f"{message}: the outbox was restored, replicated here or altered, or somebody wrote the column. "
+        "Nothing of it was applied or acknowledged",
+        reason="foreign_xids",
+        hint="bridge doctor shows the cause and its SQL; afterwards `bridge recover --adopt-outbox` applies what was "
+        "not applied, once (its --dry-run shows what it would do)",
+    )
 
 
 def _diverged(message: str) -> Halt:
@@ -241,7 +306,7 @@ def check_not_pruned(ledger: Ledger, registration: Registration | None, pruned: 
     floor = ledger.floor
     if pruned is None or (ledger.accepted_gap or 0) >= pruned.greatest_xid:
         return
-    if not is_first_catch_up(ledger, registration) and _may_miss(floor, pruned):
+    if not is_first_catch_up(ledger, registration) and may_miss(floor, pruned):
         raise Halt(
             f"rows that this target has not seen may have been pruned from the outbox (up to xid "
             f"{pruned.greatest_xid}; the target's floor is {floor.xmin}:{floor.xmax})",
@@ -255,7 +320,8 @@ def _pruned_since(xid: int | None, pruned: Pruned | None) -> bool:
     return xid is not None and pruned is not None and xid <= pruned.greatest_xid and pruned.floor.shows(xid)
 
 
-def _may_miss(floor: Snapshot, pruned: Pruned) -> bool:
+def may_miss(floor: Snapshot, pruned: Pruned) -> bool:
+    """May prune have deleted rows that a target with this floor has not seen?"""
     end = min(pruned.floor.xmax, pruned.greatest_xid + 1)
     if floor.xmax < end:
         return True

@@ -241,11 +241,13 @@ class ReadMissing(Request["MissingRows"]):
 
 @dataclass(frozen=True, slots=True)
 class MissingRows:
-    """Rows of a catch-up or a poll. `more`: there may be further rows."""
+    """Rows of a catch-up or a poll. `more`: there may be further rows. foreign: rows of the table, if any, that no
+    snapshot can place: without an xid, or with one that this cluster has not given out."""
 
     batch: Batch
     last_seq: int
     more: bool
+    foreign: str | None = None
 
 
 # --- stream ---------------------------------------------------------------------------------------

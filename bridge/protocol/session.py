@@ -14,13 +14,16 @@ from typing import Any
 
 from bridge.errors import Halt, Retry
 from bridge.protocol import requests as to
-from bridge.protocol.events import ZERO, Batch, Done, Lsn, Snapshot, intersection, located
+from bridge.protocol.events import NOTHING, ZERO, Batch, Done, Lsn, Snapshot, intersection, located
 from bridge.protocol.facts import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import (
+    UNMARKED,
     StreamSettings,
     check_not_pruned,
     check_registration,
+    check_strays,
     facts,
+    foreign_xids,
     is_first_catch_up,
     judge,
     slot_wanted,
@@ -51,7 +54,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     registration = yield from ask(to.ReadRegistration())
     source = yield from ask(facts(settings, ledger))
     from_slot = slot_wanted(settings, source)
-    judgement = judge(ledger, source, registration, slot_wanted=from_slot)
+    judgement = judge(ledger, source, registration, slot_wanted=from_slot, has_xid=settings.has_xid)
     yield from ask(to.Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
     life = _Life(settings, judgement.ledger, target, registration)
     # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
@@ -90,6 +93,8 @@ class _Life:
         self.holder = registration.session if registration else None  # of the row in the registry
         self.sent: Ledger | None = None  # becomes `ledger` when what was sent is durable
         self.held: Snapshot | None = None  # the floor before a slot is made: its snapshot shows no less
+        # What prune may take for applied. Of an outbox without xids the ledger has no floor; its table is not pruned.
+        self.passed = registration.floor if registration else NOTHING
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -120,7 +125,7 @@ class _Life:
         """Register this stream's position at the source, for prune and for the next start. reached: the ledger will
         rely on a snapshot that was taken before this position."""
         incarnation, goal = self.ledger.incarnation, self.ledger.next
-        floor = self.held or self.ledger.floor
+        floor = (self.held or self.ledger.floor) if self.settings.has_xid else self.passed
         if goal is not None and goal.from_slot:  # the next floor may be an older one
             floor = intersection([floor, goal.snapshot])
         streams = incarnation and self.ledger.mode is not Mode.POLL
@@ -186,7 +191,7 @@ class _Life:
                 "--accept-source (bridge doctor shows how to add xid)",
             )
         goal = yield from self.new_slot(source, poll=False)
-        yield from self.save(_raised(self.ledger, goal, Mode.STREAM))
+        yield from self.save(replace(_raised(self.ledger, goal, Mode.STREAM), floor=NOTHING))
 
     def finish(self, goal: Goal, mode: Mode, *, listing: bool = False) -> Asking[None]:
         """Apply the rows that are visible in the goal and not yet applied; then the goal becomes the floor. A stored
@@ -201,7 +206,7 @@ class _Life:
         done = Done((yield from ask(to.ReadApplied())), floor)
         seq, more = goal.seq, True
         while more:
-            missing = yield from ask(to.ReadMissing(floor, goal.snapshot, seq, since))
+            missing = yield from self.missing(floor, goal.snapshot, seq, since)
             seq, more = missing.last_seq, missing.more
             batch = done.without(located(missing.batch, goal.lsn))
             if batch.events:
@@ -213,6 +218,13 @@ class _Life:
         yield from self.save(_raised(self.ledger, goal, mode), thin=thin)
         self.held = None if goal.from_slot else self.held
         yield from self.register()
+
+    def missing(self, floor: Snapshot, upto: Snapshot, seq: int, since: str | None) -> Asking[to.MissingRows]:
+        """Rows of the table; none of them before every row of it has an xid that a snapshot can place."""
+        missing = yield from ask(to.ReadMissing(floor, upto, seq, since))
+        if missing.foreign is not None:
+            raise foreign_xids(missing.foreign)
+        return missing
 
     def poll(self) -> Asking[None]:
         """Poll: capture without a slot, from snapshot to snapshot, until asked to stop."""
@@ -239,7 +251,7 @@ class _Life:
         goal = Goal(snapshot, lsn)
         before = self.ledger
         done = Done((yield from ask(to.ReadApplied())), before.floor)
-        missing = yield from ask(to.ReadMissing(before.floor, snapshot, 0, before.since))
+        missing = yield from self.missing(before.floor, snapshot, 0, before.since)
         batch = done.without(located(missing.batch, lsn))
         if not missing.batch.events and before.since is None:
             return False
@@ -266,7 +278,8 @@ class _Life:
         yield from ask(to.OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
         # ahead.
-        slot = (yield from ask(facts(self.settings, self.ledger))).slot
+        source = yield from ask(facts(self.settings, self.ledger))
+        slot = source.slot
         if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:
             raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
         listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
@@ -277,6 +290,8 @@ class _Life:
             if received.settled:
                 yield from self.settle()
             if received.batch is not None:
+                if received.batch.strays:
+                    yield from self.judge_strays(received.batch, partitioned=source.partitioned)
                 batch = done.without(received.batch) if self.settings.has_xid else received.batch
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
@@ -285,6 +300,12 @@ class _Life:
                 yield from self.look_at_source(look)
             if received.stop:
                 return
+
+    def judge_strays(self, batch: Batch, *, partitioned: bool) -> Asking[None]:
+        """Rows that say another xid than their transaction's: applied before, or nobody knows."""
+        yield from self.settle()
+        done = Done((yield from ask(to.ReadApplied())), self.ledger.floor)
+        check_strays(batch.strays, done, may_move=partitioned and not batch.replicated)
 
     def take(self, batch: Batch, *, inside: bool) -> Asking[bool]:
         """Send one batch. `inside`, and the returned value: chunks of a huge transaction are open in the target."""
@@ -317,13 +338,22 @@ class _Life:
         if raised is not None or seen.idle_write_due:
             after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
             if raised is not None:
-                after = replace(after, floor=raised.snapshot, floor_lsn=raised.insert_lsn)
+                after = self.on_floor(after, raised.snapshot, raised.insert_lsn)
                 look.candidate = None
                 yield from self.register(raised.insert_lsn)
             yield from self.save(after, thin=raised.snapshot if raised else None)
         if look.candidate is None and look.dirty:
             look.candidate, look.dirty = seen, False
         yield from ask(to.Confirm(self.confirmable(verified)))
+
+    def on_floor(self, after: Ledger, snapshot: Snapshot, lsn: Lsn) -> Ledger:
+        """Everything that the snapshot shows is applied. Of an outbox without xids only the LSN is kept."""
+        if not self.settings.has_xid:
+            self.passed = snapshot
+            return replace(after, floor_lsn=lsn)
+        if after.witness_xid == UNMARKED:  # from before the outbox had xids: no witness of a floor
+            after = replace(after, witness_id=None, witness_xid=None)
+        return replace(after, floor=snapshot, floor_lsn=lsn)
 
     def confirmable(self, verified: Lsn) -> Lsn:
         """The only function that decides what the slot may be told: a position that is durable in the target and

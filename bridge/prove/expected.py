@@ -59,7 +59,7 @@ class AppliedPosition:
 
     def predicate(self, outbox: Outbox) -> sql.Composed:
         """Over a row of the outbox."""
-        xid, seq = outbox.column("xid"), outbox.column("seq")
+        xid, seq = outbox.placed(), outbox.column("seq")
         applied = sql.SQL(
             "(pg_visible_in_snapshot({xid}, {floor}::pg_snapshot) "
             " or ({xid} = any({listed}::xid8[]) and {seq}::bigint <@ {seqs}::int8multirange)"
@@ -217,7 +217,7 @@ class ExpectedEffects:
             where.append(sql.SQL("{} = any({})").format(bucket(identity), sql.Literal(list(buckets))))
             order = sql.SQL(' order by {} collate "C"').format(identity)
         query = sql.SQL("declare outbox_events no scroll cursor for select {} from {} where {}").format(
-            self._outbox.select_list(), self._outbox.name, sql.SQL(" and ").join(where)
+            self._outbox.placed_list(), self._outbox.name, sql.SQL(" and ").join(where)
         )
         source.execute(query + order)
         try:

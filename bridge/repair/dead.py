@@ -118,7 +118,7 @@ class LateEffects:
         if outbox.has_xid:  # I6; without xids every row that is there may be applied
             query += sql.SQL(
                 " and (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot) or {xid} = any(%(listed)s::xid8[]))"
-            ).format(xid=outbox.column("xid"))
+            ).format(xid=outbox.placed())
         return source.execute(
             query + sql.SQL(" limit %(limit)s"),
             {

@@ -136,7 +136,7 @@ class History:
         ).format(
             columns=outbox.select_list(),
             table=outbox.name,
-            xid=outbox.column("xid"),
+            xid=outbox.placed(),
             at=outbox.column("occurred_at"),
             seq=outbox.column("seq"),
         )

@@ -24,6 +24,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from bridge.failpoints import hit
+from bridge.postgres.origin import is_here
 from bridge.protocol.events import Snapshot, intersection, parse_snapshot, union
 
 KEY_MEMORY = timedelta(days=35)
@@ -159,6 +160,12 @@ def prune(
     """
     if source.info.transaction_status != TransactionStatus.IDLE:
         raise ValueError("prune commits its batches: give it a connection that is not in a transaction")
+    if not is_here(
+        source
+    ):  # a stream's floor may be one of another cluster's, and would show what it never had
+        return PruneResult(
+            stopped="the outbox was restored from another cluster: bridge recover --adopt-outbox"
+        )
     order = _Order(retention, max(KEY_MEMORY, retention), batch, dry_run)
     walks = [_Walk("walked_xid", retention)]
     if not dry_run:  # which begins at the first row, and so meets the forgotten keys on its way

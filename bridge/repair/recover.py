@@ -10,6 +10,7 @@ from __future__ import annotations
 import psycopg
 
 from bridge.errors import BridgeError
+from bridge.postgres.origin import adopt_origin
 from bridge.postgres.slots import drop_slot
 
 _FORGET = (
@@ -59,15 +60,29 @@ def accept_source(
     """Start again with the source as it is now. since: the first event's time; None: every row of the outbox
     (applied ones again). False: the stream does not exist here, nothing was changed."""
     with target.transaction():
-        if target.execute(_FORGET[0], [since, stream]).rowcount != 1:
+        if not forget(target, stream, since):
             return False
-        target.execute(_FORGET[1], [stream])
-        source.execute(
-            "update outbox.stream set floor = '3:3:', reached = '0/0', witness_id = null, session = ''"
-            " where stream = %s",
-            [stream],
-        )
+        with source.transaction():
+            adopt_origin(source)
+            forget_registration(source, stream)
     return True
+
+
+def forget(target: psycopg.Connection, stream: str, since: str | None) -> bool:
+    """Empty the stream's position. False: it has none."""
+    if target.execute(_FORGET[0], [since, stream]).rowcount != 1:
+        return False
+    target.execute(_FORGET[1], [stream])
+    return True
+
+
+def forget_registration(source: psycopg.Connection, stream: str) -> None:
+    """The same at the source: prune deletes nothing until the stream has a position again."""
+    source.execute(
+        "update outbox.stream set floor = '3:3:', reached = '0/0', witness_id = null, session = ''"
+        " where stream = %s",
+        [stream],
+    )
 
 
 def accept_target(source: psycopg.Connection, target: psycopg.Connection, stream: str) -> bool:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
-from struct import Struct
+from struct import Struct, pack
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.events import Batch, Event, Lsn, xid_of
+from bridge.protocol.events import Batch, Event, Lsn, Seqs, seq_of, xid_of
 
 RowParser = Callable[[bytes], Event]
 
@@ -69,8 +70,30 @@ _POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in unix microseconds
 _HEADER = 25  # of XLogData: 'w', start, end, clock
 _TAG = itemgetter(_HEADER)
 _RELATION = itemgetter(slice(_HEADER + 1, _HEADER + 5))
+_BEGIN_XID = itemgetter(slice(_HEADER + 17, _HEADER + 21))
+_LOW = 0xFFFFFFFF
+"""Begin has the lower half of what a row's xid8 says."""
 _COMMITS = Struct(f"!{_HEADER + 1}xBQQQ").iter_unpack
 _SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The outbox's table as it is when the stream is opened.
+
+    columns: in the order in which they were added. partitioned: an update can move a row to another partition, which
+    pgoutput sends as an insert. next_xid: what the server gives out next.
+    """
+
+    columns: tuple[str, ...] = ()
+    partitioned: bool = False
+    next_xid: int = 0
+
+    def added_after(self, column: str, older: Sequence[str]) -> bool:
+        """Was the column added to a table that had these, rather than renamed, or dropped and added again?"""
+        if column not in self.columns:
+            return False
+        return set(older) <= set(self.columns[: self.columns.index(column)])
 
 
 class Decoder:
@@ -95,6 +118,8 @@ class Decoder:
     ) -> None:
         self._name = (schema, table)
         self._columns = columns
+        self._has_xid = "xid" in columns
+        self._layout = Layout()
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._relation = b""  # oid of the outbox as the stream spells it
@@ -102,14 +127,22 @@ class Decoder:
         self._batch = Batch()
         self._open: list[Event] = []  # rows of the transaction that has not ended yet
         self._open_size = 0
+        self._open_xid = 0  # its xid's lower half, as Begin says it
+        self._replicated = False
         self._chunked = False
-        self._xid = 0
+        self._xid = 0  # its whole xid, once a chunk of it was handed out
+        self._brought: list[Seqs] = []  # the rows of its earlier chunks, where a row can come again
+        self._unmarked = False  # the stream is at rows from before the outbox had its column xid
         self.inside = False
         self.behind = False
         """A full batch is waiting: stop reading until it is taken."""
         self.ready: deque[Batch] = deque()
         self.wal_end = Lsn(0)  # of the last keepalive
         self.reply_wanted = False
+
+    def expect(self, layout: Layout) -> None:
+        """What the table is like now, where the stream begins with older rows."""
+        self._layout = layout
 
     def feed(self, messages: Sequence[bytes]) -> None:
         """CopyData messages as received."""
@@ -134,9 +167,13 @@ class Decoder:
             self._each(messages)
             return
         events = list(map(self._parse, rows))  # type: ignore[arg-type]  # set with _relation
+        xids = self._own_xids(messages[0::3], events)
+        if xids is None:
+            self._each(messages)
+            return
         _, _, ends, clocks = zip(*_COMMITS(b"".join(messages[2::3])), strict=True)
         batch.events += events
-        batch.xids += map(int, map(xid_of, events))
+        batch.xids += xids
         batch.end_lsns += ends
         batch.commit_times += map(_POSTGRES_EPOCH.__add__, clocks)
         batch.commit_rows += [1] * len(events)
@@ -145,6 +182,20 @@ class Decoder:
         if len(batch.events) >= self._max_events:
             self._hand_out(batch)
             self._batch = Batch()
+
+    def _own_xids(self, begins: Sequence[bytes], events: Sequence[Event]) -> list[int] | None:
+        """The transactions' xids, by their one row each; None where a row's is not its transaction's."""
+        try:
+            xids = list(map(int, map(xid_of, events)))
+        except TypeError:  # NULL
+            return None
+        if not self._has_xid:
+            return xids
+        if self._unmarked:
+            return None
+        said = b"".join(map(_BEGIN_XID, begins))
+        low = xids if max(xids) <= _LOW else map(_LOW.__and__, xids)
+        return xids if said == pack(f"!{len(xids)}I", *low) and None not in map(seq_of, events) else None
 
     def _each(self, messages: Sequence[bytes]) -> None:
         for data in messages:
@@ -162,12 +213,15 @@ class Decoder:
                         self._chunk()
             elif tag == 0x42:  # Begin
                 self.inside = True
-                self._xid = 0
+                self._xid, self._replicated = 0, False
+                self._open_xid = _BEGIN(data, _HEADER + 1)[2]
             elif tag == 0x43:  # Commit
                 self.inside = False
                 if self._open or self._chunked:
                     _, _, end, clock = _COMMIT(data, _HEADER + 1)
                     self._commit(end, clock)
+            elif tag == 0x4F:  # Origin
+                self._replicated = True
             elif tag == 0x52:  # Relation
                 self._describe(data)
 
@@ -196,32 +250,90 @@ class Decoder:
         self.ready.append(batch)
         self.behind = len(self.ready) > 1
 
+    def _taken(self) -> tuple[list[Event], list[Event]]:
+        """The open rows, and of them those that do not belong to their transaction by what they say."""
+        events, strays = self._open, []
+        self._open, self._open_size = [], 0
+        if self._unmarked and self._has_xid:
+            whole = b"%d" % self._whole_xid()
+            events = [event._replace(xid=whole) for event in events]
+        elif self._has_xid:
+            if len(xids := set(map(xid_of, events))) > 1 or not all(map(self._is_own, xids)):
+                strays = [event for event in events if not self._is_own(event.xid)]
+                events = [event for event in events if self._is_own(event.xid)]
+            if None in map(seq_of, events):
+                strays += [event for event in events if event.seq is None]
+                events = [event for event in events if event.seq is not None]
+            if self._layout.partitioned:
+                events = self._first_versions(events)
+        if events:
+            self._xid = int(events[0].xid)
+        return events, strays
+
+    def _first_versions(self, events: list[Event]) -> list[Event]:
+        """Without the rows that their own transaction moved to another partition: pgoutput sends each as inserted
+        once more. The event is the row as it was inserted, as where an update leaves it in its place."""
+        first: dict[bytes, Event] = {}
+        for event in events:
+            first.setdefault(event.seq, event)
+        kept = list(first.values())
+        if self._brought:
+            kept = [event for event in kept if not any(int(event.seq) in seqs for seqs in self._brought)]
+        return kept
+
+    def _whole_xid(self) -> int:
+        """The open transaction's, next to the xid that the server gave out when the stream was opened."""
+        near = self._layout.next_xid
+        return near + ((self._open_xid - near + (1 << 31)) & _LOW) - (1 << 31)
+
+    def _is_own(self, xid: bytes | None) -> bool:
+        return xid is not None and int(xid) & _LOW == self._open_xid
+
     def _chunk(self) -> None:
         """The open transaction is larger than a batch: hand out a chunk of it."""
+        self._close()
+        size = self._open_size
+        events, strays = self._taken()
+        self._chunked = True
+        if self._layout.partitioned and events:
+            self._brought = [Seqs.together([*self._brought, Seqs.of(int(event.seq) for event in events)])]
+        self._hand_out(
+            Batch(
+                events=events,
+                size=size,
+                chunk=True,
+                whole=False,
+                strays=strays,
+                replicated=self._replicated,
+            )
+        )
+
+    def _close(self) -> None:
+        """What follows is a batch of its own."""
         if self._batch.xids:
             self._hand_out(self._batch)
             self._batch = Batch()
-        self._xid = int(self._open[0].xid)
-        self._chunked = True
-        self._hand_out(Batch(events=self._open, size=self._open_size, chunk=True, whole=False))
-        self._open, self._open_size = [], 0
 
     def _commit(self, end: Lsn, clock: int) -> None:
-        events = self._open
+        size = self._open_size
+        events, strays = self._taken()
+        if strays:
+            self._close()
         batch = Batch(chunk=True) if self._chunked else self._batch
+        batch.strays, batch.replicated = strays, self._replicated
         batch.events += events
-        batch.xids.append(int(events[0].xid) if events else self._xid)
-        batch.end_lsns.append(end)
-        batch.commit_times.append(clock + _POSTGRES_EPOCH)
-        batch.commit_rows.append(len(events))
+        if self._xid or not strays:
+            batch.xids.append(self._xid)
+            batch.end_lsns.append(end)
+            batch.commit_times.append(clock + _POSTGRES_EPOCH)
+            batch.commit_rows.append(len(events))
         batch.end_lsn = end
-        batch.size += self._open_size
-        self._open, self._open_size = [], 0
-        if self._chunked or len(batch.events) >= self._max_events or batch.size >= self._max_bytes:
+        batch.size += size
+        if self._chunked or strays or len(batch.events) >= self._max_events or batch.size >= self._max_bytes:
             self._hand_out(batch)
             if not self._chunked:
                 self._batch = Batch()
-        self._chunked = False
+        self._chunked, self._brought = False, []
 
     def _describe(self, data: bytes) -> None:
         """A Relation message comes before the first row, and again whenever the table was altered."""
@@ -246,11 +358,15 @@ class Decoder:
     def _places(self, columns: list[str]) -> list[int | None]:
         """The index of each Event field in a row."""
         places: list[int | None] = []
+        self._unmarked = False
         for name in Event._fields:
             column = self._columns.get(name)
             if column in columns:
                 places.append(columns.index(column))
-            elif name in ("id", "type", "payload"):
+            elif column is not None and name in ("seq", "xid") and self._layout.added_after(column, columns):
+                self._unmarked = self._unmarked or name == "xid"
+                places.append(None)
+            elif column is not None or name in ("id", "type", "payload"):
                 raise Halt(
                     f"the outbox table {'.'.join(self._name)} no longer has the column {column or name!r}",
                     reason="outbox_changed",

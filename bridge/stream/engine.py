@@ -26,7 +26,7 @@ from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.stream.checkpoint import Checkpoint
-from bridge.stream.decode import Decoder
+from bridge.stream.decode import Decoder, Layout
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
 from bridge.stream.sockets import TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
@@ -122,6 +122,7 @@ class Engine:
         hit("stream.opening")
         spec = self._spec
         self._source.slot = request.slot
+        self._decoder.expect(Layout(*self._control.layout()))
         stream = ReplicationStream(
             spec.source_dsn, spec.stream, request.slot, spec.publication, request.start
         )

@@ -19,10 +19,13 @@ from bridge.postgres import wire
 from bridge.postgres.advice import LOST
 from bridge.postgres.catalog import HIDDEN, excess_powers, hides_rows
 from bridge.postgres.connect import connect
+from bridge.postgres.outbox import foreign_rows
 from bridge.postgres.profiles import CATALOG, SOURCE
+from bridge.postgres.progress import registered
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
-from bridge.protocol.preflight import StreamSettings
+from bridge.protocol.events import NOTHING, parse_snapshot
+from bridge.protocol.preflight import StreamSettings, foreign_xids
 from bridge.protocol.requests import drive
 from bridge.protocol.session import session
 from bridge.stream.engine import Engine
@@ -88,12 +91,8 @@ class Worker:
             if error is None:
                 continue
             self._brake()
-            if error.reason == "outbox_changed" and (slot := self._given_up_renamed()):
-                error = Retry(
-                    f"a column of the outbox was renamed and is back: slot {slot} was dropped; "
-                    "catching up from the table",
-                    reason="outbox_changed",
-                )
+            if error.reason == "outbox_changed":
+                error = self._given_up_renamed() or error
             if error.verdict is Verdict.FATAL:
                 raise error
             if error.verdict is Verdict.HALT:
@@ -190,16 +189,31 @@ class Worker:
             self.watcher.retried("wal_brake")
             self.watcher.log("wal brake: slot dropped", slot=given_up, limit=self.plan.max_retained_wal)
 
-    def _given_up_renamed(self) -> str | None:
+    def _given_up_renamed(self) -> BridgeError | None:
         """A column of the outbox had another name for a time, and keeps it in the slot's WAL. Drop the slot;
-        catch-up reads the table, where the column has its name."""
+        catch-up reads the table, where the column has its name. Not where the table cannot bring what the slot
+        would."""
         plan = self.plan
         if not plan.outbox.has_xid:
             return None
         try:
-            return give_up_renamed_slot(plan.source_dsn, plan.stream, plan.outbox)
+            with connect(plan.source_dsn, SOURCE, f"check/{plan.stream}") as source:
+                known = registered(source, plan.stream)
+                floor = NOTHING if known is None else parse_snapshot(known["floor"])
+                foreign = foreign_rows(source, plan.outbox, floor)
+            if floor == NOTHING:
+                return None  # the table cannot say what the slot would bring
+            if foreign is not None:
+                return foreign_xids(foreign)
+            slot = give_up_renamed_slot(plan.source_dsn, plan.stream, plan.outbox)
         except (psycopg.Error, BridgeError):
             return None  # the halt stays; it is checked again
+        if slot is None:
+            return None
+        return Retry(
+            f"a column of the outbox was renamed and is back: slot {slot} was dropped; catching up from the table",
+            reason="outbox_changed",
+        )
 
     def _settings(self) -> StreamSettings:
         plan = self.plan

@@ -22,3 +22,4 @@ grant select, insert, delete on outbox.suppressed to outbox_bridge;  -- ingress;
 grant update (count) on outbox.suppressed to outbox_bridge;
 grant select, insert, update on outbox.entity to outbox_bridge;  -- entities that events keep
 grant select on outbox.migration to outbox_bridge;
+grant select, update on outbox.origin to outbox_bridge;  -- a restored outbox made this cluster's own

@@ -92,6 +92,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "66": "contract violations",
         "66b": "enrichment finds a customer row that the event's own transaction inserted",
     },
+    "Histories and neighbours": {
+        "79": "source restored from a dump",
+        "80": "source that was a subscriber of native replication",
+        "81": "outbox columns added, renamed, NULL",
+        "82": "rows moved between partitions",
+    },
     "Network, enrichment, ingress, sinks": {
         "67": "cut, reset, latency, low rate, half-open on each link",
         "68": "PgBouncer in transaction mode",

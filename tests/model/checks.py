@@ -133,6 +133,7 @@ def legal_end(simulation: Simulation, error: BridgeError) -> None:
         "history_diverged": simulation.history_lost,
         "source_behind": simulation.history_lost,
         "outbox_pruned": simulation.target_restored,
+        "foreign_xids": simulation.strangers,
     }
     require(cause.get(error.reason, False), "halted without a cause:", error.reason, error)
     if error.reason != "publication_missing":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bridge.protocol.events import NOTHING
 from bridge.protocol.requests import Receive, Register, SlotMade, TakeSnapshot, Wait
 from tests.model.simulation import KEYS, SLOT, Bridge, Simulation
 from tests.model.source import Making, Slot, Source
@@ -365,6 +366,40 @@ def prune(simulation: Simulation) -> None:
         simulation.counts["pruned"] += 1
 
 
+# --- rows with other xids ----------------------------------------------------------------------------
+
+
+def stranger(simulation: Simulation) -> None:
+    """Beside a stream that has begun, a row comes without an xid, or with one that is not given out yet."""
+    ledger = simulation.target.ledger
+    if ledger is None or ledger.floor == NOTHING:
+        return
+    source = simulation.source
+    transaction = source.begin()
+    if simulation.chance(0.5):
+        simulation.insert(transaction, -1)
+    simulation.serial += 1
+    says = simulation.rng.choice((None, transaction.xid + 40))
+    row = source.insert_stranger(transaction, f"e{simulation.serial}", says, simulation.clock)
+    simulation.strangers = True
+    simulation.counts["a stranger came by the stream"] += row.published == "yes"
+    simulation.record(transaction)
+    source.leave(transaction)
+
+
+def move_row(simulation: Simulation) -> None:
+    """An update moves a row that was published to another partition."""
+    source = simulation.source
+    rows = [
+        row
+        for row in source.table.values()
+        if row.published == "yes" and not row.is_stranger and source.seen(row)
+    ]
+    if source.partitioned and source.identity() is not None and rows:
+        source.move(simulation.rng.choice(rows))
+        simulation.counts["a row moved to another partition"] += 1
+
+
 # --- the source: history ----------------------------------------------------------------------------
 
 
@@ -439,6 +474,7 @@ WORK: dict[Act, float] = {
     slot_ahead_of_visibility: 0.5, slot_behind_a_poll: 0.5,
 }  # fmt: skip
 FAULTS: dict[Act, float] = {
+    move_row: 2, stranger: 0.05,
     crash_bridge: 2, second_bridge: 1, switch_capture: 0.6, connection_lost: 1, crash_target: 0.7,
     copy_target: 1.5, restore_target: 0.7, drop_slot: 0.7, advance_slot: 1.5, recreate_slot: 0.6,
     foreign_slot: 0.1, lose_slot: 0.7, toggle_publish: 0.4, drop_publication: 0.2, recreate_publication: 2,

@@ -202,7 +202,7 @@ def empties_applied() -> list[Patch]:
 
 @mutant
 def skips_nothing_that_is_listed() -> list[Patch]:
-    return [(events.Done, "_has", lambda self, event: self.floor.shows(int(event.xid)))]
+    return [(events.Done, "has", lambda self, event: self.floor.shows(int(event.xid)))]
 
 
 @mutant
@@ -212,7 +212,7 @@ def takes_a_part_of_a_transaction_for_the_whole() -> list[Patch]:
     def has(self: Any, event: Any) -> bool:
         return self.floor.shows(int(event.xid)) or int(event.xid) in self.listed
 
-    return [(events.Done, "_has", has)]
+    return [(events.Done, "has", has)]
 
 
 @mutant
@@ -392,7 +392,52 @@ def lets_a_session_register_that_another_took_over_from() -> list[Patch]:
     return [(Simulation, "do_Register", register)]
 
 
+# --- rows with other xids ----------------------------------------------------------------------------
+
+
+@mutant
+def passes_over_what_is_not_its_transactions_own() -> list[Patch]:
+    return [(session, "check_strays", lambda strays, done, *, may_move: None)]
+
+
+@mutant
+def takes_a_moved_row_for_an_event() -> list[Patch]:
+    """As a decoder that does not compare a row with its transaction."""
+
+    def believe(self: Any, batch: Any, *, partitioned: bool) -> Any:
+        batch.events += [row._replace(xid=row.xid or b"1") for row in batch.strays]
+        batch.xids += [int(row.xid or 1) for row in batch.strays]
+        batch.end_lsns += [batch.end_lsn] * len(batch.strays)
+        yield from self.settle()
+
+    return [(Life, "judge_strays", believe), (events.Done, "without", lambda self, batch: batch)]
+
+
+@mutant
+def passes_over_every_stray_of_a_partitioned_outbox() -> list[Patch]:
+    check = session.check_strays
+
+    def careless(strays: Any, done: Any, *, may_move: bool) -> None:
+        if not may_move:
+            check(strays, done, may_move=may_move)
+
+    return [(session, "check_strays", careless)]
+
+
+@mutant
+def reads_a_table_that_has_strangers() -> list[Patch]:
+    def missing(self: Any, floor: Any, upto: Any, seq: int, since: Any) -> Any:
+        rows = yield from session.ask(requests.ReadMissing(floor, upto, seq, since))
+        return replace(rows, more=False) if rows.foreign else rows
+
+    return [(Life, "missing", missing)]
+
+
 FOCUS: dict[str, tuple[faults.Act, ...]] = {
+    "passes_over_what_is_not_its_transactions_own": (faults.stranger,),
+    "takes_a_moved_row_for_an_event": (faults.move_row,),
+    "passes_over_every_stray_of_a_partitioned_outbox": (faults.stranger,),
+    "reads_a_table_that_has_strangers": (faults.stranger, faults.drop_slot),
     "takes_commit_lsn_for_end_lsn": (faults.crash_bridge,),
     "idles_without_a_publication_check": (faults.off_and_on,),
     "checks_that_the_publication_exists": (faults.off_and_on,),

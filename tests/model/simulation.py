@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from bridge.errors import BridgeError, Fenced, Retry
 from bridge.protocol import requests, session
-from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot
+from bridge.protocol.events import NOTHING, Batch, Event, Listed, Lsn, Snapshot
 from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SlotFacts, SourceFacts, TargetFacts
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import MissingRows, Observation, Received, Request
@@ -98,6 +98,7 @@ class Simulation:
         self.history_lost = False
         self.target_restored = False
         self.ledger_wiped = False
+        self.strangers = False  # rows came whose xid is not their own, beside a stream that had begun
 
     def chance(self, probability: float) -> bool:
         return probability > 0 and self.rng.random() < probability
@@ -324,6 +325,7 @@ class Simulation:
             or (witness is not None and witness.xid == request.witness_xid),
             two_phase=self.two_phase,
             pruned=source.pruned,
+            partitioned=source.partitioned,
         )
 
     def do_ReadPruned(self, bridge: Bridge, request: requests.ReadPruned) -> Pruned | None:
@@ -370,15 +372,24 @@ class Simulation:
         return still
 
     def do_ReadMissing(self, bridge: Bridge, request: requests.ReadMissing) -> MissingRows:
-        rows = sorted(
+        first = request.floor == NOTHING
+        beyond = [
             row
             for row in self.source.table.values()
+            if self.source.seen(row) and not request.floor.shows(row.xid)
+        ]
+        strangers = [row for row in beyond if row.is_stranger]
+        if strangers and not first:
+            self.counts["strangers in the table"] += 1
+            return MissingRows(Batch(), request.after_seq, more=True, foreign=f"{len(strangers)} rows")
+        rows = [
+            row
+            for row in beyond
             if row.seq > request.after_seq
-            and self.source.seen(row)
-            and request.upto.shows(row.xid)
-            and not request.floor.shows(row.xid)
+            and (request.upto.shows(row.xid) or row.is_stranger)
             and self.since_wants(row, request.since)
-        )
+        ]
+        self.counts["a first catch-up took strangers"] += bool(strangers)
         rows.sort(key=lambda row: row.seq)
         count = self.rng.randint(1, 3)
         taken = rows[:count]
@@ -463,17 +474,25 @@ class Simulation:
         for commit in commits:
             if any(row.published == "error" for row in commit.rows):
                 break
-            stream.at = commit.end
             rows = [row for row in commit.rows if row.published == "yes"]
+            strays = [row for row in rows if row.claimed != commit.xid]
+            if strays and batch.events:
+                break  # it is a batch of its own
+            stream.at = commit.end
             if len(rows) < len(commit.rows):
                 self.counts["rows that the publication withheld"] += 1
                 self.counts["a part of a transaction withheld"] += bool(rows)
             if rows:
-                batch.events += [_event(row) for row in rows]
-                batch.xids.append(commit.xid)
-                batch.end_lsns.append(Lsn(commit.end))
+                events = [_event(row) for row in rows if row not in strays]
+                batch.events += events
+                if events:
+                    batch.xids.append(commit.xid)
+                    batch.end_lsns.append(Lsn(commit.end))
                 batch.end_lsn = Lsn(commit.end)
-        if not batch.events:
+            if strays:
+                batch.strays = [_said(row) for row in strays]
+                break
+        if not batch.events and not batch.strays:
             return Received(None, Lsn(stream.at), settled)
         return Received(batch, Lsn(stream.at), settled, tick=self.chance(0.1))
 
@@ -482,7 +501,12 @@ class Simulation:
         assert commit is not None
         bridge.idle = 0
         taken, stream.rest = stream.rest[:1], stream.rest[1:]
-        batch = Batch(events=[_event(row) for row in taken], chunk=True, whole=not stream.rest)
+        batch = Batch(
+            events=[_event(row) for row in taken if row.claimed == commit.xid],
+            chunk=True,
+            whole=not stream.rest,
+            strays=[_said(row) for row in taken if row.claimed != commit.xid],
+        )
         before = stream.at
         if batch.whole:
             batch.xids, batch.end_lsns, batch.end_lsn = [commit.xid], [Lsn(commit.end)], Lsn(commit.end)
@@ -591,6 +615,12 @@ def _event(row: Row) -> Event:
         headers=None,
         occurred_at=None,
     )
+
+
+def _said(row: Row) -> Event:
+    """As the stream brings it: with what its column says."""
+    xid = None if row.claimed is None else str(row.claimed).encode()
+    return _event(row)._replace(xid=xid)  # type: ignore[arg-type]
 
 
 _TARGET = frozenset({"ReadTarget", "Fence", "Save", "Apply", "Settle", "ReadApplied"})

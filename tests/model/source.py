@@ -23,6 +23,16 @@ class Row(NamedTuple):
     key: int | None  # keys below zero are not guarded by a lock
     published: str
     born: int
+    says: int | None = 0  # what its column xid says, where that is not the xid of its transaction; None: NULL
+
+    @property
+    def claimed(self) -> int | None:
+        return self.xid if self.says == 0 else self.says
+
+    @property
+    def is_stranger(self) -> bool:
+        """No xid, or one that this cluster gives out later."""
+        return self.claimed is None or self.claimed > self.xid
 
 
 class Commit(NamedTuple):
@@ -88,6 +98,7 @@ class Source:
         self.registration: Registration | None = None
         self.pruned: Pruned | None = None
         self.pruned_ids: set[str] = set()
+        self.partitioned = False
         self.decoder_raises = False  # 17 and older: a row written without the publication stops the decoder
         self.unflushed: Source | None = None  # the cluster as a crash would leave it, if not as it is
 
@@ -120,6 +131,24 @@ class Source:
         self.next_seq += 1
         transaction.rows.append(row)
         return row
+
+    def insert_stranger(self, transaction: Transaction, name: str, says: int | None, now: int) -> Row:
+        """A row from elsewhere."""
+        row = self.insert(transaction, name, None, now)._replace(says=says)
+        transaction.rows[-1] = row
+        return row
+
+    def move(self, row: Row) -> None:
+        """An update puts the row into another partition: the WAL has it as an insert by the updating transaction, and
+        it keeps what its column says."""
+        transaction = self.begin()
+        self.lsn += 24
+        published = "yes" if self.publication and self.publishes else "no"
+        self.wal.append(
+            Commit(self.lsn - 16, self.lsn, transaction.xid, (row._replace(published=published),))
+        )
+        self.leave(transaction)
+        self.flush()
 
     def locked_keys(self) -> set[int | None]:
         return {row.key for t in self.running.values() for row in t.rows}

@@ -36,6 +36,8 @@ MUST_HAPPEN = (
     *("ended: fenced", "ended: history_diverged"),
     *("ended: source_behind", "ended: outbox_pruned", "ended: publication_missing"),
     *("ended: publication_changed", "ended: slot_advanced", "ended: ledger_missing", "ended: slot_in_use"),
+    *("strangers in the table", "a first catch-up took strangers", "a stranger came by the stream"),
+    *("a row moved to another partition", "ended: foreign_xids"),
     *("ended: stand_by", "target restored under open connections"),
 )
 
@@ -53,6 +55,9 @@ def new_simulation(
     simulation.two_phase = rng.random() < 0.5
     simulation.stopping = rng.choice((0.0, 0.01))
     simulation.source.decoder_raises = rng.random() < 0.5
+    simulation.source.partitioned = rng.random() < 0.5
+    if rng.random() < 0.2:
+        restored(simulation)
     acts = dict(faults.WORK)
     severity = rng.choice((0.0, 0.5, 1.0, 2.0))
     for act, weight in faults.FAULTS.items():
@@ -62,6 +67,16 @@ def new_simulation(
         acts |= faults.HISTORY
     acts |= dict.fromkeys(focus, 4.0)
     return simulation, acts
+
+
+def restored(simulation: Simulation) -> None:
+    """The outbox has rows from another cluster, or from before it had the column, when the stream begins."""
+    transaction = simulation.source.begin()
+    for says in (None, 60, 90):
+        simulation.serial += 1
+        simulation.source.insert_stranger(transaction, f"e{simulation.serial}", says, simulation.clock)
+    simulation.source.record(transaction)
+    simulation.source.leave(transaction)
 
 
 def drive(simulation: Simulation, acts: dict[faults.Act, float], steps: int) -> None:

@@ -125,9 +125,10 @@ if $BATCH.whole:
         "polling goes on behind the greatest seq that it has read",
         (
             Sql(
-                "({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[])) and pg_visible_in_snapshot(",
+                "{beyond_floor} and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
+                " and (pg_visible_in_snapshot({xid}",
                 "{seq} > coalesce((select max(seq) from outbox.event where xid < %(xmax)s::xid8"
-                " and not xid = any(%(xip)s::xid8[])), 0) and pg_visible_in_snapshot(",
+                " and not xid = any(%(xip)s::xid8[])), 0) and (pg_visible_in_snapshot({xid}",
             ),
         ),
         (real("test_a_lower_seq_that_commits_later_is_read"),),
@@ -291,5 +292,23 @@ if self.ledger.next is not None:
             "tests/integration/ops/test_entities.py::"
             "test_the_database_merges_entities_as_the_planner_does_in_any_order",
         ),
+    ),
+    Mutant(
+        "believes-the-xid-of-a-row",
+        "a streamed row counts as applied by what its column says, not by the transaction that brings it",
+        (Code("$XID is not None and int($XID) & $LOW == self._open_xid", "$XID is not None"),),
+        ("tests/unit/test_pgoutput.py::test_a_row_with_another_xid_than_its_transaction_is_told_apart",),
+    ),
+    Mutant(
+        "a-moved-row-by-its-xid-alone",
+        "in a partitioned outbox every row that an update may have moved is passed over, applied or not",
+        (Code("not ($MAY and $ROW.xid and $ROW.seq and $DONE.has($ROW))", "not $MAY"),),
+        (focused("passes_over_every_stray_of_a_partitioned_outbox"),),
+    ),
+    Mutant(
+        "strangers-are-read-over",
+        "a row that no snapshot can place is passed over by catch-up and polling",
+        (Code("raise foreign_xids($ROWS.foreign)", "return replace($ROWS, more=False)"),),
+        (focused("reads_a_table_that_has_strangers"),),
     ),
 )

@@ -123,6 +123,16 @@ class EmbeddedServer(Cluster):
         other.configure(hot_standby="on", hot_standby_feedback="on", **settings)
         return other
 
+    def dump(self, dbname: str, *options: str) -> Path:
+        """pg_dump of a database, as SQL; the file."""
+        file = self.directory / f"{dbname}.sql"
+        self._run("pg_dump", "-d", self.dsn(dbname), "-f", str(file), *options)
+        return file
+
+    def load(self, dbname: str, file: Path) -> None:
+        """Run a dump in a database."""
+        self._run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(dbname), "-f", str(file))
+
     def promote(self, deadline: float = 60.0) -> None:
         """End recovery: a new timeline."""
         self.execute("select pg_promote(true, %s)", [int(deadline)])

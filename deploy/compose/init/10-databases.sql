@@ -10,6 +10,7 @@ create database warehouse;
 \ir /sql/source/002_webhooks.sql
 \ir /sql/source/003_suppressed.sql
 \ir /sql/source/004_entity.sql
+\ir /sql/source/005_origin.sql
 \ir /sql/source/publication.sql
 \ir /sql/source/role_bridge.sql
 \ir /sql/source/role_producer.sql
