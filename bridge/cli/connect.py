@@ -49,12 +49,14 @@ def connect_source(
                 raise CannotConnect(
                     f"the connection to the source was lost during `bridge {command}`"
                 ) from None
-            who = connection.info.user
+            from bridge.postgres.catalog import HIDDEN, hides_rows  # noqa: PLC0415  only where it is needed
+
+            hint = f'grant {grant} to "{connection.info.user}";' if error.sqlstate == "42501" else ""
+            if hides_rows(error):
+                hint = HIDDEN
             raise SourceRefused(
                 f"the source refused `bridge {command}`: {error.diag.message_primary} ({error.sqlstate})",
-                hint=f'grant {grant} to "{who}";'
-                if error.sqlstate == "42501"
-                else _MENDS.get(error.sqlstate),
+                hint=hint or _MENDS.get(error.sqlstate),
             ) from None
 
 

@@ -15,7 +15,7 @@ from bridge.doctor import path
 from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.reach import place
 from bridge.planning.spec import TableSpec
-from bridge.postgres.catalog import LEDGER_TABLES, Finding, ledger_findings, table_shape
+from bridge.postgres.catalog import LEDGER_TABLES, Finding, hidden_rows, ledger_findings, table_shape
 from bridge.postgres.schema import migrations
 from bridge.sinks.model import Server, SinkConnection
 from bridge.stream.spec import StreamSpec
@@ -96,7 +96,7 @@ def settings(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
 
 
 def ledger(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
-    findings = ledger_findings(target)
+    findings = ledger_findings(target) or hidden_rows(target, [("bridge", name) for name in LEDGER_TABLES])
     for finding in findings:
         if finding.reason == "ledger_schema_missing" and "as the owner" in finding.fix:
             fix = f'bridge schema target | psql "{place(plan.target_dsn)}"'

@@ -8,9 +8,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from bridge.doctor.check import Check, ok
+from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.grants import grants, may
 from bridge.doctor.reach import place
+from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.schema import migrations, publication_sql, published
 from bridge.stream.spec import StreamSpec
@@ -37,11 +38,22 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
     yield from right
     if any(one.fix.startswith("grant usage") for one in right):
         return  # nothing else can be asked before
+    hiding = hidden_rows(source, _tables(plan.outbox))
+    for found in hiding:
+        yield Check("error", "source", found.reason, found.message, found.fix, kind_of(found.fix))
+    if hiding:
+        return  # what they hide would be told wrongly
     yield from _migrations(source)
     if plan.outbox != Outbox():
         yield from _own(source, plan.outbox)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)
+
+
+def _tables(outbox: Outbox) -> list[tuple[str, str]]:
+    """The outbox and the registry; those that this version of the schema does not have are left out."""
+    names = ("stream", "pruned", "migration", "suppressed", "webhook_delivery", "entity")
+    return [(outbox.schema, outbox.table), *(("outbox", name) for name in names)]
 
 
 def _keeps_entities(source: psycopg.Connection, plan: StreamSpec) -> bool:

@@ -116,6 +116,50 @@ def table_shape(
     return shape, findings
 
 
+def hidden_rows(connection: psycopg.Connection, tables: Sequence[tuple[str, str]]) -> list[Finding]:
+    """The tables, (schema, name), whose row-level security applies to our role; missing ones are left out. Behind a
+    view that is asked by a query without rows, which row_security = off makes fail."""
+    rows = connection.execute(
+        "select n.nspname, c.relname, row_security_active(c.oid), c.relkind = 'v', quote_ident(current_user)"
+        " from unnest(%s::text[], %s::text[]) as t(schema, name)"
+        " join pg_catalog.pg_namespace n on n.nspname::text = t.schema"
+        " join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname::text = t.name",
+        [[schema for schema, _ in tables], [name for _, name in tables]],
+    ).fetchall()
+    findings = []
+    for schema, name, filtered, view, role in rows:
+        quoted = _quoted(schema, name)
+        if filtered:
+            what = (
+                f"row-level security of {schema}.{name} applies to role {role}: rows could be hidden from it"
+            )
+            fix = f"alter role {role} bypassrls;   or: alter table {quoted} disable row level security;"
+            findings.append(Finding("row_security", what, fix))
+        elif view and (refused := _security_behind(connection, quoted)) is not None:
+            what = f"row-level security behind the view {schema}.{name} could hide rows ({refused})"
+            fix = "give the view to an owner to whom its tables show every row   or: disable their row level security"
+            findings.append(Finding("row_security", what, fix))
+    return findings
+
+
+def _security_behind(connection: psycopg.Connection, view: str) -> str | None:
+    try:
+        connection.execute(f"select from {view} limit 0".encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        return error.diag.message_primary if hides_rows(error) else None
+    return None
+
+
+HIDDEN = "bridge doctor names the table and both ways out: bypassrls for the role, or no row-level security"
+"""The fix for a statement of which hides_rows() is true."""
+
+
+def hides_rows(error: psycopg.Error) -> bool:
+    """Did row_security = off make this statement fail? Its SQLSTATE is that of every missing privilege, and its
+    message may be in any language."""
+    return error.diag.source_function == "check_enable_rls"
+
+
 def _quoted(*names: str) -> str:
     return sql.Identifier(*names).as_string()
 

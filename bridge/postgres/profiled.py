@@ -134,5 +134,6 @@ def _stands_alone(connection: Any) -> bool:
 
 
 def _begin(connection: Any, mode: str = "") -> bytes:
-    begin = f"begin {mode}".rstrip()
-    return (f"{begin}; {connection.profile.set_in_transaction()}" if connection.lent else begin).encode()
+    if connection.lent:
+        return f"begin; {connection.profile.set_in_transaction(mode)}".encode()
+    return f"begin {mode}".rstrip().encode()

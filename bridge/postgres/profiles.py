@@ -51,24 +51,28 @@ class Profile:
         )
         return f"select {', '.join(calls)}{where}"
 
-    def set_in_transaction(self) -> str:
+    def set_in_transaction(self, mode: str = "") -> str:
         """Statements for the rest of the transaction. SET takes no snapshot, so the isolation level can still be
-        chosen afterwards."""
+        chosen. mode: of this transaction, `read only`, an isolation level, ...; it takes precedence."""
         commands = [
-            f"set local {name.replace('default_transaction_read_only', 'transaction_read_only')} = '{value}'"
+            f"set local {name.replace('default_transaction_', 'transaction_')} = '{value}'"
             for name, value in self._values()
+            if (name, value) != _MAY_WRITE  # a standby would refuse it, and it is read to find out what it is
         ]
+        if mode:
+            commands.append(f"set transaction {mode}")
         if self.durable:
             commands.append(f"select {_DURABLE.format('true')}")
         return "; ".join(commands)
 
 
+_MAY_WRITE = ("default_transaction_read_only", "off")
 _DURABLE = (
     "case pg_catalog.current_setting('synchronous_commit') when 'off'"
     " then pg_catalog.set_config('synchronous_commit', 'on', {}) end"
 )
 
-# What changes the meaning of names or the text of values, and JIT, which slows short queries down.
+# What changes the meaning of names and operators or the text of values, and JIT, which slows short queries down.
 _MEANING: _Settings = (
     ("search_path", ""),
     ("client_encoding", "UTF8"),
@@ -78,19 +82,28 @@ _MEANING: _Settings = (
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
     ("standard_conforming_strings", "on"),
+    ("array_nulls", "on"),
+    ("quote_all_identifiers", "off"),
+    ("transform_null_equals", "off"),
     ("jit", "off"),
 )
-# A row-security policy must not hide rows that are compared or written: the statement fails instead.
+# The text of money is the same by the stream and by the table. A target's columns read text as their server does.
+_SENT: _Settings = (*_MEANING, ("lc_monetary", "C"))
+# A row-security policy must not hide rows that are read, compared or written: the statement fails instead.
 _UNFILTERED: _Settings = (*_MEANING, ("row_security", "off"))
-# On the source, the owner's policies for our role apply; a pooler's previous client may have set row_security.
-_SOURCE: _Settings = (*_MEANING, ("row_security", "on"))
-_WRITES_TARGET: _Settings = (
-    *_UNFILTERED,
-    ("synchronous_commit", "on"),
+_WRITES: _Settings = (
     ("default_transaction_isolation", "read committed"),
-    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    _MAY_WRITE,
 )
-_READ_ONLY: _Settings = (("default_transaction_read_only", "on"),)
+_READ_ONLY: _Settings = (
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "on"),
+    ("default_transaction_deferrable", "off"),
+)
+_READS_SOURCE: _Settings = (*_SENT, ("row_security", "off"))
+_SOURCE: _Settings = (*_READS_SOURCE, *_WRITES)
+_WRITES_TARGET: _Settings = (*_UNFILTERED, ("synchronous_commit", "on"), *_WRITES)
 
 
 # --- the source -------------------------------------------------------------------------------------------
@@ -116,7 +129,7 @@ ENTITY = Profile(
 STREAM = Profile(
     "bridge-stream/{}",
     "the source for replication",
-    (*_MEANING, ("lock_timeout", "0")),
+    (*_SENT, ("lock_timeout", "0")),
     needs_session=True,
 )
 """A walsender's: the stream, slots, the timeline history."""
@@ -183,7 +196,7 @@ DISPATCH = Profile(
 ENRICH = Profile(
     "bridge-enrich/{}",
     "the server of an enrichment",
-    (("client_encoding", "UTF8"), *_READ_ONLY),
+    (("client_encoding", "UTF8"), ("default_transaction_read_only", "on")),
     statement_seconds=10,
     prepares=True,
 )
@@ -192,13 +205,15 @@ ENRICH = Profile(
 BACKLOG = Profile(
     "bridge-backlog/{}",
     "the server",
-    (*_SOURCE, ("lock_timeout", "1s"), *_READ_ONLY),
+    (*_READS_SOURCE, ("lock_timeout", "1s"), *_READ_ONLY),
     statement_seconds=3,
     connect_seconds=3,
 )
 """Reads the backlog while a stream is halted."""
 
-PROVE_SOURCE = Profile("bridge-prove/{}", "the source", (*_UNFILTERED, ("lock_timeout", "10s"), *_READ_ONLY))
+PROVE_SOURCE = Profile(
+    "bridge-prove/{}", "the source", (*_READS_SOURCE, ("lock_timeout", "10s"), *_READ_ONLY)
+)
 """Long reads of `bridge prove`."""
 
 PROVE_TARGET = Profile(
@@ -209,7 +224,7 @@ PROVE_TARGET = Profile(
 COMMAND = Profile("bridge {}", "the source", _SOURCE)
 """A command, without timeouts: a person can interrupt it."""
 
-DOCTOR = Profile("bridge doctor", "the server", (*_MEANING, ("lock_timeout", "2s")), statement_seconds=15)
+DOCTOR = Profile("bridge doctor", "the server", (*_UNFILTERED, ("lock_timeout", "2s")), statement_seconds=15)
 """The checks of `bridge doctor`."""
 
 DOCTOR_ENRICH = Profile(

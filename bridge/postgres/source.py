@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from bridge.errors import CannotConnect, Fenced, Halt, Retry
+from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiles import SOURCE
@@ -38,6 +39,11 @@ PUBLICATION_IDENTITY: LiteralString = """
             select from pg_catalog.pg_publication_rel r
             where r.prpubid = p.oid and r.prrelid = to_regclass(%(table)s)
                 and (to_jsonb(r) ->> 'prqual' is not null or to_jsonb(r) ->> 'prattrs' is not null)))"""
+
+# Row-level security was switched on while we stream: halt now, not when a lost slot makes us read the table.
+_HIDES: LiteralString = """
+    (row_security_active(to_regclass(%(table)s)) or row_security_active(to_regclass('outbox.stream'))
+        or row_security_active(to_regclass('outbox.pruned')))"""
 
 _SLOT: LiteralString = """
     select slot_type, plugin, database = current_database(), active, wal_status,
@@ -140,7 +146,7 @@ class Source:
         row = self.connection.execute(query + psycopg.sql.SQL(")"), parameters).fetchone()
         if row is not None and row[0]:
             return True
-        if witness_xid is not None and witness_xid in self.take_snapshot()[0].xip:
+        if witness_xid is not None and witness_xid in self._now().xip:
             raise Retry("the last applied event's transaction is not visible yet: checking again")
         return False
 
@@ -228,15 +234,18 @@ class Source:
 
     def observe(self, slot: str, position: Lsn) -> Observation:
         """One statement, whose snapshot is taken before it reads the insert position."""
-        identity, snapshot, insert, active, retained, safe, flush = self._row(
+        identity, snapshot, insert, active, retained, safe, flush, hides = self._row(
             "select "
             + PUBLICATION_IDENTITY
             + ", pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, s.active,"
             " pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,"
-            " pg_current_wal_flush_lsn()::text"
-            " from (values (1)) as one left join pg_catalog.pg_replication_slots s on s.slot_name = %(slot)s",
+            " pg_current_wal_flush_lsn()::text, "
+            + _HIDES
+            + " from (values (1)) as one left join pg_catalog.pg_replication_slots s on s.slot_name = %(slot)s",
             {**self._names, "slot": slot},
         )
+        if hides:
+            require_every_row(self.connection, self._outbox)
         if active is None:
             raise Retry(f"slot {slot} no longer exists", reason="slot_missing")
         if parse_lsn(flush) < position:
@@ -251,17 +260,25 @@ class Source:
         return Observation(identity, parse_snapshot(snapshot), parse_lsn(insert), idle_write_due=due)
 
     def take_snapshot(self) -> tuple[Snapshot, Lsn]:
-        snapshot, insert = self._row("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text")
+        """A goal for polling. Raises Halt if rows could be hidden from what is read next."""
+        snapshot, insert, hides = self._row(
+            "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, " + _HIDES, self._names
+        )
+        if hides:
+            require_every_row(self.connection, self._outbox)
         return parse_snapshot(snapshot), parse_lsn(insert)
+
+    def _now(self) -> Snapshot:
+        return parse_snapshot(self._row("select pg_current_snapshot()::text")[0])
 
     def still_running(self, snapshot: Snapshot) -> bool:
         """Is any xid that is visible in `snapshot` still running?"""
-        now, _ = self.take_snapshot()
+        now = self._now()
         return any(snapshot.shows(xid) for xid in now.xip) or now.xmax < snapshot.xmax
 
     def visible(self, xids: list[int]) -> bool:
         """Are all of these transactions visible by now? The stream can run ahead of visibility."""
-        now, _ = self.take_snapshot()
+        now = self._now()
         return all(now.shows(xid) for xid in xids)
 
     def holding_up(self) -> str:
@@ -289,4 +306,18 @@ def require_outbox(connection: psycopg.Connection, outbox: Outbox) -> None:
             f"the source has no table {outbox.schema}.{outbox.table} or no registry outbox.stream",
             reason="outbox_missing",
             hint="bridge install",
+        )
+    require_every_row(connection, outbox)
+
+
+def require_every_row(connection: psycopg.Connection, outbox: Outbox) -> None:
+    """Raise Halt if row-level security could hide rows of the outbox or its registry: a read would take what it is
+    shown for everything."""
+    tables = [(outbox.schema, outbox.table), ("outbox", "stream"), ("outbox", "pruned")]
+    found = hidden_rows(connection, tables)
+    if found:
+        raise Halt(
+            "; ".join(each.message for each in found),
+            reason="row_security",
+            hint="; ".join(dict.fromkeys(each.fix for each in found)),
         )

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 import psycopg
 
 from bridge.errors import BridgeError
+from bridge.postgres.catalog import HIDDEN, hides_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import PROVE_SOURCE, PROVE_TARGET
 from bridge.postgres.safe_error import safe_message
@@ -96,7 +97,9 @@ def _stream(
             raise BridgeError(
                 f"stream {plan.stream}: {safe_message(error)} (SQLSTATE {error.sqlstate})",
                 reason="refused",
-                hint="prove reads outbox.event, the ledger and every table: grant select on them",
+                hint=HIDDEN
+                if hides_rows(error)
+                else "prove reads outbox.event, the ledger and every table: grant select on them",
             ) from None
 
 

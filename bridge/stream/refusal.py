@@ -12,6 +12,7 @@ from bridge.errors import Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.planning.plan import Column, DeadLetter, Write, arrange
 from bridge.planning.spec import Unit
+from bridge.postgres.catalog import HIDDEN, hides_rows
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import DEFERRED, IMMEDIATE, ROLLBACK, Refused, Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
@@ -39,8 +40,11 @@ _REASONS = {
 
 def structure(refused: Refused) -> Halt:
     """A refusal that a person must fix."""
+    said = f"the target refused a batch: {safe_message(refused.error)} (SQLSTATE {refused.sqlstate})"
+    if hides_rows(refused.error):
+        return Halt(said, reason="row_security", hint=HIDDEN)
     return Halt(
-        f"the target refused a batch: {safe_message(refused.error)} (SQLSTATE {refused.sqlstate})",
+        said,
         reason=_REASONS.get(refused.sqlstate, "target_structure"),
         hint="bridge doctor names what is missing and the SQL that fixes it; delivery goes on by itself then",
     )

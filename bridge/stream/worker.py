@@ -17,7 +17,7 @@ from bridge.failpoints import FailpointRaised
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
 from bridge.postgres.advice import LOST
-from bridge.postgres.catalog import excess_powers
+from bridge.postgres.catalog import HIDDEN, excess_powers, hides_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG, SOURCE
 from bridge.postgres.safe_error import safe_error, safe_message
@@ -231,6 +231,8 @@ def _classify(error: psycopg.Error) -> BridgeError:
         return Retry(f"{message} (SQLSTATE {error.sqlstate})")
     if error.sqlstate and error.sqlstate.startswith("28"):
         return Halt(message, reason="login_refused", hint="check user, password and pg_hba.conf")
+    if hides_rows(error):
+        return Halt(message, reason="row_security", hint=HIDDEN)
     return Halt(
         f"{message} (SQLSTATE {error.sqlstate})",
         reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",

@@ -204,7 +204,18 @@ def test_every_command_works_behind_either_pool(pooled: tuple[World, str, int]) 
 # -- what holds in a connection, and what the pool's next client gets ----------------------------------------
 
 
-ODD = {"search_path": "crm", "datestyle": "SQL, DMY", "timezone": "Asia/Tokyo", "synchronous_commit": "off"}
+ODD = {
+    "search_path": "crm",
+    "datestyle": "SQL, DMY",
+    "timezone": "Asia/Tokyo",
+    "synchronous_commit": "off",
+    "bytea_output": "escape",
+    "array_nulls": "off",
+    "quote_all_identifiers": "on",
+    "transform_null_equals": "on",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+}
 """The role's own settings, against which a profile must hold."""
 
 
@@ -223,17 +234,23 @@ def _seen(profile: Profile) -> str:
     held = [
         f"array['{name}', current_setting('{name}'), set_config('{name}', '{value}', true)]"
         for name, value in profile.settings
-        if name != "default_transaction_read_only"
+        if not name.startswith("default_transaction_")  # _check looks at the transaction's own
     ]
     read_only = "current_setting('transaction_read_only')"
     timeout = "current_setting('statement_timeout')"
     pinned = ("datestyle", "ISO,YMD") in profile.settings  # the customer's SQL has the role's formats
     now = "now()" if pinned else "null"
-    return f"select array[{', '.join(held)}], {timeout}, {read_only}, current_setting('synchronous_commit'), {now}"
+    isolation = "current_setting('transaction_isolation')"
+    return (
+        f"select array[{', '.join(held)}], {timeout}, {read_only}, current_setting('synchronous_commit'), {now},"
+        f" {isolation}"
+    )
 
 
-def _check(profile: Profile, row: Any) -> None:
-    held, timeout, read_only, commit, now = row
+def _check(profile: Profile, row: Any, isolation: str = "read committed") -> None:
+    held, timeout, read_only, commit, now, isolated = row
+    pinned = ("default_transaction_isolation", "read committed") in profile.settings
+    assert isolated == (isolation if pinned or isolation != "read committed" else "serializable")
     assert not [one for one in held if one[1].strip('"') != one[2]], profile.name
     assert timeout == {0: "0", 60: "1min"}.get(profile.statement_seconds, f"{profile.statement_seconds}s")
     assert read_only == ("on" if ("default_transaction_read_only", "on") in profile.settings else "off")
@@ -282,8 +299,7 @@ def test_settings_hold_in_every_statement_and_are_not_left_behind(
             with contextlib.suppress(psycopg.errors.DivisionByZero):
                 connection.execute("select 1 / 0")
             connection.begin("isolation level repeatable read")
-            _check(profile, connection.execute(seen).fetchone())
-            assert connection.execute("show transaction_isolation").fetchone() == ("repeatable read",)
+            _check(profile, connection.execute(seen).fetchone(), "repeatable read")
             connection.commit()
         _check(profile, asyncio.run(asynchronous(dsn)))
     assert _left_behind(transactions) == UNTOUCHED
