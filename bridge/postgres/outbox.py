@@ -9,7 +9,9 @@ that producers never wait for each other and a rollback counts nothing; those ro
 
 from __future__ import annotations
 
+import re
 import uuid
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -22,7 +24,7 @@ from bridge.errors import BridgeError
 from bridge.postgres.connect import connect
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import LISTEN
-from bridge.protocol.events import Batch, Event
+from bridge.protocol.events import Batch, Event, event_of
 from bridge.protocol.requests import MissingRows, ReadMissing
 
 _FETCH = 500
@@ -56,31 +58,51 @@ class Outbox:
             return sql.Identifier(self.columns[field_name])
         return sql.SQL("'0'") if field_name in ("seq", "xid") else sql.SQL("null")
 
+    def order(self) -> sql.Composable:
+        """What rows are read by: seq, and 0 where it is NULL. Qualified by `e`: bare, it would be the text in the
+        select list."""
+        if "seq" not in self.columns:
+            return sql.SQL("coalesce(0, 0)")  # a bare number would be a column's place
+        seq = sql.Identifier("e", self.columns["seq"])
+        return sql.SQL("coalesce({}, 0)").format(seq) if self.is_foreign else seq
+
     def select_list(self) -> sql.Composed:
-        """All fields of Event, as text."""
-        return sql.SQL(", ").join(sql.SQL("{}::text").format(self.column(name)) for name in Event._fields)
+        """All fields of Event, to be read with events_of(): what the server prints is what a slot brings. A cast to
+        text would print char(n), boolean and inet in another way."""
+        return sql.SQL(", ").join(self.column(name) for name in Event._fields)
 
 
 def decoded(events: list[Event]) -> list[Event]:
-    """Payloads of a bytea column are printed as hex; no JSON text begins with a backslash."""
+    """Payloads of a bytea column are printed as hex; no JSON text begins with a backslash. Any other text that does is
+    left as it is: no JSON, so a dead letter."""
     if not any(event.payload.startswith(b"\\x") for event in events):
         return events
     return [
         event._replace(payload=bytes.fromhex(event.payload[2:].decode()))
-        if event.payload.startswith(b"\\x")
+        if _HEX.fullmatch(event.payload)
         else event
         for event in events
     ]
 
 
-def _events(result: PGresult) -> list[Event]:
+_HEX = re.compile(rb"\\x(?:[0-9a-f]{2})*")
+
+
+def events_of(result: PGresult | None, outbox: Outbox) -> list[Event]:
+    """The rows of a select_list() in text format, untouched."""
+    if result is None:
+        return []
+    make: Callable[[list[bytes | None]], Event] = event_of if outbox.is_foreign else Event._make
     width = range(len(Event._fields))
     get = result.get_value
-    return [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
+    return [make([get(row, n) for n in width]) for row in range(result.ntuples)]
 
 
 class MissingReader:
     """Reads the rows of one goal by seq through a cursor: one sort for all batches.
+
+    A batch ends where seq changes, because the ledger knows how far it is by seq alone. In an outbox of the customer's
+    own many rows may have one seq; more than a batch of them is handed out in chunks, one target transaction.
 
     The cursor's snapshot is newer than the goal, and no transaction visible in the goal is still running, so the
     cursor sees all rows.
@@ -90,29 +112,57 @@ class MissingReader:
         self._connection = connection
         self._outbox = outbox
         self._max_events = max_events
-        self._at: tuple[object, ...] | None = None  # what the open cursor would return next
+        self._at: tuple[object, ...] | None = None  # what would be returned next
+        self._rest: list[Event] = []  # fetched, and not handed out
+        self._xids: dict[int, None] = {}  # of the chunks so far
+        self._one = 0  # the seq that comes in chunks
 
     def read(self, request: ReadMissing) -> MissingRows:
         goal = (request.floor, request.upto, request.since)
-        if self._at != (*goal, request.after_seq):
+        if self._at != (*goal, request.after_seq, request.inside):
+            if request.inside:
+                raise RuntimeError("chunks are read in one go")
             self._open(request)
-        events: list[Event] = []
-        size = 0
-        more = True
-        while more and len(events) < self._max_events and size < _BATCH_BYTES:
-            count = min(_FETCH, self._max_events - len(events))
-            cursor = self._connection.execute(f"fetch forward {count} from missing", binary=False)
-            rows = _events(cursor.pgresult) if cursor.pgresult else []
-            events += rows
-            size += sum(len(row.payload) for row in rows)
-            more = len(rows) == count
-        last = int(events[-1].seq) if events else request.after_seq
+        events, more = self._fetch()
+        whole, seq, cut = True, request.after_seq, len(events)
+        if request.inside:
+            seq = self._one
+            cut = bisect_right(events, seq, key=_number)
+            whole = cut < len(events) or not more
+        elif events:
+            seq = int(events[-1].seq)
+            if more:
+                first = bisect_left(events, seq, key=_number)
+                whole = first > 0
+                cut = first or cut
+                self._one, seq = seq, int(events[first - 1].seq) if whole else request.after_seq
+        events, self._rest = events[:cut], events[cut:]
+        more = more or bool(self._rest)
+        chunk = request.inside or not whole
+        self._xids |= dict.fromkeys(int(event.xid) for event in events)
+        xids = list(self._xids)
+        if whole:
+            self._xids = {}
         if more:
-            self._at = (*goal, last)
+            self._at = (*goal, seq, not whole)
         else:
             self.close()
-        xids = list(dict.fromkeys(int(event.xid) for event in events))
-        return MissingRows(Batch(events=events, xids=xids, size=size), last, more)
+        size = sum(len(event.payload) for event in events)
+        return MissingRows(Batch(events=events, xids=xids, size=size, chunk=chunk, whole=whole), seq, more)
+
+    def _fetch(self) -> tuple[list[Event], bool]:
+        """The rest of last time, and as many rows as make a batch; whether there may be more."""
+        events = self._rest
+        most = max(self._max_events, len(events) + 1)
+        while True:
+            count = min(_FETCH, most - len(events))
+            cursor = self._connection.execute(f"fetch forward {count} from missing", binary=False)
+            rows = events_of(cursor.pgresult, self._outbox)
+            events += rows
+            if len(rows) < count:
+                return events, False
+            if len(events) >= most or sum(len(event.payload) for event in events) >= _BATCH_BYTES:
+                return events, True
 
     def _open(self, request: ReadMissing) -> None:
         self.close()
@@ -122,14 +172,14 @@ class MissingReader:
                 "declare missing no scroll cursor for select {columns} from {table} as e"
                 " where ({xid} >= %(xmax)s::xid8 or {xid} = any(%(xip)s::xid8[]))"
                 " and pg_visible_in_snapshot({xid}, %(upto)s::pg_snapshot)"
-                " and {seq} > %(seq)s"
+                " and {seq} > %(seq)s::bigint"
                 " and (%(since)s::timestamptz is null or {occurred} >= %(since)s::timestamptz)"
-                " order by e.{seq}"  # bare, it would be the text in the select list
+                " order by {seq}"
             ).format(
                 columns=self._outbox.select_list(),
                 table=self._outbox.name,
                 xid=self._outbox.column("xid"),
-                seq=self._outbox.column("seq"),
+                seq=self._outbox.order(),
                 occurred=self._outbox.column("occurred_at"),
             ),
             {
@@ -146,8 +196,13 @@ class MissingReader:
 
     def close(self) -> None:
         self._at = None
+        self._rest, self._xids = [], {}
         if not self._connection.closed:
             self._connection.rollback()
+
+
+def _number(event: Event) -> int:
+    return int(event.seq)
 
 
 CHANNEL = "outbox_bridge"

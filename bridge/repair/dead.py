@@ -276,6 +276,7 @@ class DeadLetterRetry:
             entities=plan.entities,
             unmatched="dead",
             only={unit},
+            nulls=plan.outbox.is_foreign,
         )
 
     # --- the transaction ----------------------------------------------------------------------------

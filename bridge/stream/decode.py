@@ -17,7 +17,7 @@ from struct import Struct
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.events import Batch, Event, Lsn, xid_of
+from bridge.protocol.events import MUST_HAVE, Batch, Event, Lsn, xid_of
 
 RowParser = Callable[[bytes], Event]
 
@@ -32,7 +32,7 @@ _COLUMN = """
         c{n} = data[start:at]
     elif kind == 110:
         at += 1
-        c{n} = None
+        c{n} = {null!r}
     else:
         refuse(kind)"""
 
@@ -42,10 +42,11 @@ def compile_rows(at: int, types: Sequence[int], places: Sequence[int | None]) ->
     types: the columns' type oids. places: for each Event field its column, or None."""
     last = max(place for place in places if place is not None)
     seq, xid = Event._fields.index("seq"), Event._fields.index("xid")
+    nulls = {places[Event._fields.index(name)]: mark for name, mark in MUST_HAVE.items()}
     lines = [f"def parse(data):\n    at = {at}"]
     for n, oid in enumerate(types[: last + 1]):
         length = "data[at + 4]" if oid in _SHORT else "u32(data, at + 1)[0]"
-        lines.append(_COLUMN.format(n=n, length=length))
+        lines.append(_COLUMN.format(n=n, length=length, null=nulls.get(n)))
     values = ", ".join(
         ("b'0'" if field in (seq, xid) else "None") if place is None else f"c{place}"
         for field, place in enumerate(places)
