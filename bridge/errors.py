@@ -121,6 +121,12 @@ class PayloadFailure(UnitFailure):
     code = "payload"
 
 
+class Incomplete(UnitFailure):
+    """A column of the outbox that an event must have is NULL."""
+
+    code = "incomplete"
+
+
 class TooLarge(UnitFailure):
     """The payload is larger than source.max_payload; the dead letter refers to the outbox row."""
 

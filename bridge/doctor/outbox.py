@@ -14,6 +14,7 @@ from bridge.doctor.reach import place
 from bridge.doctor.xids import is_partitioned, xids
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.outbox import Outbox
+from bridge.postgres.own_outbox import outbox_findings
 from bridge.postgres.schema import migrations, publication_sql, published
 from bridge.stream.spec import StreamSpec
 
@@ -47,6 +48,9 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
     yield from _migrations(source)
     if plan.outbox != Outbox():
         yield from _own(source, plan.outbox)
+        wanted = None if plan.capture == "poll" else plan.publication
+        for one in outbox_findings(source, plan.outbox, wanted):
+            yield Check(one.level, "source", one.check, one.message, one.fix, kind_of(one.fix))
     yield from xids(source, plan)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)

@@ -20,7 +20,7 @@ _ADOPT = "bridge recover --adopt-outbox"
 
 def xids(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     """Each cause for rows that no position of the stream can place, with its fix."""
-    outbox = plan.outbox
+    outbox = plan.outbox.on(source)
     if not outbox.has_xid:
         return
     table = outbox.name.as_string()
@@ -31,7 +31,7 @@ def xids(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
             "source",
             "foreign_xids",
             f"a subscription writes into {outbox.schema}.{outbox.table}: its rows keep the xids of their publisher",
-            *(("bridge install", "command") if outbox == Outbox() else (_trigger(source, outbox), "sql")),
+            *(("bridge install", "command") if not outbox.is_foreign else (_trigger(source, outbox), "sql")),
         )
     streams = source.execute("select count(*) from outbox.stream").fetchone()
     if streams and streams[0] and not is_here(source):

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from bridge.errors import PayloadFailure, TooLarge, UnitFailure, Unmatched
+from bridge.errors import Incomplete, PayloadFailure, TooLarge, UnitFailure, Unmatched
 from bridge.expressions.document import parse
 from bridge.planning.contract import Contract
 from bridge.planning.lookup import Answer, Lookup
@@ -23,7 +23,7 @@ from bridge.planning.plan import DeadLetter, Planned, TableShape
 from bridge.planning.rows import Failures, Rows, survivors
 from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
 from bridge.planning.steps.step import Answers
-from bridge.protocol.events import Event, payload_of, type_of
+from bridge.protocol.events import MUST_HAVE, NULL, Event, payload_of, type_of
 
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call
 _MARK = 1 << 62 | randbits(62)
@@ -103,6 +103,7 @@ class Planner:
     tables: shapes of the tables that this stream's connection owns, by (pipeline, destination); units of other
     destinations are not planned. sinks: the sink destinations that it owns. entities: the units of upsert.entity
     that it owns. only: plan only these units (for a replay or a retry of dead letters).
+    nulls: the outbox is the customer's own, and may have NULL where an event must have a value.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Planner:
         unmatched: Literal["ignore", "dead"] = "ignore",
         only: Collection[Unit] | None = None,
         max_payload: int = 1 << 30,
+        nulls: bool = False,
     ) -> None:
         if only is not None:
             tables = {unit: shape for unit, shape in tables.items() if unit in only}
@@ -124,6 +126,8 @@ class Planner:
         self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
         self._unmatched = unmatched
         self._max_payload = max_payload
+        self._nulls = nulls
+        self._every = only is None
         self._routes: dict[bytes, Route] = {}
         self.on_branch: Callable[[str, str | None, Rows], None] | None = None
         """Called with (pipeline, branch taken or None, row) for each event, for config tests."""
@@ -184,13 +188,14 @@ class Planner:
                 groups.setdefault(event.type, []).append(place)
         documents: list[dict[str, Any]] = [{}] * len(events)
         places: dict[int, tuple[list[int], Failures]] = {}
+        self._nameless([events[place] for place in groups.pop(NULL, ())], planned)
         for event_type, group in groups.items():
             route = self._route(event_type)
             if route.unmatched:
                 self._leave(event_type, [events[place] for place in group], planned)
             if not route.pipelines:
                 continue
-            good, failures = _of_size(events, group, self._max_payload)
+            good, failures = self._sound(events, group)
             if route.needs_document:
                 good, broken = read_documents(route.contract, events, good, documents)
                 failures += broken
@@ -204,6 +209,22 @@ class Planner:
             for chosen, _ in places.values():
                 chosen.sort()
         return Rows(list(range(len(events))), events, documents), places
+
+    def _sound(self, events: list[Event], group: list[int]) -> tuple[list[int], Failures]:
+        good, failures = _of_size(events, group, self._max_payload)
+        if self._nulls:
+            good, lacking = _complete(events, good)
+            failures += lacking
+        return good, failures
+
+    def _nameless(self, events: list[Event], planned: Planned) -> None:
+        """Whose type is NULL: no pipeline's, and not to be passed over."""
+        if not events or not self._every:
+            return
+        planned.outcomes["", "dead"] += len(events)
+        planned.dead_letters += [
+            DeadLetter("", "", event, Incomplete.code, "the row's type is NULL") for event in events
+        ]
 
     def _leave(self, event_type: bytes, events: list[Event], planned: Planned) -> None:
         if self._unmatched == "ignore":
@@ -284,6 +305,20 @@ def _of_size(events: list[Event], group: list[int], limit: int) -> tuple[list[in
             failures.append((place, events[place], failure))
     large = {place for place, _, _ in failures}
     return [place for place in group if place not in large], failures
+
+
+def _complete(events: list[Event], group: list[int]) -> tuple[list[int], Failures]:
+    """The places whose events have everything, and the failures of the others."""
+    failures: Failures = []
+    for place in group:
+        event = events[place]
+        lacking = [name for name, mark in MUST_HAVE.items() if getattr(event, name) == mark]
+        if lacking:
+            failures.append((place, event, Incomplete(f"the row's {', '.join(lacking)} is NULL")))
+    if not failures:
+        return group, failures
+    broken = {place for place, _, _ in failures}
+    return [place for place in group if place not in broken], failures
 
 
 def _pick(rows: Rows, chosen: list[int]) -> Rows:

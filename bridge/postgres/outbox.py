@@ -1,6 +1,6 @@
-"""The outbox table: its name and columns, reading what a floor does not show, waking up, counting repeats.
+"""The outbox table: its name and columns, which of its rows can be placed, waking up, counting repeats.
 
-Catch-up and polling read rows from here. A notification only wakes the reader sooner, the timer guarantees it:
+A notification only wakes the reader sooner, the timer guarantees it:
 behind a pooler in transaction mode LISTEN is accepted, and what arrives between two statements is lost. So the
 listening connection proves first that it is a session, then notifies itself; when either fails, there is only the
 timer. Each repeat of an idempotency key is a row of outbox.suppressed, written in the repeating transaction, so
@@ -9,25 +9,21 @@ that producers never wait for each other and a rollback counts nothing; those ro
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.pq.abc import PGresult
+from psycopg.rows import tuple_row
 
 from bridge.errors import BridgeError
 from bridge.postgres.connect import connect
-from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import LISTEN
-from bridge.protocol.events import NOTHING, Batch, Event, Snapshot
-from bridge.protocol.requests import MissingRows, ReadMissing
-
-_FETCH = 500
-_BATCH_BYTES = 16 << 20
-
+from bridge.protocol.events import Event, Snapshot, event_of
 
 _NEXT: LiteralString = "(select pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 BORN: LiteralString = f"({_NEXT} - (({_NEXT} - xmin::text::bigint) & 4294967295))::text::xid8"
@@ -37,11 +33,22 @@ write; the row was inserted by this transaction or by an earlier one. For a quer
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """The table that producers insert into. columns: Event field -> column name, for the fields it has."""
+    """The table that producers insert into. columns: Event field -> column name, for the fields it has. view: it is
+    one, and so does not say which transaction wrote a row; known after on()."""
 
     schema: str = "outbox"
     table: str = "event"
     columns: Mapping[str, str] = field(default_factory=lambda: {name: name for name in Event._fields})
+    view: bool = False
+
+    def on(self, connection: Connection[Any]) -> Outbox:
+        """The same, as this server has it."""
+        if not self.is_foreign:
+            return self
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            query = "select relkind = 'v' from pg_catalog.pg_class where oid = to_regclass(%s)"
+            [view] = cursor.execute(query, [self.name.as_string()]).fetchone() or [False]
+        return replace(self, view=view)
 
     @property
     def name(self) -> sql.Identifier:
@@ -62,24 +69,34 @@ class Outbox:
             return sql.Identifier(self.columns[field_name])
         return sql.SQL("'0'") if field_name in ("seq", "xid") else sql.SQL("null")
 
+    def order(self) -> sql.Composable:
+        """What rows are read by: seq, and 0 where it is NULL. Qualified by `e`: bare, it would be the text in the
+        select list."""
+        if "seq" not in self.columns:
+            return sql.SQL("coalesce(0, 0)")  # a bare number would be a column's place
+        seq = sql.Identifier("e", self.columns["seq"])
+        return sql.SQL("coalesce({}, 0)").format(seq) if self.is_foreign else seq
+
     def select_list(self) -> sql.Composed:
-        """All fields of Event, as text."""
-        return sql.SQL(", ").join(sql.SQL("{}::text").format(self.column(name)) for name in Event._fields)
+        """All fields of Event, to be read with events_of(): what the server prints is what a slot brings. A cast to
+        text would print char(n), boolean and inet in another way."""
+        return sql.SQL(", ").join(self.column(name) for name in Event._fields)
 
     def placed(self) -> sql.Composable:
         """The xid by which a row is placed in a snapshot: its own. A row that has none, or one that the cluster gave
         out later than the row was written (it is another cluster's), has the xid that wrote it."""
-        return sql.SQL("least({}, {})").format(self.column("xid"), sql.SQL(BORN))
+        xid = self.column("xid")
+        return xid if self.view else sql.SQL("least({}, {})").format(xid, sql.SQL(BORN))
 
     def is_stranger(self) -> sql.Composable:
         """Whether a row's xid cannot be its own."""
-        return sql.SQL("({} <= {}) is not true").format(self.column("xid"), sql.SQL(BORN))
+        limit = sql.SQL(f"< {_NEXT}::text::xid8" if self.view else f"<= {BORN}")
+        return sql.SQL("({} {}) is not true").format(self.column("xid"), limit)
 
     def placed_list(self) -> sql.Composed:
         """As select_list(), with the xid by which the row is placed."""
         return sql.SQL(", ").join(
-            sql.SQL("{}::text").format(self.placed() if name == "xid" else self.column(name))
-            for name in Event._fields
+            self.placed() if name == "xid" else self.column(name) for name in Event._fields
         )
 
     def beyond_floor(self) -> sql.Composed:
@@ -90,21 +107,29 @@ class Outbox:
 
 
 def decoded(events: list[Event]) -> list[Event]:
-    """Payloads of a bytea column are printed as hex; no JSON text begins with a backslash."""
+    """Payloads of a bytea column are printed as hex; no JSON text begins with a backslash. Any other text that does is
+    left as it is: no JSON, so a dead letter."""
     if not any(event.payload.startswith(b"\\x") for event in events):
         return events
     return [
         event._replace(payload=bytes.fromhex(event.payload[2:].decode()))
-        if event.payload.startswith(b"\\x")
+        if _HEX.fullmatch(event.payload)
         else event
         for event in events
     ]
 
 
-def _events(result: PGresult) -> list[Event]:
+_HEX = re.compile(rb"\\x(?:[0-9a-f]{2})*")
+
+
+def events_of(result: PGresult | None, outbox: Outbox) -> list[Event]:
+    """The rows of a select_list() in text format, untouched."""
+    if result is None:
+        return []
+    make: Callable[[list[bytes | None]], Event] = event_of if outbox.is_foreign else Event._make
     width = range(len(Event._fields))
     get = result.get_value
-    return [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
+    return [make([get(row, n) for n in width]) for row in range(result.ntuples)]
 
 
 _FOREIGN_LIMIT = 10_000
@@ -112,24 +137,45 @@ _FOREIGN_LIMIT = 10_000
 
 
 def foreign_rows(connection: psycopg.Connection[Any], outbox: Outbox, floor: Snapshot) -> str | None:
-    """Rows that are not shown by `floor`, and whose xid cannot be their own: none, or one greater than the id of the
-    transaction that wrote them. In words; None where there is none, or no xid column. The floor covers what was in the
-    table when it was taken, whatever its xid says."""
+    """Rows whose xid cannot be their own (none, or one greater than the id of the transaction that wrote them), and of
+    which `floor` does not surely say that they are applied. In words; None where there is none, or no xid column.
+
+    What wrote a row may be a savepoint, whose id a snapshot never lists: only before the floor's xmin nothing ran."""
     if not outbox.has_xid:
         return None
+    outbox = outbox.on(connection)
+    return _told(
+        connection,
+        sql.SQL("{beyond_floor} and {stranger} and ({placed} < %(xmin)s::xid8) is not true").format(
+            beyond_floor=outbox.beyond_floor(), stranger=outbox.is_stranger(), placed=outbox.placed()
+        ),
+        outbox,
+        floor,
+    )
+
+
+def unplaceable_rows(connection: psycopg.Connection[Any], outbox: Outbox, upto: Snapshot) -> str | None:
+    """For the first start: rows whose xid cannot be their own, written while other transactions ran, so that it cannot
+    be known whether `upto` shows them. Those before are in it."""
+    return _told(
+        connection,
+        sql.SQL(
+            "{stranger} and {placed} >= %(xmin)s::xid8 and pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
+        ).format(stranger=outbox.is_stranger(), placed=outbox.placed()),
+        outbox,
+        upto,
+    )
+
+
+def _told(
+    connection: psycopg.Connection[Any], where: sql.Composable, outbox: Outbox, snapshot: Snapshot
+) -> str | None:
     row = connection.execute(
         sql.SQL(
             "select count(*) filter (where xid is null), count(*) filter (where xid is not null)"
-            " from (select {xid} as xid from {table} where {beyond_floor} and {stranger}"
-            " and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot) limit %(limit)s) as found"
-        ).format(
-            xid=outbox.column("xid"),
-            table=outbox.name,
-            beyond_floor=outbox.beyond_floor(),
-            stranger=outbox.is_stranger(),
-            placed=outbox.placed(),
-        ),
-        {**floor_values(floor), "limit": _FOREIGN_LIMIT},
+            " from (select {xid} as xid from {table} where {where} limit %(limit)s) as found"
+        ).format(xid=outbox.column("xid"), table=outbox.name, where=where),
+        {**floor_values(snapshot), "limit": _FOREIGN_LIMIT},
     ).fetchone()
     lacking, ahead = row or (0, 0)
     more = " or more" if lacking + ahead == _FOREIGN_LIMIT else ""
@@ -148,90 +194,10 @@ def floor_values(floor: Snapshot) -> dict[str, str]:
     """The parameters of Outbox.beyond_floor(), and the floor itself."""
     return {
         "floor": str(floor),
+        "xmin": str(floor.xmin),
         "xmax": str(floor.xmax),
         "xip": "{" + ",".join(map(str, floor.xip)) + "}",
     }
-
-
-class MissingReader:
-    """Reads the rows of one goal by seq through a cursor: one sort for all batches.
-
-    The cursor's snapshot is newer than the goal, and no transaction visible in the goal is still running, so the
-    cursor sees all rows. A stream that has applied nothing yet (NOTHING) takes every row, also those whose xid cannot
-    be their own: after a restore, or from before the column was added. Later such rows are `foreign`.
-    """
-
-    def __init__(self, connection: ProfiledConnection, outbox: Outbox, max_events: int) -> None:
-        self._connection = connection
-        self._outbox = outbox
-        self._max_events = max_events
-        self._at: tuple[object, ...] | None = None  # what the open cursor would return next
-        self._foreign: str | None = None
-
-    def read(self, request: ReadMissing) -> MissingRows:
-        goal = (request.floor, request.upto, request.since)
-        if self._at != (*goal, request.after_seq):
-            self._open(request)
-            if self._foreign is not None:
-                self.close()
-                return MissingRows(Batch(), request.after_seq, more=True, foreign=self._foreign)
-        events: list[Event] = []
-        size = 0
-        more = True
-        while more and len(events) < self._max_events and size < _BATCH_BYTES:
-            count = min(_FETCH, self._max_events - len(events))
-            cursor = self._connection.execute(f"fetch forward {count} from missing", binary=False)
-            rows = _events(cursor.pgresult) if cursor.pgresult else []
-            events += rows
-            size += sum(len(row.payload) for row in rows)
-            more = len(rows) == count
-        last = int(events[-1].seq) if events else request.after_seq
-        if more:
-            self._at = (*goal, last)
-        else:
-            self.close()
-        xids = list(dict.fromkeys(int(event.xid) for event in events))
-        return MissingRows(Batch(events=events, xids=xids, size=size), last, more)
-
-    def _open(self, request: ReadMissing) -> None:
-        self.close()
-        self._connection.begin("isolation level repeatable read, read only")
-        first = request.floor == NOTHING
-        self._foreign = None if first else foreign_rows(self._connection, self._outbox, request.floor)
-        self._connection.execute(
-            sql.SQL(
-                "declare missing no scroll cursor for select {columns} from {table} as e"
-                " where {beyond_floor} and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
-                " and (pg_visible_in_snapshot({xid}, %(upto)s::pg_snapshot) or (%(first)s and {stranger}))"
-                " and {seq} > %(seq)s"
-                " and (%(since)s::timestamptz is null or {occurred} >= %(since)s::timestamptz)"
-                " order by e.{seq}"  # bare, it would be the text in the select list
-            ).format(
-                columns=self._outbox.placed_list(),
-                table=self._outbox.name,
-                beyond_floor=self._outbox.beyond_floor(),
-                placed=self._outbox.placed(),
-                stranger=self._outbox.is_stranger(),
-                xid=self._outbox.column("xid"),
-                seq=self._outbox.column("seq"),
-                occurred=self._outbox.column("occurred_at"),
-            ),
-            {
-                **floor_values(request.floor),
-                "upto": str(request.upto),
-                "first": first,
-                "seq": request.after_seq,
-                "since": request.since,
-            },
-        )
-        if self._connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-            # Otherwise one payload that is not UTF-8 would make the read fail; this way it becomes a dead letter.
-            self._connection.execute("set local client_encoding = 'SQL_ASCII'")
-
-    def close(self) -> None:
-        self._at = None
-        if not self._connection.closed:
-            self._connection.rollback()
 
 
 CHANNEL = "outbox_bridge"

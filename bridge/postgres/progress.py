@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from bridge.postgres.outbox import Outbox, floor_values
+from bridge.postgres.outbox import Outbox, events_of, floor_values
 from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
@@ -61,7 +61,7 @@ def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: lis
     """Events that are committed and not applied, at most PENDING_LIMIT; None: an outbox without xids."""
     if not outbox.has_xid:
         return None
-    snapshot = parse_snapshot(floor)
+    snapshot, outbox = parse_snapshot(floor), outbox.on(source)
     row = source.execute(
         sql.SQL(
             "select count(*) from (select from {table} where {beyond_floor}"
@@ -83,15 +83,10 @@ def find(source: psycopg.Connection, outbox: Outbox, event_id: str) -> Event | N
         outbox.select_list(), outbox.name, outbox.column("id")
     )
     try:
-        return _event(source.execute(query, [event_id]).fetchone())
+        found = events_of(source.execute(query, [event_id]).pgresult, outbox)
     except psycopg.DataError:  # not even of the column's type
         return None
-
-
-def _event(row: Sequence[Any] | None) -> Event | None:
-    return (
-        None if row is None else Event._make(None if value is None else str(value).encode() for value in row)
-    )
+    return found[0] if found else None
 
 
 def newest(source: psycopg.Connection, outbox: Outbox, limit: int) -> list[Event]:
@@ -103,8 +98,7 @@ def newest(source: psycopg.Connection, outbox: Outbox, limit: int) -> list[Event
     query = sql.SQL("select {} from {} order by {} desc limit %s").format(
         outbox.select_list(), outbox.name, sql.Identifier(outbox.table, outbox.columns[order])
     )
-    found = [_event(row) for row in source.execute(query, [limit])]
-    return [event for event in reversed(found) if event is not None]
+    return events_of(source.execute(query, [limit]).pgresult, outbox)[::-1]
 
 
 class Applied:

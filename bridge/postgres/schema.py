@@ -120,6 +120,7 @@ def publication_sql(publication: str = "outbox_bridge", table: str = OUTBOX) -> 
     return (
         text.replace("'outbox_bridge'", f"'{publication}'")
         .replace("create publication outbox_bridge ", f'create publication "{publication}" ')
+        .replace("alter publication outbox_bridge ", f'alter publication "{publication}" ')
         .replace(f"for table {OUTBOX} ", f"for table {_quoted(table)} ")
     )
 

@@ -93,9 +93,9 @@ class Source:
     def __init__(self, dsn: str, stream: str, outbox: Outbox, publication: str) -> None:
         self._dsn = dsn
         self._stream = stream
-        self._outbox = outbox
         self._names = {"publication": publication, "table": outbox.name.as_string()}
         self.connection = connect(dsn, SOURCE, stream)
+        self._outbox = outbox.on(self.connection)
         self.health: SlotHealth | None = None
         self._idle_written = (time.monotonic(), Lsn(0))
 
@@ -137,15 +137,20 @@ class Source:
             replicated=replicated,
         )
 
-    def layout(self) -> tuple[tuple[str, ...], bool, int]:
-        """The outbox's columns in the order in which they were added, whether it is partitioned, and the next xid."""
-        columns, kind, next_xid = self._row(
+    def layout(self) -> tuple[tuple[str, ...], bool, bool, int]:
+        """The outbox's columns in the order in which they were added, whether it is partitioned, whether Postgres
+        counts its seq, and the next xid."""
+        columns, kind, counted, next_xid = self._row(
             "select array(select attname::text from pg_catalog.pg_attribute where attrelid = c.oid and attnum > 0"
-            " and not attisdropped order by attnum), relkind::text, pg_snapshot_xmax(pg_current_snapshot())::text"
+            " and not attisdropped order by attnum), relkind::text,"
+            " exists (select from pg_catalog.pg_attribute a left join pg_catalog.pg_attrdef d"
+            " on d.adrelid = a.attrelid and d.adnum = a.attnum where a.attrelid = c.oid and a.attname = %(seq)s"
+            " and (a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%%')),"
+            " pg_snapshot_xmax(pg_current_snapshot())::text"
             " from pg_catalog.pg_class c where c.oid = to_regclass(%(table)s)",
-            self._names,
+            {**self._names, "seq": self._outbox.columns.get("seq", "")},
         )
-        return tuple(columns), kind == "p", int(next_xid)
+        return tuple(columns), kind == "p", counted, int(next_xid)
 
     def _slot(self, name: str) -> SlotFacts | None:
         row = self.connection.execute(_SLOT, [name]).fetchone()

@@ -14,6 +14,7 @@ from psycopg import sql
 from bridge.planning.plan import DeadLetter, Deliver, TableShape, Write, unit_id
 from bridge.planning.spec import TableSpec
 from bridge.postgres.target import Statement, text_array, uuid_array
+from bridge.protocol.events import NULL
 
 
 def write_statement(write: Write, *, new: bool = False) -> Statement:
@@ -104,17 +105,32 @@ def _arrays(rows: Sequence[Sequence[bytes | None]]) -> list[bytes | None]:
     return [text_array(list(column)) for column in zip(*rows, strict=True)]
 
 
+# A unit's id follows from the event's id. In an outbox of the customer's own two rows may have one id: the second one
+# (another seq, or another payload where there is no seq) is a dead letter of its own.
 _DEAD = b"""
+    with given as materialized (
+        select r.*, r.id::uuid as unit,
+            case when r.seq::bigint = 0 then md5(concat_ws('/', r.payload, r.raw)) else r.seq end as row
+        from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+            $17::text[], $18::text[]) with ordinality
+            as r(id, stream, pipeline, destination, event_id, seq, xid, type, key, at, idempotency_key, headers,
+                 payload, raw, code, cause, wait, patience, place)
+    ), placed as (
+        select g.*, case when g.row = first_value(g.row) over (partition by g.unit order by g.place)
+                and coalesce((select d.event_seq = g.seq::bigint and (d.event_seq <> 0 or (d.payload, d.raw)
+                        is not distinct from (g.payload::jsonb, g.raw::bytea))
+                    from bridge.dead_letter d where d.id = g.unit), true)
+            then g.unit else md5(concat_ws('/', g.unit, g.row))::uuid end as letter
+        from given g
+    )
     insert into bridge.dead_letter (id, stream, pipeline, destination, event_id, event_seq, event_xid, event_type,
         event_key, occurred_at, idempotency_key, headers, payload, raw, code, cause, retry_at, retry_until)
-    select id::uuid, stream, pipeline, destination, event_id, seq::bigint, xid::xid8, type, key, at::timestamptz,
+    select distinct on (letter)
+        letter, stream, pipeline, destination, event_id, seq::bigint, xid::xid8, type, key, at::timestamptz,
         idempotency_key, headers::jsonb, payload::jsonb, raw::bytea, code, cause,
         now() + (wait || 'seconds')::interval, now() + (patience || 'seconds')::interval
-    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
-        $17::text[], $18::text[])
-        as r(id, stream, pipeline, destination, event_id, seq, xid, type, key, at, idempotency_key, headers,
-             payload, raw, code, cause, wait, patience)
+    from placed order by letter, place desc
     on conflict (id) do update set state = 'open', code = excluded.code, cause = excluded.cause,
         attempts = dead_letter.attempts + 1, retry_at = excluded.retry_at, updated_at = now()"""
 
@@ -130,10 +146,10 @@ def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bo
             stream.encode(),
             letter.pipeline.encode(),
             letter.destination.encode(),
-            _safe(letter.event.id),
+            _given(letter.event.id),
             letter.event.seq,
             letter.event.xid,
-            _safe(letter.event.type),
+            _given(letter.event.type),
             _safe(letter.event.key),
             letter.event.occurred_at,
             _safe(letter.event.idempotency_key),
@@ -151,7 +167,7 @@ def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bo
 
 def _payload(letter: DeadLetter, *, raw: bool) -> tuple[bytes | None, bytes | None]:
     """The columns payload and raw. A payload that is too large stays in the outbox; the dead letter refers to it."""
-    if letter.code == "too_large":
+    if letter.code == "too_large" or letter.event.payload == NULL:
         return None, None
     if raw or letter.code == "payload":
         return None, b"\\x" + letter.event.payload.hex().encode()
@@ -162,18 +178,38 @@ def _text(value: bytes) -> str:
     return value.decode(errors="backslashreplace")
 
 
+def _given(value: bytes) -> bytes | None:
+    """The same, and nothing where the row has NULL."""
+    return b"" if value == NULL else _safe(value)
+
+
 def _safe(value: bytes | None) -> bytes | None:
     """Text that any UTF-8 database accepts."""
     return None if value is None else _text(value).encode()
 
 
+# As for dead letters, a second row with the id of another is a message of its own.
 _DELIVER = b"""
+    with given as materialized (
+        select r.id::uuid as id, stream, pipeline, destination, event_id, seq::bigint as seq, type, key,
+            at::timestamptz as at, body::jsonb as body
+        from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+            $9::text[], $10::text[])
+            as r(id, stream, pipeline, destination, event_id, seq, type, key, at, body)
+    ), made as (
+        insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,
+            occurred_at, body)
+        select * from given on conflict (id) do nothing returning id, event_seq, body
+    )
     insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,
         occurred_at, body)
-    select id::uuid, stream, pipeline, destination, event_id, seq::bigint, type, key, at::timestamptz, body::jsonb
-    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::text[], $10::text[])
-        as r(id, stream, pipeline, destination, event_id, seq, type, key, at, body)
+    select md5(concat_ws('/', g.id, g.seq, case when g.seq = 0 then g.body end))::uuid, stream, pipeline, destination,
+        event_id, seq, type, key, at, body
+    from given g
+    where not exists (
+            select from made where made.id = g.id and made.event_seq = g.seq and (g.seq <> 0 or made.body = g.body))
+        and coalesce((select d.event_seq <> g.seq or (g.seq = 0 and d.body <> g.body)
+            from bridge.delivery d where d.id = g.id), true)
     on conflict (id) do nothing"""
 
 

@@ -75,6 +75,12 @@ def union(one: Snapshot, other: Snapshot) -> Snapshot:
     return Snapshot(min(hidden, default=xmax), xmax, hidden)
 
 
+NULL = b"\0"
+"""SQL NULL in a field that an event must have; no text of Postgres has this byte. Such a row is a dead letter."""
+NULL_SEQ = b"-0"
+"""The same for seq: a number (0) that Postgres does not print."""
+
+
 class Event(NamedTuple):
     """A row of the outbox. Every field is Postgres's text output as bytes; None is SQL NULL."""
 
@@ -89,10 +95,26 @@ class Event(NamedTuple):
     occurred_at: bytes | None  # timestamptz text
 
 
+MUST_HAVE = {"id": NULL, "seq": NULL_SEQ, "type": NULL, "payload": NULL}
+"""What stands for SQL NULL in each field that an event must have."""
+_MARKS = tuple((Event._fields.index(name), mark) for name, mark in MUST_HAVE.items())
+
+
+def event_of(values: Sequence[bytes | None]) -> Event:
+    """The event of a row read from the table."""
+    if None in [values[at] for at, _ in _MARKS]:
+        filled = list(values)
+        for at, mark in _MARKS:
+            filled[at] = mark if filled[at] is None else filled[at]
+        values = filled
+    return Event._make(values)
+
+
 type_of = itemgetter(Event._fields.index("type"))
 payload_of = itemgetter(Event._fields.index("payload"))
 xid_of = itemgetter(Event._fields.index("xid"))
 seq_of = itemgetter(Event._fields.index("seq"))
+id_of = itemgetter(Event._fields.index("id"))
 """Readers for map(): the field of every event of a list without a step of the interpreter."""
 
 

@@ -32,6 +32,10 @@ class Mode(StrEnum):
     POLL = "poll"
 
 
+BEFORE_ALL = -(1 << 63)
+"""The seq before the first row: bigint's least value. A seq of the customer's own may be negative."""
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """A snapshot that is being applied from the table, by seq. Once stored, it is always finished.
@@ -42,7 +46,7 @@ class Goal:
     snapshot: Snapshot
     lsn: Lsn
     from_slot: bool = False
-    seq: int = 0  # applied up to here
+    seq: int = BEFORE_ALL  # applied up to here
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,12 +228,16 @@ class StillRunning(Request[bool]):
 
 @dataclass(frozen=True, slots=True)
 class ReadMissing(Request["MissingRows"]):
-    """The next rows, by seq, that are visible in `upto` and not in `floor`."""
+    """The next rows, by seq, that are visible in `upto` and not in `floor`.
+
+    inside: the last answer was a chunk of the rows that have one seq, and this is to go on within them.
+    """
 
     floor: Snapshot
     upto: Snapshot
     after_seq: int
     since: str | None
+    inside: bool = False
 
     def perform(self, performer: Performer) -> MissingRows:
         return performer.read_missing(self)
@@ -241,8 +245,10 @@ class ReadMissing(Request["MissingRows"]):
 
 @dataclass(frozen=True, slots=True)
 class MissingRows:
-    """Rows of a catch-up or a poll. `more`: there may be further rows. foreign: rows of the table, if any, that no
-    snapshot can place: without an xid, or with one that this cluster has not given out."""
+    """Rows of a catch-up or a poll. `more`: there may be further rows. last_seq: every row up to it was handed out. A
+    batch ends where seq changes; the rows of one seq that are more than a batch come in chunks, as of a huge
+    transaction. foreign: rows of the table, if any, that no snapshot can place: without an xid, or with one that this
+    cluster has not given out."""
 
     batch: Batch
     last_seq: int

@@ -14,8 +14,8 @@ from typing import Any
 
 from bridge.errors import Halt, Retry
 from bridge.protocol import requests as to
-from bridge.protocol.events import NOTHING, ZERO, Batch, Done, Lsn, Snapshot, intersection, located
-from bridge.protocol.facts import Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
+from bridge.protocol.events import NOTHING, NULL, ZERO, Batch, Done, Lsn, Snapshot, intersection, located
+from bridge.protocol.facts import BEFORE_ALL, Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import (
     UNMARKED,
     StreamSettings,
@@ -109,8 +109,8 @@ class _Life:
         """Plan and encode while the previous commit is in flight, wait for that commit, then send."""
         yield from ask(to.Prepare(batch))
         yield from self.settle()
-        if batch.events:
-            last = batch.events[-1]
+        last = next((event for event in reversed(batch.events) if event.id != NULL), None)
+        if last is not None:
             after = replace(after, witness_id=last.id.decode(), witness_xid=int(last.xid))
         yield from ask(to.Apply(batch, self.ledger, after, list_as=list_as, thin=thin))
         if batch.whole:
@@ -204,24 +204,25 @@ class _Life:
             pass  # WAL runs ahead of visibility
         floor, since = self.ledger.floor, self.ledger.since
         done = Done((yield from ask(to.ReadApplied())), floor)
-        seq, more = goal.seq, True
+        seq, more, inside, sent = goal.seq, True, False, False
         while more:
-            missing = yield from self.missing(floor, goal.snapshot, seq, since)
-            seq, more = missing.last_seq, missing.more
+            missing = yield from self.missing(to.ReadMissing(floor, goal.snapshot, seq, since, inside))
+            seq, more, inside = missing.last_seq, missing.more, not missing.batch.whole
             batch = done.without(located(missing.batch, goal.lsn))
-            if batch.events:
+            if batch.events or sent:
                 after = replace(self.sent or self.ledger, next=replace(goal, seq=seq))
                 list_as = POLLED if listing else None
                 yield from self.apply(batch, after, list_as=list_as)
+                sent = inside  # chunks of one seq are open in the target
         yield from self.settle()
         thin = None if listing else goal.snapshot
         yield from self.save(_raised(self.ledger, goal, mode), thin=thin)
         self.held = None if goal.from_slot else self.held
         yield from self.register()
 
-    def missing(self, floor: Snapshot, upto: Snapshot, seq: int, since: str | None) -> Asking[to.MissingRows]:
+    def missing(self, request: to.ReadMissing) -> Asking[to.MissingRows]:
         """Rows of the table; none of them before every row of it has an xid that a snapshot can place."""
-        missing = yield from ask(to.ReadMissing(floor, upto, seq, since))
+        missing = yield from ask(request)
         if missing.foreign is not None:
             raise foreign_xids(missing.foreign)
         return missing
@@ -251,7 +252,7 @@ class _Life:
         goal = Goal(snapshot, lsn)
         before = self.ledger
         done = Done((yield from ask(to.ReadApplied())), before.floor)
-        missing = yield from self.missing(before.floor, snapshot, 0, before.since)
+        missing = yield from self.missing(to.ReadMissing(before.floor, snapshot, BEFORE_ALL, before.since))
         batch = done.without(located(missing.batch, lsn))
         if not missing.batch.events and before.since is None:
             return False

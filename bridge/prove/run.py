@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import psycopg
@@ -89,6 +89,7 @@ def _stream(
             begin(target)
             applied = read_applied(target, plan.stream)
             begin_source(source, applied)
+            plan = replace(plan, outbox=plan.outbox.on(source))
             ground = _Ground(plan, source, target, cast, applied, read_pruning(source))
             window = _window(ground, retention, window, report)
             for subject in subjects(plan, source, target, pipeline):

@@ -109,7 +109,7 @@ class LateEffects:
         self, source: psycopg.Connection, event: Event, floor: str | None, listed: frozenset[int]
     ) -> list[tuple[str, str]]:
         """(id, type) of the applied events after this one; only those of its ordering key, if it has one."""
-        outbox = self._plan.outbox
+        outbox = self._plan.outbox.on(source)
         query = sql.SQL("select {}::text, {}::text from {} where {} > %(seq)s").format(
             outbox.column("id"), outbox.column("type"), outbox.name, outbox.column("seq")
         )
@@ -278,6 +278,7 @@ class DeadLetterRetry:
             entities=plan.entities,
             unmatched="dead",
             only={unit},
+            nulls=plan.outbox.is_foreign,
         )
 
     # --- the transaction ----------------------------------------------------------------------------

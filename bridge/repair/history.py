@@ -18,6 +18,7 @@ from bridge.planning.plan import TableShape
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
 from bridge.postgres import wire
 from bridge.postgres.connect import connect
+from bridge.postgres.outbox import events_of
 from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.protocol.events import Event
 from bridge.stream.spec import StreamSpec
@@ -113,9 +114,9 @@ class History:
     """Reads the outbox over its own connection, in one read-only transaction. Close it."""
 
     def __init__(self, plan: StreamSpec, order: Order) -> None:
-        self._outbox = plan.outbox
         self._order = order
         self._source = connect(plan.source_dsn, SOURCE_ROWS, f"replay/{plan.stream}")
+        self._outbox = plan.outbox.on(self._source)
 
     def close(self) -> None:
         self._source.close()
@@ -132,23 +133,22 @@ class History:
             "declare history no scroll cursor for select {columns} from {table} as e"
             " where (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot)"
             " or ({xid} = any(%(xids)s::xid8[]) and {seq}::bigint <@ %(seqs)s::int8multirange))"
-            " and {at} >= %(since)s and (%(until)s::timestamptz is null or {at} < %(until)s) order by e.{seq}"
+            " and {at} >= %(since)s and (%(until)s::timestamptz is null or {at} < %(until)s) order by {seq}"
         ).format(
-            columns=outbox.select_list(),
+            columns=outbox.placed_list(),
             table=outbox.name,
             xid=outbox.placed(),
             at=outbox.column("occurred_at"),
-            seq=outbox.column("seq"),
+            seq=outbox.order(),
         )
         self._see(applied.xids)
         self._source.execute(query, {**applied._asdict(), "since": order.since, "until": order.until})
-        width = range(len(Event._fields))
         while True:
-            result = self._source.execute(f"fetch forward {_BATCH} from history".encode()).pgresult
-            if result is None or not result.ntuples:
+            fetched = self._source.execute(f"fetch forward {_BATCH} from history".encode())
+            events = events_of(fetched.pgresult, outbox)
+            if not events:
                 return
-            get = result.get_value
-            yield [Event._make(get(row, n) for n in width) for row in range(result.ntuples)]
+            yield events
 
     def _see(self, listed: str) -> None:
         """Begin a snapshot in which everything that the ledger lists is visible: the stream can run ahead of

@@ -145,6 +145,7 @@ class _Replay:
             sinks=plan.sinks,
             only={order.unit},
             max_payload=plan.max_payload,
+            nulls=plan.outbox.is_foreign,
         )
         self._enricher = Enricher(plan.dsns, f"replay/{plan.stream}")
         stack.callback(self._enricher.close)

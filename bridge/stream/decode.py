@@ -18,7 +18,7 @@ from struct import Struct, pack
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.events import Batch, Event, Lsn, Seqs, seq_of, xid_of
+from bridge.protocol.events import MUST_HAVE, NULL, NULL_SEQ, Batch, Event, Lsn, Seqs, xid_of
 
 RowParser = Callable[[bytes], Event]
 
@@ -33,7 +33,7 @@ _COLUMN = """
         c{n} = data[start:at]
     elif kind == 110:
         at += 1
-        c{n} = None
+        c{n} = {null!r}
     else:
         refuse(kind)"""
 
@@ -43,10 +43,11 @@ def compile_rows(at: int, types: Sequence[int], places: Sequence[int | None]) ->
     types: the columns' type oids. places: for each Event field its column, or None."""
     last = max(place for place in places if place is not None)
     seq, xid = Event._fields.index("seq"), Event._fields.index("xid")
+    nulls = {places[Event._fields.index(name)]: mark for name, mark in MUST_HAVE.items()}
     lines = [f"def parse(data):\n    at = {at}"]
     for n, oid in enumerate(types[: last + 1]):
         length = "data[at + 4]" if oid in _SHORT else "u32(data, at + 1)[0]"
-        lines.append(_COLUMN.format(n=n, length=length))
+        lines.append(_COLUMN.format(n=n, length=length, null=nulls.get(n)))
     values = ", ".join(
         ("b'0'" if field in (seq, xid) else "None") if place is None else f"c{place}"
         for field, place in enumerate(places)
@@ -82,11 +83,13 @@ class Layout:
     """The outbox's table as it is when the stream is opened.
 
     columns: in the order in which they were added. partitioned: an update can move a row to another partition, which
-    pgoutput sends as an insert. next_xid: what the server gives out next.
+    pgoutput sends as an insert. counted: Postgres counts seq, so no two rows have the same. next_xid: what the server
+    gives out next.
     """
 
     columns: tuple[str, ...] = ()
     partitioned: bool = False
+    counted: bool = True
     next_xid: int = 0
 
     def added_after(self, column: str, older: Sequence[str]) -> bool:
@@ -132,6 +135,9 @@ class Decoder:
         self._chunked = False
         self._xid = 0  # its whole xid, once a chunk of it was handed out
         self._brought: list[Seqs] = []  # the rows of its earlier chunks, where a row can come again
+        self._brought_ids: set[tuple[bytes, bytes]] = (
+            set()
+        )  # the same, where seq alone does not tell rows apart
         self._unmarked = False  # the stream is at rows from before the outbox had its column xid
         self.inside = False
         self.behind = False
@@ -195,7 +201,7 @@ class Decoder:
             return None
         said = b"".join(map(_BEGIN_XID, begins))
         low = xids if max(xids) <= _LOW else map(_LOW.__and__, xids)
-        return xids if said == pack(f"!{len(xids)}I", *low) and None not in map(seq_of, events) else None
+        return xids if said == pack(f"!{len(xids)}I", *low) else None
 
     def _each(self, messages: Sequence[bytes]) -> None:
         for data in messages:
@@ -254,16 +260,18 @@ class Decoder:
         """The open rows, and of them those that do not belong to their transaction by what they say."""
         events, strays = self._open, []
         self._open, self._open_size = [], 0
-        if self._unmarked and self._has_xid:
-            whole = b"%d" % self._whole_xid()
-            events = [event._replace(xid=whole) for event in events]
-        elif self._has_xid:
-            if len(xids := set(map(xid_of, events))) > 1 or not all(map(self._is_own, xids)):
+        if self._has_xid:
+            xids = set(map(xid_of, events))
+            if self._unmarked or (None in xids and not self._layout.partitioned):
+                whole = b"%d" % self._whole_xid()
+                events = [
+                    event._replace(xid=whole) if self._unmarked or event.xid is None else event
+                    for event in events
+                ]
+                xids = set(map(xid_of, events))
+            if len(xids) > 1 or not all(map(self._is_own, xids)):
                 strays = [event for event in events if not self._is_own(event.xid)]
                 events = [event for event in events if self._is_own(event.xid)]
-            if None in map(seq_of, events):
-                strays += [event for event in events if event.seq is None]
-                events = [event for event in events if event.seq is not None]
             if self._layout.partitioned:
                 events = self._first_versions(events)
         if events:
@@ -272,14 +280,32 @@ class Decoder:
 
     def _first_versions(self, events: list[Event]) -> list[Event]:
         """Without the rows that their own transaction moved to another partition: pgoutput sends each as inserted
-        once more. The event is the row as it was inserted, as where an update leaves it in its place."""
-        first: dict[bytes, Event] = {}
+        once more, with the same id and seq. The event is the row as it was inserted, as where an update leaves it in
+        its place. A row without id or seq is never taken for another."""
+        kept: list[Event] = []
+        seen: set[tuple[bytes, bytes]] = set()
         for event in events:
-            first.setdefault(event.seq, event)
-        kept = list(first.values())
-        if self._brought:
-            kept = [event for event in kept if not any(int(event.seq) in seqs for seqs in self._brought)]
+            row = event.id, event.seq
+            if event.id != NULL and event.seq != NULL_SEQ:
+                if row in seen or self._came_before(row):
+                    continue
+                seen.add(row)
+            kept.append(event)
         return kept
+
+    def _came_before(self, row: tuple[bytes, bytes]) -> bool:
+        """In an earlier chunk of the same transaction."""
+        if row in self._brought_ids:
+            return True
+        return any(int(row[1]) in seqs for seqs in self._brought)
+
+    def _remember(self, events: list[Event]) -> None:
+        """For _came_before. Where Postgres counts seq, the numbers are enough, and small."""
+        if self._layout.counted:
+            numbers = Seqs.of(int(event.seq) for event in events if event.seq != NULL_SEQ)
+            self._brought = [Seqs.together([*self._brought, numbers])]
+        else:
+            self._brought_ids.update((event.id, event.seq) for event in events)
 
     def _whole_xid(self) -> int:
         """The open transaction's, next to the xid that the server gave out when the stream was opened."""
@@ -296,7 +322,7 @@ class Decoder:
         events, strays = self._taken()
         self._chunked = True
         if self._layout.partitioned and events:
-            self._brought = [Seqs.together([*self._brought, Seqs.of(int(event.seq) for event in events)])]
+            self._remember(events)
         self._hand_out(
             Batch(
                 events=events,
@@ -333,7 +359,7 @@ class Decoder:
             self._hand_out(batch)
             if not self._chunked:
                 self._batch = Batch()
-        self._chunked, self._brought = False, []
+        self._chunked, self._brought, self._brought_ids = False, [], set()
 
     def _describe(self, data: bytes) -> None:
         """A Relation message comes before the first row, and again whenever the table was altered."""

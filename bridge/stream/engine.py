@@ -19,6 +19,7 @@ from bridge.planning.planner import answered
 from bridge.postgres import wire
 from bridge.postgres.entities import Enricher
 from bridge.postgres.outbox import decoded
+from bridge.postgres.own_outbox import require_columns
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
@@ -74,6 +75,8 @@ class Engine:
         outbox = spec.outbox
         self._control = self._opened(Source(spec.source_dsn, spec.stream, outbox, spec.publication))
         require_outbox(self._control.connection, outbox)
+        publication = None if spec.capture == "poll" else spec.publication
+        require_columns(self._control.connection, outbox, publication)
         self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))
         self._decoder = Decoder(
             outbox.schema, outbox.table, outbox.columns, max_events=spec.max_events, max_bytes=spec.max_bytes

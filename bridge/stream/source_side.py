@@ -8,7 +8,8 @@ from bridge.errors import Retry
 from bridge.failpoints import hit
 from bridge.postgres import wire
 from bridge.postgres.connect import connect
-from bridge.postgres.outbox import Listener, MissingReader
+from bridge.postgres.missing import MissingReader
+from bridge.postgres.outbox import Listener
 from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.postgres.slots import SlotMaker, drop_slot
 from bridge.postgres.source import Source

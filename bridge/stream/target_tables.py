@@ -39,6 +39,7 @@ def plan_target(plan: StreamSpec) -> Planner:
         entities=plan.entities,
         unmatched=plan.unmatched,
         max_payload=plan.max_payload,
+        nulls=plan.outbox.is_foreign,
     )
 
 

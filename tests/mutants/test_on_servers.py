@@ -13,7 +13,8 @@ import pytest
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres import wire
 from bridge.postgres.connect import connect
-from bridge.postgres.outbox import MissingReader, Outbox
+from bridge.postgres.missing import MissingReader
+from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiles import SOURCE
 from bridge.postgres.source import Source
 from bridge.postgres.target import BEGIN, COMMIT, Refused, ResultRows, Statement, TargetLink
