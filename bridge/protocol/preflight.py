@@ -7,12 +7,22 @@ docs/guarantees.md, "Preflight".
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import Halt, Retry, StandBy
-from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot, format_lsn
-from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.protocol.events import NOTHING, ZERO, Batch, Lsn, Snapshot, format_lsn
+from bridge.protocol.facts import (
+    Ledger,
+    Mode,
+    Pruned,
+    Registration,
+    SourceFacts,
+    TargetFacts,
+    same_publication,
+)
 from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
 
 
@@ -50,14 +60,24 @@ def stand_by(
     if registration is None and target.ledger is None:
         if (yield from ask(ReadTarget())).ledger is not None:
             raise StandBy(f"another bridge has just started stream {settings.stream}")
+        if source.slot.ours:
+            raise Halt(
+                f"slot {name} exists, but neither the source nor the target knows stream "
+                f"{settings.stream}: the slot belongs to something else",
+                reason="slot_in_use",
+                hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
+            )
+        return
+    if not source.slot.active or not source.slot.ours:
+        return  # a slot of somebody else's that has our name: the next number is ours
+    if source.slot.reader:
         raise Halt(
-            f"slot {name} exists, but neither the source nor the target knows stream "
-            f"{settings.stream}: the slot belongs to something else",
+            f"slot {name} is being read by something that is no bridge: {source.slot.reader}",
             reason="slot_in_use",
-            hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
+            hint="end it (at the source): select pg_terminate_backend(active_pid) from pg_replication_slots "
+            f"where slot_name = '{name}'",
         )
-    if source.slot.active:
-        raise StandBy(f"another bridge reads slot {name}")
+    raise StandBy(f"another bridge reads slot {name}")
 
 
 def slot_wanted(settings: StreamSettings, source: SourceFacts) -> bool:
@@ -67,20 +87,23 @@ def slot_wanted(settings: StreamSettings, source: SourceFacts) -> bool:
         return True
     if settings.capture == "auto":
         return False
+    refused = source.slot_refused
     raise Halt(
-        f"the source cannot provide a replication slot: {source.slot_refused}",
-        reason="slot_refused",
-        hint="fix that, or set source.capture to poll",
+        f"the source cannot provide a replication slot: {refused.message}",
+        reason=refused.reason,
+        hint=f"{refused.fix}   or set source.capture to poll, which needs no slot",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """catch_up: the reason why the slot cannot continue, in a word; None: stream from `ledger`."""
+    """catch_up: the reason why the slot cannot continue, in a word; None: stream from `ledger`. unproven: the witness
+    is gone, and the slot's WAL must show it before anything is applied."""
 
     ledger: Ledger
     catch_up: str | None
     forget_above: Lsn | None = None
+    unproven: bool = False
 
 
 def check_registration(registration: Registration | None, target: TargetFacts) -> None:
@@ -96,6 +119,21 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
             reason="other_target",
             hint="point the connection back, or declare this copy the target: bridge recover --accept-target",
         )
+
+
+def check_not_renamed(stream: str, former: Sequence[str]) -> None:
+    """A stream that neither side knows is new, or is one of `former` whose name was changed. Raises Halt."""
+    if not former:
+        return
+    old = former[0]
+    raise Halt(
+        f"stream {stream} is new, but {', '.join(former)} filled this target database from this outbox before, is not "
+        "in this configuration and is served by no bridge: if a connection or source.slot was renamed, everything in "
+        "the outbox would be applied again",
+        reason="stream_renamed",
+        hint=f"it is the same stream: bridge rename-stream {old} {stream}   or {old} has ended for good: bridge "
+        f"decommission {old}   or another configuration has {old}: start its bridge",
+    )
 
 
 def judge(
@@ -129,13 +167,20 @@ def judge(
         check_not_pruned(ledger, registration, source.pruned)
         return Judgement(fresh, "new")
     ledger, reason, forget_above = _history(ledger, source, registration)
+    unproven = False
+    if reason is None and not _witnessed(ledger, source):
+        if source.slot is None or _slot(ledger, source, slot_wanted) is not None:
+            raise witness_missing("and no slot of ours has the WAL that would show it")
+        unproven = source.slot.confirmed_flush < ledger.applied_lsn
     reason = reason or _slot(ledger, source, slot_wanted)
+    if same_publication(ledger.publication, source.publication):
+        ledger = replace(ledger, publication=source.publication)
     if reason is not None or source.slot is None:
         check_not_pruned(ledger, registration, source.pruned)
         return Judgement(ledger, reason, forget_above)
     # A stored advance of an idle slot must not let this session confirm what it has not received.
     safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
-    return Judgement(replace(ledger, safe_lsn=safe), None)
+    return Judgement(replace(ledger, safe_lsn=safe), None, unproven=unproven)
 
 
 def _history(
@@ -146,19 +191,19 @@ def _history(
     if source.timeline != ledger.timeline:
         switch = source.switch_points.get(ledger.timeline or 0)
         if switch is None:
-            raise _diverged(
+            raise _promoted(
                 f"the source is on timeline {source.timeline}, which does not descend from {ledger.timeline}"
             )
         ledger = replace(ledger, timeline=source.timeline)
         if switch < reached:
             if ledger.snapshot_lsn > switch:
-                raise _diverged(
+                raise _promoted(
                     f"the source was promoted at {format_lsn(switch)}, before what this target "
                     f"has applied ({format_lsn(reached)}), and the last checkpoint's snapshot is "
                     "newer than the promotion"
                 )
             if source.two_phase:
-                raise _diverged(
+                raise _promoted(
                     f"the source was promoted at {format_lsn(switch)}, before what this target "
                     f"has applied ({format_lsn(reached)}); a transaction that was prepared before "
                     "and committed after it may be committed again here, and cannot be "
@@ -179,12 +224,50 @@ def _history(
             hint="restore the source completely, or accept the loss: bridge recover --accept-source",
         )
     _in_registry(ledger, registration)
-    if not source.witness_present and not _pruned_since(ledger.witness_xid, source.pruned):
-        raise _diverged(
-            "the last applied event is no longer in the outbox, or has another xid: the source "
-            "was restored from a copy, or someone deleted the row"
-        )
     return ledger, None, None
+
+
+def _witnessed(ledger: Ledger, source: SourceFacts) -> bool:
+    """Is the WAL up to applied_lsn the WAL that we read? The witness's row shows it. Where the application deletes its
+    rows, the registry does (`_in_registry` was asked before): its `reached` was written after everything that our
+    snapshots show. A witness that is newer than they are needs the slot."""
+    if source.witness_present or _pruned_since(ledger.witness_xid, source.pruned):
+        return True
+    if ledger.mode is Mode.STREAM:
+        return ledger.applied_lsn <= ledger.snapshot_lsn
+    snapshots = [ledger.floor, *([ledger.next.snapshot] if ledger.next else [])]
+    return any(snapshot.shows(ledger.witness_xid or 0) for snapshot in snapshots)
+
+
+def find_witness(batch: Batch, ledger: Ledger) -> bool:
+    """Does this batch of the stream bring the witness, in a transaction up to applied_lsn? Raises Halt if the stream is
+    past it without having brought it: this WAL is not the one that was read."""
+    ends = [*batch.end_lsns] if batch.whole else []
+    before = sum(batch.commit_rows[: bisect_right(ends, ledger.applied_lsn)])
+    if any(event.id.decode() == ledger.witness_id for event in batch.events[:before]):
+        return True
+    if batch.chunk:
+        raise witness_missing("and a transaction that is larger than a batch is in its place")
+    if ends and ends[-1] > ledger.applied_lsn:
+        raise not_in_wal(ledger)
+    return False
+
+
+def not_in_wal(ledger: Ledger) -> Halt:
+    return _diverged(
+        f"the source's WAL does not have the last applied event before {format_lsn(ledger.applied_lsn)}, and the "
+        "outbox does not either: the source was restored from a copy"
+    )
+
+
+def witness_missing(why: str) -> Halt:
+    return Halt(
+        f"the last applied event is no longer in the outbox, {why}: the application deleted the row less than two "
+        "seconds before the bridge ended, or the source was restored from a copy",
+        reason="witness_missing",
+        hint="bridge prove shows whether anything differs; then: bridge recover --accept-source (docs/operations.md, "
+        "witness_missing)",
+    )
 
 
 def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
@@ -197,6 +280,14 @@ def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
             f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
             "a copy"
         )
+
+
+def _promoted(message: str) -> Halt:
+    return Halt(
+        message,
+        reason="promotion_diverged",
+        hint="bridge prove shows the events that only the target has; then choose a way: bridge recover --help",
+    )
 
 
 def _diverged(message: str) -> Halt:
@@ -217,7 +308,7 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
         ("from_poll", ledger.mode is Mode.POLL),
         ("slot_missing", slot is None),
         ("slot_lost", slot is not None and not slot.usable),
-        ("publication_changed", source.publication != ledger.publication),
+        ("publication_changed", not same_publication(ledger.publication, source.publication)),
         (
             "slot_advanced",
             slot is not None and slot.confirmed_flush > (goal if from_table else ledger.safe_lsn),

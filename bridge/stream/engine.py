@@ -17,8 +17,11 @@ from bridge.planning.lookup import Lookup
 from bridge.planning.plan import Planned
 from bridge.planning.planner import answered
 from bridge.postgres import wire
+from bridge.postgres.connect import connect
 from bridge.postgres.entities import Enricher
 from bridge.postgres.outbox import decoded
+from bridge.postgres.profiles import CATALOG
+from bridge.postgres.progress import former
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
@@ -122,6 +125,7 @@ class Engine:
         hit("stream.opening")
         spec = self._spec
         self._source.slot = request.slot
+        self._decoder.oid = self._control.outbox_oid()
         stream = ReplicationStream(
             spec.source_dsn, spec.stream, request.slot, spec.publication, request.start
         )
@@ -256,6 +260,11 @@ class Engine:
     def read_registration(self, request: ask.ReadRegistration) -> Registration | None:
         return self._control.registration()
 
+    def read_former(self, request: ask.ReadFormer) -> tuple[str, ...]:
+        spec = self._spec
+        with connect(spec.target_dsn, CATALOG, f"bridge-check/{spec.stream}") as target:
+            return tuple(former(self._control.connection, target, {spec.stream, *spec.family}))
+
     def register(self, request: ask.Register) -> None:
         self._source.register(request)
 
@@ -284,4 +293,5 @@ class Engine:
         return self._source.read_missing(request)
 
     def wait(self, request: ask.Wait) -> bool:
+        self._watcher.waiting("")  # everything that is visible is applied
         return self._source.wait_to_poll()

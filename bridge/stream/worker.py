@@ -92,7 +92,7 @@ class Worker:
             self._brake()
             if error.reason == "outbox_changed" and (slot := self._given_up_renamed()):
                 error = Retry(
-                    f"a column of the outbox was renamed and is back: slot {slot} was dropped; "
+                    f"the outbox or a column was renamed and is back: slot {slot} was dropped; "
                     "catching up from the table",
                     reason="outbox_changed",
                 )
@@ -221,18 +221,31 @@ class Worker:
             self._waker.drain()
 
 
+_WORDS = {
+    "42501": ("privilege_missing", "bridge doctor lists each missing privilege with its GRANT"),
+    "25006": ("source_read_only", "connect to the primary: target_session_attrs=read-write in the dsn"),
+    **dict.fromkeys(
+        ("42P01", "42703", "42883", "3F000"),
+        (
+            "schema_missing",
+            "bridge doctor says on which side, and whether bridge install or bridge schema target makes it",
+        ),
+    ),
+}
+"""SQLSTATE -> reason and hint of a halt; each has its section in docs/operations.md."""
+
+
 def _classify(error: psycopg.Error) -> BridgeError:
     """The BridgeError for an error of a control connection."""
-    message = safe_message(error)
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+    message, state = safe_message(error), error.sqlstate or ""
+    if isinstance(error, psycopg.OperationalError) and not state:
         return CannotConnect(message, hint=LOST)
     verdict = verdict_of(error.sqlstate)
     if verdict is Verdict.RETRY:
-        return Retry(f"{message} (SQLSTATE {error.sqlstate})")
-    if error.sqlstate and error.sqlstate.startswith("28"):
+        return Retry(f"{message} (SQLSTATE {state})")
+    if state.startswith("28"):
         return Halt(message, reason="login_refused", hint="check user, password and pg_hba.conf")
-    return Halt(
-        f"{message} (SQLSTATE {error.sqlstate})",
-        reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
-        hint="bridge doctor lists each missing privilege with its GRANT",
+    reason, hint = _WORDS.get(
+        state, ("server_refused", "the server's message says why: docs/operations.md, server_refused")
     )
+    return Halt(f"{message} (SQLSTATE {state})", reason=reason, hint=hint)

@@ -4,7 +4,12 @@
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'outbox_bridge') then
-        create role outbox_bridge login replication;
+        if exists (select from pg_catalog.pg_roles where rolname = 'rds_replication') then
+            create role outbox_bridge login;  -- Amazon RDS and Aurora: nobody there may create REPLICATION
+            grant rds_replication to outbox_bridge;
+        else
+            create role outbox_bridge login replication;
+        end if;
     end if;
 exception when duplicate_object or unique_violation then
     null;  -- made meanwhile, from another database of the cluster

@@ -106,6 +106,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "77": "ingress database down: 503, never a 2xx before the commit",
         "78": "metrics: loopback by default, bounded label set",
     },
+    "Histories and neighbours": {
+        "83": "rows deleted by the application, at once or nightly",
+        "86": "publication by schema; the outbox or its schema renamed or moved, and back",
+        "87": "another database's slot, another program's reader, a renamed connection or slot",
+        "88": "managed Postgres: rights, settings and libraries that the catalog does not show",
+    },
 }
 
 HEAD = """## The fault matrix

@@ -54,7 +54,10 @@ class Bridge:
     stream: Stream | None = None
     making: Making | None = None
     fenced_as: Ledger | None = None
-    judged: int = -1  # the source generation that this session has read the facts of
+    looked: int = -1  # the source generation that this session has read the facts of
+    judged: int = (
+        -1
+    )  # and the one that it has found to be its own: where the witness is gone, once it applies
     idle: int = 0  # requests since anything was found to do
     ended: BridgeError | str | None = None
 
@@ -91,6 +94,7 @@ class Simulation:
         self.halted: BridgeError | None = None
         self.clock = 0
         self.serial = 0
+        self.deleted: set[str] = set()  # rows that the application took away once they were applied
         self.births = 0  # of bridges and slots
         self.began_at = 0  # `since = infinity`: rows born later are wanted
         self.histories = 0  # how often the source lost a part of its history
@@ -236,7 +240,7 @@ class Simulation:
         checks.after_target(self)
 
     def do_Prepare(self, bridge: Bridge, request: requests.Prepare) -> None:
-        return None
+        bridge.judged = bridge.looked
 
     def do_Apply(self, bridge: Bridge, request: requests.Apply) -> None:
         if bridge.sent is not None:
@@ -300,6 +304,9 @@ class Simulation:
         self.source.lsn += 8
         self.source.flush()
 
+    def do_ReadFormer(self, bridge: Bridge, request: requests.ReadFormer) -> tuple[str, ...]:
+        return ()  # one stream
+
     def do_ReadSource(self, bridge: Bridge, request: requests.ReadSource) -> SourceFacts:
         source = self.source
         slot = source.slots.get(request.slot or "")
@@ -310,7 +317,10 @@ class Simulation:
                 raise Retry("the witness is not visible yet")
             witness = None
         if bridge.fenced_as is not None:
-            bridge.judged = self.source_generation
+            bridge.looked = self.source_generation
+            promoted = source.timeline != bridge.fenced_as.timeline  # then the witness is not what tells
+            if witness is not None or request.witness_id is None or promoted:
+                bridge.judged = bridge.looked
         return SourceFacts(
             system_identifier="source",
             timeline=source.timeline,
@@ -404,6 +414,8 @@ class Simulation:
             raise Retry("the slot is missing, lost or active")
         if request.start < slot.confirmed:
             self.counts["start was fast-forwarded"] += 1
+        if self.target.ledger is not None and request.start < self.target.ledger.applied_lsn:
+            self.counts["the stream had to show the witness"] += 1
         bridge.stream = Stream(slot, self.source_generation, max(request.start, slot.confirmed))
         slot.reader = bridge.stream
 
@@ -472,6 +484,7 @@ class Simulation:
                 batch.events += [_event(row) for row in rows]
                 batch.xids.append(commit.xid)
                 batch.end_lsns.append(Lsn(commit.end))
+                batch.commit_rows.append(len(rows))
                 batch.end_lsn = Lsn(commit.end)
         if not batch.events:
             return Received(None, Lsn(stream.at), settled)
@@ -486,6 +499,7 @@ class Simulation:
         before = stream.at
         if batch.whole:
             batch.xids, batch.end_lsns, batch.end_lsn = [commit.xid], [Lsn(commit.end)], Lsn(commit.end)
+            batch.commit_rows = [len(taken)]
             stream.at, stream.huge = commit.end, None
         return Received(batch, Lsn(stream.at if batch.whole else before), settled, tick=self.chance(0.3))
 
@@ -596,7 +610,16 @@ def _event(row: Row) -> Event:
 _TARGET = frozenset({"ReadTarget", "Fence", "Save", "Apply", "Settle", "ReadApplied"})
 _SOURCE = frozenset(
     {
-        *("ReadRegistration", "Register", "ReadSource", "BeginSlot", "SlotMade", "DropSlot", "TakeSnapshot"),
+        *(
+            "ReadRegistration",
+            "ReadFormer",
+            "Register",
+            "ReadSource",
+            "BeginSlot",
+            "SlotMade",
+            "DropSlot",
+            "TakeSnapshot",
+        ),
         *("StillRunning", "ReadMissing", "Observe", "ReadPruned"),
     }
 )

@@ -69,6 +69,8 @@ def mend(world: World, finding: Check) -> None:
     elif finding.fix.startswith("bridge schema target | psql"):
         assert f"dbname={world.target.name}" in finding.fix
         world.target.execute(target_sql())
+    elif finding.fix.startswith("bridge decommission "):
+        world.command(*finding.fix.split()[1:], "--yes")
     else:
         raise AssertionError(f"nothing to run: {finding}")
 
