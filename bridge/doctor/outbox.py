@@ -14,6 +14,7 @@ from bridge.doctor.reach import place
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.schema import migrations, publication_sql, published
 from bridge.postgres.source import publication_identity
+from bridge.stream.renumber import numbered
 from bridge.stream.spec import StreamSpec
 
 
@@ -41,6 +42,8 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
     yield from _migrations(source)
     if plan.outbox != Outbox():
         yield from _own(source, plan.outbox)
+    if numbered(source, plan.outbox):
+        yield from _sequence(source, plan.outbox)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)
 
@@ -130,6 +133,30 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
             f"alter table {table} add column xid xid8;\n"
             f"alter table {table} alter column xid set default pg_current_xact_id();\n"
             "-- (neither rewrites the table), then source.columns.xid: xid, and seq: an identity column",
+            "sql",
+        )
+
+
+def _sequence(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
+    """Is the sequence above its newest rows? After a move without it, a newer row would have a lower seq."""
+    name, column = outbox.name.as_string(), outbox.columns["seq"]
+    query = sql.SQL(
+        "select (select max({seq}) from (select {seq} from {table} order by {xid} desc limit 1000) as newest),"
+        " pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)"
+    ).format(seq=outbox.column("seq"), xid=outbox.column("xid"), table=outbox.name)
+    try:
+        newest, last = source.execute(query, [name, column]).fetchone() or (None, None)
+    except psycopg.errors.InsufficientPrivilege:
+        return
+    if newest is not None and last is not None and last < newest:
+        quoted = sql.Identifier(column).as_string()
+        yield Check(
+            "error",
+            "source",
+            "seq_behind",
+            f"the sequence of {name}.{quoted} is at {last}, below rows up to {newest}: newer events would count as "
+            "older ones",
+            f"select setval(pg_get_serial_sequence('{name}', '{column}'), (select max({quoted}) from {name}));",
             "sql",
         )
 

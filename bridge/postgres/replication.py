@@ -52,9 +52,9 @@ PLUGIN_FIX = (
 
 def plugin_refused(result: PGresult) -> str:
     """What the server said, if it does not trust pgoutput (PostgreSQL 18.6, 17.11, 16.15); empty: another error."""
-    fields = (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_DETAIL)
-    primary, detail = ((result.error_field(field) or b"").decode(errors="replace") for field in fields)
-    return f"{primary}: {detail}" if PLUGIN in detail else ""
+    fields = (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_HINT)
+    primary, hint = ((result.error_field(field) or b"").decode(errors="replace") for field in fields)
+    return primary if PLUGIN in hint else ""  # the setting's name is there in every language
 
 
 def quoted(name: str) -> str:

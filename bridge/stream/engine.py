@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from bridge.failpoints import hit
@@ -26,11 +27,13 @@ from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
 from bridge.protocol import requests as ask
-from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot
+from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot, seq_of
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
+from bridge.stream.renumber import numbered, read_again, renumber
+from bridge.stream.renumber import seq_of as seq_of_row
 from bridge.stream.sockets import TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
@@ -47,6 +50,41 @@ class Plans(Protocol):
     def plan(
         self, events: Sequence[Event]
     ) -> Generator[Lookup, Mapping[Any, Mapping[str, Any]], Planned]: ...
+
+
+class SeqOrder:
+    """Sees a `seq` that went back: every row of a transaction that began after an applied row was visible has a greater
+    `seq` than that row. Exact, and one number a batch: rows of older transactions are not compared.
+
+    (xmax, seq): transactions from xmax on began when `seq` was visible.
+    """
+
+    def __init__(self) -> None:
+        self.xmax = 0
+        self.seq = 0
+        self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
+
+    def began(self, floor: Snapshot, seq: int) -> None:
+        """seq: of a row that `floor` shows."""
+        self.xmax, self.seq = floor.xmax, seq
+        self._applied.clear()
+
+    def behind(self, events: Sequence[Event]) -> list[Event]:
+        """The rows that went back."""
+        if not self.seq or not events or min(map(int, map(seq_of, events))) > self.seq:
+            return []
+        return [event for event in events if int(event.seq) <= self.seq and int(event.xid) >= self.xmax]
+
+    def learn(self, batch: Batch) -> None:
+        """These rows are handed out."""
+        if batch.events:
+            xids = batch.xids or [int(batch.events[0].xid)]
+            self._applied.append((xids, max(map(int, map(seq_of, batch.events)))))
+
+    def seen(self, snapshot: Snapshot) -> None:
+        """Everything learned that this snapshot shows was visible to whoever begins from now on."""
+        while self._applied and all(map(snapshot.shows, self._applied[0][0])):
+            self.xmax, self.seq = snapshot.xmax, max(self.seq, self._applied.popleft()[1])
 
 
 class _Closing(Protocol):
@@ -104,6 +142,7 @@ class Engine:
             )
         )
         self._foreign = outbox.is_foreign
+        self._order = SeqOrder() if numbered(self._control.connection, outbox) else None
         self._prepared: PlannedBatch | None = None
         self._sent: deque[tuple[float, Ledger]] = deque()  # when, and what the ledger becomes
         self._next_tick = 0.0
@@ -146,6 +185,8 @@ class Engine:
             settled = self._transactions.arrived
             batch = self._next_batch()
             if batch is not None:
+                if self._order is not None:
+                    batch = self._in_order(batch, self._order)
                 hit("stream.received")
                 if batch.whole:
                     sockets.position = batch.end_lsn
@@ -165,6 +206,16 @@ class Engine:
         if decoder.ready or not self._link.busy or decoder.collected >= _WORTHWHILE:
             return decoder.take()
         return None
+
+    def _in_order(self, batch: Batch, order: SeqOrder) -> Batch:
+        """The batch with the seqs that count: the table's, where the sequence went back."""
+        if behind := order.behind(batch.events):
+            seqs = renumber(self._control.connection, self._spec.outbox, behind, order.seq)
+            self._watcher.log("seq went back", rows=len(behind), least=order.seq)
+            events = [event._replace(seq=seqs.get(event.id, event.seq)) for event in batch.events]
+            batch = replace(batch, events=events)
+        order.learn(batch)
+        return batch
 
     def prepare(self, request: ask.Prepare) -> None:
         hit("plan.before")
@@ -232,7 +283,10 @@ class Engine:
         self._watcher.pending(None)
 
     def observe(self, request: ask.Observe) -> ask.Observation:
-        return self._source.observe(request)
+        seen = self._source.observe(request)
+        if self._order is not None:
+            self._order.seen(seen.snapshot)
+        return seen
 
     def confirm(self, request: ask.Confirm) -> None:
         hit("confirm.before")
@@ -247,7 +301,12 @@ class Engine:
         return self._checkpoint.facts()
 
     def fence(self, request: ask.Fence) -> Ledger | None:
-        return self._checkpoint.fence(request)
+        ledger = self._checkpoint.fence(request)
+        if ledger is not None and self._order is not None:
+            witness = seq_of_row(self._control.connection, self._spec.outbox, ledger.witness_id)
+            shown = ledger.witness_xid is not None and ledger.floor.shows(ledger.witness_xid)
+            self._order.began(ledger.floor, witness if shown else 0)
+        return ledger
 
     def save(self, request: ask.Save) -> None:
         self._checkpoint.save(request)
@@ -284,13 +343,23 @@ class Engine:
         self._source.drop_slot(request)
 
     def take_snapshot(self, request: ask.TakeSnapshot) -> tuple[Snapshot, Lsn]:
-        return self._control.take_snapshot()
+        taken = self._control.take_snapshot()
+        if self._order is not None:
+            self._order.seen(taken[0])
+        return taken
 
     def still_running(self, request: ask.StillRunning) -> bool:
         return self._source.still_running(request)
 
     def read_missing(self, request: ask.ReadMissing) -> ask.MissingRows:
-        return self._source.read_missing(request)
+        missing = self._source.read_missing(request)
+        order = self._order
+        if order is not None:
+            if behind := order.behind(missing.batch.events):
+                renumber(self._control.connection, self._spec.outbox, behind, order.seq)
+                raise read_again()
+            order.learn(missing.batch)
+        return missing
 
     def wait(self, request: ask.Wait) -> bool:
         self._watcher.waiting("")  # everything that is visible is applied

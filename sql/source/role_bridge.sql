@@ -18,6 +18,8 @@ $$;
 grant usage on schema outbox to outbox_bridge;
 grant select, delete on outbox.event to outbox_bridge;                  -- capture, catch-up, pruning
 grant update (payload, headers) on outbox.event to outbox_bridge;       -- pruning empties keyed rows
+grant update (seq) on outbox.event to outbox_bridge;                    -- rows whose seq went back get the next ones,
+grant select, usage, update on sequence outbox.event_seq_seq to outbox_bridge;  -- above those that were applied
 grant insert (id, type, key, payload, idempotency_key, headers, occurred_at) on outbox.event to outbox_bridge;  -- ingress
 grant execute on function outbox.first_id(text, text), outbox.emit(text, jsonb, text, text, jsonb) to outbox_bridge;
 grant select, insert, update, delete on outbox.stream, outbox.pruned to outbox_bridge;

@@ -108,6 +108,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Histories and neighbours": {
         "83": "rows deleted by the application, at once or nightly",
+        "84": "the sequence of seq restarted, or left behind by a move",
         "86": "publication by schema; the outbox or its schema renamed or moved, and back",
         "87": "another database's slot, another program's reader, a renamed connection or slot",
         "88": "managed Postgres: rights, settings and libraries that the catalog does not show",

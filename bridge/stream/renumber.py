@@ -1,0 +1,98 @@
+"""Rows whose `seq` went back are given the next ones, so that a newer event never has a lower `seq` than an older one.
+
+The sequence of the outbox may start anew (TRUNCATE ... RESTART IDENTITY, ALTER ... RESTART) or stay behind the table (a
+move by logical replication or a restore of data alone carries no sequence). Then `version: $meta.seq` would keep old
+rows, and catch-up would read new rows first. A row that began after an applied row was visible has a greater `seq`, or
+the sequence went back: that is exact (SeqOrder in engine.py). The table's `seq` is the one that counts; the WAL keeps
+the old one, so that the stream asks the table for it.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from bridge.errors import Halt, Retry
+from bridge.postgres.outbox import Outbox
+from bridge.postgres.profiled import ProfiledConnection
+from bridge.protocol.events import Event
+
+
+def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
+    """Does a sequence give its rows their seq, and do they have an xid?"""
+    if not {"seq", "xid"} <= outbox.columns.keys():
+        return False
+    row = source.execute(
+        "select pg_get_serial_sequence(%s, %s) is not null", [outbox.name.as_string(), outbox.columns["seq"]]
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def seq_of(source: ProfiledConnection, outbox: Outbox, witness_id: str | None) -> int:
+    """The witness's seq; 0 without one."""
+    if witness_id is None:
+        return 0
+    query = sql.SQL("select {seq} from {table} where {id} = %s").format(
+        seq=outbox.column("seq"), table=outbox.name, id=outbox.column("id")
+    )
+    row = source.execute(query, [witness_id]).fetchone()
+    return int(row[0]) if row is not None and row[0] is not None else 0
+
+
+def renumber(
+    source: ProfiledConnection, outbox: Outbox, events: list[Event], least: int
+) -> dict[bytes, bytes]:
+    """By id, the seq that each of these rows has in the table: above `least`, in this order. Raises Halt where the
+    bridge's role may not write it (an outbox of the customer's own), with the statements that do."""
+    names = {"table": outbox.name, "seq": outbox.column("seq"), "id": outbox.column("id")}
+    now = sql.SQL("select {seq}::text from {table} where {id} = %s").format(**names)
+    update = sql.SQL("update {table} set {seq} = default where {id} = %s and {seq} <= %s").format(**names)
+    found: dict[bytes, bytes] = {}
+    try:
+        with source.transaction():
+            _raise_sequence(source, outbox, least)
+            for event in events:
+                key = event.id.decode()
+                source.execute(update, [key, least])
+                row = source.execute(now, [key]).fetchone()
+                found[event.id] = row[0].encode() if row is not None else event.seq
+    except psycopg.errors.InsufficientPrivilege:
+        raise went_back(outbox, events[0], least) from None
+    if any(int(value) <= least for value in found.values()):
+        raise went_back(outbox, events[0], least)
+    return found
+
+
+def _raise_sequence(source: ProfiledConnection, outbox: Outbox, least: int) -> None:
+    """To `least`, unless it is above. One bridge at a time; never down, beside producers that take from it."""
+    name = outbox.name.as_string()
+    source.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"outbox bridge seq {name}"])
+    row = source.execute("select stream from outbox.stream where floor::text = '3:3:' limit 1").fetchone()
+    if row is not None:  # it reads the rows as they are, by their seq
+        raise Retry(
+            f"seq went back: waiting for the first catch-up of stream {row[0]}", reason="seq_went_back"
+        )
+    sequence = [name, outbox.columns["seq"]]
+    taken = source.execute("select nextval(pg_get_serial_sequence(%s, %s))", sequence).fetchone()
+    if taken is not None and taken[0] is not None and taken[0] <= least:
+        source.execute("select setval(pg_get_serial_sequence(%s, %s), %s)", [*sequence, least])
+
+
+def went_back(outbox: Outbox, event: Event, least: int) -> Halt:
+    table, column = outbox.name.as_string(), sql.Identifier(outbox.columns["seq"]).as_string()
+    return Halt(
+        f"seq went back: event {event.id.decode(errors='replace')} has {event.seq.decode()}, and one that was there "
+        f"before it began has {least}: the sequence of {table} was restarted, or did not come along with its rows",
+        reason="seq_went_back",
+        hint=f"as the table's owner: select setval(pg_get_serial_sequence('{table}', '{outbox.columns['seq']}'), "
+        f"(select max({column}) from {table}));   then: update {table} set {column} = default where "
+        f"{_xid(outbox)} >= '{int(event.xid)}'::xid8 and {column} <= {least};",
+    )
+
+
+def _xid(outbox: Outbox) -> str:
+    return sql.Identifier(outbox.columns["xid"]).as_string()
+
+
+def read_again() -> Retry:
+    return Retry("seq went back, and the rows have new ones: reading them again", reason="seq_went_back")
