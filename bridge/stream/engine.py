@@ -69,17 +69,17 @@ class SeqOrder:
         self.xmax, self.seq = floor.xmax, seq
         self._applied.clear()
 
-    def behind(self, events: Sequence[Event]) -> list[Event]:
-        """The rows that went back."""
-        if not self.seq or not events or min(map(int, map(seq_of, events))) > self.seq:
+    def behind(self, batch: Batch) -> list[Event]:
+        """The rows that went back. If there are none, the batch is learned: it will be visible with its seqs."""
+        if not batch.events:
             return []
-        return [event for event in events if int(event.seq) <= self.seq and int(event.xid) >= self.xmax]
-
-    def learn(self, batch: Batch) -> None:
-        """These rows are handed out."""
-        if batch.events:
-            xids = batch.xids or [int(batch.events[0].xid)]
-            self._applied.append((xids, max(map(int, map(seq_of, batch.events)))))
+        seqs = list(map(int, map(seq_of, batch.events)))
+        if min(seqs) <= self.seq:
+            found = [row for row in batch.events if int(row.seq) <= self.seq and int(row.xid) >= self.xmax]
+            if found:
+                return found
+        self._applied.append((batch.xids or [int(batch.events[0].xid)], max(seqs)))
+        return []
 
     def seen(self, snapshot: Snapshot) -> None:
         """Everything learned that this snapshot shows was visible to whoever begins from now on."""
@@ -209,12 +209,12 @@ class Engine:
 
     def _in_order(self, batch: Batch, order: SeqOrder) -> Batch:
         """The batch with the seqs that count: the table's, where the sequence went back."""
-        if behind := order.behind(batch.events):
+        if behind := order.behind(batch):
             seqs = renumber(self._control.connection, self._spec.outbox, behind, order.seq)
             self._watcher.log("seq went back", rows=len(behind), least=order.seq)
             events = [event._replace(seq=seqs.get(event.id, event.seq)) for event in batch.events]
             batch = replace(batch, events=events)
-        order.learn(batch)
+            order.behind(batch)
         return batch
 
     def prepare(self, request: ask.Prepare) -> None:
@@ -354,11 +354,9 @@ class Engine:
     def read_missing(self, request: ask.ReadMissing) -> ask.MissingRows:
         missing = self._source.read_missing(request)
         order = self._order
-        if order is not None:
-            if behind := order.behind(missing.batch.events):
-                renumber(self._control.connection, self._spec.outbox, behind, order.seq)
-                raise read_again()
-            order.learn(missing.batch)
+        if order is not None and (behind := order.behind(missing.batch)):
+            renumber(self._control.connection, self._spec.outbox, behind, order.seq)
+            raise read_again()
         return missing
 
     def wait(self, request: ask.Wait) -> bool:
