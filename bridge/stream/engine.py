@@ -32,8 +32,7 @@ from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, Tar
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
-from bridge.stream.renumber import numbered, read_again, renumber
-from bridge.stream.renumber import seq_of as seq_of_row
+from bridge.stream.renumber import bound, numbered, read_again, renumber
 from bridge.stream.sockets import TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
@@ -63,11 +62,6 @@ class SeqOrder:
         self.xmax = 0
         self.seq = 0
         self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
-
-    def began(self, floor: Snapshot, seq: int) -> None:
-        """seq: of a row that `floor` shows."""
-        self.xmax, self.seq = floor.xmax, seq
-        self._applied.clear()
 
     def behind(self, batch: Batch) -> list[Event]:
         """The rows that went back. If there are none, the batch is learned: it will be visible with its seqs."""
@@ -303,9 +297,7 @@ class Engine:
     def fence(self, request: ask.Fence) -> Ledger | None:
         ledger = self._checkpoint.fence(request)
         if ledger is not None and self._order is not None:
-            witness = seq_of_row(self._control.connection, self._spec.outbox, ledger.witness_id)
-            shown = ledger.witness_xid is not None and ledger.floor.shows(ledger.witness_xid)
-            self._order.began(ledger.floor, witness if shown else 0)
+            self._order.xmax, self._order.seq = bound(self._control.connection, self._spec.outbox, ledger)
         return ledger
 
     def save(self, request: ask.Save) -> None:

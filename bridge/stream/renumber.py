@@ -16,6 +16,7 @@ from bridge.errors import Halt, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.protocol.events import Event
+from bridge.protocol.facts import Ledger
 
 
 def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
@@ -28,15 +29,28 @@ def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
     return bool(row and row[0])
 
 
-def seq_of(source: ProfiledConnection, outbox: Outbox, witness_id: str | None) -> int:
-    """The witness's seq; 0 without one."""
-    if witness_id is None:
-        return 0
+def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> tuple[int, int]:
+    """(xid, seq) as a session begins: rows of transactions from xid on have a greater seq. (0, 0): not known yet. The
+    witness is the row that was there; where the floor does not show it, only a sequence that is below it tells."""
+    if ledger.witness_id is None or ledger.witness_xid is None:
+        return 0, 0
     query = sql.SQL("select {seq} from {table} where {id} = %s").format(
         seq=outbox.column("seq"), table=outbox.name, id=outbox.column("id")
     )
-    row = source.execute(query, [witness_id]).fetchone()
-    return int(row[0]) if row is not None and row[0] is not None else 0
+    row = source.execute(query, [ledger.witness_id]).fetchone()
+    if row is None or row[0] is None:
+        return 0, 0
+    if ledger.floor.shows(ledger.witness_xid):
+        return ledger.floor.xmax, int(row[0])
+    try:
+        last = source.execute(
+            "select pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)",
+            [outbox.name.as_string(), outbox.columns["seq"]],
+        ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return 0, 0
+    went = last is not None and last[0] is not None and last[0] < row[0]
+    return (ledger.witness_xid + 1, int(row[0])) if went else (0, 0)
 
 
 def renumber(
