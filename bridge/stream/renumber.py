@@ -62,14 +62,19 @@ def renumber(
     now = sql.SQL("select {seq}::text from {table} where {id} = %s").format(**names)
     update = sql.SQL("update {table} set {seq} = default where {id} = %s and {seq} <= %s").format(**names)
     found: dict[bytes, bytes] = {}
+
+    def look(event: Event) -> int:
+        row = source.execute(now, [event.id.decode()]).fetchone()
+        found[event.id] = row[0].encode() if row is not None else event.seq
+        return int(found[event.id])
+
     try:
         with source.transaction():
-            _raise_sequence(source, outbox, least)
-            for event in events:
-                key = event.id.decode()
-                source.execute(update, [key, least])
-                row = source.execute(now, [key]).fetchone()
-                found[event.id] = row[0].encode() if row is not None else event.seq
+            if behind := [event for event in events if look(event) <= least]:
+                _raise_sequence(source, outbox, least)
+            for event in behind:
+                source.execute(update, [event.id.decode(), least])
+                look(event)
     except psycopg.errors.InsufficientPrivilege:
         raise went_back(outbox, events[0], least) from None
     if any(int(value) <= least for value in found.values()):
