@@ -61,6 +61,7 @@ class SeqOrder:
     def __init__(self) -> None:
         self.xmax = 0
         self.seq = 0
+        self.exact = True  # False: such a row may be an older one; its seq in the table counts, and stays
         self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
 
     def behind(self, batch: Batch) -> list[Event]:
@@ -79,6 +80,7 @@ class SeqOrder:
         """Everything learned that this snapshot shows was visible to whoever begins from now on."""
         while self._applied and all(map(snapshot.shows, self._applied[0][0])):
             self.xmax, self.seq = snapshot.xmax, max(self.seq, self._applied.popleft()[1])
+            self.exact = True
 
 
 class _Closing(Protocol):
@@ -204,11 +206,12 @@ class Engine:
     def _in_order(self, batch: Batch, order: SeqOrder) -> Batch:
         """The batch with the seqs that count: the table's, where the sequence went back."""
         if behind := order.behind(batch):
-            seqs = renumber(self._control.connection, self._spec.outbox, behind, order.seq)
-            self._watcher.log("seq went back", rows=len(behind), least=order.seq)
+            seqs = renumber(self._control.connection, self._spec.outbox, behind, order.seq, exact=order.exact)
+            self._watcher.log("seq looked up", rows=len(behind), least=order.seq)
             events = [event._replace(seq=seqs.get(event.id, event.seq)) for event in batch.events]
             batch = replace(batch, events=events)
-            order.behind(batch)
+            if order.exact:
+                order.behind(batch)
         return batch
 
     def prepare(self, request: ask.Prepare) -> None:
@@ -297,7 +300,9 @@ class Engine:
     def fence(self, request: ask.Fence) -> Ledger | None:
         ledger = self._checkpoint.fence(request)
         if ledger is not None and self._order is not None:
-            self._order.xmax, self._order.seq = bound(self._control.connection, self._spec.outbox, ledger)
+            self._order.xmax, self._order.seq, self._order.exact = bound(
+                self._control.connection, self._spec.outbox, ledger
+            )
         return ledger
 
     def save(self, request: ask.Save) -> None:
@@ -346,8 +351,8 @@ class Engine:
     def read_missing(self, request: ask.ReadMissing) -> ask.MissingRows:
         missing = self._source.read_missing(request)
         order = self._order
-        if order is not None and (behind := order.behind(missing.batch)):
-            renumber(self._control.connection, self._spec.outbox, behind, order.seq)
+        if order is not None and (behind := order.behind(missing.batch)) and order.exact:
+            renumber(self._control.connection, self._spec.outbox, behind, order.seq, exact=True)
             raise read_again()
         return missing
 

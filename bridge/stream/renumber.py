@@ -29,32 +29,33 @@ def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
     return bool(row and row[0])
 
 
-def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> tuple[int, int]:
-    """(xid, seq) as a session begins: rows of transactions from xid on have a greater seq. (0, 0): not known yet. The
-    witness is the row that was there; where the floor does not show it, only a sequence that is below it tells."""
+def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> tuple[int, int, bool]:
+    """(xid, seq, exact) as a session begins: rows of transactions from xid on have a greater seq. The witness is a
+    row that was there. Where the floor does not show it, a later transaction may have a lower seq by right, and only a
+    sequence that is below it tells (exact); the table has the seq that counts all the same."""
     if ledger.witness_id is None or ledger.witness_xid is None:
-        return 0, 0
+        return 0, 0, True
     query = sql.SQL("select {seq} from {table} where {id} = %s").format(
         seq=outbox.column("seq"), table=outbox.name, id=outbox.column("id")
     )
     row = source.execute(query, [ledger.witness_id]).fetchone()
     if row is None or row[0] is None:
-        return 0, 0
+        return 0, 0, True
     if ledger.floor.shows(ledger.witness_xid):
-        return ledger.floor.xmax, int(row[0])
+        return ledger.floor.xmax, int(row[0]), True
     try:
         last = source.execute(
             "select pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)",
             [outbox.name.as_string(), outbox.columns["seq"]],
         ).fetchone()
     except psycopg.errors.InsufficientPrivilege:
-        return 0, 0
+        last = None
     went = last is not None and last[0] is not None and last[0] < row[0]
-    return (ledger.witness_xid + 1, int(row[0])) if went else (0, 0)
+    return ledger.witness_xid + 1, int(row[0]), went
 
 
 def renumber(
-    source: ProfiledConnection, outbox: Outbox, events: list[Event], least: int
+    source: ProfiledConnection, outbox: Outbox, events: list[Event], least: int, *, exact: bool
 ) -> dict[bytes, bytes]:
     """By id, the seq that each of these rows has in the table: above `least`, in this order. Raises Halt where the
     bridge's role may not write it (an outbox of the customer's own), with the statements that do."""
@@ -70,14 +71,15 @@ def renumber(
 
     try:
         with source.transaction():
-            if behind := [event for event in events if look(event) <= least]:
+            behind = [event for event in events if look(event) <= least and exact]
+            if behind:
                 _raise_sequence(source, outbox, least)
             for event in behind:
                 source.execute(update, [event.id.decode(), least])
                 look(event)
     except psycopg.errors.InsufficientPrivilege:
         raise went_back(outbox, events[0], least) from None
-    if any(int(value) <= least for value in found.values()):
+    if exact and any(int(value) <= least for value in found.values()):
         raise went_back(outbox, events[0], least)
     return found
 

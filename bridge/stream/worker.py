@@ -221,20 +221,6 @@ class Worker:
             self._waker.drain()
 
 
-_WORDS = {
-    "42501": ("privilege_missing", "bridge doctor lists each missing privilege with its GRANT"),
-    "25006": ("source_read_only", "connect to the primary: target_session_attrs=read-write in the dsn"),
-    **dict.fromkeys(
-        ("42P01", "42703", "42883", "3F000"),
-        (
-            "schema_missing",
-            "bridge doctor says on which side, and whether bridge install or bridge schema target makes it",
-        ),
-    ),
-}
-"""SQLSTATE -> reason and hint of a halt; each has its section in docs/operations.md."""
-
-
 def _classify(error: psycopg.Error) -> BridgeError:
     """The BridgeError for an error of a control connection."""
     message, state = safe_message(error), error.sqlstate or ""
@@ -245,7 +231,28 @@ def _classify(error: psycopg.Error) -> BridgeError:
         return Retry(f"{message} (SQLSTATE {state})")
     if state.startswith("28"):
         return Halt(message, reason="login_refused", hint="check user, password and pg_hba.conf")
-    reason, hint = _WORDS.get(
-        state, ("server_refused", "the server's message says why: docs/operations.md, server_refused")
+    return _halt(f"{message} (SQLSTATE {state})", state)
+
+
+def _halt(said: str, state: str) -> Halt:
+    if state == "42501":
+        return Halt(
+            said, reason="privilege_missing", hint="bridge doctor lists each missing privilege with its GRANT"
+        )
+    if state == "25006":
+        return Halt(
+            said,
+            reason="source_read_only",
+            hint="connect to the primary: target_session_attrs=read-write in the dsn",
+        )
+    if state in ("42P01", "42703", "42883", "3F000"):
+        return Halt(
+            said,
+            reason="schema_missing",
+            hint="bridge doctor says on which side, and whether bridge install or bridge schema target makes it",
+        )
+    return Halt(
+        said,
+        reason="server_refused",
+        hint="the server's message says why: docs/operations.md, server_refused",
     )
-    return Halt(f"{message} (SQLSTATE {state})", reason=reason, hint=hint)
