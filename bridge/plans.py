@@ -57,6 +57,7 @@ def stream_plans(config: Config) -> list[StreamSpec]:
                 for unit, home in _homes(pipeline, list(targets)).items()
                 if home == name and not isinstance(pipeline.destinations[unit[1]], TableSpec)
             ),
+            family=frozenset(f"{source.slot}_{each}" for each in used),
             entities=frozenset(unit for unit, home in kept.items() if home == name),
             outbox=outbox_of(config),
             capture=source.capture,

@@ -65,7 +65,8 @@ def recover(
     `bridge status` shows the reason of the halt; `bridge prove` shows the differences, before and after.
 
     \b
-    --accept-source   for source_behind, history_diverged, other_system:
+    --accept-source   for source_behind, history_diverged, promotion_diverged,
+      witness_missing, other_system:
       the source is an older copy, or another cluster. The stream starts again
       with it; what the target has stays.
       --since now       events that occurred before this command count as applied

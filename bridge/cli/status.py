@@ -15,6 +15,7 @@ from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
     from bridge.config.model import Admin, Config
+    from bridge.postgres.left_behind import LeftBehind
     from bridge.stream.spec import StreamSpec
 
 _SECONDS = 4.0
@@ -80,6 +81,7 @@ def ask(admin: Admin) -> dict[str, Any] | None:
 
 def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres import left_behind as left  # noqa: PLC0415
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
 
@@ -87,10 +89,18 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
     dead: dict[str, int] = {}
     waiting: dict[str, dict[str, float]] = {}
     suppressed: dict[str, int] | None = None
+    behind: list[LeftBehind] = []
     for plan in plans:
         with target_errors("status"), connect_ledger(plan, "status") as target:
             streams.append(_stream(plan, target))
             suppressed = streams[-1].pop("suppressed")  # one source for all
+            if plan is plans[0]:
+                behind += streams[-1].pop("left_behind")
+            else:
+                streams[-1].pop("left_behind")
+            if streams[-1]["mode"] is not None:
+                parameters = left.target_parameters(plan.stream, plan.family, plan.units())
+                behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream)
             for pipeline, letters in open_letters(target, plan.stream).items():
                 dead[pipeline] = dead.get(pipeline, 0) + letters
             for destination, messages, age in target.execute(WAITING, [plan.stream]).fetchall():
@@ -115,11 +125,13 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
         "waiting_deliveries": waiting,
         "suppressed": suppressed,
+        "left_behind": [one.as_dict() for one in behind],
     }
 
 
 def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     """One stream as its ledger and the source tell it."""
+    from bridge.postgres import left_behind as left  # noqa: PLC0415
     from bridge.postgres import progress  # noqa: PLC0415
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.outbox import suppressed  # noqa: PLC0415
@@ -145,6 +157,9 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
             "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
             "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
             "suppressed": suppressed(source),
+            "left_behind": left.from_source(
+                source.execute(left.SOURCE, left.source_parameters(plan.publication, plan.family))
+            ),
         }
 
 
@@ -172,6 +187,8 @@ def lines(state: dict[str, Any]) -> list[str]:
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
     if repeats := state.get("suppressed"):
         found.append(f"skipped, because the idempotency key was used before: {_repeats(repeats)}")
+    for one in state.get("left_behind", ()):
+        found += [f"left behind: {one['message']}", f"  to end it: {one['fix']}"]
     sent, waiting = state.get("deliveries", {}), state.get("waiting_deliveries", {})
     for destination in sorted(sent.keys() | waiting.keys()):
         words = [f"{count} {outcome}" for outcome, count in sent.get(destination, {}).items()]

@@ -144,6 +144,7 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
                 yield from _asked("source", _stream(origin, ledger, plan))
         if origin is not None:
             yield from _asked("source", _slots(origin, plans, links))
+            yield from _asked("source", _left_behind(origin, plans[0]))
         yield from _enrichments(plans[0], links)
     yield from destinations.libraries(config)
     if network:
@@ -204,6 +205,13 @@ def _target(link: ProfiledConnection, plan: StreamSpec, *, strict: bool) -> Iter
     yield from grants.power(plan.connection, link, destinations.table_names(plan), strict=strict)
     yield from destinations.ledger(link, plan)
     yield from destinations.tables(link, plan)
+    if slot.ledger_of(link, plan.stream) is not None:
+        yield from slot.units_left_behind(link, plan)
+
+
+def _left_behind(origin: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+    if outbox.installed(origin):
+        yield from slot.left_behind(origin, plan)
 
 
 def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
@@ -227,8 +235,6 @@ def _slots(origin: psycopg.Connection, plans: list[StreamSpec], links: Links) ->
         names.append(slot.current(plan, slot.ledger_of(link, plan.stream)))
     yield from source.free_slots(origin, names)
     yield from slot.brakes(origin, plans[0])
-    if outbox.installed(origin):
-        yield from slot.left_over(origin, plans[0].publication, [plan.stream for plan in plans], names)
 
 
 def _enrichments(plan: StreamSpec, links: Links) -> Iterator[Check]:

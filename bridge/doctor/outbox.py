@@ -16,6 +16,8 @@ from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.own_outbox import outbox_findings
 from bridge.postgres.schema import migrations, publication_sql, published
+from bridge.postgres.source import publication_identity
+from bridge.stream.renumber import numbered
 from bridge.stream.spec import StreamSpec
 
 
@@ -52,6 +54,8 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
         for one in outbox_findings(source, plan.outbox, wanted):
             yield Check(one.level, "source", one.check, one.message, one.fix, kind_of(one.fix))
     yield from xids(source, plan)
+    if numbered(source, plan.outbox):
+        yield from _sequence(source, plan.outbox)
     if plan.capture != "poll":
         yield from _publication(source, plan, table)
 
@@ -161,6 +165,30 @@ def _own(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
         )
 
 
+def _sequence(source: psycopg.Connection, outbox: Outbox) -> Iterator[Check]:
+    """Is the sequence above its newest rows? After a move without it, a newer row would have a lower seq."""
+    name, column = outbox.name.as_string(), outbox.columns["seq"]
+    query = sql.SQL(
+        "select (select max({seq}) from (select {seq} from {table} order by {xid} desc limit 1000) as newest),"
+        " pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)"
+    ).format(seq=outbox.column("seq"), xid=outbox.column("xid"), table=outbox.name)
+    try:
+        newest, last = source.execute(query, [name, column]).fetchone() or (None, None)
+    except psycopg.errors.InsufficientPrivilege:
+        return
+    if newest is not None and last is not None and last < newest:
+        quoted = sql.Identifier(column).as_string()
+        yield Check(
+            "error",
+            "source",
+            "seq_behind",
+            f"the sequence of {name}.{quoted} is at {last}, below rows up to {newest}: newer events would count as "
+            "older ones",
+            f"select setval(pg_get_serial_sequence('{name}', '{column}'), (select max({quoted}) from {name}));",
+            "sql",
+        )
+
+
 def _publication(source: psycopg.Connection, plan: StreamSpec, table: str) -> Iterator[Check]:
     with source.cursor(row_factory=tuple_row) as cursor:
         found = published(cursor, plan.publication, table)
@@ -174,11 +202,18 @@ def _publication(source: psycopg.Connection, plan: StreamSpec, table: str) -> It
     publishes, tables, fits = found
     name = sql.Identifier(plan.publication).as_string()
     if not fits:
+        # What the bridge itself asks at its start: where it streams, this is no error.
+        row = source.execute(
+            f"select {publication_identity(source.info.server_version)} is not null",
+            {"publication": plan.publication, "table": plan.outbox.name.as_string()},
+        ).fetchone()
+        streams = bool(row and row[0])
         yield Check(
-            "error",
+            "warn" if streams else "error",
             "source",
             "publication",
-            f"publication {plan.publication} publishes {tables}; it should publish every row of {table}",
+            f"publication {plan.publication} publishes {tables}; it should publish every row of {table}"
+            + (" alone. The bridge streams, and the server decodes more than it needs" if streams else ""),
             f"drop publication {name};\n{make}",
             "sql",
         )

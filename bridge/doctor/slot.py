@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 
-from bridge.doctor.check import Check, ok
-from bridge.postgres.progress import checkpoint, registered
+from bridge.doctor.check import Check, Kind, ok
+from bridge.postgres import left_behind as left
+from bridge.postgres.profiles import STREAM
+from bridge.postgres.progress import checkpoint, former, registered
 from bridge.stream.spec import StreamSpec
 
 _GIB = 1 << 30
@@ -33,6 +35,18 @@ def registry(
     """Do source and target know the same stream?"""
     row = registered(source, plan.stream)
     if row is None:
+        if ledger is None and (old := former(source, target, {plan.stream, *plan.family})):
+            yield Check(
+                "error",
+                "source",
+                "stream_renamed",
+                f"stream {plan.stream} is new, but {', '.join(old)} filled this database before and is served by no "
+                "bridge: if it was renamed, everything in the outbox would be applied again",
+                f"bridge rename-stream {old[0]} {plan.stream}   or, if it has ended for good: bridge decommission "
+                f"{old[0]}   or, if another configuration has it: start its bridge",
+                "advice",
+            )
+            return
         known = "registered at the next start" if ledger else "registered at the first start"
         yield ok("source", "registry", f"stream {plan.stream}: {known}")
         return
@@ -67,11 +81,15 @@ def registry(
 def slot(source: psycopg.Connection, plan: StreamSpec, name: str) -> Iterator[Check]:
     """Is the slot usable, and how much WAL does it retain?"""
     row = source.execute(
-        "select plugin, database = current_database(), active, wal_status,"
+        "select plugin, database is not distinct from current_database(), active, wal_status,"
         " coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,"
-        " to_jsonb(s) ->> 'invalidation_reason', coalesce(to_jsonb(s) ->> 'failover', 'false') = 'true'"
+        " to_jsonb(s) ->> 'invalidation_reason', coalesce(to_jsonb(s) ->> 'failover', 'false') = 'true',"
+        " coalesce('database ' || database, 'a standby'),"
+        " (select concat_ws(' ', 'pid', a.pid, 'of', a.usename, '(' || nullif(a.application_name, '') || ')')"
+        "  from pg_catalog.pg_stat_activity a where a.pid = s.active_pid"
+        "  and a.application_name is distinct from left(%s, 63))"
         " from pg_catalog.pg_replication_slots s where slot_name = %s",
-        [name],
+        [STREAM.name.format(plan.stream), name],
     ).fetchone()
     if plan.failover and source.info.server_version < 170000:
         yield Check(
@@ -90,16 +108,23 @@ def slot(source: psycopg.Connection, plan: StreamSpec, name: str) -> Iterator[Ch
             f"{name} does not exist: the bridge creates it, or catches up and creates the next one",
         )
         return
-    plugin, here, active, status, retained, invalidated, failover = row
+    plugin, here, active, status, retained, invalidated, failover, owner, reader = row
     drop = f"select pg_drop_replication_slot('{name}');"
     if plugin != "pgoutput" or not here:
+        yield ok(
+            "source",
+            "slot",
+            f"{name} belongs to {owner if not here else f'another program: plugin {plugin}'}: the bridge leaves it "
+            "alone and takes the next number",
+        )
+    elif reader:
         yield Check(
             "error",
             "source",
-            "slot",
-            f"{name} belongs to another program: plugin {plugin}",
-            "choose another source.slot",
-            "config",
+            "slot_in_use",
+            f"{name} is being read by something that is no bridge: {reader}",
+            f"select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{name}';",
+            "sql",
         )
     elif status == "lost" or invalidated:
         yield Check(
@@ -182,38 +207,18 @@ def brakes(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
         )
 
 
-def left_over(
-    source: psycopg.Connection, prefix: str, streams: Collection[str], slots: Collection[str]
-) -> Iterator[Check]:
-    """Slots and registrations of streams that are no longer configured: slots retain WAL, registrations hold back
+def left_behind(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+    """Slots and registrations that are ours and that nothing serves: slots retain WAL, registrations hold back
     pruning."""
-    rows = source.execute(
-        "select slot_name from pg_catalog.pg_replication_slots where database = current_database() and not active"
-        " and plugin = 'pgoutput' and starts_with(slot_name::text, %s) and slot_name::text ~ '_[0-9]+$'"
-        " and not slot_name = any(%s)",
-        [prefix + "_", list(slots)],
-    ).fetchall()
-    for (name,) in rows:
-        yield Check(
-            "warn",
-            "source",
-            "slot_left_over",
-            f"slot {name} belongs to no stream of this configuration and retains WAL",
-            f"select pg_drop_replication_slot('{name}');",
-            "sql",
-        )
-    rows = source.execute(
-        "select stream from outbox.stream where starts_with(stream, %s) and not stream = any(%s)",
-        [prefix + "_", list(streams)],
-    ).fetchall()
-    for (name,) in rows:
-        quoted = name.replace("'", "''")
-        yield Check(
-            "warn",
-            "source",
-            "stream_left_over",
-            f"stream {name} is registered, but not in this configuration: events that it has not "
-            "applied are never pruned",
-            f"delete from outbox.stream where stream = '{quoted}';",
-            "sql",
-        )
+    parameters = left.source_parameters(plan.publication, plan.family)
+    for one in left.from_source(source.execute(left.SOURCE, parameters)):
+        kind: Kind = "sql" if one.fix.startswith("select") else "command"
+        yield Check("warn", "source", f"{one.kind}_left_over", one.message, one.fix, kind)
+
+
+def units_left_behind(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+    """Dead letters and messages of what the configuration no longer has: nothing retries or sends them."""
+    rows = target.execute(left.TARGET, left.target_parameters(plan.stream, plan.family, plan.units()))
+    for one in left.from_target(rows, plan.stream):
+        kind: Kind = "sql" if one.fix.startswith("update") else "command"
+        yield Check("warn", plan.connection, f"{one.kind}_left_over", one.message, one.fix, kind)

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import psycopg
 
-from bridge.doctor.check import Check, Severity, ok
+from bridge.doctor.check import Check, Kind, Severity, ok
+from bridge.postgres.capture import refusals
 from bridge.stream.spec import StreamSpec
 
 _RESTART = "-- then restart the server"
@@ -17,10 +18,9 @@ def settings(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     """What capture needs from the server. With `auto` a lack is not an error, because polling takes over."""
     row = source.execute(
         "select pg_is_in_recovery(), current_setting('wal_level'), current_setting('synchronous_commit'),"
-        " (select rolreplication or rolsuper from pg_catalog.pg_roles where rolname = current_user),"
         " quote_ident(current_user)"
     ).fetchone()
-    recovery, level, commit, replication, role = row or (False, "", "", False, "")
+    recovery, level, commit, role = row or (False, "", "", "")
     if recovery:
         yield Check(
             "error",
@@ -45,28 +45,17 @@ def settings(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
         yield ok("source", "capture", "capture is poll: no slot and no REPLICATION are needed")
         return
     lacking: Severity = "error" if plan.capture == "slot" else "warn"
-    if level != "logical":
-        yield Check(
-            lacking,
-            "source",
-            "wal_level",
-            f"wal_level is {level}, but a slot needs logical (source.capture: poll does not)",
-            f"alter system set wal_level = 'logical';\n{_RESTART}",
-            "sql",
-        )
-    else:
-        yield ok("source", "wal_level", "wal_level is logical")
-    if not replication:
-        yield Check(
-            lacking,
-            "source",
-            "replication",
-            f"role {role} has no REPLICATION attribute, but a slot needs it (source.capture: poll does not)",
-            f"alter role {role} replication;",
-            "sql",
-        )
-    else:
-        yield ok("source", "replication", f"role {role} may use slots")
+    found = {refused.reason: refused for refused in refusals(source, plan.source_dsn, trial=True)}
+    for refused in found.values():
+        fix: Kind = "sql" if refused.fix.startswith(("alter", "grant")) else "advice"
+        said = f"{refused.message} (source.capture: poll needs no slot)"
+        yield Check(lacking, "source", refused.reason, said, refused.fix, fix)
+    fine = {
+        "wal_level": f"wal_level is {level}",
+        "output_plugin_libraries": "the server decodes with pgoutput",
+        "replication": f"role {role} may use slots",
+    }
+    yield from (ok("source", name, said) for name, said in fine.items() if name not in found)
 
 
 def free_slots(source: psycopg.Connection, wanted: Sequence[str]) -> Iterator[Check]:

@@ -221,6 +221,7 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
         "deliveries": deliveries,
         "waiting_deliveries": waiting_of(metrics.waiting),
         "suppressed": None if health.suppressed is None else dict(health.suppressed),
+        "left_behind": [one.as_dict() for one in health.left_behind],
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Literal, LiteralString, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from psycopg import sql
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamSnapshot, StreamState
+from bridge.postgres import left_behind as left
 from bridge.postgres.connect import Pool
 from bridge.postgres.delivery import WAITING
 from bridge.postgres.outbox import COUNTS, Outbox
@@ -37,7 +38,8 @@ _SLOT: LiteralString = """
                case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end,
                r.restart_lsn)::bigint,
            r.safe_wal_size, s.witness_id
-    from outbox.stream s left join pg_catalog.pg_replication_slots r on r.slot_name = s.slot
+    from outbox.stream s left join pg_catalog.pg_replication_slots r
+        on r.slot_name = s.slot and r.database = current_database()
     where s.stream = %s"""
 
 # Rows that the registered floor does not show and that came after the stream's last event: the floor is up
@@ -77,6 +79,11 @@ class Plan(Protocol):
     def target_dsn(self) -> str: ...
     @property
     def outbox(self) -> Outbox: ...
+    @property
+    def publication(self) -> str: ...
+    @property
+    def family(self) -> frozenset[str]: ...
+    def units(self) -> Iterator[tuple[str, str]]: ...
 
 
 async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
@@ -116,7 +123,8 @@ class Backlog:
         health = self._metrics.health
         dead: Counter[str] = Counter()
         waiting: dict[str, tuple[int, float]] = {}
-        complete = counted = True
+        complete = counted = placed = True
+        behind: list[left.LeftBehind] = []
         for plan in plans:
             state = health.streams.get(plan.stream)
             if state is not None and idle(state.snapshot):
@@ -129,6 +137,9 @@ class Backlog:
             for destination, count, age in messages or ():
                 known = waiting.get(destination, (0, 0.0))
                 waiting[destination] = (known[0] + count, max(known[1], age))
+            units = await self._ask(plan, "target", _units_left_behind)
+            placed = placed and units is not None
+            behind += units or []
         if complete:
             self._metrics.set_dead_letters(dead)
         if counted:
@@ -137,6 +148,9 @@ class Backlog:
             repeats = await self._ask(plan, "source", _suppressed)
             if repeats is not None:
                 health.suppressed = repeats
+            streams = await self._ask(plan, "source", _left_behind)
+            if placed and streams is not None:
+                self._metrics.set_left_behind([*streams, *behind])
 
     async def _ask(
         self,
@@ -196,6 +210,16 @@ async def _dead_letters(connection: psycopg.AsyncConnection, plan: Plan) -> dict
 async def _waiting(connection: psycopg.AsyncConnection, plan: Plan) -> list[tuple[str, int, float]]:
     """Counting a long backlog may time out; dead letters are reported all the same."""
     return await (await connection.execute(WAITING, [plan.stream])).fetchall()
+
+
+async def _left_behind(connection: psycopg.AsyncConnection, plan: Plan) -> list[left.LeftBehind]:
+    cursor = await connection.execute(left.SOURCE, left.source_parameters(plan.publication, plan.family))
+    return left.from_source(await cursor.fetchall())
+
+
+async def _units_left_behind(connection: psycopg.AsyncConnection, plan: Plan) -> list[left.LeftBehind]:
+    parameters = left.target_parameters(plan.stream, plan.family, plan.units())
+    return left.from_target(await (await connection.execute(left.TARGET, parameters)).fetchall(), plan.stream)
 
 
 async def _suppressed(connection: psycopg.AsyncConnection, _: Plan) -> dict[str, int]:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from operator import mul
 
+import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -28,6 +29,7 @@ from prometheus_client.registry import Collector
 
 from bridge import __version__
 from bridge.observe.state import PHASES, Health
+from bridge.postgres.left_behind import LeftBehind
 
 PREFIX = "outbox_bridge"
 
@@ -243,6 +245,15 @@ class Metrics:
             "destination",
         )
         self.waiting: dict[str, tuple[int, float]] = {}
+        self.left_behind = gauge(
+            "left_behind",
+            "Slots, streams, dead letters and messages that are ours and that nothing serves any more.",
+            "kind",
+            "name",
+        )
+        self.left_behind_wal = gauge(
+            "left_behind_wal_bytes", "WAL that the source retains for a slot that nothing serves.", "name"
+        )
         self.enrich_lookups = counter(
             "enrich_lookups", "Keys looked up for enrichment, by result.", "entity", "result"
         )
@@ -277,6 +288,21 @@ class Metrics:
         for destination, (count, age) in self.waiting.items():
             self.deliveries_pending.labels(destination).set(count)
             self.oldest_delivery.labels(destination).set(age)
+
+    def set_left_behind(self, found: Sequence[LeftBehind]) -> None:
+        """Replace what nothing serves any more; what is new is logged."""
+        known = {(one.kind, one.name) for one in self.health.left_behind}
+        for one in found:
+            if (one.kind, one.name) not in known:
+                log = structlog.get_logger("bridge.backlog")
+                log.warning("left behind", kind=one.kind, name=one.name, message=one.message, fix=one.fix)
+        self.health.left_behind = found
+        self.left_behind.clear()
+        self.left_behind_wal.clear()
+        for one in found:
+            self.left_behind.labels(one.kind, one.name).set(one.count)
+            if one.kind == "slot":
+                self.left_behind_wal.labels(one.name).set(one.retained)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
 
 from bridge.errors import BridgeError
+from bridge.postgres.left_behind import LeftBehind
 from bridge.protocol.events import format_lsn
 from bridge.protocol.facts import Phase
 
@@ -57,6 +58,12 @@ stopped    the thread has ended
 
 READY_PHASES = frozenset({"standby", "catchup", "streaming", "polling"})
 """Standing by is ready: the bridge does all it should, and a rolling update must not wait for it."""
+
+_FOR_EVER = 2
+"""Troubles of one reason, without progress between them: the stream retries, and does not deliver."""
+
+_CALM_SECONDS = 3.0
+"""Three looks at the source: a stream that works and has nothing to do."""
 
 _SAMPLES = 121  # two minutes, one a second: what the status page draws
 
@@ -120,6 +127,10 @@ class StreamSnapshot:
         }
 
 
+def _told(error: BridgeError) -> dict[str, str]:
+    return {"reason": error.reason, "message": str(error.args[0]), "hint": error.hint}
+
+
 class StreamState:
     """The state that one stream writes and others read. A read is one attribute, so it needs no lock."""
 
@@ -139,6 +150,8 @@ class StreamState:
         self._lock = threading.Lock()
         self.snapshot = StreamSnapshot(stream, connection, since=clock())
         self.halted_reasons: frozenset[str] = frozenset()  # every reason it ever halted for, in this process
+        self._trouble: BridgeError | None = None  # the last one; nothing has gone well since
+        self._repeats = 0  # of its reason, one after the other
 
     def enter(self, phase: Phase, **changes: Any) -> None:
         """Enter a phase. Clears reason, message, hint and waiting_for unless they are given."""
@@ -147,6 +160,10 @@ class StreamState:
             since = self.snapshot.since if self.snapshot.phase == phase else self._clock()
             if self.snapshot.phase not in READY_PHASES and phase in READY_PHASES:
                 cleared["pending_since"] = None  # what others saw while it was away; now it tells itself
+            if self._trouble is not None and self._repeats >= _FOR_EVER and phase != "standby":
+                cleared |= _told(
+                    self._trouble
+                )  # it has begun again and again: a new beginning is no progress
             self.snapshot = replace(self.snapshot, **{**cleared, **changes, "phase": phase, "since": since})
 
     def update(self, **changes: Any) -> None:
@@ -161,6 +178,7 @@ class StreamState:
         """Halted until the cause is fixed: not ready, and `outbox_bridge_halted` is 1 for this reason."""
         reason, message = error.reason, str(error.args[0])
         with self._lock:
+            self._trouble, self._repeats = None, 0
             self.halted_reasons |= {reason}
             same = self.snapshot.phase == "halted" and self.snapshot.reason == reason
             self.snapshot = replace(
@@ -174,7 +192,19 @@ class StreamState:
 
     def trouble(self, error: BridgeError) -> None:
         """A temporary fault (an unreachable server, a conflict): not ready, with its reason; the phase stays."""
-        self.update(reason=error.reason, message=str(error.args[0]), hint=error.hint)
+        same = self._trouble is not None and self._trouble.reason == error.reason
+        self._trouble, self._repeats = error, self._repeats + 1 if same else 1
+        self.update(**_told(error))
+
+    def calm(self) -> None:
+        """The stream has looked at the source, and nothing waits: that ends a trouble that has not come back for a
+        while."""
+        now = self.snapshot
+        if self._trouble is None or now.pending_since is not None or now.phase not in READY_PHASES:
+            return
+        if self._clock() - now.since >= _CALM_SECONDS:
+            self._trouble, self._repeats = None, 0
+            self.update(reason=None, message="", hint="")
 
     def applied(
         self,
@@ -187,6 +217,7 @@ class StreamState:
     ) -> None:
         """One batch is durable in the target; clears a temporary fault."""
         with self._lock:
+            self._trouble, self._repeats = None, 0
             was = self.snapshot
             self.snapshot = replace(
                 was,
@@ -232,6 +263,7 @@ class Health:
         self._parts: dict[str, HealthProblem] = {}
         self._rates: dict[str, deque[tuple[float, int]]] = {}
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
+        self.left_behind: Sequence[LeftBehind] = ()
 
     def add(self, state: StreamState) -> StreamState:
         """Register a stream. A reload that rebuilds a stream with the same name replaces it."""

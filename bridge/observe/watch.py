@@ -88,6 +88,8 @@ class StreamWatch:
         if what and self._state.snapshot.waiting_for != what:
             self._log.warning("waiting", what=what)
         self._state.update(waiting_for=what)
+        if not what:
+            self._state.calm()
 
     def applied(
         self, ledger: Ledger, outcomes: Mapping[tuple[str, str], int], batch: Batch, seconds: float
@@ -125,6 +127,7 @@ class StreamWatch:
                 slot_retained_bytes=health.retained,
                 slot_safe_bytes=health.safe,
             )
+        self._state.calm()
         self._log.debug("confirmed", lsn=format_lsn(confirmed))
 
     def enriched(self, entity: str, result: str, count: int) -> None:

@@ -5,7 +5,7 @@ For `bridge status` when no bridge runs, `bridge explain` and `bridge tail`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -27,7 +27,7 @@ _SLOT = """
     select slot_name as name, active, wal_status, safe_wal_size as safe_wal_bytes,
            pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint as retained_wal_bytes,
            pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint as lag_bytes
-    from pg_catalog.pg_replication_slots where slot_name = %s"""
+    from pg_catalog.pg_replication_slots where slot_name = %s and database = current_database()"""
 
 
 def checkpoint(target: psycopg.Connection, stream: str) -> dict[str, Any] | None:
@@ -55,6 +55,29 @@ def registered(source: psycopg.Connection, stream: str) -> dict[str, Any] | None
             "select target_system, target_database, slot, floor::text from outbox.stream where stream = %s",
             [stream],
         ).fetchone()
+
+
+def is_served(target: psycopg.Connection, stream: str) -> bool:
+    """Does a bridge work on the stream? It has a session at the target then (Postgres keeps 63 bytes of its name)."""
+    row = target.execute(
+        "select exists (select from pg_catalog.pg_stat_activity where datname = current_database()"
+        " and starts_with(application_name, left(%s, 63)))",
+        [f"bridge/{stream}/"],
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def former(source: psycopg.Connection, target: psycopg.Connection, known: Collection[str]) -> list[str]:
+    """The streams but `known` that are registered for this target and that no bridge serves."""
+    here = target.execute(
+        "select (select system_identifier::text from pg_control_system()), current_database()"
+    ).fetchone()
+    rows = source.execute(
+        "select stream from outbox.stream where (target_system, target_database) = (%s, %s)"
+        " and not stream = any(%s) order by stream",
+        [*(here or ("", "")), list(known)],
+    ).fetchall()
+    return [name for (name,) in rows if not is_served(target, name)]
 
 
 def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: list[str]) -> int | None:

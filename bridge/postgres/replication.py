@@ -27,10 +27,13 @@ _MESSAGES = 1000  # taken from libpq's buffer,
 _BYTES = 128 << 10  # or held, before the decoder is fed
 
 
+# Preflight finds out: the slot or publication is gone; or the slot's name was taken, in another database it may be.
+_LOOK_AGAIN = {"42704": "slot_lost", "55000": "slot_lost", "42710": "slot_taken"}
+
 _MENDS = {
     "42501": (
-        "no_replication_privilege",
-        "alter role <the bridge's role> replication, or set source.capture to poll",
+        "replication",
+        "bridge doctor asks the server why, and prints the statement that this service allows",
     ),
     "53400": (
         "no_free_slot",
@@ -38,6 +41,20 @@ _MENDS = {
         "max_replication_slots and restart the source",
     ),
 }
+
+
+PLUGIN = "output_plugin_libraries"
+PLUGIN_FIX = (
+    "alter system set output_plugin_libraries = 'pgoutput, test_decoding';   -- or add pgoutput to what is there\n"
+    "select pg_reload_conf();"
+)
+
+
+def plugin_refused(result: PGresult) -> str:
+    """What the server said, if it does not trust pgoutput (PostgreSQL 18.6, 17.11, 16.15); empty: another error."""
+    fields = (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_HINT)
+    primary, hint = ((result.error_field(field) or b"").decode(errors="replace") for field in fields)
+    return primary if PLUGIN in hint else ""  # the setting's name is there in every language
 
 
 def quoted(name: str) -> str:
@@ -54,11 +71,11 @@ def _fail(result: PGresult | None, connection: PGconn, doing: str) -> BridgeErro
     text = f"{doing}: {primary or connection.get_error_message()}"
     if state == "55006":
         return StandBy(text)
-    if state in ("42704", "55000"):  # the slot or publication is gone: preflight finds out which
-        return Retry(text, reason="slot_lost")
-    if state in _MENDS:
-        reason, hint = _MENDS[state]
-        return Halt(text, reason=reason, hint=hint)
+    if state in _LOOK_AGAIN:
+        return Retry(text, reason=_LOOK_AGAIN[state])
+    refused = plugin_refused(result)
+    if fix := (PLUGIN, PLUGIN_FIX) if refused else _MENDS.get(state):
+        return Halt(f"{doing}: {refused}" if refused else text, reason=fix[0], hint=fix[1])
     if verdict_of(state or None) is Verdict.RETRY:
         return Retry(text)
     return Halt(f"{text} (SQLSTATE {state})", reason="replication_command")

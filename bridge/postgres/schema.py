@@ -20,6 +20,7 @@ from psycopg import Connection, Cursor, errors, sql
 from psycopg.rows import TupleRow, tuple_row
 
 from bridge.errors import BridgeError, ConfigError
+from bridge.postgres.capture import provider_of
 
 OUTBOX = "outbox.event"
 _LOCK = 0x6F7574626F78  # "outbox": the advisory lock that installs take turns by
@@ -226,7 +227,7 @@ def _publish(cursor: Cursor[TupleRow], publication: str, table: str, installatio
         installation.remaining.append(
             Remaining(
                 "wal_level is not logical: `capture: slot` needs it, `capture: poll` does not",
-                "alter system set wal_level = 'logical';  -- then restart the server\n",
+                provider_of(cursor.connection).wal_level + "\n",
             )
         )
 
@@ -257,17 +258,23 @@ def _check_publication(
 
 def published(cursor: Cursor[TupleRow], publication: str, table: str) -> tuple[str, str, bool] | None:
     """(what it publishes, its tables, whether that is only `table`, unfiltered), or None."""
-    row_filter = "r.prqual is not null" if cursor.connection.info.server_version >= 150000 else "false"
+    row_filter, schemas = "false", "null::text"
+    if cursor.connection.info.server_version >= 150000:
+        row_filter = "r.prqual is not null"
+        schemas = (
+            "(select string_agg('all of schema ' || s.pnnspid::regnamespace, ', ' order by s.oid)"
+            " from pg_catalog.pg_publication_namespace s where s.pnpubid = p.oid)"
+        )
     return cursor.execute(
         f"""
         select concat_ws(', ',
                          case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
                          case when p.pubdelete then 'delete' end,
                          case when p.pubtruncate then 'truncate' end),
-               case when p.puballtables then 'all tables' else coalesce(string_agg(
+               case when p.puballtables then 'all tables' else coalesce(nullif(concat_ws(', ', {schemas}, string_agg(
                    r.prrelid::regclass::text || case when {row_filter} then ' with a filter' else '' end,
-                   ', ' order by r.oid), 'no table') end,
-               not p.puballtables and count(r.oid) = 1
+                   ', ' order by r.oid)), ''), 'no table') end,
+               not p.puballtables and {schemas} is null and count(r.oid) = 1
                    and coalesce(bool_and(r.prrelid = to_regclass(%s) and not {row_filter}), false)
         from pg_catalog.pg_publication p left join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
         where p.pubname = %s
@@ -289,7 +296,7 @@ def _grant(cursor: Cursor[TupleRow], table: str, installation: Installation) -> 
         installation.remaining.append(
             Remaining(
                 "role outbox_bridge has no REPLICATION: `capture: slot` needs it, `capture: poll` does not",
-                "alter role outbox_bridge replication;\n",
+                provider_of(cursor.connection).grant.format(role="outbox_bridge") + "\n",
             )
         )
     if table != OUTBOX:
@@ -314,7 +321,9 @@ def _try(cursor: Cursor[TupleRow], statements: str) -> str:
 
 def _replicates(cursor: Cursor[TupleRow], role: str) -> bool | None:
     row = cursor.execute(
-        "select rolreplication from pg_catalog.pg_roles where rolname = %s", [role]
+        "select rolreplication or exists (select from pg_catalog.pg_roles r where r.rolname = 'rds_replication'"
+        " and pg_has_role(%(role)s, r.oid, 'member')) from pg_catalog.pg_roles where rolname = %(role)s",
+        {"role": role},
     ).fetchone()
     return None if row is None else bool(row[0])
 

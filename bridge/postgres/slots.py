@@ -15,6 +15,12 @@ from bridge.postgres.profiles import SOURCE
 from bridge.postgres.replication import command, open_replication, quoted
 from bridge.protocol.events import Lsn, Snapshot, parse_lsn, parse_snapshot
 
+_OURS: LiteralString = "database = current_database() and plugin = 'pgoutput'"
+
+_USABLE: LiteralString = (
+    f"select 1 from pg_catalog.pg_replication_slots where {_OURS} and wal_status <> 'lost' and"
+)
+
 _FAILOVER_SLOTS = 170000  # the first server version that knows them
 
 
@@ -127,6 +133,7 @@ def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, o
         row = source.execute(
             "select s.slot_name from pg_catalog.pg_replication_slots s"
             " join outbox.stream r on r.slot = s.slot_name and r.stream = %(stream)s"
+            " and s.database = current_database()"
             f" where not pg_is_in_recovery() and {where}",
             {"stream": stream, **values},
         ).fetchone()
@@ -136,18 +143,31 @@ def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, o
         return str(row[0])
 
 
+def copy_slot(connection: psycopg.Connection, name: str, other: str) -> bool:
+    """Make a slot `other` at the position of the slot `name`, which nobody reads. False: there is none to copy, or it
+    lost its WAL. A slot `other` that is there already is taken for the copy of an attempt that was interrupted."""
+    if connection.execute(f"{_USABLE} slot_name = %s", [other]).fetchone():
+        return True
+    if not connection.execute(f"{_USABLE} not active and slot_name = %s", [name]).fetchone():
+        return False
+    connection.execute("select pg_copy_logical_replication_slot(%s::name, %s::name)", [name, other])
+    return True
+
+
 def drop_slot(connection: psycopg.Connection, name: str) -> None:
-    """Drop the slot if it exists. Waits for our own walsender, which may not have ended yet."""
+    """Drop the slot if it exists. Waits for our own walsender, which may not have ended yet. A slot of another
+    database or of another program is left alone, whatever its name: names are the cluster's."""
     connection.execute(
         "select pg_terminate_backend(active_pid) from pg_replication_slots"
-        " where slot_name = %s and active and pg_has_role(current_user,"
+        f" where {_OURS} and slot_name = %s and active and pg_has_role(current_user,"
         " (select usesysid from pg_stat_activity where pid = active_pid), 'usage')",
         [name],
     )
     for _ in range(50):
         try:
             connection.execute(
-                "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s",
+                "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+                f" where {_OURS} and slot_name = %s",
                 [name],
             )
         except psycopg.errors.ObjectInUse:

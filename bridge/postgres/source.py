@@ -12,25 +12,48 @@ from typing import Any, LiteralString
 import psycopg
 
 from bridge.errors import CannotConnect, Fenced, Halt, Retry
+from bridge.postgres.capture import refusals
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.origin import is_here, take_over
 from bridge.postgres.outbox import Outbox
-from bridge.postgres.profiles import SOURCE
+from bridge.postgres.profiles import SOURCE, STREAM
 from bridge.postgres.replication import command, open_replication
 from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
-from bridge.protocol.facts import Pruned, Registration, SlotFacts, SourceFacts
+from bridge.protocol.facts import (
+    IDENTITY_SINCE_0_2,
+    Pruned,
+    Registration,
+    SlotFacts,
+    SlotRefused,
+    SourceFacts,
+)
 from bridge.protocol.requests import Observation
 
-# (oid, xmin) of the publication's rows and the outbox' oid: whatever was dropped, recreated or altered
-# since gives another text. Null unless it publishes the outbox's inserts now: all rows (a filter leaves events
-# out), all columns (xid and seq count), under the table's own name (its partitions' names mean nothing to
-# the decoder). docs/guarantees.md, "Publication identity".
-PUBLICATION_IDENTITY: LiteralString = """
+# (oid, xmin) of every row of the catalog by which the publication comes to name the outbox, and the outbox's oid:
+# whatever was dropped, recreated or altered since gives another text. That is the publication, its tables, its schemas
+# (15 and later), the table's row type (written again when the table is renamed or moved to another schema, not when a
+# column or a grant changes) and, of a partition, its place under a published table. Null unless it publishes the
+# outbox's inserts now: all rows (a filter leaves events out), all columns (xid and seq count), under the table's own
+# name (its partitions' names mean nothing to the decoder). docs/guarantees.md, "Publication identity".
+_IDENTITY: LiteralString = """
     (select concat_ws(' ', p.oid || ':' || p.xmin,
             (select string_agg(r.oid || ':' || r.xmin || ':' || r.prrelid, ',' order by r.oid)
              from pg_catalog.pg_publication_rel r where r.prpubid = p.oid),
-            to_regclass(%(table)s)::oid::text)
+            to_regclass(%(table)s)::oid::text, '"""
+
+_IDENTITY_MORE: LiteralString = """',
+            (select t.oid || ':' || t.xmin from pg_catalog.pg_class c join pg_catalog.pg_type t on t.oid = c.reltype
+             where c.oid = to_regclass(%(table)s)),
+            (select string_agg(i.inhparent || ':' || i.xmin, ',' order by i.inhparent)
+             from pg_catalog.pg_inherits i where i.inhrelid = any(array(
+                select relid from pg_catalog.pg_partition_ancestors(to_regclass(%(table)s)) as a(relid))))"""
+
+_IDENTITY_SCHEMAS: LiteralString = """,
+            (select string_agg(s.oid || ':' || s.xmin || ':' || s.pnnspid, ',' order by s.oid)
+             from pg_catalog.pg_publication_namespace s where s.pnpubid = p.oid)"""
+
+_IDENTITY_WHERE: LiteralString = """)
      from pg_catalog.pg_publication p where p.pubname = %(publication)s and p.pubinsert and exists (
             select from pg_catalog.pg_publication_tables t
                 join pg_catalog.pg_namespace n on n.nspname = t.schemaname
@@ -57,10 +80,26 @@ REPLICATED: LiteralString = """
             where g.tgrelid = t.relid and g.tgenabled in ('R', 'A')
                 and n.nspname = 'outbox' and p.proname = 'local_xid'))"""
 
+
+def publication_identity(server_version: int) -> LiteralString:
+    """An expression; its parameters are `table` and `publication`."""
+    schemas: LiteralString = _IDENTITY_SCHEMAS if server_version >= 150000 else ""
+    return _IDENTITY + IDENTITY_SINCE_0_2 + _IDENTITY_MORE + schemas + _IDENTITY_WHERE
+
+
+# A bridge of this stream reads it as bridge-stream/<stream> (profiles.py; Postgres keeps 63 bytes).
 _SLOT: LiteralString = """
-    select slot_type, plugin, database = current_database(), active, wal_status,
-           confirmed_flush_lsn::text, to_jsonb(s) ->> 'invalidation_reason'
-    from pg_catalog.pg_replication_slots s where slot_name = %s"""
+    select slot_type, plugin, database is not distinct from current_database(), active, wal_status,
+           confirmed_flush_lsn::text, to_jsonb(s) ->> 'invalidation_reason',
+           (select concat_ws(' ', 'pid', a.pid, 'of', a.usename, '(' || nullif(a.application_name, '') || ')')
+            from pg_catalog.pg_stat_activity a
+            where a.pid = s.active_pid and a.application_name is distinct from left(%(reader)s, 63))
+    from pg_catalog.pg_replication_slots s where slot_name = %(slot)s"""
+
+_TAKEN: LiteralString = """
+    select slot_name::text from pg_catalog.pg_replication_slots
+    where starts_with(slot_name::text, %s)
+        and (database, plugin) is distinct from (current_database(), 'pgoutput'::name)"""
 
 _REGISTER_FIRST: LiteralString = """
     insert into outbox.stream (stream, target_system, target_database, slot, floor, witness_id, reached, session)
@@ -96,7 +135,9 @@ class Source:
         self._names = {"publication": publication, "table": outbox.name.as_string()}
         self.connection = connect(dsn, SOURCE, stream)
         self._outbox = outbox.on(self.connection)
+        self._identity = publication_identity(self.connection.info.server_version)
         self.health: SlotHealth | None = None
+        self._refused: list[SlotRefused] | None = None
         self._idle_written = (time.monotonic(), Lsn(0))
 
     def _row(self, query: LiteralString, parameters: Any = None) -> tuple[Any, ...]:
@@ -118,7 +159,7 @@ class Source:
             " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
             + REPLICATED
             + ","
-            + PUBLICATION_IDENTITY,
+            + self._identity,
             self._names,
         )
         return SourceFacts(
@@ -135,6 +176,7 @@ class Source:
             partitioned=partitioned,
             restored=not is_here(self.connection),
             replicated=replicated,
+            taken=frozenset(name for (name,) in self.connection.execute(_TAKEN, [f"{self._stream}_"])),
         )
 
     def layout(self) -> tuple[tuple[str, ...], bool, bool, int]:
@@ -152,11 +194,17 @@ class Source:
         )
         return tuple(columns), kind == "p", counted, int(next_xid)
 
+    def outbox_oid(self) -> int | None:
+        """The table's oid; None: there is no such table."""
+        (oid,) = self._row("select to_regclass(%(table)s)::oid", self._names)
+        return None if oid is None else int(oid)
+
     def _slot(self, name: str) -> SlotFacts | None:
-        row = self.connection.execute(_SLOT, [name]).fetchone()
+        names = {"slot": name, "reader": STREAM.name.format(self._stream)}
+        row = self.connection.execute(_SLOT, names).fetchone()
         if row is None:
             return None
-        kind, plugin, here, active, wal_status, confirmed, invalidated = row
+        kind, plugin, here, active, wal_status, confirmed, invalidated, reader = row
         problems = (
             ("it is not a logical slot", kind != "logical"),
             (f"its plugin is {plugin}", plugin != "pgoutput"),
@@ -166,7 +214,9 @@ class Source:
             ("its creation was not finished", confirmed is None),
         )
         problem = next((text for text, holds in problems if holds), "")
-        return SlotFacts(name, parse_lsn(confirmed or "0/0"), active, not problem, problem)
+        ours = kind == "logical" and plugin == "pgoutput" and here
+        position = parse_lsn(confirmed or "0/0")
+        return SlotFacts(name, position, active, not problem, problem, ours, reader or "")
 
     def _present(self, witness_id: str, witness_xid: int | None) -> bool:
         outbox = self._outbox
@@ -186,16 +236,11 @@ class Source:
             raise Retry("the last applied event's transaction is not visible yet: checking again")
         return False
 
-    def _slot_refused(self) -> str | None:
-        level, replication = self._row(
-            "select current_setting('wal_level'), (select rolreplication or rolsuper from pg_catalog.pg_roles"
-            " where rolname = current_user)"
-        )
-        if level != "logical":
-            return f"wal_level is {level}: alter system set wal_level = logical, then restart the source"
-        if not replication:
-            return "the role has no REPLICATION attribute: alter role ... replication"
-        return None
+    def _slot_refused(self) -> SlotRefused | None:
+        """Asked once a session: the answer may need a connection of its own."""
+        if self._refused is None:
+            self._refused = refusals(self.connection, self._dsn)
+        return next(iter(self._refused), None)
 
     def _switch_points(self, timeline: int) -> dict[int, Lsn]:
         """The switch point of each earlier timeline. Needs the replication protocol; without it, unknown."""
@@ -276,12 +321,13 @@ class Source:
         """One statement, whose snapshot is taken before it reads the insert position."""
         identity, snapshot, insert, active, retained, safe, flush, hides = self._row(
             "select "
-            + PUBLICATION_IDENTITY
+            + self._identity
             + ", pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, s.active,"
             " pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,"
             " pg_current_wal_flush_lsn()::text, "
             + _HIDES
-            + " from (values (1)) as one left join pg_catalog.pg_replication_slots s on s.slot_name = %(slot)s",
+            + " from (values (1)) as one left join pg_catalog.pg_replication_slots s on s.slot_name = %(slot)s"
+            " and s.database = current_database()",
             {**self._names, "slot": slot},
         )
         if hides:

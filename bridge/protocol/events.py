@@ -228,6 +228,21 @@ class Done:
         return any(seq in seqs for seqs in self.listed.get(xid, ()))
 
 
+def after(batch: Batch, lsn: Lsn) -> Batch:
+    """The batch without the transactions that end at `lsn` or before."""
+    gone = bisect_right(batch.end_lsns, lsn)
+    rows = sum(batch.commit_rows[:gone])
+    return replace(
+        batch,
+        events=batch.events[rows:],
+        xids=batch.xids[gone:],
+        end_lsns=batch.end_lsns[gone:],
+        commit_times=batch.commit_times[gone:],
+        commit_rows=batch.commit_rows[gone:],
+        strays=batch.strays if batch.end_lsn > lsn else [],
+    )
+
+
 def located(batch: Batch, lsn: Lsn) -> Batch:
     """Rows read from the table have no LSN; they committed before `lsn`."""
     return replace(batch, end_lsns=[lsn] * len(batch.xids))

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot
 
 Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
 """What a stream's thread is doing; never stored. observe/state.py explains each phase."""
+
+
+IDENTITY_SINCE_0_2: Final = "+"
+"""What stands between the parts of a publication's identity that 0.1 knew and those that it did not. (A ledger of 0.1
+has the first ones alone; see `same_publication`.)"""
 
 
 class Mode(StrEnum):
@@ -77,6 +82,14 @@ class Ledger:
         return max(self.floor_lsn, self.next.lsn if self.next else ZERO)
 
 
+def same_publication(known: str | None, seen: str | None) -> bool:
+    """Is it the publication that the ledger knows? An upgrade of the bridge is no change of a publication: a ledger
+    that 0.1 wrote is compared by what 0.1 knew."""
+    if known is None or seen is None or IDENTITY_SINCE_0_2 in known:
+        return known == seen
+    return seen.partition(f" {IDENTITY_SINCE_0_2}")[0] == known
+
+
 @dataclass(frozen=True, slots=True)
 class SlotFacts:
     """A row of pg_replication_slots."""
@@ -86,6 +99,17 @@ class SlotFacts:
     active: bool
     usable: bool  # logical, pgoutput, in this database, not invalidated
     problem: str = ""  # why it is not usable: wal_status lost, other plugin, ...
+    ours: bool = True  # logical, pgoutput, in this database; another one may have our name, for names are the cluster's
+    reader: str = ""  # who reads it, if that is not a bridge of this stream
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRefused:
+    """Why the server lets nobody, or not this role, have a slot. reason: a word of docs/operations.md."""
+
+    reason: str
+    message: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +139,10 @@ class SourceFacts:
     witness_present: bool = True
     in_recovery: bool = False
     two_phase: bool = False  # max_prepared_transactions > 0
-    slot_refused: str | None = None  # why no slot can be had here (wal_level, privilege); None: it can
+    slot_refused: SlotRefused | None = None  # why no slot can be had here; None: it can
+    taken: frozenset[str] = (
+        frozenset()
+    )  # slots of other databases and programs that begin with the stream's name
     pruned: Pruned | None = None
     partitioned: bool = False  # an UPDATE can move a row of the outbox, which arrives as if it were inserted
     restored: bool = False  # the outbox came from a dump, with the xids of another cluster

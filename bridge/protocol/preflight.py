@@ -12,12 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import Halt, Retry, StandBy
-from bridge.protocol.events import NOTHING, ZERO, Done, Event, Lsn, Snapshot, format_lsn
-from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot, format_lsn
+from bridge.protocol.evidence import UNMARKED, check_outbox, diverged, is_unmarked, witness_missing, witnessed
+from bridge.protocol.facts import (
+    Ledger,
+    Mode,
+    Pruned,
+    Registration,
+    SourceFacts,
+    TargetFacts,
+    same_publication,
+)
 from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
-
-UNMARKED = 0
-"""The xid of an event of an outbox without that column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +60,24 @@ def stand_by(
     if registration is None and target.ledger is None:
         if (yield from ask(ReadTarget())).ledger is not None:
             raise StandBy(f"another bridge has just started stream {settings.stream}")
+        if source.slot.ours:
+            raise Halt(
+                f"slot {name} exists, but neither the source nor the target knows stream "
+                f"{settings.stream}: the slot belongs to something else",
+                reason="slot_in_use",
+                hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
+            )
+        return
+    if not source.slot.active or not source.slot.ours:
+        return  # a slot of somebody else's that has our name: the next number is ours
+    if source.slot.reader:
         raise Halt(
-            f"slot {name} exists, but neither the source nor the target knows stream "
-            f"{settings.stream}: the slot belongs to something else",
+            f"slot {name} is being read by something that is no bridge: {source.slot.reader}",
             reason="slot_in_use",
-            hint=f"choose another source.slot in bridge.yaml, or: select pg_drop_replication_slot('{name}')",
+            hint="end it (at the source): select pg_terminate_backend(active_pid) from pg_replication_slots "
+            f"where slot_name = '{name}'",
         )
-    if source.slot.active:
-        raise StandBy(f"another bridge reads slot {name}")
+    raise StandBy(f"another bridge reads slot {name}")
 
 
 def slot_wanted(settings: StreamSettings, source: SourceFacts) -> bool:
@@ -71,20 +87,23 @@ def slot_wanted(settings: StreamSettings, source: SourceFacts) -> bool:
         return True
     if settings.capture == "auto":
         return False
+    refused = source.slot_refused
     raise Halt(
-        f"the source cannot provide a replication slot: {source.slot_refused}",
-        reason="slot_refused",
-        hint="fix that, or set source.capture to poll",
+        f"the source cannot provide a replication slot: {refused.message}",
+        reason=refused.reason,
+        hint=f"{refused.fix}   or set source.capture to poll, which needs no slot",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """catch_up: the reason why the slot cannot continue, in a word; None: stream from `ledger`."""
+    """catch_up: the reason why the slot cannot continue, in a word; None: stream from `ledger`. unproven: the witness
+    is gone, and the slot's WAL must show it before anything is applied."""
 
     ledger: Ledger
     catch_up: str | None
     forget_above: Lsn | None = None
+    unproven: bool = False
 
 
 def check_registration(registration: Registration | None, target: TargetFacts) -> None:
@@ -100,6 +119,21 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
             reason="other_target",
             hint="point the connection back, or declare this copy the target: bridge recover --accept-target",
         )
+
+
+def check_not_renamed(stream: str, former: Sequence[str]) -> None:
+    """A stream that neither side knows is new, or is one of `former` whose name was changed. Raises Halt."""
+    if not former:
+        return
+    old = former[0]
+    raise Halt(
+        f"stream {stream} is new, but {', '.join(former)} filled this target database from this outbox before, is not "
+        "in this configuration and is served by no bridge: if a connection or source.slot was renamed, everything in "
+        "the outbox would be applied again",
+        reason="stream_renamed",
+        hint=f"it is the same stream: bridge rename-stream {old} {stream}   or {old} has ended for good: bridge "
+        f"decommission {old}   or another configuration has {old}: start its bridge",
+    )
 
 
 def judge(
@@ -122,8 +156,6 @@ def judge(
             hint="point source.dsn back. An outbox that was moved here goes on exactly where it was: "
             "bridge recover --adopt-outbox; with another one, start again: bridge recover --accept-source",
         )
-    if ledger.mode is not Mode.NEW and source.restored:
-        raise foreign_xids("the outbox came from a dump, and its rows have the xids of another cluster")
     if slot_wanted and source.publication is None:
         raise Halt(
             "the publication does not exist on the source, or does not publish every insert into the outbox "
@@ -131,17 +163,7 @@ def judge(
             reason="publication_missing",
             hint="bridge install",
         )
-    if source.partitioned and not has_xid:
-        raise Halt(
-            "the outbox is partitioned and has no xid column: a row that an UPDATE moves to another partition "
-            "cannot be told from a new one, and would be applied again",
-            reason="xid_missing",
-            hint="bridge doctor prints the column to add",
-        )
-    if source.replicated and has_xid:
-        raise foreign_xids(
-            "a subscription writes into the outbox, and its rows keep the xids of their publisher"
-        )
+    check_outbox(ledger, source, has_xid=has_xid)
     if not has_xid or (ledger.mode is Mode.STREAM and ledger.witness_xid == UNMARKED):
         # Which rows a snapshot shows is not known of rows without xids: only the slot has the position.
         ledger = replace(ledger, floor=NOTHING)
@@ -155,7 +177,14 @@ def judge(
         check_not_pruned(ledger, registration, source.pruned)
         return Judgement(fresh, "new")
     ledger, reason, forget_above = _history(ledger, source, registration)
+    unproven = False
+    if reason is None and not witnessed(ledger, source):
+        if source.slot is None or _slot(ledger, source, slot_wanted) is not None:
+            raise witness_missing("and no slot of ours has the WAL that would show it")
+        unproven = source.slot.confirmed_flush < ledger.applied_lsn
     reason = reason or _slot(ledger, source, slot_wanted)
+    if same_publication(ledger.publication, source.publication):
+        ledger = replace(ledger, publication=source.publication)
     if reason is not None and has_xid and is_unmarked(ledger):
         raise Halt(
             f"the slot cannot continue ({reason}), and the table cannot take its place: the outbox got its column xid "
@@ -169,7 +198,7 @@ def judge(
         return Judgement(ledger, reason, forget_above)
     # A stored advance of an idle slot must not let this session confirm what it has not received.
     safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
-    return Judgement(replace(ledger, safe_lsn=safe), None)
+    return Judgement(replace(ledger, safe_lsn=safe), None, unproven=unproven)
 
 
 def _history(
@@ -180,19 +209,19 @@ def _history(
     if source.timeline != ledger.timeline:
         switch = source.switch_points.get(ledger.timeline or 0)
         if switch is None:
-            raise _diverged(
+            raise _promoted(
                 f"the source is on timeline {source.timeline}, which does not descend from {ledger.timeline}"
             )
         ledger = replace(ledger, timeline=source.timeline)
         if switch < reached:
             if ledger.snapshot_lsn > switch:
-                raise _diverged(
+                raise _promoted(
                     f"the source was promoted at {format_lsn(switch)}, before what this target "
                     f"has applied ({format_lsn(reached)}), and the last checkpoint's snapshot is "
                     "newer than the promotion"
                 )
             if source.two_phase:
-                raise _diverged(
+                raise _promoted(
                     f"the source was promoted at {format_lsn(switch)}, before what this target "
                     f"has applied ({format_lsn(reached)}); a transaction that was prepared before "
                     "and committed after it may be committed again here, and cannot be "
@@ -213,18 +242,7 @@ def _history(
             hint="restore the source completely, or accept the loss: bridge recover --accept-source",
         )
     _in_registry(ledger, registration)
-    if not source.witness_present and not _pruned_since(ledger.witness_xid, source.pruned):
-        raise _diverged(
-            "the last applied event is no longer in the outbox, or has another xid: the source "
-            "was restored from a copy, or someone deleted the row"
-        )
     return ledger, None, None
-
-
-def is_unmarked(ledger: Ledger) -> bool:
-    """Is this the position of a stream whose rows had no xid? It is one in the slot's WAL alone, until a floor is
-    raised that shows the transaction which added the column."""
-    return ledger.mode is Mode.STREAM and ledger.floor == NOTHING
 
 
 def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
@@ -232,43 +250,18 @@ def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
     snapshots are assigned again. The registry's own position was written before we relied on them."""
     known = registration.reached if registration else ZERO
     if known < ledger.snapshot_lsn:
-        raise _diverged(
+        raise diverged(
             f"the source's registry has {format_lsn(known)} for this stream, but the target's "
             f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
             "a copy"
         )
 
 
-def check_strays(strays: Sequence[Event], done: Done, *, may_move: bool) -> None:
-    """Rows of the stream whose xid is not that of the transaction that brought them. may_move: an UPDATE may have
-    moved them to another partition. Such a row was brought before, under its own xid; whoever sees it there and
-    applied may pass over it. Raises Halt for every other one: by their xids they would be lost or come twice."""
-    foreign = [row for row in strays if not (may_move and row.xid and row.seq and done.has(row))]
-    if foreign:
-        # Event's fields are bytes by right; a row that breaks the rule may have NULL.
-        row = foreign[0]._asdict()
-        said = ", ".join(f"{name} {(row[name] or b'NULL').decode()}" for name in ("xid", "seq"))
-        raise foreign_xids(
-            f"{len(foreign)} rows of a transaction were not written with the xid that the transaction has "
-            f"(the first: id {(row['id'] or b'NULL').decode(errors='replace')}, {said})"
-        )
-
-
-def foreign_xids(message: str) -> Halt:
-    return Halt(
-        f"{message}: the outbox was restored, replicated here or altered, or somebody wrote the column. "
-        "Nothing of it was applied or acknowledged",
-        reason="foreign_xids",
-        hint="bridge doctor shows the cause and its SQL; afterwards `bridge recover --adopt-outbox` applies what was "
-        "not applied, once (its --dry-run shows what it would do)",
-    )
-
-
-def _diverged(message: str) -> Halt:
+def _promoted(message: str) -> Halt:
     return Halt(
         message,
-        reason="history_diverged",
-        hint="bridge prove shows the differences; then choose a way: bridge recover --help",
+        reason="promotion_diverged",
+        hint="bridge prove shows the events that only the target has; then choose a way: bridge recover --help",
     )
 
 
@@ -282,7 +275,7 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
         ("from_poll", ledger.mode is Mode.POLL),
         ("slot_missing", slot is None),
         ("slot_lost", slot is not None and not slot.usable),
-        ("publication_changed", source.publication != ledger.publication),
+        ("publication_changed", not same_publication(ledger.publication, source.publication)),
         (
             "slot_advanced",
             slot is not None and slot.confirmed_flush > (goal if from_table else ledger.safe_lsn),
@@ -313,11 +306,6 @@ def check_not_pruned(ledger: Ledger, registration: Registration | None, pruned: 
             reason="outbox_pruned",
             hint="restore a newer backup of the target, or accept the gap: bridge recover --accept-gap",
         )
-
-
-def _pruned_since(xid: int | None, pruned: Pruned | None) -> bool:
-    """May prune have deleted this witness? Only if the target was restored to a time before a prune."""
-    return xid is not None and pruned is not None and xid <= pruned.greatest_xid and pruned.floor.shows(xid)
 
 
 def may_miss(floor: Snapshot, pruned: Pruned) -> bool:

@@ -145,6 +145,15 @@ class ReadRegistration(Request[Registration | None]):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadFormer(Request["tuple[str, ...]"]):
+    """The streams of another name that are registered for this target, that the configuration does not have, and that
+    no bridge serves: this stream may be one of them under a new name."""
+
+    def perform(self, performer: Performer) -> tuple[str, ...]:
+        return performer.read_former(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Register(Request[None]):
     """Write the stream's registration; committed and flushed when answered. The greater of two values of `reached`
     is kept.
@@ -337,6 +346,7 @@ class Performer(Protocol):
     def settle(self, request: Settle) -> None: ...
     def read_applied(self, request: ReadApplied) -> Listed: ...
     def read_registration(self, request: ReadRegistration) -> Registration | None: ...
+    def read_former(self, request: ReadFormer) -> tuple[str, ...]: ...
     def register(self, request: Register) -> None: ...
     def read_pruned(self, request: ReadPruned) -> Pruned | None: ...
     def read_source(self, request: ReadSource) -> SourceFacts: ...

@@ -14,16 +14,26 @@ from typing import Any
 
 from bridge.errors import Halt, Retry
 from bridge.protocol import requests as to
-from bridge.protocol.events import NOTHING, NULL, ZERO, Batch, Done, Lsn, Snapshot, intersection, located
+from bridge.protocol.events import (
+    NOTHING,
+    NULL,
+    ZERO,
+    Batch,
+    Done,
+    Lsn,
+    Snapshot,
+    after,
+    intersection,
+    located,
+)
+from bridge.protocol.evidence import UNMARKED, check_strays, find_witness, foreign_xids, not_in_wal
 from bridge.protocol.facts import BEFORE_ALL, Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import (
-    UNMARKED,
     StreamSettings,
     check_not_pruned,
+    check_not_renamed,
     check_registration,
-    check_strays,
     facts,
-    foreign_xids,
     is_first_catch_up,
     judge,
     slot_wanted,
@@ -43,6 +53,8 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     registration = yield from ask(to.ReadRegistration())
     check_registration(registration, target)
     yield from stand_by(settings, target, registration)
+    if registration is None and target.ledger is None:
+        check_not_renamed(settings.stream, (yield from ask(to.ReadFormer())))
     ledger = yield from ask(to.Fence(settings.session, create=registration is None, since=settings.since))
     if ledger is None:
         raise Halt(
@@ -68,7 +80,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
         return
     if judgement.catch_up is not None:
         yield from life.catch_up(source, judgement.catch_up)
-    yield from life.stream()
+    yield from life.stream(unproven=judgement.unproven)
 
 
 @dataclass(slots=True)
@@ -164,6 +176,10 @@ class _Life:
         poll: events flow from the table while the slot waits for open transactions."""
         old = self.ledger
         number = old.incarnation + 1
+        while self.settings.slot_name(number) in source.taken:
+            number += (
+                1  # the name is another's: a slot's name is the cluster's, the registry is the database's
+            )
         after = replace(old, mode=Mode.CATCHUP, incarnation=number, publication=source.publication)
         yield from self.save(after)
         yield from self.register()
@@ -272,11 +288,19 @@ class _Life:
 
     # --- from the slot ------------------------------------------------------------------------
 
-    def stream(self) -> Asking[None]:
+    def stream(self, *, unproven: bool = False) -> Asking[None]:
         """Stream transactions in commit order, one target transaction per batch. The next batch is read and planned
-        while the previous one commits."""
+        while the previous one commits.
+
+        unproven: the witness is not in the table. Then start where the slot is, before applied_lsn, and apply nothing
+        before the stream has brought the witness again.
+        """
         incarnation = self.ledger.incarnation
-        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), self.ledger.applied_lsn))
+        applied = self.ledger.applied_lsn
+        start = applied
+        if unproven and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None:
+            start = min(applied, slot.confirmed_flush)
+        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
         # ahead.
         source = yield from ask(facts(self.settings, self.ledger))
@@ -285,11 +309,17 @@ class _Life:
             raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
         listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
         done = Done(listed, self.ledger.floor)
-        look = _Look(self.ledger.applied_lsn)
+        look = _Look(start)
+        unproven = unproven and slot.confirmed_flush < applied
         while True:
             received = yield from ask(to.Receive())
             if received.settled:
                 yield from self.settle()
+            if received.batch is not None and unproven:
+                unproven = not find_witness(received.batch, self.ledger)
+                received = replace(received, batch=after(received.batch, applied))
+            if unproven and received.position >= applied:
+                raise not_in_wal(self.ledger)
             if received.batch is not None:
                 if received.batch.strays:
                     yield from self.judge_strays(received.batch, partitioned=source.partitioned)

@@ -119,6 +119,8 @@ class Decoder:
         max_events: int = 2000,
         max_bytes: int = 16 << 20,
     ) -> None:
+        self.oid: int | None = None
+        """Of the outbox. Rows that come under this oid with another name are its rows, from before a rename."""
         self._name = (schema, table)
         self._columns = columns
         self._has_xid = "xid" in columns
@@ -370,6 +372,12 @@ class Decoder:
             names.append(data[at:end].decode())
             at = end + 1
         if (names[0], names[1]) != self._name:
+            if _U32(data, _HEADER + 1)[0] == self.oid:
+                raise Halt(
+                    f"the outbox table was called {'.'.join(names)} when rows came into it",
+                    reason="outbox_changed",
+                    hint="the bridge gives the slot up, whose WAL keeps the other name, and reads the table instead",
+                )
             return
         count = (data[at + 1] << 8) | data[at + 2]
         at += 3

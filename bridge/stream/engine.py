@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from bridge.failpoints import hit
@@ -17,9 +18,12 @@ from bridge.planning.lookup import Lookup
 from bridge.planning.plan import Planned
 from bridge.planning.planner import answered
 from bridge.postgres import wire
+from bridge.postgres.connect import connect
 from bridge.postgres.entities import Enricher
 from bridge.postgres.outbox import decoded
 from bridge.postgres.own_outbox import require_columns
+from bridge.postgres.profiles import CATALOG
+from bridge.postgres.progress import former
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
@@ -29,6 +33,7 @@ from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, Tar
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
+from bridge.stream.renumber import SeqOrder, bound, numbered, read_again, renumber
 from bridge.stream.sockets import TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
@@ -104,6 +109,7 @@ class Engine:
             )
         )
         self._foreign = outbox.is_foreign
+        self._order = SeqOrder() if numbered(self._control.connection, outbox) else None
         self._prepared: PlannedBatch | None = None
         self._sent: deque[tuple[float, Ledger]] = deque()  # when, and what the ledger becomes
         self._next_tick = 0.0
@@ -126,6 +132,7 @@ class Engine:
         spec = self._spec
         self._source.slot = request.slot
         self._decoder.expect(Layout(*self._control.layout()))
+        self._decoder.oid = self._control.outbox_oid()
         stream = ReplicationStream(
             spec.source_dsn, spec.stream, request.slot, spec.publication, request.start
         )
@@ -146,6 +153,8 @@ class Engine:
             settled = self._transactions.arrived
             batch = self._next_batch()
             if batch is not None:
+                if self._order is not None:
+                    batch = self._in_order(batch, self._order)
                 hit("stream.received")
                 if batch.whole:
                     sockets.position = batch.end_lsn
@@ -165,6 +174,17 @@ class Engine:
         if decoder.ready or not self._link.busy or decoder.collected >= _WORTHWHILE:
             return decoder.take()
         return None
+
+    def _in_order(self, batch: Batch, order: SeqOrder) -> Batch:
+        """The batch with the seqs that count: the table's, where the sequence went back."""
+        if behind := order.behind(batch):
+            seqs = renumber(self._control.connection, self._spec.outbox, behind, order.seq, exact=order.exact)
+            self._watcher.log("seq looked up", rows=len(behind), least=order.seq)
+            events = [event._replace(seq=seqs.get(event.id, event.seq)) for event in batch.events]
+            batch = replace(batch, events=events)
+            if order.exact:
+                order.behind(batch)
+        return batch
 
     def prepare(self, request: ask.Prepare) -> None:
         hit("plan.before")
@@ -232,7 +252,10 @@ class Engine:
         self._watcher.pending(None)
 
     def observe(self, request: ask.Observe) -> ask.Observation:
-        return self._source.observe(request)
+        seen = self._source.observe(request)
+        if self._order is not None:
+            self._order.seen(seen.snapshot)
+        return seen
 
     def confirm(self, request: ask.Confirm) -> None:
         hit("confirm.before")
@@ -247,7 +270,12 @@ class Engine:
         return self._checkpoint.facts()
 
     def fence(self, request: ask.Fence) -> Ledger | None:
-        return self._checkpoint.fence(request)
+        ledger = self._checkpoint.fence(request)
+        if ledger is not None and self._order is not None:
+            self._order.xmax, self._order.seq, self._order.exact = bound(
+                self._control.connection, self._spec.outbox, ledger
+            )
+        return ledger
 
     def save(self, request: ask.Save) -> None:
         self._checkpoint.save(request)
@@ -259,6 +287,11 @@ class Engine:
 
     def read_registration(self, request: ask.ReadRegistration) -> Registration | None:
         return self._control.registration()
+
+    def read_former(self, request: ask.ReadFormer) -> tuple[str, ...]:
+        spec = self._spec
+        with connect(spec.target_dsn, CATALOG, f"bridge-check/{spec.stream}") as target:
+            return tuple(former(self._control.connection, target, {spec.stream, *spec.family}))
 
     def register(self, request: ask.Register) -> None:
         self._source.register(request)
@@ -279,13 +312,22 @@ class Engine:
         self._source.drop_slot(request)
 
     def take_snapshot(self, request: ask.TakeSnapshot) -> tuple[Snapshot, Lsn]:
-        return self._control.take_snapshot()
+        taken = self._control.take_snapshot()
+        if self._order is not None:
+            self._order.seen(taken[0])
+        return taken
 
     def still_running(self, request: ask.StillRunning) -> bool:
         return self._source.still_running(request)
 
     def read_missing(self, request: ask.ReadMissing) -> ask.MissingRows:
-        return self._source.read_missing(request)
+        missing = self._source.read_missing(request)
+        order = self._order
+        if order is not None and (behind := order.behind(missing.batch)) and order.exact:
+            renumber(self._control.connection, self._spec.outbox, behind, order.seq, exact=True)
+            raise read_again()
+        return missing
 
     def wait(self, request: ask.Wait) -> bool:
+        self._watcher.waiting("")  # everything that is visible is applied
         return self._source.wait_to_poll()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -29,6 +29,7 @@ class StreamSpec:
     sinks: frozenset[tuple[str, str]]  # (pipeline, destination) whose deliveries this stream writes
     # Units of upsert.entity whose dead letters are this stream's.
     entities: frozenset[tuple[str, str]] = frozenset()
+    family: frozenset[str] = frozenset()  # all streams of the configuration
     outbox: Outbox = field(default_factory=Outbox)
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None
@@ -40,6 +41,11 @@ class StreamSpec:
     failover: bool = False
     poll_interval: float = 1.0
     strict: bool = False
+
+    def units(self) -> Iterator[tuple[str, str]]:
+        """Every (pipeline, destination) of the configuration, and the units of this stream's entities."""
+        yield from ((pipeline.name, name) for pipeline in self.pipelines for name in pipeline.destinations)
+        yield from self.entities
 
 
 class Watcher(Protocol):

@@ -25,7 +25,8 @@ from bridge.postgres.progress import registered
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
 from bridge.protocol.events import NOTHING, parse_snapshot
-from bridge.protocol.preflight import StreamSettings, foreign_xids
+from bridge.protocol.evidence import foreign_xids
+from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
 from bridge.protocol.session import session
 from bridge.stream.engine import Engine
@@ -211,7 +212,8 @@ class Worker:
         if slot is None:
             return None
         return Retry(
-            f"a column of the outbox was renamed and is back: slot {slot} was dropped; catching up from the table",
+            f"the outbox or a column was renamed and is back: slot {slot} was dropped; "
+            "catching up from the table",
             reason="outbox_changed",
         )
 
@@ -235,18 +237,38 @@ class Worker:
 
 def _classify(error: psycopg.Error) -> BridgeError:
     """The BridgeError for an error of a control connection."""
-    message = safe_message(error)
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+    message, state = safe_message(error), error.sqlstate or ""
+    if isinstance(error, psycopg.OperationalError) and not state:
         return CannotConnect(message, hint=LOST)
     verdict = verdict_of(error.sqlstate)
     if verdict is Verdict.RETRY:
-        return Retry(f"{message} (SQLSTATE {error.sqlstate})")
-    if error.sqlstate and error.sqlstate.startswith("28"):
+        return Retry(f"{message} (SQLSTATE {state})")
+    if state.startswith("28"):
         return Halt(message, reason="login_refused", hint="check user, password and pg_hba.conf")
     if hides_rows(error):
         return Halt(message, reason="row_security", hint=HIDDEN)
+    return _halt(f"{message} (SQLSTATE {state})", state)
+
+
+def _halt(said: str, state: str) -> Halt:
+    if state == "42501":
+        return Halt(
+            said, reason="privilege_missing", hint="bridge doctor lists each missing privilege with its GRANT"
+        )
+    if state == "25006":
+        return Halt(
+            said,
+            reason="source_read_only",
+            hint="connect to the primary: target_session_attrs=read-write in the dsn",
+        )
+    if state in ("42P01", "42703", "42883", "3F000"):
+        return Halt(
+            said,
+            reason="schema_missing",
+            hint="bridge doctor says on which side, and whether bridge install or bridge schema target makes it",
+        )
     return Halt(
-        f"{message} (SQLSTATE {error.sqlstate})",
-        reason="privilege_missing" if error.sqlstate == "42501" else "server_refused",
-        hint="bridge doctor lists each missing privilege with its GRANT",
+        said,
+        reason="server_refused",
+        hint="the server's message says why: docs/operations.md, server_refused",
     )

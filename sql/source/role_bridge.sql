@@ -4,7 +4,12 @@
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'outbox_bridge') then
-        create role outbox_bridge login replication;
+        if exists (select from pg_catalog.pg_roles where rolname = 'rds_replication') then
+            create role outbox_bridge login;  -- Amazon RDS and Aurora: nobody there may create REPLICATION
+            grant rds_replication to outbox_bridge;
+        else
+            create role outbox_bridge login replication;
+        end if;
     end if;
 exception when duplicate_object or unique_violation then
     null;  -- made meanwhile, from another database of the cluster
@@ -13,6 +18,8 @@ $$;
 grant usage on schema outbox to outbox_bridge;
 grant select, delete on outbox.event to outbox_bridge;                  -- capture, catch-up, pruning
 grant update (payload, headers) on outbox.event to outbox_bridge;       -- pruning empties keyed rows
+grant update (seq) on outbox.event to outbox_bridge;                    -- rows whose seq went back get the next ones,
+grant select, usage, update on sequence outbox.event_seq_seq to outbox_bridge;  -- above those that were applied
 grant insert (id, type, key, payload, idempotency_key, headers, occurred_at) on outbox.event to outbox_bridge;  -- ingress
 grant execute on function outbox.first_id(text, text), outbox.emit(text, jsonb, text, text, jsonb) to outbox_bridge;
 grant select, insert, update, delete on outbox.stream, outbox.pruned to outbox_bridge;

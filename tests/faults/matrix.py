@@ -92,12 +92,6 @@ SECTIONS: dict[str, dict[str, str]] = {
         "66": "contract violations",
         "66b": "enrichment finds a customer row that the event's own transaction inserted",
     },
-    "Histories and neighbours": {
-        "79": "source restored from a dump",
-        "80": "source that was a subscriber of native replication",
-        "81": "outbox columns added, renamed, NULL",
-        "82": "rows moved between partitions",
-    },
     "Network, enrichment, ingress, sinks": {
         "67": "cut, reset, latency, low rate, half-open on each link",
         "68": "PgBouncer in transaction mode",
@@ -111,6 +105,17 @@ SECTIONS: dict[str, dict[str, str]] = {
         "76": "oversize body, gzip bomb, slowloris, 1,000 idle connections",
         "77": "ingress database down: 503, never a 2xx before the commit",
         "78": "metrics: loopback by default, bounded label set",
+    },
+    "Histories and neighbours": {
+        "79": "source restored from a dump",
+        "80": "source that was a subscriber of native replication",
+        "81": "outbox columns added, renamed, NULL",
+        "82": "rows moved between partitions",
+        "83": "rows deleted by the application, at once or nightly",
+        "84": "the sequence of seq restarted, or left behind by a move",
+        "86": "publication by schema; the outbox or its schema renamed or moved, and back",
+        "87": "another database's slot, another program's reader, a renamed connection or slot",
+        "88": "managed Postgres: rights, settings and libraries that the catalog does not show",
     },
 }
 

@@ -99,7 +99,7 @@ def test_a_promotion_from_before_the_floor_halts(
     bridge.terminate()
     with world.producer("after") as producer:
         producer.transaction(3)
-    assert "bridge recover" in world.bridge().start().wait_halted("history_diverged")
+    assert "bridge recover" in world.bridge().start().wait_halted("promotion_diverged")
     assert world.applied() == before
 
 

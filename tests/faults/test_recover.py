@@ -88,7 +88,7 @@ def test_an_older_copy_of_the_source_is_accepted_and_what_follows_comes_once(
 
 def test_accepting_the_source_from_a_time_brings_what_occurred_since(world: World) -> None:
     bridge = world.applied_some()
-    world.source.execute("delete from outbox.event where id = %s::uuid", [world.checkpoint("witness_id")])
+    world.source.execute("update outbox.stream set reached = '0/0'")  # as an older copy has it
     since = world.source.value(
         "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
     )

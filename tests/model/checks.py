@@ -84,7 +84,9 @@ def knows(ledger: Ledger, listed: Listed, row: Row) -> bool:
 
 
 def wanted(simulation: Simulation, row: Row) -> bool:
-    """Rows older than the stream's beginning may come or not."""
+    """Rows older than the stream's beginning may come or not; so may those that the application has deleted."""
+    if row.id in simulation.deleted:
+        return False
     if simulation.since is None:
         return True
     if simulation.since == "infinity":
@@ -131,6 +133,8 @@ def legal_end(simulation: Simulation, error: BridgeError) -> None:
         "ledger_missing": simulation.ledger_wiped,
         "slot_in_use": simulation.counts["somebody made a slot of our name"] > 0,
         "history_diverged": simulation.history_lost,
+        "promotion_diverged": simulation.history_lost,
+        "witness_missing": bool(simulation.deleted) or simulation.history_lost,
         "source_behind": simulation.history_lost,
         "outbox_pruned": simulation.target_restored,
         "foreign_xids": simulation.strangers,

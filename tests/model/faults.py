@@ -366,6 +366,20 @@ def prune(simulation: Simulation) -> None:
         simulation.counts["pruned"] += 1
 
 
+def delete_the_witness(simulation: Simulation) -> None:
+    """The application deletes a row that was applied. A target that is restored to before that cannot have it again."""
+    ledger, source = simulation.target.ledger, simulation.source
+    row = source.table.get(ledger.witness_id or "") if ledger is not None else None
+    if row is not None and source.seen(row):
+        del source.table[row.id]
+        source.lsn += 8
+        simulation.deleted.add(row.id)
+        simulation.counts["the application deleted the witness"] += 1
+        if simulation.chance(0.5):
+            for bridge in list(simulation.bridges):
+                simulation.crash(bridge)
+
+
 # --- rows with other xids ----------------------------------------------------------------------------
 
 
@@ -383,6 +397,8 @@ def stranger(simulation: Simulation) -> None:
     row = source.insert_stranger(transaction, f"e{simulation.serial}", says, simulation.clock)
     simulation.strangers = True
     simulation.counts["a stranger came by the stream"] += row.published == "yes"
+    if simulation.chance(0.3):
+        return  # it ends later
     simulation.record(transaction)
     source.leave(transaction)
 

@@ -305,6 +305,11 @@ def asks_for_no_witness() -> list[Patch]:
 
 
 @mutant
+def applies_before_the_stream_has_brought_the_witness() -> list[Patch]:
+    return [(session, "find_witness", lambda batch, ledger: True)]
+
+
+@mutant
 def trusts_a_source_that_forgot_what_it_registered() -> list[Patch]:
     return [(preflight, "_in_registry", lambda ledger, registration: None)]
 
@@ -341,7 +346,11 @@ def _stream_from_any_slot() -> Patch:
             return replace(answer, slot=replace(answer.slot, confirmed_flush=ZERO))
         return answer
 
-    return (Life, "stream", lambda self: answering(stream(self), lambda r, a: change(self, r, a)))
+    return (
+        Life,
+        "stream",
+        lambda self, **more: answering(stream(self, **more), lambda r, a: change(self, r, a)),
+    )
 
 
 @mutant
@@ -426,8 +435,8 @@ def passes_over_every_stray_of_a_partitioned_outbox() -> list[Patch]:
 
 @mutant
 def reads_a_table_that_has_strangers() -> list[Patch]:
-    def missing(self: Any, floor: Any, upto: Any, seq: int, since: Any) -> Any:
-        rows = yield from session.ask(requests.ReadMissing(floor, upto, seq, since))
+    def missing(self: Any, request: Any) -> Any:
+        rows = yield from session.ask(request)
         return replace(rows, more=False) if rows.foreign else rows
 
     return [(Life, "missing", missing)]
@@ -448,6 +457,11 @@ FOCUS: dict[str, tuple[faults.Act, ...]] = {
     "keeps_the_greater_of_two_positions": (faults.lagging_promotion,),
     "does_not_forget_a_lost_tail": (faults.lagging_promotion,),
     "asks_for_no_witness": (faults.copy_source, faults.restore_source),
+    "applies_before_the_stream_has_brought_the_witness": (
+        faults.copy_source,
+        faults.restore_source,
+        faults.delete_the_witness,
+    ),
     "trusts_a_source_that_forgot_what_it_registered": (faults.copy_source, faults.restore_source),
     "judges_by_positions_only": (faults.copy_source, faults.restore_source),
     "does_not_look_at_the_end_of_the_wal": (faults.copy_source, faults.restore_source),

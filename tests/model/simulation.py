@@ -54,7 +54,10 @@ class Bridge:
     stream: Stream | None = None
     making: Making | None = None
     fenced_as: Ledger | None = None
-    judged: int = -1  # the source generation that this session has read the facts of
+    looked: int = -1  # the source generation that this session has read the facts of
+    judged: int = (
+        -1
+    )  # and the one that it has found to be its own: where the witness is gone, once it applies
     idle: int = 0  # requests since anything was found to do
     ended: BridgeError | str | None = None
 
@@ -91,6 +94,7 @@ class Simulation:
         self.halted: BridgeError | None = None
         self.clock = 0
         self.serial = 0
+        self.deleted: set[str] = set()  # rows that the application took away once they were applied
         self.births = 0  # of bridges and slots
         self.began_at = 0  # `since = infinity`: rows born later are wanted
         self.histories = 0  # how often the source lost a part of its history
@@ -237,7 +241,7 @@ class Simulation:
         checks.after_target(self)
 
     def do_Prepare(self, bridge: Bridge, request: requests.Prepare) -> None:
-        return None
+        bridge.judged = bridge.looked
 
     def do_Apply(self, bridge: Bridge, request: requests.Apply) -> None:
         if bridge.sent is not None:
@@ -301,6 +305,9 @@ class Simulation:
         self.source.lsn += 8
         self.source.flush()
 
+    def do_ReadFormer(self, bridge: Bridge, request: requests.ReadFormer) -> tuple[str, ...]:
+        return ()  # one stream
+
     def do_ReadSource(self, bridge: Bridge, request: requests.ReadSource) -> SourceFacts:
         source = self.source
         slot = source.slots.get(request.slot or "")
@@ -311,7 +318,10 @@ class Simulation:
                 raise Retry("the witness is not visible yet")
             witness = None
         if bridge.fenced_as is not None:
-            bridge.judged = self.source_generation
+            bridge.looked = self.source_generation
+            promoted = source.timeline != bridge.fenced_as.timeline  # then the witness is not what tells
+            if witness is not None or request.witness_id is None or promoted:
+                bridge.judged = bridge.looked
         return SourceFacts(
             system_identifier="source",
             timeline=source.timeline,
@@ -373,23 +383,25 @@ class Simulation:
 
     def do_ReadMissing(self, bridge: Bridge, request: requests.ReadMissing) -> MissingRows:
         first = request.floor == NOTHING
-        beyond = [
-            row
-            for row in self.source.table.values()
-            if self.source.seen(row) and not request.floor.shows(row.xid)
-        ]
-        strangers = [row for row in beyond if row.is_stranger]
-        if strangers and not first:
+        seen = [row for row in self.source.table.values() if self.source.seen(row)]
+        strangers = [row for row in seen if row.is_stranger]
+        if first:
+            unknown = [r for r in strangers if r.placed >= request.upto.xmin and request.upto.shows(r.placed)]
+        else:
+            unknown = [r for r in strangers if r.placed >= request.floor.xmin]
+        if unknown:
             self.counts["strangers in the table"] += 1
-            return MissingRows(Batch(), request.after_seq, more=True, foreign=f"{len(strangers)} rows")
+            return MissingRows(Batch(), request.after_seq, more=True, foreign=f"{len(unknown)} rows")
         rows = [
             row
-            for row in beyond
+            for row in seen
             if row.seq > request.after_seq
-            and (request.upto.shows(row.xid) or row.is_stranger)
+            and not request.floor.shows(row.placed)
+            and request.upto.shows(row.placed)
+            and (first or not row.is_stranger)
             and self.since_wants(row, request.since)
         ]
-        self.counts["a first catch-up took strangers"] += bool(strangers)
+        self.counts["a first catch-up took strangers"] += any(row.is_stranger for row in rows)
         rows.sort(key=lambda row: row.seq)
         count = self.rng.randint(1, 3)
         taken = rows[:count]
@@ -397,8 +409,8 @@ class Simulation:
         if not taken:
             bridge.idle += 1
         batch = Batch(
-            events=[_event(row) for row in taken],
-            xids=sorted({row.xid for row in taken}),
+            events=[_event(row)._replace(xid=str(row.placed).encode()) for row in taken],
+            xids=sorted({row.placed for row in taken}),
         )
         return MissingRows(batch, taken[-1].seq if taken else request.after_seq, more)
 
@@ -415,6 +427,8 @@ class Simulation:
             raise Retry("the slot is missing, lost or active")
         if request.start < slot.confirmed:
             self.counts["start was fast-forwarded"] += 1
+        if self.target.ledger is not None and request.start < self.target.ledger.applied_lsn:
+            self.counts["the stream had to show the witness"] += 1
         bridge.stream = Stream(slot, self.source_generation, max(request.start, slot.confirmed))
         slot.reader = bridge.stream
 
@@ -475,7 +489,7 @@ class Simulation:
             if any(row.published == "error" for row in commit.rows):
                 break
             rows = [row for row in commit.rows if row.published == "yes"]
-            strays = [row for row in rows if row.claimed != commit.xid]
+            strays = [row for row in rows if self.strays(row, commit)]
             if strays and batch.events:
                 break  # it is a batch of its own
             stream.at = commit.end
@@ -488,6 +502,7 @@ class Simulation:
                 if events:
                     batch.xids.append(commit.xid)
                     batch.end_lsns.append(Lsn(commit.end))
+                    batch.commit_rows.append(len(events))
                 batch.end_lsn = Lsn(commit.end)
             if strays:
                 batch.strays = [_said(row) for row in strays]
@@ -496,20 +511,27 @@ class Simulation:
             return Received(None, Lsn(stream.at), settled)
         return Received(batch, Lsn(stream.at), settled, tick=self.chance(0.1))
 
+    def strays(self, row: Row, commit: Commit) -> bool:
+        """Does the decoder set the row apart? One without an xid is its transaction's, where no row can be moved."""
+        if row.claimed is None:
+            return self.source.partitioned
+        return row.claimed != commit.xid
+
     def chunk(self, bridge: Bridge, stream: Stream, settled: bool) -> Received:
         commit = stream.huge
         assert commit is not None
         bridge.idle = 0
         taken, stream.rest = stream.rest[:1], stream.rest[1:]
         batch = Batch(
-            events=[_event(row) for row in taken if row.claimed == commit.xid],
+            events=[_event(row) for row in taken if not self.strays(row, commit)],
             chunk=True,
             whole=not stream.rest,
-            strays=[_said(row) for row in taken if row.claimed != commit.xid],
+            strays=[_said(row) for row in taken if self.strays(row, commit)],
         )
         before = stream.at
         if batch.whole:
             batch.xids, batch.end_lsns, batch.end_lsn = [commit.xid], [Lsn(commit.end)], Lsn(commit.end)
+            batch.commit_rows = [len(batch.events)]
             stream.at, stream.huge = commit.end, None
         return Received(batch, Lsn(stream.at if batch.whole else before), settled, tick=self.chance(0.3))
 
@@ -626,7 +648,16 @@ def _said(row: Row) -> Event:
 _TARGET = frozenset({"ReadTarget", "Fence", "Save", "Apply", "Settle", "ReadApplied"})
 _SOURCE = frozenset(
     {
-        *("ReadRegistration", "Register", "ReadSource", "BeginSlot", "SlotMade", "DropSlot", "TakeSnapshot"),
+        *(
+            "ReadRegistration",
+            "ReadFormer",
+            "Register",
+            "ReadSource",
+            "BeginSlot",
+            "SlotMade",
+            "DropSlot",
+            "TakeSnapshot",
+        ),
         *("StillRunning", "ReadMissing", "Observe", "ReadPruned"),
     }
 )

@@ -24,6 +24,7 @@ class Row(NamedTuple):
     published: str
     born: int
     says: int | None = 0  # what its column xid says, where that is not the xid of its transaction; None: NULL
+    savepoint: int = 0  # the id of the savepoint that wrote it, which no snapshot lists; 0: none
 
     @property
     def claimed(self) -> int | None:
@@ -32,7 +33,13 @@ class Row(NamedTuple):
     @property
     def is_stranger(self) -> bool:
         """No xid, or one that this cluster gives out later."""
-        return self.claimed is None or self.claimed > self.xid
+        return self.claimed is None or self.claimed > self.placed
+
+    @property
+    def placed(self) -> int:
+        """By what the table shows: its own xid; for a stranger, that of what wrote it."""
+        own = self.savepoint or self.xid
+        return own if self.claimed is None else min(self.claimed, own)
 
 
 class Commit(NamedTuple):
@@ -133,8 +140,10 @@ class Source:
         return row
 
     def insert_stranger(self, transaction: Transaction, name: str, says: int | None, now: int) -> Row:
-        """A row from elsewhere."""
-        row = self.insert(transaction, name, None, now)._replace(says=says)
+        """A row from elsewhere. It may be written under a savepoint, which has an id of its own."""
+        savepoint = self.next_xid if now % 2 else 0
+        self.next_xid += savepoint != 0
+        row = self.insert(transaction, name, None, now)._replace(says=says, savepoint=savepoint)
         transaction.rows[-1] = row
         return row
 

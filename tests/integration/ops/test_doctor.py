@@ -69,6 +69,8 @@ def mend(world: World, finding: Check) -> None:
     elif finding.fix.startswith("bridge schema target | psql"):
         assert f"dbname={world.target.name}" in finding.fix
         world.target.execute(target_sql())
+    elif finding.fix.startswith("bridge decommission "):
+        world.command(*finding.fix.split()[1:], "--yes")
     else:
         raise AssertionError(f"nothing to run: {finding}")
 
@@ -136,6 +138,11 @@ def test_a_slot_that_a_promotion_leaves_behind_is_told_under_failover(
         ("drop table outbox.stream", "outbox"),
         ("delete from outbox.migration", "migrations"),
         ("alter role outbox_bridge noreplication", "replication"),
+        (
+            "insert into outbox.event (type, payload) select 'a', '{}' from generate_series(1, 9);"
+            " select setval('outbox.event_seq_seq', 3)",
+            "seq_behind",
+        ),
         ("alter role outbox_bridge bypassrls", "role_bypassrls"),
         ("alter table outbox.event owner to outbox_bridge", "role_owner"),
         ("revoke select on crm.customer from outbox_bridge", "privilege_missing"),

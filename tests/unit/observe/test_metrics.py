@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.errors import Halt
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import PHASES, Health, StreamState
+from bridge.postgres.left_behind import LeftBehind
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -59,6 +60,7 @@ def used_metrics() -> Metrics:
     metrics.deliveries.labels("nudge", "sent").inc()
     metrics.delivery_seconds.labels("nudge").observe(0.2)
     metrics.set_waiting({"nudge": (2, 61.04)})
+    metrics.set_left_behind([LeftBehind("slot", "outbox_bridge_gone_1", "m", "f", retained=9)])
     metrics.enrich_lookups.labels("customer", "hit").inc()
     metrics.ingress_requests.labels("events", "202").inc()
     return metrics
@@ -225,7 +227,7 @@ def test_dead_letters_fall_to_zero_when_a_pipeline_has_none_left() -> None:
 @pytest.mark.fault(78)
 def test_labels_come_from_a_short_list_of_names() -> None:
     allowed = {"pipeline", "outcome", "destination", "entity", "result", "endpoint", "code", "reason"}
-    allowed |= {"stream", "phase", "version", "python"}
+    allowed |= {"stream", "kind", "name", "phase", "version", "python"}
     assert set().union(*labels_by_name(used_metrics()).values()) <= allowed
 
 

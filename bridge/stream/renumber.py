@@ -1,0 +1,163 @@
+"""Rows whose `seq` went back are given the next ones, so that a newer event never has a lower `seq` than an older one.
+
+The sequence of the outbox may start anew (TRUNCATE ... RESTART IDENTITY, ALTER ... RESTART) or stay behind the table (a
+move by logical replication or a restore of data alone carries no sequence). Then `version: $meta.seq` would keep old
+rows, and catch-up would read new rows first. A row that began after an applied row was visible has a greater `seq`, or
+the sequence went back: that is exact (SeqOrder). The table's `seq` is the one that counts; the WAL keeps
+the old one, so that the stream asks the table for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import psycopg
+from psycopg import sql
+
+from bridge.errors import Halt, Retry
+from bridge.postgres.outbox import Outbox
+from bridge.postgres.profiled import ProfiledConnection
+from bridge.protocol.events import NULL_SEQ, Batch, Event, Snapshot, seq_of
+from bridge.protocol.facts import Ledger
+
+
+class SeqOrder:
+    """Sees a `seq` that went back: every row of a transaction that began after an applied row was visible has a greater
+    `seq` than that row. Exact, and one number a batch: rows of older transactions are not compared.
+
+    (xmax, seq): transactions from xmax on began when `seq` was visible.
+    """
+
+    def __init__(self) -> None:
+        self.xmax = 0
+        self.seq = 0
+        self.exact = True  # False: such a row may be an older one; its seq in the table counts, and stays
+        self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
+
+    def behind(self, batch: Batch) -> list[Event]:
+        """The rows that went back. If there are none, the batch is learned: it will be visible with its seqs."""
+        if not batch.events:
+            return []
+        seqs = list(map(int, map(seq_of, batch.events)))
+        if min(seqs) <= self.seq:
+            found = [
+                row
+                for row in batch.events
+                if int(row.seq) <= self.seq and int(row.xid) >= self.xmax and row.seq != NULL_SEQ
+            ]
+            if found:
+                return found
+        self._applied.append((batch.xids or [int(batch.events[0].xid)], max(seqs)))
+        return []
+
+    def seen(self, snapshot: Snapshot) -> None:
+        """Everything learned that this snapshot shows was visible to whoever begins from now on."""
+        while self._applied and all(map(snapshot.shows, self._applied[0][0])):
+            self.xmax, self.seq = snapshot.xmax, max(self.seq, self._applied.popleft()[1])
+            self.exact = True
+
+
+def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
+    """Does a sequence give its rows their seq in this order, and do they have an xid? Sessions that keep numbers for
+    later use (a cache) have no order, nor have rows that native replication brings with their publisher's."""
+    if not {"seq", "xid"} <= outbox.columns.keys():
+        return False
+    table = outbox.name.as_string()
+    row = source.execute(
+        "select s.seqcache = 1 and s.seqincrement > 0 and not exists (select from pg_catalog.pg_subscription_rel r"
+        " where r.srrelid = to_regclass(%(table)s) or r.srrelid in"
+        " (select relid from pg_catalog.pg_partition_tree(to_regclass(%(table)s))))"
+        " from pg_catalog.pg_sequence s where s.seqrelid = pg_get_serial_sequence(%(table)s, %(seq)s)::regclass",
+        {"table": table, "seq": outbox.columns["seq"]},
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> tuple[int, int, bool]:
+    """(xid, seq, exact) as a session begins: rows of transactions from xid on have a greater seq. The witness is a
+    row that was there. Where the floor does not show it, a later transaction may have a lower seq by right, and only a
+    sequence that is below it tells (exact); the table has the seq that counts all the same."""
+    if ledger.witness_id is None or ledger.witness_xid is None:
+        return 0, 0, True
+    query = sql.SQL("select {seq} from {table} where {id} = %s").format(
+        seq=outbox.column("seq"), table=outbox.name, id=outbox.column("id")
+    )
+    row = source.execute(query, [ledger.witness_id]).fetchone()
+    if row is None or row[0] is None:
+        return 0, 0, True
+    if ledger.floor.shows(ledger.witness_xid):
+        return ledger.floor.xmax, int(row[0]), True
+    try:
+        last = source.execute(
+            "select pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)",
+            [outbox.name.as_string(), outbox.columns["seq"]],
+        ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        last = None
+    went = last is not None and last[0] is not None and last[0] < row[0]
+    return ledger.witness_xid + 1, int(row[0]), went
+
+
+def renumber(
+    source: ProfiledConnection, outbox: Outbox, events: list[Event], least: int, *, exact: bool
+) -> dict[bytes, bytes]:
+    """By id, the seq that each of these rows has in the table: above `least`, in this order. Raises Halt where the
+    bridge's role may not write it (an outbox of the customer's own), with the statements that do."""
+    names = {"table": outbox.name, "seq": outbox.column("seq"), "id": outbox.column("id")}
+    now = sql.SQL("select {seq}::text from {table} where {id} = %s").format(**names)
+    update = sql.SQL("update {table} set {seq} = default where {id} = %s and {seq} <= %s").format(**names)
+    found: dict[bytes, bytes] = {}
+
+    def look(event: Event) -> int:
+        row = source.execute(now, [event.id.decode()]).fetchone()
+        found[event.id] = row[0].encode() if row is not None else event.seq
+        return int(found[event.id])
+
+    try:
+        with source.transaction():
+            behind = [event for event in events if look(event) <= least and exact]
+            if behind:
+                _raise_sequence(source, outbox, least)
+            for event in behind:
+                source.execute(update, [event.id.decode(), least])
+                look(event)
+    except psycopg.errors.InsufficientPrivilege:
+        raise went_back(outbox, events[0], least) from None
+    if exact and any(int(value) <= least for value in found.values()):
+        raise went_back(outbox, events[0], least)
+    return found
+
+
+def _raise_sequence(source: ProfiledConnection, outbox: Outbox, least: int) -> None:
+    """To `least`, unless it is above. One bridge at a time; never down, beside producers that take from it."""
+    name = outbox.name.as_string()
+    source.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"outbox bridge seq {name}"])
+    row = source.execute("select stream from outbox.stream where floor::text = '3:3:' limit 1").fetchone()
+    if row is not None:  # it reads the rows as they are, by their seq
+        raise Retry(
+            f"seq went back: waiting for the first catch-up of stream {row[0]}", reason="seq_went_back"
+        )
+    sequence = [name, outbox.columns["seq"]]
+    taken = source.execute("select nextval(pg_get_serial_sequence(%s, %s))", sequence).fetchone()
+    if taken is not None and taken[0] is not None and taken[0] <= least:
+        source.execute("select setval(pg_get_serial_sequence(%s, %s), %s)", [*sequence, least])
+
+
+def went_back(outbox: Outbox, event: Event, least: int) -> Halt:
+    table, column = outbox.name.as_string(), sql.Identifier(outbox.columns["seq"]).as_string()
+    return Halt(
+        f"seq went back: event {event.id.decode(errors='replace')} has {event.seq.decode()}, and one that was there "
+        f"before it began has {least}: the sequence of {table} was restarted, or did not come along with its rows",
+        reason="seq_went_back",
+        hint=f"as the table's owner: select setval(pg_get_serial_sequence('{table}', '{outbox.columns['seq']}'), "
+        f"(select max({column}) from {table}));   then: update {table} set {column} = default where "
+        f"{_xid(outbox)} >= '{int(event.xid)}'::xid8 and {column} <= {least};",
+    )
+
+
+def _xid(outbox: Outbox) -> str:
+    return sql.Identifier(outbox.columns["xid"]).as_string()
+
+
+def read_again() -> Retry:
+    return Retry("seq went back, and the rows have new ones: reading them again", reason="seq_went_back")

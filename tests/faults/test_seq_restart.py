@@ -1,0 +1,108 @@
+"""seq goes back: TRUNCATE ... RESTART IDENTITY, ALTER ... RESTART, or rows that came without their sequence."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.world import World, until
+
+_RESTART = "alter table outbox.event alter column seq restart"
+_LATEST = """
+    create table events.latest (key text primary key, n int, seq bigint);
+    grant select, insert, update on events.latest to outbox_bridge"""
+
+
+def _keeps_the_latest(world: World, capture: str) -> None:
+    world.target.execute(_LATEST)
+
+    def change(document: dict[str, object]) -> None:
+        source, pipelines = document["source"], document["pipelines"]
+        assert isinstance(source, dict)
+        assert isinstance(pipelines, dict)
+        source.update(capture=capture, poll_interval="100ms")
+        pipelines["latest"] = {
+            "event": "latest",
+            "destinations": {
+                "latest": {
+                    "connection": "warehouse",
+                    "table": "events.latest",
+                    "mode": "upsert",
+                    "key": ["key"],
+                    "version": "$meta.seq",
+                    "columns": {"key": "$meta.key", "n": "$event.n", "seq": "$meta.seq"},
+                }
+            },
+        }
+
+    world.configure(change)
+
+
+def _put(world: World, n: int) -> None:
+    world.source.execute(
+        "insert into outbox.event (type, key, payload) values ('latest', 'k', jsonb_build_object('n', %s::int))",
+        [n],
+    )
+
+
+def _n(world: World) -> int | None:
+    rows = world.target.execute("select n from events.latest")
+    return int(rows[0][0]) if rows else None
+
+
+@pytest.mark.fault(84)
+@pytest.mark.parametrize("capture", ["slot", "poll"])
+@pytest.mark.parametrize("runs", [True, False], ids=["bridge up", "bridge down"])
+def test_a_newer_event_counts_as_newer_though_seq_went_back(
+    world: World, capture: str, *, runs: bool
+) -> None:
+    _keeps_the_latest(world, capture)
+    bridge = world.bridge().start()
+    bridge.wait_ready()
+    with world.producer() as producer:
+        producer.transaction(20)
+    _put(world, 1)
+    until(lambda: _n(world) == 1, "the old one")
+    before = world.checkpoint("floor_lsn")
+    world.caught_up()
+    until(lambda: world.checkpoint("floor_lsn") != before, "the floor has risen")
+    if not runs:
+        assert bridge.terminate() == 0
+    world.source.execute(_RESTART)
+    for n in (2, 3):
+        _put(world, n)
+    if not runs:
+        bridge.start()
+    until(lambda: _n(world) == 3, "the newest one")
+    if capture == "slot":
+        world.drop_slot()  # catch-up reads the same seqs from the table
+    _put(world, 4)
+    until(lambda: _n(world) == 4, "and the next")
+    world.law()
+    repeated = "select count(*) from (select seq from outbox.event group by seq having count(*) > 1) as twice"
+    assert world.source.value(repeated) == 0
+
+
+@pytest.mark.fault(84)
+def test_where_the_bridge_may_not_write_seq_the_statements_are_printed(world: World) -> None:
+    """An outbox of the customer's own, or an installation from before."""
+    _keeps_the_latest(world, "slot")
+    world.source.execute("revoke update (seq) on outbox.event from outbox_bridge")
+    bridge = world.bridge().start()
+    bridge.wait_log("streaming")
+    with world.producer() as producer:
+        producer.transaction(20)
+    _put(world, 1)
+    world.caught_up()
+    assert bridge.terminate() == 0
+    world.source.execute(_RESTART)
+    _put(world, 2)
+    bridge.start()
+    body = bridge.wait_halted("seq_went_back")
+    assert _n(world) == 1
+    hint = body.partition("as the table's owner: ")[2].replace('\\"', '"')
+    setval, _, update = hint.partition("   then: ")
+    world.source.execute(setval)
+    world.source.execute(update.partition(";")[0])
+    until(lambda: _n(world) == 2, "the newer one")
+    bridge.wait_ready()
+    world.law()
