@@ -57,10 +57,10 @@ class AppliedPosition:
     started_at: datetime | None = None
     system_identifier: str | None = None
 
-    def predicate(self, outbox: Outbox) -> sql.Composed:
-        """Over a row of the outbox."""
+    def position(self, outbox: Outbox) -> sql.Composed:
+        """Over a row of the outbox: does the ledger cover it?"""
         xid, seq = outbox.placed(), sql.SQL("coalesce({}, 0)").format(outbox.column("seq"))
-        applied = sql.SQL(
+        return sql.SQL(
             "(pg_visible_in_snapshot({xid}, {floor}::pg_snapshot) "
             " or ({xid} = any({listed}::xid8[]) and {seq}::bigint <@ {seqs}::int8multirange)"
             " or (pg_visible_in_snapshot({xid}, {goal}::pg_snapshot) and {seq} <= {goal_seq}))"
@@ -73,6 +73,10 @@ class AppliedPosition:
             goal=sql.Literal(self.goal),
             goal_seq=sql.Literal(self.goal_seq),
         )
+
+    def predicate(self, outbox: Outbox) -> sql.Composed:
+        """The same, without rows from before the stream's start: those are covered, but not applied."""
+        applied = self.position(outbox)
         if self.since is None:
             return applied
         own = sql.SQL(" and {} >= {}::timestamptz").format(

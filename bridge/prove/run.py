@@ -22,6 +22,7 @@ from bridge.postgres.profiles import PROVE_SOURCE, PROVE_TARGET
 from bridge.postgres.safe_error import safe_message
 from bridge.prove.by_event import compare_by_event
 from bridge.prove.by_key import compare_by_key, compare_by_rows
+from bridge.prove.census import take
 from bridge.prove.digest import Link, Window
 from bridge.prove.expected import (
     AppliedPosition,
@@ -91,6 +92,7 @@ def _stream(
             begin_source(source, applied)
             plan = replace(plan, outbox=plan.outbox.on(source))
             ground = _Ground(plan, source, target, cast, applied, read_pruning(source))
+            report.outboxes.append(take(source, cast, plan, applied))
             window = _window(ground, retention, window, report)
             for subject in subjects(plan, source, target, pipeline):
                 report.comparisons.append(_compare(ground, subject, window))

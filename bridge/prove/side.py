@@ -16,29 +16,14 @@ from psycopg import sql
 from bridge.attempts import bisect
 from bridge.planning.spec import Unit
 from bridge.postgres.outbox import Outbox
+from bridge.prove.census import NAMED, Census, Named
 from bridge.prove.digest import Link, Window
 from bridge.prove.expected import EMPTIED, AppliedPosition, ExpectedEffects, Wanted
 from bridge.prove.subject import Subject
 
-NAMED = 100
-"""The number of events that are named for each kind; counts are exact."""
-
 Answer = TypeVar("Answer")
 
 KINDS = ("lost", "doubled", "differing", "unexpected", "both")
-
-
-@dataclass(slots=True)
-class Named:
-    """Events of one kind: how many, and the first of them."""
-
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, what: str) -> None:
-        self.count += 1
-        if len(self.first) < NAMED:
-            self.first.append(what)
 
 
 @dataclass(slots=True)
@@ -73,11 +58,14 @@ class Comparison:
 @dataclass(slots=True)
 class Report:
     comparisons: list[Comparison] = field(default_factory=list)
+    outboxes: list[Census] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def differences(self) -> int:
-        return sum(comparison.differences for comparison in self.comparisons)
+        return sum(one.differences for one in self.comparisons) + sum(
+            one.differences for one in self.outboxes
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {"differences": self.differences, **asdict(self)}
@@ -107,6 +95,8 @@ class Report:
             if one.left_out:
                 lines.append(f"  not compared, from an enrichment: {', '.join(one.left_out)}")
             lines += [f"  note: {note}" for note in one.notes]
+        for census in self.outboxes:
+            lines += census.lines()
         lines += [f"note: {note}" for note in self.notes]
         verdict = "no difference" if not self.differences else f"{self.differences} differences"
         return "\n".join([*lines, verdict])
