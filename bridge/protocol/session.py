@@ -67,8 +67,11 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     source = yield from ask(facts(settings, ledger))
     from_slot = slot_wanted(settings, source)
     judgement = judge(ledger, source, registration, slot_wanted=from_slot, has_xid=settings.has_xid)
-    yield from ask(to.Save(ledger, judgement.ledger, forget_above=judgement.forget_above))
-    life = _Life(settings, judgement.ledger, target, registration)
+    known = ledger
+    if not judgement.unproven:  # another source must not leave its timeline in the ledger
+        known = judgement.ledger
+        yield from ask(to.Save(ledger, known, forget_above=judgement.forget_above))
+    life = _Life(settings, known, target, registration)
     # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
     # fact when it takes our floor: it stores a position one above ours.
     first = is_first_catch_up(ledger, registration)
@@ -80,7 +83,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
         return
     if judgement.catch_up is not None:
         yield from life.catch_up(source, judgement.catch_up)
-    yield from life.stream(unproven=judgement.unproven)
+    yield from life.stream(unproven=judgement.ledger if judgement.unproven else None)
 
 
 @dataclass(slots=True)
@@ -288,17 +291,17 @@ class _Life:
 
     # --- from the slot ------------------------------------------------------------------------
 
-    def stream(self, *, unproven: bool = False) -> Asking[None]:
+    def stream(self, *, unproven: Ledger | None = None) -> Asking[None]:
         """Stream transactions in commit order, one target transaction per batch. The next batch is read and planned
         while the previous one commits.
 
-        unproven: the witness is not in the table. Then start where the slot is, before applied_lsn, and apply nothing
-        before the stream has brought the witness again.
+        unproven: the ledger to go on from, of a history whose witness is not in the table. Then start where the slot
+        is, before applied_lsn, and write nothing before the stream has brought the witness again.
         """
         incarnation = self.ledger.incarnation
         applied = self.ledger.applied_lsn
         start = applied
-        if unproven and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None:
+        if unproven is not None and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None:
             start = min(applied, slot.confirmed_flush)
         yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
@@ -310,15 +313,16 @@ class _Life:
         listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
         done = Done(listed, self.ledger.floor)
         look = _Look(start)
-        unproven = unproven and slot.confirmed_flush < applied
         while True:
             received = yield from ask(to.Receive())
             if received.settled:
                 yield from self.settle()
-            if received.batch is not None and unproven:
-                unproven = not find_witness(received.batch, self.ledger)
+            if received.batch is not None and unproven is not None:
+                if find_witness(received.batch, self.ledger):
+                    yield from self.save(unproven)
+                    unproven = None
                 received = replace(received, batch=after(received.batch, applied))
-            if unproven and received.position >= applied:
+            if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if received.batch is not None:
                 if received.batch.strays:
@@ -327,7 +331,7 @@ class _Life:
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
             look.position = received.position
-            if (received.tick or received.stop) and not look.inside:
+            if (received.tick or received.stop) and not look.inside and unproven is None:
                 yield from self.look_at_source(look)
             if received.stop:
                 return

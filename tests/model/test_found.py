@@ -147,7 +147,7 @@ def test_a_prepared_transaction_committed_twice_over_a_promotion_counts_once() -
     simulation.source.leave(again)
     walk.run_until_idle(simulation)
     assert simulation.halted is not None
-    assert simulation.halted.reason == "history_diverged"
+    assert simulation.halted.reason == "promotion_diverged"
 
 
 def test_a_target_restored_to_its_first_catch_up_does_not_pass_a_prune() -> None:

@@ -117,7 +117,7 @@ def test_a_row_with_another_xid_than_its_transaction_is_told_apart(rows: int, tr
         some = [event(number * 10 + n, xid=3 * EPOCH + 700 + number) for n in range(rows)]
         if number == transactions - 1:
             wrong = event(900, xid=3 * EPOCH + 701 + number)
-            for stray in (wrong, wrong._replace(xid=None), wrong._replace(xid=b"0")):  # type: ignore[arg-type]
+            for stray in (wrong, wrong._replace(xid=b"0")):
                 some.insert(0, stray)
                 bad.append(stray)
             some = some if rows > 1 else some[:1]
@@ -131,6 +131,45 @@ def test_a_row_with_another_xid_than_its_transaction_is_told_apart(rows: int, tr
     assert not any(batch.strays for batch in batches[:-1])
     assert batches[-1].end_lsn == 99 + transactions
     assert not batches[-1].replicated
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_row_without_an_xid_has_that_of_its_transaction(rows: int, partitioned: bool) -> None:
+    """Where rows can move, it may have come before."""
+    decoder = Decoder("outbox", "event", NAMES)
+    decoder.expect(Layout(tuple(Event._fields), partitioned=partitioned, next_xid=3 * EPOCH + 5))
+    bare = event(1)._replace(xid=None)  # type: ignore[arg-type]
+    some = [bare, *(event(n, xid=3 * EPOCH + 700) for n in range(2, rows + 1))]
+    messages = [begin(700), *(insert(list(one)) for one in some), commit(50)]
+    decoder.feed([relation(list(Event._fields)), *messages])
+    own = event(1, xid=3 * EPOCH + 700)
+    [batch] = drained(decoder)
+    assert batch.events == (some[1:] if partitioned else [own, *some[1:]])
+    assert batch.strays == ([bare] if partitioned else [])
+    assert batch.xids == ([] if partitioned and rows == 1 else [3 * EPOCH + 700])
+
+
+def test_rows_of_one_seq_or_without_are_never_taken_for_moved_ones() -> None:
+    """seq may be a version per aggregate, or NULL."""
+    for counted, most in ((False, 2), (False, 100), (True, 100)):
+        decoder = Decoder("outbox", "event", NAMES, max_events=most)
+        decoder.expect(Layout(tuple(Event._fields), partitioned=True, counted=counted))
+        same = [event(n, xid=5)._replace(seq=b"1") for n in range(6)]
+        bare = [event(7, xid=5)._replace(seq=None)] * 2  # type: ignore[arg-type]
+        rows = [*same, *bare]
+        moved = [insert(list(one)) for one in same]
+        decoder.feed(
+            [
+                relation(list(Event._fields)),
+                begin(5),
+                *(insert(list(one)) for one in rows),
+                *moved,
+                commit(50),
+            ]
+        )
+        expected = [*same, *(one._replace(seq=b"-0") for one in bare)]
+        assert [one for batch in drained(decoder) for one in batch.events] == expected
 
 
 def test_what_native_replication_wrote_says_so_of_every_transaction_alone() -> None:
