@@ -301,7 +301,10 @@ class _Life:
         incarnation = self.ledger.incarnation
         applied = self.ledger.applied_lsn
         start = applied
-        if unproven is not None and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None:
+        if (
+            unproven is not None
+            and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None
+        ):
             start = min(applied, slot.confirmed_flush)
         yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip

@@ -31,6 +31,7 @@ NAMED = 100
 """The number of events that are named for each kind; counts are exact."""
 _SETTLE_SECONDS = 15.0
 """An idle bridge confirms its position every ten seconds."""
+_IN_FLIGHT_SECONDS = 0.5
 _KINDS = 1000
 
 _SLOT: LiteralString = """
@@ -107,6 +108,9 @@ def take(source: Link, other: Link, plan: StreamSpec, applied: AppliedPosition) 
     census = Census(stream)
     [end] = source.execute("select pg_current_wal_insert_lsn()::text").fetchone() or ("0/0",)
     _count(source, census, outbox, applied)
+    if census.waiting:  # what was in flight
+        time.sleep(_IN_FLIGHT_SECONDS)
+        _count(source, census, outbox, read_applied(other, stream))
     if census.waiting and (again := _passed(source, other, stream, str(end))) is not None:
         _count(source, census, outbox, again)
         census.passed_over = _named(source, outbox, _waits(outbox, again), census.waiting)

@@ -109,6 +109,7 @@ def set_up(directory: Path, app: Database, warehouse: Database, slack: Receiver)
     return config, f"http://{listen}"
 
 
+@pytest.mark.slow
 @pytest.mark.node
 def test_the_snippet_sent_five_thousand_times_is_one_row_and_one_message(
     tmp_path: Path,

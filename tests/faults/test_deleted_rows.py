@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.servers import EmbeddedServer
+from tests.support.variants import first_fast
 from tests.support.world import World, until
 
 _AT_ONCE = """
@@ -23,7 +24,7 @@ def _covered(world: World) -> bool:
 
 @pytest.mark.fault(83)
 @pytest.mark.parametrize("xid", [True, False], ids=["with xid", "without xid"])
-@pytest.mark.parametrize("kill", [True, False], ids=["killed at once", "stopped"])
+@pytest.mark.parametrize("kill", first_fast(True, False), ids=["killed at once", "stopped"])
 def test_rows_that_are_deleted_at_once_are_delivered_over_restarts(
     world: World, *, xid: bool, kill: bool
 ) -> None:

@@ -195,6 +195,7 @@ def test_an_entity_is_what_its_newest_event_says_after_a_kill_at_any_point(
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_failing_at_each_point_begins_again_and_lives(small: World) -> None:
     with small.producer() as producer:

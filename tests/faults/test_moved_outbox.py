@@ -11,6 +11,7 @@ import pytest
 from bridge.postgres.schema import install_source
 from tests.integration.test_foreign_xids import burn
 from tests.support.servers import Database, EmbeddedServer, Servers, Workspace, drop_database
+from tests.support.variants import first_fast
 from tests.support.world import World, make_database, until
 
 pytestmark = [pytest.mark.data_directory, pytest.mark.timeout(600)]
@@ -56,8 +57,8 @@ def overtake(database: Database, xid: int) -> None:
 
 
 @pytest.mark.fault(79)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
-@pytest.mark.parametrize("counter", ["behind", "ahead"])
+@pytest.mark.parametrize("capture", first_fast("slot", "poll"))
+@pytest.mark.parametrize("counter", first_fast("ahead", "behind"))
 def test_a_new_stream_on_a_restored_outbox_applies_every_row_once(
     world: World, source_cluster: EmbeddedServer, elsewhere: EmbeddedServer, capture: str, counter: str
 ) -> None:
@@ -88,8 +89,8 @@ def test_a_new_stream_on_a_restored_outbox_applies_every_row_once(
 
 
 @pytest.mark.fault(79)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
-@pytest.mark.parametrize("counter", ["behind", "ahead"])
+@pytest.mark.parametrize("capture", first_fast("slot", "poll"))
+@pytest.mark.parametrize("counter", first_fast("ahead", "behind"))
 def test_an_outbox_that_moves_by_dump_and_restore_goes_on_exactly(
     world: World, source_cluster: EmbeddedServer, elsewhere: EmbeddedServer, capture: str, counter: str
 ) -> None:
@@ -97,7 +98,7 @@ def test_an_outbox_that_moves_by_dump_and_restore_goes_on_exactly(
 
 
 @pytest.mark.fault(79)
-@pytest.mark.parametrize("counter", ["behind", "ahead"])
+@pytest.mark.parametrize("counter", first_fast("ahead", "behind"))
 def test_an_outbox_that_moves_to_a_cluster_of_the_same_image_goes_on_exactly(
     world: World, source_cluster: EmbeddedServer, twin: EmbeddedServer, counter: str
 ) -> None:
@@ -167,7 +168,7 @@ def test_accepting_a_restored_source_from_now_applies_nothing_twice(
 
 
 @pytest.mark.fault(80)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
+@pytest.mark.parametrize("capture", first_fast("slot", "poll"))
 def test_blue_green_by_native_replication_goes_on_exactly(
     world: World, source_cluster: EmbeddedServer, elsewhere: EmbeddedServer, capture: str
 ) -> None:
@@ -216,7 +217,7 @@ def test_blue_green_by_native_replication_goes_on_exactly(
 
 
 @pytest.mark.fault(80)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
+@pytest.mark.parametrize("capture", first_fast("slot", "poll"))
 def test_a_bridge_on_the_subscriber_applies_what_the_publisher_writes(
     world: World, source_cluster: EmbeddedServer, elsewhere: EmbeddedServer, capture: str
 ) -> None:
@@ -254,7 +255,7 @@ def test_a_bridge_on_the_subscriber_applies_what_the_publisher_writes(
 
 
 @pytest.mark.fault(80)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
+@pytest.mark.parametrize("capture", first_fast("slot", "poll"))
 def test_an_own_outbox_that_is_replicated_needs_the_trigger(
     world: World, source_cluster: EmbeddedServer, elsewhere: EmbeddedServer, capture: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.variants import first_fast
 from tests.support.world import World
 
 _FULL = """
@@ -13,7 +14,7 @@ _FULL = """
 
 
 @pytest.mark.fault(19)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
+@pytest.mark.parametrize("capture", first_fast("slot", "poll"))
 @pytest.mark.parametrize("state", ["53400", "57014"])
 def test_a_stream_that_is_refused_again_and_again_is_not_ready(
     world: World, capture: str, state: str

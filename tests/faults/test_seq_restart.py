@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.variants import first_fast
 from tests.support.world import World, until
 
 _RESTART = "alter table outbox.event alter column seq restart"
@@ -50,7 +51,7 @@ def _n(world: World) -> int | None:
 
 
 @pytest.mark.fault(84)
-@pytest.mark.parametrize("capture", ["slot", "poll"])
+@pytest.mark.parametrize("capture", first_fast("slot", "poll"))
 @pytest.mark.parametrize("runs", [True, False], ids=["bridge up", "bridge down"])
 def test_a_newer_event_counts_as_newer_though_seq_went_back(
     world: World, capture: str, *, runs: bool

@@ -35,6 +35,7 @@ def test_events_that_were_there_before_and_those_that_come_later_arrive_once(
     assert verdict.holds, f"{verdict}\n{bridge.log_tail()}"
 
 
+@pytest.mark.slow
 def test_a_bridge_killed_again_and_again_neither_loses_nor_doubles(
     source: Database, target: Database, bridge: BridgeProcess
 ) -> None:

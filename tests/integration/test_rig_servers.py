@@ -95,6 +95,7 @@ def test_a_standby_is_promoted_to_a_new_timeline(
         standby.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.data_directory
 def test_a_restored_copy_has_forgotten_what_came_later(
     source_cluster: EmbeddedServer, source: Database

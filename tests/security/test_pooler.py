@@ -177,6 +177,9 @@ def test_every_part_works_behind_either_pool(pooled: tuple[World, str, int], rec
 
 @pytest.mark.timeout(600)  # fifteen commands and a bridge
 @pytest.mark.fault(68)
+@pytest.mark.parametrize(
+    "pooled", ["transaction", pytest.param("session", marks=pytest.mark.slow)], indirect=True
+)
 def test_every_command_works_behind_either_pool(pooled: tuple[World, str, int]) -> None:
     world, owner, _ = pooled
     assert "the outbox is at version" in world.run("install", SOURCE_DSN=owner).stdout

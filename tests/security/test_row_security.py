@@ -8,6 +8,7 @@ import pytest
 from bridge.config.load import load
 from bridge.doctor.examine import examine
 from tests.support.servers import Database
+from tests.support.variants import first_fast
 from tests.support.world import Document, World
 
 POLICIES = {
@@ -44,11 +45,11 @@ def _errors(world: World) -> list[tuple[str, str]]:
     ("table", "capture", "policy"),
     [
         ("outbox.event", "slot", "no policy"),
-        ("outbox.event", "slot", "some rows"),
+        pytest.param(*("outbox.event", "slot", "some rows"), marks=pytest.mark.slow),
         ("outbox.event", "poll", "some rows"),
-        ("outbox.event", "poll", "every row"),
+        pytest.param(*("outbox.event", "poll", "every row"), marks=pytest.mark.slow),
         ("outbox.stream", "slot", "no policy"),
-        ("outbox.pruned", "poll", "no policy"),
+        pytest.param(*("outbox.pruned", "poll", "no policy"), marks=pytest.mark.slow),
     ],
 )
 def test_row_security_of_the_source_halts_and_doctor_says_so(
@@ -75,9 +76,9 @@ def test_row_security_of_the_source_halts_and_doctor_says_so(
     ("table", "capture"),
     [
         ("outbox.event", "slot"),
-        ("outbox.event", "poll"),
+        pytest.param(*("outbox.event", "poll"), marks=pytest.mark.slow),
         ("outbox.stream", "slot"),
-        ("outbox.pruned", "poll"),
+        pytest.param(*("outbox.pruned", "poll"), marks=pytest.mark.slow),
     ],
 )
 def test_row_security_that_is_switched_on_while_running_halts(world: World, table: str, capture: str) -> None:
@@ -119,7 +120,7 @@ def test_every_table_of_the_schema_is_refused_unless_the_role_bypasses_it(world:
         world.source.execute("alter role outbox_bridge nobypassrls")
 
 
-@pytest.mark.parametrize("arguments", [("prove",), ("prune",), ("recover", "--accept-source")])
+@pytest.mark.parametrize("arguments", first_fast(("prove",), ("prune",), ("recover", "--accept-source")))
 def test_a_command_that_row_security_refuses_does_not_ask_for_a_grant(
     world: World, arguments: tuple[str, ...]
 ) -> None:

@@ -51,6 +51,7 @@ def test_what_the_bridge_did_has_no_difference(world: World, command: Command) -
     assert "no difference" in command("prove").out
 
 
+@pytest.mark.slow
 def test_a_running_bridge_under_traffic_gives_no_false_alarm(world: World, command: Command) -> None:
     world.bridge().start().wait_ready()
     with Traffic(world.source.dsn, producers=2, burst=300):

@@ -51,7 +51,10 @@ def test_rows_that_are_gone_come_back_beside_a_running_bridge(world: World, comm
     assert command("prove").code == 0
 
 
-@pytest.mark.parametrize("act", ["kill", "kill@2", "raise", "hang"])
+_SLOW = [pytest.param(act, marks=pytest.mark.slow) for act in ("kill@2", "raise", "hang")]
+
+
+@pytest.mark.parametrize("act", ["kill", *_SLOW])
 def test_ended_early_and_run_again_it_doubles_nothing_where_no_key_guards(
     world: World, command: Command, act: str
 ) -> None:
