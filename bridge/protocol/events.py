@@ -15,6 +15,8 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import NamedTuple, NewType
 
+import orjson
+
 Lsn = NewType("Lsn", int)
 
 ZERO = Lsn(0)
@@ -118,6 +120,12 @@ id_of = itemgetter(Event._fields.index("id"))
 """Readers for map(): the field of every event of a list without a step of the interpreter."""
 
 
+def numbers(texts: Iterable[bytes]) -> list[int]:
+    """Integers as Postgres prints them, read together: half the cost of int() for each. TypeError for a None."""
+    found: list[int] = orjson.loads(b"[" + b",".join(texts) + b"]")
+    return found
+
+
 @dataclass(slots=True)
 class Batch:
     """Whole transactions in commit order, or a chunk of one that is larger than memory allows."""
@@ -147,7 +155,7 @@ class Seqs:
 
     @classmethod
     def of(cls, seqs: Iterable[int]) -> Seqs:
-        ordered = sorted(seqs)
+        ordered = sorted(set(seqs))
         if not ordered:
             return cls((), ())
         if ordered[-1] - ordered[0] == len(ordered) - 1:  # nothing between them is missing

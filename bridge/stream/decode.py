@@ -18,7 +18,7 @@ from struct import Struct, pack
 from typing import NoReturn
 
 from bridge.errors import Halt
-from bridge.protocol.events import MUST_HAVE, NULL, NULL_SEQ, Batch, Event, Lsn, Seqs, xid_of
+from bridge.protocol.events import MUST_HAVE, NULL, NULL_SEQ, Batch, Event, Lsn, Seqs, numbers, xid_of
 
 RowParser = Callable[[bytes], Event]
 
@@ -194,7 +194,7 @@ class Decoder:
     def _own_xids(self, begins: Sequence[bytes], events: Sequence[Event]) -> list[int] | None:
         """The transactions' xids, by their one row each; None where a row's is not its transaction's."""
         try:
-            xids = list(map(int, map(xid_of, events)))
+            xids = numbers(map(xid_of, events))
         except TypeError:  # NULL
             return None
         if not self._has_xid:

@@ -17,7 +17,7 @@ from bridge.planning.spec import Unit
 from bridge.postgres.entities import RefusedKeep
 from bridge.postgres.target import Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-from bridge.protocol.events import Batch, Seqs, seq_of
+from bridge.protocol.events import Batch, Seqs, numbers, seq_of
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class PlannedBatch:
 
     def seqs(self) -> Seqs:
         """Of its rows, for bridge.applied."""
-        return Seqs.of(map(int, map(seq_of, self.batch.events)))
+        return Seqs.of(numbers(map(seq_of, self.batch.events)))
 
     def lightened(self) -> PlannedBatch:
         """What is told of an applied chunk later: counts, causes of death and their order, without the rows. A

@@ -17,7 +17,7 @@ from psycopg import sql
 from bridge.errors import Halt, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiled import ProfiledConnection
-from bridge.protocol.events import NULL_SEQ, Batch, Event, Snapshot, seq_of
+from bridge.protocol.events import NULL_SEQ, Batch, Event, Snapshot, numbers, seq_of
 from bridge.protocol.facts import Ledger
 
 
@@ -38,7 +38,7 @@ class SeqOrder:
         """The rows that went back. If there are none, the batch is learned: it will be visible with its seqs."""
         if not batch.events:
             return []
-        seqs = list(map(int, map(seq_of, batch.events)))
+        seqs = numbers(map(seq_of, batch.events))
         if min(seqs) <= self.seq:
             found = [
                 row
