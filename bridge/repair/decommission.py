@@ -51,7 +51,8 @@ def remains(
             {"name": f"{stream}_"},
         )
     ]
-    found = Remains(stream, registered["target_database"] if registered else None, slots)
+    database = (registered["target_database"] or "(not said)") if registered else None
+    found = Remains(stream, database, slots)
     row = progress.checkpoint(target, stream) if target is not None else None
     if registered is None and row is None:
         return found

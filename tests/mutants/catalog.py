@@ -126,9 +126,9 @@ if $BATCH.whole:
         (
             Sql(
                 "{beyond_floor} and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
-                " and (pg_visible_in_snapshot({xid}",
+                " and pg_visible_in_snapshot({placed}, %(upto)s",
                 "{seq} > coalesce((select max(seq) from outbox.event where xid < %(xmax)s::xid8"
-                " and not xid = any(%(xip)s::xid8[])), 0) and (pg_visible_in_snapshot({xid}",
+                " and not xid = any(%(xip)s::xid8[])), 0) and pg_visible_in_snapshot({placed}, %(upto)s",
             ),
         ),
         (real("test_a_lower_seq_that_commits_later_is_read"),),
@@ -254,14 +254,17 @@ if self.ledger.next is not None:
         "one that was dropped and made again is taken for the same",
         (
             Sql("concat_ws(' ', p.oid", "left(concat_ws(' ', p.oid"),
-            Sql("to_regclass(%(table)s)::oid::text) from", "to_regclass(%(table)s)::oid::text), 0) from"),
+            Sql(
+                ") from pg_catalog.pg_publication p where p.pubname = %(publication)s and p.pubinsert",
+                "), 0) from pg_catalog.pg_publication p where p.pubname = %(publication)s and p.pubinsert",
+            ),
         ),
         (real("test_a_publication_that_was_away_is_another_one"),),
     ),
     Mutant(
         "no-witness",
         "nobody looks whether the last applied event is still in the outbox",
-        (Code("not $SOURCE.witness_present and $NOT_PRUNED", "False"),),
+        (Code("$SOURCE.witness_present or $NOT_PRUNED", "True"),),
         (focused("asks_for_no_witness"),),
     ),
     Mutant(

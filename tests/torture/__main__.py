@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.support.truth import Verdict, conservation
 from tests.support.world import until
 from tests.torture.faults import Faults
 from tests.torture.load import Load, at_rest
+from tests.torture.own import letters_of_nulls
 from tests.torture.rig import STALLED, Rig
 
 KILLS = 5
@@ -40,12 +41,12 @@ WHOLE = 5.0
 
 
 class Law:
-    """The conservation law on the rig. withheld: when a publication left inserts out, unix seconds; it may grow."""
+    """The conservation law on the rig, beside what the faults did to it."""
 
-    def __init__(self, rig: Rig, withheld: Sequence[tuple[float, float]]) -> None:
+    def __init__(self, rig: Rig, faults: Faults) -> None:
         self._rig = rig
         self._world = rig.world
-        self._withheld = withheld
+        self._faults = faults
 
     def judge(self) -> dict[str, Any]:
         """With the producers at rest and all faults cleared."""
@@ -63,10 +64,13 @@ class Law:
             self._world.check_confirmed()
         late = len(verdict.out_of_order) if self._late_by_right(verdict) else 0
         holds = verdict.holds or (bool(late) and replace(verdict, out_of_order=[]).holds)
+        nulls = self._faults.nulls - letters_of_nulls(self._world)
+        holds = holds and nulls == 0
         found = {
             "holds": holds,
             "verdict": str(verdict),
             "late_because_withheld": late,
+            "rows_with_null_that_are_no_dead_letter": nulls,
             "seconds_to_catch_up": round(took, 2),
         }
         rightly = f", all of them withheld by a publication: {late}" if late else ""
@@ -103,7 +107,7 @@ class Law:
             )
         }
         return all(
-            any(began - 1 <= at[str(event)] <= ended + 0.1 for began, ended in self._withheld)
+            any(began - 1 <= at[str(event)] <= ended + 0.1 for began, ended in self._faults.withheld)
             for event in verdict.out_of_order
         )
 
@@ -116,13 +120,13 @@ def _accepts(database: Database) -> bool:
     return True
 
 
-def torture(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
+def torture(minutes: float, seed: int, directory: Path, *, own: bool = False) -> dict[str, Any]:
     """Run; the report. `ok`: the law held every time and, in a run of WHOLE minutes, every class of fault struck. While
     one has not, such a run goes on, up to five minutes more."""
     chance = random.Random(seed)
-    rig = Rig(directory, chance)
+    rig = Rig(directory, chance, own=own)
     faults = Faults(rig)
-    law = Law(rig, faults.withheld)
+    law = Law(rig, faults)
     go = threading.Event()
     loads = [Load(rig.world.source, f"producer-{n}", seed, go, rig.happened) for n in range(4)]
     checks: list[dict[str, Any]] = []
@@ -150,7 +154,7 @@ def torture(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
             go.clear()
             at_rest(loads)
             checks.append(law.judge())
-            if time.monotonic() >= end and minutes >= WHOLE and rig.happened.missing():
+            if time.monotonic() >= end and minutes >= WHOLE and rig.happened.missing(own=own):
                 end = min(time.monotonic() + 60, began + minutes * 60 + LONGER)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
@@ -163,7 +167,7 @@ def torture(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
             if load.is_alive():
                 load.join(30)
         rig.close()
-    missing = rig.happened.missing()
+    missing = rig.happened.missing(own=own)
     struck = not missing or minutes < WHOLE
     return {
         "ok": not failure and struck and bool(checks) and all(check["holds"] for check in checks),
@@ -182,11 +186,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--report", type=Path, default=Path("build/torture.json"))
+    parser.add_argument("--own", action="store_true", help="an outbox of the customer's own (own.py)")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 31)
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="torture-") as directory:
-        report = torture(arguments.minutes, seed, Path(directory))
+        report = torture(arguments.minutes, seed, Path(directory), own=arguments.own)
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     arguments.report.write_text(json.dumps(report, indent=1, default=str))
     print(json.dumps({key: report[key] for key in ("ok", "failure", "never_happened", "happened")}, indent=1))

@@ -1,4 +1,4 @@
-"""Everything that is done to the rig, each fault a method that writes down what it did."""
+"""Everything that is done to the rig, each fault a method that writes down what it did. nulls: rows, so far."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import psycopg
 
 from tests.support.servers import EmbeddedServer
+from tests.torture import own
 from tests.torture.rig import STALLED, Rig
 
 _PENDING = """
@@ -40,6 +41,9 @@ class Faults:
             self.hide_table,
             self.lock_table,
         ]
+        self.nulls = 0
+        if rig.own:
+            self.every += [self.move_rows, self.move_rows, self.delete_rows, self.insert_nulls]
 
     def kill(self) -> None:
         self.rig.chance.choice(self.rig.bridges).kill()
@@ -141,6 +145,18 @@ class Faults:
         time.sleep(self.rig.chance.uniform(0.2, 2))
         self.rig.world.target.execute("alter table events.hidden rename to usage_limits")
         self.rig.happened.add("tables missing for a while")
+
+    def move_rows(self) -> None:
+        if moved := own.move_rows(self.rig.world):
+            self.rig.happened.add("rows moved between partitions", rows=moved)
+
+    def delete_rows(self) -> None:
+        if deleted := own.delete_rows(self.rig.world):
+            self.rig.happened.add("applied rows deleted", rows=deleted)
+
+    def insert_nulls(self) -> None:
+        self.nulls += own.insert_nulls(self.rig.world)
+        self.rig.happened.add("rows with NULL")
 
     def lock_table(self) -> None:
         with self.rig.world.target.connect() as owner, owner.transaction():

@@ -17,6 +17,7 @@ from tests.support.bridge_process import BridgeProcess
 from tests.support.proxy import FaultProxy, LostAnswer
 from tests.support.servers import EmbeddedServer, Servers
 from tests.support.world import IMPATIENT, World, make_database
+from tests.torture.own import use_own_outbox
 
 STALLED = 300.0
 """Seconds without progress after which the run has failed. Nothing else has a deadline: a machine can be slow."""
@@ -52,6 +53,8 @@ CLASSES = (
 )
 """What must have happened at least once."""
 
+OWN_CLASSES = ("rows moved between partitions", "applied rows deleted", "rows with NULL")
+
 
 class Happened:
     """What happened, counted and written down."""
@@ -69,16 +72,17 @@ class Happened:
                 at = round(time.monotonic() - self._began, 2)
                 self.log.append({"at": at, "what": what, **detail})
 
-    def missing(self) -> list[str]:
+    def missing(self, *, own: bool = False) -> list[str]:
         """The classes of faults that have not struck."""
-        return [name for name in CLASSES if not self.counts[name]]
+        return [name for name in (*CLASSES, *(OWN_CLASSES if own else ())) if not self.counts[name]]
 
 
 class Rig:
     """The servers and the bridges. Close it."""
 
-    def __init__(self, directory: Path, chance: random.Random) -> None:
+    def __init__(self, directory: Path, chance: random.Random, *, own: bool = False) -> None:
         self.chance = chance
+        self.own = own
         self.happened = Happened()
         self._servers = Servers()
         source, target = self._servers.private("source"), self._servers.private("target")
@@ -98,6 +102,8 @@ class Rig:
         for cluster in (source, target):  # a crash is recovered from in seconds, on a slow machine too
             cluster.configure(checkpoint_timeout="30s")
         world.configure(lambda c: c["source"].update(batch={"max_events": BATCH}))
+        if own:
+            use_own_outbox(world)
         self.links = {
             "source": FaultProxy(world.source.bridge_dsn),
             "target": FaultProxy(world.target.bridge_dsn),

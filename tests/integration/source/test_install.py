@@ -233,6 +233,8 @@ def test_the_bridges_role_has_exactly_the_printed_rights(source: Database) -> No
     assert [row[0] for row in tables] == sorted(
         [
             *("event delete", "event select", "migration select", *registry),
+            *("origin select", "origin update"),
+            *(f"event_seq_seq {privilege}" for privilege in ("select", "update", "usage")),
             *(f"entity {privilege}" for privilege in ("insert", "select", "update")),
             *(f"{t} {p}" for t in ("suppressed", "webhook_delivery") for p in ("delete", "insert", "select")),
         ]
@@ -246,7 +248,7 @@ def test_the_bridges_role_has_exactly_the_printed_rights(source: Database) -> No
     )
     given = ("id", "type", "key", "payload", "idempotency_key", "headers", "occurred_at")
     assert [row[0] for row in columns] == sorted(
-        ["update payload", "update headers", *(f"insert {column}" for column in given)]
+        ["update payload", "update headers", "update seq", *(f"insert {column}" for column in given)]
     )
 
 
