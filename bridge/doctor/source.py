@@ -8,13 +8,15 @@ from datetime import timedelta
 import psycopg
 
 from bridge.doctor.check import Check, Kind, Severity, ok
+from bridge.errors import CannotConnect
 from bridge.postgres.capture import refusals
+from bridge.postgres.profiled import ProfiledConnection
 from bridge.stream.spec import StreamSpec
 
 _RESTART = "-- then restart the server"
 
 
-def settings(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
+def settings(source: ProfiledConnection, plan: StreamSpec) -> Iterator[Check]:
     """What capture needs from the server. With `auto` a lack is not an error, because polling takes over."""
     row = source.execute(
         "select pg_is_in_recovery(), current_setting('wal_level'), current_setting('synchronous_commit'),"
@@ -45,7 +47,12 @@ def settings(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
         yield ok("source", "capture", "capture is poll: no slot and no REPLICATION are needed")
         return
     lacking: Severity = "error" if plan.capture == "slot" else "warn"
-    found = {refused.reason: refused for refused in refusals(source, plan.source_dsn, trial=True)}
+    try:
+        found = {refused.reason: refused for refused in refusals(source, plan.source_dsn, trial=True)}
+    except CannotConnect:
+        if source.lent:
+            return  # the check of the pooler says so
+        raise
     for refused in found.values():
         fix: Kind = "sql" if refused.fix.startswith(("alter", "grant")) else "advice"
         said = f"{refused.message} (source.capture: poll needs no slot)"
