@@ -36,8 +36,8 @@ drop publication outbox_bridge;
 _FLOOR = "(select floor from outbox.stream limit 1)"
 
 _MOVE = """
-with some as (select id from public.own order by seq desc limit 200)
-update public.own set state = 1 - state where id in (select id from some) and random() < 0.3"""
+with newest as (select id from public.own order by seq desc limit 200)
+update public.own set state = 1 - state where id in (select id from newest) and random() < 0.3"""
 
 # Only what the floor shows: a row that is deleted before it was delivered is lost with a lost slot.
 _DELETE = f"""
