@@ -37,6 +37,7 @@ def _huge(world: World, rows: int, deadline: float) -> int:
     return resident(bridge) - before
 
 
+@pytest.mark.slow
 @pytest.mark.fault(6, 47)
 def test_a_transaction_of_30_000_rows_takes_no_more_memory_than_a_batch(world: World) -> None:
     assert _huge(world, 30_000, 60) < 64

@@ -27,6 +27,11 @@ class Plan:
     target_dsn: str
     stream: str = STREAM
     outbox: Outbox = field(default_factory=Outbox)
+    publication: str = "outbox_bridge"
+    family: frozenset[str] = frozenset({STREAM})
+
+    def units(self) -> list[tuple[str, str]]:
+        return []
 
 
 async def look(metrics: Metrics, plans: list[Plan]) -> None:

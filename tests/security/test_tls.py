@@ -73,6 +73,7 @@ def full_records(tls: TlsServer, tls_world: World) -> Iterator[RecordProxy]:
     tls.cluster.execute("select pg_reload_conf()")
 
 
+@pytest.mark.slow
 @pytest.mark.security(5)
 def test_what_is_left_inside_openssl_does_not_stall_the_stream(
     tls: TlsServer, tls_world: World, full_records: RecordProxy
