@@ -47,17 +47,14 @@ def xids(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     known = registered(source, plan.stream)
     floor = NOTHING if known is None else parse_snapshot(known["floor"])
     try:
+        if floor == NOTHING and not _has_unknown(source, outbox):
+            return  # whatever their number is, it is older than the next: it never becomes another transaction's
         foreign = foreign_rows(source, outbox, floor)
     except psycopg.errors.UndefinedColumn:
         return  # the check of the columns says so
     if foreign is None:
         return
     if floor == NOTHING:
-        unknown = sql.SQL(
-            "select exists (select from {0} where {1} is null or {1} >= pg_snapshot_xmax(pg_current_snapshot()))"
-        ).format(outbox.name, outbox.column("xid"))
-        if source.execute(unknown).fetchone() == (False,):
-            return  # their number is older than the next: it never becomes another transaction's
         yield Check(
             "warn",
             "source",
@@ -71,6 +68,14 @@ def xids(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
         yield Check(
             "error", "source", "foreign_xids", f"{foreign}, and came after the checkpoint", _ADOPT, "command"
         )
+
+
+def _has_unknown(source: psycopg.Connection, outbox: Outbox) -> bool:
+    """By the index on (xid, seq): rows without an xid, or with one that is not given out yet."""
+    query = sql.SQL(
+        "select exists (select from {0} where {1} is null or {1} >= pg_snapshot_xmax(pg_current_snapshot()))"
+    ).format(outbox.name, outbox.column("xid"))
+    return source.execute(query).fetchone() == (True,)
 
 
 def is_partitioned(source: psycopg.Connection, outbox: Outbox) -> bool:
