@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -254,3 +255,39 @@ def after(batch: Batch, lsn: Lsn) -> Batch:
 def located(batch: Batch, lsn: Lsn) -> Batch:
     """Rows read from the table have no LSN; they committed before `lsn`."""
     return replace(batch, end_lsns=[lsn] * len(batch.xids))
+
+
+class SeqOrder:
+    """Sees a `seq` that went back: every row of a transaction that began after an applied row was visible has a greater
+    `seq` than that row. Exact, and one number a batch: rows of older transactions are not compared.
+
+    (xmax, seq): transactions from xmax on began when `seq` was visible.
+    """
+
+    def __init__(self) -> None:
+        self.xmax = 0
+        self.seq = 0
+        self.exact = True  # False: such a row may be an older one; its seq in the table counts, and stays
+        self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
+
+    def behind(self, batch: Batch) -> list[Event]:
+        """The rows that went back. If there are none, the batch is learned: it will be visible with its seqs."""
+        if not batch.events:
+            return []
+        seqs = numbers(map(seq_of, batch.events))
+        if min(seqs) <= self.seq:
+            found = [
+                row
+                for row in batch.events
+                if int(row.seq) <= self.seq and int(row.xid) >= self.xmax and row.seq != NULL_SEQ
+            ]
+            if found:
+                return found
+        self._applied.append((batch.xids or [int(batch.events[0].xid)], max(seqs)))
+        return []
+
+    def seen(self, snapshot: Snapshot) -> None:
+        """Everything learned that this snapshot shows was visible to whoever begins from now on."""
+        while self._applied and all(map(snapshot.shows, self._applied[0][0])):
+            self.xmax, self.seq = snapshot.xmax, max(self.seq, self._applied.popleft()[1])
+            self.exact = True

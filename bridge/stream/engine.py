@@ -28,12 +28,12 @@ from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
 from bridge.protocol import requests as ask
-from bridge.protocol.events import Batch, Event, Listed, Lsn, Snapshot
+from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
-from bridge.stream.renumber import SeqOrder, bound, numbered, read_again, renumber
+from bridge.stream.renumber import bound, numbered, read_again, renumber
 from bridge.stream.sockets import TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher

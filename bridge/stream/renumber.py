@@ -3,13 +3,11 @@
 The sequence of the outbox may start anew (TRUNCATE ... RESTART IDENTITY, ALTER ... RESTART) or stay behind the table (a
 move by logical replication or a restore of data alone carries no sequence). Then `version: $meta.seq` would keep old
 rows, and catch-up would read new rows first. A row that began after an applied row was visible has a greater `seq`, or
-the sequence went back: that is exact (SeqOrder). The table's `seq` is the one that counts; the WAL keeps
+the sequence went back: that is exact (events.py, SeqOrder). The table's `seq` is the one that counts; the WAL keeps
 the old one, so that the stream asks the table for it.
 """
 
 from __future__ import annotations
-
-from collections import deque
 
 import psycopg
 from psycopg import sql
@@ -17,44 +15,8 @@ from psycopg import sql
 from bridge.errors import Halt, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiled import ProfiledConnection
-from bridge.protocol.events import NULL_SEQ, Batch, Event, Snapshot, numbers, seq_of
+from bridge.protocol.events import Event
 from bridge.protocol.facts import Ledger
-
-
-class SeqOrder:
-    """Sees a `seq` that went back: every row of a transaction that began after an applied row was visible has a greater
-    `seq` than that row. Exact, and one number a batch: rows of older transactions are not compared.
-
-    (xmax, seq): transactions from xmax on began when `seq` was visible.
-    """
-
-    def __init__(self) -> None:
-        self.xmax = 0
-        self.seq = 0
-        self.exact = True  # False: such a row may be an older one; its seq in the table counts, and stays
-        self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
-
-    def behind(self, batch: Batch) -> list[Event]:
-        """The rows that went back. If there are none, the batch is learned: it will be visible with its seqs."""
-        if not batch.events:
-            return []
-        seqs = numbers(map(seq_of, batch.events))
-        if min(seqs) <= self.seq:
-            found = [
-                row
-                for row in batch.events
-                if int(row.seq) <= self.seq and int(row.xid) >= self.xmax and row.seq != NULL_SEQ
-            ]
-            if found:
-                return found
-        self._applied.append((batch.xids or [int(batch.events[0].xid)], max(seqs)))
-        return []
-
-    def seen(self, snapshot: Snapshot) -> None:
-        """Everything learned that this snapshot shows was visible to whoever begins from now on."""
-        while self._applied and all(map(snapshot.shows, self._applied[0][0])):
-            self.xmax, self.seq = snapshot.xmax, max(self.seq, self._applied.popleft()[1])
-            self.exact = True
 
 
 def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:

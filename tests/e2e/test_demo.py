@@ -37,7 +37,7 @@ def test_the_demo_loses_and_doubles_nothing_and_writes_its_report(tmp_path: Path
 @pytest.mark.parametrize(
     ("tamper", "verdict"),
     [
-        ("lose", "lost 1  duplicates 0"),
+        pytest.param("lose", "lost 1  duplicates 0", marks=pytest.mark.slow),
         pytest.param("double", "lost 0  duplicates 1", marks=pytest.mark.slow),
         pytest.param("alter", "lost 0  duplicates 0", marks=pytest.mark.slow),
     ],

@@ -175,6 +175,7 @@ def test_a_typo_in_a_key_is_answered_with_the_word_that_was_meant(prepared: Shel
         assert "destinations" in said
 
 
+@pytest.mark.slow
 def test_a_missing_grant_is_answered_with_the_grant(
     prepared: Shell, app: Database, warehouse: Database
 ) -> None:

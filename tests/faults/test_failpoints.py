@@ -168,6 +168,7 @@ def keep_the_newest(document: dict[str, Any]) -> None:
     document["pipelines"]["kept"] = {"event": "usage.limit_reached", "steps": [{"upsert.entity": upsert}]}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_an_entity_is_what_its_newest_event_says_after_a_kill_at_any_point(
     small: World,

@@ -207,7 +207,10 @@ def _another_prefix(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("capture", first_fast("slot", "poll"))
 @pytest.mark.parametrize(
     ("change", "new"),
-    [(_renamed, "outbox_bridge_dwh"), (_another_prefix, "newname_warehouse")],
+    [
+        (_renamed, "outbox_bridge_dwh"),
+        pytest.param(_another_prefix, "newname_warehouse", marks=pytest.mark.slow),
+    ],
     ids=["connection", "slot"],
 )
 def test_a_renamed_stream_applies_nothing_again(

@@ -97,6 +97,7 @@ def test_an_outbox_that_moves_by_dump_and_restore_goes_on_exactly(
     moves(world, elsewhere, capture, counter, "other_system")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(79)
 @pytest.mark.parametrize("counter", first_fast("ahead", "behind"))
 def test_an_outbox_that_moves_to_a_cluster_of_the_same_image_goes_on_exactly(

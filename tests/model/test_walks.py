@@ -13,6 +13,9 @@ def test_no_walk_loses_or_doubles_an_event_and_every_fault_happened() -> None:
     counts: Counter[str] = Counter()
     for number in range(WALKS):
         walk.walk(f"make test/{number}", counts)
+    for rare in (faults.lagging_promotion, faults.foreign_slot):
+        for number in range(100):
+            walk.walk(f"{rare.__name__}/{number}", counts, focus=(rare,))
     assert [name for name in walk.MUST_HAPPEN if not counts[name]] == []
 
 

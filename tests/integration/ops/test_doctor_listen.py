@@ -17,6 +17,7 @@ from tests.integration.ops.conftest import speaking
 from tests.security.certificates import Authority
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import free_port
+from tests.support.variants import first_fast
 from tests.support.world import World, until
 
 OURS = "1-00000000000000ab"
@@ -84,7 +85,7 @@ def said(world: World, key: str, code: int = 0) -> str:
     return f"{check['level']}: {check['message']}"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", *IPV6])
+@pytest.mark.parametrize("host", first_fast("127.0.0.1", "localhost", "0.0.0.0", *IPV6))
 def test_beside_the_bridge_it_describes_doctor_finds_nothing(world: World, bridge: Starts, host: str) -> None:
     """Wherever both of its servers listen, and though both ask for secrets."""
     at = with_ingress(world, host)

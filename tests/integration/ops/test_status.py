@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from bridge.cli.status import lines
 from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import BridgeProcess
@@ -28,6 +30,7 @@ def test_a_running_bridge_answers_and_is_ready(
     assert "pipeline usage-limit-hits: 1 applied" in said
 
 
+@pytest.mark.slow
 def test_repeats_are_told_by_a_bridge_that_runs_and_without_one(
     world: World, bridge: Start, source: Database
 ) -> None:

@@ -162,6 +162,7 @@ def test_a_unit_that_was_a_dead_letter_is_resolved_by_its_replay(world: World, c
     assert command("prove").code == 0
 
 
+@pytest.mark.slow
 def test_a_sink_is_replayed_only_when_told_and_once_a_name(world: World, command: Command) -> None:
     def nudge(document: dict[str, Any]) -> None:
         document["connections"]["csm"] = {"type": "slack", "webhook_url": "http://127.0.0.1:9/nobody"}
