@@ -199,14 +199,15 @@ _DELIVER = b"""
     ), made as (
         insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,
             occurred_at, body)
-        select * from given on conflict (id) do nothing returning id, event_seq, body
+        select * from given on conflict (id) do nothing returning id, event_seq, case when event_seq = 0 then body end as body
     )
     insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,
         occurred_at, body)
     select md5(concat_ws('/', g.id, g.seq, case when g.seq = 0 then g.body end))::uuid, stream, pipeline, destination,
         event_id, seq, type, key, at, body
     from given g
-    where not exists (
+    where (select count(*) from made) < (select count(*) from given)  -- mostly each was made, and nothing is left
+        and not exists (
             select from made where made.id = g.id and made.event_seq = g.seq and (g.seq <> 0 or made.body = g.body))
         and coalesce((select d.event_seq <> g.seq or (g.seq = 0 and d.body <> g.body)
             from bridge.delivery d where d.id = g.id), true)
