@@ -199,7 +199,8 @@ _DELIVER = b"""
     ), made as (
         insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,
             occurred_at, body)
-        select * from given on conflict (id) do nothing returning id, event_seq, case when event_seq = 0 then body end as body
+        select * from given on conflict (id) do nothing
+        returning id, event_seq, case when event_seq = 0 then body end as body
     )
     insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, event_key,
         occurred_at, body)
