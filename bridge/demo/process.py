@@ -73,9 +73,12 @@ class Bridge:
 
     Failure: type[Exception] = BridgeFailed  # raised where it does not do what is waited for
 
-    def __init__(self, environment: Mapping[str, str], log: Path, config: Path = CONFIG) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], log: Path, config: Path = CONFIG, *, port: int = 0
+    ) -> None:
+        """port: of its admin server; 0: one that is free."""
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.0.0.1", port))
             self.port: int = probe.getsockname()[1]
         self.admin = f"127.0.0.1:{self.port}"
         self.log = log

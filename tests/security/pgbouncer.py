@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bridge.demo.binaries import server_identity
 from tests.support.debian import tool
+from tests.support.servers import free_port
 
 
 class PgBouncer:
@@ -26,9 +26,7 @@ class PgBouncer:
             "pgbouncer", "pgbouncer", "libevent-2.1-7", "libc-ares2", identity=identity
         )
         known = conninfo_to_dict(server)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         directory.mkdir(parents=True, exist_ok=True)
         users = directory / "users.txt"
         users.write_text("".join(f'"{name}" ""\n' for name in ("postgres", "outbox_bridge", "app")))

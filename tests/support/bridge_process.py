@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.demo.process import CONFIG, Bridge
+from tests.support.servers import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 DEFAULT_CONFIG = CONFIG
@@ -38,7 +39,9 @@ class BridgeProcess(Bridge):
         given = {"SOURCE_DSN": source, "WAREHOUSE_DSN": target, "PYTHONPATH": str(REPOSITORY)}
         if failpoints:
             given[FAILPOINTS] = failpoints
-        super().__init__({**given, **(environment or {})}, directory / f"{name}.log", config)
+        super().__init__(
+            {**given, **(environment or {})}, directory / f"{name}.log", config, port=free_port()
+        )
         self.log = directory / f"{name}-{self.port}.log"
         self._lines: list[str] = []
         self._read_to = 0  # bytes of the log that are in _lines

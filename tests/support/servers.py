@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -44,11 +45,20 @@ def provider() -> Provider:
     return "embedded"
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = cycle(range(11_000 + 2_500 * (_WORKER % 8), 13_500 + 2_500 * (_WORKER % 8)))
+for _ in range(os.getpid() % 2_500):  # beside another run
+    next(_PORTS)
+
+
 def free_port() -> int:
-    """A port of this machine that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that nobody listens on, of those that are this worker's. Below the range from which the
+    kernel takes ports for connections: one of those could be given away before it is listened on."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Server(Protocol):

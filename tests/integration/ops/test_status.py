@@ -65,6 +65,7 @@ def test_without_a_bridge_the_servers_tell_how_far_the_stream_is(
     running = bridge()
     emit(source, usage(), usage(metric="no-such"))
     until(lambda: rows(target) == 1 and letters(target) == 1, "a row and a letter")
+    running.wait_log("streaming")
     running.terminate()
     emit(source, usage(), usage(), usage())
     state = world.json("status", code=1)
