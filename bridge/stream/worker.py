@@ -20,6 +20,7 @@ from bridge.postgres.advice import LOST
 from bridge.postgres.catalog import HIDDEN, excess_powers, hides_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import foreign_rows
+from bridge.postgres.own_outbox import outbox_findings
 from bridge.postgres.profiles import CATALOG, SOURCE
 from bridge.postgres.progress import registered
 from bridge.postgres.safe_error import safe_error, safe_message
@@ -55,7 +56,7 @@ class Worker:
         self._stopping = threading.Event()
         self._session_over = threading.Event()  # asked to stop, or to begin anew with another plan
         self._next = plan  # the one that the next session runs
-        self._roles_checked: StreamSpec | None = None
+        self._checked: StreamSpec | None = None
         self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
 
     def start(self) -> None:
@@ -121,7 +122,7 @@ class Worker:
         engine: Engine | None = None
         try:
             planner = plan_target(self.plan)
-            self._check_roles()
+            self._check_plan()
             engine = Engine(
                 self.plan,
                 planner,
@@ -151,10 +152,11 @@ class Worker:
                 engine.close()
         return None
 
-    def _check_roles(self) -> None:
-        """Once per plan: log a role with more privileges than it needs, or refuse it under `strict`."""
+    def _check_plan(self) -> None:
+        """Once per plan: log what may go wrong with rows of an own outbox, and a role with more privileges than it needs;
+        `strict` refuses such a role."""
         plan = self.plan
-        if self._roles_checked is plan:
+        if self._checked is plan:
             return
         tables = [
             (spec.schema, spec.table)
@@ -167,6 +169,8 @@ class Worker:
         with connect(plan.source_dsn, SOURCE, f"check/{plan.stream}") as source:
             outbox = (plan.outbox.schema, plan.outbox.table)
             powers += [f"on the source, {power}" for power in excess_powers(source, [outbox])]
+            publication = None if plan.capture == "poll" else plan.publication
+            doubts = [one for one in outbox_findings(source, plan.outbox, publication) if one.level == "warn"]
         if powers and plan.strict:
             raise Halt(
                 f"strict: {'; '.join(powers)}",
@@ -175,7 +179,9 @@ class Worker:
             )
         for power in powers:
             self.watcher.log("the role has more privileges than the bridge needs", what=power)
-        self._roles_checked = plan
+        for doubt in doubts:
+            self.watcher.log("rows of the outbox may cost themselves", what=doubt.message, fix=doubt.fix)
+        self._checked = plan
 
     def _brake(self) -> None:
         """The WAL brake: a stream that cannot continue must not fill the source's disk. Drop its slot; the events
