@@ -153,8 +153,8 @@ class Worker:
         return None
 
     def _check_plan(self) -> None:
-        """Once per plan: log what may go wrong with rows of an own outbox, and a role with more privileges than it needs;
-        `strict` refuses such a role."""
+        """Once per plan: log what may go wrong with rows of an own outbox, and a role with more privileges than it
+        needs; `strict` refuses such a role."""
         plan = self.plan
         if self._checked is plan:
             return
