@@ -15,8 +15,8 @@ from bridge.doctor.xids import is_partitioned, xids
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.own_outbox import outbox_findings
+from bridge.postgres.publication import publication_identity
 from bridge.postgres.schema import migrations, publication_sql, published
-from bridge.postgres.source import publication_identity
 from bridge.stream.renumber import numbered
 from bridge.stream.spec import StreamSpec
 

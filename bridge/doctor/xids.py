@@ -11,7 +11,7 @@ from bridge.doctor.check import Check
 from bridge.postgres.origin import is_here, origins
 from bridge.postgres.outbox import BORN, Outbox, foreign_rows
 from bridge.postgres.progress import registered
-from bridge.postgres.source import REPLICATED
+from bridge.postgres.publication import REPLICATED
 from bridge.protocol.events import NOTHING, parse_snapshot
 from bridge.stream.spec import StreamSpec
 
