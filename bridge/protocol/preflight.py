@@ -146,23 +146,7 @@ def judge(
 ) -> Judgement:
     """Compare the ledger with the source. The registration must have been read after the fence. Raises Halt with a
     reason, or Retry on a standby."""
-    if source.in_recovery:
-        raise Retry("the source is in recovery (a standby): waiting for a primary")
-    if ledger.mode is not Mode.NEW and source.system_identifier != ledger.system_identifier:
-        raise Halt(
-            f"this source is another cluster: its system identifier is {source.system_identifier}"
-            f", the ledger has {ledger.system_identifier}",
-            reason="other_system",
-            hint="point source.dsn back. An outbox that was moved here goes on exactly where it was: "
-            "bridge recover --adopt-outbox; with another one, start again: bridge recover --accept-source",
-        )
-    if slot_wanted and source.publication is None:
-        raise Halt(
-            "the publication does not exist on the source, or does not publish every insert into the outbox "
-            "(no row filter, no column list, publish_via_partition_root)",
-            reason="publication_missing",
-            hint="bridge install",
-        )
+    _check_place(ledger, source, slot_wanted=slot_wanted)
     check_outbox(ledger, source, has_xid=has_xid)
     if not has_xid or (ledger.mode is Mode.STREAM and ledger.witness_xid == UNMARKED):
         # Which rows a snapshot shows is not known of rows without xids: only the slot has the position.
@@ -199,6 +183,27 @@ def judge(
     # A stored advance of an idle slot must not let this session confirm what it has not received.
     safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
     return Judgement(replace(ledger, safe_lsn=safe), None, unproven=unproven)
+
+
+def _check_place(ledger: Ledger, source: SourceFacts, *, slot_wanted: bool) -> None:
+    """Is this the cluster that the ledger knows, with the publication? Raises Halt, or Retry on a standby."""
+    if source.in_recovery:
+        raise Retry("the source is in recovery (a standby): waiting for a primary")
+    if ledger.mode is not Mode.NEW and source.system_identifier != ledger.system_identifier:
+        raise Halt(
+            f"this source is another cluster: its system identifier is {source.system_identifier}"
+            f", the ledger has {ledger.system_identifier}",
+            reason="other_system",
+            hint="point source.dsn back. An outbox that was moved here goes on exactly where it was: "
+            "bridge recover --adopt-outbox; with another one, start again: bridge recover --accept-source",
+        )
+    if slot_wanted and source.publication is None:
+        raise Halt(
+            "the publication does not exist on the source, or does not publish every insert into the outbox "
+            "(no row filter, no column list, publish_via_partition_root)",
+            reason="publication_missing",
+            hint="bridge install",
+        )
 
 
 def _history(
