@@ -179,6 +179,8 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
             click.echo(
                 f"{adoption.stream} goes on with {adoption.missing} events at the next start of the bridge"
             )
+        if work and (statement := work[0][0].settle_xids()):  # one outbox for all
+            click.echo(f"before the next move, as the outbox's owner:\n{statement};")
 
 
 def _chosen(plans: list[StreamSpec], stream: str | None) -> StreamSpec:

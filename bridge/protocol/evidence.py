@@ -107,14 +107,13 @@ def check_strays(strays: Sequence[Event], done: Done, *, may_move: bool) -> None
     """Rows of the stream whose xid is not that of the transaction that brought them. may_move: an UPDATE may have
     moved them to another partition. Such a row was brought before, under its own xid; whoever sees it there and
     applied may pass over it. Raises Halt for every other one: by their xids they would be lost or come twice."""
-    foreign = [row for row in strays if not (may_move and row.xid and row.seq and done.has(row))]
+    foreign = [row for row in strays if not (may_move and row.xid and done.has(row))]
     if foreign:
-        # Event's fields are bytes by right; a row that breaks the rule may have NULL.
-        row = foreign[0]._asdict()
-        said = ", ".join(f"{name} {(row[name] or b'NULL').decode()}" for name in ("xid", "seq"))
+        row = foreign[0]
         raise foreign_xids(
             f"{len(foreign)} rows of a transaction were not written with the xid that the transaction has "
-            f"(the first: id {(row['id'] or b'NULL').decode(errors='replace')}, {said})"
+            f"(the first: id {row.id.decode(errors='replace')}, xid {(row.xid or b'NULL').decode()}, "
+            f"seq {row.seq.decode()})"
         )
 
 

@@ -27,7 +27,7 @@ from bridge.postgres.ledger import LISTED, LOCK, read_listed, read_row
 from bridge.postgres.origin import adopt_origin, is_here, origins, system_of
 from bridge.postgres.outbox import BORN
 from bridge.postgres.source import Source
-from bridge.protocol.events import Done, Event, Seqs, listed, parse_snapshot
+from bridge.protocol.events import NULL_SEQ, Done, Event, Seqs, listed, parse_snapshot
 from bridge.protocol.facts import Ledger, Mode, Pruned
 from bridge.protocol.preflight import may_miss
 from bridge.repair.placed import Row, indexed_by, is_local, outbox_rows, restored_seq
@@ -54,7 +54,8 @@ class CannotPlace(BridgeError):
 
 @dataclass(slots=True)
 class Adoption:
-    """The plan for one stream, and how many rows it is about. applied: (xid, seq) of the rows that the ledger lists."""
+    """The plan for one stream, and how many rows it is about. applied: (xid, seq) of the rows that the ledger lists;
+    left: of the others."""
 
     stream: str
     why: str
@@ -64,6 +65,21 @@ class Adoption:
     by_seq: int = 0
     ledger: Ledger | None = None
     applied: list[tuple[int, int]] = field(default_factory=list)
+    left: list[tuple[int, int]] = field(default_factory=list)
+
+    def lists(self) -> Iterator[tuple[list[int], Seqs]]:
+        """What `bridge.applied` gets: it covers every seq of a list for every xid of it. Where rows share a seq, a list
+        is cut until it covers none of those that are left."""
+        numbered = {seq for _, seq in self.applied}
+        alike = [row for row in self.left if row[1] in numbered]
+        todo = [self.applied[at : at + _LIST_AT_ONCE] for at in range(0, len(self.applied), _LIST_AT_ONCE)]
+        while todo:
+            rows = todo.pop()
+            xids, seqs = {xid for xid, _ in rows}, {seq for _, seq in rows}
+            if len(rows) > 1 and any(xid in xids and seq in seqs for xid, seq in alike):
+                todo += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+            else:
+                yield sorted(xids), Seqs.of(seqs)
 
     def lines(self) -> Iterator[str]:
         yield f"stream {self.stream}: {self.why}"
@@ -130,9 +146,7 @@ class Adopter:
                     hint="stop every bridge of this configuration, then run it again",
                 )
             forget(self._target, stream, now.since)
-            for at in range(0, len(adoption.applied), _LIST_AT_ONCE):
-                rows = adoption.applied[at : at + _LIST_AT_ONCE]
-                xids = sorted({xid for xid, _ in rows})
+            for xids, seqs in adoption.lists():
                 self._target.execute(
                     "insert into bridge.applied (stream, incarnation, end_lsn, xids, end_lsns, seqs)"
                     " values (%s, 0, '0/0', %s::xid8[], array_fill('0/0'::pg_lsn, array[%s]), %s::int8multirange)",
@@ -140,7 +154,7 @@ class Adopter:
                         stream,
                         "{" + ",".join(map(str, xids)) + "}",
                         len(xids),
-                        str(Seqs.of(seq for _, seq in rows)),
+                        str(seqs),
                     ],
                 )
             with self._source.transaction():
@@ -149,8 +163,13 @@ class Adopter:
 
     def settle_xids(self) -> str:
         """Write into every row the xid by which it is placed, so that another move finds its own. Its place is the same
-        before and after. Returns the statement where it has to be run by the table's owner; empty: done."""
+        before and after. Returns the statement where it has to be run by the table's owner; empty: nothing is left."""
         outbox = self._plan.outbox
+        strangers = sql.SQL("select exists (select from {} where {})").format(
+            outbox.name, outbox.is_stranger()
+        )
+        if self._source.execute(strangers).fetchone() != (True,):
+            return ""
         statement = sql.SQL("update {} set {} = {} where {}").format(
             outbox.name, outbox.column("xid"), sql.SQL(BORN), outbox.is_stranger()
         )
@@ -222,20 +241,20 @@ class Adopter:
                 f"{ledger.system_identifier}",
                 hint="give the DSN of the source that the stream read before",
             )
-        known: dict[str, bool] = {}
+        known: dict[tuple[str, int], bool] = {}
         greatest = 0
         for row in outbox_rows(old, outbox):
-            known[row.id] = has(row.placed, row.seq)
+            known[row.name] = has(row.placed, row.seq)
             greatest = max(greatest, row.seq)
         pruned = old.execute("select deleted > 0 from outbox.pruned").fetchone() == (True,)
         unseen = {name for name, done in known.items() if not done}
 
         def applied(row: Row) -> bool:
-            unseen.discard(row.id)
-            if row.id not in known and pruned and row.seq <= greatest:
+            unseen.discard(row.name)
+            if row.name not in known and pruned and row.seq <= greatest:
                 adoption.by_seq += 1
                 return True  # deleted there, because it was applied
-            return known.get(row.id, False)
+            return known.get(row.name, False)
 
         adoption = Adoption(
             ledger.stream, f"compared with its old source, cluster {ledger.system_identifier}"
@@ -244,7 +263,7 @@ class Adopter:
         if unseen:
             raise CannotPlace(
                 f"{len(unseen)} events of the old source are not applied, and this outbox does not have them yet "
-                f"(one: {min(unseen)})",
+                f"(one: {min(unseen)[0]})",
                 hint="wait until the replication has brought them, or deliver them from the old source first",
             )
         return adoption
@@ -260,7 +279,7 @@ class Adopter:
         if ledger.mode is Mode.STREAM and slot is not None:
             waiting = self._waiting(ledger, slot, last)
             adoption = Adoption(ledger.stream, f"what slot {slot} does not bring is applied")
-            return self._judged(adoption, lambda row: row.id not in waiting, rows)
+            return self._judged(adoption, lambda row: row.name not in waiting, rows)
         if ledger.mode is Mode.STREAM and ledger.floor.xmax <= 3:
             raise CannotPlace(
                 f"stream {ledger.stream} is from before the outbox had its column xid, and its slot is lost",
@@ -291,6 +310,7 @@ class Adopter:
                 adoption.applied.append((row.placed, row.seq))
                 continue
             adoption.missing += 1
+            adoption.left.append((row.placed, row.seq))
             adoption.first_missing = adoption.first_missing or row.id
         return adoption
 
@@ -326,8 +346,8 @@ class Adopter:
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def _waiting(self, ledger: Ledger, slot: str, last: int) -> set[str]:
-        """The ids of the rows that the slot would bring."""
+    def _waiting(self, ledger: Ledger, slot: str, last: int) -> set[tuple[str, int]]:
+        """(id, seq) of the rows that the slot would bring."""
         plan = self._plan
         control = Source(plan.source_dsn, plan.stream, plan.outbox, plan.publication)
         try:
@@ -337,7 +357,7 @@ class Adopter:
         decoder = Decoder(plan.outbox.schema, plan.outbox.table, plan.outbox.columns)
         decoder.expect(layout)
         done = Done(listed(self._listed()), ledger.floor)
-        waiting: set[str] = set()
+        waiting: set[tuple[str, int]] = set()
         with self._source.transaction(), self._source.cursor("waiting", binary=True) as cursor:
             cursor.itersize = _FETCH
             for (data,) in cursor.execute(_PEEK, [slot, plan.publication]):
@@ -352,7 +372,7 @@ class Adopter:
                     rows += [row for row in batch.strays if not (moves and _is_moved(row, done, last))]
                     end = batch.end_lsn
                 if end > ledger.applied_lsn:
-                    waiting.update(row.id.decode() for row in rows)
+                    waiting.update((row.id.decode(), int(row.seq)) for row in rows)
         return waiting
 
 
@@ -362,6 +382,6 @@ def _position(ledger: Ledger) -> tuple[object, ...]:
 
 def _is_moved(row: Event, done: Done, last: int) -> bool:
     """Has an update moved the row here from another partition, long after it was applied?"""
-    if row.seq is None or int(row.seq) <= last:
-        return row.seq is not None
+    if row.seq != NULL_SEQ and int(row.seq) <= last:
+        return True
     return row.xid is not None and done.has(row)

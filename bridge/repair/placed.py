@@ -10,18 +10,25 @@ import psycopg
 from psycopg import sql
 
 from bridge.postgres.outbox import BORN, Outbox
+from bridge.protocol.events import NULL, NULL_SEQ
 
 _FETCH = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the outbox. xid: as it says; born: the transaction that wrote this version of it; placed: see Outbox."""
+    """A row of the outbox. xid: as it says; born: the transaction that wrote this version of it; placed: see Outbox. id
+    and seq have the protocol's marks for NULL."""
 
     id: str
     seq: int
     xid: int | None
     born: int
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """Neither is unique alone in an outbox of the customer's own."""
+        return self.id, self.seq
 
     @property
     def placed(self) -> int:
@@ -45,7 +52,10 @@ def outbox_rows(source: psycopg.Connection[Any], outbox: Outbox) -> Iterator[Row
     with source.transaction(), source.cursor("rows") as cursor:
         cursor.itersize = _FETCH
         for name, seq, xid, born in cursor.execute(query):
-            yield Row(name, -1 if seq is None else seq, None if xid is None else int(xid), int(born))
+            marked = NULL.decode() if name is None else name
+            yield Row(
+                marked, int(NULL_SEQ) if seq is None else seq, None if xid is None else int(xid), int(born)
+            )
 
 
 def indexed_by(source: psycopg.Connection[Any], outbox: Outbox) -> int:
