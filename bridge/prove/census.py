@@ -113,7 +113,8 @@ def take(source: Link, other: Link, plan: StreamSpec, applied: AppliedPosition) 
         _count(source, census, outbox, read_applied(other, stream))
     if census.waiting and (again := _passed(source, other, stream, str(end))) is not None:
         _count(source, census, outbox, again)
-        census.passed_over = _named(source, outbox, _waits(outbox, again), census.waiting)
+        waits = sql.SQL("{} and not {}").format(_waits(outbox, again), outbox.is_stranger())
+        census.passed_over = _named(source, outbox, waits, census.waiting)
         census.waiting, census.oldest_waiting = 0, ""
     census.in_no_pipeline = _in_no_pipeline(source, outbox, plan.pipelines)
     if census.typeless:
@@ -183,7 +184,8 @@ def _passed(source: Link, other: Link, stream: str, end: str) -> AppliedPosition
 def _in_no_pipeline(source: Link, outbox: Outbox, pipelines: Sequence[PipelineSpec]) -> dict[str, int]:
     patterns = [pattern for pipeline in pipelines for pattern in pipeline.events]
     query = sql.SQL(
-        "select {type}::text, count(*) from {table} where {type} is not null group by 1 order by 2 desc limit {limit}"
+        "select format('%s', {type}), count(*) from {table} where {type} is not null"  # as a slot prints it
+        " group by 1 order by 2 desc limit {limit}"
     ).format(type=outbox.column("type"), table=outbox.name, limit=sql.Literal(_KINDS))
     found = source.execute(query).fetchall()
     return {
