@@ -90,14 +90,12 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
     waiting: dict[str, dict[str, float]] = {}
     suppressed: dict[str, int] | None = None
     behind: list[LeftBehind] = []
+    at_source: list[LeftBehind] = []
     for plan in plans:
         with target_errors("status"), connect_ledger(plan, "status") as target:
             streams.append(_stream(plan, target))
             suppressed = streams[-1].pop("suppressed")  # one source for all
-            if plan is plans[0]:
-                behind += streams[-1].pop("left_behind")
-            else:
-                streams[-1].pop("left_behind")
+            at_source = streams[-1].pop("left_behind")
             if streams[-1]["mode"] is not None:
                 parameters = left.target_parameters(plan.stream, plan.family, plan.units())
                 behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream)
@@ -125,7 +123,7 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
         "waiting_deliveries": waiting,
         "suppressed": suppressed,
-        "left_behind": [one.as_dict() for one in behind],
+        "left_behind": [one.as_dict() for one in (*at_source, *behind)],
     }
 
 

@@ -150,7 +150,16 @@ class Backlog:
                 health.suppressed = repeats
             streams = await self._ask(plan, "source", _left_behind)
             if placed and streams is not None:
-                self._metrics.set_left_behind([*streams, *behind])
+                self._left_behind([*streams, *behind])
+
+    def _left_behind(self, found: Sequence[left.LeftBehind]) -> None:
+        """What is new is logged as well."""
+        known = {(one.kind, one.name) for one in self._metrics.health.left_behind}
+        log = structlog.get_logger("bridge.backlog")
+        for one in found:
+            if (one.kind, one.name) not in known:
+                log.warning("left behind", kind=one.kind, name=one.name, message=one.message, fix=one.fix)
+        self._metrics.set_left_behind(found)
 
     async def _ask(
         self,

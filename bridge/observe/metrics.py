@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from operator import mul
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -290,12 +289,7 @@ class Metrics:
             self.oldest_delivery.labels(destination).set(age)
 
     def set_left_behind(self, found: Sequence[LeftBehind]) -> None:
-        """Replace what nothing serves any more; what is new is logged."""
-        known = {(one.kind, one.name) for one in self.health.left_behind}
-        for one in found:
-            if (one.kind, one.name) not in known:
-                log = structlog.get_logger("bridge.backlog")
-                log.warning("left behind", kind=one.kind, name=one.name, message=one.message, fix=one.fix)
+        """Replace what nothing serves any more."""
         self.health.left_behind = found
         self.left_behind.clear()
         self.left_behind_wal.clear()

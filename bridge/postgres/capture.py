@@ -93,11 +93,10 @@ def refusals(connection: psycopg.Connection, dsn: str, *, trial: bool = False) -
         "",
         "",
     )
-    provider = provider_of(connection)
     found = []
     least = ("replica", "logical") if connection.info.server_version >= _ON_DEMAND else ("logical",)
     if effective != "logical" and level not in least:
-        fix = provider.wal_level
+        fix = provider_of(connection).wal_level
         found.append(SlotRefused("wal_level", f"wal_level is {level}, but a slot needs logical", fix))
     if libraries is not None and "pgoutput" not in _names(libraries):
         said = f"output_plugin_libraries is {libraries!r}: the server lets nobody decode with pgoutput"
@@ -107,7 +106,7 @@ def refusals(connection: psycopg.Connection, dsn: str, *, trial: bool = False) -
             SlotRefused(
                 "replication",
                 f"role {role} may not replicate, but a slot needs it: {said}",
-                provider.grant.format(role=role),
+                provider_of(connection).grant.format(role=role),
             )
         )
     if trial and libraries is None and not found and (said := _slot_refused(dsn)):

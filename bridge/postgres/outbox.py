@@ -31,6 +31,12 @@ BORN: LiteralString = f"({_NEXT} - (({_NEXT} - xmin::text::bigint) & 4294967295)
 write; the row was inserted by this transaction or by an earlier one. For a query that reads one table."""
 
 
+COUNTED: LiteralString = (
+    "(a.attidentity <> '' or coalesce(pg_get_expr(d.adbin, d.adrelid), '') like 'nextval(%%')"
+)
+"""Whether a sequence fills a column: of `a`, a row of pg_attribute, with its default `d` of pg_attrdef."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outbox:
     """The table that producers insert into. columns: Event field -> column name, for the fields it has. view: it is

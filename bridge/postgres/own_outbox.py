@@ -14,16 +14,16 @@ import psycopg
 from psycopg import sql
 
 from bridge.errors import Halt
-from bridge.postgres.outbox import Outbox
+from bridge.postgres.outbox import COUNTED, Outbox
 
-_COLUMNS: LiteralString = """
+_COLUMNS: LiteralString = f"""
     with recursive base (oid, root) as (
         select oid, oid from pg_catalog.pg_type where typbasetype = 0
         union all
         select t.oid, b.root from pg_catalog.pg_type t join base b on t.typbasetype = b.oid
     )
     select a.attname, root.typname, a.attnotnull, a.attgenerated::text,
-        a.attidentity <> '' or coalesce(pg_get_expr(d.adbin, d.adrelid), '') like 'nextval(%%' or exists (
+        {COUNTED} or exists (
             select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisunique and i.indisvalid
                 and i.indpred is null and i.indexprs is null and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
         c.relkind = 'v'

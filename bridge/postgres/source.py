@@ -16,7 +16,7 @@ from bridge.postgres.capture import refusals
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.origin import is_here, take_over
-from bridge.postgres.outbox import Outbox
+from bridge.postgres.outbox import COUNTED, Outbox
 from bridge.postgres.profiles import SOURCE, STREAM
 from bridge.postgres.publication import REPLICATED, publication_identity
 from bridge.postgres.replication import command, open_replication
@@ -127,25 +127,20 @@ class Source:
             taken=frozenset(name for (name,) in self.connection.execute(_TAKEN, [f"{self._stream}_"])),
         )
 
-    def layout(self) -> tuple[tuple[str, ...], bool, bool, int]:
+    def layout(self) -> tuple[tuple[str, ...], bool, bool, int, int]:
         """The outbox's columns in the order in which they were added, whether it is partitioned, whether Postgres
-        counts its seq, and the next xid."""
-        columns, kind, counted, next_xid = self._row(
+        counts its seq, the next xid, and the outbox's oid."""
+        columns, kind, counted, next_xid, oid = self._row(
             "select array(select attname::text from pg_catalog.pg_attribute where attrelid = c.oid and attnum > 0"
             " and not attisdropped order by attnum), relkind::text,"
             " exists (select from pg_catalog.pg_attribute a left join pg_catalog.pg_attrdef d"
             " on d.adrelid = a.attrelid and d.adnum = a.attnum where a.attrelid = c.oid and a.attname = %(seq)s"
-            " and (a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%%')),"
-            " pg_snapshot_xmax(pg_current_snapshot())::text"
+            " and " + COUNTED + "),"
+            " pg_snapshot_xmax(pg_current_snapshot())::text, c.oid"
             " from pg_catalog.pg_class c where c.oid = to_regclass(%(table)s)",
             {**self._names, "seq": self._outbox.columns.get("seq", "")},
         )
-        return tuple(columns), kind == "p", counted, int(next_xid)
-
-    def outbox_oid(self) -> int | None:
-        """The table's oid; None: there is no such table."""
-        (oid,) = self._row("select to_regclass(%(table)s)::oid", self._names)
-        return None if oid is None else int(oid)
+        return tuple(columns), kind == "p", counted, int(next_xid), int(oid)
 
     def _slot(self, name: str) -> SlotFacts | None:
         names = {"slot": name, "reader": STREAM.name.format(self._stream)}

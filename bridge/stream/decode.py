@@ -84,13 +84,14 @@ class Layout:
 
     columns: in the order in which they were added. partitioned: an update can move a row to another partition, which
     pgoutput sends as an insert. counted: Postgres counts seq, so no two rows have the same. next_xid: what the server
-    gives out next.
+    gives out next. oid: rows that come under it with another name are its rows, from before a rename.
     """
 
     columns: tuple[str, ...] = ()
     partitioned: bool = False
     counted: bool = True
     next_xid: int = 0
+    oid: int = 0
 
     def added_after(self, column: str, older: Sequence[str]) -> bool:
         """Was the column added to a table that had these, rather than renamed, or dropped and added again?"""
@@ -119,8 +120,6 @@ class Decoder:
         max_events: int = 2000,
         max_bytes: int = 16 << 20,
     ) -> None:
-        self.oid: int | None = None
-        """Of the outbox. Rows that come under this oid with another name are its rows, from before a rename."""
         self._name = (schema, table)
         self._columns = columns
         self._has_xid = "xid" in columns
@@ -136,10 +135,9 @@ class Decoder:
         self._replicated = False
         self._chunked = False
         self._xid = 0  # its whole xid, once a chunk of it was handed out
-        self._brought: list[Seqs] = []  # the rows of its earlier chunks, where a row can come again
-        self._brought_ids: set[tuple[bytes, bytes]] = (
-            set()
-        )  # the same, where seq alone does not tell rows apart
+        # The rows of its earlier chunks, where a row can come again: by seq, or where that does not tell, with id.
+        self._brought: list[Seqs] = []
+        self._brought_ids: set[tuple[bytes, bytes]] = set()
         self._unmarked = False  # the stream is at rows from before the outbox had its column xid
         self.inside = False
         self.behind = False
@@ -372,7 +370,7 @@ class Decoder:
             names.append(data[at:end].decode())
             at = end + 1
         if (names[0], names[1]) != self._name:
-            if _U32(data, _HEADER + 1)[0] == self.oid:
+            if _U32(data, _HEADER + 1)[0] == self._layout.oid:
                 raise Halt(
                     f"the outbox table was called {'.'.join(names)} when rows came into it",
                     reason="outbox_changed",

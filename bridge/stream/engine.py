@@ -132,7 +132,6 @@ class Engine:
         spec = self._spec
         self._source.slot = request.slot
         self._decoder.expect(Layout(*self._control.layout()))
-        self._decoder.oid = self._control.outbox_oid()
         stream = ReplicationStream(
             spec.source_dsn, spec.stream, request.slot, spec.publication, request.start
         )

@@ -57,6 +57,7 @@ def came(world: World, event: str) -> bool:
     return int(found) > 0
 
 
+SAID = {"none": "1 rows of the outbox have no xid", "not given out": "gave out later"}
 WRONG_IN_THE_STREAM = {name: xid for name, xid in WRONG.items() if name != "none"}
 
 
@@ -130,8 +131,7 @@ def test_a_stream_that_starts_takes_rows_that_no_snapshot_can_place(
         producer.transaction(4)
         ahead = "(pg_current_xact_id()::text::bigint + 3000)::text::xid8"
         event = insert(owner, WRONG[xid] if xid == "none" else ahead)
-        said = {"none": "1 rows of the outbox have no xid", "not given out": "gave out later"}[xid]
-        assert said in world.command("doctor")
+        assert SAID[xid] in world.command("doctor")
         bridge = world.bridge().start()
         bridge.wait_ready()
         until(lambda: came(world, event), "the row arrives")
@@ -165,11 +165,10 @@ def test_a_later_row_that_no_snapshot_can_place_halts_and_is_adopted(
         producer.transaction(3)
         if capture == "slot":
             world.drop_slot()
-        said = {"none": "1 rows of the outbox have no xid", "not given out": "gave out later"}[xid]
         # A polling stream registers its floor one poll late: then doctor takes it for one that starts, and warns.
-        assert said in world.command("doctor", code=1 if capture == "slot" else 0)
+        assert SAID[xid] in world.command("doctor", code=1 if capture == "slot" else 0)
         bridge = world.bridge().start()
-        assert said in bridge.wait_halted("foreign_xids")
+        assert SAID[xid] in bridge.wait_halted("foreign_xids")
         assert not came(world, event)
         bridge.terminate()
         before = state(world)
