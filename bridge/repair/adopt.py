@@ -15,13 +15,14 @@ How a row is placed:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
+from bridge.attempts import bisect
 from bridge.errors import BridgeError
 from bridge.postgres.ledger import LISTED, LOCK, read_listed, read_row
 from bridge.postgres.origin import adopt_origin, is_here, origins, system_of
@@ -67,19 +68,23 @@ class Adoption:
     applied: list[tuple[int, int]] = field(default_factory=list)
     left: list[tuple[int, int]] = field(default_factory=list)
 
-    def lists(self) -> Iterator[tuple[list[int], Seqs]]:
+    def lists(self) -> list[tuple[list[int], Seqs]]:
         """What `bridge.applied` gets: it covers every seq of a list for every xid of it. Where rows share a seq, a list
         is cut until it covers none of those that are left."""
         numbered = {seq for _, seq in self.applied}
         alike = [row for row in self.left if row[1] in numbered]
-        todo = [self.applied[at : at + _LIST_AT_ONCE] for at in range(0, len(self.applied), _LIST_AT_ONCE)]
-        while todo:
-            rows = todo.pop()
+        found: list[tuple[list[int], Seqs]] = []
+
+        def covers(rows: Sequence[tuple[int, int]]) -> bool | None:
             xids, seqs = {xid for xid, _ in rows}, {seq for _, seq in rows}
             if len(rows) > 1 and any(xid in xids and seq in seqs for xid, seq in alike):
-                todo += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-            else:
-                yield sorted(xids), Seqs.of(seqs)
+                return True
+            found.append((sorted(xids), Seqs.of(seqs)))
+            return None
+
+        for at in range(0, len(self.applied), _LIST_AT_ONCE):
+            bisect(self.applied[at : at + _LIST_AT_ONCE], covers)
+        return found
 
     def lines(self) -> Iterator[str]:
         yield f"stream {self.stream}: {self.why}"
@@ -279,7 +284,8 @@ class Adopter:
         if ledger.mode is Mode.STREAM and slot is not None:
             waiting = self._waiting(ledger, slot, last)
             adoption = Adoption(ledger.stream, f"what slot {slot} does not bring is applied")
-            return self._judged(adoption, lambda row: row.name not in waiting, rows)
+            # The slot's rows from before the table had its seq have none there.
+            return self._judged(adoption, lambda row: not waiting & {row.name, (row.id, 0)}, rows)
         if ledger.mode is Mode.STREAM and ledger.floor.xmax <= 3:
             raise CannotPlace(
                 f"stream {ledger.stream} is from before the outbox had its column xid, and its slot is lost",
