@@ -12,7 +12,7 @@ import orjson
 from bridge.config.model import Case, Config
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.expressions.document import json_text
-from bridge.planning.destination import scalar
+from bridge.planning.column_text import scalar
 from bridge.planning.entity import folded
 from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.pipeline import entity_units
@@ -102,6 +102,8 @@ def _fate(case: Case, pipeline: PipelineSpec, result: _Result) -> Iterator[str]:
 
 def _fields(name: str, wanted: Mapping[str, Any], got: Mapping[str, Any]) -> Iterator[str]:
     for column, value in wanted.items():
+        if column not in got and value is None:
+            continue  # nothing is written: a new row has the column's default
         if column not in got:
             yield f"{name}.{column}: expected {_shown(value)}, but the mapping does not fill it"
         elif not _equal(value, got[column]):

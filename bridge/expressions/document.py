@@ -81,12 +81,16 @@ def certain(payload: bytes, name: str, value: float) -> bool:
 
 def holds_float(value: Any) -> bool:
     """True if a JSON value contains a float."""
-    if value.__class__ is float:
-        return True
-    if value.__class__ is dict:
-        return any(map(holds_float, value.values()))
-    if value.__class__ is list:
-        return any(map(holds_float, value))
+    if value.__class__ not in (dict, list):
+        return value.__class__ is float
+    left = [value]  # a payload may be nested more deeply than Python calls
+    while left:
+        items = left.pop()
+        for item in items.values() if items.__class__ is dict else items:
+            if item.__class__ is float:
+                return True
+            if item.__class__ is dict or item.__class__ is list:
+                left.append(item)
     return False
 
 
@@ -95,13 +99,22 @@ def json_text(value: Any) -> bytes:
     represent."""
     try:
         return orjson.dumps(value, default=_plain)
-    except TypeError:
-        return orjson.dumps(_fragments(value), default=_plain)
+    except TypeError:  # of an integer beyond 64 bits, or nested more than 254 deep
+        return _written(value)
+
+
+_DIGITS = 131_072  # before the point; Postgres' numeric has no more
+
+
+def digits(value: Decimal) -> str:
+    """A number with all of its digits, as Postgres prints a numeric. Python's own text would be 1E-7."""
+    text = str(value)
+    return format(value, "f") if "E" in text and abs(value.adjusted()) < _DIGITS else text
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return orjson.Fragment(str(value)) if value.is_finite() else str(value)
+        return orjson.Fragment(digits(value)) if value.is_finite() else str(value)
     if isinstance(value, bytes | memoryview):
         return "\\x" + bytes(value).hex()
     if isinstance(value, tuple):
@@ -109,15 +122,33 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _fragments(value: Any) -> Any:
-    """Integers beyond 64 bits as their digits."""
-    if isinstance(value, dict):
-        return {name: _fragments(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_fragments(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool) and value not in _JSON_INTEGERS:
-        return orjson.Fragment(str(value))
-    return value
+def _written(value: Any) -> bytes:
+    """The same for any depth and any integer, without recursion."""
+    parts: list[bytes] = []
+    left: list[Any] = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, _Mark):
+            parts.append(item)
+        elif isinstance(item, dict):
+            left.append(_Mark(b"}"))
+            for at, (name, inner) in enumerate(reversed(item.items())):
+                left += ([] if at == 0 else [_Mark(b",")]) + [inner, _Mark(orjson.dumps(name) + b":")]
+            left.append(_Mark(b"{"))
+        elif isinstance(item, list | tuple):
+            left.append(_Mark(b"]"))
+            for at, inner in enumerate(reversed(item)):
+                left += ([] if at == 0 else [_Mark(b",")]) + [inner]
+            left.append(_Mark(b"["))
+        elif isinstance(item, int) and not isinstance(item, bool) and item not in _JSON_INTEGERS:
+            parts.append(str(item).encode())
+        else:
+            parts.append(orjson.dumps(item, default=_plain))
+    return b"".join(parts)
+
+
+class _Mark(bytes):
+    """Text of the document's own, among values that are still to be written."""
 
 
 def without(document: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -1,115 +1,26 @@
 """The mapping of rows to the columns of a table or the body of a message.
 
-Compiled once for a table's shape. For each batch it takes rows and returns lists of column text. It works by lists,
-because the cost per event decides the throughput: a list of one type takes one comprehension. The kind of a column
-decides how text and objects are written; the server decides whether it accepts them.
+Compiled once for a table's shape. For each batch it takes rows and returns lists of column text (column_text.py).
+
+What an event does not say is not written: a field that it lacks leaves a new row the column's default, and an existing
+row its value. `null` is written as null. So events with other fields are other writes, whatever stands beside them in
+the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from bridge.errors import Halt
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression
-from bridge.expressions.operators import Path
-from bridge.planning.plan import Column, ColumnKind, Deliver, TableShape, Write
+from bridge.expressions.operators import MISSING, Path, follow
+from bridge.planning.column_text import Texts, texts
+from bridge.planning.plan import Column, Deliver, TableShape, Write
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
-
-Texts = list[bytes | None]
-
-_NONE = type(None)
-_INTEGER_TYPES = frozenset({"smallint", "integer", "bigint"})
-_PLAIN: dict[type, Callable[[Any], bytes]] = {
-    str: str.encode,
-    int: b"%d".__mod__,
-    Decimal: lambda value: str(value).encode(),
-    date: lru_cache(4096)(lambda value: value.isoformat().encode()),  # a lookup's dates are few
-    datetime: lambda value: value.isoformat().encode(),
-}
-"""The converter that scalar() uses for one type."""
-
-
-def texts(column: Column, values: list[Any]) -> Texts:
-    """Column text for each value, None for null. Floats must be exact already (document.py)."""
-    kinds = set(map(type, values))
-    nulls = _NONE in kinds
-    kinds.discard(_NONE)
-    encode = encoder(column)
-    if len(kinds) == 1 and (encode is scalar or (encode is whole and Decimal not in kinds)):
-        encode = _PLAIN.get(kinds.pop(), scalar)
-    return (
-        [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
-    )
-
-
-def encoder(column: Column) -> Callable[[Any], bytes]:
-    """One value, not None, to its column text."""
-    if column.kind == "json":
-        return json_text
-    if column.kind == "array":
-        element: ColumnKind = "json" if column.type_sql.startswith("json") else "other"
-        return lambda value: array_literal(value, element) if isinstance(value, list) else scalar(value)
-    if column.type_sql in _INTEGER_TYPES:
-        return whole
-    return scalar
-
-
-def scalar(value: Any) -> bytes:  # noqa: PLR0911  one line a type is the plainest form
-    """Text of anything for a column that is neither JSON nor an array."""
-    if value.__class__ is str:
-        return value.encode()
-    if isinstance(value, bool):
-        return b"true" if value else b"false"
-    if isinstance(value, float):
-        text = repr(value)
-        return (text[:-2] if text.endswith(".0") else text).encode()
-    if isinstance(value, dict | list | tuple):
-        return json_text(value)
-    if isinstance(value, date | datetime | time):
-        return value.isoformat().encode()
-    if isinstance(value, timedelta):
-        return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds".encode()
-    if isinstance(value, bytes | memoryview):
-        return b"\\x" + bytes(value).hex().encode()
-    return str(value).encode()
-
-
-def whole(value: Any) -> bytes:
-    """For integer columns: 100.0 is the integer 100, as in JSON."""
-    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < 100:
-        integer = int(value)
-        if value == integer:
-            return b"%d" % integer
-    return scalar(value)
-
-
-def array_literal(items: list[Any], element: ColumnKind) -> bytes:
-    """A Postgres array literal (PostgreSQL manual, 8.15.6): texts quoted, null as NULL, arrays nested."""
-    parts: list[bytes] = []
-    for item in items:
-        if item is None:
-            parts.append(b"NULL")
-        elif isinstance(item, list):
-            parts.append(array_literal(item, element))
-        elif element == "json":
-            parts.append(_quoted(json_text(item)))
-        elif isinstance(item, int | float | Decimal):
-            parts.append(scalar(item))
-        else:
-            parts.append(_quoted(scalar(item)))
-    return b"{" + b",".join(parts) + b"}"
-
-
-def _quoted(text: bytes) -> bytes:
-    return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
-
 
 # --- destinations -----------------------------------------------------------------------------------
 
@@ -133,7 +44,7 @@ class PlainFill:
         return texts(self.column, rows.exact(self.path))
 
 
-_SPECIAL = ("event_id", "occurred_at", "idempotency_key")
+_SPECIAL = ("occurred_at", "idempotency_key")
 
 
 def fill_of(source: ValueSource, column: Column) -> Fill:
@@ -177,97 +88,134 @@ class Table:
         sources = {name: classify(value) for name, value in mapping.items()}
         self.names = tuple(sources)
         self.fills = [fill_of(source, shape.columns[name]) for name, source in sources.items()]
+        self.optional = self._optional()
         self.paths = [fill.path for fill in self.fills if isinstance(fill, PlainFill)]
         self.reads = frozenset().union(
             *(names_of(source) for source in sources.values() if not is_whole_event(source))
         )
 
-    def writes(self, rows: Rows) -> list[Write]:
-        """The rows as one Write, or as several if the default mapping leaves columns out."""
-        if self.spec.columns is not None:
-            return [
-                Write(
-                    self.pipeline, self.spec, self.shape, self.names, rows.events, self._filled(rows), rows.at
-                )
-            ]
-        return [self._default(part) for part in self._alike(rows)]
+    def _optional(self) -> frozenset[str]:
+        """The columns for which absent and null differ: where a row may be there already, and where there is a
+        default. A key is always written, and so is the version."""
+        always = {*self.spec.key, self.spec.version_column}
+        upsert = self.spec.mode == "upsert"
+        return frozenset(
+            name
+            for name, column in self.shape.columns.items()
+            if (upsert or column.has_default) and name not in always
+        )
 
-    def _filled(self, rows: Rows) -> list[Texts]:
+    def writes(self, rows: Rows) -> list[Write]:
+        """The rows as one Write, or as several where events lack fields."""
+        filled = self._filled(rows)
+        if self.spec.columns is None:
+            filled += self._default(rows)
+        return self._written(rows, filled)
+
+    def _filled(self, rows: Rows) -> list[_Filled]:
         """The columns of the mapping, plain paths read together."""
         plain = iter(rows.exact_each(self.paths))
-        return [
-            texts(fill.column, next(plain)) if isinstance(fill, PlainFill) else fill(rows)
-            for fill in self.fills
+        filled = []
+        for name, fill in zip(self.names, self.fills, strict=True):
+            if isinstance(fill, PlainFill):
+                column = texts(fill.column, next(plain))
+                filled.append(_Filled(name, column, self._absent(rows, fill, column)))
+            else:
+                filled.append(_Filled(name, fill(rows)))
+        return filled
+
+    def _absent(self, rows: Rows, fill: PlainFill, column: Texts) -> list[bool] | None:
+        """Which events lack the field; None: each has it, or null is the same."""
+        if fill.path[0] != "event" or fill.column.name not in self.optional or None not in column:
+            return None
+        rest = fill.path[1:]
+        absent = [
+            text is None and follow(document, rest) is MISSING
+            for text, document in zip(column, rows.documents, strict=True)
         ]
+        return absent if True in absent else None
+
+    def _written(self, rows: Rows, filled: list[_Filled]) -> list[Write]:
+        masks = [one.absent for one in filled if one.absent is not None]
+        if not masks:
+            return [self._write(rows, filled, None)]
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for row, lacking in enumerate(zip(*masks, strict=True)):
+            groups.setdefault(lacking, []).append(row)
+        return [self._write(rows, filled, chosen) for chosen in groups.values()]
+
+    def _write(self, rows: Rows, filled: list[_Filled], chosen: list[int] | None) -> Write:
+        """Of these rows, which lack the same fields; None: of all."""
+        if chosen is None:
+            columns = {one.name: one.texts for one in filled}
+        else:
+            columns = {
+                one.name: [one.texts[row] for row in chosen]
+                for one in filled
+                if one.absent is None or not one.absent[chosen[0]]
+            }
+            rows = rows.pick(chosen)
+        return Write(
+            self.pipeline, self.spec, self.shape, tuple(columns), rows.events, list(columns.values()), rows.at
+        )
 
     # -- the default mapping (docs/configuration.md)
 
-    def _alike(self, rows: Rows) -> list[Rows]:
-        """Groups of rows whose events have the same fields for columns with a default: an absent field takes the
-        default, not null."""
-        optional = frozenset(
-            name
-            for name, column in self.shape.columns.items()
-            if column.has_default and column.writable and name != "payload" and name not in _SPECIAL
-        )
-        if not optional:
-            return [rows]
-        roots = {name: items for name, items in rows.roots.items() if name != "meta"}
-        signatures = [
-            optional.intersection(set(document).union(roots, *(_keys(i[row]) for i in roots.values())))
-            for row, document in enumerate(rows.documents)
-        ]
-        return [
-            rows if len(set(signatures)) == 1 else rows.keep([s == signature for s in signatures])
-            for signature in dict.fromkeys(signatures)
-        ]
-
-    def _default(self, rows: Rows) -> Write:
+    def _default(self, rows: Rows) -> list[_Filled]:
         fields: set[str] = set().union(*rows.documents)
-        enriched: dict[str, str] = {}
-        for root, items in rows.roots.items():
-            if root == "meta":
-                continue
-            if any(isinstance(item, dict) for item in items):
-                for name in set().union(*(item for item in items if isinstance(item, dict))):
-                    enriched.setdefault(name, root)
-            else:
-                enriched.setdefault(root, "")
-        names = list(self.names)  # the version, if there is one
-        columns = self._filled(rows)
+        roots = {name: items for name, items in rows.roots.items() if name != "meta"}
+        filled = []
         for name, column in self.shape.columns.items():
             if not column.writable or name in self.names:
                 continue
-            filled = self._fill_default(rows, column, fields, enriched)
-            if filled is not None:
-                names.append(name)
-                columns.append(filled)
-        return Write(self.pipeline, self.spec, self.shape, tuple(names), rows.events, columns, rows.at)
+            if name == "payload" and column.kind == "json":
+                filled.append(_Filled(name, list(rows.payloads())))
+            elif name == "event_id":
+                filled.append(_Filled(name, list(map(META["id"], rows.events))))
+            else:
+                one = self._found(rows, column, fields, roots)
+                if one is not None:
+                    filled.append(one)
+        return filled
 
-    def _fill_default(  # noqa: PLR0911  one return a rule of the mapping
-        self, rows: Rows, column: Column, fields: set[str], enriched: dict[str, str]
-    ) -> Texts | None:
+    def _found(
+        self, rows: Rows, column: Column, fields: set[str], roots: dict[str, list[Any]]
+    ) -> _Filled | None:
+        """The event's field of this name, else what a step has found or made under it. None: no event has one, and
+        nothing need be written."""
         name = column.name
-        if name == "payload" and column.kind == "json":
-            return list(rows.payloads())
-        if name == "event_id":
-            return list(map(META["id"], rows.events))
-        if name in _SPECIAL:
-            own: Texts = list(map(META[name], rows.events))
-            if name not in fields:
-                return own
-            given = texts(column, rows.exact(("event", name)))
-            return [g if name in d else o for g, o, d in zip(given, own, rows.documents, strict=True)]
-        if name in enriched and name not in fields:
-            root = enriched[name]
-            return texts(column, rows.exact((root, name) if root else (name,)))
+        found: Texts = [None] * len(rows)
+        absent = [True] * len(rows)
         if name in fields:
-            return texts(column, rows.exact(("event", name)))
-        return None
+            absent = [name not in document for document in rows.documents]
+            found = texts(column, rows.exact(("event", name)))
+        if name in _SPECIAL and True in absent:
+            own = map(META[name], rows.events)
+            found = [o if a else f for f, o, a in zip(found, own, absent, strict=True)]
+            absent = [False] * len(rows)
+        for root, items in roots.items():
+            if True not in absent:
+                break
+            inner = [isinstance(item, dict) and name in item for item in items]
+            whole = [root == name and not isinstance(item, dict) for item in items]
+            for has, path in ((inner, (root, name)), (whole, (root,))):
+                taken = [a and h for a, h in zip(absent, has, strict=True)]
+                if True in taken:
+                    given = texts(column, rows.exact(path))
+                    found = [g if t else f for f, g, t in zip(found, given, taken, strict=True)]
+                    absent = [a and not t for a, t in zip(absent, taken, strict=True)]
+        if False not in absent and name not in self.spec.key:
+            return None
+        return _Filled(name, found, absent if True in absent and name in self.optional else None)
 
 
-def _keys(item: Any) -> frozenset[str]:
-    return frozenset(item) if isinstance(item, dict) else frozenset()
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A column's texts. absent: which events say nothing of it."""
+
+    name: str
+    texts: Texts
+    absent: list[bool] | None = None
 
 
 class Sink:

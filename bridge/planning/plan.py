@@ -31,27 +31,46 @@ def unit_id(event_id: str, pipeline: str, destination: str, again: str = "") -> 
 
 ColumnKind = Literal["text", "json", "array", "bytea", "other"]
 
+NUMBERS = b"="
+"""Before the text of money that came as numbers: a number is the same under every lc_monetary, a text is not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a target table, from the catalog."""
+    """One column of a target table, from the catalog.
+
+    A domain counts as the type below all of its domains: what a JSON value becomes depends on that, and the domain
+    comes in by the assignment.
+    """
 
     name: str
-    type_sql: str  # format_type() without modifier: "numeric", "text", "events.level"; goes behind ::
+    type_sql: str  # format_type() without modifier, for people: "numeric", "text", "events.level"
     kind: ColumnKind  # how a JSON value becomes this column's text
     not_null: bool = False
     has_default: bool = False  # default, identity or generated
     writable: bool = True  # False: generated always
-    declared: str = ""  # with its modifier, for naming a column that a value does not fit
+    declared: str = ""  # with its modifier: "numeric(10,2)"
+    base: str = ""  # pg_type.typname below the domains: "int4", "_varchar"; "": as type_sql says
+    cast: str = ""  # the same with its schema, quoted, without modifier; "": type_sql
+    element: str = ""  # of an array: typname of its elements below their domains
+    delimiter: str = ","  # between an array's elements; a semicolon in box[]
+    read_by_cast: bool = False  # a cast from text is a function of its own, and not the type's input
+
+    @property
+    def type_name(self) -> str:
+        """typname, without the array's underscore."""
+        return self.element or self.base or self.type_sql
 
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
-    """A target table, from the catalog; columns by name, in catalog order."""
+    """A target table, from the catalog; columns by name, in catalog order. identity: changes with every ALTER of the
+    table; "": not known."""
 
     schema: str
     table: str
     columns: Mapping[str, Column]
+    identity: str = ""
 
 
 @dataclass(slots=True)

@@ -132,6 +132,14 @@ class Planner:
         self.on_branch: Callable[[str, str | None, Rows], None] | None = None
         """Called with (pipeline, branch taken or None, row) for each event, for config tests."""
 
+    def shapes(self) -> dict[Unit, TableShape]:
+        """The tables that it plans for."""
+        return {
+            (pipeline.name, name): table.shape
+            for pipeline in self.pipelines
+            for name, table in pipeline.tables.items()
+        }
+
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
         """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), and returns the plan.
 
@@ -145,7 +153,7 @@ class Planner:
         for number, pipeline in enumerate(self.pipelines):
             if pipeline.active and number in places:
                 chosen, failures = places[number]
-                some = rows if len(chosen) == len(rows) else _pick(rows, chosen)
+                some = rows if len(chosen) == len(rows) else rows.pick(chosen)
                 ways.append(_Way(pipeline, some, _Outcomes(pipeline, planned)))
                 ways[-1].outcomes.fail(failures, pipeline.units)
         for way in ways:
@@ -319,10 +327,6 @@ def _complete(events: list[Event], group: list[int]) -> tuple[list[int], Failure
         return group, failures
     broken = {place for place, _, _ in failures}
     return [place for place in group if place not in broken], failures
-
-
-def _pick(rows: Rows, chosen: list[int]) -> Rows:
-    return Rows(chosen, [rows.events[place] for place in chosen], [rows.documents[place] for place in chosen])
 
 
 @dataclass(slots=True)

@@ -80,6 +80,16 @@ class Rows:
             self.hidden,
         )
 
+    def pick(self, chosen: Sequence[int]) -> Rows:
+        """The rows at these indexes."""
+        return Rows(
+            [self.at[row] for row in chosen],
+            [self.events[row] for row in chosen],
+            [self.documents[row] for row in chosen],
+            {name: [values[row] for row in chosen] for name, values in self.roots.items()},
+            self.hidden,
+        )
+
     def part(self, start: int, stop: int) -> Rows:
         """The rows from `start` up to `stop`."""
         return Rows(

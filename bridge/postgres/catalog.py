@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from bridge.planning.plan import Column, ColumnKind, TableShape
+from bridge.planning.plan import Column, TableShape
 from bridge.planning.spec import TableSpec
+from bridge.postgres.assignment import identity_sql
 
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery")
 
@@ -99,7 +100,7 @@ def table_shape(
                 f"grant usage on schema {_quoted(schema)} to {role};",
             )
         ]
-    shape = TableShape(schema, table, _columns(connection, oid))
+    shape = TableShape(schema, table, _columns(connection, oid), _identity(connection, schema, table))
     findings = [*_column_findings(shape, spec, kinds), *_key_findings(connection, oid, shape, spec)]
     findings += _privilege_findings(connection, oid, shape, spec, role)
     if filtered:
@@ -161,31 +162,50 @@ def _quoted(*names: str) -> str:
     return sql.Identifier(*names).as_string()
 
 
+# Follows a column's type through its domains to the base type, and an array's on to its element.
+_COLUMNS = """
+    with recursive chain as (
+        select a.attnum, 0 as depth, a.atttypid as oid
+        from pg_catalog.pg_attribute a where a.attrelid = %(table)s and a.attnum > 0 and not a.attisdropped
+        union all
+        select c.attnum, c.depth + 1, case when t.typtype = 'd' then t.typbasetype else t.typelem end
+        from chain c join pg_catalog.pg_type t on t.oid = c.oid
+        where t.typtype = 'd'
+            or exists (select from pg_catalog.pg_type e where e.oid = t.typelem and e.typarray = t.oid)
+    ), typed as (
+        select c.attnum, c.depth, t.oid, t.typname, t.typcategory, t.typnotnull, t.typtype = 'd' as is_domain,
+               t.typdelim, n.nspname
+        from chain c join pg_catalog.pg_type t on t.oid = c.oid
+        join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+    ), base as (
+        select distinct on (attnum) * from typed where not is_domain order by attnum, depth
+    ), element as (
+        select distinct on (e.attnum) e.* from typed e join base b on b.attnum = e.attnum and e.depth > b.depth
+        where not e.is_domain order by e.attnum, e.depth
+    )
+    select a.attname, format_type(a.atttypid, -1),
+        case when b.typname in ('json', 'jsonb') then 'json' when b.typname = 'bytea' then 'bytea'
+            when e.oid is not null then 'array' when b.typcategory = 'S' then 'text' else 'other' end,
+        a.attnotnull or exists (
+            select from typed d where d.attnum = a.attnum and d.depth < b.depth and d.typnotnull),
+        a.atthasdef or a.attidentity <> '', a.attgenerated = '' and a.attidentity <> 'a',
+        format_type(a.atttypid, a.atttypmod), b.typname, format('%%I.%%I', b.nspname, b.typname),
+        coalesce(e.typname, ''), coalesce(e.typdelim, ',')::text,
+        exists (select from pg_catalog.pg_cast k
+            where k.castsource = 'text'::regtype and k.casttarget = b.oid and k.castmethod = 'f')
+    from pg_catalog.pg_attribute a join base b on b.attnum = a.attnum left join element e on e.attnum = a.attnum
+    where a.attrelid = %(table)s order by a.attnum"""
+
+
 def _columns(connection: psycopg.Connection, oid: int) -> dict[str, Column]:
-    """Types without a modifier: `::varchar(20)` would truncate a value that an assignment refuses."""
-    rows = connection.execute(
-        "select a.attname, format_type(a.atttypid, -1), coalesce(b.typcategory, t.typcategory),"
-        " coalesce(b.typname, t.typname), a.attnotnull or t.typnotnull, a.atthasdef or a.attidentity <> '',"
-        " a.attgenerated = '' and a.attidentity <> 'a', format_type(a.atttypid, a.atttypmod)"
-        " from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid"
-        " left join pg_catalog.pg_type b on b.oid = t.typbasetype"
-        " where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum",
-        [oid],
-    ).fetchall()
-    return {
-        name: Column(name, type_sql, _kind(category, base), not_null, has_default, writable, declared)
-        for name, type_sql, category, base, not_null, has_default, writable, declared in rows
-    }
+    rows = connection.execute(_COLUMNS, {"table": oid}).fetchall()
+    return {row[0]: Column(*row) for row in rows}
 
 
-def _kind(category: str, base: str) -> ColumnKind:
-    if base in ("json", "jsonb"):
-        return "json"
-    if base == "bytea":
-        return "bytea"
-    if category == "A":
-        return "array"
-    return "text" if category == "S" else "other"
+def _identity(connection: psycopg.Connection, schema: str, table: str) -> str:
+    """As the statements that write the table compare it."""
+    row = connection.execute(sql.SQL("select {}").format(identity_sql(schema, table))).fetchone()
+    return str(row[0]) if row else ""
 
 
 def mapped(shape: TableShape, spec: TableSpec) -> list[str]:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import psycopg
 
+from bridge.postgres.stored import opened
 from bridge.postgres.target import Statement
 
 AsyncLink = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -193,6 +194,8 @@ class Claim:
 def _claimed(row: tuple[Any, ...]) -> Claimed:
     identity, event_id, event_type, key, at, body, attempts, expires_in = row[:8]
     fields = _JSON.decode(body)
+    if (inner := opened(fields)) is not None:
+        fields = _JSON.decode(inner.decode())
     return Claimed(identity, event_id, event_type, key, at, fields, attempts, float(expires_in))
 
 

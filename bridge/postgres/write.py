@@ -1,20 +1,25 @@
 """Compile a batch's effects into statements: upserts, deliveries, dead letters.
 
 The only module that composes identifiers into SQL (psycopg.sql.Identifier); values are always parameters. Every
-column is one text[] (or uuid[], if that is equivalent) in binary form, cast on the server to the column's type
-without its modifier, so that the assignment checks length and scale as a plain INSERT does.
+column is one text[] (or uuid[], if that is equivalent) in binary form; assignment.py says what becomes of it on the
+server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import pack
 
 from psycopg import sql
 
 from bridge.planning.plan import DeadLetter, Deliver, TableShape, Write, unit_id
 from bridge.planning.spec import TableSpec
+from bridge.postgres.assignment import type_name, unaltered_sql, value_sql
+from bridge.postgres.stored import ascii_json, ascii_text, enveloped
 from bridge.postgres.target import Statement, text_array, uuid_array
 from bridge.protocol.events import NULL
+
+_UUID = ("uuid", "pg_catalog.uuid")
 
 
 def write_statement(write: Write, *, new: bool = False) -> Statement:
@@ -23,9 +28,11 @@ def write_statement(write: Write, *, new: bool = False) -> Statement:
     arrays: list[bytes | None] = []
     elements = []
     for name, column in zip(write.names, write.columns, strict=True):
-        uuids = uuid_array(column) if write.shape.columns[name].type_sql == "uuid" else None
+        uuids = uuid_array(column) if type_name(write.shape.columns[name]) in _UUID else None
         arrays.append(text_array(column) if uuids is None else uuids)
         elements.append("text" if uuids is None else "uuid")
+    if not write.names:
+        arrays.append(pack("!i", len(write.events)))
     text = _compile(write.spec, write.shape, write.names, tuple(elements), new=new)
     return Statement(text, arrays, binary=True)
 
@@ -59,26 +66,38 @@ _compile = _Compiled()
 
 
 def compile_write(
-    spec: TableSpec, shape: TableShape, names: Sequence[str], elements: Sequence[str], *, new: bool = False
+    spec: TableSpec,
+    shape: TableShape,
+    names: Sequence[str],
+    elements: Sequence[str],
+    *,
+    new: bool = False,
+    only: sql.Composable | None = None,
 ) -> bytes:
     """`insert into t (a, b) select c0::type, ... from (select unnest($1::text[]) as c0, ...) as r [on conflict ...]`.
 
-    elements: the type of each array's. new: without `on conflict`. Arrays of one length are unnested in step; in a
+    elements: the type of each array's. new: without `on conflict`. only: a condition over a row
+    of r. Arrays of one length are unnested in step; in a
     select list for less than in a from clause, which keeps all rows before it hands out the first."""
     table = sql.Identifier(shape.schema, shape.table)
-    columns = sql.SQL(", ").join(map(sql.Identifier, names))
+    columns = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, names))) if names else sql.SQL("")
     values = sql.SQL(", ").join(
-        # format_type() quotes and qualifies what it prints
-        sql.SQL(f"c{place}" if own == element else f"c{place}::{own}")
+        sql.SQL(value_sql(shape.columns[name], f"r.c{place}") if element == "text" else f"r.c{place}")
         for place, (name, element) in enumerate(zip(names, elements, strict=True))
-        if (own := shape.columns[name].type_sql)
     )
-    arrays = sql.SQL(", ").join(
-        sql.SQL(f"unnest(${place + 1}::{element}[]) as c{place}") for place, element in enumerate(elements)
+    arrays: sql.Composable = sql.SQL(", ").join(
+        sql.SQL(f"pg_catalog.unnest(${place + 1}::pg_catalog._{element}) as c{place}")
+        for place, element in enumerate(elements)
     )
-    query = sql.SQL("insert into {} as target ({}) select {} from (select {}) as r").format(
+    if not names:  # of each event nothing but that there was one: a row of defaults
+        arrays = sql.SQL("pg_catalog.generate_series(1, $1::pg_catalog.int4)")
+    query = sql.SQL("insert into {} as target {} select {} from (select {}) as r").format(
         table, columns, values, arrays
     )
+    conditions: list[sql.Composable] = [unaltered_sql(shape)] if shape.identity else []
+    conditions += [only] if only is not None else []
+    if conditions:
+        query += sql.SQL(" where ") + sql.SQL(" and ").join(conditions)
     return (query if new else query + _on_conflict(spec, names)).as_string().encode()
 
 
@@ -95,14 +114,15 @@ def _on_conflict(spec: TableSpec, names: Sequence[str]) -> sql.Composed:
     query = sql.SQL(" on conflict ({}) do update set {}").format(key, changes)
     if spec.version_column:
         version = sql.Identifier(spec.version_column)
-        query += sql.SQL(" where target.{} < excluded.{} or target.{} is null").format(
+        query += sql.SQL(" where target.{} operator(pg_catalog.<) excluded.{} or target.{} is null").format(
             version, version, version
         )
     return query
 
 
-def _arrays(rows: Sequence[Sequence[bytes | None]]) -> list[bytes | None]:
-    return [text_array(list(column)) for column in zip(*rows, strict=True)]
+def _arrays(rows: Sequence[Sequence[bytes | None]], width: int) -> list[bytes | None]:
+    columns = zip(*rows, strict=True) if rows else [()] * width
+    return [text_array(list(column)) for column in columns]
 
 
 # A unit's id follows from the event's id. In an outbox of the customer's own two rows may have one id: the second one
@@ -138,31 +158,32 @@ RETRY_SECONDS = 10
 """Seconds after which a parked unit (`missing: retry`) is retried."""
 
 
-def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, raw: bool = False) -> Statement:
-    """raw: the payloads are not valid jsonb; store their bytes instead."""
+def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, escaped: bool = False) -> Statement:
+    """escaped: the payloads as bytes and the other texts in ASCII, because the database refused them as they are."""
+    kept = ascii_text if escaped else _safe
     rows = [
         (
             str(unit_id(_text(letter.event.id), letter.pipeline, letter.destination)).encode(),
             stream.encode(),
             letter.pipeline.encode(),
             letter.destination.encode(),
-            _given(letter.event.id),
+            b"" if letter.event.id == NULL else kept(letter.event.id),
             letter.event.seq,
             letter.event.xid,
-            _given(letter.event.type),
-            _safe(letter.event.key),
+            b"" if letter.event.type == NULL else kept(letter.event.type),
+            kept(letter.event.key),
             letter.event.occurred_at,
-            _safe(letter.event.idempotency_key),
-            None if raw else letter.event.headers,
-            *_payload(letter, raw=raw),
+            kept(letter.event.idempotency_key),
+            ascii_json(letter.event.headers) if escaped else letter.event.headers,
+            *_payload(letter, raw=escaped),
             letter.code.encode(),
-            letter.cause.encode(),
+            kept(letter.cause.encode()),
             None if letter.retry_for_seconds is None else b"%d" % RETRY_SECONDS,
             None if letter.retry_for_seconds is None else b"%f" % letter.retry_for_seconds,
         )
         for letter in letters
     ]
-    return Statement(_DEAD, _arrays(rows), binary=True)
+    return Statement(_DEAD, _arrays(rows, 18), binary=True)
 
 
 def _payload(letter: DeadLetter, *, raw: bool) -> tuple[bytes | None, bytes | None]:
@@ -176,11 +197,6 @@ def _payload(letter: DeadLetter, *, raw: bool) -> tuple[bytes | None, bytes | No
 
 def _text(value: bytes) -> str:
     return value.decode(errors="backslashreplace")
-
-
-def _given(value: bytes) -> bytes | None:
-    """The same, and nothing where the row has NULL."""
-    return b"" if value == NULL else _safe(value)
 
 
 def _safe(value: bytes | None) -> bytes | None:
@@ -215,21 +231,25 @@ _DELIVER = b"""
     on conflict (id) do nothing"""
 
 
-def delivery_statement(stream: str, deliveries: Sequence[Deliver], *, again: str = "") -> Statement:
-    """Messages for sinks: rows of the apply transaction, sent by the dispatcher. again: a replay's name."""
+def delivery_statement(
+    stream: str, deliveries: Sequence[Deliver], *, again: str = "", escaped: bool = False
+) -> Statement:
+    """Messages for sinks: rows of the apply transaction, sent by the dispatcher. again: a replay's name. escaped: the
+    texts in ASCII and the body in an envelope, because the database refused them as they are."""
+    kept = ascii_text if escaped else _safe
     rows = [
         (
             str(unit_id(_text(delivery.event.id), delivery.pipeline, delivery.destination, again)).encode(),
             stream.encode(),
             delivery.pipeline.encode(),
             delivery.destination.encode(),
-            _safe(delivery.event.id),
+            kept(delivery.event.id),
             delivery.event.seq,
-            _safe(delivery.event.type),
-            _safe(delivery.event.key),
+            kept(delivery.event.type),
+            kept(delivery.event.key),
             delivery.event.occurred_at,
-            delivery.body,
+            enveloped(delivery.body) if escaped else delivery.body,
         )
         for delivery in deliveries
     ]
-    return Statement(_DELIVER, _arrays(rows), binary=True)
+    return Statement(_DELIVER, _arrays(rows, 10), binary=True)

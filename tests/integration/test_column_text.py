@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
 
-from bridge.planning.destination import texts
+from bridge.planning.column_text import texts
 from bridge.planning.plan import Column, ColumnKind
 from tests.support.servers import Database
 

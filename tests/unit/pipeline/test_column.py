@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge.expressions.document import json_text, parse_exact
-from bridge.planning.destination import array_literal, texts
+from bridge.planning.column_text import array_literal, texts
 from bridge.planning.plan import Column
 from bridge.planning.spec import TableSpec
 from bridge.planning.steps.set import SetSpec
@@ -181,9 +181,11 @@ elements = st.one_of(
 
 @given(st.one_of(st.lists(elements), st.lists(st.lists(elements, min_size=2, max_size=2))))
 def test_array_literals_are_read_back_as_they_were(items: list[Any]) -> None:
-    assert read_array(array_literal(items, "other").decode()) == items
+    assert read_array(array_literal(items).decode()) == items
 
 
 def test_arrays_of_numbers_and_of_json_have_their_own_forms() -> None:
-    assert array_literal([1, Decimal("1.50"), True, None], "other") == b"{1,1.50,true,NULL}"
-    assert array_literal([{"a": 1}, "x", None], "json") == b'{"{\\"a\\":1}","\\"x\\"",NULL}'
+    assert array_literal([1, Decimal("1.50"), True, None]) == b"{1,1.50,true,NULL}"
+    assert texts(Column("c", "jsonb[]", "array"), [[{"a": 1}, "x", None]]) == [
+        b'{"{\\"a\\":1}","\\"x\\"",NULL}'
+    ]

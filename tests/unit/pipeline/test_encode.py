@@ -16,7 +16,7 @@ def statement(key: str, columns: dict[str, str], met: set[tuple[str, str]]) -> b
     event = Event(b"a", b"1", b"1", b"t", None, b"{}", None, None, None)
     spec = TableSpec("d", "warehouse", "s", "t", mode="upsert", key=(key,), columns=columns)
     write = Write("p", spec, SHAPE, ("id", "n"), [event], [[b"a"], [b"1"]], [0])
-    (found,) = encode("stream", Batch(events=[event]), Planned(writes=[write]), met).effects
+    _, found = encode("stream", Batch(events=[event]), Planned(writes=[write]), met).effects
     return found.text
 
 
