@@ -1,4 +1,4 @@
-"""What to do after an attempt has failed: find the items to blame by halves, or wait before the next attempt.
+"""What to do after an attempt has failed: find the items to blame by halves, attempt less, or wait before the next one.
 
 Nothing here waits, reads a clock or knows what is attempted. `bisection` is a generator that is sent each attempt's
 result; `bisect` and `bisect_async` drive it. `Backoff` says how long to wait; the caller sleeps.
@@ -35,9 +35,15 @@ def bisection(items: Sequence[T]) -> Generator[Sequence[T], E | None, list[tuple
         if len(part) == 1:
             failed.append((part[0], error))
         else:
-            middle = len(part) // 2
-            waiting += (part[middle:], part[:middle])
+            first, second = halves(part)
+            waiting += (second, first)
     return failed
+
+
+def halves(part: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """The first one is the smaller, if they differ."""
+    middle = len(part) // 2
+    return part[:middle], part[middle:]
 
 
 def bisect(
@@ -73,6 +79,31 @@ async def bisect_async(
     except StopIteration as end:
         found: list[tuple[T, E]] = end.value
         return found
+
+
+def gathered(items: Sequence[T], attempt: Callable[[list[T]], E | None]) -> tuple[list[T], list[tuple[T, E]]]:
+    """As many items as pass together, and those that fail with all of these in place, each with its error.
+
+    Where bisect() judges an item alone, this judges it among the others: one may need another that comes later.
+    attempt: gets all that are to pass, in no order; what it did before is undone. A part that fails is tried again when
+    others have joined, and only then cut.
+    """
+    good: list[T] = []
+    parts: list[Sequence[T]] = [items] if items else []
+    while True:
+        failed: list[tuple[Sequence[T], E]] = []
+        joined = False
+        for part in parts:
+            error = attempt([*good, *part])
+            if error is None:
+                good, joined = [*good, *part], True
+            else:
+                failed.append((part, error))
+        if not failed or (not joined and all(len(part) == 1 for part, _ in failed)):
+            return good, [(part[0], error) for part, error in failed]
+        parts = [
+            half for part, _ in failed for half in ((part,) if joined or len(part) == 1 else halves(part))
+        ]
 
 
 NO_JITTER = 0.0
@@ -127,3 +158,22 @@ class Retries:
         """It failed once more; seconds to wait before the next attempt."""
         self.failures += 1
         return self.backoff.after(self.failures, self.chance())
+
+
+@dataclass(slots=True)
+class Limit:
+    """How much to attempt at once: half of what was too much, and twice as much with each success, up to `most`."""
+
+    most: int
+    now: int = 0
+
+    def __post_init__(self) -> None:
+        self.now = self.now or self.most
+
+    def too_much(self, tried: int) -> None:
+        """So much has failed for its size."""
+        self.now = max(1, min(self.now, tried) >> 1)
+
+    def worked(self) -> None:
+        """An attempt has succeeded."""
+        self.now = min(self.most, self.now * 2)

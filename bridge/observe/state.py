@@ -88,6 +88,7 @@ class StreamSnapshot:
     pending_since: float | None = None  # producer commit of the oldest event not applied; None: nothing waits
     events: int = 0  # applied since the process started
     batches: int = 0
+    altered: str = ""  # the target table that was altered last while the bridge ran, and what; "": none
     slot: str | None = None
     slot_active: bool | None = None  # None: not known, or no slot
     slot_retained_bytes: int | None = None
@@ -117,6 +118,7 @@ class StreamSnapshot:
             "oldest_pending_event_age_seconds": round(self.pending_age(now), 3),
             "events": self.events,
             "batches": self.batches,
+            "altered": self.altered,
             "slot": {
                 "name": self.slot,
                 "active": self.slot_active,
@@ -205,6 +207,10 @@ class StreamState:
         if self._clock() - now.since >= _CALM_SECONDS:
             self._trouble, self._repeats = None, 0
             self.update(reason=None, message="", hint="")
+
+    def altered(self, table: str, what: str) -> None:
+        """A target table is not as it was; the bridge goes by what it is now."""
+        self.update(altered=f"{table}: {what}")
 
     def applied(
         self,

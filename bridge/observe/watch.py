@@ -151,5 +151,11 @@ class StreamWatch:
             self._log.warning("trouble", reason=error.reason, message=str(error.args[0]), fix=error.hint)
         self._last = ("troubled", error.reason)
 
+    def altered(self, table: str, what: str) -> None:
+        """A target table was altered while the bridge ran."""
+        self._state.altered(table, what)
+        self._metrics.table_changes.labels(self._stream, table).inc()
+        self._log.warning("target table altered", table=table, what=what)
+
     def log(self, event: str, **fields: object) -> None:
         self._log.info(event, **fields)

@@ -29,7 +29,7 @@ class MissingReader:
     def __init__(self, connection: ProfiledConnection, outbox: Outbox, max_events: int) -> None:
         self._connection = connection
         self._outbox = outbox.on(connection)
-        self._max_events = max_events
+        self.max_events = max_events
         self._at: tuple[object, ...] | None = None  # what would be returned next
         self._rest: list[Event] = []  # fetched, and not handed out
         self._xids: dict[int, None] = {}  # of the chunks so far
@@ -74,7 +74,7 @@ class MissingReader:
     def _fetch(self) -> tuple[list[Event], bool]:
         """The rest of last time, and as many rows as make a batch; whether there may be more."""
         events = self._rest
-        most = max(self._max_events, len(events) + 1)
+        most = max(self.max_events, len(events) + 1)
         while True:
             count = min(_FETCH, most - len(events))
             cursor = self._connection.execute(f"fetch forward {count} from missing", binary=False)

@@ -44,6 +44,7 @@ class Profile:
     def set_for_session(self, backend: int | None = None) -> str:
         """One statement. backend: a process id; in any other process it sets nothing and returns no row."""
         calls = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in self._values()]
+        calls.append(_NO_LIMIT.format("false"))
         if self.durable:
             calls.append(_DURABLE.format("false"))
         where = (
@@ -61,18 +62,25 @@ class Profile:
         ]
         if mode:
             commands.append(f"set transaction {mode}")
+        commands.append(f"select {_NO_LIMIT.format('true')}")
         if self.durable:
             commands.append(f"select {_DURABLE.format('true')}")
         return "; ".join(commands)
 
 
 _MAY_WRITE = ("default_transaction_read_only", "off")
+# Of 17 and later: a transaction in chunks may take longer than a role's limit.
+_NO_LIMIT = (
+    "case when pg_catalog.current_setting('transaction_timeout', true) is not null"
+    " then pg_catalog.set_config('transaction_timeout', '0', {}) end"
+)
 _DURABLE = (
     "case pg_catalog.current_setting('synchronous_commit') when 'off'"
     " then pg_catalog.set_config('synchronous_commit', 'on', {}) end"
 )
 
-# What changes the meaning of names and operators or the text of values, and JIT, which slows short queries down.
+# What changes the meaning of names and operators or the text of values, what ends a session that only waits, and JIT,
+# which slows short queries down.
 _MEANING: _Settings = (
     ("search_path", ""),
     ("client_encoding", "UTF8"),
@@ -85,6 +93,10 @@ _MEANING: _Settings = (
     ("array_nulls", "on"),
     ("quote_all_identifiers", "off"),
     ("transform_null_equals", "off"),
+    ("timezone_abbreviations", "Default"),
+    ("xmloption", "content"),
+    ("client_min_messages", "warning"),
+    ("idle_session_timeout", "0"),
     ("jit", "off"),
 )
 # The text of money is the same by the stream and by the table. A target's columns read text as their server does.

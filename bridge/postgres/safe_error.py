@@ -59,6 +59,12 @@ def safe_message(error: BaseException) -> str:
     return f"{type(error).__name__} (its text is withheld, because it can contain row values)"
 
 
+def with_state(error: psycopg.Error) -> str:
+    """safe_message() with its SQLSTATE, said once."""
+    said = safe_message(error)
+    return said if not error.sqlstate or error.sqlstate in said else f"{said} (SQLSTATE {error.sqlstate})"
+
+
 def safe_error(error: BaseException, *, depth: int = 0) -> dict[str, Any]:
     """The same as fields: error, message, and where they exist sqlstate, schema, table, column,
     constraint, type, where, reason, hint, frames (file:line function, without source text) and cause."""

@@ -108,6 +108,15 @@ COMMIT = Statement(b"commit")
 ROLLBACK = Statement(b"rollback")
 IMMEDIATE = Statement(b"set constraints all immediate")
 DEFERRED = Statement(b"set constraints all deferred")
+ROLE_PATH = Statement(b"set local search_path to default")
+"""Before what fires the customer's triggers: they find what they find for any other client of the role. The statements
+that follow qualify every name."""
+OUR_PATH = Statement(b"set local search_path to ''")
+"""Before the bridge's own statements, as the session has it."""
+
+_PREPARED_AT_MOST = 128 << 10
+"""Bytes of SQL that the server keeps prepared; it needs about sixty times as much memory for them. A mapping whose
+events have many sets of fields makes a statement for each set."""
 
 
 class Refused(Exception):
@@ -131,11 +140,14 @@ class TargetLink:
         self._connection.enter_pipeline_mode()
         self.descriptor = self._connection.socket
         self._names: dict[bytes, bytes] = {}  # SQL -> prepared statement's name
-        self._prepared = 0
+        self._prepared = 0  # so far
+        self._prepared_bytes = 0  # of SQL, now
         self._expected: deque[tuple[str, bytes]] = deque()  # ("prepare" | "run" | "sync", SQL)
         self.busy = False
         """An answer is not complete yet."""
         self._rows: ResultRows = []
+        self.affected: list[int] = []
+        """Rows that each statement of the last flight says it wrote."""
         self._error: Refused | None = None
         self._statement = 0
         self._want_write = False
@@ -157,13 +169,18 @@ class TargetLink:
         """Put statements into the pipeline, followed by a sync."""
         connection = self._connection
         self._rows, self._error, self._statement = [], None, 0
+        self.affected = []
+        if self._prepared_bytes > _PREPARED_AT_MOST and not self.in_transaction:
+            self._forget()
         for text, parameters, binary in statements:
-            name = self._names.get(text)
+            name = self._names.pop(text, None)
             if name is None:
                 self._prepared += 1
-                name = self._names[text] = b"s%d" % self._prepared
+                self._prepared_bytes += len(text)
+                name = b"s%d" % self._prepared
                 connection.send_prepare(name, text)
                 self._expected.append(("prepare", text))
+            self._names[text] = name  # the one that was used last is last
             formats = [1 if binary else 0] * len(parameters) if parameters else None
             connection.send_query_prepared(name, parameters or None, formats)
             self._expected.append(("run", text))
@@ -172,6 +189,16 @@ class TargetLink:
         self._expected.append(("sync", b""))
         self.busy = True
         self._want_write = bool(connection.flush())
+
+    def _forget(self) -> None:
+        """Of the prepared statements, those that were not used for the longest time. Outside of a transaction, because
+        in one that has failed the server would refuse to."""
+        for text in list(self._names):
+            if self._prepared_bytes <= _PREPARED_AT_MOST:
+                break
+            self._prepared_bytes -= len(text)
+            self._connection.send_query_params(b"deallocate " + self._names.pop(text), None)
+            self._expected.append(("forget", text))
 
     def pump(self) -> bool:
         """Process received data. True: the answer is complete."""
@@ -205,10 +232,11 @@ class TargetLink:
             self._error = self._error or Refused(self._statement, error_from_result(result))
             if not self._error.sqlstate:
                 raise Retry("the connection to the target was lost", reason="target_lost")
-        if status not in _OK and kind == "prepare":
-            self._names.pop(text, None)
+        if status not in _OK and kind == "prepare" and self._names.pop(text, None) is not None:
+            self._prepared_bytes -= len(text)
         if kind == "run":
             self._statement += 1
+            self.affected.append(result.command_tuples or 0)
             width = range(result.nfields)
             self._rows.append(
                 [tuple(result.get_value(row, n) for n in width) for row in range(result.ntuples)]

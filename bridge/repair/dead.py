@@ -18,7 +18,7 @@ from psycopg import sql
 
 from bridge.errors import BridgeError
 from bridge.failpoints import hit
-from bridge.planning.plan import Planned, TableShape, arrange
+from bridge.planning.plan import Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
@@ -28,16 +28,27 @@ from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
 from bridge.postgres.ledger import LISTED, read_listed
 from bridge.postgres.profiles import CATALOG, SOURCE
-from bridge.postgres.safe_error import safe_message
-from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
-from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
-from bridge.protocol.events import Event
-from bridge.stream.planned import take_refused
-from bridge.stream.refusal import attempt, cause_of, unmapped
+from bridge.postgres.target import (
+    BEGIN,
+    COMMIT,
+    OUR_PATH,
+    ROLLBACK,
+    Refused,
+    ResultRows,
+    Statement,
+    TargetLink,
+)
+from bridge.protocol.events import Batch, Event
+from bridge.stream.bisection import Bisection
+from bridge.stream.planned import PlannedBatch, take_refused
+from bridge.stream.record import record
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import plan_target, table_of
 
 _IDENTITY = ("$meta.id", "$meta.seq", "$meta.idempotency_key")
+
+_SAVE = Statement(b"savepoint retry")
+_UNDO = Statement(b"rollback to savepoint retry")
 
 _LOOK_AT = 500  # read at most this many later events; if there are more, assume that one of them was applied
 
@@ -284,21 +295,25 @@ class DeadLetterRetry:
     # --- the transaction ----------------------------------------------------------------------------
 
     def _apply(self, letter: Letter, planned: Planned) -> RetryOutcome:
-        effects = [write_statement(write) for write in arrange(planned.writes)]
-        if planned.deliveries:
-            effects.append(delivery_statement(self._plan.stream, planned.deliveries))
-        if planned.dead_letters:  # of other units, where no pipeline took the event before
-            effects.append(dead_letter_statement(self._plan.stream, planned.dead_letters))
-        refused = attempt(lambda some: self._run(*some), effects)
-        if refused is not None:
-            cause = safe_message(refused.error)
-            if len(planned.writes) == 1:
-                write = planned.writes[0]
-                if (halt := unmapped(write, refused)) is not None:
-                    raise halt
-                cause = cause_of(lambda some: self._run(*some), write, 0, refused)
-            return self._failed(letter, refused.sqlstate, cause)
-        return self._resolved(letter, "applied" if effects or planned.keeps else "filtered")
+        def run(statements: Sequence[Statement]) -> object:
+            return self._run(*statements)
+
+        self._run(_SAVE)
+        found = Bisection(run, planned.writes, recent=lambda _: 0, judged=True) if planned.writes else None
+        dead = found.dead_letters() if found is not None else []
+        if dead:
+            self._run(_UNDO)
+            return self._failed(letter, dead[0].code, dead[0].cause)
+        self._run(OUR_PATH)
+        kept = PlannedBatch(Batch(), planned, [])
+        record(
+            run, self._plan.stream, kept
+        )  # dead letters of other units, where no pipeline took the event before
+        if kept.dead:
+            self._run(_UNDO)
+            return self._failed(letter, kept.dead[0].code, kept.dead[0].cause)
+        done = planned.writes or planned.deliveries or planned.dead_letters or planned.keeps
+        return self._resolved(letter, "applied" if done else "filtered")
 
     def _resolved(self, letter: Letter, result: Result) -> RetryOutcome:
         self._run(letters_sql.resolve(letter.id))

@@ -23,12 +23,15 @@ from bridge.planning.plan import Planned, TableShape, Write, arrange, unit_id
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
+from bridge.postgres.assignment import value_sql
 from bridge.postgres.entities import Enricher
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import (
     BEGIN,
     COMMIT,
     IMMEDIATE,
+    OUR_PATH,
+    ROLE_PATH,
     ROLLBACK,
     Refused,
     ResultRows,
@@ -39,7 +42,8 @@ from bridge.postgres.target import (
 from bridge.postgres.write import compile_write, delivery_statement, write_statement
 from bridge.protocol.events import Event
 from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
-from bridge.stream.refusal import attempt, structure
+from bridge.stream.bisection import attempt, may_be_structure
+from bridge.stream.refusal import structure
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import table_of
 
@@ -51,7 +55,7 @@ _RESOLVE = b"""
 
 def effects(stream: str, order: Order, way: Way, planned: Planned) -> list[Statement]:
     """The writes, the deliveries with this replay's ids, and the dead letters that it resolves."""
-    statements = [_write(write, way) for write in arrange(planned.writes)]
+    statements = [ROLE_PATH, *(_write(write, way) for write in arrange(planned.writes)), OUR_PATH]
     if planned.deliveries:
         statements.append(delivery_statement(stream, planned.deliveries, again=order.name))
     events = [event for write in planned.writes for event in write.events]
@@ -66,17 +70,14 @@ def _write(write: Write, way: Way) -> Statement:
     if way != "absent":
         return write_statement(write)
     identity = identity_of(write.spec, write.shape) or ""
-    place = sql.Identifier(f"c{write.names.index(identity)}")
-    text = compile_write(write.spec, write.shape, write.names, ["text"] * len(write.names))
-    absent = sql.SQL(" where not exists (select from {} as there where there.{} = r.{}::{})").format(
+    place = f"r.c{write.names.index(identity)}"
+    absent = sql.SQL("not exists (select from {} as there where there.{} = {})").format(
         sql.Identifier(write.shape.schema, write.shape.table),
         sql.Identifier(identity),
-        place,
-        sql.SQL(write.shape.columns[identity].type_sql),
+        sql.SQL(value_sql(write.shape.columns[identity], place)),
     )
-    return Statement(
-        text + absent.as_string().encode(), [text_array(column) for column in write.columns], binary=True
-    )
+    text = compile_write(write.spec, write.shape, write.names, ["text"] * len(write.names), only=absent)
+    return Statement(text, [text_array(column) for column in write.columns], binary=True)
 
 
 def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
@@ -268,15 +269,18 @@ class _Replay:
 
         def write(part: Sequence[Event]) -> Refused | None:
             some = planned if len(part) == len(events) else part_of(planned, {event.id for event in part})
-            return attempt(
-                lambda statements: self._run(*statements),
-                effects(self._plan.stream, self._order, self._way, some),
-            )
+            return self._attempt(some)
 
+        failed = bisect(events, write)
+        if len(failed) == len(events) and all(may_be_structure(refused) for _, refused in failed):
+            raise failed[0][1]  # not one passes
         return [
-            f"{event.id.decode(errors='replace')}: {safe_message(refused.error)}"
-            for event, refused in bisect(events, write)
+            f"{event.id.decode(errors='replace')}: {safe_message(refused.error)}" for event, refused in failed
         ]
+
+    def _attempt(self, planned: Planned) -> Refused | None:
+        statements = effects(self._plan.stream, self._order, self._way, planned)
+        return attempt(lambda some: self._run(*some), statements)
 
     def _count(self, events: Sequence[Event], planned: Planned, failed: list[str]) -> None:
         done = self.done

@@ -124,7 +124,7 @@ class Decoder:
         self._columns = columns
         self._has_xid = "xid" in columns
         self._layout = Layout()
-        self._max_events = max_events
+        self.max_events = max_events
         self._max_bytes = max_bytes
         self._relation = b""  # oid of the outbox as the stream spells it
         self._parse: RowParser | None = None
@@ -161,7 +161,7 @@ class Decoder:
             return
         start, stop = singles.span()
         self._each(messages[:start])
-        stop = min(stop, start + 3 * (self._max_events - len(self._batch.events)))
+        stop = min(stop, start + 3 * (self.max_events - len(self._batch.events)))
         self._singles(messages[start:stop])
         self._each(messages[stop:])
 
@@ -185,7 +185,7 @@ class Decoder:
         batch.commit_rows += [1] * len(events)
         batch.end_lsn = ends[-1]
         batch.size += size
-        if len(batch.events) >= self._max_events:
+        if len(batch.events) >= self.max_events:
             self._hand_out(batch)
             self._batch = Batch()
 
@@ -215,7 +215,7 @@ class Decoder:
                 if data[_HEADER + 1 : _HEADER + 5] == self._relation:
                     self._open.append(self._parse(data))  # type: ignore[misc]  # set with _relation
                     self._open_size += len(data)
-                    if self._open_size >= self._max_bytes or len(self._open) >= self._max_events * 2:
+                    if self._open_size >= self._max_bytes or len(self._open) >= self.max_events * 2:
                         self._chunk()
             elif tag == 0x42:  # Begin
                 self.inside = True
@@ -355,7 +355,7 @@ class Decoder:
             batch.commit_rows.append(len(events))
         batch.end_lsn = end
         batch.size += size
-        if self._chunked or strays or len(batch.events) >= self._max_events or batch.size >= self._max_bytes:
+        if self._chunked or strays or len(batch.events) >= self.max_events or batch.size >= self._max_bytes:
             self._hand_out(batch)
             if not self._chunked:
                 self._batch = Batch()

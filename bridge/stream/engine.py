@@ -17,6 +17,7 @@ from bridge.failpoints import hit
 from bridge.planning.lookup import Lookup
 from bridge.planning.plan import Planned
 from bridge.planning.planner import answered
+from bridge.planning.spec import Unit
 from bridge.postgres import wire
 from bridge.postgres.connect import connect
 from bridge.postgres.entities import Enricher
@@ -32,6 +33,7 @@ from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
+from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
 from bridge.stream.renumber import bound, numbered, read_again, renumber
 from bridge.stream.sockets import TICK_SECONDS, Sockets
@@ -68,6 +70,7 @@ class Engine:
         spec: StreamSpec,
         planner: Plans,
         guard: FailureGuard,
+        pace: Pace,
         watcher: Watcher,
         *,
         waker: wire.Waker,
@@ -75,6 +78,7 @@ class Engine:
     ) -> None:
         self._spec = spec
         self._planner = planner
+        self._pace = pace
         self._watcher = watcher
         self._closers: list[Callable[[], None]] = []
         outbox = spec.outbox
@@ -84,21 +88,23 @@ class Engine:
         require_columns(self._control.connection, outbox, publication)
         self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))
         self._decoder = Decoder(
-            outbox.schema, outbox.table, outbox.columns, max_events=spec.max_events, max_bytes=spec.max_bytes
+            outbox.schema, outbox.table, outbox.columns, max_events=pace.limit, max_bytes=spec.max_bytes
         )
         self._sockets = Sockets(self._link, self._decoder, waker, stop)
         self._transactions = Transactions(
             spec.stream,
             self._link,
             guard,
+            pace,
             wait=self._sockets.wait_for_target,
             pause=self._sockets.pause,
             retried=watcher.retried,
+            troubled=watcher.troubled,
         )
         self._checkpoint = Checkpoint(
             spec, self._link, self._transactions, watcher, wait=self._sockets.wait_for_target
         )
-        self._source = self._opened(SourceSide(spec, self._control, self._sockets, watcher))
+        self._source = self._opened(SourceSide(spec, self._control, self._sockets, watcher, pace))
         self._enricher = self._opened(
             Enricher(
                 spec.dsns,
@@ -113,6 +119,7 @@ class Engine:
         self._prepared: PlannedBatch | None = None
         self._sent: deque[tuple[float, Ledger]] = deque()  # when, and what the ledger becomes
         self._next_tick = 0.0
+        self._suppressed: set[Unit] = set()
 
     def _opened(self, thing: Closes) -> Closes:
         self._closers.append(thing.close)
@@ -227,6 +234,7 @@ class Engine:
 
     def settle(self, request: ask.Settle) -> None:
         done = self._transactions.settle()
+        self._decoder.max_events = self._pace.limit
         now = time.monotonic()
         began, ledger = self._sent[0][0], self._sent[-1][1]
         self._sent.clear()
@@ -236,6 +244,10 @@ class Engine:
             for letter in prepared.dead:
                 outcomes[letter.pipeline, "applied"] -= 1
                 outcomes[letter.pipeline, "dead"] += 1
+            for unit, rows in prepared.suppressed.items():
+                outcomes[unit[0], "applied"] -= rows
+                outcomes[unit[0], "suppressed"] += rows
+                self._tell_suppressed(unit)
             self._watcher.applied(ledger, outcomes, prepared.batch, now - began)
             if planned.deliveries:
                 self._watcher.deliveries(len(planned.deliveries))
@@ -249,6 +261,16 @@ class Engine:
                     cause=letter.cause,
                 )
         self._watcher.pending(None)
+
+    def _tell_suppressed(self, unit: Unit) -> None:
+        """Once a session."""
+        if unit not in self._suppressed:
+            self._suppressed.add(unit)
+            self._watcher.log(
+                "rows are not stored where they were written: a BEFORE trigger of the table returns NULL for them",
+                pipeline=unit[0],
+                destination=unit[1],
+            )
 
     def observe(self, request: ask.Observe) -> ask.Observation:
         seen = self._source.observe(request)

@@ -15,7 +15,7 @@ from bridge.planning.entity import unit_name
 from bridge.planning.plan import DeadLetter, Planned, Write, arrange, by_event
 from bridge.planning.spec import Unit
 from bridge.postgres.entities import RefusedKeep
-from bridge.postgres.target import Statement
+from bridge.postgres.target import ROLE_PATH, Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 from bridge.protocol.events import Batch, Seqs, numbers, seq_of
 
@@ -27,7 +27,11 @@ class PlannedBatch:
     batch: Batch
     planned: Planned
     effects: list[Statement]
+    written: list[tuple[Unit, int | None]] = field(default_factory=list)
+    """Of the last effects, one a write: its unit, and how many rows it must store; None: the table decides."""
     dead: list[DeadLetter] = field(default_factory=list)  # found by bisection
+    suppressed: dict[Unit, int] = field(default_factory=dict)
+    """Rows that triggers of a destination's table kept out."""
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -58,15 +62,26 @@ def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = 
     Rows whose key is the event are inserted as new, because the ledger ensures that each event is applied once. met:
     units whose rows existed nevertheless, written by someone else.
     """
-    effects = [
-        write_statement(write, new=by_event(write) and write.unit not in met)
-        for write in arrange(planned.writes)
-    ]
+    effects, written = [], []
     if planned.deliveries:
         effects.append(delivery_statement(stream, planned.deliveries))
     if planned.dead_letters:
         effects.append(dead_letter_statement(stream, planned.dead_letters))
-    return PlannedBatch(batch, planned, effects)
+    if planned.writes:
+        effects.append(ROLE_PATH)
+        for write in arrange(planned.writes):
+            new = by_event(write) and write.unit not in met
+            effects.append(write_statement(write, new=new))
+            written.append((write.unit, len(write.events) if new or _stores_all(write) else None))
+    return PlannedBatch(batch, planned, effects, written)
+
+
+def _stores_all(write: Write) -> bool:
+    """Neither a row that is there nor a newer version keeps one out."""
+    spec = write.spec
+    if not spec.key:
+        return True
+    return spec.mode == "upsert" and spec.version is None and bool(set(write.names) - set(spec.key))
 
 
 def take_refused(planned: Planned, refused: Sequence[RefusedKeep], entities: Collection[Unit]) -> None:
@@ -117,6 +132,13 @@ class FailureGuard:
         causes = Counter(cause for cause in window if cause)
         cause, count = causes.most_common(1)[0] if causes else ("", 0)
         return cause if count > WINDOW // 2 else None
+
+    def recent_failures(self, unit: Unit) -> int | None:
+        """How many of its last outcomes, one after the other, were failures; None: none of the last WINDOW passed."""
+        outcomes = self._seen.get(unit, ())
+        if "" not in outcomes:
+            return None
+        return next(n for n, cause in enumerate(reversed(outcomes)) if not cause)
 
     def remember(self, parts: Sequence[PlannedBatch]) -> None:
         """These are durable."""

@@ -15,6 +15,7 @@ from bridge.postgres.slots import SlotMaker, drop_slot
 from bridge.postgres.source import Source
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Lsn, Snapshot
+from bridge.stream.pace import Pace
 from bridge.stream.sockets import Sockets
 from bridge.stream.spec import StreamSpec, Watcher
 
@@ -22,8 +23,11 @@ from bridge.stream.spec import StreamSpec, Watcher
 class SourceSide:
     """One session's source, without the stream. A handler has the name of its request."""
 
-    def __init__(self, plan: StreamSpec, control: Source, sockets: Sockets, watcher: Watcher) -> None:
+    def __init__(
+        self, plan: StreamSpec, control: Source, sockets: Sockets, watcher: Watcher, pace: Pace
+    ) -> None:
         self._plan = plan
+        self._pace = pace
         self.control = control
         self._sockets = sockets
         self._watcher = watcher
@@ -87,7 +91,8 @@ class SourceSide:
         if self._reader is None:
             connection = connect(self._plan.source_dsn, SOURCE_ROWS, self._plan.stream)
             self._closers.append(connection.close)
-            self._reader = MissingReader(connection, self._plan.outbox, self._plan.max_events)
+            self._reader = MissingReader(connection, self._plan.outbox, self._pace.limit)
+        self._reader.max_events = self._pace.limit
         missing = self._reader.read(request)
         hit("missing.read")
         if missing.batch.events:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from bridge.errors import Halt
-from bridge.planning.plan import TableShape
+from bridge.planning.plan import Column, TableShape
 from bridge.planning.planner import Planner
-from bridge.planning.spec import TableSpec
+from bridge.planning.spec import TableSpec, Unit
 from bridge.postgres.catalog import ledger_findings, table_shape
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG
@@ -65,3 +65,27 @@ def contract_kinds(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -
         for column, source in columns.items()
         if isinstance(source, str) and source in fields
     }
+
+
+def differences(old: Mapping[Unit, TableShape], new: Mapping[Unit, TableShape]) -> Iterator[tuple[str, str]]:
+    """(table, what was altered), for tables of both."""
+    told = set()
+    for unit, shape in new.items():
+        before = old.get(unit)
+        table = f"{shape.schema}.{shape.table}"
+        if before is None or before.columns == shape.columns or table in told:
+            continue
+        told.add(table)
+        words = [f"column {name} is gone" for name in before.columns if name not in shape.columns]
+        for name, column in shape.columns.items():
+            was = before.columns.get(name)
+            if was is None:
+                words.append(f"column {name} is new: {column.declared}")
+            elif was != column:
+                words.append(f"column {name}: {_told(was)} is now {_told(column)}")
+        yield table, "; ".join(words)
+
+
+def _told(column: Column) -> str:
+    words = [column.declared, "not null" if column.not_null else "", "default" if column.has_default else ""]
+    return " ".join(filter(None, words)) + ("" if column.writable else " (generated)")

@@ -1,11 +1,12 @@
 """One target transaction per batch: send it, wait for it, and send it again after a temporary refusal.
 
-After a refusal caused by data the batch is bisected under savepoints (refusal.py), within one transaction, so that a
-bad unit affects only itself. Refusals caused by structure halt.
+After a refusal the batch is bisected under savepoints (bisection.py), within one transaction, so that a bad unit
+affects only itself.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,28 @@ from bridge.errors import Fenced, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.planning.spec import Unit
 from bridge.postgres import ledger as ledger_sql
+from bridge.postgres.assignment import is_altered
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.target import BEGIN, COMMIT, IMMEDIATE, ROLLBACK, Refused, Statement, TargetLink
+from bridge.postgres.target import (
+    BEGIN,
+    COMMIT,
+    IMMEDIATE,
+    OUR_PATH,
+    ROLLBACK,
+    Refused,
+    Statement,
+    TargetLink,
+)
 from bridge.protocol.events import Seqs, Snapshot
 from bridge.protocol.facts import Ledger
+from bridge.stream.bisection import INTERNAL, TIMED_OUT, Bisection, attempt
+from bridge.stream.pace import LATE_SECONDS, Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch
-from bridge.stream.refusal import apply_by_unit, structure
+from bridge.stream.record import record
+from bridge.stream.refusal import altered, structure
 
 _TRIES = 6  # with the waits between them about three seconds: longer than most lock_timeouts and failovers of a pool
+_END = (IMMEDIATE, COMMIT)
 _BETWEEN_TRIES = Backoff(first=0.1, longest=10.0)
 
 
@@ -36,24 +51,28 @@ class _Flight:
 
 class Transactions:
     """Sends planned batches to one target, one at a time. wait(): block until a socket is ready, answering
-    whoever else wants something; pause(seconds): the same for a while."""
+    whoever else wants something; pause(seconds): the same for a while. troubled: told of a batch that takes long."""
 
     def __init__(
         self,
         stream: str,
         link: TargetLink,
         guard: FailureGuard,
+        pace: Pace,
         *,
         wait: Callable[[], None],
         pause: Callable[[float], None],
         retried: Callable[[str], None],
+        troubled: Callable[[Retry], None],
     ) -> None:
         self._stream = stream
         self._link = link
         self._guard = guard
+        self._pace = pace
         self._wait = wait
         self._pause = pause
         self._retried = retried
+        self._troubled = troubled
         self.met: set[Unit] = set()
         """Units with rows that existed before their event: upserted from now on, not inserted as new."""
         self._flight: _Flight | None = None
@@ -83,7 +102,7 @@ class Transactions:
         if batch.chunk:
             self._send_chunk(prepared, before, ledger)
             return
-        flight = _Flight(prepared, before, ledger, [IMMEDIATE, COMMIT])
+        flight = _Flight(prepared, before, ledger, [*_END])
         self._flight = flight
         self._link.send([BEGIN, *flight.head, *prepared.effects, *flight.tail])
         hit("apply.sent")
@@ -110,7 +129,7 @@ class Transactions:
             return done
         while True:
             try:
-                self._link.settle(self._wait)
+                self._link.settle(self._patiently(flight))
             except Refused as refused:
                 hit("settle.refused")
                 self._run([ROLLBACK])
@@ -118,11 +137,34 @@ class Transactions:
                     self._bisect(flight)
                     break
             else:
+                self._count_suppressed(flight.prepared)
                 break
         self._flight = None
         hit("settle.durable")
         self._guard.remember([flight.prepared])
+        self._pace.worked()
         return [flight.prepared]
+
+    def _count_suppressed(self, prepared: PlannedBatch) -> None:
+        """Rows that a statement was given and did not store: a trigger of the table returned NULL for them."""
+        end = len(self._link.affected) - len(_END)
+        affected = self._link.affected[end - len(prepared.written) : end]
+        for (unit, rows), stored in zip(prepared.written, affected, strict=True):
+            if rows is not None and stored < rows:
+                prepared.suppressed[unit] = prepared.suppressed.get(unit, 0) + rows - stored
+
+    def _patiently(self, flight: _Flight) -> Callable[[], None]:
+        """wait(), which tells when the batch is late."""
+        late = time.monotonic() + LATE_SECONDS
+
+        def wait() -> None:
+            nonlocal late
+            self._wait()
+            if time.monotonic() > late:
+                late = float("inf")
+                self._troubled(self._pace.late(len(flight.prepared.batch.events)))
+
+        return wait
 
     def _run(self, statements: Sequence[Statement]) -> list[list[tuple[bytes | None, ...]]]:
         return self._link.run(statements, self._wait)
@@ -131,13 +173,16 @@ class Transactions:
 
     def _again(self, refused: Refused, flight: _Flight) -> bool:
         """Send the same batch again after a temporary refusal. False: bisect it. Otherwise raises."""
-        if refused.statement == 1:
+        if refused.statement <= len(flight.head):
             raise self._failed(refused, flight.before)
-        verdict = verdict_of(refused.sqlstate)
-        if verdict is Verdict.HALT:
-            raise structure(refused)
-        if verdict is not Verdict.RETRY:
+        if is_altered(refused.error):
+            raise altered()
+        if refused.sqlstate == TIMED_OUT:
+            raise self._pace.too_slow(len(flight.prepared.batch.events))
+        if verdict_of(refused.sqlstate) is not Verdict.RETRY:
             return False
+        if refused.sqlstate == INTERNAL and flight.tries > 1:
+            return False  # it may be the value of one of them
         if flight.tries >= _TRIES:
             raise Retry(
                 f"the target refused a batch {flight.tries} times: {safe_message(refused.error)}",
@@ -175,16 +220,37 @@ class Transactions:
         try:
             if not self._chunks:
                 self._run([BEGIN, ledger_sql.hold(before)])
-            self._apply_by_unit(prepared)
+            self._apply_by_unit(prepared, judged=self._pace.judge_chunks)
             self._chunks.append(prepared.lightened())
             self._chunk_seqs.append(prepared.seqs())
             self._guard.check(self._chunks)
             hit("apply.chunk")
             if prepared.batch.whole:
-                self._run([IMMEDIATE, *ledger, COMMIT])
-                self._guard.remember(self._chunks)
+                self._finish(ledger)
         except Refused as refused:
             raise self._failed(refused, before) from None
+        except Retry as late:
+            raise self._slower(late, prepared) from None
+
+    def _finish(self, ledger: list[Statement]) -> None:
+        try:
+            self._run([IMMEDIATE])
+        except Refused as refused:
+            if self._pace.judge_chunks or verdict_of(refused.sqlstate) is Verdict.RETRY:
+                raise
+            self._pace.judge_chunks = True
+            self._run([ROLLBACK])
+            raise Retry(
+                f"at the end of a transaction: {safe_message(refused.error)}; it is read again, and its deferred "
+                "constraints are judged part by part",
+                reason="target_refused",
+            ) from None
+        self._run([OUR_PATH, *ledger, COMMIT])
+        self._guard.remember(self._chunks)
+        self._pace.worked()
+
+    def _slower(self, error: Retry, prepared: PlannedBatch) -> Retry:
+        return self._pace.too_slow(len(prepared.batch.events)) if error.reason == "target_slow" else error
 
     # --- a batch that was refused for its data ------------------------------------------------------
 
@@ -195,15 +261,27 @@ class Transactions:
         except Refused as refused:
             raise self._failed(refused, flight.before) from None
         try:
-            self._apply_by_unit(flight.prepared)
+            self._apply_by_unit(flight.prepared, judged=True)
             self._guard.check([flight.prepared])
             hit("bisect.commit")
             self._run(flight.tail)
+        except Retry as late:
+            raise self._slower(late, flight.prepared) from None
         except Refused as refused:
             self._run([ROLLBACK])
             raise Retry(
                 f"the target refused a bisected batch: {safe_message(refused.error)}", reason="target_refused"
             ) from None
 
-    def _apply_by_unit(self, prepared: PlannedBatch) -> None:
-        self.met |= apply_by_unit(self._run, self._stream, prepared)
+    def _apply_by_unit(self, prepared: PlannedBatch, *, judged: bool) -> None:
+        """All effects inside the open transaction; what fails alone goes to `prepared.dead`. judged: with deferred
+        constraints."""
+        refused = attempt(self._run, prepared.effects, judged=judged)
+        if refused is None:
+            return
+        writes = prepared.planned.writes
+        if refused.sqlstate == "23505":  # rows were there already where only new ones were expected
+            self.met |= {write.unit for write in writes}
+        found = Bisection(self._run, writes, recent=self._guard.recent_failures, judged=judged)
+        prepared.dead = found.dead_letters()
+        record(self._run, self._stream, prepared)

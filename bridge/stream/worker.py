@@ -7,14 +7,16 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import psycopg
 
 from bridge.attempts import NO_JITTER, Backoff, Retries
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import FailpointRaised
-from bridge.planning.spec import TableSpec
+from bridge.planning.plan import TableShape
+from bridge.planning.planner import Planner
+from bridge.planning.spec import TableSpec, Unit
 from bridge.postgres import wire
 from bridge.postgres.advice import LOST
 from bridge.postgres.catalog import HIDDEN, excess_powers, hides_rows
@@ -31,10 +33,11 @@ from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
 from bridge.protocol.session import session
 from bridge.stream.engine import Engine
+from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
-from bridge.stream.target_tables import plan_target
+from bridge.stream.target_tables import differences, plan_target
 
 _BACKOFF = Backoff(first=0.1, longest=10.0, jitter=NO_JITTER)  # one stream: nobody to keep apart from
 _HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
@@ -52,11 +55,14 @@ class Worker:
         self.failed: BaseException | None = None
         self._ended = ended
         self._guard = guard
+        self._pace = Pace(plan.max_events)
         self._waker = wire.Waker()
         self._stopping = threading.Event()
         self._session_over = threading.Event()  # asked to stop, or to begin anew with another plan
         self._next = plan  # the one that the next session runs
         self._checked: StreamSpec | None = None
+        self._shaped: StreamSpec | None = None  # the plan for which _shapes were read
+        self._shapes: Mapping[Unit, TableShape] = {}
         self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
 
     def start(self) -> None:
@@ -122,11 +128,14 @@ class Worker:
         engine: Engine | None = None
         try:
             planner = plan_target(self.plan)
+            self._tell_altered(planner)
             self._check_plan()
+            self._pace.at_most(self.plan.max_events)
             engine = Engine(
                 self.plan,
                 planner,
                 self._guard,
+                self._pace,
                 self.watcher,
                 waker=self._waker,
                 stop=self._session_over.is_set,
@@ -151,6 +160,14 @@ class Worker:
             if engine is not None:
                 engine.close()
         return None
+
+    def _tell_altered(self, planner: Planner) -> None:
+        """What is different in the target's tables since the last session of this plan."""
+        shapes = planner.shapes()
+        if self._shaped is self.plan:
+            for table, what in differences(self._shapes, shapes):
+                self.watcher.altered(table, what)
+        self._shaped, self._shapes = self.plan, shapes
 
     def _check_plan(self) -> None:
         """Once per plan: log what may go wrong with rows of an own outbox, and a role with more privileges than it

@@ -248,9 +248,9 @@ def found_in_bridge(judge: Callable[[Function], bool]) -> list[str]:
 @pytest.mark.parametrize(
     ("judge", "only"),
     [
-        (halves, ["attempts.py:bisection"]),
+        (halves, ["attempts.py:halves"]),
         (doubles, ["attempts.py:bound"]),
-        (doubles_in_place, []),
+        (doubles_in_place, ["attempts.py:worked"]),
     ],
 )
 def test_bisection_and_back_off_stand_once(judge, only):

@@ -1,0 +1,60 @@
+"""How much a target takes at once, and what is known of it, across the sessions of a stream.
+
+A target that takes 60 ms a row (a trigger, a slow disk) does not finish a large batch within statement_timeout, however
+often it is sent. So the limit of a batch is halved until one is applied, and doubled again with each that is.
+"""
+
+from __future__ import annotations
+
+from bridge.attempts import Limit
+from bridge.errors import Retry
+
+LATE_SECONDS = 20.0
+"""A batch that is in flight for longer is told: the stream is not delivering."""
+
+
+class Pace:
+    """limit: events of a batch. judge_chunks: judge deferred constraints after every chunk of a transaction, because
+    at its end one was violated and its rows were no longer in memory."""
+
+    def __init__(self, most: int = 2000) -> None:
+        self._limit = Limit(most)
+        self.judge_chunks = False
+
+    @property
+    def limit(self) -> int:
+        return self._limit.now
+
+    def at_most(self, events: int) -> None:
+        """The configuration's limit."""
+        if events != self._limit.most:
+            self._limit = Limit(events)
+
+    def too_slow(self, events: int) -> Retry:
+        """A batch of so many events timed out: what to raise."""
+        self._limit.too_much(events)
+        return Retry(
+            f"the target did not finish a batch of {events} events within its statement_timeout; "
+            f"the next has at most {self.limit}",
+            reason="target_slow",
+            hint=SLOW,
+        )
+
+    def late(self, events: int) -> Retry:
+        """A batch is in flight for LATE_SECONDS."""
+        return Retry(
+            f"the target has been at a batch of {events} events for more than {LATE_SECONDS:.0f} s",
+            reason="target_slow",
+            hint=SLOW,
+        )
+
+    def worked(self) -> None:
+        """A batch is durable."""
+        self._limit.worked()
+        self.judge_chunks = False
+
+
+SLOW = (
+    "what the target does for each row is slow, or waits for a lock: look at the table's triggers, and at "
+    "select * from pg_stat_activity where application_name like 'bridge/%'"
+)
