@@ -234,8 +234,8 @@ def refused(
             cursor.execute(statement, empty)
     except psycopg.Error as error:
         state = error.sqlstate or ""
-        if state[:2] not in ("42", "0A"):
-            return  # a lock, a timeout: says nothing of the structure
+        if state not in ("42501", "0A000"):
+            return  # a lock, a timeout; or a name that another search_path has
         reason = _MISSING if state == "42501" else "target_structure"
         said = (
             f"{place(shape, spec)}: the server refuses the statement: {error.diag.message_primary} ({state})"
