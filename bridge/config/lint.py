@@ -34,6 +34,7 @@ def check_structure(config: Config) -> Iterator[Remark]:
     for name, pipeline in config.pipelines.items():
         path = ("pipelines", name)
         yield from _branches(path, pipeline)
+        yield from _optional_keys(path, config, pipeline)
         for key, destination in pipeline.destinations.items():
             connection = config.connections.get(destination.connection)
             yield from destination.lint((*path, "destinations", key), connection)
@@ -164,6 +165,26 @@ def _branches(path: KeyPath, pipeline: PipelineSection) -> Iterator[Remark]:
             yield Remark(
                 "warning", at, "no branch leads to it", f"add it to a branch's to: [{name}]", key=True
             )
+
+
+def _optional_keys(path: KeyPath, config: Config, pipeline: PipelineSection) -> Iterator[Remark]:
+    """A key that events may lack: NULL equals no key."""
+    types = [name for name in config.events if any(fnmatchcase(name, one) for one in pipeline.events)]
+    for name, destination in pipeline.destinations.items():
+        for key in destination.identity():
+            source = str(key.value)
+            fields = [
+                (event, config.events[event].fields.get(source.removeprefix("$event."))) for event in types
+            ]
+            for event, field in fields:
+                if source.startswith("$event.") and field and (field.nullable or not field.required):
+                    message = (
+                        f"is NULL for an event without {source}: it adds a row each time, or is a dead letter where "
+                        "the column is NOT NULL"
+                    )
+                    at = (*path, "destinations", name, *key.at)
+                    yield Remark("warning", at, message, f"let {event} require the field, or use another key")
+                    break
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,12 @@ from bridge.doctor import path
 from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.reach import place
 from bridge.planning.spec import TableSpec
-from bridge.postgres.catalog import LEDGER_TABLES, Finding, hidden_rows, ledger_findings, table_shape
+from bridge.postgres.catalog import LEDGER_TABLES, hidden_rows, ledger_findings
 from bridge.postgres.schema import migrations
+from bridge.postgres.target_rules import Finding
 from bridge.sinks.model import Server, SinkConnection
 from bridge.stream.spec import StreamSpec
-from bridge.stream.target_tables import contract_kinds
+from bridge.stream.target_tables import table_of_destination
 
 
 def libraries(config: Config) -> Iterator[Check]:
@@ -71,7 +72,7 @@ def _greeted(where: str, place: path.Place, link: socket.socket, greeting: bytes
 
 
 def _found(where: str, finding: Finding) -> Check:
-    return Check("error", where, finding.reason, finding.message, finding.fix, kind_of(finding.fix))
+    return Check(finding.level, where, finding.reason, finding.message, finding.fix, kind_of(finding.fix))
 
 
 def settings(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
@@ -130,12 +131,12 @@ def ledger(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
 
 
 def tables(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
-    """Each destination of this connection: the table, its columns, its key, our privileges."""
+    """Each destination of this connection: the table, its columns, its key, its version, our privileges."""
     for pipeline in plan.pipelines:
         for name, spec in pipeline.destinations.items():
             if not isinstance(spec, TableSpec) or spec.connection != plan.connection:
                 continue
-            _, findings = table_shape(target, spec, contract_kinds(plan, pipeline.events, spec))
+            _, findings = table_of_destination(target, plan, pipeline.events, spec)
             for finding in findings:
                 yield _found(plan.connection, finding)
             if not findings:

@@ -16,17 +16,11 @@ from psycopg import sql
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.spec import TableSpec
 from bridge.postgres.assignment import identity_sql
+from bridge.postgres.target_rights import refused, right_findings
+from bridge.postgres.target_rules import Finding, mapped, null_findings, version_findings, volatile
+from bridge.postgres.target_rules import quoted as _quoted
 
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that stops a stream. reason: the word for /readyz, metrics and docs."""
-
-    reason: str
-    message: str
-    fix: str
 
 
 def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
@@ -65,14 +59,22 @@ def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
                 f"grant select, insert, update, delete on all tables in schema bridge to {role};",
             )
         ]
-    return []
+    oids = connection.execute(
+        "select array_agg(c.oid) from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = 'bridge' and c.relname = any(%s)",
+        [list(LEDGER_TABLES)],
+    ).fetchone()
+    return list(volatile(connection, oids[0] if oids else [], "the ledger"))
 
 
 def table_shape(
-    connection: psycopg.Connection, spec: TableSpec, kinds: Mapping[str, str]
+    connection: psycopg.Connection,
+    spec: TableSpec,
+    kinds: Mapping[str, str],
+    nulls: Mapping[str, bool] | None = None,
 ) -> tuple[TableShape | None, list[Finding]]:
-    """The table of a destination and its findings. kinds: column -> contract type ("number", "object", ...) for
-    columns mapped from one field."""
+    """The table of a destination and its findings, errors first. kinds: column -> contract type ("number", "object",
+    ...) for columns mapped from one field. nulls: column -> may the contract's field be absent or null?"""
     schema, table = spec.schema, spec.table  # compared as text: as `name`, 64 bytes would be cut to 63
     row = connection.execute(
         "select c.oid, c.relkind, row_security_active(c.oid), quote_ident(current_user),"
@@ -102,7 +104,10 @@ def table_shape(
         ]
     shape = TableShape(schema, table, _columns(connection, oid), _identity(connection, schema, table))
     findings = [*_column_findings(shape, spec, kinds), *_key_findings(connection, oid, shape, spec)]
-    findings += _privilege_findings(connection, oid, shape, spec, role)
+    findings += volatile(connection, [oid], f"destination {spec.name}")
+    findings += version_findings(connection, oid, shape, spec, kinds)
+    findings += null_findings(connection, oid, shape, spec, nulls or {})
+    findings += right_findings(connection, oid, shape, spec, nulls or {})
     if filtered:
         findings.append(
             Finding(
@@ -111,7 +116,9 @@ def table_shape(
                 f"alter role {role} bypassrls;   or: alter table {quoted} disable row level security;",
             )
         )
-    return shape, findings
+    if not any(finding.level == "error" for finding in findings):
+        findings += refused(connection, shape, spec, nulls or {})
+    return shape, sorted(findings, key=lambda finding: finding.level != "error")
 
 
 def hidden_rows(connection: psycopg.Connection, tables: Sequence[tuple[str, str]]) -> list[Finding]:
@@ -158,10 +165,6 @@ def hides_rows(error: psycopg.Error) -> bool:
     return error.diag.source_function == "check_enable_rls"
 
 
-def _quoted(*names: str) -> str:
-    return sql.Identifier(*names).as_string()
-
-
 # Follows a column's type through its domains to the base type, and an array's on to its element.
 _COLUMNS = """
     with recursive chain as (
@@ -206,13 +209,6 @@ def _identity(connection: psycopg.Connection, schema: str, table: str) -> str:
     """As the statements that write the table compare it."""
     row = connection.execute(sql.SQL("select {}").format(identity_sql(schema, table))).fetchone()
     return str(row[0]) if row else ""
-
-
-def mapped(shape: TableShape, spec: TableSpec) -> list[str]:
-    """The columns this destination writes."""
-    if spec.columns is not None:
-        return list(spec.columns)
-    return [column.name for column in shape.columns.values() if column.writable]
 
 
 def _column_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str]) -> Iterable[Finding]:
@@ -294,30 +290,6 @@ def _key_findings(
             f"of {shape.schema}.{shape.table}",
             f"create unique index concurrently on {_quoted(shape.schema, shape.table)} ({columns});",
         )
-
-
-def _privilege_findings(
-    connection: psycopg.Connection, oid: int, shape: TableShape, spec: TableSpec, role: str
-) -> Iterable[Finding]:
-    names = [name for name in mapped(shape, spec) if name in shape.columns]
-    key = [name for name in spec.key if name in shape.columns]
-    wanted = {"insert": names}
-    if spec.mode == "upsert":
-        wanted["update"] = [name for name in names if name not in key]
-    if key:
-        version = [spec.version] if spec.version and spec.version in shape.columns else []
-        wanted["select"] = [*key, *version]
-    for privilege, columns in wanted.items():
-        row = connection.execute(
-            "select coalesce(bool_and(has_column_privilege(%s::oid, c, %s)), true) from unnest(%s::text[]) as c",
-            [oid, privilege, columns],
-        ).fetchone()
-        if row is None or not row[0]:
-            yield Finding(
-                "privilege_missing",
-                f"role {role} lacks {privilege} on {shape.schema}.{shape.table}",
-                f"grant {privilege} on {_quoted(shape.schema, shape.table)} to {role};",
-            )
 
 
 @dataclass(frozen=True, slots=True)

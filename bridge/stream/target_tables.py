@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import psycopg
 
 from bridge.errors import Halt
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.planner import Planner
-from bridge.planning.spec import TableSpec, Unit
+from bridge.planning.spec import ContractSpec, TableSpec, Unit
 from bridge.postgres.catalog import ledger_findings, table_shape
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG
+from bridge.postgres.target_rules import Finding
 from bridge.stream.spec import StreamSpec
 
 
@@ -22,9 +26,8 @@ def plan_target(plan: StreamSpec) -> Planner:
         for pipeline in plan.pipelines:
             for name, destination in pipeline.destinations.items():
                 if isinstance(destination, TableSpec) and destination.connection == plan.connection:
-                    kinds = contract_kinds(plan, pipeline.events, destination)
-                    shape, found = table_shape(connection, destination, kinds)
-                    findings += found
+                    shape, found = table_of_destination(connection, plan, pipeline.events, destination)
+                    findings += [finding for finding in found if finding.level == "error"]
                     if shape is not None:
                         shapes[pipeline.name, name] = shape
     if findings:
@@ -46,11 +49,32 @@ def plan_target(plan: StreamSpec) -> Planner:
 def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> TableShape:
     """One destination's table. events: the types that its pipeline takes. Raises Halt if the table does not fit."""
     with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
-        shape, findings = table_shape(connection, spec, contract_kinds(plan, events, spec))
-    if findings or shape is None:
-        first = findings[0]
-        raise Halt(first.message, reason=first.reason, hint=first.fix)
+        shape, findings = table_of_destination(connection, plan, events, spec)
+    for finding in findings:
+        if finding.level == "error":
+            raise Halt(finding.message, reason=finding.reason, hint=finding.fix)
+    assert shape is not None  # noqa: S101  otherwise a finding says why
     return shape
+
+
+def target_doubts(plan: StreamSpec) -> list[Finding]:
+    """What does not stop the stream, and may cost single events."""
+    doubts = []
+    with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
+        for pipeline in plan.pipelines:
+            for spec in pipeline.destinations.values():
+                if isinstance(spec, TableSpec) and spec.connection == plan.connection:
+                    _, found = table_of_destination(connection, plan, pipeline.events, spec)
+                    doubts += [finding for finding in found if finding.level == "warn"]
+    return doubts
+
+
+def table_of_destination(
+    connection: psycopg.Connection, plan: StreamSpec, events: tuple[str, ...], spec: TableSpec
+) -> tuple[TableShape | None, list[Finding]]:
+    """Its shape and findings, of what the contracts of these event types say."""
+    kinds, nulls = contract_kinds(plan, events, spec), contract_nulls(plan, events, spec)
+    return table_shape(connection, spec, kinds, nulls)
 
 
 def contract_kinds(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, str]:
@@ -59,12 +83,41 @@ def contract_kinds(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -
     if len(contracts) != 1 or len(events) != 1:
         return {}
     fields = {f"$event.{field.name}": field.type for field in contracts[0].fields}
-    columns = spec.columns or {field.name: f"$event.{field.name}" for field in contracts[0].fields}
     return {
         column: fields[source]
-        for column, source in columns.items()
+        for column, source in _columns(spec, contracts).items()
         if isinstance(source, str) and source in fields
     }
+
+
+def contract_nulls(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, bool]:
+    """Column -> may the field that fills it be absent or null? For columns mapped from one field of a contract; False
+    only where each type of these has a contract that requires it."""
+    names = {
+        name: contract for name, contract in plan.contracts.items() for p in events if fnmatchcase(name, p)
+    }
+    contracts = list(names.values())
+    all_known = all(event in names for event in events)
+    nulls = {}
+    for column, source in _columns(spec, contracts).items():
+        field = source.removeprefix("$event.") if isinstance(source, str) else ""
+        found = [each for contract in contracts for each in contract.fields if each.name == field]
+        if not found or source != f"$event.{field}":
+            continue
+        optional = any(each.nullable or not each.required for each in found) or len(found) < len(contracts)
+        if optional or all_known:
+            nulls[column] = optional
+    return nulls
+
+
+def _columns(spec: TableSpec, contracts: Sequence[ContractSpec]) -> Mapping[str, object]:
+    """Column -> value, the version's among them; under the default mapping those that the contracts name."""
+    columns: dict[str, object] = dict(spec.columns or {})
+    if spec.columns is None:
+        columns = {field.name: f"$event.{field.name}" for one in contracts for field in one.fields}
+    if spec.version_column is not None:
+        columns.setdefault(spec.version_column, spec.version)
+    return columns
 
 
 def differences(old: Mapping[Unit, TableShape], new: Mapping[Unit, TableShape]) -> Iterator[tuple[str, str]]:

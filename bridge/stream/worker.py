@@ -37,7 +37,7 @@ from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
-from bridge.stream.target_tables import differences, plan_target
+from bridge.stream.target_tables import differences, plan_target, target_doubts
 
 _BACKOFF = Backoff(first=0.1, longest=10.0, jitter=NO_JITTER)  # one stream: nobody to keep apart from
 _HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
@@ -198,6 +198,8 @@ class Worker:
             self.watcher.log("the role has more privileges than the bridge needs", what=power)
         for doubt in doubts:
             self.watcher.log("rows of the outbox may cost themselves", what=doubt.message, fix=doubt.fix)
+        for found in target_doubts(plan):
+            self.watcher.log("the target's table may cost single events", what=found.message, fix=found.fix)
         self._checked = plan
 
     def _brake(self) -> None:

@@ -52,6 +52,10 @@ class DestinationSection(Section):
         """Its value sources."""
         yield from ()
 
+    def identity(self) -> Iterator[Value]:
+        """What identifies a row: the values that must not be NULL."""
+        yield from ()
+
     def lint(self, path: KeyPath, connection: PostgresConnection | SinkConnection | None) -> Iterator[Remark]:
         """What is wrong with it, beside its values' names. connection: None where there is none of that name."""
         yield from ()

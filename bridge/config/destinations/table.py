@@ -60,6 +60,11 @@ class TableDestination(DestinationSection):
         for column, value in (self.columns or {}).items():
             yield Value(("columns", column), value, column=True)
 
+    def identity(self) -> Iterator[Value]:
+        for index, name in enumerate(self.key if self.mode == "upsert" else ()):
+            if self.columns is not None and name in self.columns:
+                yield Value(("key", index), self.columns[name], column=True)
+
     def told(self) -> Iterator[str]:
         columns = ", ".join(f"`{name}`" for name in self.columns or ())
         yield f"Into `{self.table}` ({self.mode}): {columns}."

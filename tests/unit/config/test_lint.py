@@ -299,6 +299,21 @@ def test_two_connections_to_one_database_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_a_key_that_events_may_lack_is_told(tmp_path: Path) -> None:
+    columns = '{ event_id: "$event.customer_id", used: "$event.used" }\n        version: $meta.seq'
+    path = tmp_path / "bridge.yaml"
+    for kind, told in (("string", False), ('"string?"', True), ("{ type: string, nullable: true }", True)):
+        text = HEAD.replace(
+            "customer_id: string", f"customer_id: {kind.replace('{', '{{').replace('}', '}}')}"
+        )
+        path.write_text(text.format(**{**WELL, "columns": columns}))
+        assert [finding.text("") for finding in lint(path, {})] == [
+            f":19:15: warning: {EVENTS}.key[0]: is NULL for an event without $event.customer_id: "
+            "it adds a row each time, or is a dead letter where the column is NOT NULL; "
+            "let usage.limit_reached require the field, or use another key"
+        ] * told
+
+
 def test_yaml_that_cannot_be_parsed_is_a_finding_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "bridge.yaml"
     path.write_text("version: 1\nconnections: { a: ${X} }\n")

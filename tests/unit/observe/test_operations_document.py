@@ -23,7 +23,7 @@ def words(node: ast.expr) -> Iterator[str]:
 
 
 def reasons_of_halts() -> Iterator[tuple[str, str]]:
-    """(reason, file:line) of each `Halt(..., reason=...)`, of a catalog `Finding(reason, ...)`, of each table
+    """(reason, file:line) of each `Halt(..., reason=...)`, of a target's `Finding(reason, ...)`, of each table
     named _REASONS and of each class that derives from Halt."""
     for path in sorted((ROOT / "bridge").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -33,7 +33,7 @@ def reasons_of_halts() -> Iterator[tuple[str, str]]:
                 called = ast.unparse(node.func)
                 if called.endswith("Halt"):
                     found = [keyword.value for keyword in node.keywords if keyword.arg == "reason"]
-                elif called == "Finding" and path.name == "catalog.py":
+                elif called == "Finding" and path.parent.name == "postgres":
                     found = node.args[:1]
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_REASONS":
                 found = [node.value]
