@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from bridge.errors import Halt
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression
 from bridge.expressions.operators import Path
+from bridge.expressions.server_text import SERVER_TEXTS, Money, ServerArray, ServerObject
 from bridge.planning.plan import Column, ColumnKind, Deliver, TableShape, Write
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
@@ -32,6 +33,7 @@ _PLAIN: dict[type, Callable[[Any], bytes]] = {
     Decimal: lambda value: str(value).encode(),
     date: lru_cache(4096)(lambda value: value.isoformat().encode()),  # a lookup's dates are few
     datetime: lambda value: value.isoformat().encode(),
+    **dict.fromkeys(SERVER_TEXTS, str.encode),
 }
 """The converter that scalar() uses for one type."""
 
@@ -42,8 +44,8 @@ def texts(column: Column, values: list[Any]) -> Texts:
     nulls = _NONE in kinds
     kinds.discard(_NONE)
     encode = encoder(column)
-    if len(kinds) == 1 and (encode is scalar or (encode is whole and Decimal not in kinds)):
-        encode = _PLAIN.get(kinds.pop(), scalar)
+    if len(kinds) == 1 and (encode in (scalar, valued) or (encode is whole and Decimal not in kinds)):
+        encode = _PLAIN.get(kinds.pop(), encode)
     return (
         [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
     )
@@ -52,13 +54,31 @@ def texts(column: Column, values: list[Any]) -> Texts:
 def encoder(column: Column) -> Callable[[Any], bytes]:
     """One value, not None, to its column text."""
     if column.kind == "json":
-        return json_text
+        return _json_as_it_is if column.type_sql == "json" else json_text
     if column.kind == "array":
         element: ColumnKind = "json" if column.type_sql.startswith("json") else "other"
-        return lambda value: array_literal(value, element) if isinstance(value, list) else scalar(value)
+        of = column.type_sql
+
+        def array(value: Any) -> bytes:
+            if value.__class__ is ServerArray and value.type_sql == of:
+                return value.text.encode()
+            return array_literal(value, element) if isinstance(value, list) else scalar(value)
+
+        return array
     if column.type_sql in _INTEGER_TYPES:
         return whole
-    return scalar
+    return scalar if column.kind == "text" else valued
+
+
+def _json_as_it_is(value: Any) -> bytes:
+    if isinstance(value, ServerObject | ServerArray) and value.type_sql == "json":
+        return value.text.encode()
+    return json_text(value)
+
+
+def valued(value: Any) -> bytes:
+    """For columns of other types than text: money by its number."""
+    return scalar(value.number if value.__class__ is Money else value)
 
 
 def scalar(value: Any) -> bytes:  # noqa: PLR0911  one line a type is the plainest form
@@ -74,8 +94,6 @@ def scalar(value: Any) -> bytes:  # noqa: PLR0911  one line a type is the plaine
         return json_text(value)
     if isinstance(value, date | datetime | time):
         return value.isoformat().encode()
-    if isinstance(value, timedelta):
-        return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds".encode()
     if isinstance(value, bytes | memoryview):
         return b"\\x" + bytes(value).hex().encode()
     return str(value).encode()
