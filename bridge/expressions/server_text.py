@@ -82,6 +82,21 @@ class Timestamptz(Timestamp):
 
     __slots__ = ()
 
+    def utc(self) -> str:
+        """The moment in UTC, without an offset."""
+        place = place_of(Timestamptz, self)
+        if place is None or not isinstance(place, int):
+            return str(self)  # infinity
+        days, within = divmod(place, _DAY)
+        seconds, fraction = divmod(within, 1_000_000)
+        eras, day = divmod(days - date(2000, 1, 1).toordinal(), _ERA)
+        on = date.fromordinal(day + date(2000, 1, 1).toordinal())
+        year = on.year + eras * 400
+        era = " BC" if year < 1 else ""
+        year = 1 - year if era else year
+        hours = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{fraction:06}"
+        return f"{year:04}-{on.month:02}-{on.day:02} {hours}{era}"
+
 
 class Time(Moment):
     """time"""
@@ -148,6 +163,7 @@ _PARTS = re.compile(
     r"(?:([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?|Z)?( BC)?"
 )
 _DAY = 86_400_000_000
+_ERA = 146_097  # days of 400 years, which repeat
 
 
 def place_of(kind: type[Moment], text: str) -> int | float | None:
@@ -180,7 +196,7 @@ def _seconds(*parts: str | None) -> int:
 def _day(year: int, month: int, day: int) -> int:
     """The number of a day of the Gregorian calendar, which Postgres uses for every year: years of 400 are alike."""
     eras, within = divmod(year - 2000, 400)
-    return date(2000 + within, month, day).toordinal() + eras * 146_097
+    return date(2000 + within, month, day).toordinal() + eras * _ERA
 
 
 def ordered(left: Any, right: Any) -> tuple[Any, Any] | None:

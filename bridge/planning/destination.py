@@ -18,7 +18,7 @@ from bridge.errors import Halt
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression
 from bridge.expressions.operators import Path
-from bridge.expressions.server_text import SERVER_TEXTS, Money, ServerArray, ServerObject
+from bridge.expressions.server_text import SERVER_TEXTS, Money, ServerArray, ServerObject, Timestamptz
 from bridge.planning.plan import Column, ColumnKind, Deliver, TableShape, Write
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
@@ -26,11 +26,23 @@ from bridge.planning.spec import SinkSpec, TableSpec
 Texts = list[bytes | None]
 
 _NONE = type(None)
+_WRITTEN_OUT = 1000  # zeros before or after a number's digits
+
+
+def digits(value: Decimal) -> bytes:
+    """As Postgres prints a numeric, without an exponent."""
+    text = str(value)
+    if "E" in text and abs(value.adjusted()) < _WRITTEN_OUT:
+        text = format(value, "f")
+    return text.encode()
+
+
 _INTEGER_TYPES = frozenset({"smallint", "integer", "bigint"})
+_ZONELESS = frozenset({"timestamp without time zone", "date", "time without time zone"})
 _PLAIN: dict[type, Callable[[Any], bytes]] = {
     str: str.encode,
     int: b"%d".__mod__,
-    Decimal: lambda value: str(value).encode(),
+    Decimal: digits,
     date: lru_cache(4096)(lambda value: value.isoformat().encode()),  # a lookup's dates are few
     datetime: lambda value: value.isoformat().encode(),
     **dict.fromkeys(SERVER_TEXTS, str.encode),
@@ -44,7 +56,7 @@ def texts(column: Column, values: list[Any]) -> Texts:
     nulls = _NONE in kinds
     kinds.discard(_NONE)
     encode = encoder(column)
-    if len(kinds) == 1 and (encode in (scalar, valued) or (encode is whole and Decimal not in kinds)):
+    if len(kinds) == 1 and encode in _ODD and _ODD[encode] not in kinds:
         encode = _PLAIN.get(kinds.pop(), encode)
     return (
         [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
@@ -67,7 +79,14 @@ def encoder(column: Column) -> Callable[[Any], bytes]:
         return array
     if column.type_sql in _INTEGER_TYPES:
         return whole
+    if column.type_sql in _ZONELESS:
+        return zoneless
     return scalar if column.kind == "text" else valued
+
+
+def zoneless(value: Any) -> bytes:
+    """For columns without a zone: a lookup's timestamptz is written in UTC."""
+    return value.utc().encode() if value.__class__ is Timestamptz else scalar(value)
 
 
 def _json_as_it_is(value: Any) -> bytes:
@@ -96,7 +115,7 @@ def scalar(value: Any) -> bytes:  # noqa: PLR0911  one line a type is the plaine
         return value.isoformat().encode()
     if isinstance(value, bytes | memoryview):
         return b"\\x" + bytes(value).hex().encode()
-    return str(value).encode()
+    return digits(value) if isinstance(value, Decimal) else str(value).encode()
 
 
 def whole(value: Any) -> bytes:
@@ -106,6 +125,15 @@ def whole(value: Any) -> bytes:
         if value == integer:
             return b"%d" % integer
     return scalar(value)
+
+
+_ODD: dict[Callable[[Any], bytes], type | None] = {
+    scalar: None,
+    valued: None,
+    whole: Decimal,
+    zoneless: Timestamptz,
+}
+"""Encoders that write one type in another way than scalar(), or none."""
 
 
 def array_literal(items: list[Any], element: ColumnKind) -> bytes:
