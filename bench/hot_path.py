@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from datetime import date
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from bridge.config.load import load
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.daemon import quiet_collector
+from bridge.expressions.server_text import Date
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.protocol.events import Batch, Event
@@ -124,7 +124,7 @@ def main() -> None:
             "customer_id": f"cus_{n}",
             "mrr": Decimal("1490.50"),
             "csm": "ada",
-            "renewal": date(2027, 1, 1),
+            "renewal": Date("2027-01-01"),
         }
         for n in range(1, 501)
     }

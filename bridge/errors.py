@@ -151,6 +151,12 @@ class MissingEntity(UnitFailure):
     code = "missing_entity"
 
 
+class UnreadableEntity(UnitFailure):
+    """Enrichment found this event's row, and cannot read it."""
+
+    code = "unreadable_entity"
+
+
 class EntityFailure(UnitFailure):
     """The event does not say which entity it is about."""
 

@@ -218,7 +218,7 @@ class Expectation(OpenSection):
     filtered: Boolean = False
     """True: a filter stopped the event. False: none did."""
     dead: str | None = None
-    """The code of the dead letter: contract, missing_entity, expression, entity."""
+    """The code of the dead letter: contract, missing_entity, unreadable_entity, expression, entity."""
     entities: dict[str, dict[str, dict[str, Any]] | None] = Field(default_factory=dict)
     """Entity to key to the fields that are stored, at least these; null: nothing is stored."""
 

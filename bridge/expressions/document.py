@@ -15,6 +15,7 @@ import orjson
 
 from bridge.errors import PayloadFailure
 from bridge.expressions.operators import Path
+from bridge.expressions.server_text import ServerText
 
 _LONG = 4000  # digits: Python converts at most 4300 to an int
 _JSON_INTEGERS = range(-(2**63), 2**64)
@@ -29,6 +30,9 @@ def _refuse(token: str) -> None:
 
 
 _EXACT = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse_constant=_refuse)
+_SHORT = json.JSONDecoder(
+    parse_float=Decimal
+)  # of text that is JSON, too short for an integer that is too long
 
 
 def parse(payload: bytes) -> dict[str, Any]:
@@ -44,6 +48,24 @@ def parse(payload: bytes) -> dict[str, Any]:
 
 def parse_exact(payload: bytes) -> dict[str, Any]:
     """The document with every number exact: int or Decimal. About ten times the cost of `parse`."""
+    document = _exact(payload)
+    if not isinstance(document, dict):
+        raise PayloadFailure("the payload is not a JSON object")
+    return document
+
+
+def exact_json(text: str) -> Any:
+    """Any JSON value, every number exact. Raises PayloadFailure."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _exact(text.encode())
+    if not holds_float(value):
+        return value
+    return (_SHORT if len(text) < _LONG else _EXACT).decode(text)
+
+
+def _exact(payload: bytes) -> Any:
     try:
         text = payload.decode()
     except UnicodeDecodeError:
@@ -57,8 +79,6 @@ def parse_exact(payload: bytes) -> dict[str, Any]:
         raise PayloadFailure("the payload is nested too deeply") from None
     except (ValueError, ArithmeticError):
         raise PayloadFailure("the payload is not valid JSON") from None
-    if not isinstance(document, dict):
-        raise PayloadFailure("the payload is not a JSON object")
     return document
 
 
@@ -98,7 +118,7 @@ def json_text(value: Any) -> bytes:
     """JSON text with exact numbers, dates and UUIDs as ISO text. Raises TypeError for values that JSON cannot
     represent."""
     try:
-        return orjson.dumps(value, default=_plain)
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
     except TypeError:  # of an integer beyond 64 bits, or nested more than 254 deep
         return _written(value)
 
@@ -113,12 +133,18 @@ def digits(value: Decimal) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, ServerText):
+        return value.as_json()
     if isinstance(value, Decimal):
         return orjson.Fragment(digits(value)) if value.is_finite() else str(value)
     if isinstance(value, bytes | memoryview):
         return "\\x" + bytes(value).hex()
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return list(value)
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, str):
+        return str(value)
     raise TypeError(type(value).__name__)
 
 
@@ -143,7 +169,7 @@ def _written(value: Any) -> bytes:
         elif isinstance(item, int) and not isinstance(item, bool) and item not in _JSON_INTEGERS:
             parts.append(str(item).encode())
         else:
-            parts.append(orjson.dumps(item, default=_plain))
+            parts.append(orjson.dumps(item, default=_plain, option=orjson.OPT_PASSTHROUGH_SUBCLASS))
     return b"".join(parts)
 
 

@@ -23,6 +23,7 @@ from bridge.errors import ExpressionFailure
 from bridge.expressions.columnar import ColumnReader
 from bridge.expressions.grammar import Parser
 from bridge.expressions.operators import MISSING, NoAnswer, Path, Reader, follow
+from bridge.expressions.server_text import ServerText
 from bridge.expressions.syntax import ExpressionSyntaxError, path_of, tokens_of
 
 FUEL = 20_000  # engine instructions an evaluation may take; a handful is usual
@@ -149,10 +150,14 @@ def _engine(text: str, variables: Mapping[str, Path]) -> Reader:
     paths = tuple(variables.items())
 
     def evaluate(context: Mapping[str, Any]) -> Any:
-        values = {name: follow(context, path) for name, path in paths}
+        values = {name: _readable(follow(context, path)) for name, path in paths}
         return engine.eval_expr(text, **{n: v for n, v in values.items() if v is not MISSING})
 
     return evaluate
+
+
+def _readable(value: Any) -> Any:
+    return value.readable() if isinstance(value, ServerText) else value
 
 
 @dataclass(frozen=True, slots=True)

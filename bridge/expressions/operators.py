@@ -14,6 +14,8 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Final
 
+from bridge.expressions.server_text import Moment, ServerArray, ServerObject, ServerText, ordered
+
 Path = tuple[str, ...]
 Reader = Callable[[Mapping[str, Any]], Any]
 
@@ -70,7 +72,7 @@ MISSING: Final = MissingType()
 
 PLAIN_NUMBERS = frozenset({int, float})
 _NUMBERS = frozenset({int, float, Decimal})
-_TEMPORAL = (date, datetime, time)
+_TEMPORAL = (date, datetime, time, Moment)
 
 
 class NoAnswer(Exception):
@@ -90,6 +92,8 @@ def kind_of(value: Any) -> str:
         dict: "an object",
         list: "an array",
     }
+    if isinstance(value, ServerText | ServerArray | ServerObject):
+        return value.kind
     return names.get(type(value), f"a {type(value).__name__}")
 
 
@@ -113,7 +117,12 @@ def finite(number: int | float | Decimal) -> bool:
 
 
 def temporal(left: Any, right: Any) -> tuple[Any, Any]:
-    """Two dates or times of the same class. Raises Refused if a text is not one."""
+    """Two dates or times of the same class. Raises NoAnswer if a text is not one."""
+    if isinstance(left, Moment) or isinstance(right, Moment):
+        pair = ordered(left, right)
+        if pair is None:
+            raise NoAnswer(f"{kind_of(left)} and {kind_of(right)} have no order")
+        return pair
     try:
         if isinstance(left, str):
             left = type(right).fromisoformat(left)

@@ -17,6 +17,7 @@ from minijinja import Environment, TemplateError
 from bridge.errors import ConfigError, ExpressionFailure
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import LONGEST, TooLong, bounded, inert, sandbox, words_of
+from bridge.expressions.server_text import ServerText
 
 
 class TemplateSyntaxError(ConfigError):
@@ -68,8 +69,8 @@ def readable(value: Any) -> Any:
         if not value.is_finite():
             return str(value)
         return int(value) if value == value.to_integral_value() and abs(value) < 2**63 else float(value)
-    if isinstance(value, UUID):
-        return str(value)
+    if isinstance(value, ServerText | UUID):
+        return value.readable() if isinstance(value, ServerText) else str(value)
     if isinstance(value, Mapping):
         return {name: readable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

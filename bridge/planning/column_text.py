@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any
 
 from bridge.errors import ExpressionFailure
 from bridge.expressions.document import digits, json_text
+from bridge.expressions.server_text import SERVER_TEXTS, Money, ServerArray, ServerObject
 from bridge.planning.plan import NUMBERS, Column
 
 Texts = list[bytes | None]
@@ -27,6 +28,7 @@ _PLAIN: dict[type, Callable[[Any], bytes]] = {
     Decimal: lambda value: digits(value).encode(),
     date: lru_cache(4096)(lambda value: value.isoformat().encode()),  # a lookup's dates are few
     datetime: lambda value: value.isoformat().encode(),
+    **dict.fromkeys(SERVER_TEXTS, str.encode),
 }
 """The converter that scalar() uses for one type."""
 
@@ -37,8 +39,8 @@ def texts(column: Column, values: list[Any]) -> Texts:
     nulls = _NONE in kinds
     kinds.discard(_NONE)
     encode = encoder(column)
-    if len(kinds) == 1 and (encode is scalar or (encode is whole and Decimal not in kinds)):
-        encode = _PLAIN.get(kinds.pop(), scalar)
+    if len(kinds) == 1 and encode in _ODD and _ODD[encode] not in kinds:
+        encode = _PLAIN.get(kinds.pop(), encode)
     return (
         [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
     )
@@ -47,14 +49,27 @@ def texts(column: Column, values: list[Any]) -> Texts:
 def encoder(column: Column) -> Callable[[Any], bytes]:
     """One value, not None, to its column text."""
     if column.kind == "json":
-        return json_text
+        return _json_as_it_is if "json" in (column.base, column.type_sql) else json_text
     if column.kind == "array":
         return partial(_array, column)
     if column.base in _INTEGERS or column.type_sql in _INTEGERS:
         return whole
     if column.base == "money":
         return _money
-    return _zoneless if column.base in _ZONELESS else scalar
+    if column.base in _ZONELESS:
+        return _zoneless
+    return scalar if column.kind == "text" else valued
+
+
+def _json_as_it_is(value: Any) -> bytes:
+    if isinstance(value, ServerObject | ServerArray) and value.type_sql == "json":
+        return value.text.encode()
+    return json_text(value)
+
+
+def valued(value: Any) -> bytes:
+    """For columns of other types than text: money by its number."""
+    return scalar(value.number if value.__class__ is Money else value)
 
 
 def scalar(value: Any) -> bytes:  # noqa: PLR0911  one line a type is the plainest form
@@ -70,8 +85,6 @@ def scalar(value: Any) -> bytes:  # noqa: PLR0911  one line a type is the plaine
         return json_text(value)
     if isinstance(value, date | datetime | time):
         return value.isoformat().encode()
-    if isinstance(value, timedelta):
-        return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds".encode()
     if isinstance(value, bytes | memoryview):
         return b"\\x" + bytes(value).hex().encode()
     return (digits(value) if isinstance(value, Decimal) else str(value)).encode()
@@ -86,10 +99,14 @@ def whole(value: Any) -> bytes:
     return scalar(value)
 
 
+_ODD: dict[Callable[[Any], bytes], type | None] = {scalar: None, valued: Money, whole: Decimal}
+"""Encoders that write one type in another way than scalar(), or none."""
+
+
 def _money(value: Any) -> bytes:
     """A number is marked: the server reads it by way of numeric, whatever lc_monetary is."""
-    text = scalar(value)
-    return NUMBERS + text if _is_number(value) else text
+    number = value.number if value.__class__ is Money else value
+    return NUMBERS + scalar(number) if _is_number(number) else scalar(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -112,11 +129,15 @@ def _zoneless(value: Any) -> bytes:
 
 
 def _array(column: Column, value: Any) -> bytes:
+    if value.__class__ is ServerArray and value.type_sql == column.type_sql and column.element != "money":
+        return value.text.encode()
     if not isinstance(value, list):
         return scalar(value)
     element = column.element or column.type_sql.removesuffix("[]")
     if element in ("json", "jsonb"):
         return _joined([b"NULL" if item is None else _quoted(json_text(item)) for item in value], column)
+    if element == "money":
+        value = _numbers(value)
     if element == "money" and (kinds := set(map(_is_number, _leaves(value)))) - {False}:
         if len(kinds) > 1:
             raise ExpressionFailure("numbers and texts in one list, for a column of money[]")
@@ -125,6 +146,14 @@ def _array(column: Column, value: Any) -> bytes:
     if element == "time" or element in _ZONELESS:
         each = _zoneless
     return array_literal(value, each, column.delimiter.encode())
+
+
+def _numbers(items: list[Any]) -> list[Any]:
+    """A lookup's money by its number."""
+    return [
+        _numbers(item) if isinstance(item, list) else item.number if item.__class__ is Money else item
+        for item in items
+    ]
 
 
 def _leaves(items: list[Any]) -> list[Any]:

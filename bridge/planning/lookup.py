@@ -27,5 +27,13 @@ class Lookup:
     keys: list[Any]  # distinct JSON scalars, all str or all int
 
 
-Answer = Mapping[Any, Mapping[str, Any]]
-"""To a Lookup: key (or its text) -> row, column -> value as psycopg loads it. A key without a row is not in it."""
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that is there and cannot be read; why: without values."""
+
+    why: str
+
+
+Answer = Mapping[Any, Mapping[str, Any] | Unreadable]
+"""To a Lookup: key (or its text) -> row, column -> value: a boolean, a number, JSON or the server's text. A key without
+a row is not in it."""

@@ -25,6 +25,7 @@ from bridge.expressions.columnar import NotPlain
 from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
 from bridge.expressions.expression import Expression, compile_expression
 from bridge.expressions.operators import MISSING, Path, follow
+from bridge.expressions.server_text import ServerText
 from bridge.expressions.template import Template, compile_template
 from bridge.protocol.events import Event, payload_of
 
@@ -282,7 +283,7 @@ class Escaped:
         """Text and numbers; other values contain no markup."""
         if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
             return value
-        return self.escape(str(value))
+        return self.escape(value.as_json() if isinstance(value, ServerText) else str(value))
 
 
 ValueSource = Expression | Escaped | Template | Literal | Structure
@@ -361,7 +362,7 @@ def keys_of(source: ValueSource, rows: Rows, what: str) -> list[Any]:
 def _key(value: Any, what: str) -> str | int | None:
     if value is None or value.__class__ in _KEY_TYPES:
         return value  # type: ignore[no-any-return]  # its class was just asked for
-    if isinstance(value, UUID):
+    if isinstance(value, UUID | str):
         return str(value)
     if isinstance(value, Decimal | float) and value == int(value):
         return int(value)

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
 from bridge.attempts import bisect
 from bridge.errors import CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.expressions.document import json_text
 from bridge.planning.entity import Keep, folded
-from bridge.planning.lookup import Lookup, LookupSpec
+from bridge.planning.lookup import Lookup, LookupSpec, Unreadable
 from bridge.postgres.connect import connect
+from bridge.postgres.looked_up import Row, rows_of, takes_text
 from bridge.postgres.profiles import ENRICH, ENTITY
 from bridge.postgres.safe_error import safe_message
 
@@ -126,7 +126,6 @@ def refused(error: psycopg.Error) -> Halt:
     )
 
 
-Row = Mapping[str, Any]
 _CACHE_LIMIT = 100_000
 
 
@@ -215,8 +214,9 @@ class Enricher:
     def _fetch(self, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
         """The rows by key text."""
         rows = self._query(entity, keys)
-        self._count(entity.as_name, "found", len(rows))
-        self._count(entity.as_name, "missing", max(0, len(keys) - len(rows)))
+        found = _found(keys, rows)
+        self._count(entity.as_name, "found", found)
+        self._count(entity.as_name, "missing", len(keys) - found)
         if entity.cache_seconds > 0:
             cache = self._cache.setdefault(entity, {})
             if len(cache) > _CACHE_LIMIT:
@@ -235,18 +235,26 @@ class Enricher:
                         cache.pop(keep.key, None)
 
     def _query(self, entity: LookupSpec, keys: Sequence[Any]) -> dict[str, Row]:
-        """A key that the query's types cannot hold has no row; it is found by bisection."""
+        """A key that the query's types cannot hold has no row; it is found by bisection. A row for which the query
+        fails is there, and unreadable."""
         rows: dict[str, Row] = {}
 
         def attempt(some: Sequence[Any]) -> psycopg.DataError | None:
             try:
-                rows.update(_rows(self._connection(entity.source), entity, some))
+                rows.update(_rows(self._connection(entity.source), entity.sql, some))
             except psycopg.DataError as error:
                 return error
             return None
 
         try:
-            bisect(keys, attempt)
+            failed = bisect(keys, attempt)
+            link = self._connection(entity.source)
+            if len(rows) > _found(keys, rows):
+                wrong = {key for key, _ in failed}
+                _other_spellings(link, entity.sql, [key for key in keys if key not in wrong], rows)
+            for key, error in failed:
+                if not _refuses(link, entity.sql, key):
+                    rows[str(key)] = Unreadable(f"the query fails: {safe_message(error)}")
         except psycopg.Error as error:
             broken = self._connections.pop(entity.source, None)
             if broken is not None:
@@ -276,6 +284,7 @@ class Enricher:
                 connection = connect(self._dsns[name], ENRICH, self._stream, where=f"{name} for a lookup")
             except CannotConnect as error:
                 raise Retry(str(error.args[0]), reason="enrich_failed", hint=error.hint) from None
+            takes_text(connection)
             self._connections[name] = connection
         return connection
 
@@ -286,8 +295,33 @@ class Enricher:
             connection.close()
 
 
-def _rows(connection: psycopg.Connection, entity: LookupSpec, keys: Sequence[Any]) -> dict[str, Row]:
-    cursor = connection.cursor(row_factory=dict_row)
-    cursor.execute(entity.sql.encode(), {"keys": [*keys]})
-    columns = [column.name for column in cursor.description or ()]
-    return {str(row[columns[0]]): row for row in cursor} if columns else {}
+def _rows(connection: psycopg.Connection, sql: str, keys: Sequence[Any]) -> dict[str, Row]:
+    cursor = connection.cursor()
+    cursor.execute(sql.encode(), {"keys": [*keys]})
+    return dict(rows_of(cursor))
+
+
+def _found(keys: Sequence[Any], rows: Mapping[str, Row]) -> int:
+    return sum(map(rows.__contains__, map(str, keys)))
+
+
+def _refuses(connection: psycopg.Connection, sql: str, key: Any) -> bool:
+    """Does the query fail for this key whatever the rows are? EXPLAIN reads the key and no row."""
+    try:
+        connection.execute(f"explain {sql}".encode(), {"keys": [key]})
+    except psycopg.DataError:
+        return True
+    return False
+
+
+def _other_spellings(
+    connection: psycopg.Connection, sql: str, keys: Sequence[Any], rows: dict[str, Row]
+) -> None:
+    """Give rows whose own key is none of `keys` to the key that the query takes for it: `A@x` finds the row `a@x` of a
+    citext. Which one it is, the query alone knows, so it is asked by single keys."""
+    for key in keys:
+        if str(key) not in rows:
+            found = _rows(connection, sql, [key])
+            if len(found) > 1:
+                return  # the first column is no key
+            rows.update((str(key), row) for row in found.values())

@@ -1,8 +1,8 @@
 """The settings of each use of a connection, as frozen values: settings of a role or a server cannot change the meaning
 of what the bridge reads and writes.
 
-connect.py applies them. The customer's own queries (enrichments) are the exception: they keep the search_path and the
-formats of the role.
+connect.py applies them. The customer's own queries (enrichments) keep the search_path, the time zone, the order of day
+and month and the money of the role, because they may depend on them. How their results are written is set.
 """
 
 from __future__ import annotations
@@ -203,12 +203,23 @@ DISPATCH = Profile(
 )
 """Claims and settles deliveries."""
 
+# The text of a result that any server reads as the same value, whatever it is set to. A moment's text has its offset.
+# `ISO` alone leaves the order of day and month as it is; lc_monetary decides what an amount is, not only how it looks.
+_LOOKUP: _Settings = (
+    ("client_encoding", "UTF8"),
+    ("datestyle", "ISO"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("quote_all_identifiers", "off"),
+)
+
 # --- either server ----------------------------------------------------------------------------------------
 
 ENRICH = Profile(
     "bridge-enrich/{}",
     "the server of an enrichment",
-    (("client_encoding", "UTF8"), ("default_transaction_read_only", "on")),
+    (*_LOOKUP, ("default_transaction_read_only", "on")),
     statement_seconds=10,
     prepares=True,
 )
@@ -242,7 +253,7 @@ DOCTOR = Profile("bridge doctor", "the server", (*_UNFILTERED, ("lock_timeout", 
 DOCTOR_ENRICH = Profile(
     "bridge doctor",
     "the server of an enrichment",
-    (("client_encoding", "UTF8"), ("lock_timeout", "2s")),
+    (*_LOOKUP, ("lock_timeout", "2s")),
     statement_seconds=15,
 )
 """Tests the SQL of enrichments as ENRICH runs it."""

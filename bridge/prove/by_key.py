@@ -1,8 +1,9 @@
 """Tables in which the last event of a key stays, and tables without identity.
 
-By key: what is expected is kept in a file on disk. With `version` the last one is known. Without it the last commit
-wins, which the outbox does not record: a row that equals an earlier event of its key is undecided, one that equals
-none differs. Without identity: the multiset of the mapped columns, by a 4096th of their hashes.
+By key: equal keys are told by the target (equal_keys.py); what is expected is in a file on disk. With `version` the
+last one is known. Without it the last commit wins, which the outbox does not record: a row that equals an earlier event
+of its key is undecided, one that equals none differs. Without identity: the multiset of the mapped columns, by a 4096th
+of their hashes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from psycopg import sql
 
 from bridge.prove.digest import ask, stream, unnested, whole
+from bridge.prove.equal_keys import KeyForm
 from bridge.prove.expected import Wanted
 from bridge.prove.side import Comparison, Sides, accepted
 
@@ -141,34 +143,35 @@ def compare_by_key(sides: Sides, found: Comparison) -> None:
         keys.execute("pragma synchronous = off")
         keys.execute(_SCHEMA)
         insert = _LATEST.format(">" if sides.subject.latest else "<")
-        for rows in _expected(sides, found):
+        form = KeyForm(sides)
+        for rows in _expected(sides, form, found):
             keys.executemany(insert, rows)
         (count,) = keys.execute("select count(*) from latest").fetchone()
         found.expected = count + found.lost.count
         differing: dict[str, tuple[str, int]] = {}
-        for chunk in _chunks(_actual(sides)):
+        for chunk in _chunks(_actual(sides, form)):
             _match(sides, keys, chunk, found, differing)
         for (name,) in keys.execute("select id from latest where not seen"):
             if sides.subject.certain:
                 found.lost.add(f"{name} (the last event of its key)")
             else:
                 found.undecided += 1
-        _earlier(sides, differing, found)
+        _earlier(sides, form, differing, found)
     found.expected += found.dead_open + len(found.dead_discarded)
 
 
-def _expected(sides: Sides, found: Comparison | None = None) -> Iterator[list[Expected]]:
+def _expected(sides: Sides, form: KeyForm, found: Comparison | None = None) -> Iterator[list[Expected]]:
     """found: gets events that cannot be rows and are not dead letters."""
     for events in sides.expectation.events(sides.source):
         wanted = sides.expectation.wanted(events)
-        rows, refused = _rows(sides, sides.alive(wanted))
+        rows, refused = _rows(sides, form, sides.alive(wanted))
         yield rows
         if found is not None:
             for name in [*sides.undead(wanted), *refused]:
                 found.lost.add(f"{name} (it cannot be a row, and is not a dead letter)")
 
 
-def _rows(sides: Sides, wanted: Wanted) -> tuple[list[Expected], list[str]]:
+def _rows(sides: Sides, form: KeyForm, wanted: Wanted) -> tuple[list[Expected], list[str]]:
     """Cast and hashed by the target. A null in a key never conflicts, so such rows are left out. And the ids whose
     values the table's types do not accept."""
     subject = sides.subject
@@ -178,8 +181,8 @@ def _rows(sides: Sides, wanted: Wanted) -> tuple[list[Expected], list[str]]:
     place = [sql.SQL("q.") + sql.Identifier(f"c{n}") for n in range(len(columns))]
     compared = place[: len(subject.columns)]
     key = place[len(subject.columns) : len(subject.columns) + len(subject.key)]
-    query = sql.SQL("select row({})::text, {}, {}, num_nulls({}) from {} as q order by q.n").format(
-        sql.SQL(", ").join(key),
+    query = sql.SQL("select {}, {}, {}, num_nulls({}) from {} as q order by q.n").format(
+        form.text(key),
         whole(compared) if compared else sql.SQL("0"),
         sql.SQL("{}::text").format(place[-1]) if subject.version else sql.SQL("null::text"),
         sql.SQL(", ").join(key),
@@ -206,12 +209,12 @@ def _rank(version: str | None) -> str | int | float:
     return int(number) if number == number.to_integral_value() and abs(number) < 2**62 else float(number)
 
 
-def _actual(sides: Sides) -> Iterator[tuple[str, int]]:
+def _actual(sides: Sides, form: KeyForm) -> Iterator[tuple[str, int]]:
     """(key, hash) of every row of the table."""
     subject = sides.subject
     names = [sql.SQL("t.") + sql.Identifier(column.name) for column in subject.columns]
-    query = sql.SQL("select row({})::text, {} from {} as t").format(
-        sql.SQL(", ").join(sql.SQL("t.") + sql.Identifier(column.name) for column in subject.key),
+    query = sql.SQL("select {}, {} from {} as t").format(
+        form.text([sql.SQL("t.") + sql.Identifier(column.name) for column in subject.key]),
         whole(names) if names else sql.SQL("0"),
         sql.Identifier(subject.schema, subject.table),
     )
@@ -247,12 +250,12 @@ def _match(
             found.differing.add(f"{name} (the last event of its key)")
 
 
-def _earlier(sides: Sides, differing: dict[str, tuple[str, int]], found: Comparison) -> None:
+def _earlier(sides: Sides, form: KeyForm, differing: dict[str, tuple[str, int]], found: Comparison) -> None:
     """Do rows that are not their key's last event equal an earlier one?"""
     if not differing:
         return
     earlier: set[str] = set()
-    for rows in _expected(sides):
+    for rows in _expected(sides, form):
         earlier.update(row[0] for row in rows if row[0] in differing and differing[row[0]][1] == row[4])
     for k, (name, _) in differing.items():
         if k in earlier:

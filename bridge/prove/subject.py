@@ -210,8 +210,9 @@ def _table(
         by = "key"
     names = [name for name in compared or [] if by != "event" or name != identity]
     latest = spec.mode == "upsert"
-    if by == "key" and (not latest or any(each.columns is None for _, each in tables)):
-        names = []
+    if by == "key":  # equal keys need not be the same text, and the first one stays
+        some = latest and all(each.columns is not None for _, each in tables)
+        names = [name for name in names if some and name not in spec.key]
     return Subject(
         f"{shape.schema}.{shape.table}",
         tuple(units),

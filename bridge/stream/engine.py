@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from bridge.failpoints import hit
-from bridge.planning.lookup import Lookup
+from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.plan import Planned
 from bridge.planning.planner import answered
 from bridge.planning.spec import Unit
@@ -49,9 +49,7 @@ _WORTHWHILE = 500
 class Plans(Protocol):
     """The planner: a generator that asks for lookups."""
 
-    def plan(
-        self, events: Sequence[Event]
-    ) -> Generator[Lookup, Mapping[Any, Mapping[str, Any]], Planned]: ...
+    def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]: ...
 
 
 class _Closing(Protocol):
@@ -209,7 +207,7 @@ class Engine:
         take_refused(planned, refused, self._spec.entities)
         hit("entity.written")
 
-    def _look_up(self, lookup: Lookup, xids: list[int]) -> dict[Any, Mapping[str, Any]]:
+    def _look_up(self, lookup: Lookup, xids: list[int]) -> Answer:
         """The rows that exist. A missing row is looked up again while a transaction of the batch is not visible yet:
         the stream can run ahead of visibility."""
         hit("plan.lookup")

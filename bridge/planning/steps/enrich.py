@@ -6,13 +6,14 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from itertools import compress
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bridge.errors import MissingEntity
+from bridge.errors import MissingEntity, UnreadableEntity
 from bridge.planning.entity import Entity, kept_sql, takes_keys
-from bridge.planning.lookup import Answer, Lookup, LookupSpec
+from bridge.planning.lookup import Answer, Lookup, LookupSpec, Unreadable
 from bridge.planning.rows import Rows, ValueSource, classify, keys_of, lookup_of, names_of, survivors
 from bridge.planning.steps.step import (
     Answers,
@@ -182,6 +183,13 @@ class Enrich(Step):
                 answer = yield Lookup(self.spec, some)
                 known.update(zip(some, map(partial(lookup_of, answer), some), strict=True))
         found = [known.get(key) for key in keys]
+        if Unreadable in set(map(type, found)):
+            mask = [row.__class__ is not Unreadable for row in found]
+            for place, event, row in zip(rows.at, rows.events, found, strict=True):
+                if isinstance(row, Unreadable):
+                    cause = f"enrich.entity {self.spec.as_name}: {row.why}"
+                    failures.append((place, event, UnreadableEntity(cause)))
+            rows, keys, found = rows.keep(mask), list(compress(keys, mask)), list(compress(found, mask))
         if self.spec.kept is not None:
             fields = answers.kept.rows(self.spec.kept, rows.at, keys, found)
             found = [None if row is None else {**self.absent, **row} for row in fields]

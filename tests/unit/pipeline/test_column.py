@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -97,7 +97,6 @@ def test_a_float_that_arithmetic_made_prints_as_postgres_does() -> None:
         (date(2027, 3, 1), b"2027-03-01"),
         (datetime(2027, 3, 1, 12, tzinfo=UTC), b"2027-03-01T12:00:00+00:00"),
         (UUID(int=1), b"00000000-0000-0000-0000-000000000001"),
-        (timedelta(days=1, seconds=2), b"1 days 2 seconds 0 microseconds"),
         (b"\x01", b"\\x01"),
     ],
 )
