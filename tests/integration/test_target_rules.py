@@ -125,7 +125,11 @@ def test_a_version_is_kept_where_a_later_one_is_greater(target: Database) -> Non
         "create domain t.d_real as real",
         "create type t.mood as enum ('a', 'b')",
     )
-    for type_sql, source, kind, level in VERSIONS:
+    versions = list(VERSIONS)
+    if target.value("select exists (select from pg_available_extensions where name = 'citext')"):
+        make(target, "create extension citext schema t", "create domain t.d_citext as t.citext")
+        versions += [("t.citext", _SEQ, "", "error"), ("t.d_citext", _SEQ, "", "error")]
+    for type_sql, source, kind, level in versions:
         make(
             target,
             f"create table t.x (k text primary key, v {type_sql})",
