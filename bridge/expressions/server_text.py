@@ -82,21 +82,6 @@ class Timestamptz(Timestamp):
 
     __slots__ = ()
 
-    def utc(self) -> str:
-        """The moment in UTC, without an offset."""
-        place = place_of(Timestamptz, self)
-        if place is None or not isinstance(place, int):
-            return str(self)  # infinity
-        days, within = divmod(place, _DAY)
-        seconds, fraction = divmod(within, 1_000_000)
-        eras, day = divmod(days - date(2000, 1, 1).toordinal(), _ERA)
-        on = date.fromordinal(day + date(2000, 1, 1).toordinal())
-        year = on.year + eras * 400
-        era = " BC" if year < 1 else ""
-        year = 1 - year if era else year
-        hours = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{fraction:06}"
-        return f"{year:04}-{on.month:02}-{on.day:02} {hours}{era}"
-
 
 class Time(Moment):
     """time"""

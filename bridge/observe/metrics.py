@@ -229,7 +229,7 @@ class Metrics:
         self.registry.register(self.latency)
         self.batch_seconds = work("batch_seconds", "Time to apply one batch, commit included.", "stream")
         self.table_changes = counter(
-            "target_changes", "Target tables that were altered while the bridge ran.", "stream", "table"
+            "target_changes", "Target tables that were altered while the bridge ran.", "stream"
         )
         self.retries = counter(
             "retries", "Retries of batches and connections, by SQLSTATE or reason.", "stream", "reason"

@@ -154,7 +154,7 @@ class StreamWatch:
     def altered(self, table: str, what: str) -> None:
         """A target table was altered while the bridge ran."""
         self._state.altered(table, what)
-        self._metrics.table_changes.labels(self._stream, table).inc()
+        self._metrics.table_changes.labels(self._stream).inc()
         self._log.warning("target table altered", table=table, what=what)
 
     def log(self, event: str, **fields: object) -> None:

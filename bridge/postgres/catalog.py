@@ -64,7 +64,7 @@ def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
         " where n.nspname = 'bridge' and c.relname = any(%s)",
         [list(LEDGER_TABLES)],
     ).fetchone()
-    return list(volatile(connection, oids[0] if oids else [], "the ledger"))
+    return list(volatile(connection, oids[0] if oids else [], "the ledger", halts=True))
 
 
 def table_shape(
@@ -177,11 +177,16 @@ _COLUMNS = """
             or exists (select from pg_catalog.pg_type e where e.oid = t.typelem and e.typarray = t.oid)
     ), typed as (
         select c.attnum, c.depth, t.oid, t.typname, t.typcategory, t.typnotnull, t.typtype = 'd' as is_domain,
-               t.typdelim, n.nspname
+               t.typtypmod, t.typdelim, n.nspname
         from chain c join pg_catalog.pg_type t on t.oid = c.oid
         join pg_catalog.pg_namespace n on n.oid = t.typnamespace
     ), base as (
         select distinct on (attnum) * from typed where not is_domain order by attnum, depth
+    ), named as ( -- a domain without a modifier by its own name: the base's schema may be closed to the role
+        select distinct on (t.attnum) t.* from typed t join base b on b.attnum = t.attnum and t.depth <= b.depth
+        where t.depth = b.depth or not exists (
+            select from typed d where d.attnum = t.attnum and d.depth < b.depth and d.typtypmod <> -1)
+        order by t.attnum, t.depth
     ), element as (
         select distinct on (e.attnum) e.* from typed e join base b on b.attnum = e.attnum and e.depth > b.depth
         where not e.is_domain order by e.attnum, e.depth
@@ -192,11 +197,12 @@ _COLUMNS = """
         a.attnotnull or exists (
             select from typed d where d.attnum = a.attnum and d.depth < b.depth and d.typnotnull),
         a.atthasdef or a.attidentity <> '', a.attgenerated = '' and a.attidentity <> 'a',
-        format_type(a.atttypid, a.atttypmod), b.typname, format('%%I.%%I', b.nspname, b.typname),
+        format_type(a.atttypid, a.atttypmod), b.typname, format('%%I.%%I', m.nspname, m.typname),
         coalesce(e.typname, ''), coalesce(e.typdelim, ',')::text,
         exists (select from pg_catalog.pg_cast k
             where k.castsource = 'text'::regtype and k.casttarget = b.oid and k.castmethod = 'f')
-    from pg_catalog.pg_attribute a join base b on b.attnum = a.attnum left join element e on e.attnum = a.attnum
+    from pg_catalog.pg_attribute a join base b on b.attnum = a.attnum
+    join named m on m.attnum = a.attnum left join element e on e.attnum = a.attnum
     where a.attrelid = %(table)s order by a.attnum"""
 
 

@@ -25,6 +25,11 @@ class Finding:
     message: str
     fix: str
     level: Literal["error", "warn"] = "error"
+    halts: bool = True  # an error that leaves events applicable does not: it is logged at every start
+
+    @property
+    def stops(self) -> bool:
+        return self.level == "error" and self.halts
 
 
 def quoted(*names: str) -> str:
@@ -84,7 +89,9 @@ _VOLATILE = f"""{PARTS}
     where c.relpersistence <> 'p' and c.relkind = 'r' order by 1"""
 
 
-def volatile(connection: psycopg.Connection, tables: Sequence[int], where: str) -> Iterator[Finding]:
+def volatile(
+    connection: psycopg.Connection, tables: Sequence[int], where: str, *, halts: bool = False
+) -> Iterator[Finding]:
     """Tables and partitions that a crash empties. A partitioned table has no rows of its own."""
     rows = connection.execute(_VOLATILE.encode(), {"tables": list(tables)}).fetchall()
     if not rows:
@@ -98,6 +105,7 @@ def volatile(connection: psycopg.Connection, tables: Sequence[int], where: str) 
         "name a permanent table"
         if temporary
         else "\n".join(f"alter table {name} set logged;" for name, _ in rows),
+        halts=halts or temporary,
     )
 
 
@@ -258,7 +266,11 @@ def version_findings(
         fix = f"if they are numbers: {fix}   or: version: $meta.seq, in a column of type bigint"
     declared = shape.columns[name].declared or shape.columns[name].type_sql
     yield Finding(
-        "column_type", f"{place(shape, spec)}: the version's column {name!r}, {declared}, {why}", fix, level
+        "column_type",
+        f"{place(shape, spec)}: the version's column {name!r}, {declared}, {why}",
+        fix,
+        level,
+        halts=False,
     )
 
 

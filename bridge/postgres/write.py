@@ -12,14 +12,12 @@ from struct import pack
 
 from psycopg import sql
 
-from bridge.planning.plan import DeadLetter, Deliver, TableShape, Write, unit_id
+from bridge.planning.plan import Column, DeadLetter, Deliver, TableShape, Write, unit_id
 from bridge.planning.spec import TableSpec
-from bridge.postgres.assignment import type_name, unaltered_sql, value_sql
+from bridge.postgres.assignment import unaltered_sql, value_sql
 from bridge.postgres.stored import ascii_json, ascii_text, enveloped
 from bridge.postgres.target import Statement, text_array, uuid_array
 from bridge.protocol.events import NULL
-
-_UUID = ("uuid", "pg_catalog.uuid")
 
 
 def write_statement(write: Write, *, new: bool = False) -> Statement:
@@ -28,7 +26,11 @@ def write_statement(write: Write, *, new: bool = False) -> Statement:
     arrays: list[bytes | None] = []
     elements = []
     for name, column in zip(write.names, write.columns, strict=True):
-        uuids = uuid_array(column) if type_name(write.shape.columns[name]) in _UUID else None
+        uuids = (
+            uuid_array(column)
+            if "uuid" in (write.shape.columns[name].base, write.shape.columns[name].type_sql)
+            else None
+        )
         arrays.append(text_array(column) if uuids is None else uuids)
         elements.append("text" if uuids is None else "uuid")
     if not write.names:
@@ -98,10 +100,10 @@ def compile_write(
     conditions += [only] if only is not None else []
     if conditions:
         query += sql.SQL(" where ") + sql.SQL(" and ").join(conditions)
-    return (query if new else query + _on_conflict(spec, names)).as_string().encode()
+    return (query if new else query + _on_conflict(spec, shape, names)).as_string().encode()
 
 
-def _on_conflict(spec: TableSpec, names: Sequence[str]) -> sql.Composed:
+def _on_conflict(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> sql.Composed:
     if not spec.key:
         return sql.Composed([])
     key = sql.SQL(", ").join(map(sql.Identifier, spec.key))
@@ -114,10 +116,29 @@ def _on_conflict(spec: TableSpec, names: Sequence[str]) -> sql.Composed:
     query = sql.SQL(" on conflict ({}) do update set {}").format(key, changes)
     if spec.version_column:
         version = sql.Identifier(spec.version_column)
-        query += sql.SQL(" where target.{} operator(pg_catalog.<) excluded.{} or target.{} is null").format(
-            version, version, version
+        query += sql.SQL(" where {} or target.{} is null").format(
+            _later(version, shape.columns[spec.version_column]), version
         )
     return query
+
+
+def _later(version: sql.Identifier, column: Column) -> sql.Composed:
+    """Is the new version later than the row's? doctor calls a type that cannot hold versions an error; until it is
+    mended, text compares numbers as numbers, and equal floats, which may be rounded, go by the order of events."""
+    old, new = (
+        sql.SQL("target.{}").format(version),
+        sql.SQL("excluded.{}").format(version),
+    )
+    if column.kind == "text":
+        return sql.SQL(
+            "case when {0}::pg_catalog.text operator(pg_catalog.~) '^[0-9]{{1,99}}$'"
+            " and {1}::pg_catalog.text operator(pg_catalog.~) '^[0-9]{{1,99}}$'"
+            " then {0}::pg_catalog.text::pg_catalog.numeric"
+            " operator(pg_catalog.<) {1}::pg_catalog.text::pg_catalog.numeric"
+            " else {0}::pg_catalog.text operator(pg_catalog.<) {1}::pg_catalog.text end"
+        ).format(old, new)
+    sign = "<=" if column.base in ("float4", "float8") else "<"
+    return sql.SQL(f"{{}} operator(pg_catalog.{sign}) {{}}").format(old, new)
 
 
 def _arrays(rows: Sequence[Sequence[bytes | None]], width: int) -> list[bytes | None]:

@@ -20,8 +20,9 @@ from bridge.planning.plan import Column
 from bridge.planning.rows import classify
 from bridge.planning.spec import TableSpec
 from bridge.prove.digest import Digest, Link, Sums, bucket, whole
-from bridge.prove.expected import EMPTIED, Wanted
+from bridge.prove.expected import Wanted
 from bridge.prove.side import Comparison, Sides, accepted
+from bridge.prove.subject import EMPTIED
 
 _MANY_DEAD = 1000
 

@@ -16,6 +16,7 @@ from psycopg import pq, sql
 from psycopg.errors import error_from_result
 
 from bridge.planning.plan import Column
+from bridge.postgres.assignment import value_sql
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.target import text_array
 from bridge.prove.subject import Subject
@@ -169,8 +170,9 @@ def unnested(columns: Sequence[Column]) -> sql.Composed:
     arrays = sql.SQL(", ").join(sql.SQL(f"${n + 1}::text[]") for n in range(len(columns) + 1))
     names = sql.SQL(", ").join([sql.SQL("id"), *map(_place, range(len(columns))), sql.SQL("n")])
     casts = [
-        sql.SQL(", u.{0}::{1} as {0}").format(
+        sql.SQL(", ({1})::{2} as {0}").format(
             _place(n),
+            sql.SQL(value_sql(column, f"u.c{n}")),
             sql.SQL(column.declared or column.type_sql),  # as format_type() prints it
         )
         for n, column in enumerate(columns)

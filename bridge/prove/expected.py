@@ -29,7 +29,7 @@ from bridge.planning.spec import ContractSpec, Unit
 from bridge.postgres.outbox import Outbox, events_of
 from bridge.protocol.events import NULL, Event
 from bridge.prove.digest import Link, Window, bucket
-from bridge.prove.subject import Subject
+from bridge.prove.subject import EMPTIED, Subject
 
 _VISIBLE_SECONDS = 60.0
 
@@ -146,7 +146,6 @@ def read_pruning(source: Link) -> Pruning:
 _BATCH = 5000
 DELIVERIES_KEPT = 7 * 86400 - 3600
 """Seconds that a settled delivery certainly exists: the dispatcher keeps it for seven days."""
-EMPTIED = b'{"outbox.pruned": true}'
 
 
 @dataclass(slots=True)

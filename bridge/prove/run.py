@@ -134,6 +134,10 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
     began = time.monotonic()
     found = Comparison(subject.name, ["/".join(unit) for unit in subject.units], subject.by)
     found.left_out = list(subject.left_out)
+    if subject.lacking:
+        found.notes.append(
+            f"not compared, because some events do not have such a field: {', '.join(subject.lacking)}"
+        )
     if subject.unnamed:
         found.notes.append(
             f"not compared, because no recent event has such a field: {', '.join(subject.unnamed)}"

@@ -18,8 +18,8 @@ from bridge.planning.spec import Unit
 from bridge.postgres.outbox import Outbox
 from bridge.prove.census import NAMED, Census, Named
 from bridge.prove.digest import Link, Window
-from bridge.prove.expected import EMPTIED, AppliedPosition, ExpectedEffects, Wanted
-from bridge.prove.subject import Subject
+from bridge.prove.expected import AppliedPosition, ExpectedEffects, Wanted
+from bridge.prove.subject import EMPTIED, Subject
 
 Answer = TypeVar("Answer")
 

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from bridge.errors import BridgeError
-from bridge.expressions.expression import compile_expression
+from bridge.expressions.expression import Expression, compile_expression
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.rows import classify, names_of
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec, Unit
@@ -49,6 +49,41 @@ def named_by_events(
     types = "|".join(map(_expression, patterns))
     rows = source.execute(query, {"types": f"^({types})$", "limit": NEWEST, "names": list(names)})
     return {row[0] for row in rows}
+
+
+EMPTIED = b'{"outbox.pruned": true}'
+"""The headers of an event whose payload was pruned."""
+
+_LACKED = sql.SQL(
+    "select {columns} from {table} where {type} ~ %(types)s and coalesce({headers}::text <> %(emptied)s, true)"
+)
+
+
+def lacked_by_events(
+    source: psycopg.Connection, outbox: Outbox, patterns: Sequence[str], paths: Mapping[str, Sequence[str]]
+) -> set[str]:
+    """The columns whose field, (column -> path), some event of these types does not have: the table's default or an
+    earlier event's value is there, and nothing says which. One look at the whole outbox."""
+    if not paths:
+        return set()
+    columns = [
+        sql.SQL("bool_or({payload}::jsonb #> {path} is null)").format(
+            payload=outbox.column("payload"), path=sql.Literal(list(path))
+        )
+        for path in paths.values()
+    ]
+    query = _LACKED.format(
+        columns=sql.SQL(", ").join(columns),
+        table=outbox.name,
+        type=outbox.column("type"),
+        headers=outbox.column("headers"),
+    )
+    types = f"^({'|'.join(map(_expression, patterns))})$"
+    try:
+        row = source.execute(query, {"types": types, "emptied": EMPTIED.decode()}).fetchone()
+    except psycopg.errors.DataError:  # a payload that is no JSON, in an outbox of the customer's own
+        return set(paths)
+    return {name for name, lacked in zip(paths, row or (), strict=True) if lacked}
 
 
 def _expression(glob: str) -> str:
@@ -84,6 +119,7 @@ class Subject:
     unnamed: tuple[
         str, ...
     ] = ()  # columns that the default mapping fills where an event brings them; none was seen
+    lacking: tuple[str, ...] = ()  # columns whose field some event does not have
     certain: bool = True  # routing does not depend on an enrichment
     sink: bool = False
     pipelines: tuple[PipelineSpec, ...] = ()  # to be planned without lookups
@@ -174,6 +210,7 @@ def _table(
     compared: list[str] | None = None
     left_out: set[str] = set()
     unnamed: set[str] = set()
+    lacking: set[str] = set()
     identities: set[str | None] = set()
     tables = [(unit, spec) for unit in units if isinstance(spec := specs[unit], TableSpec)]
     for unit, spec in tables:
@@ -192,6 +229,9 @@ def _table(
             mine += [name for name in rest if name in named]
             unnamed |= set(rest) - named
         compared = mine if compared is None else [name for name in compared if name in mine]
+        lacked = _lacked(plan, source, unit, spec, shape, mine)
+        mine = [name for name in mine if name not in lacked]
+        lacking |= lacked
         left_out |= skipped
         identities.add(identity)
     shape, spec = shapes[tables[0][0]], tables[0][1]
@@ -227,6 +267,7 @@ def _table(
         columns=tuple(shape.columns[name] for name in names),
         left_out=tuple(sorted(left_out)),
         unnamed=tuple(sorted(unnamed)),
+        lacking=tuple(sorted(lacking)),
         certain=all(offline[unit[0]][1] for unit in units),
         pipelines=tuple(offline[name][0] for name in dict.fromkeys(unit[0] for unit in units)),
         shapes=shapes,
@@ -254,3 +295,26 @@ def _mapping(
     skipped = {name for name, value in spec.columns.items() if _roots(names_of(classify(value))) & tainted}
     identity = next((name for name, value in spec.columns.items() if value == "$meta.id"), None)
     return [name for name in spec.columns if name not in skipped], skipped, identity
+
+
+def _lacked(
+    plan: StreamSpec,
+    source: psycopg.Connection,
+    unit: Unit,
+    spec: TableSpec,
+    shape: TableShape,
+    names: Sequence[str],
+) -> set[str]:
+    """Of these columns, those that some event leaves as they are (planning/destination.py says when)."""
+    if spec.columns is None:
+        return set()
+    by_event = any(spec.columns.get(name) == "$meta.id" for name in spec.key)
+    paths: dict[str, Sequence[str]] = {}
+    for name in names:
+        value = classify(spec.columns.get(name))
+        if not isinstance(value, Expression) or value.plain_path is None or value.plain_path[0] != "event":
+            continue
+        kept = (spec.mode == "upsert" and not by_event) or shape.columns[name].has_default
+        if kept and name not in (*spec.key, spec.version_column) and len(value.plain_path) > 1:
+            paths[name] = [str(part) for part in value.plain_path[1:]]
+    return lacked_by_events(source, plan.outbox, _pipeline(plan, unit).events, paths)

@@ -27,7 +27,7 @@ def plan_target(plan: StreamSpec) -> Planner:
             for name, destination in pipeline.destinations.items():
                 if isinstance(destination, TableSpec) and destination.connection == plan.connection:
                     shape, found = table_of_destination(connection, plan, pipeline.events, destination)
-                    findings += [finding for finding in found if finding.level == "error"]
+                    findings += [finding for finding in found if finding.stops]
                     if shape is not None:
                         shapes[pipeline.name, name] = shape
     if findings:
@@ -51,21 +51,21 @@ def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Tabl
     with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
         shape, findings = table_of_destination(connection, plan, events, spec)
     for finding in findings:
-        if finding.level == "error":
+        if finding.stops:
             raise Halt(finding.message, reason=finding.reason, hint=finding.fix)
     assert shape is not None  # noqa: S101  otherwise a finding says why
     return shape
 
 
 def target_doubts(plan: StreamSpec) -> list[Finding]:
-    """What does not stop the stream, and may cost single events."""
+    """What does not stop the stream, and may cost events."""
     doubts = []
     with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
         for pipeline in plan.pipelines:
             for spec in pipeline.destinations.values():
                 if isinstance(spec, TableSpec) and spec.connection == plan.connection:
                     _, found = table_of_destination(connection, plan, pipeline.events, spec)
-                    doubts += [finding for finding in found if finding.level == "warn"]
+                    doubts += [finding for finding in found if not finding.stops]
     return doubts
 
 

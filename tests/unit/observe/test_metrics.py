@@ -56,7 +56,7 @@ def used_metrics() -> Metrics:
     metrics.latency.observe_many("usage", NOW, [NOW - 400, NOW - 4000, NOW - 7_200_000_000], [2, 1, 1])
     metrics.batch_seconds.labels("outbox_bridge_warehouse").observe(0.01)
     metrics.retries.labels("outbox_bridge_warehouse", "40001").inc()
-    metrics.table_changes.labels("outbox_bridge_warehouse", "events.nudges").inc()
+    metrics.table_changes.labels("outbox_bridge_warehouse").inc()
     metrics.set_dead_letters({"usage": 2})
     metrics.deliveries.labels("nudge", "sent").inc()
     metrics.delivery_seconds.labels("nudge").observe(0.2)

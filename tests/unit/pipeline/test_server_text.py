@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import ExpressionFailure
@@ -161,37 +161,6 @@ def test_money_goes_as_a_number_where_a_text_would_be_read_by_the_servers_locale
     assert texts(Column("v", "money", "other"), money) == [b"1234.56", None]
     assert texts(Column("v", "numeric", "other"), money) == [b"1234.56", None]
     assert texts(Column("v", "text", "text"), money) == ["1.234,56 €".encode(), None]
-
-
-@given(st.datetimes(timezones=st.timezones()))
-@example(datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC))
-def test_a_moment_is_written_in_utc_where_a_column_has_no_zone(moment: datetime) -> None:
-    try:
-        utc = moment.astimezone(UTC).replace(tzinfo=None)
-    except OverflowError:
-        return
-    text = Timestamptz(moment.isoformat(" "))
-    for kind in ("timestamp without time zone", "date", "time without time zone"):
-        [found, none] = texts(Column("v", kind, "other"), [text, None])
-        assert (found, none) == (utc.isoformat(" ", "microseconds").encode(), None)
-    assert texts(Column("v", "timestamp with time zone", "other"), [text]) == [text.encode()]
-
-
-@pytest.mark.parametrize(
-    ("text", "utc"),
-    [
-        ("infinity", "infinity"),
-        ("-infinity", "-infinity"),
-        ("294276-12-31 23:59:59.999999-01", "294277-01-01 00:59:59.999999"),
-        ("0001-01-01 00:00:00+01", "0001-12-31 23:00:00.000000 BC"),
-        ("4713-06-01 00:00:00+00 BC", "4713-06-01 00:00:00.000000 BC"),
-        ("0001-02-29 00:00:00+00 BC", "0001-02-29 00:00:00.000000 BC"),
-    ],
-)
-def test_moments_that_python_does_not_have_are_written_in_utc_too(text: str, utc: str) -> None:
-    column = Column("v", "timestamp without time zone", "other")
-    assert texts(column, [Timestamptz(text)]) == [utc.encode()]
-    assert texts(column, ["2027-01-01T00:00:00+02:00", Timestamptz(text)])[1] == utc.encode()
 
 
 @pytest.mark.parametrize(
