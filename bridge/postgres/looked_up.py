@@ -144,10 +144,7 @@ def rows_of(cursor: psycopg.Cursor[Any]) -> list[tuple[str, Row]]:
     names = [column.name for column in described]
     if not names:
         return []
-    try:
-        loaded = cursor.fetchall()
-    except UnicodeDecodeError:
-        return [_one(cursor, names, n) for n in range(cursor.rowcount)]
+    loaded = cursor.fetchall()
     converters = {n: c for n, column in enumerate(described) if (c := converter(column.type_code))}
     converters.update(_moneys(cursor, described, loaded))
     keys = [str(row[0]) for row in loaded]
@@ -172,23 +169,6 @@ def _converted(names: list[str], row: Sequence[Any], converters: Mapping[int, Co
         except (ValueError, ArithmeticError) as error:
             return Unreadable(f"column {names[n]} cannot be read: {type(error).__name__}")
     return dict(zip(names, values, strict=True))
-
-
-def _one(cursor: psycopg.Cursor[Any], names: list[str], n: int) -> tuple[str, Row]:
-    """One row of a result in which a text is not UTF-8."""
-    result = cursor.pgresult
-    cells = [(result and result.get_value(n, column)) or b"" for column in range(len(names))]
-    key = cells[0].decode(errors="backslashreplace")
-    for name, cell in zip(names, cells, strict=True):
-        try:
-            cell.decode()
-        except UnicodeDecodeError:
-            return key, Unreadable(f"column {name} cannot be read: its text is not valid UTF-8")
-    cursor.scroll(n, mode="absolute")
-    row: Sequence[Any] = cursor.fetchone() or ()
-    described = cursor.description or ()
-    converters = {n: c for n, column in enumerate(described) if (c := converter(column.type_code))}
-    return str(row[0]), _converted(names, row, converters)
 
 
 def _moneys(

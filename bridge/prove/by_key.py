@@ -19,6 +19,7 @@ from pathlib import Path
 
 from psycopg import sql
 
+from bridge.planning.plan import Column
 from bridge.prove.digest import ask, stream, unnested, whole
 from bridge.prove.equal_keys import KeyForm
 from bridge.prove.expected import Wanted
@@ -184,7 +185,7 @@ def _rows(sides: Sides, form: KeyForm, wanted: Wanted) -> tuple[list[Expected], 
     query = sql.SQL("select {}, {}, {}, num_nulls({}) from {} as q order by q.n").format(
         form.text(key),
         whole(compared) if compared else sql.SQL("0"),
-        sql.SQL("{}::text").format(place[-1]) if subject.version else sql.SQL("null::text"),
+        _ordered(columns[-1]).format(place[-1]) if subject.version else sql.SQL("null::text"),
         sql.SQL(", ").join(key),
         unnested(columns),
     )
@@ -196,6 +197,16 @@ def _rows(sides: Sides, form: KeyForm, wanted: Wanted) -> tuple[list[Expected], 
         if nulls == "0"
     ]
     return rows, [name.decode() for name in refused]
+
+
+_DATED = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
+
+
+def _ordered(column: Column) -> sql.SQL:
+    """A version's text that _rank() can order. Texts of dates have no order: infinity, before Christ, after 9999."""
+    if column.type_sql in _DATED:
+        return sql.SQL("(extract(epoch from {}) * 1000000)::text")
+    return sql.SQL("{}::text")
 
 
 def _rank(version: str | None) -> str | int | float:

@@ -12,7 +12,7 @@ import pytest
 
 from bridge.planning.lookup import Lookup, LookupSpec, Unreadable
 from bridge.postgres.entities import Enricher
-from tests.support.servers import Database
+from tests.support.servers import Database, drop_database
 from tests.support.world import World, until
 
 ODD = {
@@ -313,6 +313,9 @@ def test_a_json_that_no_one_can_send_on_names_its_column(world: World) -> None:
     assert code == "unreadable_entity"
     assert cause == "enrich.entity c: column note cannot be read: holds a lone surrogate"
     assert world.target.execute("select id, note::text from public.arrived") == [(1, '{"a": 1}')]
+    [(event,)] = world.source.execute("select id::text from outbox.event where payload = '{\"id\": 0}'")
+    [pipeline] = world.json("explain", event, "--json")["streams"][0]["pipelines"]
+    assert pipeline["steps"][0]["result"] == "column note cannot be read: holds a lone surrogate"
 
 
 @pytest.mark.parametrize(
@@ -337,3 +340,26 @@ def test_a_row_is_found_by_what_its_type_takes_for_equal(
     found = ask(asked, nobody, "no such key")
     assert {key: row["name"] for key, row in found.items()} == {asked: "ada"}
     assert ask.counts == {"found": 1, "missing": 2}
+
+
+def test_a_text_that_is_not_utf_8_costs_only_its_row(source: Database) -> None:
+    """A database in SQL_ASCII stores any bytes, and refuses to send such."""
+    name = f"{source.name}_ascii"
+    source.execute(
+        f"create database {name} template template0 encoding 'sql_ascii' lc_collate 'C' lc_ctype 'C'"
+    )
+    ascii_ = Database(source.server, name)
+    try:
+        ascii_.execute(
+            "create table public.customers (id int, csm text, since date);"
+            "grant select on public.customers to public;"
+            "insert into public.customers values"
+            " (1, convert_from('\\x61ff', 'sql_ascii'), null), (2, 'ada', 'infinity')"
+        )
+        ask = Asked(ascii_, "select id, csm, since from public.customers where id = any(%(keys)s::int[])")
+        assert ask("1", "2", "3") == {
+            "1": Unreadable("the query fails: character not in repertoire (SQLSTATE 22021)"),
+            "2": {"id": 2, "csm": "ada", "since": "infinity"},
+        }
+    finally:
+        drop_database(ascii_)

@@ -217,5 +217,8 @@ class Enrich(Step):
 
     def result(self, passed: Passed, answers: Answers) -> Any:
         row = passed.rows.values((self.spec.as_name,))[0] if passed.rows else None
-        known = any(answers.rows.get(self.spec, {}).values())
+        looked_up = answers.rows.get(self.spec, {}).values()
+        if row is None:
+            row = next((found.why for found in looked_up if isinstance(found, Unreadable)), None)
+        known = any(looked_up)
         return "no row" if row is self.absent or not (row or known) else row

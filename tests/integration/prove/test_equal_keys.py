@@ -166,3 +166,47 @@ def test_a_value_that_is_equal_and_stored_otherwise_differs(world: World, comman
     world.target.execute("update keyed.numeric set n = 1.0")
     one = command("prove", "--json", "--pipeline", "numeric").only
     assert one["differing"]["first"] == [f"{event} (the last event of its key)"]
+
+
+def test_the_newest_of_times_that_no_text_orders_stays(world: World, command: Command) -> None:
+    times = [
+        "0044-03-15 BC",
+        "2027-03-01 00:00:00.000001+00",
+        "2027-03-01 00:00:00.000002+00",
+        "10000-01-01",
+        "infinity",
+    ]
+    world.target.execute(
+        "create table public.dated (k int primary key, at timestamptz, n int);"
+        "grant select, insert, update on public.dated to outbox_bridge"
+    )
+
+    def change(document: dict[str, Any]) -> None:
+        document.pop("events", None)
+        document.pop("tests", None)
+        columns = {"k": "$event.k", "at": "$event.at", "n": "$event.n"}
+        table = {
+            "connection": "warehouse",
+            "table": "public.dated",
+            "mode": "upsert",
+            "key": ["k"],
+            "version": "at",
+        }
+        document["pipelines"] = {
+            "dated": {"event": "dated", "destinations": {"table": {**table, "columns": columns}}}
+        }
+
+    world.configure(change)
+    world.bridge().start().wait_ready()
+    for k in range(2):  # newest first, newest last
+        for n, at in enumerate(times if k else reversed(times)):
+            [(event,)] = world.source.execute(
+                "insert into outbox.event (type, payload) values ('dated', %s) returning id::text",
+                [json.dumps({"k": k, "at": at, "n": n})],
+            )
+    _applied(world, event)
+    assert world.target.execute("select k, at::text, n from public.dated order by k") == [
+        (0, "infinity", 0),
+        (1, "infinity", 4),
+    ]
+    assert command("prove").code == 0

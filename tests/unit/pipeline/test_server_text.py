@@ -156,7 +156,7 @@ def test_a_dates_methods_go_on_working() -> None:
     assert Date("2027-03-01").readable() == date(2027, 3, 1)
 
 
-def test_money_goes_as_a_number_where_a_text_would_be_read_by_the_servers_locale() -> None:
+def test_money_goes_as_a_number_to_columns_other_than_text() -> None:
     money = [Money.of("1.234,56 €", Decimal("1234.56")), None]
     assert texts(Column("v", "money", "other"), money) == [b"1234.56", None]
     assert texts(Column("v", "numeric", "other"), money) == [b"1234.56", None]
