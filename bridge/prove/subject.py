@@ -229,7 +229,9 @@ def _table(
             mine += [name for name in rest if name in named]
             unnamed |= set(rest) - named
         compared = mine if compared is None else [name for name in compared if name in mine]
-        lacked = _lacked(plan, source, unit, spec, shape, mine)
+        lacked = lacked_by_events(
+            source, plan.outbox, _pipeline(plan, unit).events, _optional(spec, shape, mine)
+        )
         mine = [name for name in mine if name not in lacked]
         lacking |= lacked
         left_out |= skipped
@@ -297,19 +299,13 @@ def _mapping(
     return [name for name in spec.columns if name not in skipped], skipped, identity
 
 
-def _lacked(
-    plan: StreamSpec,
-    source: psycopg.Connection,
-    unit: Unit,
-    spec: TableSpec,
-    shape: TableShape,
-    names: Sequence[str],
-) -> set[str]:
-    """Of these columns, those that some event leaves as they are (planning/destination.py says when)."""
-    if spec.columns is None:
-        return set()
-    by_event = any(spec.columns.get(name) == "$meta.id" for name in spec.key)
+def _optional(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Of these columns, those that an event without the field leaves as they are (planning/destination.py says when),
+    each with the field's path."""
     paths: dict[str, Sequence[str]] = {}
+    if spec.columns is None:
+        return paths
+    by_event = any(spec.columns.get(name) == "$meta.id" for name in spec.key)
     for name in names:
         value = classify(spec.columns.get(name))
         if not isinstance(value, Expression) or value.plain_path is None or value.plain_path[0] != "event":
@@ -317,4 +313,4 @@ def _lacked(
         kept = (spec.mode == "upsert" and not by_event) or shape.columns[name].has_default
         if kept and name not in (*spec.key, spec.version_column) and len(value.plain_path) > 1:
             paths[name] = [str(part) for part in value.plain_path[1:]]
-    return lacked_by_events(source, plan.outbox, _pipeline(plan, unit).events, paths)
+    return paths
