@@ -22,8 +22,10 @@ from psycopg.pq.abc import PGresult
 
 from bridge.errors import Retry
 from bridge.postgres import wire
+from bridge.postgres.advice import LOST
 from bridge.postgres.connect import connect_pq
 from bridge.postgres.profiles import TARGET
+from bridge.postgres.safe_error import safe_message
 
 _HEAD = Struct("!iiIii").pack
 _NULL = b"\xff\xff\xff\xff"
@@ -231,7 +233,12 @@ class TargetLink:
         if status == pq.ExecStatus.FATAL_ERROR:
             self._error = self._error or Refused(self._statement, error_from_result(result))
             if not self._error.sqlstate:
-                raise Retry("the connection to the target was lost", reason="target_lost")
+                raise Retry("the connection to the target was lost", reason="target_lost", hint=LOST)
+            if (
+                self._error.error.diag.severity_nonlocalized == "FATAL"
+            ):  # its last words; then the link is gone
+                said = safe_message(self._error.error)
+                raise Retry(f"the target ended the session: {said}", reason="target_lost", hint=LOST)
         if status not in _OK and kind == "prepare" and self._names.pop(text, None) is not None:
             self._prepared_bytes -= len(text)
         if kind == "run":

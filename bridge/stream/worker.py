@@ -269,7 +269,11 @@ def _classify(error: psycopg.Error) -> BridgeError:
     if verdict is Verdict.RETRY:
         return Retry(f"{message} (SQLSTATE {state})")
     if state.startswith("28"):
-        return Halt(message, reason="login_refused", hint="check user, password and pg_hba.conf")
+        return Halt(
+            message,
+            reason="login_refused",
+            hint="the server's message says why: docs/operations.md, login_refused",
+        )
     if hides_rows(error):
         return Halt(message, reason="row_security", hint=HIDDEN)
     return _halt(f"{message} (SQLSTATE {state})", state)
