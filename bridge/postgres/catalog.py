@@ -17,7 +17,14 @@ from bridge.planning.plan import Column, TableShape
 from bridge.planning.spec import TableSpec
 from bridge.postgres.assignment import identity_sql
 from bridge.postgres.target_rights import refused, right_findings
-from bridge.postgres.target_rules import Finding, mapped, null_findings, version_findings, volatile
+from bridge.postgres.target_rules import (
+    Finding,
+    mapped,
+    null_findings,
+    version_findings,
+    volatile,
+    zone_findings,
+)
 from bridge.postgres.target_rules import quoted as _quoted
 
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery")
@@ -106,6 +113,7 @@ def table_shape(
     findings = [*_column_findings(shape, spec, kinds), *_key_findings(connection, oid, shape, spec)]
     findings += volatile(connection, [oid], f"destination {spec.name}")
     findings += version_findings(connection, oid, shape, spec, kinds)
+    findings += zone_findings(shape, spec, kinds)
     findings += null_findings(connection, oid, shape, spec, nulls or {})
     findings += right_findings(connection, oid, shape, spec, nulls or {})
     if filtered:

@@ -274,6 +274,30 @@ def version_findings(
     )
 
 
+# -- moments --------------------------------------------------------------------------------------------
+
+_ZONELESS = {"timestamp": "is stored", "time": "is stored", "date": "has its day"}
+
+
+def zone_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str]) -> Iterator[Finding]:
+    """Columns whose type keeps no time zone, for moments."""
+    for name in mapped(shape, spec):
+        column = shape.columns.get(name)
+        moment = kinds.get(name) == "timestamp" or (spec.columns or {}).get(name) == "$meta.occurred_at"
+        if column is None or not moment or column.type_name not in _ZONELESS:
+            continue
+        yield Finding(
+            "column_zone",
+            f"{place(shape, spec)}: column {name!r} is {column.type_sql}, which keeps no time zone: a moment "
+            f"{_ZONELESS[column.type_name]} in UTC",
+            f"alter table {quoted(shape.schema, shape.table)} alter column {quoted(name)} type timestamptz "
+            f"using {quoted(name)} at time zone 'UTC';   or leave it: UTC is what the bridge writes"
+            if column.base == "timestamp"
+            else "leave it, if UTC is meant; otherwise a column of type timestamptz keeps the moment",
+            "warn",
+        )
+
+
 # -- NULL -----------------------------------------------------------------------------------------------
 
 _NEVER_NULL = ("$meta.id", "$meta.seq", "$meta.type", "$meta.occurred_at")

@@ -228,12 +228,12 @@ def _table(
             named = named_by_events(source, plan.outbox, _pipeline(plan, unit).events, rest)
             mine += [name for name in rest if name in named]
             unnamed |= set(rest) - named
-        compared = mine if compared is None else [name for name in compared if name in mine]
         lacked = lacked_by_events(
             source, plan.outbox, _pipeline(plan, unit).events, _optional(spec, shape, mine)
         )
         mine = [name for name in mine if name not in lacked]
         lacking |= lacked
+        compared = mine if compared is None else [name for name in compared if name in mine]
         left_out |= skipped
         identities.add(identity)
     shape, spec = shapes[tables[0][0]], tables[0][1]
