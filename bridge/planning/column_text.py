@@ -7,7 +7,7 @@ kind of a column decides how numbers, lists and objects are written; the server 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -25,7 +25,7 @@ _INTEGERS = frozenset({"int2", "int4", "int8", "smallint", "integer", "bigint"})
 _PLAIN: dict[type, Callable[[Any], bytes]] = {
     str: str.encode,
     int: b"%d".__mod__,
-    Decimal: lambda value: digits(value).encode(),
+    Decimal: lambda value: (text if "E" not in (text := str(value)) else digits(value)).encode(),
     date: lru_cache(4096)(lambda value: value.isoformat().encode()),  # a lookup's dates are few
     datetime: lambda value: value.isoformat().encode(),
     **dict.fromkeys(SERVER_TEXTS, str.encode),
@@ -44,6 +44,11 @@ def texts(column: Column, values: list[Any]) -> Texts:
     return (
         [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
     )
+
+
+def texts_of_each(columns: Sequence[Column], values: Sequence[list[Any]]) -> list[Texts]:
+    """texts() of each column."""
+    return list(map(texts, columns, values))
 
 
 def encoder(column: Column) -> Callable[[Any], bytes]:

@@ -17,7 +17,7 @@ from bridge.errors import Halt
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression
 from bridge.expressions.operators import MISSING, Path, follow
-from bridge.planning.column_text import Texts, texts
+from bridge.planning.column_text import Texts, texts, texts_of_each
 from bridge.planning.plan import Column, Deliver, TableShape, Write
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
@@ -89,6 +89,7 @@ class Table:
         self.names = tuple(sources)
         self.fills = [fill_of(source, shape.columns[name]) for name, source in sources.items()]
         self.optional = self._optional()
+        self.plain = [fill.column for fill in self.fills if isinstance(fill, PlainFill)]
         self.paths = [fill.path for fill in self.fills if isinstance(fill, PlainFill)]
         self.reads = frozenset().union(
             *(names_of(source) for source in sources.values() if not is_whole_event(source))
@@ -114,11 +115,11 @@ class Table:
 
     def _filled(self, rows: Rows) -> list[_Filled]:
         """The columns of the mapping, plain paths read together."""
-        plain = iter(rows.exact_each(self.paths))
+        plain = iter(texts_of_each(self.plain, rows.exact_each(self.paths)))
         filled = []
         for name, fill in zip(self.names, self.fills, strict=True):
             if isinstance(fill, PlainFill):
-                column = texts(fill.column, next(plain))
+                column = next(plain)
                 filled.append(_Filled(name, column, self._absent(rows, fill, column)))
             else:
                 filled.append(_Filled(name, fill(rows)))

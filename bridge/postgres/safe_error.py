@@ -30,7 +30,9 @@ _NO_POSITION = ("42501", "42P10")
 # ... and messages of the data class that are safe because all of the message matches.
 _SAFE_DATA_MESSAGE = re.compile(
     r"value too long for type [a-z ]+\(\d+\)|(?:smallint|integer|bigint) out of range|numeric field overflow|"
-    r"division by zero|unsupported Unicode escape sequence"
+    r"division by zero|unsupported Unicode escape sequence|"
+    r'no partition of relation "[^"]*" found for row|new row for relation "[^"]*" violates partition constraint|'
+    r'index row size \d+ exceeds [\w ]*maximum \d+ for index "[^"]*"'
 )
 _TYPE_NAMED = re.compile(r"invalid input syntax for type ([a-z][a-z ]*?)(?::|$)")
 _ENUM_NAMED = re.compile(r'invalid input value for enum ([\w."]+):')
@@ -147,6 +149,7 @@ def _rephrased(state: str, primary: str, diag: errors.Diagnostic) -> str:
         for kind, name in (
             ("column", diag.column_name),
             ("constraint", diag.constraint_name),
+            ("type", diag.datatype_name),
             ("table", table),
         )
         if name

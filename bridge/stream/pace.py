@@ -19,20 +19,21 @@ class Pace:
 
     def __init__(self, most: int = 2000) -> None:
         self._limit = Limit(most)
+        self.limit = most
         self.judge_chunks = False
-
-    @property
-    def limit(self) -> int:
-        return self._limit.now
+        self.slowed = False
+        """Something is not as it is at first: worked() has something to do."""
 
     def at_most(self, events: int) -> None:
         """The configuration's limit."""
         if events != self._limit.most:
             self._limit = Limit(events)
+            self.limit = events
 
     def too_slow(self, events: int) -> Retry:
         """A batch of so many events timed out: what to raise."""
         self._limit.too_much(events)
+        self.limit, self.slowed = self._limit.now, True
         return Retry(
             f"the target did not finish a batch of {events} events within its statement_timeout; "
             f"the next has at most {self.limit}",
@@ -48,10 +49,15 @@ class Pace:
             hint=SLOW,
         )
 
+    def judged_by_chunks(self) -> None:
+        """From now on, until something was applied."""
+        self.judge_chunks = self.slowed = True
+
     def worked(self) -> None:
         """A batch is durable."""
         self._limit.worked()
-        self.judge_chunks = False
+        self.limit, self.judge_chunks = self._limit.now, False
+        self.slowed = self._limit.now < self._limit.most
 
 
 SLOW = (

@@ -69,21 +69,26 @@ def too_long(column: Column, value: bytes) -> bool:
     return limit is not None and len(value.decode()) > int(limit[1])
 
 
+_OF_VALUES = ("22", "42", "XX", "3F", "0A")
+"""Classes in which types report a bad value."""
+
+
 def cause_of(run: Run, write: Write, row: int, refused: Refused) -> str:
     """What a person reads; names the column, found by casting each value alone, where the server does not."""
     words = safe_message(refused.error)
-    if refused.error.diag.column_name or refused.sqlstate[:2] != "22":
+    if refused.error.diag.column_name or refused.sqlstate[:2] not in _OF_VALUES:
         return words
     for name, column in zip(write.names, write.columns, strict=True):
         value = column[row]
-        column_of = write.shape.columns[name]
+        own = write.shape.columns[name]
         if value is None:
             continue
         if refused.sqlstate == "22001":  # a cast would cut it
-            if too_long(write.shape.columns[name], value):
+            if too_long(own, value):
                 return f"column {name}: {words}"
             continue
-        cast = Statement(f"select {value_sql(column_of, '$1::pg_catalog.text')}".encode(), [value])
+        declared = own.declared or own.type_sql
+        cast = Statement(f"select ({value_sql(own, '$1::pg_catalog.text')})::{declared}".encode(), [value])
         try:
             run([_SAVE, cast, _RELEASE])
         except Refused as other:

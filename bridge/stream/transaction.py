@@ -142,7 +142,8 @@ class Transactions:
         self._flight = None
         hit("settle.durable")
         self._guard.remember([flight.prepared])
-        self._pace.worked()
+        if self._pace.slowed:
+            self._pace.worked()
         return [flight.prepared]
 
     def _count_suppressed(self, prepared: PlannedBatch) -> None:
@@ -238,7 +239,7 @@ class Transactions:
         except Refused as refused:
             if self._pace.judge_chunks or verdict_of(refused.sqlstate) is Verdict.RETRY:
                 raise
-            self._pace.judge_chunks = True
+            self._pace.judged_by_chunks()
             self._run([ROLLBACK])
             raise Retry(
                 f"at the end of a transaction: {safe_message(refused.error)}; it is read again, and its deferred "
