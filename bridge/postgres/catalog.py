@@ -19,6 +19,7 @@ from bridge.postgres.assignment import identity_sql
 from bridge.postgres.target_rights import refused, right_findings
 from bridge.postgres.target_rules import (
     Finding,
+    Lack,
     mapped,
     null_findings,
     version_findings,
@@ -78,7 +79,7 @@ def table_shape(
     connection: psycopg.Connection,
     spec: TableSpec,
     kinds: Mapping[str, str],
-    nulls: Mapping[str, bool] | None = None,
+    nulls: Mapping[str, Lack] | None = None,
 ) -> tuple[TableShape | None, list[Finding]]:
     """The table of a destination and its findings, errors first. kinds: column -> contract type ("number", "object",
     ...) for columns mapped from one field. nulls: column -> may the contract's field be absent or null?"""

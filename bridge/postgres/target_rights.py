@@ -16,7 +16,7 @@ from psycopg import pq
 
 from bridge.planning.plan import TableShape
 from bridge.planning.spec import TableSpec
-from bridge.postgres.target_rules import PARTS, SEQUENCES, Finding, mapped, place, quoted
+from bridge.postgres.target_rules import PARTS, SEQUENCES, Finding, Lack, mapped, place, quoted
 from bridge.postgres.triggers import body_findings, trigger_findings
 from bridge.postgres.write import compile_write
 
@@ -40,16 +40,14 @@ def right_findings(
     oid: int,
     shape: TableShape,
     spec: TableSpec,
-    nulls: Mapping[str, bool],
+    nulls: Mapping[str, Lack],
 ) -> Iterator[Finding]:
     """nulls: the columns of which a contract speaks."""
     [role] = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
     asked = Right(connection, oid, role, place(shape, spec))
     names = [name for name in mapped(shape, spec) if name in shape.columns]
     sure = _written(shape, spec, nulls)
-    optional = [
-        name for name in sure if spec.columns is None and nulls.get(name)
-    ]  # absent, it has its default
+    optional = [name for name in sure if nulls.get(name)]  # absent, it has its default
     left_out = [name for name in shape.columns if name not in sure or name in optional]
     known = spec.columns is not None or bool(nulls)
     yield from _columns(asked, shape, spec, names, sure)
@@ -59,7 +57,7 @@ def right_findings(
     yield from trigger_findings(connection, oid, role, asked.where, updates=spec.mode == "upsert")
 
 
-def _written(shape: TableShape, spec: TableSpec, nulls: Mapping[str, bool]) -> list[str]:
+def _written(shape: TableShape, spec: TableSpec, nulls: Mapping[str, Lack]) -> list[str]:
     """The columns that are written for certain: under the default mapping those that a contract knows."""
     always = {*_ALWAYS, *nulls, *spec.key, spec.version_column}
     names = [name for name in mapped(shape, spec) if name in shape.columns]
@@ -143,6 +141,7 @@ def _sequences(asked: Right, given: Sequence[str], *, certain: bool) -> Iterator
                 "server it begins again",
                 f"alter sequence {name} set logged;",
                 "error" if certain else "warn",
+                halts=False,
             )
 
 
@@ -218,7 +217,7 @@ def _functions(asked: Right, columns: Sequence[str], *, certain: bool) -> Iterat
 
 
 def refused(
-    connection: psycopg.Connection, shape: TableShape, spec: TableSpec, nulls: Mapping[str, bool]
+    connection: psycopg.Connection, shape: TableShape, spec: TableSpec, nulls: Mapping[str, Lack]
 ) -> Iterator[Finding]:
     """What the server says to the statement that will run: it plans it, checks the rights and runs nothing. For what
     the catalog was not asked. Asked only where nothing else was found, outside of a transaction."""

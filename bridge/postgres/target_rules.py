@@ -303,15 +303,19 @@ def zone_findings(shape: TableShape, spec: TableSpec, kinds: Mapping[str, str]) 
 _NEVER_NULL = ("$meta.id", "$meta.seq", "$meta.type", "$meta.occurred_at")
 
 
+Lack = Literal["", "absent", "null"]
+"""What a contract lets an event do with a field: nothing but bring a value, leave it out, or bring null."""
+
+
 def null_findings(
-    connection: psycopg.Connection, oid: int, shape: TableShape, spec: TableSpec, nulls: Mapping[str, bool]
+    connection: psycopg.Connection, oid: int, shape: TableShape, spec: TableSpec, nulls: Mapping[str, Lack]
 ) -> Iterator[Finding]:
     """What an event without a field does. nulls: column -> may the contract's field be absent or null?"""
     table = quoted(shape.schema, shape.table)
     if spec.key and not _null_is_a_key(connection, oid, spec):
         for name in dict.fromkeys(spec.key):
             column = shape.columns.get(name)
-            if column is None or column.not_null or nulls.get(name) is False:
+            if column is None or column.not_null or nulls.get(name) == "":
                 continue
             source = source_of(spec, name)
             if source in _NEVER_NULL or not isinstance(source, str) or not source.startswith("$"):
@@ -325,10 +329,13 @@ def null_findings(
             )
     for name in spec.columns or ():
         column = shape.columns.get(name)
-        if column is None or not column.not_null or not column.writable or not nulls.get(name):
+        lack = nulls.get(name)
+        if column is None or not column.not_null or not column.writable or not lack:
             continue
+        if lack == "absent" and column.has_default:
+            continue  # what an event does not say is not written
         field = str(source_of(spec, name)).removeprefix("$event.")
-        default = ", and the column's default is not used" if column.has_default else ""
+        how = "may be null" if lack == "null" else "is optional"
         ways = [
             f"let the contract require {field}",
             f"alter table {table} alter column {quoted(name)} drop not null;",
@@ -340,8 +347,8 @@ def null_findings(
         ]
         yield Finding(
             "column_not_null",
-            f"{place(shape, spec)}: column {name!r} is NOT NULL, and its field {field!r} is optional: an event "
-            f"without it is a dead letter{default}",
+            f"{place(shape, spec)}: column {name!r} is NOT NULL, and its field {field!r} {how}: such an event is "
+            "a dead letter",
             "   or: ".join(ways),
             "warn",
         )

@@ -53,7 +53,10 @@ def unmapped(write: Write, refused: Refused) -> Halt | None:
     """The halt for a NOT NULL column that the mapping leaves out: no event can fill it."""
     diag = refused.error.diag
     here = (diag.schema_name, diag.table_name) == (write.shape.schema, write.shape.table)
-    if refused.sqlstate != "23502" or not here or diag.column_name in write.names:
+    mapping = write.spec.columns
+    if refused.sqlstate != "23502" or not here or mapping is None:
+        return None
+    if diag.column_name in mapping or diag.column_name in write.names:
         return None
     return Halt(
         f"destination {write.spec.name}: column {diag.column_name!r} of {write.shape.schema}."

@@ -14,7 +14,7 @@ from bridge.planning.spec import ContractSpec, TableSpec, Unit
 from bridge.postgres.catalog import ledger_findings, table_shape
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG
-from bridge.postgres.target_rules import Finding
+from bridge.postgres.target_rules import Finding, Lack
 from bridge.stream.spec import StreamSpec
 
 
@@ -90,23 +90,24 @@ def contract_kinds(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -
     }
 
 
-def contract_nulls(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, bool]:
-    """Column -> may the field that fills it be absent or null? For columns mapped from one field of a contract; False
-    only where each type of these has a contract that requires it."""
+def contract_nulls(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Mapping[str, Lack]:
+    """Column -> may the field that fills it be absent or null? For columns mapped from one field of a contract; "" only
+    where each type of these has a contract that requires it."""
     names = {
         name: contract for name, contract in plan.contracts.items() for p in events if fnmatchcase(name, p)
     }
     contracts = list(names.values())
     all_known = all(event in names for event in events)
-    nulls = {}
+    nulls: dict[str, Lack] = {}
     for column, source in _columns(spec, contracts).items():
         field = source.removeprefix("$event.") if isinstance(source, str) else ""
         found = [each for contract in contracts for each in contract.fields if each.name == field]
         if not found or source != f"$event.{field}":
             continue
-        optional = any(each.nullable or not each.required for each in found) or len(found) < len(contracts)
-        if optional or all_known:
-            nulls[column] = optional
+        optional = any(not each.required for each in found) or len(found) < len(contracts)
+        lack: Lack = "null" if any(each.nullable for each in found) else "absent" if optional else ""
+        if lack or all_known:
+            nulls[column] = lack
     return nulls
 
 

@@ -199,7 +199,7 @@ class Worker:
         for doubt in doubts:
             self.watcher.log("rows of the outbox may cost themselves", what=doubt.message, fix=doubt.fix)
         for found in target_doubts(plan):
-            self.watcher.log("the target's table may cost single events", what=found.message, fix=found.fix)
+            self.watcher.log("the target's table may cost events", what=found.message, fix=found.fix)
         self._checked = plan
 
     def _brake(self) -> None:

@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.attempts import EQUAL_JITTER, FULL_JITTER, NO_JITTER, Backoff, Retries, bisect, bisect_async
+from bridge.attempts import (
+    EQUAL_JITTER,
+    FULL_JITTER,
+    NO_JITTER,
+    Backoff,
+    Retries,
+    bisect,
+    bisect_async,
+    gathered,
+)
 
 batches = st.lists(st.booleans(), max_size=200)
 """Of each item, whether it is bad."""
@@ -181,6 +190,44 @@ def test_a_first_run_of_any_length_leaves_the_first_wait():
         retries = Retries(Backoff(1.0, 10.0, NO_JITTER))
         retries.ran(seconds)
         assert retries.failed() == 1.0
+
+
+# --- items that need each other ---------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=12))
+def test_what_passes_together_is_kept_and_only_the_culprits_are_named(
+    items: list[tuple[int, bool]],
+) -> None:
+    """Each item needs another one (by its number, which may not exist), and may be bad by itself."""
+    numbered = list(enumerate(items))
+
+    def sound(some: list[tuple[int, tuple[int, bool]]]) -> bool:
+        there = {n for n, _ in some}
+        return all(not bad and (needs == n or needs in there) for n, (needs, bad) in some)
+
+    good, failed = gathered(numbered, lambda some: None if sound(some) else "no")
+    assert sound(good)
+    assert sorted([*good, *(one for one, _ in failed)]) == numbered
+    for one, error in failed:
+        assert error == "no"
+        assert not sound([*good, one])
+
+
+def test_children_that_come_before_their_parents_cost_few_attempts() -> None:
+    children, parents = [("child", n) for n in range(500)], [("parent", n) for n in range(500)]
+    attempts = 0
+
+    def attempt(some: list[tuple[str, int]]) -> str | None:
+        nonlocal attempts
+        attempts += 1
+        there = {n for kind, n in some if kind == "parent"}
+        return None if all(n in there for kind, n in some if kind == "child") else "no"
+
+    good, failed = gathered([*children, ("child", 1000), *parents], attempt)
+    assert [one for one, _ in failed] == [("child", 1000)]
+    assert len(good) == 1000
+    assert attempts < 60
 
 
 # --- one policy: nothing else in bridge/ halves or doubles by hand ---------------------------------------
