@@ -178,6 +178,8 @@ def lines(state: dict[str, Any]) -> list[str]:
             )
         if stream.get("waiting_for"):
             found.append(f"  {stream['waiting_for']}")
+        if stream.get("altered"):
+            found.append(f"  altered while it ran: {stream['altered']}")
     for pipeline in state["pipelines"]:
         name = pipeline["pipeline"] or "(no pipeline)"
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())

@@ -59,6 +59,7 @@ class StreamWatch:
         self._stream = state.snapshot.stream
         self._log = structlog.get_logger("bridge.stream").bind(stream=self._stream)
         self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
+        metrics.table_changes.labels(self._stream)  # from 0, so that the first change is an increase
 
     def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None:
         if self._state.snapshot.phase == phase and ledger is None and slot is None:
