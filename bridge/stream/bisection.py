@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bridge.attempts import bisect, gathered
 from bridge.errors import Retry, Verdict, verdict_of
 from bridge.failpoints import hit
-from bridge.planning.plan import DeadLetter, Write, arrange
+from bridge.planning.plan import DeadLetter, Write, arrange, by_event
 from bridge.planning.spec import Unit
 from bridge.postgres.assignment import is_altered
 from bridge.postgres.safe_error import safe_message, with_state
@@ -76,15 +76,27 @@ class _Place:
 
 
 class Bisection:
-    """One batch's writes. recent(unit): how many of its last outcomes were failures, None where none is known."""
+    """One batch's writes. recent(unit): how many of its last outcomes were failures, None where none is known.
+
+    chunk: more of the transaction may follow. Then `late` has what violates a deferred constraint so far and may as
+    well be written at its end, with the dead letter that it would be.
+    """
 
     def __init__(
-        self, run: Run, writes: Sequence[Write], *, recent: Callable[[Unit], int | None], judged: bool
+        self,
+        run: Run,
+        writes: Sequence[Write],
+        *,
+        recent: Callable[[Unit], int | None],
+        judged: bool,
+        chunk: bool = False,
     ) -> None:
         self._run = run
         self._writes = writes
         self._recent = recent
         self._judged = judged
+        self._chunk = chunk
+        self.late: list[tuple[Write, DeadLetter]] = []
 
     def dead_letters(self) -> list[DeadLetter]:
         """Applies every unit that can be, and returns the others in the order of events. Raises Halt."""
@@ -97,12 +109,22 @@ class Bisection:
             for row, place in enumerate(places(write))
         )
         failed = dict(bisect(places_, lambda part: self._apply(part, judged=False)))
+        violating: dict[_Place, Refused] = {}
         if self._judged:
             living = [place for place in places_ if place not in failed]
             if living and attempt(self._run, _JUDGED, judged=False) is not None:
-                failed |= self._violating(living)
+                violating = self._violating(living)
+        failed |= violating
         self._judge(failed, places_)
-        return [self._dead(place, failed[place]) for place in sorted(failed)]
+        dead = []
+        for place in sorted(failed):
+            letter = self._dead(place, failed[place])
+            write = self._writes[place.write]
+            if self._chunk and place in violating and (write.spec.mode == "insert" or by_event(write)):
+                self.late.append((write.pick([place.row]), letter))
+            else:
+                dead.append(letter)
+        return dead
 
     def _probe(self) -> None:
         """The statements without rows: what refuses them is not a value."""

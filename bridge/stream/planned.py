@@ -42,11 +42,11 @@ class PlannedBatch:
         """Of its rows, for bridge.applied."""
         return Seqs.of(numbers(map(seq_of, self.batch.events)))
 
-    def lightened(self) -> PlannedBatch:
+    def lightened(self, *, may_die: bool = False) -> PlannedBatch:
         """What is told of an applied chunk later: counts, causes of death and their order, without the rows. A
-        transaction may have more of them than memory holds."""
+        transaction may have more of them than memory holds. may_die: more of its units may turn out to be dead."""
         events, planned = self.batch.events, self.planned
-        if self.dead_letters:
+        if self.dead_letters or may_die:
             thin = {event.id: event._replace(payload=b"", headers=None) for event in events}
         else:
             thin = dict.fromkeys((event.id for event in events), events[-1]) if events else {}

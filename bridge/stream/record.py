@@ -35,8 +35,7 @@ def record(run: Run, stream: str, prepared: PlannedBatch) -> None:
         prepared.dead.append(
             DeadLetter(delivery.pipeline, delivery.destination, delivery.event, refused.sqlstate, cause)
         )
-    for _, refused in _bury(run, stream, prepared.dead_letters):
-        raise structure(refused)
+    bury(run, stream, prepared.dead_letters)
 
 
 def _deliver(run: Run, stream: str, deliveries: Sequence[Deliver]) -> list[tuple[Deliver, Refused]]:
@@ -49,14 +48,17 @@ def _deliver(run: Run, stream: str, deliveries: Sequence[Deliver]) -> list[tuple
     return bisect([delivery for delivery, _ in bisect(deliveries, try_all)], try_one)
 
 
-def _bury(run: Run, stream: str, letters: Sequence[DeadLetter]) -> list[tuple[DeadLetter, Refused]]:
+def bury(run: Run, stream: str, letters: Sequence[DeadLetter]) -> None:
+    """Store these dead letters inside the open transaction. Raises Halt where the ledger is refused."""
+
     def try_all(some: Sequence[DeadLetter]) -> Refused | None:
         return attempt(run, [dead_letter_statement(stream, some)], judged=False)
 
     def try_one(some: Sequence[DeadLetter]) -> Refused | None:
         return attempt(run, [dead_letter_statement(stream, some, escaped=True)], judged=False)
 
-    return bisect([letter for letter, _ in bisect(letters, try_all)], try_one)
+    for _, refused in bisect([letter for letter, _ in bisect(letters, try_all)], try_one):
+        raise structure(refused)
 
 
 def _halt_if_ledger(run: Run, stream: str, refused: Refused) -> None:

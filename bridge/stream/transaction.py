@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bridge.attempts import Backoff
+from bridge.attempts import Backoff, gathered
 from bridge.errors import Fenced, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
+from bridge.planning.plan import DeadLetter, Write, arrange
 from bridge.planning.spec import Unit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.assignment import is_altered
@@ -22,22 +23,31 @@ from bridge.postgres.target import (
     COMMIT,
     IMMEDIATE,
     OUR_PATH,
+    ROLE_PATH,
     ROLLBACK,
     Refused,
     Statement,
     TargetLink,
 )
+from bridge.postgres.write import write_statement
 from bridge.protocol.events import Seqs, Snapshot
 from bridge.protocol.facts import Ledger
 from bridge.stream.bisection import INTERNAL, TIMED_OUT, Bisection, attempt
 from bridge.stream.pace import LATE_SECONDS, Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch
-from bridge.stream.record import record
+from bridge.stream.record import bury, record
 from bridge.stream.refusal import altered, structure
 
 _TRIES = 6  # with the waits between them about three seconds: longer than most lock_timeouts and failovers of a pool
 _END = (IMMEDIATE, COMMIT)
 _BETWEEN_TRIES = Backoff(first=0.1, longest=10.0)
+
+
+_SAVE_LATE = Statement(b"savepoint late")
+_UNDO_LATE = Statement(b"rollback to savepoint late")
+
+_Late = tuple[Write, DeadLetter, PlannedBatch]
+"""One unit, the dead letter that it is unless it can be written, and the chunk it came in."""
 
 
 @dataclass(slots=True)
@@ -78,6 +88,7 @@ class Transactions:
         self._flight: _Flight | None = None
         self._chunks: list[PlannedBatch] = []  # of the transaction that is open, without their rows
         self._chunk_seqs: list[Seqs] = []  # and which rows those were
+        self._late: list[_Late] = []  # of its units, those that may be written at its end
 
     def send(
         self,
@@ -220,9 +231,12 @@ class Transactions:
     def _send_chunk(self, prepared: PlannedBatch, before: Ledger, ledger: list[Statement]) -> None:
         try:
             if not self._chunks:
+                self._late = []
                 self._run([BEGIN, ledger_sql.hold(before)])
-            self._apply_by_unit(prepared, judged=self._pace.judge_chunks)
-            self._chunks.append(prepared.lightened())
+            late = self._apply_by_unit(prepared, judged=self._pace.judge_chunks)
+            light = prepared.lightened(may_die=bool(late))
+            self._late += [(write, letter, light) for write, letter in late]
+            self._chunks.append(light)
             self._chunk_seqs.append(prepared.seqs())
             self._guard.check(self._chunks)
             hit("apply.chunk")
@@ -234,6 +248,8 @@ class Transactions:
             raise self._slower(late, prepared) from None
 
     def _finish(self, ledger: list[Statement]) -> None:
+        if self._late:
+            self._settle_late()
         try:
             self._run([IMMEDIATE])
         except Refused as refused:
@@ -249,6 +265,24 @@ class Transactions:
         self._run([OUR_PATH, *ledger, COMMIT])
         self._guard.remember(self._chunks)
         self._pace.worked()
+
+    def _settle_late(self) -> None:
+        """Write what could not be judged in its chunk, now that all chunks are there; the rest are dead letters."""
+        self._run([_SAVE_LATE, ROLE_PATH])
+
+        def attempt_late(some: Sequence[_Late]) -> Refused | None:
+            self._run([_UNDO_LATE, ROLE_PATH])
+            return attempt(self._run, [write_statement(w) for w in arrange([write for write, _, _ in some])])
+
+        good, failed = gathered(self._late, attempt_late)
+        if (refused := attempt_late(good)) is not None:  # they passed together a moment ago
+            self._run([ROLLBACK])
+            raise Retry(safe_message(refused.error))
+        for (_, letter, chunk), _ in failed:
+            chunk.dead.append(letter)
+        self._run([OUR_PATH])
+        bury(self._run, self._stream, [letter for (_, letter, _), _ in failed])
+        self._guard.check(self._chunks)
 
     def _slower(self, error: Retry, prepared: PlannedBatch) -> Retry:
         return self._pace.too_slow(len(prepared.batch.events)) if error.reason == "target_slow" else error
@@ -274,15 +308,17 @@ class Transactions:
                 f"the target refused a bisected batch: {safe_message(refused.error)}", reason="target_refused"
             ) from None
 
-    def _apply_by_unit(self, prepared: PlannedBatch, *, judged: bool) -> None:
+    def _apply_by_unit(self, prepared: PlannedBatch, *, judged: bool) -> list[tuple[Write, DeadLetter]]:
         """All effects inside the open transaction; what fails alone goes to `prepared.dead`. judged: with deferred
-        constraints."""
+        constraints. Returns what may be written at the end of a transaction in chunks."""
         refused = attempt(self._run, prepared.effects, judged=judged)
         if refused is None:
-            return
+            return []
         writes = prepared.planned.writes
         if refused.sqlstate == "23505":  # rows were there already where only new ones were expected
             self.met |= {write.unit for write in writes}
-        found = Bisection(self._run, writes, recent=self._guard.recent_failures, judged=judged)
+        recent, chunk = self._guard.recent_failures, prepared.batch.chunk
+        found = Bisection(self._run, writes, recent=recent, judged=judged, chunk=chunk)
         prepared.dead = found.dead_letters()
         record(self._run, self._stream, prepared)
+        return found.late

@@ -263,6 +263,31 @@ def test_deferred_keys_are_judged_with_all_units_in_place(schema: World) -> None
     assert (world.applied("t.child"), world.applied("t.parent")) == (6, 6)
 
 
+def test_a_transaction_in_chunks_is_judged_at_its_end(schema: World) -> None:
+    """A child whose parent comes two chunks later is good, also beside one whose parent never comes."""
+    world = schema
+    table(world, "create table t.parent (id text primary key)")
+    table(
+        world,
+        "create table t.child (id uuid primary key, p text references t.parent deferrable initially deferred)",
+    )
+    configure(
+        world,
+        child={"d": destination("t.child", {"p": "$event.p"})},
+        parent={"d": destination("t.parent", {"id": "$event.p"})},
+    )
+    world.bridge().start().wait_ready()
+    parents = [("parent", {"p": f"p{n}"}) for n in range(9_000)]
+    good = emit(world, ("child", {"p": "p8999"}), *parents)
+    settled(world, good[-1])
+    assert codes(world) == {}
+    later = [("parent", {"p": f"q{n}"}) for n in range(9_000)]
+    mixed = emit(world, ("child", {"p": "q8999"}), ("child", {"p": "nowhere"}), *later)
+    settled(world, mixed[-1])
+    assert codes(world) == {mixed[1]: "23503"}
+    assert (world.applied("t.child"), world.applied("t.parent")) == (2, 18_000)
+
+
 def test_a_batch_that_times_out_is_halved(schema: World) -> None:
     """A role's limits do not count, so a cancelled statement stands for one that took too long."""
     world = schema
