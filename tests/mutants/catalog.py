@@ -389,6 +389,12 @@ if self.ledger.next is not None:
         ),
         (at_target("test_deferred_constraints_are_judged_where_a_large_transaction_ends"),),
     ),
+    Mutant(
+        "a-batch-parts-a-transaction",
+        "what is read from the table is cut anywhere, and a child is judged without its parent",
+        (Code("$ENDS.get($EVENT.xid, $NUMBER)", "$NUMBER"),),
+        ("tests/integration/test_whole_transactions.py::test_a_batch_ends_where_a_transaction_does",),
+    ),
     # Ready means delivering.
     Mutant(
         "late-in-silence",
