@@ -282,6 +282,6 @@ class Transactions:
         writes = prepared.planned.writes
         if refused.sqlstate == "23505":  # rows were there already where only new ones were expected
             self.met |= {write.unit for write in writes}
-        found = Bisection(self._run, writes, recent=self._guard.recent_failures, judged=judged)
+        found = Bisection(self._run, writes, recent=self._guard.failures_before, judged=judged)
         prepared.dead = found.dead_letters()
         record(self._run, self._stream, prepared)

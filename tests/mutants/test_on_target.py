@@ -161,6 +161,17 @@ def test_what_one_event_fails_with_while_others_pass_is_its_own(
     assert target.rows("select id from events.row order by id") == ["1", "3"]
 
 
+def test_an_event_without_neighbours_stops_the_stream_for_a_while_only(at: Make) -> None:
+    """Where it is alone each time, nothing can show whose fault it is. If it is the table's, the third one halts."""
+    target = at({"row": "lane text"}, _BY_LANE)
+    alone = ("row", {"id": "1", "path": "a.b", "lane": "unpaved"})
+    assert [target.apply(alone) for _ in range(5)] == ["table_missing"] * 3 + [None] * 2
+    assert [target.apply(alone) for _ in range(5)] == ["table_missing"] * 5
+    assert [code for _, code in target.dead()] == ["42P01"] * 2
+    assert target.apply(("row", {"id": "2", "lane": "paved"}), alone) is None
+    assert target.apply(alone) is None
+
+
 def test_a_dead_letter_is_stored_whatever_its_event_says(at: Make, target: Database) -> None:
     latin1 = create_database(target.server, f"{target.name}_latin1", "template0", encoding="LATIN1")
     try:

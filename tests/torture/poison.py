@@ -69,7 +69,8 @@ _TABLE_OF = {"children": "events.child", "parents": "events.parent", "mixed": "e
 
 
 def units() -> Iterator[Unit]:
-    """What the law is judged on, beside the rig's own."""
+    """What the law is judged on, beside the rig's own. Rows of a batch that lack a field are a statement of their own,
+    so a trigger sees those of `mixed` in another order than their events'."""
     for pipeline, (event_type, columns) in _PIPELINES.items():
         values = {name: f"t.payload->>'{name}'" for name in columns}
         yield Unit(
@@ -78,6 +79,7 @@ def units() -> Iterator[Unit]:
             table=_TABLE_OF[pipeline],
             applies=f"t.type = '{event_type}'",
             columns={**values, "payload": "t.payload"},
+            ordered=pipeline != "mixed",
         )
 
 
