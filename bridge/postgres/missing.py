@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 
 from psycopg import sql
 
@@ -13,13 +13,24 @@ from bridge.protocol.requests import MissingRows, ReadMissing
 
 _FETCH = 500
 _BATCH_BYTES = 16 << 20
+_TOGETHER = 50_000
+"""Rows that are applied together at most because their transactions overlap."""
+
+_INDEXED = """
+select exists (
+    select from pg_catalog.pg_index i
+    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    where i.indrelid = to_regclass(%s) and a.attname = %s and i.indisvalid and i.indpred is null)"""
 
 
 class MissingReader:
     """Reads the rows of one goal by seq through a cursor: one sort for all batches.
 
-    A batch ends where seq changes, because the ledger knows how far it is by seq alone. In an outbox of the customer's
-    own many rows may have one seq; more than a batch of them is handed out in chunks, one target transaction.
+    A batch ends where seq changes, because the ledger knows how far it is by seq alone, and where no transaction of
+    the source has rows on both sides: its rows may need each other (a deferred foreign key), and a plain commit would
+    judge them together. Where a batch has no such place, what follows up to the next one is handed out in chunks, one
+    target transaction; so are more than a batch of rows with one seq, in an outbox of the customer's own. Two limits:
+    after _TOGETHER rows a chunk ends at any seq, and without an index on xid all batches do.
 
     The cursor's snapshot is newer than the goal, and no transaction visible in the goal is still running, so the
     cursor sees all rows. A stream that has applied nothing yet (NOTHING) takes every row, also those whose xid cannot
@@ -33,7 +44,10 @@ class MissingReader:
         self._at: tuple[object, ...] | None = None  # what would be returned next
         self._rest: list[Event] = []  # fetched, and not handed out
         self._xids: dict[int, None] = {}  # of the chunks so far
-        self._one = 0  # the seq that comes in chunks
+        self._indexed = False  # an index says where a transaction's rows end
+        self._last = 0  # the seq of the last row that was handed out
+        self._reach = 0  # while chunks are handed out: up to this seq there are rows of their transactions
+        self._chunked = 0  # and so many rows
 
     def read(self, request: ReadMissing) -> MissingRows:
         goal = (request.floor, request.upto, request.since)
@@ -45,21 +59,15 @@ class MissingReader:
                 self.close()
                 return MissingRows(Batch(), request.after_seq, more=True, foreign=foreign)
         events, more = self._fetch()
-        whole, seq, cut = True, request.after_seq, len(events)
-        if request.inside:
-            seq = self._one
-            cut = bisect_right(events, seq, key=_number)
-            whole = cut < len(events) or not more
-        elif events:
-            seq = int(events[-1].seq)
-            if more:
-                first = bisect_left(events, seq, key=_number)
-                whole = first > 0
-                cut = first or cut
-                self._one, seq = seq, int(events[first - 1].seq) if whole else request.after_seq
-        events, self._rest = events[:cut], events[cut:]
-        more = more or bool(self._rest)
+        cut, whole = self._cut(events, inside=request.inside) if more and events else (len(events), True)
         chunk = request.inside or not whole
+        events, self._rest = events[:cut], events[cut:]
+        if not request.inside:
+            self._last = request.after_seq
+        if events:
+            self._last = _number(events[-1])
+        seq = self._last if whole else request.after_seq
+        more = more or bool(self._rest)
         self._xids |= dict.fromkeys(int(event.xid) for event in events)
         xids = list(self._xids)
         if whole:
@@ -70,6 +78,39 @@ class MissingReader:
             self.close()
         size = sum(len(event.payload) for event in events)
         return MissingRows(Batch(events=events, xids=xids, size=size, chunk=chunk, whole=whole), seq, more)
+
+    def _cut(self, events: list[Event], *, inside: bool) -> tuple[int, bool]:
+        """How many of these rows to hand out, and whether the batch ends there. inside: after chunks."""
+        ends, clean = self._ends(events), None
+        reach = self._reach if inside else _number(events[0])
+        for place, event in enumerate(events):
+            number = _number(event)
+            if number > reach:
+                clean = place
+                if inside:
+                    return clean, True
+            reach = max(reach, number, ends.get(event.xid, number))
+        if clean is not None:
+            return clean, True
+        self._reach = reach
+        self._chunked = len(events) + (self._chunked if inside else 0)
+        if self._chunked > _TOGETHER and (cut := bisect_left(events, _number(events[-1]), key=_number)):
+            return cut, True
+        return len(events), False
+
+    def _ends(self, events: list[Event]) -> dict[bytes, int]:
+        """The last seq of each transaction."""
+        if not self._indexed:
+            return {}
+        xid, seq = self._outbox.column("xid"), self._outbox.order()
+        query = sql.SQL(
+            "select {xid}::text, max({seq})::text from {table} as e where {xid} = any(%s::xid8[]) group by {xid}"
+        ).format(xid=xid, seq=seq, table=self._outbox.name)
+        xids = b",".join({event.xid for event in events}).decode()
+        result = self._connection.execute(query, [f"{{{xids}}}"], binary=False).pgresult
+        assert result is not None  # noqa: S101  it is a select
+        found = [[result.get_value(row, n) or b"" for n in (0, 1)] for row in range(result.ntuples)]
+        return {xid: int(last) for xid, last in found}
 
     def _fetch(self) -> tuple[list[Event], bool]:
         """The rest of last time, and as many rows as make a batch; whether there may be more."""
@@ -123,6 +164,10 @@ class MissingReader:
                 "since": request.since,
             },
         )
+        self._indexed = False
+        if outbox.has_xid:
+            row = connection.execute(_INDEXED, [outbox.name.as_string(), outbox.columns["xid"]]).fetchone()
+            self._indexed = row == (True,)
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
             # Otherwise one payload that is not UTF-8 would make the read fail; this way it becomes a dead letter.
             connection.execute("set local client_encoding = 'SQL_ASCII'")

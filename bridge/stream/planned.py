@@ -101,6 +101,9 @@ WINDOW = 200
 lost a column kills every unit, while bad events seldom come a hundred in a row (faults.md, "Error classes decide")."""
 
 
+_DOUBTS = 3
+
+
 class FailureGuard:
     """The last WINDOW outcomes of each destination, across sessions. Only durable outcomes are recorded."""
 
@@ -108,6 +111,7 @@ class FailureGuard:
         """on: False judges nothing (`bridge run --allow-storm`)."""
         self._on = on
         self._seen: dict[Unit, deque[str]] = {}
+        self._doubts: Counter[Unit] = Counter()
 
     def check(self, parts: Sequence[PlannedBatch]) -> None:
         """Raises Halt when, with these included, a destination's units die of one cause."""
@@ -133,12 +137,15 @@ class FailureGuard:
         cause, count = causes.most_common(1)[0] if causes else ("", 0)
         return cause if count > WINDOW // 2 else None
 
-    def recent_failures(self, unit: Unit) -> int | None:
-        """How many of its last outcomes, one after the other, were failures; None: none of the last WINDOW passed."""
+    def failures_before(self, unit: Unit) -> int | None:
+        """How many of its last outcomes, one after the other, were failures. None: none of the last WINDOW passed, so
+        whether its table is at fault is not known. That is said a few times only: what is read from the table comes in
+        the same batches again, and an event may never get the neighbours that would show it."""
         outcomes = self._seen.get(unit, ())
-        if "" not in outcomes:
-            return None
-        return next(n for n, cause in enumerate(reversed(outcomes)) if not cause)
+        if "" in outcomes:
+            return next(n for n, cause in enumerate(reversed(outcomes)) if not cause)
+        self._doubts[unit] += 1
+        return None if self._doubts[unit] <= _DOUBTS else len(outcomes)
 
     def remember(self, parts: Sequence[PlannedBatch]) -> None:
         """These are durable."""
@@ -148,6 +155,8 @@ class FailureGuard:
     def note(self, unit: Unit, outcomes: Iterable[str]) -> None:
         """Outcomes of one unit, as judge() takes them, that are durable."""
         self._seen.setdefault(unit, deque(maxlen=WINDOW)).extend(outcomes)
+        if "" in self._seen[unit]:
+            self._doubts.pop(unit, None)
 
 
 def outcomes_of(parts: Sequence[PlannedBatch]) -> Mapping[Unit, list[str]]:

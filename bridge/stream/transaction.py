@@ -317,7 +317,7 @@ class Transactions:
         writes = prepared.planned.writes
         if refused.sqlstate == "23505":  # rows were there already where only new ones were expected
             self.met |= {write.unit for write in writes}
-        recent, chunk = self._guard.recent_failures, prepared.batch.chunk
+        recent, chunk = self._guard.failures_before, prepared.batch.chunk
         found = Bisection(self._run, writes, recent=recent, judged=judged, chunk=chunk)
         prepared.dead = found.dead_letters()
         record(self._run, self._stream, prepared)

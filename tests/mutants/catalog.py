@@ -23,6 +23,10 @@ def real(name: str) -> str:
     return f"tests/mutants/test_on_servers.py::{name}"
 
 
+def at_target(name: str) -> str:
+    return f"tests/mutants/test_on_target.py::{name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     name: str
@@ -183,10 +187,10 @@ $RUN([IMMEDIATE, Statement(b"commit"), Statement(b"begin")])
         "what succeeded before the refusal stays, and is applied again",
         (
             Code(
-                "$RUN([$SAVE, *$STATEMENTS, IMMEDIATE, DEFERRED, $RELEASE])",
+                "$RUN([$SAVE, *$STATEMENTS, *(_JUDGED if $JUDGED else ()), $RELEASE])",
                 """
 for one in $STATEMENTS:
-    $RUN([$SAVE, one, IMMEDIATE, DEFERRED, $RELEASE])
+    $RUN([$SAVE, one, *(_JUDGED if $JUDGED else ()), $RELEASE])
 """,
             ),
         ),
@@ -313,5 +317,95 @@ if self.ledger.next is not None:
         "a row that no snapshot can place is passed over by catch-up and polling",
         (Code("raise foreign_xids($ROWS.foreign)", "return replace($ROWS, more=False)"),),
         (focused("reads_a_table_that_has_strangers"),),
+    ),
+    # One event never stops a stream.
+    Mutant(
+        "structure-by-its-code",
+        "a code that speaks of structure halts, though neighbours pass the same statement",
+        (
+            Code(
+                "$UNIT not in $PASSED and may_be_structure($REFUSED) and not _by_value($REFUSED)",
+                "may_be_structure($REFUSED)",
+            ),
+        ),
+        (at_target("test_what_one_event_fails_with_while_others_pass_is_its_own"),),
+    ),
+    Mutant(
+        "an-internal-error-is-retried",
+        "what an extension reports for a bad value counts as a fault of the server that passes",
+        (Code("$REFUSED.sqlstate == INTERNAL and $FLIGHT.tries > 1", "False"),),
+        (at_target("test_what_one_event_fails_with_while_others_pass_is_its_own"),),
+    ),
+    Mutant(
+        "letters-only-as-they-are",
+        "a dead letter that the database's encoding does not hold is not escaped",
+        (
+            Code(
+                "dead_letter_statement($S, $L, escaped=True)", "dead_letter_statement($S, $L)", inside="_bury"
+            ),
+        ),
+        (at_target("test_a_dead_letter_is_stored_whatever_its_event_says"),),
+    ),
+    # A value arrives as a plain INSERT would store it, or not at all.
+    Mutant(
+        "cast-with-the-modifier",
+        "a text that is too long is cut",
+        (Code("$COLUMN.cast or $COLUMN.type_sql", "$COLUMN.declared"),),
+        (at_target("test_a_value_is_neither_cut_nor_moved_by_hours"),),
+    ),
+    Mutant(
+        "offset-dropped",
+        "a moment in a column without a zone is its local time",
+        (Sql("{}::pg_catalog.timestamptz::pg_catalog.timestamp", "{}::pg_catalog.timestamp"),),
+        (at_target("test_a_value_is_neither_cut_nor_moved_by_hours"),),
+    ),
+    Mutant(
+        "written-as-it-was-planned",
+        "a table that was altered since is written by the casts of before",
+        (Code("[unaltered_sql($SHAPE)] if $SHAPE.identity else []", "[]"),),
+        (at_target("test_a_table_altered_since_it_was_planned_for_is_not_written"),),
+    ),
+    # What an event becomes does not depend on its neighbours.
+    Mutant(
+        "absent-is-null",
+        "a field that an event lacks is written as null where a neighbour has it",
+        (Code("$ABSENT if True in $ABSENT else None", "None", inside="Table._absent"),),
+        (at_target("test_a_field_that_an_event_lacks_is_left_as_it_is_beside_any_neighbour"),),
+    ),
+    Mutant(
+        "constraints-judged-by-part",
+        "after a refusal each half of the batch must meet the deferred constraints by itself",
+        (Code("self._apply($PART, judged=False)", "self._apply($PART, judged=True)"),),
+        (at_target("test_an_unrelated_bad_event_does_not_part_a_child_from_its_parent"),),
+    ),
+    Mutant(
+        "constraints-judged-by-chunk",
+        "each chunk of a large transaction must meet the deferred constraints by itself",
+        (
+            Code(
+                "self._apply_by_unit($CHUNK, judged=self._pace.judge_chunks)",
+                "self._apply_by_unit($CHUNK, judged=True)",
+            ),
+        ),
+        (at_target("test_deferred_constraints_are_judged_where_a_large_transaction_ends"),),
+    ),
+    Mutant(
+        "a-batch-parts-a-transaction",
+        "what is read from the table is cut anywhere, and a child is judged without its parent",
+        (Code("$ENDS.get($EVENT.xid, $NUMBER)", "$NUMBER"),),
+        ("tests/integration/test_whole_transactions.py::test_a_batch_ends_where_a_transaction_does",),
+    ),
+    # Ready means delivering.
+    Mutant(
+        "late-in-silence",
+        "a batch that the target has been at for long is not told",
+        (Code("self._troubled($LATE)", "$LATE"),),
+        (at_target("test_a_batch_that_takes_long_is_told"),),
+    ),
+    Mutant(
+        "the-same-batch-for-ever",
+        "a batch that timed out is sent again at its size",
+        (Code("self._limit.too_much($EVENTS)", "self._limit.worked()"),),
+        (at_target("test_batches_shrink_until_the_target_finishes_one"),),
     ),
 )

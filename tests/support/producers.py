@@ -10,6 +10,7 @@ import json
 import random
 import threading
 import uuid
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import psycopg
@@ -36,7 +37,7 @@ insert into rig.truth (event_id, type, key, payload) select id, %(type)s, key, p
 """
 
 
-def usage_payload(chance: random.Random) -> dict[str, Any]:
+def usage_payload(chance: random.Random, notes: Sequence[str] = _NOTES) -> dict[str, Any]:
     """A usage.limit_reached event that meets its contract."""
     limit = chance.choice((10, 1000, 100000))
     return {
@@ -45,7 +46,7 @@ def usage_payload(chance: random.Random) -> dict[str, Any]:
         "limit": limit,
         "used": chance.randint(1, limit + limit // 10),
         "plan": chance.choice(_PLANS),
-        "note": chance.choice(_NOTES),
+        "note": chance.choice(notes),
         "exact": chance.choice((2**63 + 1, 1, 0.1, -12345678901234567890)),
     }
 
@@ -54,11 +55,18 @@ class Producer:
     """One application connection. `source_dsn` may be the superuser's; the user is replaced by `app`."""
 
     def __init__(
-        self, source_dsn: str, *, name: str = "one", event_type: str = "usage.limit_reached", seed: int = 1
+        self,
+        source_dsn: str,
+        *,
+        name: str = "one",
+        event_type: str = "usage.limit_reached",
+        seed: int = 1,
+        notes: Sequence[str] = _NOTES,
     ) -> None:
         self.name = name
         self.event_type = event_type
         self.chance = random.Random(f"{name} {seed}")
+        self._notes = notes
         self._dsn = psycopg.conninfo.make_conninfo(source_dsn, user="app", password="bridge")
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._emitted: list[tuple[str, str]] = []  # (idempotency key, payload) of committed emits
@@ -82,32 +90,41 @@ class Producer:
         ids: list[uuid.UUID] = []
         with self.connection.transaction(force_rollback=rollback):
             ids.extend(
-                self._one(json.dumps(payload, ensure_ascii=False), via, key or self._key())
-                for payload in payloads or [usage_payload(self.chance) for _ in range(events)]
+                self._one(json.dumps(payload, ensure_ascii=False), via, key or self.own_key())
+                for payload in payloads or [usage_payload(self.chance, self._notes) for _ in range(events)]
             )
         return ids
 
-    def _key(self) -> str:
+    def mixed(self, events: Iterable[tuple[str, dict[str, Any], str | None]]) -> list[uuid.UUID]:
+        """(type, payload, key) of each, in one transaction. key: None for one of its own."""
+        with self.connection.transaction():
+            return [
+                self._one(json.dumps(payload, ensure_ascii=False), "insert", key or self.own_key(), kind)
+                for kind, payload, key in events
+            ]
+
+    def own_key(self) -> str:
         # Its own keys: then the order of truth.n within a key is the order of commits.
         return f"{self.name}-{self.chance.randint(1, 20)}"
 
-    def _one(self, payload: str, via: str, key: str) -> uuid.UUID:
+    def _one(self, payload: str, via: str, key: str, event_type: str = "") -> uuid.UUID:
+        event_type = event_type or self.event_type
         event_id, idempotency_key = uuid.uuid4(), None
         if via == "emit":
             idempotency_key = f"{self.name}:{event_id}"
             statement = "select outbox.emit(%s, %s::jsonb, %s, %s)"
-            arguments = [self.event_type, payload, idempotency_key, key]
+            arguments = [event_type, payload, idempotency_key, key]
             row = self.connection.execute(statement, arguments).fetchone()
             assert row is not None
             event_id = row[0]
         else:
-            self.connection.execute(_DIRECT, [event_id, self.event_type, key, payload, idempotency_key])
-        self.connection.execute(_TRUTH, [event_id, self.event_type, key, payload])
+            self.connection.execute(_DIRECT, [event_id, event_type, key, payload, idempotency_key])
+        self.connection.execute(_TRUTH, [event_id, event_type, key, payload])
         return event_id
 
     def duplicate(self) -> None:
         """One event emitted twice under the same idempotency key: one truth."""
-        payload = json.dumps(usage_payload(self.chance))
+        payload = json.dumps(usage_payload(self.chance, self._notes))
         key = f"{self.name}:{uuid.uuid4()}"
         statement = "select outbox.emit(%s, %s::jsonb, %s, null)"
         with self.connection.transaction():

@@ -340,11 +340,17 @@ def template_of(kind: str) -> str:
     return f"bridge_test_{kind}"
 
 
-def create_database(server: Server, name: str, template: str = "template1") -> Database:
-    """A new database, a copy of `template`."""
+def create_database(
+    server: Server, name: str, template: str = "template1", *, encoding: str = ""
+) -> Database:
+    """A new database, a copy of `template`. encoding: another than the template's, which must be template0 then."""
     with psycopg.connect(server.dsn(), autocommit=True, connect_timeout=10) as connection:
-        statement = sql.SQL("create database {} template {}")
-        connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        statement = sql.SQL("create database {} template {}").format(
+            sql.Identifier(name), sql.Identifier(template)
+        )
+        if encoding:
+            statement += sql.SQL(" encoding {} locale 'C'").format(encoding)
+        connection.execute(statement)
     return Database(server, name)
 
 

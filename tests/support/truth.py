@@ -146,14 +146,23 @@ class Verdict:
 def conservation(source_dsn: str, target_dsn: str, unit: Unit | None = None) -> Verdict:
     """Compare both databases (superuser DSNs) for one unit. Producers must have stopped, see settle()."""
     unit = unit or Unit()
-    with psycopg.connect(source_dsn) as source, psycopg.connect(target_dsn) as target:
-        _carry(source, target, "truth", "select event_id, type, key, n, payload, sha256 from rig.truth")
+    with _utf8(source_dsn) as source, _utf8(target_dsn) as target:
+        judge = target if target.info.parameter_status("server_encoding") == "UTF8" else source
+        _carry(
+            source, judge, "truth", sql.SQL("select event_id, type, key, n, payload, sha256 from rig.truth")
+        )
         if source.execute("select to_regclass('crm.customer')").fetchone() != (None,):
-            _carry(source, target, "customer", "select customer_id, mrr, csm, renewal from crm.customer")
-        _keep(target, "expected", sql.SQL(f"select t.* from pg_temp.truth t where {unit.applies}"))
-        _keep(target, "effect", _effects(unit))
-        _keep(target, "dead", _dead_letters(unit))
-        return _judge(target, unit)
+            _carry(
+                source, judge, "customer", sql.SQL("select customer_id, mrr, csm, renewal from crm.customer")
+            )
+        _keep(judge, "expected", sql.SQL(f"select t.* from pg_temp.truth t where {unit.applies}"))
+        _carry(target, judge, "effect", _effects(unit))
+        _carry(target, judge, "dead", _dead_letters(unit))
+        return _judge(judge, unit)
+
+
+def _utf8(dsn: str) -> Connection:
+    return psycopg.connect(dsn, client_encoding="UTF8")
 
 
 def settle(source_dsn: str, target_dsn: str, unit: Unit | None = None, deadline: float = 30.0) -> float:
@@ -180,25 +189,37 @@ def settle(source_dsn: str, target_dsn: str, unit: Unit | None = None, deadline:
 _SHAPES = {
     "truth": "event_id uuid primary key, type text, key text, n bigint, payload jsonb, sha256 text",
     "customer": "customer_id text primary key, mrr numeric, csm text, renewal date",
+    "effect": "event_id text, n bigint, row jsonb",
+    "dead": "event_id text",
 }
 
 
-def _carry(source: Connection, target: Connection, name: str, query: str) -> None:
-    """Bring a source query into a temporary table of the checker's own session on the target."""
-    target.execute(f"create temp table {name} ({_SHAPES[name]}) on commit drop".encode())
+def _carry(origin: Connection, judge: Connection, name: str, query: sql.Composable) -> None:
+    """Bring a query's rows into a temporary table of the checker's own session: on the target, or on the source if
+    the target's encoding does not hold every text."""
+    if origin is judge:
+        _keep(judge, name, query)
+        return
+    judge.execute(f"create temp table {name} ({_SHAPES[name]}) on commit drop".encode())
     with (
-        source.cursor().copy(f"copy ({query}) to stdout".encode()) as reader,
-        target.cursor().copy(f"copy pg_temp.{name} from stdin".encode()) as writer,
+        origin.cursor().copy(sql.SQL("copy ({}) to stdout").format(query)) as reader,
+        judge.cursor().copy(f"copy pg_temp.{name} from stdin".encode()) as writer,
     ):
         for block in reader:
             writer.write(block)
+    _index(judge, name)
 
 
-def _keep(target: Connection, name: str, query: sql.Composable) -> None:
-    """The query's rows as they are now, indexed by event."""
-    target.execute(sql.SQL(f"create temp table {name} on commit drop as ") + query)
-    target.execute(f"create index on pg_temp.{name} (event_id)".encode())
-    target.execute(f"analyze pg_temp.{name}".encode())
+def _keep(judge: Connection, name: str, query: sql.Composable) -> None:
+    """The query's rows as they are now, indexed."""
+    judge.execute(sql.SQL(f"create temp table {name} on commit drop as ") + query)
+    _index(judge, name)
+
+
+def _index(judge: Connection, name: str) -> None:
+    column = _SHAPES.get(name, "event_id").split()[0]
+    judge.execute(f"create index on pg_temp.{name} ({column})".encode())
+    judge.execute(f"analyze pg_temp.{name}".encode())
 
 
 def _effects(unit: Unit) -> sql.Composable:
@@ -219,9 +240,9 @@ def _dead_letters(unit: Unit) -> sql.Composable:
     ).format(unit.pipeline, unit.destination)
 
 
-def _judge(target: Connection, unit: Unit) -> Verdict:
+def _judge(judge: Connection, unit: Unit) -> Verdict:
     def column(query: str) -> list[Any]:
-        return [row[0] for row in target.execute(query.encode())]
+        return [row[0] for row in judge.execute(query.encode())]
 
     applied = "exists (select from effect e where e.event_id = t.event_id::text)"
     dead = "exists (select from dead d where d.event_id = t.event_id::text)"
@@ -240,7 +261,7 @@ def _judge(target: Connection, unit: Unit) -> Verdict:
             "select coalesce(e.event_id, 'null') from effect e"
             " where not exists (select from expected t where t.event_id::text = e.event_id)"
         ),
-        wrong=_wrong(target, unit),
+        wrong=_wrong(judge, unit),
         out_of_order=column(_OUT_OF_ORDER) if unit.ordered else [],
     )
 
@@ -267,7 +288,7 @@ select event_id from (
 _PAIRS = "select t.event_id from expected t join effect e on e.event_id = t.event_id::text"
 
 
-def _wrong(target: Connection, unit: Unit) -> list[tuple[UUID, str]]:
+def _wrong(judge: Connection, unit: Unit) -> list[tuple[UUID, str]]:
     if unit.table is None:
         return []
     checks = [
@@ -280,5 +301,5 @@ def _wrong(target: Connection, unit: Unit) -> list[tuple[UUID, str]]:
     found: list[tuple[UUID, str]] = []
     for name, differs in checks:
         query = f"{_PAIRS} where {differs}".encode()
-        found += [(row[0], name) for row in target.execute(query)]
+        found += [(row[0], name) for row in judge.execute(query)]
     return found

@@ -56,11 +56,12 @@ def fill(database: Database, kind: Kind) -> Database:
     return database
 
 
-def make_database(server: Server, name: str, kind: Kind) -> Database:
-    """A new database with all of that, in place of one of this name."""
+def make_database(server: Server, name: str, kind: Kind, *, encoding: str = "") -> Database:
+    """A new database with all of that, in place of one of this name. encoding: not the server's."""
     make_roles(server)
     drop_database(Database(server, name))
-    return fill(create_database(server, name), kind)
+    template = "template0" if encoding else "template1"
+    return fill(create_database(server, name, template, encoding=encoding), kind)
 
 
 # -- the world -----------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Faults at random under load: `python -m tests.torture --minutes 30 --seed 7 --report build/torture.json`.
 
-Four producers, two bridges, a proxy before each server. Every minute the producers pause and the conservation
-law must hold. The report says what really happened; a class of faults that never struck is a failure, because
-then the run has proved less than it says.
+Four producers, some of whose events are poison (poison.py); two bridges; a proxy before each server. Every minute the
+producers pause and the conservation law must hold. The report says what really happened; a class of faults that never
+struck is a failure, because then the run has proved less than it says.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import Any
 import psycopg
 
 from tests.support.servers import Database
-from tests.support.truth import Verdict, conservation
+from tests.support.truth import Unit, Verdict, conservation
 from tests.support.world import until
+from tests.torture import poison
 from tests.torture.faults import Faults
 from tests.torture.load import Load, at_rest
 from tests.torture.own import letters_of_nulls
@@ -57,24 +58,41 @@ class Law:
         for (gid,) in left:
             self._world.source.execute(f"commit prepared '{gid}'")
         took = self._caught_up()
-        verdict = conservation(self._world.source.dsn, self._world.target.dsn)
-        dead = len(self._world.dead_letters())
-        self._rig.happened.counts["dead letters"] = dead
+        verdicts = [
+            conservation(self._world.source.dsn, self._world.target.dsn, unit)
+            for unit in (Unit(), *poison.units())
+        ]
+        self._rig.happened.counts["dead letters"] = len(self._world.dead_letters())
+        fates = poison.fates(self._world)
+        self._rig.happened.counts.update(fates.committed - self._rig.happened.counts)
         if self._rig.slot_exists():
             self._world.check_confirmed()
-        late = len(verdict.out_of_order) if self._late_by_right(verdict) else 0
-        holds = verdict.holds or (bool(late) and replace(verdict, out_of_order=[]).holds)
+        late = sum(len(verdict.out_of_order) for verdict in verdicts if self._late_by_right(verdict))
+        holds = all(
+            verdict.holds or (self._late_by_right(verdict) and replace(verdict, out_of_order=[]).holds)
+            for verdict in verdicts
+        )
+        holds = holds and not fates.wrong
         nulls = self._faults.nulls - letters_of_nulls(self._world)
         holds = holds and nulls == 0
         found = {
             "holds": holds,
-            "verdict": str(verdict),
+            "verdicts": [str(verdict) for verdict in verdicts],
+            "poison": dict(fates.committed),
+            "wrong_fates": fates.wrong[:100],
             "late_because_withheld": late,
             "rows_with_null_that_are_no_dead_letter": nulls,
             "seconds_to_catch_up": round(took, 2),
         }
         rightly = f", all of them withheld by a publication: {late}" if late else ""
-        print(f"{time.strftime('%H:%M:%S')} {verdict}{rightly} ({took:.0f} s to catch up)", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} ({took:.0f} s to catch up{rightly})", flush=True)
+        for verdict in verdicts:
+            print(f"    {verdict}", flush=True)
+        wrong = "".join(f"\n    {fate}" for fate in fates.wrong[:10])
+        print(
+            f"    poison and look-alikes {fates.committed.total()}, wrong fates {len(fates.wrong)}{wrong}",
+            flush=True,
+        )
         return found
 
     def _caught_up(self) -> float:
@@ -120,15 +138,17 @@ def _accepts(database: Database) -> bool:
     return True
 
 
-def torture(minutes: float, seed: int, directory: Path, *, own: bool = False) -> dict[str, Any]:
+def torture(
+    minutes: float, seed: int, directory: Path, *, own: bool = False, latin1: bool = False
+) -> dict[str, Any]:
     """Run; the report. `ok`: the law held every time and, in a run of WHOLE minutes, every class of fault struck. While
     one has not, such a run goes on, up to five minutes more."""
     chance = random.Random(seed)
-    rig = Rig(directory, chance, own=own)
+    rig = Rig(directory, chance, own=own, latin1=latin1)
     faults = Faults(rig)
     law = Law(rig, faults)
     go = threading.Event()
-    loads = [Load(rig.world.source, f"producer-{n}", seed, go, rig.happened) for n in range(4)]
+    loads = [Load(rig.world.source, f"producer-{n}", seed, go, rig.happened, latin1=latin1) for n in range(4)]
     checks: list[dict[str, Any]] = []
     failure = ""
     began = time.monotonic()
@@ -154,7 +174,7 @@ def torture(minutes: float, seed: int, directory: Path, *, own: bool = False) ->
             go.clear()
             at_rest(loads)
             checks.append(law.judge())
-            if time.monotonic() >= end and minutes >= WHOLE and rig.happened.missing(own=own):
+            if time.monotonic() >= end and minutes >= WHOLE and rig.happened.missing(own=own, latin1=latin1):
                 end = min(time.monotonic() + 60, began + minutes * 60 + LONGER)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
@@ -167,7 +187,7 @@ def torture(minutes: float, seed: int, directory: Path, *, own: bool = False) ->
             if load.is_alive():
                 load.join(30)
         rig.close()
-    missing = rig.happened.missing(own=own)
+    missing = rig.happened.missing(own=own, latin1=latin1)
     struck = not missing or minutes < WHOLE
     return {
         "ok": not failure and struck and bool(checks) and all(check["holds"] for check in checks),
@@ -187,11 +207,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--report", type=Path, default=Path("build/torture.json"))
     parser.add_argument("--own", action="store_true", help="an outbox of the customer's own (own.py)")
+    parser.add_argument("--latin1", action="store_true", help="a target that does not hold every text")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 31)
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="torture-") as directory:
-        report = torture(arguments.minutes, seed, Path(directory), own=arguments.own)
+        report = torture(arguments.minutes, seed, Path(directory), own=arguments.own, latin1=arguments.latin1)
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     arguments.report.write_text(json.dumps(report, indent=1, default=str))
     print(json.dumps({key: report[key] for key in ("ok", "failure", "never_happened", "happened")}, indent=1))

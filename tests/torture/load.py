@@ -10,6 +10,7 @@ import psycopg
 
 from tests.support.producers import Producer
 from tests.support.servers import Database
+from tests.torture.poison import LATIN1_NOTES, strike
 from tests.torture.rig import BATCH, STALLED, Happened
 
 _TWO_PHASE = (
@@ -21,13 +22,22 @@ _TWO_PHASE = (
 
 
 class Load(threading.Thread):
-    """One producer: 1 to 5,000 rows a transaction, rollbacks, two phases, duplicate keys, bad events."""
+    """One producer: 1 to 5,000 rows a transaction, rollbacks, two phases, duplicate keys, poison."""
 
     def __init__(
-        self, source: Database, name: str, seed: int, go: threading.Event, happened: Happened
+        self,
+        source: Database,
+        name: str,
+        seed: int,
+        go: threading.Event,
+        happened: Happened,
+        *,
+        latin1: bool = False,
     ) -> None:
         super().__init__(name=name, daemon=True)
-        self.producer = Producer(source.dsn, name=name, seed=seed)
+        notes = {"notes": LATIN1_NOTES} if latin1 else {}
+        self.producer = Producer(source.dsn, name=name, seed=seed, **notes)
+        self.latin1 = latin1
         self.go = go
         self.ended = threading.Event()
         self.idle = threading.Event()
@@ -68,9 +78,8 @@ class Load(threading.Thread):
         elif what < 0.84:
             producer.duplicate()
             self._happened.add("duplicate keys")
-        elif what < 0.86:
-            bad = {"customer_id": "cus_1", "metric": "seats", "limit": 1, "used": 1, "plan": "bad"}
-            producer.transaction(payloads=[{**bad, "plan": "pro"}, bad, {**bad, "plan": "pro"}])
+        elif what < 0.88:
+            strike(producer, latin1=self.latin1)
         elif what > 0.975:
             rows = int(5000 ** chance.random())
             producer.burst(rows)

@@ -18,6 +18,7 @@ from tests.support.proxy import FaultProxy, LostAnswer
 from tests.support.servers import EmbeddedServer, Servers
 from tests.support.world import IMPATIENT, World, make_database
 from tests.torture.own import use_own_outbox
+from tests.torture.poison import HARMLESS, LATIN1_HARMLESS, LATIN1_POISON, POISON, add_tables
 
 STALLED = 300.0
 """Seconds without progress after which the run has failed. Nothing else has a deadline: a machine can be slow."""
@@ -50,10 +51,13 @@ CLASSES = (
     "duplicate keys",
     "dead letters",
     "takeovers",
+    *POISON,
+    *HARMLESS,
 )
 """What must have happened at least once."""
 
 OWN_CLASSES = ("rows moved between partitions", "applied rows deleted", "rows with NULL")
+LATIN1_CLASSES = (*LATIN1_POISON, *LATIN1_HARMLESS)
 
 
 class Happened:
@@ -72,15 +76,18 @@ class Happened:
                 at = round(time.monotonic() - self._began, 2)
                 self.log.append({"at": at, "what": what, **detail})
 
-    def missing(self, *, own: bool = False) -> list[str]:
+    def missing(self, *, own: bool = False, latin1: bool = False) -> list[str]:
         """The classes of faults that have not struck."""
-        return [name for name in (*CLASSES, *(OWN_CLASSES if own else ())) if not self.counts[name]]
+        classes = (*CLASSES, *(OWN_CLASSES if own else ()), *(LATIN1_CLASSES if latin1 else ()))
+        return [name for name in classes if not self.counts[name]]
 
 
 class Rig:
     """The servers and the bridges. Close it."""
 
-    def __init__(self, directory: Path, chance: random.Random, *, own: bool = False) -> None:
+    def __init__(
+        self, directory: Path, chance: random.Random, *, own: bool = False, latin1: bool = False
+    ) -> None:
         self.chance = chance
         self.own = own
         self.happened = Happened()
@@ -91,12 +98,13 @@ class Rig:
         self.source, self.target = source, target
         self.world = world = World(
             make_database(source, "torture", "source"),
-            make_database(target, "torture", "target"),
+            make_database(target, "torture", "target", encoding="LATIN1" if latin1 else ""),
             directory,
         )
         world.target.execute(
             "alter table events.usage_limits add constraint plan_is_good check (plan <> 'bad')"
         )
+        add_tables(world)
         world.target.execute("create index on rig.effects (n)")
         world.target.execute("create index on rig.effects ((row ->> 'event_id'))")
         for cluster in (source, target):  # a crash is recovered from in seconds, on a slow machine too
