@@ -341,7 +341,7 @@ if self.ledger.next is not None:
         "a dead letter that the database's encoding does not hold is not escaped",
         (
             Code(
-                "dead_letter_statement($S, $L, escaped=True)", "dead_letter_statement($S, $L)", inside="_bury"
+                "dead_letter_statement($S, $L, escaped=True)", "dead_letter_statement($S, $L)", inside="bury"
             ),
         ),
         (at_target("test_a_dead_letter_is_stored_whatever_its_event_says"),),
