@@ -83,7 +83,9 @@ def cause_of(run: Run, write: Write, row: int, refused: Refused) -> str:
             if too_long(write.shape.columns[name], value):
                 return f"column {name}: {words}"
             continue
-        cast = Statement(f"select {value_sql(column_of, '$1::pg_catalog.text')}".encode(), [value])
+        # as an assignment does: below its domains, then with the modifier
+        typed = f"({value_sql(column_of, '$1::pg_catalog.text')})::{column_of.declared or column_of.type_sql}"
+        cast = Statement(f"select {typed}".encode(), [value])
         try:
             run([_SAVE, cast, _RELEASE])
         except Refused as other:
