@@ -18,7 +18,7 @@ from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression
 from bridge.expressions.operators import MISSING, Path, follow
 from bridge.planning.column_text import Texts, texts, texts_of_each
-from bridge.planning.plan import Column, Deliver, TableShape, Write
+from bridge.planning.plan import Column, Deliver, TableShape, Write, keyed_by_event
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
 
@@ -99,7 +99,7 @@ class Table:
         """The columns for which absent and null differ: where a row may be there already, and where there is a
         default. A key is always written, and so is the version."""
         always = {*self.spec.key, self.spec.version_column}
-        upsert = self.spec.mode == "upsert"
+        upsert = self.spec.mode == "upsert" and not keyed_by_event(self.spec)
         return frozenset(
             name
             for name, column in self.shape.columns.items()

@@ -177,12 +177,16 @@ def _settled(plans: list[Write]) -> bool:
 
 def by_event(plan: Write) -> bool:
     """True if the key is the event's id, which occurs once in a write and once in a table."""
-    mapping = plan.spec.columns
-    if len(plan.spec.key) != 1:
+    return keyed_by_event(plan.spec)
+
+
+def keyed_by_event(spec: TableSpec) -> bool:
+    """Is its key the event's id?"""
+    if len(spec.key) != 1:
         return False
-    if mapping is None:
-        return plan.spec.key == ("event_id",)
-    return mapping.get(plan.spec.key[0]) == "$meta.id"
+    if spec.columns is None:
+        return spec.key == ("event_id",)
+    return spec.columns.get(spec.key[0]) == "$meta.id"
 
 
 def _keys(plan: Write, names: tuple[str, ...]) -> list[Key] | None:
