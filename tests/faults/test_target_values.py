@@ -263,6 +263,7 @@ def test_deferred_keys_are_judged_with_all_units_in_place(schema: World) -> None
     assert (world.applied("t.child"), world.applied("t.parent")) == (6, 6)
 
 
+@pytest.mark.slow
 def test_a_transaction_in_chunks_is_judged_at_its_end(schema: World) -> None:
     """A child whose parent comes two chunks later is good, also beside one whose parent never comes."""
     world = schema
