@@ -146,6 +146,11 @@ def test_killed_at_each_point_after_the_slot_was_lost(small: World) -> None:
         first.kill()
         for point in (*SLOT, "missing.read", "apply.sent", "ledger.saved"):
             lose_the_slot(small)
+            for _ in range(40):
+                producer.transaction(3)
+            kill_at(small, point, producer, nothing)
+        for point in HUGE:
+            lose_the_slot(small)
             producer.burst(120)
             kill_at(small, point, producer, nothing)
     law_at_the_end(small)
