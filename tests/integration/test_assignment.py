@@ -275,8 +275,8 @@ def test_every_type_stores_what_an_insert_stores(types: Database, bridge: Bridge
             shape = bridge.shape()
             for value in LISTS if is_array(type_sql) else SCALARS:
                 pairs += 1
-                if pairs % every:
-                    continue
+                if pairs % every or (base == '"char"' and not literal(value).isascii()):
+                    continue  # "char" takes a byte of it, which before 16 is no text
                 want, got = written_by_hand(by_hand, type_sql, value), bridge.written(shape, value)
                 stored += got is not None
                 if got is not None and got != want:
