@@ -12,16 +12,12 @@ and operator in them is qualified.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import psycopg
 from psycopg import sql
 
 from bridge.planning.plan import NUMBERS, Column, TableShape
-
-
-def type_name(column: Column) -> str:
-    """The type that text is cast to."""
-    return column.cast or column.type_sql
 
 
 def value_sql(column: Column, argument: str) -> str:
@@ -32,8 +28,12 @@ def value_sql(column: Column, argument: str) -> str:
     if column.base == "interval" and column.declared != "interval":
         return _typed(argument, column.declared)  # `5` is five months in an interval year to month
     if column.read_by_cast:
-        return _typed(argument, type_name(column))
-    return argument if column.base == "text" else f"{argument}::{type_name(column)}"
+        return _typed(argument, _cast_type(column))
+    return argument if column.base == "text" else f"{argument}::{_cast_type(column)}"
+
+
+def _cast_type(column: Column) -> str:
+    return column.cast or column.type_sql
 
 
 def _typed(argument: str, declared: str) -> str:
@@ -43,12 +43,8 @@ def _typed(argument: str, declared: str) -> str:
 
 
 # A moment that goes where no zone is kept: in UTC, which is the session's zone. The types' own input drops the offset.
-def _timestamp(argument: str) -> str:
-    return f"{argument}::pg_catalog.timestamptz::pg_catalog.timestamp"
-
-
-def _timestamps(argument: str) -> str:
-    return f"{argument}::pg_catalog._timestamptz::pg_catalog._timestamp"
+def _by_way_of(name: str, other: str) -> Callable[[str], str]:
+    return lambda argument: f"{argument}::pg_catalog.{other}::pg_catalog.{name}"
 
 
 def _date(argument: str) -> str:
@@ -59,10 +55,6 @@ def _date(argument: str) -> str:
         f"case when {short} or {far} then {argument}::pg_catalog.date"
         f" else {argument}::pg_catalog.timestamptz::pg_catalog.date end"
     )
-
-
-def _dates(argument: str) -> str:
-    return f"{argument}::pg_catalog._timestamptz::pg_catalog._date"
 
 
 def _time(argument: str) -> str:
@@ -78,30 +70,24 @@ def _time(argument: str) -> str:
     )
 
 
-def _money(argument: str) -> str:
+def _money(argument: str, array: str = "") -> str:
+    """array: an underscore for money[]."""
     numbers = f"pg_catalog.substr({argument}, 2)"
     return (
         f"case when pg_catalog.left({argument}, 1) operator(pg_catalog.=) '{NUMBERS.decode()}'"
-        f" then {numbers}::pg_catalog.numeric::pg_catalog.money else {argument}::pg_catalog.money end"
-    )
-
-
-def _moneys(argument: str) -> str:
-    numbers = f"pg_catalog.substr({argument}, 2)"
-    return (
-        f"case when pg_catalog.left({argument}, 1) operator(pg_catalog.=) '{NUMBERS.decode()}'"
-        f" then {numbers}::pg_catalog._numeric::pg_catalog._money else {argument}::pg_catalog._money end"
+        f" then {numbers}::pg_catalog.{array}numeric::pg_catalog.{array}money"
+        f" else {argument}::pg_catalog.{array}money end"
     )
 
 
 _SPECIAL: dict[str, Callable[[str], str]] = {
-    "timestamp": _timestamp,
-    "_timestamp": _timestamps,
+    "timestamp": _by_way_of("timestamp", "timestamptz"),
+    "_timestamp": _by_way_of("_timestamp", "_timestamptz"),
     "date": _date,
-    "_date": _dates,
+    "_date": _by_way_of("_date", "_timestamptz"),
     "time": _time,
     "money": _money,
-    "_money": _moneys,
+    "_money": partial(_money, array="_"),
 }
 
 

@@ -144,6 +144,7 @@ class TargetLink:
         self._names: dict[bytes, bytes] = {}  # SQL -> prepared statement's name
         self._prepared = 0  # so far
         self._prepared_bytes = 0  # of SQL, now
+        self._stale = False  # the server may have more than _names says
         self._expected: deque[tuple[str, bytes]] = deque()  # ("prepare" | "run" | "sync", SQL)
         self.busy = False
         """An answer is not complete yet."""
@@ -172,11 +173,14 @@ class TargetLink:
         connection = self._connection
         self._rows, self._error, self._statement = [], None, 0
         self.affected = []
-        if self._prepared_bytes > _PREPARED_AT_MOST and not self.in_transaction:
-            self._forget()
+        if self._stale and not self.in_transaction:
+            self._forget_all()
+        failed = connection.transaction_status == pq.TransactionStatus.INERROR
         for text, parameters, binary in statements:
             name = self._names.pop(text, None)
             if name is None:
+                if not failed:
+                    self._forget()
                 self._prepared += 1
                 self._prepared_bytes += len(text)
                 name = b"s%d" % self._prepared
@@ -193,14 +197,20 @@ class TargetLink:
         self._want_write = bool(connection.flush())
 
     def _forget(self) -> None:
-        """Of the prepared statements, those that were not used for the longest time. Outside of a transaction, because
-        in one that has failed the server would refuse to."""
-        for text in list(self._names):
-            if self._prepared_bytes <= _PREPARED_AT_MOST:
-                break
+        """Of the prepared statements, those that were not used for the longest time. Not in a transaction that has
+        failed: the server would refuse to."""
+        while self._prepared_bytes > _PREPARED_AT_MOST:
+            text, name = next(iter(self._names.items()))
+            del self._names[text]
             self._prepared_bytes -= len(text)
-            self._connection.send_query_params(b"deallocate " + self._names.pop(text), None)
-            self._expected.append(("forget", text))
+            self._connection.send_query_params(b"deallocate " + name, None)
+            self._expected.append(("forget", name))
+
+    def _forget_all(self) -> None:
+        """After a flight that failed before a statement of its own was forgotten: which ones are there is not known."""
+        self._names, self._prepared_bytes, self._stale = {}, 0, False
+        self._connection.send_query_params(b"deallocate all", None)
+        self._expected.append(("forget", b""))
 
     def pump(self) -> bool:
         """Process received data. True: the answer is complete."""
@@ -241,6 +251,8 @@ class TargetLink:
                 raise Retry(f"the target ended the session: {said}", reason="target_lost", hint=LOST)
         if status not in _OK and kind == "prepare" and self._names.pop(text, None) is not None:
             self._prepared_bytes -= len(text)
+        if status not in _OK and kind == "forget":
+            self._stale = True
         if kind == "run":
             self._statement += 1
             self.affected.append(result.command_tuples or 0)

@@ -78,9 +78,9 @@ def compile_write(
 ) -> bytes:
     """`insert into t (a, b) select c0::type, ... from (select unnest($1::text[]) as c0, ...) as r [on conflict ...]`.
 
-    elements: the type of each array's. new: without `on conflict`. only: a condition over a row
-    of r. Arrays of one length are unnested in step; in a
-    select list for less than in a from clause, which keeps all rows before it hands out the first."""
+    elements: the type of each array's. new: without `on conflict`. only: a condition over a row of r. Arrays
+    of one length are unnested in step; in a select list for less than in a from clause, which keeps all rows before it
+    hands out the first."""
     table = sql.Identifier(shape.schema, shape.table)
     columns = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, names))) if names else sql.SQL("")
     values = sql.SQL(", ").join(

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from bridge.errors import BridgeError
 from bridge.expressions.expression import Expression, compile_expression
-from bridge.planning.plan import Column, TableShape
+from bridge.planning.plan import Column, TableShape, keyed_by_event
 from bridge.planning.rows import classify, names_of
 from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec, Unit
 from bridge.planning.steps.step import StepContext, StepSpec
@@ -305,12 +305,11 @@ def _optional(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> dict[
     paths: dict[str, Sequence[str]] = {}
     if spec.columns is None:
         return paths
-    by_event = any(spec.columns.get(name) == "$meta.id" for name in spec.key)
     for name in names:
         value = classify(spec.columns.get(name))
         if not isinstance(value, Expression) or value.plain_path is None or value.plain_path[0] != "event":
             continue
-        kept = (spec.mode == "upsert" and not by_event) or shape.columns[name].has_default
+        kept = (spec.mode == "upsert" and not keyed_by_event(spec)) or shape.columns[name].has_default
         if kept and name not in (*spec.key, spec.version_column) and len(value.plain_path) > 1:
             paths[name] = [str(part) for part in value.plain_path[1:]]
     return paths

@@ -61,6 +61,13 @@ def attempt(run: Run, statements: Sequence[Statement], *, judged: bool = True) -
     return None
 
 
+def in_place(run: Run, refused: Refused | None) -> None:
+    """What passed together a moment ago was made again, after an attempt that undid it; raises Retry if refused."""
+    if refused is not None:
+        run([ROLLBACK])
+        raise Retry(safe_message(refused.error))
+
+
 def may_be_structure(refused: Refused) -> bool:
     """By its SQLSTATE; whether it is, the neighbours tell."""
     return refused.sqlstate == INTERNAL or verdict_of(refused.sqlstate) is Verdict.HALT
@@ -120,7 +127,7 @@ class Bisection:
         for place in sorted(failed):
             letter = self._dead(place, failed[place])
             write = self._writes[place.write]
-            if self._chunk and place in violating and (write.spec.mode == "insert" or by_event(write)):
+            if self._chunk and place in violating and (not write.spec.key or by_event(write)):
                 self.late.append((write.pick([place.row]), letter))
             else:
                 dead.append(letter)
@@ -159,9 +166,7 @@ class Bisection:
             passed, alone = gathered([[place] for place in found], lambda some: self._together([good, *some]))
             good += [place for unit in passed for place in unit]
             found = {place: refused for (place,), refused in alone}
-        if (refused := self._together([good])) is not None:  # it passed a moment ago
-            self._run([ROLLBACK])
-            raise Retry(safe_message(refused.error))
+        in_place(self._run, self._together([good]))
         return found
 
     def _together(self, parts: Sequence[list[_Place]]) -> Refused | None:

@@ -86,7 +86,7 @@ class Engine:
         require_columns(self._control.connection, outbox, publication)
         self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))
         self._decoder = Decoder(
-            outbox.schema, outbox.table, outbox.columns, max_events=pace.limit, max_bytes=spec.max_bytes
+            outbox.schema, outbox.table, outbox.columns, max_events=pace.batch.now, max_bytes=spec.max_bytes
         )
         self._sockets = Sockets(self._link, self._decoder, waker, stop)
         self._transactions = Transactions(
@@ -232,7 +232,7 @@ class Engine:
 
     def settle(self, request: ask.Settle) -> None:
         done = self._transactions.settle()
-        self._decoder.max_events = self._pace.limit
+        self._decoder.max_events = self._pace.batch.now
         now = time.monotonic()
         began, ledger = self._sent[0][0], self._sent[-1][1]
         self._sent.clear()

@@ -14,29 +14,27 @@ LATE_SECONDS = 20.0
 
 
 class Pace:
-    """limit: events of a batch. judge_chunks: judge deferred constraints after every chunk of a transaction, because
+    """batch: its events. judge_chunks: judge deferred constraints after every chunk of a transaction, because
     at its end one was violated and its rows were no longer in memory."""
 
     def __init__(self, most: int = 2000) -> None:
-        self._limit = Limit(most)
-        self.limit = most
+        self.batch = Limit(most)
         self.judge_chunks = False
         self.slowed = False
         """Something is not as it is at first: worked() has something to do."""
 
     def at_most(self, events: int) -> None:
         """The configuration's limit."""
-        if events != self._limit.most:
-            self._limit = Limit(events)
-            self.limit = events
+        if events != self.batch.most:
+            self.batch = Limit(events)
 
     def too_slow(self, events: int) -> Retry:
         """A batch of so many events timed out: what to raise."""
-        self._limit.too_much(events)
-        self.limit, self.slowed = self._limit.now, True
+        self.batch.too_much(events)
+        self.slowed = True
         return Retry(
             f"the target did not finish a batch of {events} events within its statement_timeout; "
-            f"the next has at most {self.limit}",
+            f"the next has at most {self.batch.now}",
             reason="target_slow",
             hint=SLOW,
         )
@@ -55,9 +53,9 @@ class Pace:
 
     def worked(self) -> None:
         """A batch is durable."""
-        self._limit.worked()
-        self.limit, self.judge_chunks = self._limit.now, False
-        self.slowed = self._limit.now < self._limit.most
+        self.batch.worked()
+        self.judge_chunks = False
+        self.slowed = self.batch.now < self.batch.most
 
 
 SLOW = (

@@ -7,16 +7,19 @@ are not touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from bridge.attempts import bisect
-from bridge.planning.plan import DeadLetter, Deliver
+from bridge.planning.plan import DeadLetter
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import OUR_PATH, Refused, Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement
 from bridge.stream.bisection import attempt
 from bridge.stream.planned import PlannedBatch
 from bridge.stream.refusal import Run, structure
+
+T = TypeVar("T")
 
 
 def record(run: Run, stream: str, prepared: PlannedBatch) -> None:
@@ -29,8 +32,11 @@ def record(run: Run, stream: str, prepared: PlannedBatch) -> None:
         statements.append(dead_letter_statement(stream, prepared.dead_letters))
     if attempt(run, statements, judged=False) is None:
         return
-    for delivery, refused in _deliver(run, stream, deliveries):
-        _halt_if_ledger(run, stream, refused)
+    for delivery, refused in _refused(
+        run, deliveries, lambda some, way: delivery_statement(stream, some, escaped=way)
+    ):
+        if attempt(run, [delivery_statement(stream, [])], judged=False) is not None:
+            raise structure(refused)  # without a message, too
         cause = f"the message cannot be stored: {safe_message(refused.error)}"
         prepared.dead.append(
             DeadLetter(delivery.pipeline, delivery.destination, delivery.event, refused.sqlstate, cause)
@@ -38,31 +44,23 @@ def record(run: Run, stream: str, prepared: PlannedBatch) -> None:
     bury(run, stream, prepared.dead_letters)
 
 
-def _deliver(run: Run, stream: str, deliveries: Sequence[Deliver]) -> list[tuple[Deliver, Refused]]:
-    def try_all(some: Sequence[Deliver]) -> Refused | None:
-        return attempt(run, [delivery_statement(stream, some)], judged=False)
-
-    def try_one(some: Sequence[Deliver]) -> Refused | None:
-        return attempt(run, [delivery_statement(stream, some, escaped=True)], judged=False)
-
-    return bisect([delivery for delivery, _ in bisect(deliveries, try_all)], try_one)
-
-
 def bury(run: Run, stream: str, letters: Sequence[DeadLetter]) -> None:
     """Store these dead letters inside the open transaction. Raises Halt where the ledger is refused."""
-
-    def try_all(some: Sequence[DeadLetter]) -> Refused | None:
-        return attempt(run, [dead_letter_statement(stream, some)], judged=False)
-
-    def try_one(some: Sequence[DeadLetter]) -> Refused | None:
-        return attempt(run, [dead_letter_statement(stream, some, escaped=True)], judged=False)
-
-    for _, refused in bisect([letter for letter, _ in bisect(letters, try_all)], try_one):
+    for _, refused in _refused(
+        run, letters, lambda some, way: dead_letter_statement(stream, some, escaped=way)
+    ):
         raise structure(refused)
 
 
-def _halt_if_ledger(run: Run, stream: str, refused: Refused) -> None:
-    """Raises Halt if the statement fails without rows, too."""
-    empty: list[Statement] = [delivery_statement(stream, [])]
-    if attempt(run, empty, judged=False) is not None:
-        raise structure(refused)
+def _refused(
+    run: Run, items: Sequence[T], statement: Callable[[Sequence[T], bool], Statement]
+) -> list[tuple[T, Refused]]:
+    """Store them as they are, else escaped (the statement's second argument); those that neither form can hold."""
+
+    def plain(some: Sequence[T]) -> Refused | None:
+        return attempt(run, [statement(some, False)], judged=False)
+
+    def escaped(some: Sequence[T]) -> Refused | None:
+        return attempt(run, [statement(some, True)], judged=False)
+
+    return bisect([item for item, _ in bisect(items, plain)], escaped)

@@ -91,8 +91,8 @@ class SourceSide:
         if self._reader is None:
             connection = connect(self._plan.source_dsn, SOURCE_ROWS, self._plan.stream)
             self._closers.append(connection.close)
-            self._reader = MissingReader(connection, self._plan.outbox, self._pace.limit)
-        self._reader.max_events = self._pace.limit
+            self._reader = MissingReader(connection, self._plan.outbox, self._pace.batch.now)
+        self._reader.max_events = self._pace.batch.now
         missing = self._reader.read(request)
         hit("missing.read")
         if missing.batch.events:

@@ -20,7 +20,13 @@ from bridge.stream.spec import StreamSpec
 
 def plan_target(plan: StreamSpec) -> Planner:
     """Check the target's catalog and compile the pipelines for its tables. Raises Halt."""
+    return examine_target(plan)[0]
+
+
+def examine_target(plan: StreamSpec) -> tuple[Planner, list[Finding]]:
+    """The same, and what does not stop the stream and may cost events."""
     shapes: dict[tuple[str, str], TableShape] = {}
+    doubts: list[Finding] = []
     with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
         findings = ledger_findings(connection)
         for pipeline in plan.pipelines:
@@ -28,13 +34,14 @@ def plan_target(plan: StreamSpec) -> Planner:
                 if isinstance(destination, TableSpec) and destination.connection == plan.connection:
                     shape, found = table_of_destination(connection, plan, pipeline.events, destination)
                     findings += [finding for finding in found if finding.stops]
+                    doubts += [finding for finding in found if not finding.stops]
                     if shape is not None:
                         shapes[pipeline.name, name] = shape
     if findings:
         message = "; ".join(finding.message for finding in findings)
         fixes = dict.fromkeys(finding.fix for finding in findings)
         raise Halt(message, reason=findings[0].reason, hint="\n".join(fixes))
-    return Planner(
+    planner = Planner(
         plan.pipelines,
         plan.contracts,
         shapes,
@@ -44,6 +51,7 @@ def plan_target(plan: StreamSpec) -> Planner:
         max_payload=plan.max_payload,
         nulls=plan.outbox.is_foreign,
     )
+    return planner, doubts
 
 
 def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> TableShape:
@@ -55,18 +63,6 @@ def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> Tabl
             raise Halt(finding.message, reason=finding.reason, hint=finding.fix)
     assert shape is not None  # noqa: S101  otherwise a finding says why
     return shape
-
-
-def target_doubts(plan: StreamSpec) -> list[Finding]:
-    """What does not stop the stream, and may cost events."""
-    doubts = []
-    with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
-        for pipeline in plan.pipelines:
-            for spec in pipeline.destinations.values():
-                if isinstance(spec, TableSpec) and spec.connection == plan.connection:
-                    _, found = table_of_destination(connection, plan, pipeline.events, spec)
-                    doubts += [finding for finding in found if not finding.stops]
-    return doubts
 
 
 def table_of_destination(

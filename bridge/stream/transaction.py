@@ -32,7 +32,7 @@ from bridge.postgres.target import (
 from bridge.postgres.write import write_statement
 from bridge.protocol.events import Seqs, Snapshot
 from bridge.protocol.facts import Ledger
-from bridge.stream.bisection import INTERNAL, TIMED_OUT, Bisection, attempt
+from bridge.stream.bisection import INTERNAL, TIMED_OUT, Bisection, attempt, in_place
 from bridge.stream.pace import LATE_SECONDS, Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch
 from bridge.stream.record import bury, record
@@ -275,9 +275,7 @@ class Transactions:
             return attempt(self._run, [write_statement(w) for w in arrange([write for write, _, _ in some])])
 
         good, failed = gathered(self._late, attempt_late)
-        if (refused := attempt_late(good)) is not None:  # they passed together a moment ago
-            self._run([ROLLBACK])
-            raise Retry(safe_message(refused.error))
+        in_place(self._run, attempt_late(good))
         for (_, letter, chunk), _ in failed:
             chunk.dead.append(letter)
         self._run([OUR_PATH])

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 
@@ -27,6 +27,7 @@ from bridge.postgres.profiles import CATALOG, SOURCE
 from bridge.postgres.progress import registered
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
+from bridge.postgres.target_rules import Finding
 from bridge.protocol.events import NOTHING, parse_snapshot
 from bridge.protocol.evidence import foreign_xids
 from bridge.protocol.preflight import StreamSettings
@@ -37,7 +38,7 @@ from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
-from bridge.stream.target_tables import differences, plan_target, target_doubts
+from bridge.stream.target_tables import differences, examine_target
 
 _BACKOFF = Backoff(first=0.1, longest=10.0, jitter=NO_JITTER)  # one stream: nobody to keep apart from
 _HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
@@ -127,9 +128,9 @@ class Worker:
         """Run one session. Returns why it ended; None: it was asked to."""
         engine: Engine | None = None
         try:
-            planner = plan_target(self.plan)
+            planner, doubts = examine_target(self.plan)
             self._tell_altered(planner)
-            self._check_plan()
+            self._check_plan(doubts)
             self._pace.at_most(self.plan.max_events)
             engine = Engine(
                 self.plan,
@@ -169,7 +170,7 @@ class Worker:
                 self.watcher.altered(table, what)
         self._shaped, self._shapes = self.plan, shapes
 
-    def _check_plan(self) -> None:
+    def _check_plan(self, of_target: Sequence[Finding]) -> None:
         """Once per plan: log what may go wrong with rows of an own outbox, and a role with more privileges than it
         needs; `strict` refuses such a role."""
         plan = self.plan
@@ -198,7 +199,7 @@ class Worker:
             self.watcher.log("the role has more privileges than the bridge needs", what=power)
         for doubt in doubts:
             self.watcher.log("rows of the outbox may cost themselves", what=doubt.message, fix=doubt.fix)
-        for found in target_doubts(plan):
+        for found in of_target:
             self.watcher.log("the target's table may cost events", what=found.message, fix=found.fix)
         self._checked = plan
 

@@ -339,11 +339,7 @@ if self.ledger.next is not None:
     Mutant(
         "letters-only-as-they-are",
         "a dead letter that the database's encoding does not hold is not escaped",
-        (
-            Code(
-                "dead_letter_statement($S, $L, escaped=True)", "dead_letter_statement($S, $L)", inside="bury"
-            ),
-        ),
+        (Code("dead_letter_statement($S, $L, escaped=$W)", "dead_letter_statement($S, $L)", inside="bury"),),
         (at_target("test_a_dead_letter_is_stored_whatever_its_event_says"),),
     ),
     # A value arrives as a plain INSERT would store it, or not at all.
@@ -356,7 +352,7 @@ if self.ledger.next is not None:
     Mutant(
         "offset-dropped",
         "a moment in a column without a zone is its local time",
-        (Sql("{}::pg_catalog.timestamptz::pg_catalog.timestamp", "{}::pg_catalog.timestamp"),),
+        (Code('_by_way_of("timestamp", "timestamptz")', '_by_way_of("timestamp", "timestamp")'),),
         (at_target("test_a_value_is_neither_cut_nor_moved_by_hours"),),
     ),
     Mutant(
@@ -405,7 +401,7 @@ if self.ledger.next is not None:
     Mutant(
         "the-same-batch-for-ever",
         "a batch that timed out is sent again at its size",
-        (Code("self._limit.too_much($EVENTS)", "self._limit.worked()"),),
+        (Code("self.batch.too_much($EVENTS)", "self.batch.worked()"),),
         (at_target("test_batches_shrink_until_the_target_finishes_one"),),
     ),
 )

@@ -281,7 +281,7 @@ def test_batches_shrink_until_the_target_finishes_one(at: Make) -> None:
     waiting = [("row", {"id": str(number)}) for number in range(40)]
     said = []
     for _ in range(40):
-        some = waiting[: target.pace.limit]
+        some = waiting[: target.pace.batch.now]
         said.append(target.apply(*some))
         if said[-1] is None:
             waiting = waiting[len(some) :]

@@ -11,26 +11,26 @@ from bridge.stream.pace import Pace
 def test_a_time_out_halves_what_was_tried_and_says_so() -> None:
     pace = Pace(2000)
     error = pace.too_slow(1500)
-    assert (pace.limit, pace.slowed, error.reason) == (750, True, "target_slow")
+    assert (pace.batch.now, pace.slowed, error.reason) == (750, True, "target_slow")
     assert "1500 events" in str(error)
     assert "at most 750" in str(error)
     pace.too_slow(1)
-    assert pace.limit == 1
+    assert pace.batch.now == 1
 
 
 @given(st.integers(1, 5000), st.lists(st.booleans(), max_size=40))
 def test_the_limit_stays_between_one_and_the_configured(most: int, timed_out: list[bool]) -> None:
     pace = Pace(most)
     for slow in timed_out:
-        before = pace.limit
+        before = pace.batch.now
         if slow:
             pace.too_slow(before)
-            assert pace.limit < before or before == 1
+            assert pace.batch.now < before or before == 1
         else:
             pace.worked()
-            assert pace.limit == min(most, before * 2)
-        assert 1 <= pace.limit <= most
-        assert pace.slowed == (pace.limit < most) or slow
+            assert pace.batch.now == min(most, before * 2)
+        assert 1 <= pace.batch.now <= most
+        assert pace.slowed == (pace.batch.now < most) or slow
 
 
 def test_after_success_it_is_as_it_was() -> None:
@@ -39,9 +39,9 @@ def test_after_success_it_is_as_it_was() -> None:
     pace.judged_by_chunks()
     for _ in range(3):
         pace.worked()
-    assert (pace.limit, pace.judge_chunks, pace.slowed) == (8, False, False)
+    assert (pace.batch.now, pace.judge_chunks, pace.slowed) == (8, False, False)
     pace.at_most(100)
-    assert pace.limit == 100
+    assert pace.batch.now == 100
 
 
 def test_a_late_batch_is_trouble() -> None:
