@@ -8,6 +8,7 @@ server.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import pack
 
 from psycopg import sql
@@ -81,44 +82,50 @@ def compile_write(
     elements: the type of each array's. new: without `on conflict`. only: a condition over a row of r. Arrays
     of one length are unnested in step; in a select list for less than in a from clause, which keeps all rows before it
     hands out the first."""
-    table = sql.Identifier(shape.schema, shape.table)
-    columns = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, names))) if names else sql.SQL("")
-    values = sql.SQL(", ").join(
-        sql.SQL(value_sql(shape.columns[name], f"r.c{place}") if element == "text" else f"r.c{place}")
+    table = sql.Identifier(shape.schema, shape.table).as_string()
+    columns = f"({', '.join(map(_quoted, names))})" if names else ""
+    values = ", ".join(
+        _value(shape.columns[name], place) if element == "text" else f"r.c{place}"
         for place, (name, element) in enumerate(zip(names, elements, strict=True))
     )
-    arrays: sql.Composable = sql.SQL(", ").join(
-        sql.SQL(f"pg_catalog.unnest(${place + 1}::pg_catalog._{element}) as c{place}")
+    arrays = ", ".join(
+        f"pg_catalog.unnest(${place + 1}::pg_catalog._{element}) as c{place}"
         for place, element in enumerate(elements)
     )
     if not names:  # of each event nothing but that there was one: a row of defaults
-        arrays = sql.SQL("pg_catalog.generate_series(1, $1::pg_catalog.int4)")
-    query = sql.SQL("insert into {} as target {} select {} from (select {}) as r").format(
-        table, columns, values, arrays
-    )
+        arrays = "pg_catalog.generate_series(1, $1::pg_catalog.int4)"
+    query = f"insert into {table} as target {columns} select {values} from (select {arrays}) as r"
     conditions: list[sql.Composable] = [unaltered_sql(shape)] if shape.identity else []
     conditions += [only] if only is not None else []
     if conditions:
-        query += sql.SQL(" where ") + sql.SQL(" and ").join(conditions)
-    return (query if new else query + _on_conflict(spec, shape, names)).as_string().encode()
+        query += " where " + " and ".join(condition.as_string() for condition in conditions)
+    return (query if new else query + _on_conflict(spec, shape, names)).encode()
 
 
-def _on_conflict(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> sql.Composed:
+# A batch may have a statement for each of thousands of sets of fields: psycopg composes a column once.
+@lru_cache(4096)
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string()
+
+
+@lru_cache(4096)
+def _value(column: Column, place: int) -> str:
+    return value_sql(column, f"r.c{place}")
+
+
+def _on_conflict(spec: TableSpec, shape: TableShape, names: Sequence[str]) -> str:
     if not spec.key:
-        return sql.Composed([])
-    key = sql.SQL(", ").join(map(sql.Identifier, spec.key))
-    others = [name for name in names if name not in spec.key]
+        return ""
+    key = ", ".join(map(_quoted, spec.key))
+    others = [_quoted(name) for name in names if name not in spec.key]
     if spec.mode == "insert" or not others:
-        return sql.SQL(" on conflict ({}) do nothing").format(key)
-    changes = sql.SQL(", ").join(
-        sql.SQL("{} = excluded.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in others
-    )
-    query = sql.SQL(" on conflict ({}) do update set {}").format(key, changes)
+        return f" on conflict ({key}) do nothing"
+    changes = ", ".join(f"{name} = excluded.{name}" for name in others)
+    query = f" on conflict ({key}) do update set {changes}"
     if spec.version_column:
         version = sql.Identifier(spec.version_column)
-        query += sql.SQL(" where {} or target.{} is null").format(
-            _later(version, shape.columns[spec.version_column]), version
-        )
+        later = _later(version, shape.columns[spec.version_column]).as_string()
+        query += f" where {later} or target.{version.as_string()} is null"
     return query
 
 
