@@ -15,7 +15,7 @@ from bridge.dispatch.schedule import DispatchSpec, LaneSpec
 from bridge.errors import ConfigError
 from bridge.planning.pipeline import entity_units
 from bridge.planning.planner import Planner
-from bridge.planning.rows import classify
+from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
@@ -110,8 +110,15 @@ def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
     sink = config.connections[spec.connection]
     if not isinstance(sink, SinkConnection):
         raise ConfigError(f"{spec.connection} is not a sink")
+    named = spec.fields.get(sink.message.address)
     return LaneSpec(
-        pipeline, spec.name, spec.connection, sink, max_age=spec.max_age_seconds, timeout=spec.timeout_seconds
+        pipeline,
+        spec.name,
+        spec.connection,
+        sink,
+        max_age=spec.max_age_seconds,
+        timeout=spec.timeout_seconds,
+        by_recipient=named is not None and not isinstance(classify(named), Literal),
     )
 
 

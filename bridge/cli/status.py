@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,14 @@ def lines(state: dict[str, Any]) -> list[str]:
         if at := waiting.get(destination):
             words.append(f"{at['messages']} wait, the oldest for {at['oldest_seconds']:.0f} s")
         found.append(f"sink {destination}: {', '.join(words) or 'nothing yet'}")
+        found += [_alone(one) for one in state.get("left_alone", ()) if one["destination"] == destination]
     return found
+
+
+def _alone(one: dict[str, Any]) -> str:
+    who = f"recipient {one['recipient']}" if one["recipient"] else "the destination"
+    until = time.strftime("%H:%M:%S", time.localtime(one["until"]))
+    return f"  {who} of pipeline {one['pipeline']} is left alone until {until}: {one['code']}"
 
 
 def _repeats(counts: dict[str, int]) -> str:

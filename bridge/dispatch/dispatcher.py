@@ -106,7 +106,7 @@ class Dispatcher:
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = [
-                    group.create_task(self._renew(connection, epoch), name="dispatch renew"),
+                    group.create_task(self._renew(connection, epoch, lanes), name="dispatch renew"),
                     group.create_task(self._tidy(pool, lanes), name="dispatch tidy"),
                 ]
                 working = [group.create_task(lane.run(), name=f"lane {lane.plan.name}") for lane in lanes]
@@ -144,9 +144,11 @@ class Dispatcher:
         for lane in lanes:
             lane.wake()
 
-    async def _renew(self, connection: queue.AsyncLink, epoch: int) -> None:
+    async def _renew(self, connection: queue.AsyncLink, epoch: int, lanes: Sequence[Lane]) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
+            for lane in lanes:
+                lane.tell()
             if not await queue.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bridge.attempts import Backoff
 from bridge.errors import BridgeError
@@ -28,14 +28,15 @@ _BREAK = Backoff(first=1.0, longest=60.0)
 
 
 class Breaker:
-    """Pauses a destination that fails repeatedly.
+    """Pauses a destination, or a recipient, that fails repeatedly.
 
     closed    everything is sent
     open      nothing is sent until `open_until`
     trying    one message is sent, and its outcome decides
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pauses: Backoff = _BREAK) -> None:
+        self._pauses = pauses
         self.failures = 0
         self.open_until = 0.0
 
@@ -52,20 +53,22 @@ class Breaker:
         return self.failures >= _FAILURES
 
     def succeeded(self) -> None:
-        """The destination accepted a message, or refused one because of that message."""
+        """It accepted a message, or refused one because of that message."""
         self.failures = 0
 
     def failed(self, now: float, chance: float | None = None) -> bool:
-        """The destination is down or refuses us; True if this opens the breaker. chance: as in Backoff.after."""
+        """It is down or refuses us; True if this opens the breaker. chance: as in Backoff.after."""
+        if now < self.open_until:
+            return False  # of one that was sent before
         self.failures += 1
         if not self.tripped:
             return False
-        length = _BREAK.after(self.failures - _FAILURES + 1, chance)
+        length = self._pauses.after(self.failures - _FAILURES + 1, chance)
         self.open_until = max(self.open_until, now + length)
         return self.failures == _FAILURES
 
     def pause(self, until: float) -> None:
-        """The destination asked us to wait."""
+        """It asked us to wait."""
         self.open_until = max(self.open_until, until)
 
 
@@ -96,6 +99,8 @@ class LaneSpec:
     sink: SinkConnection
     max_age: float = 86400.0
     timeout: float = 10.0
+    by_recipient: bool = False
+    """The recipient comes from the event."""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -111,10 +116,22 @@ class DispatchSpec:
     lanes: Sequence[LaneSpec]
 
 
+class LeftAlone(NamedTuple):
+    """Nothing is sent to it for a while. who: a recipient's label; "": the whole destination."""
+
+    who: str
+    seconds: float
+    code: str
+
+
 class DispatchWatcher(Protocol):
     """Receives a dispatcher's reports; called in the loop."""
 
     def delivered(self, destination: str, outcome: str, seconds: float) -> None: ...
+
+    def left_alone(
+        self, pipeline: str, destination: str, found: Sequence[tuple[str, float, str]]
+    ) -> None: ...
 
     def works(self, stream: str) -> None: ...
 

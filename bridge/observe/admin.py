@@ -37,7 +37,9 @@ from bridge import __version__
 from bridge.errors import ConfigError
 from bridge.observe.metrics import Metrics
 from bridge.observe.server import bind, serve
+from bridge.observe.state import Health
 
+_ALONE_TOLD = 20
 _WIDTH, _HEIGHT = 240.0, 36.0
 
 
@@ -222,7 +224,19 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
         "waiting_deliveries": waiting_of(metrics.waiting),
         "suppressed": None if health.suppressed is None else dict(health.suppressed),
         "left_behind": [one.as_dict() for one in health.left_behind],
+        "left_alone": alone_of(health),
     }
+
+
+def alone_of(health: Health) -> list[dict[str, str | float]]:
+    """Destinations and recipients to which nothing is sent for a while: of each destination, the first of them."""
+    now = health.clock()
+    return [
+        one.as_dict()
+        for found in health.left_alone.values()
+        for one in sorted(found, key=lambda one: (one.recipient != "", one.until))[:_ALONE_TOLD]
+        if one.until > now
+    ]
 
 
 def _nothing() -> None:

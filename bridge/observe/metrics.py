@@ -27,7 +27,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bridge import __version__
-from bridge.observe.state import PHASES, Health
+from bridge.observe.state import PHASES, AloneUntil, Health
 from bridge.postgres.left_behind import LeftBehind
 
 PREFIX = "outbox_bridge"
@@ -247,6 +247,16 @@ class Metrics:
             "destination",
         )
         self.waiting: dict[str, tuple[int, float]] = {}
+        self.destination_left_alone = gauge(
+            "destination_left_alone",
+            "1 while nothing is sent there, after failures or as asked.",
+            "destination",
+        )
+        self.recipients_left_alone = gauge(
+            "recipients_left_alone",
+            "Recipients that events name and that are left alone for a while.",
+            "destination",
+        )
         self.left_behind = gauge(
             "left_behind",
             "Slots, streams, dead letters and messages that are ours and that nothing serves any more.",
@@ -290,6 +300,15 @@ class Metrics:
         for destination, (count, age) in self.waiting.items():
             self.deliveries_pending.labels(destination).set(count)
             self.oldest_delivery.labels(destination).set(age)
+
+    def set_left_alone(self, lane: tuple[str, str], found: Sequence[AloneUntil]) -> None:
+        """Replace who is left alone, of one pipeline's destination."""
+        known = self.health.left_alone
+        self.health.left_alone = known = {**known, lane: found}
+        here = [one for each in known.values() for one in each if one.destination == lane[1]]
+        whole = [one for one in here if not one.recipient]
+        self.destination_left_alone.labels(lane[1]).set(bool(whole))
+        self.recipients_left_alone.labels(lane[1]).set(len(here) - len(whole))
 
     def set_left_behind(self, found: Sequence[LeftBehind]) -> None:
         """Replace what nothing serves any more."""

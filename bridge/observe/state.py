@@ -258,6 +258,28 @@ class HealthProblem:
         return {"where": self.where, "reason": self.reason, "message": self.message, "hint": self.hint}
 
 
+@dataclass(frozen=True, slots=True)
+class AloneUntil:
+    """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds). recipient: its label,
+    "" for the whole destination. code: of the failure that is the cause."""
+
+    pipeline: str
+    destination: str
+    recipient: str
+    until: float
+    code: str
+
+    def as_dict(self) -> dict[str, str | float]:
+        """The JSON form of /status."""
+        return {
+            "pipeline": self.pipeline,
+            "destination": self.destination,
+            "recipient": self.recipient,
+            "until": round(self.until, 1),
+            "code": self.code,
+        }
+
+
 class Health:
     """The health of every stream and every other part. Thread-safe."""
 
@@ -270,6 +292,7 @@ class Health:
         self._rates: dict[str, deque[tuple[float, int]]] = {}
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
         self.left_behind: Sequence[LeftBehind] = ()
+        self.left_alone: dict[tuple[str, str], Sequence[AloneUntil]] = {}  # by pipeline and destination
 
     def add(self, state: StreamState) -> StreamState:
         """Register a stream. A reload that rebuilds a stream with the same name replaces it."""

@@ -6,14 +6,14 @@ A stream does not depend on Prometheus or logging: it declares its reports (stre
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
-from bridge.observe.state import StreamState
+from bridge.observe.state import AloneUntil, StreamState
 from bridge.postgres.source import SlotHealth
 from bridge.protocol.events import Batch, Lsn, format_lsn
 from bridge.protocol.facts import Ledger, Phase
@@ -32,6 +32,14 @@ class DispatchWatch:
     def delivered(self, destination: str, outcome: str, seconds: float) -> None:
         self._metrics.deliveries.labels(destination, outcome).inc()
         self._metrics.delivery_seconds.labels(destination).observe(seconds)
+
+    def left_alone(self, pipeline: str, destination: str, found: Sequence[tuple[str, float, str]]) -> None:
+        """found: a recipient's label ("": the whole destination), the seconds that are left, the failure's code."""
+        now = time.time()
+        self._metrics.set_left_alone(
+            (pipeline, destination),
+            [AloneUntil(pipeline, destination, who, now + seconds, code) for who, seconds, code in found],
+        )
 
     def works(self, stream: str) -> None:
         self._troubled.discard(stream)

@@ -9,17 +9,18 @@ only while that row still has our epoch.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
 
-from bridge.postgres.stored import opened
+from bridge.expressions.document import json_text
+from bridge.postgres.stored import enveloped, opened
 from bridge.postgres.target import Statement
+from bridge.sinks.model import Delivery
 
 AsyncLink = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -145,20 +146,6 @@ _JSON = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A row that is claimed until its lease ends. expires_in: seconds until it is older than max_age."""
-
-    id: str
-    event_id: str
-    event_type: str
-    event_key: str | None
-    occurred_at: datetime | None
-    fields: dict[str, Any]
-    attempts: int
-    expires_in: float
-
-
-@dataclass(frozen=True, slots=True)
 class Claim:
     """The stream, epoch and lease of a claim. Times in seconds."""
 
@@ -173,30 +160,30 @@ class Claim:
         names = ("stream", "pipeline", "destination", "epoch", "lease", "max_age")
         return {name: getattr(self, name) for name in names} | more
 
-    async def keyless(self, connection: AsyncLink, limit: int) -> list[Claimed]:
+    async def keyless(self, connection: AsyncLink, limit: int) -> list[Delivery]:
         """Due messages of events without a key."""
-        return list(map(_claimed, await self._take(connection, _KEYLESS, limit=limit)))
+        return list(map(_delivery, await self._take(connection, _KEYLESS, limit=limit)))
 
     async def keyed(
         self, connection: AsyncLink, limit: int, after: str | None
-    ) -> tuple[list[Claimed], str | None]:
+    ) -> tuple[list[Delivery], str | None]:
         """The first message of each key, if due, for keys after `after` (None: all keys), and the last of these keys
         in the database's order."""
         query = _KEYED_FROM if after is None else _KEYED
         rows = await self._take(connection, query, limit=limit, after=after or "")
-        return list(map(_claimed, rows)), rows[0][9] if rows else None
+        return list(map(_delivery, rows)), rows[0][9] if rows else None
 
     async def _take(self, connection: AsyncLink, query: LiteralString, **more: Any) -> list[tuple[Any, ...]]:
         rows = await (await connection.execute(query, self._values(**more))).fetchall()
         return sorted(rows, key=lambda row: int(row[8]))
 
 
-def _claimed(row: tuple[Any, ...]) -> Claimed:
+def _delivery(row: tuple[Any, ...]) -> Delivery:
     identity, event_id, event_type, key, at, body, attempts, expires_in = row[:8]
     fields = _JSON.decode(body)
     if (inner := opened(fields)) is not None:
         fields = _JSON.decode(inner.decode())
-    return Claimed(identity, event_id, event_type, key, at, fields, attempts, float(expires_in))
+    return Delivery(identity, event_id, event_type, key, at, fields, attempts, expires_in)
 
 
 async def due(connection: AsyncLink, stream: str, lanes: Sequence[tuple[str, str]]) -> list[int]:
@@ -218,28 +205,33 @@ _SENT: LiteralString = """
     where id = any(%(ids)s) and state = 'pending' and lease_epoch = %(epoch)s returning id::text"""
 
 _AGAIN: LiteralString = """
-    update bridge.delivery
-    set attempts = attempts + %(count)s, last_error = coalesce(%(cause)s, last_error),
-        lease_epoch = null, lease_until = null, next_attempt_at = now() + %(delay)s * interval '1 second'
-    where id = %(id)s and state = 'pending' and lease_epoch = %(epoch)s returning id"""
+    update bridge.delivery d
+    set attempts = d.attempts + u.count, last_error = coalesce(u.cause, d.last_error),
+        body = coalesce(u.body, d.body), lease_epoch = null, lease_until = null,
+        next_attempt_at = now() + u.delay * interval '1 second'
+    from unnest(%(ids)s::uuid[], %(counts)s::int[], %(causes)s::text[], %(bodies)s::jsonb[], %(delays)s::float8[])
+        as u(id, count, cause, body, delay)
+    where d.id = u.id and d.state = 'pending' and d.lease_epoch = %(epoch)s returning d.id::text"""
 
 _BURIED: LiteralString = """
     insert into bridge.dead_letter as l (id, stream, pipeline, destination, event_id, event_seq, event_type,
         event_key, occurred_at, code, cause, attempts)
     select id, stream, pipeline, destination, event_id, event_seq, event_type, event_key, occurred_at,
-        %(code)s, %(cause)s, greatest(attempts, 1)
+        said_code, said_cause, greatest(attempts, 1)
     from dead
     on conflict (id) do update set state = 'open', code = excluded.code, cause = excluded.cause,
         attempts = l.attempts + excluded.attempts, retry_at = null, retry_until = null, updated_at = now()
-    returning l.id"""
+    returning l.id::text"""
 
 _DEAD: LiteralString = (
     """
     with dead as (
-        update bridge.delivery set state = 'dead', attempts = attempts + 1, settled_at = now(),
-            last_error = %(cause)s, lease_epoch = null, lease_until = null
-        where id = %(id)s and state = 'pending' and lease_epoch = %(epoch)s
-        returning *)"""
+        update bridge.delivery d set state = 'dead', attempts = d.attempts + 1, settled_at = now(),
+            last_error = u.cause, body = coalesce(u.body, d.body), lease_epoch = null, lease_until = null
+        from unnest(%(ids)s::uuid[], %(codes)s::text[], %(causes)s::text[], %(bodies)s::jsonb[])
+            as u(id, code, cause, body)
+        where d.id = u.id and d.state = 'pending' and d.lease_epoch = %(epoch)s
+        returning d.*, u.code as said_code, u.cause as said_cause)"""
     + _BURIED
 )
 
@@ -256,9 +248,30 @@ _EXPIRED: LiteralString = (
     ), dead as (
         update bridge.delivery d set state = 'dead', settled_at = now(), lease_epoch = null, lease_until = null,
             last_error = coalesce(last_error, %(cause)s)
-        from old where d.id = old.id returning d.*)"""
+        from old where d.id = old.id returning d.*, %(code)s as said_code, %(cause)s as said_cause)"""
     + _BURIED
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Retry after `delay` seconds. cause: None, no attempt was made. left: the fields of the next attempt, where they
+    are others than before."""
+
+    id: str
+    delay: float
+    cause: str | None = None
+    left: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Never again by itself. left: as in Again, for a person's retry."""
+
+    id: str
+    code: str
+    cause: str
+    left: Mapping[str, Any] | None = None
 
 
 async def settle_sent(connection: AsyncLink, ids: Collection[str], epoch: int) -> set[str]:
@@ -267,18 +280,37 @@ async def settle_sent(connection: AsyncLink, ids: Collection[str], epoch: int) -
     return {str(row[0]) for row in await (await connection.execute(_SENT, values)).fetchall()}
 
 
-async def settle_retry(
-    connection: AsyncLink, identity: str, epoch: int, delay: float, cause: str | None, *, counts: bool = True
-) -> bool:
-    """Retry after `delay` seconds. counts: an attempt was made."""
-    values = {"id": identity, "epoch": epoch, "delay": delay, "cause": cause, "count": int(counts)}
-    return await (await connection.execute(_AGAIN, values)).fetchone() is not None
+async def settle_again(connection: AsyncLink, messages: Sequence[Again], epoch: int) -> set[str]:
+    """Make them due later. Returns those that were still ours."""
+    values = {
+        "ids": [UUID(one.id) for one in messages],
+        "counts": [int(one.cause is not None) for one in messages],
+        "causes": [one.cause for one in messages],
+        "bodies": [_body(one.left) for one in messages],
+        "delays": [one.delay for one in messages],
+        "epoch": epoch,
+    }
+    return {str(row[0]) for row in await (await connection.execute(_AGAIN, values)).fetchall()}
 
 
-async def settle_dead(connection: AsyncLink, identity: str, epoch: int, code: str, cause: str) -> bool:
-    """Mark it dead, and write its dead letter in the same transaction."""
-    values = {"id": identity, "epoch": epoch, "code": code, "cause": cause}
-    return await (await connection.execute(_DEAD, values)).fetchone() is not None
+async def settle_dead(connection: AsyncLink, messages: Sequence[Dead], epoch: int) -> set[str]:
+    """Mark them dead, and write their dead letters in the same transaction. Returns those that were still ours."""
+    values = {
+        "ids": [UUID(one.id) for one in messages],
+        "codes": [one.code for one in messages],
+        "causes": [one.cause for one in messages],
+        "bodies": [_body(one.left) for one in messages],
+        "epoch": epoch,
+    }
+    return {str(row[0]) for row in await (await connection.execute(_DEAD, values)).fetchall()}
+
+
+def _body(fields: Mapping[str, Any] | None) -> str | None:
+    """Fields as the column's text, which any database holds."""
+    if fields is None:
+        return None
+    text = json_text(fields)
+    return (text if text.isascii() else enveloped(text)).decode()
 
 
 async def expire(connection: AsyncLink, claim: Claim) -> int:

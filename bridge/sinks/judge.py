@@ -12,6 +12,9 @@ from bridge.sinks.model import SENT, Reply, SendOutcome
 _PASSING = frozenset({408, 425})  # RFC 9110, 15.5.9; RFC 8470, 5.2: the same request may succeed later
 _OURS = frozenset({401, 402, 403, 404, 405, 407, 410})
 """Statuses that the next message would get too: the address or the credentials are wrong."""
+_GONE = 410  # RFC 9110, 15.5.11: likely for good
+PATIENCE_SECONDS = 600.0
+"""How long a message is retried although the address or the credentials are refused: both are often mended soon."""
 
 
 def judge(
@@ -31,7 +34,15 @@ def judge(
     if 300 <= status < 400:
         cause = f"{said}: redirects are not followed; configure the final address"
         return SendOutcome("dead", code, cause, blame="destination")
-    return SendOutcome("dead", code, said, blame="destination" if status in _OURS else "message")
+    ours, patience = status in _OURS, 0.0 if status == _GONE else PATIENCE_SECONDS
+    return SendOutcome(
+        "dead",
+        code,
+        said,
+        blame="destination" if ours else "message",
+        gone=status in (404, _GONE),
+        patience=patience if ours else 0.0,
+    )
 
 
 def retry_after_of(answer: Reply) -> float | None:

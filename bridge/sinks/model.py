@@ -72,8 +72,9 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 Escape = Callable[[str], str]
 """A function that makes text inert in a vendor's markup."""
 
-Blame = Literal["destination", "message", "pace"]
-"""The cause of a failure: the destination (it is down or refuses us), this message, or the pace (too fast)."""
+Blame = Literal["destination", "recipient", "message", "pace"]
+"""The cause of a failure: the destination (it is down or refuses us: every message would get this), the recipient that
+this message names (others are not affected), this message itself, or the pace (too fast)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,22 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """The outcome of one attempt. `cause` has no values; retry_after: the seconds that the vendor asks for."""
+    """The outcome of one attempt. `cause` has no values; retry_after: the seconds that the vendor asks for.
+
+    left: the fields of the next attempt, where a part of this one was accepted: the recipients that are left.
+    gone: of a dead message, there is no such recipient; its fallback takes it.
+    patience: of a dead message, it is retried while it is younger than this many seconds, because the cause is often
+    mended soon: a token that is being replaced, an endpoint that is being deployed.
+    """
 
     verdict: Literal["sent", "retry", "dead"]
     code: str = ""  # http_404, smtp_451, timeout, connect, message, ...
     cause: str = ""
     retry_after: float | None = None
     blame: Blame = "message"
+    left: Mapping[str, Any] | None = None
+    gone: bool = False
+    patience: float = 0.0
 
 
 SENT = SendOutcome("sent")
@@ -203,6 +213,8 @@ class SinkMessage(BaseModel):
 
     given: ClassVar[Mapping[str, Any]] = {}
     """Values of keys that a destination leaves out."""
+    address: ClassVar[str] = ""
+    """The key that names the recipient; `fallback` names the one that takes its place."""
     literal: ClassVar[frozenset[str]] = frozenset()
     """Keys that must be literals, because `escapes` reads them."""
 
@@ -277,6 +289,20 @@ class SinkConnection(BaseModel):
     def pace(self, delivery: Delivery) -> Pace | None:
         """The vendor's rate limit for this message; None: no known limit."""
         return None
+
+    def recipient(self, delivery: Delivery) -> str | None:
+        """Who gets the message, where the message says so: one that fails is left alone without the others. None: the
+        connection says it, for every message."""
+        fields = delivery.fields
+        named = fields.get(self.message.address) or fields.get("fallback")
+        return named if isinstance(named, str) else None
+
+    def to_fallback(self, fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The fields of a message whose recipient is gone, for its fallback; None: it has none, or that is gone."""
+        address = self.message.address
+        if not fields.get(address) or not fields.get("fallback"):
+            return None
+        return {**fields, address: fields["fallback"], "fallback": None}
 
     async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         """One attempt. Raises SendError if there is no answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,6 +20,7 @@ from bridge.sinks.model import (
     HttpUrl,
     MessageModel,
     OneLine,
+    SendError,
     SendOutcome,
     SinkConnection,
     SinkMessage,
@@ -79,6 +81,7 @@ class WebhookMessage(SinkMessage):
     """Additional headers."""
 
     given: ClassVar[Mapping[str, Any]] = {"data": "$event"}
+    address: ClassVar[str] = "url"
 
 
 class WebhookConnection(SinkConnection):
@@ -127,10 +130,14 @@ class WebhookConnection(SinkConnection):
         )
         headers = {**self.headers, **message.headers, **self.signed(delivery.id, body, datetime.now(UTC))}
         headers["content-type"] = "application/json"
-        answer = await wire.http.post(
-            url, headers=headers, content=body, timeout=wire.timeout, guard=self.guard
-        )
-        return judge(answer)
+        try:
+            answer = await wire.http.post(
+                url, headers=headers, content=body, timeout=wire.timeout, guard=self.guard
+            )
+            outcome = judge(answer)
+        except SendError as error:
+            outcome = error.outcome
+        return outcome if url == self.url else _of_one(outcome)
 
     def signed(self, identity: str, body: bytes, now: datetime) -> dict[str, str]:
         """The three headers of the specification. `now` changes with each attempt, `identity` does not."""
@@ -143,3 +150,10 @@ class WebhookConnection(SinkConnection):
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": " ".join(signatures),
         }
+
+
+def _of_one(outcome: SendOutcome) -> SendOutcome:
+    """The outcome at an endpoint that the message names: others' endpoints are not affected."""
+    if outcome.code == "address_refused":
+        return replace(outcome, blame="message")
+    return replace(outcome, blame="recipient") if outcome.blame == "destination" else outcome

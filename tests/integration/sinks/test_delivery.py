@@ -193,7 +193,7 @@ def test_a_refusal_is_a_dead_letter_at_once_and_the_next_message_goes(
 def test_a_dead_message_is_sent_again_by_dead_retry(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
-    receiver.replies = [Reply(404)]
+    receiver.replies = [Reply(400)]
     bridge = bridge_with(HOOK).start().wait_ready()
     with Producer(source.dsn) as producer:
         producer.transaction(payloads=[payload()])

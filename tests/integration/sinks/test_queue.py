@@ -13,7 +13,9 @@ import pytest
 from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
 from bridge.postgres.connect import Pool
+from bridge.postgres.delivery import Again, Dead
 from bridge.postgres.profiles import DISPATCH
+from bridge.sinks.model import Delivery
 from tests.support.servers import Database
 
 T = TypeVar("T")
@@ -58,7 +60,7 @@ async def held(connection: place.AsyncLink) -> int:
     return epoch
 
 
-def names(found: list[queue.Claimed]) -> list[str]:
+def names(found: list[Delivery]) -> list[str]:
     return [one.event_id for one in found]
 
 
@@ -76,9 +78,9 @@ def test_only_the_first_of_each_key_is_claimed_and_keyless_ones_all(target_conne
             "leased, and the later ones wait for them"
         )
         await queue.settle_sent(connection, [first[0].id], mine.epoch)
-        await queue.settle_retry(connection, first[1].id, mine.epoch, 3600.0, "later")
+        await queue.settle_again(connection, [Again(first[1].id, 3600.0, "later")], mine.epoch)
         assert names((await mine.keyed(connection, 10, None))[0]) == ["e2"], "b's first is put off: b waits"
-        await queue.settle_dead(connection, first[1].id, mine.epoch, "c", "w")
+        await queue.settle_dead(connection, [Dead(first[1].id, "c", "w")], mine.epoch)
 
     run(story)
 
@@ -109,8 +111,8 @@ def test_an_ended_lease_is_claimed_again_and_a_late_settle_changes_nothing(
         ((again,), _) = await claim(second).keyed(connection, 1, None)
         assert again.id == one.id
         assert await queue.settle_sent(connection, [one.id], first) == set()
-        assert not await queue.settle_dead(connection, one.id, first, "c", "w")
-        assert not await queue.settle_retry(connection, one.id, first, 0.0, "w")
+        assert not await queue.settle_dead(connection, [Dead(one.id, "c", "w")], first)
+        assert not await queue.settle_again(connection, [Again(one.id, 0.0, "w")], first)
         assert await queue.settle_sent(connection, [one.id], second) == {one.id}
 
     run(story)
@@ -166,7 +168,7 @@ def test_pruning_keeps_what_waits_and_the_dead_with_their_letters(target_connect
         for one in found[:3]:
             await queue.settle_sent(connection, [one.id], mine.epoch)
         for one in found[3:]:
-            await queue.settle_dead(connection, one.id, mine.epoch, "c", "w")
+            await queue.settle_dead(connection, [Dead(one.id, "c", "w")], mine.epoch)
         assert await queue.prune(connection, STREAM, 3600.0) == 0
         assert await queue.prune(connection, STREAM, -1.0, limit=2) == 2
         assert await queue.prune(connection, STREAM, -1.0) == 1
@@ -187,11 +189,11 @@ def test_a_message_that_dies_twice_has_one_dead_letter_again_open(target_connect
         mine = claim(await held(connection))
         for _ in range(2):
             ((one,), _) = await mine.keyed(connection, 1, None)
-            await queue.settle_dead(connection, one.id, mine.epoch, "http_400", "HTTP 400")
+            await queue.settle_dead(connection, [Dead(one.id, "http_400", "HTTP 400")], mine.epoch)
             target_connection.execute("update bridge.dead_letter set state = 'resolved'")
             target_connection.execute("update bridge.delivery set state = 'pending', next_attempt_at = now()")
         ((one,), _) = await mine.keyed(connection, 1, None)
-        await queue.settle_dead(connection, one.id, mine.epoch, "http_400", "HTTP 400")
+        await queue.settle_dead(connection, [Dead(one.id, "http_400", "HTTP 400")], mine.epoch)
 
     run(story)
     assert target_connection.execute(

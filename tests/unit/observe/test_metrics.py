@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.errors import Halt
 from bridge.observe.metrics import Metrics
-from bridge.observe.state import PHASES, Health, StreamState
+from bridge.observe.state import AloneUntil, PHASES, Health, StreamState
 from bridge.postgres.left_behind import LeftBehind
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -33,6 +33,8 @@ FIXED_NAMES = {
     "delivery_seconds": {"destination"},
     "deliveries_pending": {"destination"},
     "oldest_pending_delivery_age_seconds": {"destination"},
+    "destination_left_alone": {"destination"},
+    "recipients_left_alone": {"destination"},
     "dead_letters": {"pipeline"},
     "enrich_lookups_total": {"entity", "result"},
     "ingress_requests_total": {"endpoint", "code"},
@@ -61,6 +63,7 @@ def used_metrics() -> Metrics:
     metrics.deliveries.labels("nudge", "sent").inc()
     metrics.delivery_seconds.labels("nudge").observe(0.2)
     metrics.set_waiting({"nudge": (2, 61.04)})
+    metrics.set_left_alone(("usage", "nudge"), [AloneUntil("usage", "nudge", "", 1010.0, "timeout")])
     metrics.set_left_behind([LeftBehind("slot", "outbox_bridge_gone_1", "m", "f", retained=9)])
     metrics.enrich_lookups.labels("customer", "hit").inc()
     metrics.ingress_requests.labels("events", "202").inc()
