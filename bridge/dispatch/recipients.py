@@ -73,7 +73,9 @@ class Recipients:
 
     def failed(self, name: str, now: float, code: str, retry_after: float | None = None) -> bool:
         """It is down, full or refuses us. True: from now on it is left alone."""
-        known = self._known.setdefault(name, _Known())
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = _Known()
         known.proven, known.code = False, code
         open_before = now < known.breaker.open_until
         known.breaker.failed(now)
@@ -86,6 +88,11 @@ class Recipients:
         for name, known in self._known.items():
             if known.breaker.open_until > now:
                 yield LeftAlone(label(name), known.breaker.open_until - now, known.code)
+
+    @property
+    def remembered(self) -> int:
+        """How many recipients are in flight or in trouble."""
+        return len(self._known)
 
     def _forget(self) -> None:
         """Those that are in the least trouble: they cost an attempt each to learn again."""

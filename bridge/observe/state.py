@@ -260,8 +260,8 @@ class HealthProblem:
 
 @dataclass(frozen=True, slots=True)
 class AloneUntil:
-    """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds). recipient: its label,
-    "" for the whole destination. code: of the failure that is the cause."""
+    """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds). recipient: its
+    label; "" for the whole destination. code: of the failure that is the cause."""
 
     pipeline: str
     destination: str

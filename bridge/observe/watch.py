@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import structlog
@@ -28,10 +29,12 @@ class DispatchWatch:
         self._metrics = metrics
         self._log = structlog.get_logger("bridge.dispatch")
         self._troubled: set[str] = set()
+        self._count = cache(metrics.deliveries.labels)  # finding a child costs more than counting
+        self._time = cache(metrics.delivery_seconds.labels)
 
     def delivered(self, destination: str, outcome: str, seconds: float) -> None:
-        self._metrics.deliveries.labels(destination, outcome).inc()
-        self._metrics.delivery_seconds.labels(destination).observe(seconds)
+        self._count(destination, outcome).inc()
+        self._time(destination).observe(seconds)
 
     def left_alone(self, pipeline: str, destination: str, found: Sequence[tuple[str, float, str]]) -> None:
         """found: a recipient's label ("": the whole destination), the seconds that are left, the failure's code."""

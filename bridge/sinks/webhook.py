@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from ipaddress import ip_network
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -29,6 +30,9 @@ from bridge.sinks.model import (
     network,
     unfit,
 )
+
+if TYPE_CHECKING:
+    from standardwebhooks import Webhook
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
 _TAKEN = {
@@ -111,7 +115,7 @@ class WebhookConnection(SinkConnection):
     def needs(self) -> tuple[tuple[str, ...], ...]:
         return () if self.url else (("url", "fallback"),)
 
-    @property
+    @cached_property
     def guard(self) -> AddressGuard:
         """The addresses that it may reach."""
         return AddressGuard(tuple(ip_network(one) for one in self.allow))
@@ -139,12 +143,16 @@ class WebhookConnection(SinkConnection):
             outcome = error.outcome
         return outcome if url == self.url else _of_one(outcome)
 
-    def signed(self, identity: str, body: bytes, now: datetime) -> dict[str, str]:
-        """The three headers of the specification. `now` changes with each attempt, `identity` does not."""
+    @cached_property
+    def _signers(self) -> Sequence[Webhook]:
         from standardwebhooks import Webhook  # noqa: PLC0415  # lint reads this module too
 
+        return [Webhook(secret) for secret in self.secret]
+
+    def signed(self, identity: str, body: bytes, now: datetime) -> dict[str, str]:
+        """The three headers of the specification. `now` changes with each attempt, `identity` does not."""
         text = body.decode()
-        signatures = [Webhook(secret).sign(identity, now, text) for secret in self.secret]
+        signatures = [signer.sign(identity, now, text) for signer in self._signers]
         return {
             "webhook-id": identity,
             "webhook-timestamp": str(int(now.timestamp())),

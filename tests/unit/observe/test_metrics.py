@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.errors import Halt
 from bridge.observe.metrics import Metrics
-from bridge.observe.state import AloneUntil, PHASES, Health, StreamState
+from bridge.observe.state import PHASES, AloneUntil, Health, StreamState
 from bridge.postgres.left_behind import LeftBehind
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
