@@ -228,14 +228,14 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def alone_of(health: Health) -> list[dict[str, str | float]]:
+def alone_of(health: Health) -> list[dict[str, str | float | None]]:
     """Destinations and recipients to which nothing is sent for a while: of each destination, the first of them."""
     now = health.clock()
     return [
         one.as_dict()
         for found in health.left_alone.values()
-        for one in sorted(found, key=lambda one: (one.recipient != "", one.until))[:_ALONE_TOLD]
-        if one.until > now
+        for one in sorted(found, key=lambda one: (one.recipient != "", one.until or 0.0))[:_ALONE_TOLD]
+        if one.until is None or one.until > now
     ]
 
 

@@ -36,12 +36,17 @@ class DispatchWatch:
         self._count(destination, outcome).inc()
         self._time(destination).observe(seconds)
 
-    def left_alone(self, pipeline: str, destination: str, found: Sequence[tuple[str, float, str]]) -> None:
+    def left_alone(
+        self, pipeline: str, destination: str, found: Sequence[tuple[str, float | None, str]]
+    ) -> None:
         """found: a recipient's label ("": the whole destination), the seconds that are left, the failure's code."""
         now = time.time()
         self._metrics.set_left_alone(
             (pipeline, destination),
-            [AloneUntil(pipeline, destination, who, now + seconds, code) for who, seconds, code in found],
+            [
+                AloneUntil(pipeline, destination, who, None if seconds is None else now + seconds, code)
+                for who, seconds, code in found
+            ],
         )
 
     def works(self, stream: str) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import time
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from bridge.planning.steps.step import StepSpec
 
@@ -88,6 +90,9 @@ class SinkSpec:
     escapes: Mapping[str, Callable[[str], str]] = field(default_factory=dict)  # field -> makes values inert
     max_age_seconds: float = 86400.0
     timeout_seconds: float = 10.0
+    digest: tuple[float, int] | None = None  # seconds that the first waits, most in one
+    throttle: tuple[int, int] | None = None  # messages to one recipient, in so many seconds
+    quiet: tuple[time, time, ZoneInfo] | None = None  # hours of the day in which nothing is sent
 
 
 DestinationSpec = TableSpec | SinkSpec

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from bridge.sinks.joining import Join, in_one, lines
 from bridge.sinks.judge import document, judge, seconds
 from bridge.sinks.model import (
     Delivery,
@@ -52,6 +53,8 @@ class DiscordMessage(SinkMessage):
     """A thread of the channel."""
 
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "embeds"),)
+
+    joins: ClassVar[Mapping[str, Join]] = {"text": lines, "embeds": in_one}
 
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from bridge.sinks.joining import Join, first_and_more, lines, rules
 from bridge.sinks.model import (
     SENT,
     Delivery,
@@ -79,6 +80,7 @@ class EmailMail(SinkMessage):
     reply_to: Mailbox | None = None
     """The address for replies."""
 
+    joins: ClassVar[Mapping[str, Join]] = {"subject": first_and_more, "text": lines, "html": rules}
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("to", "fallback"), ("text", "html"))
 
     @classmethod

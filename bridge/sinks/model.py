@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from bridge.discover import Kinds
 from bridge.expressions.document import json_text
 from bridge.section import describe
+from bridge.sinks.joining import Join
 
 Network = IPv4Network | IPv6Network
 
@@ -69,6 +70,9 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     )
 
 
+DIGEST = "$digest"
+"""The field of a message that says which messages go together as one. No vendor's key begins so."""
+
 Escape = Callable[[str], str]
 """A function that makes text inert in a vendor's markup."""
 
@@ -86,9 +90,11 @@ class Delivery:
     event_type: str
     event_key: str | None
     occurred_at: datetime | None
-    fields: Mapping[str, Any]  # rendered when the event was planned; numbers exact
+    fields: Mapping[str, Any]  # rendered when the event was planned, without DIGEST; numbers exact
     attempts: int = 0  # that were made before
     expires_in: float = 86400.0  # seconds until it is older than max_age
+    group: str | None = None  # DIGEST's value; messages of one group go as one
+    event_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +224,10 @@ class SinkMessage(BaseModel):
     literal: ClassVar[frozenset[str]] = frozenset()
     """Keys that must be literals, because `escapes` reads them."""
 
+    joins: ClassVar[Mapping[str, Join]] = {}
+    """How a digest makes each key from those of its messages; a key that is not here is the first message's. Empty:
+    such a message cannot stand for several."""
+
     either: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Groups of keys; a message needs one of each group."""
 
@@ -309,7 +319,7 @@ class SinkConnection(BaseModel):
         raise NotImplementedError
 
 
-SINKS = Kinds(__name__, SinkConnection, but=("apprise_thread", "http", "judge", "model"))
+SINKS = Kinds(__name__, SinkConnection, but=("apprise_thread", "http", "joining", "judge", "model"))
 """Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bridge.sinks.joining import Join, in_one, lines
 from bridge.sinks.judge import document, judge, retry_after_of
 from bridge.sinks.model import (
     SENT,
@@ -55,6 +56,8 @@ class SlackMessage(SinkMessage):
     """With a token: the message to reply to."""
 
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "blocks"),)
+
+    joins: ClassVar[Mapping[str, Join]] = {"text": lines, "blocks": in_one}
 
     @classmethod
     def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from bridge.sinks.joining import Join, lines
 from bridge.sinks.judge import document, judge, seconds
 from bridge.sinks.model import (
     SENT,
@@ -69,6 +70,7 @@ class TelegramMessage(SinkMessage):
     fallback: OneLine | None = None
     """The chat when `chat_id` is null or empty."""
 
+    joins: ClassVar[Mapping[str, Join]] = {"text": lines}
     literal: ClassVar[frozenset[str]] = frozenset({"format"})
 
     @classmethod
