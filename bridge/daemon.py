@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
+from bridge.log import Log
 from bridge.observe.admin import build_admin, serve_admin
 from bridge.observe.backlog import watch_backlog
 from bridge.observe.metrics import Metrics
@@ -50,7 +49,7 @@ class Daemon:
         self._workers: dict[str, Worker] = {}
         self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention)
         self._ingress: Ingress | None = None
-        self._log = structlog.get_logger("bridge.daemon")
+        self._log = Log("bridge.daemon")
         self._dispatchers: Dispatchers | None = None
         self._stop = asyncio.Event()
         self._failed: BaseException | None = None

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from bridge.errors import BridgeError
+from bridge.log import Log
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.source import SlotHealth
@@ -26,7 +25,7 @@ class DispatchWatch:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._log = structlog.get_logger("bridge.dispatch")
+        self._log = Log("bridge.dispatch")
         self._troubled: set[str] = set()
 
     def delivered(self, destination: str, outcome: str, seconds: float) -> None:
@@ -57,7 +56,7 @@ class StreamWatch:
         self._state = state
         self._nudge = nudge
         self._stream = state.snapshot.stream
-        self._log = structlog.get_logger("bridge.stream").bind(stream=self._stream)
+        self._log = Log("bridge.stream", stream=self._stream)
         self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
         metrics.table_changes.labels(self._stream)  # from 0, so that the first change is an increase
 
