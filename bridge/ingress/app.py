@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
 
 import orjson
-import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -32,6 +31,7 @@ from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.settings import IngressSettings, Keys
 from bridge.ingress.store import Item
 from bridge.ingress.writer import StoreOutcome, Writer
+from bridge.log import Log
 from bridge.postgres.safe_error import safe_error
 
 PUBLIC_PATHS: frozenset[str] = frozenset()
@@ -190,7 +190,7 @@ class Edge:
         self._app = app
         self._count = count
         self._webhooks = webhooks
-        self._log = structlog.get_logger("bridge.ingress")
+        self._log = Log("bridge.ingress")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -1,15 +1,14 @@
 """Serve an ASGI application inside the caller's event loop.
 
-uvicorn alone takes over the process's signals, exits the process if a port is in use, and waits forever for a client
-that never finishes its request's header. Here the daemon keeps its signals, a port in use is an error that names the
-key to change, and every connection has a deadline. The admin server and the ingress use it.
+uvicorn alone takes over the process's signals, and waits forever for a client that never finishes its request's header.
+Here the daemon keeps its signals, and every connection has a deadline. The admin server and the ingress use it; the
+socket is listen.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bridge.errors import ConfigError
+from bridge.observe.listen import INSTANCE_HEADER
 
 HEADER_BYTES = 16 * 1024  # a request's line and headers together
 HEADER_SECONDS = 5.0  # from connecting, or from a request's first byte, to the end of its header
@@ -26,9 +25,6 @@ KEEP_ALIVE_SECONDS = 15  # between two requests; longer than a common scrape int
 CONNECTIONS = 100  # more are answered 503 at once
 CONNECTIONS_OVER = 50  # this many more are answered 503; beyond them connections are closed unread
 DRAIN_SECONDS = 3  # for answers under way when the bridge stops
-
-INSTANCE_HEADER = "outbox-bridge-instance"
-"""On every answer, a refusal too: which bridge this is (config/source.py). `bridge doctor` knows its own by it."""
 
 
 class DeadlineProtocol(H11Protocol):
@@ -82,48 +78,6 @@ class _QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def bind(host: str, port: int, key: str) -> socket.socket:
-    """A listening socket. Raises ConfigError naming `host:port` and the configuration `key`; its cause is the
-    system's error."""
-    try:
-        return _listening(host, port)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"cannot listen on {_address(host, port)}: {getattr(error, 'strerror', None) or error}",
-            hint=f"choose another address in `{key}`{_advice(error, port)}",
-        ) from error
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """As socket.create_server() makes one, whose error repeats the address, and hides that a name has none."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if made.family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind((host, port))
-        made.listen(128)
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _advice(error: Exception, port: int) -> str:
-    number = getattr(error, "errno", None)
-    if number == errno.EADDRINUSE:
-        return f", or find who listens there: ss -ltnp 'sport = :{port}'"
-    if number in (errno.EACCES, errno.EPERM):
-        return ": a port of 1024 or more needs no rights"
-    if number == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return ": one that this machine has (ip -brief address)"
-    return ""
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def serve(

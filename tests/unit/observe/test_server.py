@@ -13,6 +13,7 @@ import pytest
 from bridge.errors import ConfigError
 from bridge.observe import server
 from bridge.observe.admin import build_admin, serve_admin
+from bridge.observe.listen import bind
 from bridge.observe.metrics import Metrics
 from tests.support.servers import free_port
 
@@ -71,9 +72,8 @@ async def closed(reader: asyncio.StreamReader) -> None:
 async def serving(port: int | None = None) -> AsyncIterator[tuple[Client, asyncio.Event]]:
     client, stop = Client(port or free_port()), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(
-            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, stop, instance=INSTANCE)
-        )
+        listening = bind("127.0.0.1", client.port, "admin.listen")
+        group.create_task(serve_admin(build_admin(Metrics()), listening, stop, instance=INSTANCE))
         try:
             yield client, stop
         finally:
@@ -96,9 +96,7 @@ def test_a_port_in_use_is_an_error_that_names_the_address_and_the_key() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as raised:
-            asyncio.run(
-                serve_admin(build_admin(Metrics()), "127.0.0.1", port, asyncio.Event(), instance=INSTANCE)
-            )
+            bind("127.0.0.1", port, "admin.listen")
     assert raised.value.args[0] == f"cannot listen on 127.0.0.1:{port}: Address already in use"
     assert raised.value.hint == (
         f"choose another address in `admin.listen`, or find who listens there: ss -ltnp 'sport = :{port}'"
@@ -108,7 +106,7 @@ def test_a_port_in_use_is_an_error_that_names_the_address_and_the_key() -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.invalid"])
 def test_an_address_that_is_not_ours_is_the_same_kind_of_error(host: str) -> None:
     with pytest.raises(ConfigError, match=rf"^cannot listen on {host}:8377: (?!Unknown)") as raised:
-        server.bind(host, 8377, "admin.listen")
+        bind(host, 8377, "admin.listen")
     assert raised.value.hint == (
         "choose another address in `admin.listen`: one that this machine has (ip -brief address)"
     )
@@ -119,16 +117,17 @@ def test_the_port_is_free_again_after_a_stop_and_after_a_cancellation() -> None:
         async with serving() as (client, stop):
             await client.livez()
             stop.set()
-        server.bind("127.0.0.1", client.port, "admin.listen").close()
+        bind("127.0.0.1", client.port, "admin.listen").close()
+        listening = bind("127.0.0.1", client.port, "admin.listen")
         task = asyncio.create_task(
-            serve_admin(build_admin(Metrics()), "127.0.0.1", client.port, asyncio.Event(), instance=INSTANCE)
+            serve_admin(build_admin(Metrics()), listening, asyncio.Event(), instance=INSTANCE)
         )
         await client.livez()
         await client.close()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        server.bind("127.0.0.1", client.port, "admin.listen").close()
+        bind("127.0.0.1", client.port, "admin.listen").close()
 
     asyncio.run(story())
 
