@@ -290,6 +290,10 @@ class SinkConnection(BaseModel):
         """The vendor's rate limit for this message; None: no known limit."""
         return None
 
+    def at_once(self) -> int | None:
+        """How many messages may be in flight at once; None: as many as the dispatcher likes."""
+        return None
+
     def recipient(self, delivery: Delivery) -> str | None:
         """Who gets the message, where the message says so: one that fails is left alone without the others. None: the
         connection says it, for every message."""
@@ -309,7 +313,9 @@ class SinkConnection(BaseModel):
         raise NotImplementedError
 
 
-SINKS = Kinds(__name__, SinkConnection, but=("apprise_thread", "http", "judge", "model"))
+SINKS = Kinds(
+    __name__, SinkConnection, but=("apprise_thread", "http", "judge", "mail", "mailbox", "model", "smtp")
+)
 """Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
 
 
