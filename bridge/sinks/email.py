@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from bridge.expressions.markup import Markup
 from bridge.sinks.mail import Mail
 from bridge.sinks.mailbox import address_of, ascii_domain, mailbox
 from bridge.sinks.model import (
     SENT,
     Delivery,
-    Escape,
     MessageModel,
     OneLine,
     SendError,
@@ -83,8 +83,8 @@ class EmailMail(SinkMessage):
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("to", "fallback"), ("text", "html"))
 
     @classmethod
-    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
-        return {"html": html.escape}
+    def markup(cls, _written: Mapping[str, Any]) -> Mapping[str, Markup]:
+        return {"html": Markup(html.escape)}
 
 
 class EmailConnection(SinkConnection):

@@ -8,7 +8,7 @@ to an address that passed. Importing a sink imports no HTTP or mail library, bec
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from bridge.discover import Kinds
 from bridge.expressions.document import json_text
+from bridge.expressions.markup import Markup
 from bridge.section import describe
 
 Network = IPv4Network | IPv6Network
@@ -68,9 +69,6 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
         address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
     )
 
-
-Escape = Callable[[str], str]
-"""A function that makes text inert in a vendor's markup."""
 
 Blame = Literal["destination", "recipient", "message", "pace"]
 """The cause of a failure: the destination (it is down or refuses us: every message would get this), the recipient that
@@ -216,14 +214,14 @@ class SinkMessage(BaseModel):
     address: ClassVar[str] = ""
     """The key that names the recipient; `fallback` names the one that takes its place."""
     literal: ClassVar[frozenset[str]] = frozenset()
-    """Keys that must be literals, because `escapes` reads them."""
+    """Keys that must be literals, because `markup` reads them."""
 
     either: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Groups of keys; a message needs one of each group."""
 
     @classmethod
-    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
-        """Key -> the function that makes values from events inert. _written: the destination's keys."""
+    def markup(cls, _written: Mapping[str, Any]) -> Mapping[str, Markup]:
+        """Key -> where values from events must be made inert, and how. _written: the destination's keys."""
         return {}
 
     @classmethod
@@ -313,9 +311,10 @@ class SinkConnection(BaseModel):
         raise NotImplementedError
 
 
-SINKS = Kinds(
-    __name__, SinkConnection, but=("apprise_thread", "http", "judge", "mail", "mailbox", "model", "smtp")
+_BESIDE = (
+    *("apprise_thread", "discord_text", "http", "judge", "mail", "mailbox", "model", "slack_blocks", "smtp"),
 )
+SINKS = Kinds(__name__, SinkConnection, but=_BESIDE)
 """Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
 
 
@@ -365,6 +364,13 @@ def one_line(text: str) -> str:
 def cut(text: str, limit: int) -> str:
     """Truncate to `limit` characters, with an ellipsis at the end."""
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def text_of(value: Any) -> str:
+    """A text of a value that stands where a vendor takes text only; empty for null."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json_text(value).decode()
 
 
 HttpUrl = Annotated[str, AfterValidator(http_url)]

@@ -50,7 +50,7 @@ class SinkDestination(DestinationSection):
             connection=self.connection,
             kind=connection.type,
             fields={**message.given, **self.fields},
-            escapes=message.escapes(self.fields),
+            markup=message.markup(self.fields),
             max_age_seconds=self.max_age.total_seconds(),
             timeout_seconds=self.timeout.total_seconds(),
         )

@@ -389,6 +389,7 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[bytes]], 
     return parse
 
 
+@pytest.mark.fault(100)
 @pytest.mark.security(16)
 def test_what_arrives_is_what_was_said_and_nothing_else(
     parsed: Callable[[list[bytes]], list[dict[str, Any]]],
