@@ -68,6 +68,7 @@ class DiscordMessage(SinkMessage):
     thread_id: OneLine | None = None
     """A thread of the channel."""
 
+    address: ClassVar[str] = "thread_id"
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "embeds"),)
 
     @classmethod
@@ -89,10 +90,6 @@ class DiscordConnection(SinkConnection):
     def pace(self, delivery: Delivery) -> Pace:
         """30 per minute and webhook."""
         return Pace(self.webhook_url, _SECONDS)
-
-    def recipient(self, delivery: Delivery) -> str | None:
-        """The thread, if the message names one."""
-        return DiscordMessage.of(delivery.fields).thread_id
 
     async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = DiscordMessage.of(delivery.fields)

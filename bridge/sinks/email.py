@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _TO_MAX = 50
 _SUBJECT_MAX = 998  # characters: a line of RFC 5322, 2.1.1
-_WAIT_SECONDS = 2.0  # for a connection, before the message is put off
+_WAIT_PART = 0.5  # of the time-out: for a connection, before the message is put off
 _OURS = "_"
 """The first character of fields that the attempts of one mail leave to each other. No destination can have them."""
 
@@ -80,6 +80,7 @@ class EmailMail(SinkMessage):
     reply_to: Mailbox | None = None
     """The address for replies."""
 
+    address: ClassVar[str] = "to"
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("to", "fallback"), ("text", "html"))
 
     @classmethod
@@ -135,6 +136,9 @@ class EmailConnection(SinkConnection):
         to = given.to or given.fallback
         return ", ".join(sorted(address_of(one).spec.casefold() for one in to)) or None
 
+    def to_fallback(self, fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return super().to_fallback({n: v for n, v in fields.items() if not n.startswith(_OURS)})
+
     def mail(self, delivery: Delivery) -> tuple[Mail, list[str]]:
         """The mail, and the mailboxes that do not have it yet. Raises SendError."""
         given, left = _given(delivery)
@@ -170,11 +174,11 @@ class EmailConnection(SinkConnection):
         )
         gate = self._gate()
         try:
-            async with asyncio.timeout(_WAIT_SECONDS):
+            async with asyncio.timeout(wire.timeout * _WAIT_PART):
                 await gate.acquire()
         except TimeoutError:
             cause = "every connection to the mail server is busy: raise the connection's `connections`"
-            return SendOutcome("retry", "busy", cause, 1.0, blame="pace")
+            return SendOutcome("retry", "busy", cause, blame="message")
         try:
             told = await smtp.tell(way, mail, [address_of(one) for one in to], wire.timeout)
         finally:
@@ -199,7 +203,8 @@ def _given(delivery: Delivery) -> tuple[EmailMail, Mapping[str, Any]]:
 
 def _outcome(told: Told, to: Sequence[str], delivery: Delivery) -> SendOutcome:
     """Of all recipients: who accepted it has it and is not told again, who was deferred is tried again, and who was
-    refused for good makes a dead letter once nobody else is left."""
+    refused for good makes a dead letter once nobody else is left. Nobody has it, and nobody exists: the fallback
+    gets it."""
     _, before = _given(delivery)
     shown = list(before.get("_shown") or to)
     judged = {place: answer.judged() for place, answer in told.refusals.items()}
@@ -222,14 +227,16 @@ def _outcome(told: Told, to: Sequence[str], delivery: Delivery) -> SendOutcome:
         outcome = told.failed or (everybody or deferred[0]).outcome()
         if len(again) == len(to) and not refused:
             return outcome
-        left = {"to": again, "_shown": shown, "_refused": refused, "_why": why}
+        left = {**delivery.fields, "to": again, "_shown": shown, "_refused": refused, "_why": why}
         cause = outcome.cause + _count(again, shown, "will be tried again")
         return SendOutcome("retry", outcome.code, cause, outcome.retry_after, outcome.blame, left)
     if not refused or why is None:
         return SENT
-    left = {"to": refused, "_shown": shown, "_refused": [], "_why": None}
     cause = why[1] + _count(refused, shown, "did not get it")
-    return SendOutcome("dead", why[0], cause, blame="message", left=left if refused != shown else None)
+    if len(refused) == len(shown):
+        return SendOutcome("dead", why[0], cause, blame="message", gone=worst is None or worst.gone)
+    left = {**delivery.fields, "to": refused, "_shown": shown, "_refused": [], "_why": None}
+    return SendOutcome("dead", why[0], cause, blame="message", left=left)
 
 
 def _count(some: Sequence[str], of: Sequence[str], what: str) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bridge.expressions.markup import Markup
-from bridge.sinks.judge import document, judge, not_theirs, retry_after_of
+from bridge.sinks.judge import PATIENCE_SECONDS, document, judge, not_theirs, retry_after_of
 from bridge.sinks.model import (
     SENT,
     Delivery,
@@ -56,6 +57,7 @@ class SlackMessage(SinkMessage):
     thread_ts: OneLine | None = None
     """With a token: the message to reply to."""
 
+    address: ClassVar[str] = "channel"
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "blocks"),)
 
     @classmethod
@@ -96,11 +98,7 @@ class SlackConnection(SinkConnection):
         return () if self.webhook_url is None else ("channel", "fallback", "thread_ts")
 
     def recipient(self, delivery: Delivery) -> str | None:
-        """The channel, if the message names one."""
-        if self.webhook_url is not None:
-            return None
-        message = SlackMessage.of(delivery.fields)
-        return message.channel or message.fallback
+        return None if self.webhook_url is not None else super().recipient(delivery)
 
     def _channel(self, message: SlackMessage) -> str:
         return message.channel or message.fallback or self.channel or ""
@@ -147,7 +145,7 @@ def _api(answer: Reply, *, chosen: bool) -> SendOutcome:
     """The Web API reports errors in a 200 answer."""
     outcome = judge(answer)
     if outcome.verdict != "sent":
-        return outcome
+        return replace(outcome, gone=False)  # an address of the API
     found = document(answer)
     return SENT if found.get("ok") is True else _error(answer, found, chosen=chosen)
 
@@ -163,8 +161,10 @@ def _error(answer: Reply, found: Mapping[str, Any], *, chosen: bool) -> SendOutc
     if error in _PASSING:
         return SendOutcome("retry", code, cause, blame="destination")
     if error in _PLACE:
-        return SendOutcome("dead", code, cause, blame="recipient" if chosen else "destination")
-    return SendOutcome("dead", code, cause, blame="destination" if error in _OURS else "message")
+        return SendOutcome("dead", code, cause, blame="recipient" if chosen else "destination", gone=chosen)
+    if error in _OURS:
+        return SendOutcome("dead", code, cause, blame="destination", patience=PATIENCE_SECONDS)
+    return SendOutcome("dead", code, cause)
 
 
 def _problems(found: Mapping[str, Any]) -> str:

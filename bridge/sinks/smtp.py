@@ -73,6 +73,11 @@ class Answer:
         """The codes only: a server's text quotes addresses."""
         return f"SMTP {self.code}{f' {self.enhanced}' if self.enhanced else ''}"
 
+    @property
+    def gone(self) -> bool:
+        """There is no such recipient: 5.1.z, 5.2.1 (disabled), or no enhanced code."""
+        return self.step == "recipient" and (not self.enhanced or self.enhanced.startswith(("5.1.", "5.2.1")))
+
     def judged(self) -> tuple[Literal["retry", "dead"], Blame]:
         """Whether the same may succeed later, and whose fault it is."""
         subject, _, detail = self.enhanced.partition(".")[2].partition(".")

@@ -72,6 +72,7 @@ class TelegramMessage(SinkMessage):
     fallback: OneLine | None = None
     """The chat when `chat_id` is null or empty."""
 
+    address: ClassVar[str] = "chat_id"
     literal: ClassVar[frozenset[str]] = frozenset({"format"})
 
     @classmethod
@@ -97,11 +98,6 @@ class TelegramConnection(SinkConnection):
 
     def needs(self) -> tuple[tuple[str, ...], ...]:
         return () if self.chat_id else (("chat_id", "fallback"),)
-
-    def recipient(self, delivery: Delivery) -> str | None:
-        """The chat, if the message names one."""
-        message = TelegramMessage.of(delivery.fields)
-        return message.chat_id or message.fallback
 
     def _chat(self, message: TelegramMessage) -> str:
         return message.chat_id or message.fallback or self.chat_id or ""
@@ -152,5 +148,5 @@ def _outcome(answer: Reply, *, chosen: bool) -> SendOutcome:
     wait = seconds(parameters.get("retry_after")) if isinstance(parameters, dict) else None
     outcome = judge(answer, detail=f"Telegram says {words!r}" if words else "", retry_after=wait)
     if outcome.code == "http_403" or words in _OF_THE_CHAT:  # this chat's choice, not the bot's fault
-        return replace(outcome, blame="recipient" if chosen else "destination")
-    return outcome
+        return replace(outcome, blame="recipient" if chosen else "destination", gone=chosen, patience=0.0)
+    return replace(outcome, gone=False)  # 404: no such bot

@@ -142,6 +142,8 @@ def test_each_of_several_recipients_gets_it_once_or_is_told_of() -> None:
         heads = {raw.split(b"\r\nMIME-Version")[0] for raw in mail_server.raw}
         assert len(heads) == 1, "the header is the same for all, and shows all"
         assert not any("@" in one.cause for one in outcomes)
+        assert third.left is not None
+        assert not third.gone, "the others have it: the fallback is for when nobody has"
         # what a person retries goes to the one who lacks it only
         again = send(connection, {**THREE, **third.left})
         assert (again.verdict, again.code, len(mail_server.mails)) == ("dead", "smtp_550", 2)
@@ -197,6 +199,32 @@ def test_who_was_refused_is_not_asked_again_when_the_content_is_put_off() -> Non
         assert (first.verdict, second.verdict, second.code) == ("retry", "dead", "smtp_550")
         assert sum("gone@" in one for one in asked) == 1
         assert "1 of 3 recipients did not get it" in second.cause
+
+
+def test_the_fallback_takes_what_nobody_got() -> None:
+    deferred = iter(["450 later"])
+
+    def say(verb: str, argument: str) -> str | None:
+        if verb != "RCPT" or "ops@" in argument:
+            return None
+        return next(deferred, "550 5.1.1 no such user") if "slow@" in argument else "550 5.1.1 no such user"
+
+    fields: dict[str, Any] = {
+        **MAIL,
+        "to": ["gone@example.com", "slow@example.com"],
+        "fallback": "ops@example.com",
+    }
+    with server(say) as mail_server:
+        connection = mailer(mail_server)
+        first = send(connection, fields)
+        assert (first.verdict, first.gone) == ("retry", False)
+        last = send(connection, first.left or {})
+        assert (last.verdict, last.gone, last.left) == ("dead", True, None)
+        elsewhere = connection.to_fallback(first.left or {})
+        assert elsewhere is not None
+        assert send(connection, dict(elsewhere)).verdict == "sent"
+        ((to, mail),) = mail_server.mails
+        assert (to, mail["To"]) == (["ops@example.com"], "ops@example.com")
 
 
 def test_the_recipient_of_a_lane_is_the_mailbox_whatever_its_name_and_case() -> None:
@@ -294,11 +322,11 @@ def test_no_more_connections_than_the_configuration_allows() -> None:
         client = HttpClient()
         try:
             sends = [
-                asyncio.ensure_future(each.send(delivery(MAIL), Wire(client, 10.0)))
+                asyncio.ensure_future(each.send(delivery(MAIL), Wire(client, 3.0)))
                 for each in (first, second)
                 for _ in range(count)
             ]
-            _, pending = await asyncio.wait(sends, timeout=4.0)
+            _, pending = await asyncio.wait(sends, timeout=2.5)
             mail_server.gate.set()
             await asyncio.wait(pending or sends)
             return [one.result() for one in sends]
@@ -312,7 +340,7 @@ def test_no_more_connections_than_the_configuration_allows() -> None:
         assert mail_server.most == 3
         assert [one.verdict for one in outcomes].count("sent") == 3
         put_off = [one for one in outcomes if one.verdict != "sent"]
-        assert {(one.verdict, one.code, one.blame) for one in put_off} == {("retry", "busy", "pace")}
+        assert {(one.verdict, one.code, one.blame) for one in put_off} == {("retry", "busy", "message")}
         assert mailer(mail_server, **limits).at_once() == 3
 
 
