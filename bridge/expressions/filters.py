@@ -26,9 +26,9 @@ def moment_text(text: str) -> str:
         return text
     try:
         made = datetime.fromisoformat(text)
-    except ValueError:
+        return (made if made.tzinfo is None else made.astimezone(UTC)).isoformat()
+    except (ValueError, OverflowError):
         return text.replace(" ", "T", 1)
-    return (made if made.tzinfo is None else made.astimezone(UTC)).isoformat()
 
 
 def date_filter(value: Any, pattern: str = "%Y-%m-%d", zone: str | None = None) -> Any:
@@ -41,8 +41,15 @@ def date_filter(value: Any, pattern: str = "%Y-%m-%d", zone: str | None = None) 
     found = moment_of(value)
     if isinstance(found, datetime):
         found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
-        found = found.astimezone(UTC if zone is None else ZoneInfo(zone))
+        found = found.astimezone(UTC if zone is None else _zone(zone))
     return found.strftime(pattern)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError):  # no such name, or the name of a folder
+        raise ValueError("no time zone of this name") from None
 
 
 def moment_of(value: Any) -> date | time:

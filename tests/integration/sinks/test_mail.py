@@ -9,17 +9,23 @@ import base64
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from bridge.sinks.http import HttpClient
 from bridge.sinks.model import SINKS, SendOutcome, SinkConnection, Wire
+from tests.integration.sinks.conftest import HEAD, Start
 from tests.integration.sinks.test_contract import delivery, send
+from tests.integration.sinks.test_delivery import until_it_is
 from tests.support.mail import MailServer, Say
+from tests.support.producers import Producer
+from tests.support.servers import Database
 
 MAIL: dict[str, Any] = {"to": "ada@example.com", "subject": "Hello", "text": "plain"}
 
@@ -109,6 +115,9 @@ def test_an_answer_to_the_content_is_the_messages_unless_it_says_otherwise(
 
 # -- several recipients -------------------------------------------------------------------------------
 
+MAILS = """
+mails: { connection: mail, to: $event.to, subject: hello, text: hi }
+"""
 THREE = {**MAIL, "to": ["Ada <ada@example.com>", "slow@example.com", "gone@example.com"]}
 
 
@@ -199,6 +208,45 @@ def test_who_was_refused_is_not_asked_again_when_the_content_is_put_off() -> Non
         assert (first.verdict, second.verdict, second.code) == ("retry", "dead", "smtp_550")
         assert sum("gone@" in one for one in asked) == 1
         assert "1 of 3 recipients did not get it" in second.cause
+
+
+@pytest.mark.slow
+def test_a_whole_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
+    source: Database, target_connection: psycopg.Connection[tuple[Any, ...]], bridge_with: Start
+) -> None:
+    deferred = iter(["450 4.2.0 greylisted"])
+    missing = {"gone@": "550 5.1.1 no such user"}
+
+    def say(verb: str, argument: str) -> str | None:
+        if verb == "RCPT" and "slow@" in argument:
+            return next(deferred, None)
+        return next((said for name, said in missing.items() if verb == "RCPT" and name in argument), None)
+
+    with server(say) as mail_server:
+        address = f"host: 127.0.0.1, port: {mail_server.port}, security: none, from: b@x.example"
+        connection = f"mail: {{{{ type: email, {address} }}}}"
+        bridge = (
+            bridge_with(MAILS, head=HEAD.replace("pipelines:", f"  {connection}\npipelines:"))
+            .start()
+            .wait_ready()
+        )
+        with Producer(source.dsn) as producer:
+            producer.transaction(payloads=[{"to": THREE["to"]}])
+        mail_server.wait(2)
+        until_it_is(target_connection, "select state from bridge.delivery", "dead")
+        letter = "select code || ': ' || cause from bridge.dead_letter"
+        cause = "smtp_550: SMTP 550 5.1.1: the recipient was refused (1 of 3 recipients did not get it)"
+        until_it_is(target_connection, letter, cause)
+        missing.clear()
+        words = ["dead", "retry", "--all", "-c", str(bridge.config)]
+        subprocess.run(
+            [sys.executable, "-m", "bridge", *words], env=bridge.environment, check=True, timeout=60
+        )
+        mails = mail_server.wait(3)
+        until_it_is(target_connection, "select state from bridge.delivery", "sent")
+    told = [["ada@example.com"], ["slow@example.com"], ["gone@example.com"]]
+    assert [to for to, _ in mails] == told, "each once"
+    assert {mail["To"] for _, mail in mails} == {"Ada <ada@example.com>, slow@example.com, gone@example.com"}
 
 
 def test_the_fallback_takes_what_nobody_got() -> None:
