@@ -51,7 +51,8 @@ class Lane:
         self._stop = stop
         self._wire = Wire(http, plan.timeout)
         self._breaker = Breaker()
-        self._capacity = _CAPACITY_PACED if plan.sink.slowest_pace else CAPACITY
+        most = _CAPACITY_PACED if plan.sink.slowest_pace else CAPACITY
+        self._capacity = min(most, plan.sink.at_once() or most)
         self._longest_wait = self._capacity * plan.sink.slowest_pace
         self._recipients = Recipients(self._capacity)
         self._held: dict[str, deque[Parcel]] = {}

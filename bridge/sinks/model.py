@@ -8,7 +8,7 @@ to an address that passed. Importing a sink imports no HTTP or mail library, bec
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from bridge.discover import Kinds
 from bridge.expressions.document import json_text
+from bridge.expressions.markup import Markup
 from bridge.section import describe
 from bridge.sinks.joining import Join
 
@@ -72,9 +73,6 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 
 DIGEST = "$digest"
 """The field of a message that says which messages go together as one. No vendor's key begins so."""
-
-Escape = Callable[[str], str]
-"""A function that makes text inert in a vendor's markup."""
 
 Blame = Literal["destination", "recipient", "message", "pace"]
 """The cause of a failure: the destination (it is down or refuses us: every message would get this), the recipient that
@@ -222,7 +220,7 @@ class SinkMessage(BaseModel):
     address: ClassVar[str] = ""
     """The key that names the recipient; `fallback` names the one that takes its place."""
     literal: ClassVar[frozenset[str]] = frozenset()
-    """Keys that must be literals, because `escapes` reads them."""
+    """Keys that must be literals, because `markup` reads them."""
 
     joins: ClassVar[Mapping[str, Join]] = {}
     """How a digest makes each key from those of its messages; a key that is not here is the first message's. Empty:
@@ -232,8 +230,8 @@ class SinkMessage(BaseModel):
     """Groups of keys; a message needs one of each group."""
 
     @classmethod
-    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
-        """Key -> the function that makes values from events inert. _written: the destination's keys."""
+    def markup(cls, _written: Mapping[str, Any]) -> Mapping[str, Markup]:
+        """Key -> where values from events must be made inert, and how. _written: the destination's keys."""
         return {}
 
     @classmethod
@@ -300,6 +298,10 @@ class SinkConnection(BaseModel):
         """The vendor's rate limit for this message; None: no known limit."""
         return None
 
+    def at_once(self) -> int | None:
+        """How many messages may be in flight at once; None: as many as the dispatcher likes."""
+        return None
+
     def recipient(self, delivery: Delivery) -> str | None:
         """Who gets the message, where the message says so: one that fails is left alone without the others. None: the
         connection says it, for every message."""
@@ -319,7 +321,21 @@ class SinkConnection(BaseModel):
         raise NotImplementedError
 
 
-SINKS = Kinds(__name__, SinkConnection, but=("apprise_thread", "http", "joining", "judge", "model"))
+_BESIDE = (
+    *(
+        "apprise_thread",
+        "discord_text",
+        "http",
+        "joining",
+        "judge",
+        "mail",
+        "mailbox",
+        "model",
+        "slack_blocks",
+        "smtp",
+    ),
+)
+SINKS = Kinds(__name__, SinkConnection, but=_BESIDE)
 """Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
 
 
@@ -369,6 +385,13 @@ def one_line(text: str) -> str:
 def cut(text: str, limit: int) -> str:
     """Truncate to `limit` characters, with an ellipsis at the end."""
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def text_of(value: Any) -> str:
+    """A text of a value that stands where a vendor takes text only; empty for null."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json_text(value).decode()
 
 
 HttpUrl = Annotated[str, AfterValidator(http_url)]

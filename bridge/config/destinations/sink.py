@@ -57,7 +57,7 @@ class SinkDestination(DestinationSection):
             connection=self.connection,
             kind=connection.type,
             fields={**message.given, **self.fields, **({DIGEST: self.digest.by} if self.digest else {})},
-            escapes=message.escapes(self.fields),
+            markup=message.markup(self.fields),
             max_age_seconds=self.max_age.total_seconds(),
             timeout_seconds=self.timeout.total_seconds(),
             digest=(self.digest.every.total_seconds(), self.digest.max) if self.digest else None,
