@@ -29,7 +29,7 @@ from bridge.ingress.body import (
 )
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.settings import IngressSettings, Keys
-from bridge.ingress.store import Item
+from bridge.ingress.store import Item, Stored
 from bridge.ingress.writer import StoreOutcome, Writer
 from bridge.log import Log
 from bridge.postgres.safe_error import safe_error
@@ -114,11 +114,16 @@ class Ingress:
         headers: dict[bytes, bytes] = dict(request.scope["headers"])
         endpoint = settings.webhooks.get(request.path_params["name"])
         if endpoint is None:
-            raise unauthorized()
+            raise unauthorized(webhook=True)
         check_headers(headers, settings.max_payload)
         body = await read_body(request.receive, settings.max_payload)
-        [outcome] = await self.writer.put([endpoint.item(headers, body)])
-        return _answer(outcome)
+        taken = endpoint.take(headers, body, request.scope["query_string"])
+        if isinstance(taken, Item):
+            [outcome] = await self.writer.put([taken])
+            return _answer(outcome)
+        if isinstance(taken, list):
+            return _answers(await self.writer.put(taken) if taken else [])
+        return Response(orjson.dumps(taken), media_type="application/json")
 
     async def openapi(self, _: Request) -> Response:
         """GET /openapi.json"""
@@ -150,6 +155,18 @@ def _answer(outcome: StoreOutcome) -> Response:
     if outcome.duplicate:
         return Response(orjson.dumps({"id": outcome.id, "duplicate": True}), media_type="application/json")
     return Response(orjson.dumps({"id": outcome.id}), 202, media_type="application/json")
+
+
+def _answers(outcomes: list[StoreOutcome]) -> Response:
+    """Of a webhook's array. A sender repeats the whole of it, so one refusal is the answer; what was stored is known
+    by its id then."""
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+    if refusals:
+        raise max(refusals, key=lambda refusal: refusal.status)
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+    events = [{"id": one.id, "duplicate": True} if one.duplicate else {"id": one.id} for one in stored]
+    status = 200 if all(one.duplicate for one in stored) else 202
+    return Response(orjson.dumps({"events": events}), status, media_type="application/json")
 
 
 def _refused(_: Request, error: Exception) -> Response:

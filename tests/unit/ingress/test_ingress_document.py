@@ -20,7 +20,22 @@ def test_every_kind_of_problem_stands_in_the_table_of_refusals() -> None:
 
 
 def test_every_scheme_has_its_row() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \| .*\|.*\|.*\|.*\|.*\|$", TEXT, re.M)) == set(SCHEMES)
+    rows = re.findall(r"^\| (?:`(\w+)`|\[`(\w+)`\]\((.*?)\)) \|(.*)\|(.*)\|(.*)\|(.*)\|(.*)\|$", TEXT, re.M)
+    assert len(rows) == len(SCHEMES)
+    assert {one or other: source for one, other, source, *_ in rows} == {
+        name: scheme.source for name, scheme in SCHEMES.items()
+    }
+    for one, other, _, signature, time, identity, event_type, key in rows:
+        scheme = SCHEMES[one or other]
+        for place, cell in ((scheme.type, event_type), (scheme.id, identity), (scheme.idempotency_key, key)):
+            for name in re.findall(r"^\$headers\.(\w+)$|^\$(body\.\w+)$", "\n".join(place), re.M):
+                assert f"`{name[0].replace('_', '-')}`" in cell or f"`${name[1]}`" in cell, (
+                    one or other,
+                    name,
+                )
+        if scheme.recipe is not None:
+            assert scheme.recipe.header in signature or "as `" in signature
+            assert (scheme.recipe.timestamp or "").rstrip("=") in time
 
 
 def test_the_limits_are_those_of_the_code() -> None:
