@@ -118,6 +118,7 @@ class Ingress:
         check_headers(headers, settings.max_payload)
         body = await read_body(request.receive, settings.max_payload)
         taken = endpoint.take(headers, body, request.scope["query_string"])
+        request.scope["bridge.trusted"] = True
         if isinstance(taken, Item):
             [outcome] = await self.writer.put([taken])
             return _answer(outcome)
@@ -184,7 +185,8 @@ def _no_route(_: Request, error: Exception) -> Response:
 
 
 class KeyGuard:
-    """Requires a valid API key, except for webhooks, which check their own signature."""
+    """Requires a valid API key, except for webhooks, which check their own signature. `bridge.trusted` tells the server
+    that the client has shown it (observe/server.py)."""
 
     def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:
         self._app = app
@@ -197,6 +199,7 @@ class KeyGuard:
             if scope["bridge.key"] is None:
                 await unauthorized().response()(scope, receive, send)
                 return
+            scope["bridge.trusted"] = True
         await self._app(scope, receive, send)
 
 

@@ -37,8 +37,8 @@ class Refusal(Exception):
         retry_after: float | None = None,
         close: bool = False,
     ) -> None:
-        """field: the payload's field or the header. retry_after: seconds. close: the body was not read, so the
-        connection cannot be reused."""
+        """field: the payload's field or the header. retry_after: seconds. close: the connection is not reused: the body
+        was not read, or the client has no key."""
         super().__init__(detail)
         self.status = status
         self.kind = kind
@@ -74,7 +74,7 @@ class Refusal(Exception):
 def unauthorized(*, webhook: bool = False) -> Refusal:
     """The answer to every unauthenticated request; it must not say what was wrong. webhook: senders with a password may
     wait to be asked for it (RFC 7617)."""
-    refusal = Refusal(401, "unauthorized", "a valid API key or signature is needed")
+    refusal = Refusal(401, "unauthorized", "a valid API key or signature is needed", close=True)
     if webhook:
         refusal.challenge = 'Bearer, Basic realm="webhooks"'
     return refusal

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.ingress import body, problem, writer
 from bridge.ingress.store import DELIVERY_MEMORY, IngressDown
-from bridge.observe import server
+from bridge.observe import connection, server
 from bridge.signatures import SCHEMES, TOLERANCE_SECONDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "ingress.md").read_text()
@@ -43,7 +43,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{server.HEADER_BYTES // 1024} KiB, and {server.HEADER_SECONDS:.0f} s",
         f"`max_payload` (1 MiB), {body.READ_SECONDS:.0f} s",
         f"| idle between requests | {server.KEEP_ALIVE_SECONDS} s |",
-        f"(200); {server.CONNECTIONS_OVER} more are answered 503",
+        f"(200); {server.CONNECTIONS_OVER} more wait for a place, {connection.PATIENCE_SECONDS} s at most",
+        f"a body for over {server.SLOW_SECONDS:.0f} s",
+        f"at most {connection.LINGER_BYTES >> 20} MiB, {connection.LINGER_SECONDS:.0f} s, "
+        f"or {connection.LINGER_IDLE_SECONDS:.0f} s without a byte",
         f"{writer.WAIT_SECONDS:.0f} s; {writer.QUEUE_ITEMS:,} events or {writer.QUEUE_BYTES >> 20} MiB",
         f"{writer.BATCH_ITEMS} events or {writer.BATCH_BYTES >> 20} MiB",
         f"at most {body.MOST_LINES:,} lines",

@@ -560,7 +560,7 @@ def test_hubspot_signs_some_characters_without_their_percent_encoding() -> None:
     assert let_in(settings, headers, "{}", now=NOW, query="a=x%3Ay%2Fz%40%21&b=%20")
 
 
-def test_create_update_and_cancel_with_one_body_are_three_deliveries_of_shopify() -> None:
+def test_create_update_and_cancel_with_one_body_are_three_deliveries() -> None:
     items = [
         one(
             taken(
