@@ -158,6 +158,25 @@ def _public_url(url: str) -> str:
 PublicUrl = Annotated[str, AfterValidator(_public_url)]
 
 
+def _origin(text: str) -> str:
+    """As a browser sends it (RFC 6454, 6.2), so that texts can be compared."""
+    parts = urlsplit(text)
+    if "${" not in text and (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or text != f"{parts.scheme}://{parts.netloc.lower()}"
+        or "@" in text
+        or text.endswith((":443" if parts.scheme == "https" else ":80", ":"))
+    ):
+        raise ValueError(
+            "must be an origin as browsers send it: https://app.example.com, in lower case, no path"
+        )
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
 def _is_scheme(name: str) -> str:
     if name not in SCHEMES:
         raise PydanticCustomError("literal_error", "no scheme", {"expected": ", ".join(map(repr, SCHEMES))})
@@ -239,6 +258,8 @@ class IngressSection(Section):
     """Events per second for each API key; above it the answer is 429. Absent: only the queue limits the rate."""
     max_connections: Annotated[Integer, Field(ge=1, le=10_000)] = 200
     """Connections at a time; more are answered 503, then closed unread."""
+    cors: tuple[Origin, ...] = ()
+    """Origins of web pages that may POST /v1/events/{type}: https://app.example.com. Absent: browsers get no answer."""
     webhooks: dict[PlainName, Webhook] = Field(default_factory=dict)
     """Endpoints for signed webhooks, by name."""
 

@@ -12,6 +12,7 @@ from http import HTTPStatus
 import orjson
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -70,6 +71,7 @@ class Ingress:
             ],
             middleware=[
                 Middleware(Edge, count=count, webhooks=lambda: self.settings.webhooks),
+                Middleware(Browsers, origins=lambda: self.settings.cors),
                 Middleware(KeyGuard, keys=lambda: self.settings.keys),
             ],
             exception_handlers={Refusal: _refused, 404: _no_route, 405: _no_route},
@@ -201,6 +203,37 @@ class KeyGuard:
                 return
             scope["bridge.trusted"] = True
         await self._app(scope, receive, send)
+
+
+class Browsers:
+    """Lets web pages of the configured origins send events and read the answers (CORS: fetch.spec.whatwg.org, 3.3).
+    Their preflight has no key. For any other origin nothing is said, so its browser refuses."""
+
+    def __init__(self, app: ASGIApp, origins: Callable[[], tuple[str, ...]]) -> None:
+        self._app = app
+        self._origins = origins
+        self._made: tuple[tuple[str, ...], ASGIApp] = ((), app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = self._origins()
+        if self._made[0] != origins:  # they were reloaded
+            self._made = (origins, self._allowing(origins))
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        is_allowed = origin in origins and scope["path"].startswith(_EVENTS)
+        await (self._made[1] if is_allowed else self._app)(scope, receive, send)
+
+    def _allowing(self, origins: tuple[str, ...]) -> ASGIApp:
+        return CORSMiddleware(
+            self._app,
+            allow_origins=origins,
+            allow_methods=["POST"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                *(name.decode() for name in _KEY_HEADERS.values()),
+            ],
+            expose_headers=["retry-after"],
+        )
 
 
 class Edge:

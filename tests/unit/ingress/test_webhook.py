@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bridge.config.model import Webhook
+from bridge.config.model import IngressSection, Webhook
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import Item
 from bridge.ingress.webhook import Endpoint
@@ -182,3 +182,27 @@ HMAC = {"scheme": "hmac", "type": "a", "header": "X", "id": "body"}
 def test_a_configuration_that_could_not_work_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Webhook.model_validate({"secrets": ("s",), **given})
+
+
+@pytest.mark.parametrize(
+    ("origin", "fits"),
+    [
+        ("https://app.example.com", True),
+        ("http://localhost:5173", True),
+        ("http://[::1]:5173", True),
+        ("https://app.example.com/", False),
+        ("https://App.example.com", False),
+        ("https://app.example.com:443", False),
+        ("app.example.com", False),
+        ("*", False),
+        ("null", False),
+        ("https://a@app.example.com", False),
+    ],
+)
+def test_an_origin_is_written_as_browsers_send_it(origin: str, fits: bool) -> None:
+    section = {"api_keys": ("k",), "cors": (origin,)}
+    if fits:
+        assert IngressSection.model_validate(section).cors == (origin,)
+        return
+    with pytest.raises(ValidationError, match="must be an origin as browsers send it"):
+        IngressSection.model_validate(section)
