@@ -22,12 +22,11 @@ from bridge.expressions.document import json_text
 from bridge.expressions.markup import Markup
 from bridge.section import describe
 from bridge.sinks.joining import Join
+from bridge.sinks.reachable import is_public
 
 Network = IPv4Network | IPv6Network
 
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-_SITE_LOCAL = IPv6Network("fec0::/10")
-_COMPATIBLE = IPv6Network("::/96")  # RFC 4291, 2.5.5.1: deprecated, and ::1 and :: are in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class AddressGuard:
         inner = _embedded(found)
         if any(one.version == network.version and one in network for network in self.allow for one in inner):
             return True
-        return all(_is_public(one) for one in inner)
+        return all(is_public(one) for one in inner)
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
@@ -61,14 +60,6 @@ def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Addr
     if address.teredo is not None:
         return [address, *address.teredo]
     return [address]
-
-
-def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv6Address) and (address in _SITE_LOCAL or address in _COMPATIBLE):
-        return False
-    return address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
-    )
 
 
 DIGEST = "$digest"
@@ -322,18 +313,8 @@ class SinkConnection(BaseModel):
 
 
 _BESIDE = (
-    *(
-        "apprise_thread",
-        "discord_text",
-        "http",
-        "joining",
-        "judge",
-        "mail",
-        "mailbox",
-        "model",
-        "slack_blocks",
-        "smtp",
-    ),
+    *("apprise_thread", "discord_text", "http", "joining", "judge", "mail", "mailbox", "model", "reachable"),
+    *("slack_blocks", "smtp"),
 )
 SINKS = Kinds(__name__, SinkConnection, but=_BESIDE)
 """Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
