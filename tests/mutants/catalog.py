@@ -23,6 +23,10 @@ def real(name: str) -> str:
     return f"tests/mutants/test_on_servers.py::{name}"
 
 
+def at_sinks(name: str) -> str:
+    return f"tests/mutants/test_on_sinks.py::{name}"
+
+
 def at_target(name: str) -> str:
     return f"tests/mutants/test_on_target.py::{name}"
 
@@ -403,5 +407,37 @@ if self.ledger.next is not None:
         "a batch that timed out is sent again at its size",
         (Code("self.batch.too_much($EVENTS)", "self.batch.worked()"),),
         (at_target("test_batches_shrink_until_the_target_finishes_one"),),
+    ),
+    # A failing recipient costs only what goes to that recipient.
+    Mutant(
+        "a-recipients-fault-is-the-destinations",
+        "one customer's endpoint that is down or busy stops the messages to everybody",
+        (Code("$NAME is not None and $OUTCOME.blame in ('recipient', 'pace')", "False"),),
+        (at_sinks("test_a_recipient_that_fails_stops_no_other"),),
+    ),
+    Mutant(
+        "a-recipient-takes-all-places",
+        "messages to an endpoint that hangs are in flight until there is no place for another",
+        (Code("$KNOWN.in_flight >= (1 if $KNOWN.breaker.failures else $MOST)", "False"),),
+        (at_sinks("test_a_recipient_that_hangs_has_a_part_of_the_places"),),
+    ),
+    Mutant(
+        "a-bad-address-blames-the-recipient",
+        "a private address in an event opens a breaker, and the messages that name it wait instead of being told",
+        (Code("replace($OUTCOME, blame='message')", "replace($OUTCOME, blame='destination')"),),
+        (at_sinks("test_an_address_that_may_not_be_reached_is_the_messages_own_fault"),),
+    ),
+    # Sent means that the vendor took it.
+    Mutant(
+        "two-hundred-is-sent",
+        "whatever answers 200 in Slack's place has taken the message",
+        (Code("$OUTCOME.verdict != 'sent' or $SAID == 'ok'", "True"),),
+        (at_sinks("test_two_hundred_is_not_sent_when_slack_did_not_take_it"),),
+    ),
+    Mutant(
+        "a-retry-is-an-end",
+        "a failure that may pass ends its message",
+        (Code("$AGAIN and $LEFT > _LAST_SECONDS", "$LEFT < 0"),),
+        (at_sinks("test_every_answer_is_settled_as_the_recipient_gave_it"),),
     ),
 )
