@@ -109,16 +109,17 @@ class Libpq(Section):
 
     @model_validator(mode="after")
     def _one_dsn(self) -> Libpq:
-        from psycopg import ProgrammingError  # noqa: PLC0415  # a quarter of the start-up time of `lint`
-        from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
-
         beside = {
             name: getattr(self, name)
             for name in Libpq.model_fields
             if name != "dsn" and getattr(self, name) is not None
         }
-        if "${" in self.dsn:  # not set on this machine; offline commands connect to nothing
+        # not set on this machine: offline commands connect to nothing; or empty, as the default is
+        if "${" in self.dsn or not (self.dsn or beside):
             return self
+        from psycopg import ProgrammingError  # noqa: PLC0415  # a quarter of the start-up time of `lint`
+        from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
+
         try:
             merged = make_conninfo(self.dsn, **beside) if beside else self.dsn
             conninfo_to_dict(merged)
@@ -129,10 +130,10 @@ class Libpq(Section):
 
     def parameters(self) -> dict[str, str]:
         """The parameters in `dsn`, by libpq's keywords; empty if it is not known on this machine."""
+        if "${" in self.dsn or not self.dsn:
+            return {}
         from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415  # as above
 
-        if "${" in self.dsn:
-            return {}
         return {name: str(value) for name, value in conninfo_to_dict(self.dsn).items()}
 
     def place(self) -> str:

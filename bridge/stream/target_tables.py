@@ -18,25 +18,30 @@ from bridge.postgres.target_rules import Finding, Lack
 from bridge.stream.spec import StreamSpec
 
 
+def connect_catalog(plan: StreamSpec) -> psycopg.Connection:
+    """A connection to ask the target's catalog."""
+    return connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}")
+
+
 def plan_target(plan: StreamSpec) -> Planner:
     """Check the target's catalog and compile the pipelines for its tables. Raises Halt."""
-    return examine_target(plan)[0]
+    with connect_catalog(plan) as target:
+        return examine_target(plan, target)[0]
 
 
-def examine_target(plan: StreamSpec) -> tuple[Planner, list[Finding]]:
+def examine_target(plan: StreamSpec, target: psycopg.Connection) -> tuple[Planner, list[Finding]]:
     """The same, and what does not stop the stream and may cost events."""
     shapes: dict[tuple[str, str], TableShape] = {}
     doubts: list[Finding] = []
-    with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
-        findings = ledger_findings(connection)
-        for pipeline in plan.pipelines:
-            for name, destination in pipeline.destinations.items():
-                if isinstance(destination, TableSpec) and destination.connection == plan.connection:
-                    shape, found = table_of_destination(connection, plan, pipeline.events, destination)
-                    findings += [finding for finding in found if finding.stops]
-                    doubts += [finding for finding in found if not finding.stops]
-                    if shape is not None:
-                        shapes[pipeline.name, name] = shape
+    findings = ledger_findings(target)
+    for pipeline in plan.pipelines:
+        for name, destination in pipeline.destinations.items():
+            if isinstance(destination, TableSpec) and destination.connection == plan.connection:
+                shape, found = table_of_destination(target, plan, pipeline.events, destination)
+                findings += [finding for finding in found if finding.stops]
+                doubts += [finding for finding in found if not finding.stops]
+                if shape is not None:
+                    shapes[pipeline.name, name] = shape
     if findings:
         message = "; ".join(finding.message for finding in findings)
         fixes = dict.fromkeys(finding.fix for finding in findings)
@@ -56,8 +61,8 @@ def examine_target(plan: StreamSpec) -> tuple[Planner, list[Finding]]:
 
 def table_of(plan: StreamSpec, events: tuple[str, ...], spec: TableSpec) -> TableShape:
     """One destination's table. events: the types that its pipeline takes. Raises Halt if the table does not fit."""
-    with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as connection:
-        shape, findings = table_of_destination(connection, plan, events, spec)
+    with connect_catalog(plan) as target:
+        shape, findings = table_of_destination(target, plan, events, spec)
     for finding in findings:
         if finding.stops:
             raise Halt(finding.message, reason=finding.reason, hint=finding.fix)

@@ -23,7 +23,7 @@ from bridge.postgres.catalog import HIDDEN, excess_powers, hides_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import foreign_rows
 from bridge.postgres.own_outbox import outbox_findings
-from bridge.postgres.profiles import CATALOG, SOURCE
+from bridge.postgres.profiles import SOURCE
 from bridge.postgres.progress import registered
 from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
@@ -38,7 +38,7 @@ from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
-from bridge.stream.target_tables import differences, examine_target
+from bridge.stream.target_tables import connect_catalog, differences, examine_target
 
 _BACKOFF = Backoff(first=0.1, longest=10.0, jitter=NO_JITTER)  # one stream: nobody to keep apart from
 _HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
@@ -128,9 +128,10 @@ class Worker:
         """Run one session. Returns why it ended; None: it was asked to."""
         engine: Engine | None = None
         try:
-            planner, doubts = examine_target(self.plan)
-            self._tell_altered(planner)
-            self._check_plan(doubts)
+            with connect_catalog(self.plan) as target:
+                planner, doubts = examine_target(self.plan, target)
+                self._tell_altered(planner)
+                self._check_plan(target, doubts)
             self._pace.at_most(self.plan.max_events)
             engine = Engine(
                 self.plan,
@@ -170,7 +171,7 @@ class Worker:
                 self.watcher.altered(table, what)
         self._shaped, self._shapes = self.plan, shapes
 
-    def _check_plan(self, of_target: Sequence[Finding]) -> None:
+    def _check_plan(self, target: psycopg.Connection, of_target: Sequence[Finding]) -> None:
         """Once per plan: log what may go wrong with rows of an own outbox, and a role with more privileges than it
         needs; `strict` refuses such a role."""
         plan = self.plan
@@ -182,8 +183,7 @@ class Worker:
             for spec in pipeline.destinations.values()
             if isinstance(spec, TableSpec) and spec.connection == plan.connection
         ]
-        with connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}") as target:
-            powers = [f"on the target, {power}" for power in excess_powers(target, tables)]
+        powers = [f"on the target, {power}" for power in excess_powers(target, tables)]
         with connect(plan.source_dsn, SOURCE, f"check/{plan.stream}") as source:
             outbox = (plan.outbox.schema, plan.outbox.table)
             powers += [f"on the source, {power}" for power in excess_powers(source, [outbox])]
