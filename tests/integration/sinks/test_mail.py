@@ -139,6 +139,7 @@ def test_each_of_several_recipients_gets_it_once_or_is_told_of() -> None:
             fields |= outcomes[-1].left or {}
         first, second, third = outcomes
         assert (first.verdict, first.code, first.blame) == ("retry", "smtp_450", "recipient")
+        assert not {"subject", "text"} & set(first.left or {}), "only what is others than before"
         assert "1 of 3" in first.cause
         assert first.left is not None
         assert first.left["to"] == ["slow@example.com"]
@@ -192,6 +193,13 @@ def test_a_mail_whose_content_was_not_taken_goes_to_all_again(answer: str, left:
         assert (outcome.verdict, outcome.left) == ("retry", left)
 
 
+def test_who_is_named_twice_gets_it_once() -> None:
+    with server() as mail_server:
+        fields = {**MAIL, "to": ["b@x.example", "Ada <a@x.example>", "b@X.example", "B@x.example"]}
+        assert send(mailer(mail_server), fields).verdict == "sent"
+        assert mail_server.mails[0][0] == ["b@x.example", "a@x.example", "B@x.example"]
+
+
 def test_who_was_refused_is_not_asked_again_when_the_content_is_put_off() -> None:
     asked: list[str] = []
 
@@ -211,7 +219,7 @@ def test_who_was_refused_is_not_asked_again_when_the_content_is_put_off() -> Non
 
 
 @pytest.mark.slow
-def test_a_whole_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
+def test_a_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
     source: Database, target_connection: psycopg.Connection[tuple[Any, ...]], bridge_with: Start
 ) -> None:
     deferred = iter(["450 4.2.0 greylisted"])
@@ -266,9 +274,10 @@ def test_the_fallback_takes_what_nobody_got() -> None:
         connection = mailer(mail_server)
         first = send(connection, fields)
         assert (first.verdict, first.gone) == ("retry", False)
-        last = send(connection, first.left or {})
+        rest = fields | dict(first.left or {})
+        last = send(connection, rest)
         assert (last.verdict, last.gone, last.left) == ("dead", True, None)
-        elsewhere = connection.to_fallback(first.left or {})
+        elsewhere = connection.to_fallback(rest)
         assert elsewhere is not None
         assert send(connection, dict(elsewhere)).verdict == "sent"
         ((to, mail),) = mail_server.mails
