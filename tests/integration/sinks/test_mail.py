@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ def test_an_answer_to_the_content_is_the_messages_unless_it_says_otherwise(
 
 MAILS = """
 mails: { connection: mail, to: $event.to, subject: hello, text: hi }
+"""
+DIGEST = """
+mails:
+  connection: mail
+  to: [ops@x.example, slow@x.example]
+  subject: hello
+  text: $event.n
+  digest: { by: all, every: 1s, max: 30 }
 """
 THREE = {**MAIL, "to": ["Ada <ada@example.com>", "slow@example.com", "gone@example.com"]}
 
@@ -255,6 +264,37 @@ def test_a_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
     told = [["ada@example.com"], ["slow@example.com"], ["gone@example.com"]]
     assert [to for to, _ in mails] == told, "each once"
     assert {mail["To"] for _, mail in mails} == {"Ada <ada@example.com>, slow@example.com, gone@example.com"}
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_digest_takes_no_recipient_from_the_next(
+    source: Database, target_connection: psycopg.Connection[tuple[Any, ...]], bridge_with: Start
+) -> None:
+    """One recipient has the first message, the other is deferred while a second message of the same group comes."""
+    full = {"slow@": "452 4.2.2 mailbox full"}
+
+    def say(verb: str, argument: str) -> str | None:
+        return next((said for name, said in full.items() if verb == "RCPT" and name in argument), None)
+
+    with server(say) as mail_server:
+        address = f"host: 127.0.0.1, port: {mail_server.port}, security: none, from: b@x.example"
+        head = HEAD.replace("pipelines:", f"  mail: {{{{ type: email, {address} }}}}\npipelines:")
+        bridge_with(DIGEST, head=head).start().wait_ready()
+        with Producer(source.dsn) as producer:
+            for number in range(1, 4):
+                producer.transaction(payloads=[{"n": f"no {number}"}], key=f"k{number}")
+                mail_server.wait(number)
+        full.clear()
+        until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 3)
+    told: dict[str, list[str]] = {}
+    for to, mail in mail_server.mails:
+        assert isinstance(mail, EmailMessage)
+        for one in to:
+            told.setdefault(one, []).extend(mail.get_content().splitlines())
+    assert {one: sorted(lines) for one, lines in told.items()} == {
+        "ops@x.example": ["no 1", "no 2", "no 3"],
+        "slow@x.example": ["no 1", "no 2", "no 3"],
+    }
 
 
 def test_the_fallback_takes_what_nobody_got() -> None:
