@@ -74,6 +74,8 @@ class Outcomes:
         if verdict == "sent":
             for one in parcel.parts:
                 self._settler.sent(one.id)
+            if outcome.cause:  # it arrived, but not where it was sent to
+                self.log("warning", "sent", parcel.message, code=outcome.code, cause=outcome.cause)
         elif outcome.gone and left > _LAST_SECONDS and verdict == "dead" and self._to_fallback(parcel, cause):
             verdict = "retry"
             self.log("info", "to the fallback", parcel.message, code=outcome.code, cause=outcome.cause)

@@ -56,12 +56,13 @@ class Parcels:
         while len(more := await self._claim.group(self._connection, group, digests.most)) == digests.most:
             found += more
         found += more
-        by_recipient: dict[str | None, list[Delivery]] = {}
+        address = self._plan.sink.message.address  # of a mail that some have, only the others are left in it
+        alike: dict[tuple[str | None, str], list[Delivery]] = {}
         for one in sorted(found, key=lambda one: one.event_seq):
-            by_recipient.setdefault(self.recipient(one), []).append(one)
+            alike.setdefault((self.recipient(one), repr(one.fields.get(address))), []).append(one)
         return [
             Parcel(self._joined(some), tuple(some), now, name)
-            for name, every in by_recipient.items()
+            for (name, _), every in alike.items()
             for some in (every[at : at + digests.most] for at in range(0, len(every), digests.most))
         ]
 

@@ -80,6 +80,7 @@ def number_filter(value: Any, digits: int | None = None, thousands: str = ",", p
             number = number.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
     elif number == number.to_integral_value():
         number = number.to_integral_value()
+    number = number or abs(number)  # no -0.00
     whole, _, rest = f"{number:,f}".partition(".")
     return whole.replace(",", thousands) + (point + rest if rest else "")
 

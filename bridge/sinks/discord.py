@@ -15,7 +15,7 @@ from bridge.expressions.filters import moment_of
 from bridge.expressions.markup import Markup
 from bridge.sinks.discord_text import TEXT, cut_text
 from bridge.sinks.joining import Join, in_one, lines
-from bridge.sinks.judge import begins, document, judge, not_theirs, seconds
+from bridge.sinks.judge import document, judge, not_theirs, says, seconds
 from bridge.sinks.model import (
     Delivery,
     HttpUrl,
@@ -118,7 +118,7 @@ class DiscordConnection(SinkConnection):
         detail = f"Discord's code {code}{_problems(found)}" if isinstance(code, int) and code else ""
         outcome = judge(answer, detail=detail, retry_after=seconds(found.get("retry_after")))
         if outcome.verdict == "sent":  # wait=true: the answer is the message
-            return outcome if found.get("id") or begins(answer, "id", r'"\d+"') else not_theirs("Discord")
+            return outcome if says(answer, "id", r'"\d+"') else not_theirs("Discord")
         if code == _UNKNOWN_CHANNEL and message.thread_id:
             return SendOutcome("dead", outcome.code, outcome.cause, blame="recipient")
         return outcome

@@ -144,7 +144,10 @@ class EmailConnection(SinkConnection):
     def mail(self, delivery: Delivery) -> tuple[Mail, list[str]]:
         """The mail, and the mailboxes that do not have it yet. Raises SendError."""
         given, left = _given(delivery)
-        to = list(given.to or given.fallback)
+        named: dict[tuple[str, str], str] = {}
+        for one in given.to or given.fallback:
+            named.setdefault(_same(one), one)
+        to = list(named.values())
         if not to:
             raise SendError(unfit("no `to`, and no fallback"))
         if not given.text and not given.html:
@@ -197,6 +200,12 @@ class EmailConnection(SinkConnection):
 _GATES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, asyncio.Semaphore]] = WeakKeyDictionary()
 
 
+def _same(text: str) -> tuple[str, str]:
+    """Equal for texts that name the same mailbox (RFC 5321, 2.4: the case of a domain does not count)."""
+    found = address_of(text)
+    return found.local, found.domain.lower()
+
+
 def _given(delivery: Delivery) -> tuple[EmailMail, Mapping[str, Any]]:
     """The message, and what the attempts before left. Raises SendError."""
     left = {name: value for name, value in delivery.fields.items() if name.startswith(_OURS)}
@@ -229,7 +238,7 @@ def _outcome(told: Told, to: Sequence[str], delivery: Delivery) -> SendOutcome:
         outcome = told.failed or (everybody or deferred[0]).outcome()
         if len(again) == len(to) and not refused:
             return outcome
-        left = {**delivery.fields, "to": again, "_shown": shown, "_refused": refused, "_why": why}
+        left = {"to": again, "_shown": shown, "_refused": refused, "_why": why}
         cause = outcome.cause + _count(again, shown, "will be tried again")
         return SendOutcome("retry", outcome.code, cause, outcome.retry_after, outcome.blame, left)
     if not refused or why is None:
@@ -237,7 +246,7 @@ def _outcome(told: Told, to: Sequence[str], delivery: Delivery) -> SendOutcome:
     cause = why[1] + _count(refused, shown, "did not get it")
     if len(refused) == len(shown):
         return SendOutcome("dead", why[0], cause, blame="message", gone=worst is None or worst.gone)
-    left = {**delivery.fields, "to": refused, "_shown": shown, "_refused": [], "_why": None}
+    left = {"to": refused, "_shown": shown, "_refused": [], "_why": None}
     return SendOutcome("dead", why[0], cause, blame="message", left=left)
 
 

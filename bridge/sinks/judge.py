@@ -53,13 +53,14 @@ def not_theirs(vendor: str) -> SendOutcome:
     return SendOutcome("retry", "unreadable", cause, blame="destination")
 
 
-def begins(answer: Reply, name: str, value: str) -> bool:
-    """Is the body a JSON object in which a field has this value (a pattern)? Also of a body that was capped, or that
-    did not arrive whole: the status was the answer, and its first bytes show whose it is."""
-    return bool(
-        answer.body.lstrip()[:1] == b"{"
-        and re.search(rb'"%b"\s*:\s*%b' % (name.encode(), value.encode()), answer.body)
-    )
+def says(answer: Reply, name: str, value: str) -> bool:
+    """Is the body a JSON object in which a field has this value (a pattern of its JSON text)? Of a body that was
+    capped, or did not arrive whole, what is there decides: the status was the answer, the beginning shows whose."""
+    found = document(answer)
+    if found:
+        return re.fullmatch(value, json.dumps(found.get(name))) is not None
+    pattern = rb'"%b"\s*:\s*%b' % (name.encode(), value.encode())
+    return answer.body.lstrip()[:1] == b"{" and re.search(pattern, answer.body) is not None
 
 
 def retry_after_of(answer: Reply) -> float | None:

@@ -83,7 +83,7 @@ def checked(header: bytes, body: bytes) -> bytes:
     mail = header + body
     whole = mail.split(b"\r\n")
     if any(len(line) > _LONGEST_LINE or b"\r" in line or b"\n" in line or b"\0" in line for line in whole):
-        raise ValueError("a line is too long, or not ended as RFC 5322 says")
+        raise ValueError("a line is too long, has a NUL, or is not ended as RFC 5322 says")
     if not body.isascii():
         raise ValueError("the body is not ASCII")
     return mail

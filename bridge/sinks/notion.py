@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from bridge.expressions.document import json_text
 from bridge.expressions.filters import moment_of, moment_text
-from bridge.sinks.judge import begins, document, judge, not_theirs
+from bridge.sinks.judge import document, judge, not_theirs, says
 from bridge.sinks.model import (
     Delivery,
     HttpUrl,
@@ -123,7 +123,7 @@ class NotionConnection(SinkConnection):
         outcome = judge(answer, detail=detail and detail + self._problem(str(found.get("message", ""))))
         if answer.status == 409:  # conflict_error: "a conflict while saving data; try again"
             return SendOutcome("retry", outcome.code, outcome.cause, blame="message")
-        if outcome.verdict == "sent" and not begins(answer, "object", '"page"'):
+        if outcome.verdict == "sent" and not says(answer, "object", '"page"'):
             return not_theirs("Notion")
         return outcome
 

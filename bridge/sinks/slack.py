@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from bridge.expressions.markup import Markup
 from bridge.sinks.joining import Join, in_one, lines
-from bridge.sinks.judge import PATIENCE_SECONDS, document, judge, not_theirs, retry_after_of
+from bridge.sinks.judge import PATIENCE_SECONDS, document, judge, not_theirs, retry_after_of, says
 from bridge.sinks.model import (
     SENT,
     Delivery,
@@ -138,9 +138,9 @@ def _webhook(answer: Reply) -> SendOutcome:
     outcome = judge(answer, detail=said if re.fullmatch(r"[a-z_]{1,60}", said) else "")
     if outcome.verdict != "sent" or said == "ok":
         return outcome
-    found = document(answer)
-    if found.get("ok") is True or found.get("success") is True:
+    if says(answer, "ok", "true") or says(answer, "success", "true"):
         return SENT
+    found = document(answer)
     return _error(answer, found, chosen=False) if found.get("ok") is False else not_theirs("Slack")
 
 
@@ -149,8 +149,7 @@ def _api(answer: Reply, *, chosen: bool) -> SendOutcome:
     outcome = judge(answer)
     if outcome.verdict != "sent":
         return replace(outcome, gone=False)  # an address of the API
-    found = document(answer)
-    return SENT if found.get("ok") is True else _error(answer, found, chosen=chosen)
+    return SENT if says(answer, "ok", "true") else _error(answer, document(answer), chosen=chosen)
 
 
 def _error(answer: Reply, found: Mapping[str, Any], *, chosen: bool) -> SendOutcome:

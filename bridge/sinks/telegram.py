@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 
 from bridge.expressions.markup import Markup
 from bridge.sinks.joining import Join, lines
-from bridge.sinks.judge import begins, document, judge, not_theirs, seconds
+from bridge.sinks.judge import document, judge, not_theirs, says, seconds
 from bridge.sinks.model import (
     SENT,
     Delivery,
@@ -140,10 +140,8 @@ def _moved(answer: Reply) -> int | None:
 def _outcome(answer: Reply, *, chosen: bool) -> SendOutcome:
     """chosen: the message named the chat."""
     found = document(answer)
-    if found.get("ok") is True:
-        return SENT
     if 200 <= answer.status < 300:
-        return SENT if begins(answer, "ok", "true") else not_theirs("Telegram")
+        return SENT if says(answer, "ok", "true") else not_theirs("Telegram")
     description = str(found.get("description", ""))
     words = next((words for words in _KNOWN if words in description), "")
     parameters = found.get("parameters")

@@ -261,6 +261,7 @@ NOT_THEIRS = {
     "empty": b"",
     "other json": b'{"status": "accepted"}',
     "list": b"[]",
+    "theirs inside": b'{"status": {"ok": true, "id": "1", "object": "page"}}',
     "text": b"OK, thanks",
     "their words in a page": b'<html>{"ok": true, "id": "1", "object": "page"}</html>',
 }
@@ -281,10 +282,12 @@ def test_a_two_hundred_that_is_not_the_vendors_is_not_sent(
 
 @pytest.mark.fault(99)
 def test_what_is_large_or_spoken_by_a_like_service_is_theirs(receiver: Receiver) -> None:
-    """Notion's answer repeats the whole page, so only its beginning may be there."""
+    """Slack's and Notion's answers repeat the message, so only their beginning may be there."""
+    echo = b'{"ok": true, "message": "' + b"x" * LONGEST_ANSWER * 2 + b'"}'
     large = b'{"object": "page", "id": "1", "properties": "' + b"x" * LONGEST_ANSWER * 2 + b'"}'
     for kind, body in (
         ("notion", large),
+        ("slack token", echo),
         ("slack webhook", b'{"success": true}'),
         ("slack webhook", b'{"ok":true}'),
     ):

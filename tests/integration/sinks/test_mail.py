@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,14 @@ def test_an_answer_to_the_content_is_the_messages_unless_it_says_otherwise(
 MAILS = """
 mails: { connection: mail, to: $event.to, subject: hello, text: hi }
 """
+DIGEST = """
+mails:
+  connection: mail
+  to: [ops@x.example, slow@x.example]
+  subject: hello
+  text: $event.n
+  digest: { by: all, every: 1s, max: 30 }
+"""
 THREE = {**MAIL, "to": ["Ada <ada@example.com>", "slow@example.com", "gone@example.com"]}
 
 
@@ -139,6 +148,7 @@ def test_each_of_several_recipients_gets_it_once_or_is_told_of() -> None:
             fields |= outcomes[-1].left or {}
         first, second, third = outcomes
         assert (first.verdict, first.code, first.blame) == ("retry", "smtp_450", "recipient")
+        assert not {"subject", "text"} & set(first.left or {}), "only what is others than before"
         assert "1 of 3" in first.cause
         assert first.left is not None
         assert first.left["to"] == ["slow@example.com"]
@@ -192,6 +202,13 @@ def test_a_mail_whose_content_was_not_taken_goes_to_all_again(answer: str, left:
         assert (outcome.verdict, outcome.left) == ("retry", left)
 
 
+def test_who_is_named_twice_gets_it_once() -> None:
+    with server() as mail_server:
+        fields = {**MAIL, "to": ["b@x.example", "Ada <a@x.example>", "b@X.example", "B@x.example"]}
+        assert send(mailer(mail_server), fields).verdict == "sent"
+        assert mail_server.mails[0][0] == ["b@x.example", "a@x.example", "B@x.example"]
+
+
 def test_who_was_refused_is_not_asked_again_when_the_content_is_put_off() -> None:
     asked: list[str] = []
 
@@ -211,7 +228,7 @@ def test_who_was_refused_is_not_asked_again_when_the_content_is_put_off() -> Non
 
 
 @pytest.mark.slow
-def test_a_whole_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
+def test_a_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
     source: Database, target_connection: psycopg.Connection[tuple[Any, ...]], bridge_with: Start
 ) -> None:
     deferred = iter(["450 4.2.0 greylisted"])
@@ -249,6 +266,37 @@ def test_a_whole_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
     assert {mail["To"] for _, mail in mails} == {"Ada <ada@example.com>, slow@example.com, gone@example.com"}
 
 
+@pytest.mark.slow
+def test_what_is_left_of_a_digest_takes_no_recipient_from_the_next(
+    source: Database, target_connection: psycopg.Connection[tuple[Any, ...]], bridge_with: Start
+) -> None:
+    """One recipient has the first message, the other is deferred while a second message of the same group comes."""
+    full = {"slow@": "452 4.2.2 mailbox full"}
+
+    def say(verb: str, argument: str) -> str | None:
+        return next((said for name, said in full.items() if verb == "RCPT" and name in argument), None)
+
+    with server(say) as mail_server:
+        address = f"host: 127.0.0.1, port: {mail_server.port}, security: none, from: b@x.example"
+        head = HEAD.replace("pipelines:", f"  mail: {{{{ type: email, {address} }}}}\npipelines:")
+        bridge_with(DIGEST, head=head).start().wait_ready()
+        with Producer(source.dsn) as producer:
+            for number in range(1, 4):
+                producer.transaction(payloads=[{"n": f"no {number}"}], key=f"k{number}")
+                mail_server.wait(number)
+        full.clear()
+        until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 3)
+    told: dict[str, list[str]] = {}
+    for to, mail in mail_server.mails:
+        assert isinstance(mail, EmailMessage)
+        for one in to:
+            told.setdefault(one, []).extend(mail.get_content().splitlines())
+    assert {one: sorted(lines) for one, lines in told.items()} == {
+        "ops@x.example": ["no 1", "no 2", "no 3"],
+        "slow@x.example": ["no 1", "no 2", "no 3"],
+    }
+
+
 def test_the_fallback_takes_what_nobody_got() -> None:
     deferred = iter(["450 later"])
 
@@ -266,9 +314,10 @@ def test_the_fallback_takes_what_nobody_got() -> None:
         connection = mailer(mail_server)
         first = send(connection, fields)
         assert (first.verdict, first.gone) == ("retry", False)
-        last = send(connection, first.left or {})
+        rest = fields | dict(first.left or {})
+        last = send(connection, rest)
         assert (last.verdict, last.gone, last.left) == ("dead", True, None)
-        elsewhere = connection.to_fallback(first.left or {})
+        elsewhere = connection.to_fallback(rest)
         assert elsewhere is not None
         assert send(connection, dict(elsewhere)).verdict == "sent"
         ((to, mail),) = mail_server.mails

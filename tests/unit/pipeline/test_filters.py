@@ -46,6 +46,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "expressions.md"
         ("{{ event.v | number }}", Decimal("1490.00"), "1,490"),
         ("{{ event.v | number(1) }}", -0.05, "-0.1"),
         ('{{ event.v | number(2, "") }}', 1234, "1234.00"),
+        ("{{ event.v | number(2) }}", -0.001, "0.00"),
         ("{{ event.v | number }}", None, ""),
         ("{{ event.v | truncate(5) }}", "abcdefgh", "abcd\N{HORIZONTAL ELLIPSIS}"),
         ('{{ event.v | truncate(5, "...") }}', "abcdefgh", "ab..."),

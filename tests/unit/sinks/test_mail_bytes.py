@@ -14,7 +14,7 @@ from bridge.sinks.mail import Mail, checked, encoded
 from bridge.sinks.mailbox import Address, address_of, ascii_domain
 
 BREAKS = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=200)
 FIELDS = ["From", "To", "Subject", "Message-ID", "Date", "Auto-Submitted", "Reply-To", "MIME-Version"]
 
 
@@ -59,6 +59,11 @@ def test_an_encoded_word_is_no_longer_than_it_may_be(text: str) -> None:
 def test_bytes_that_are_not_what_was_meant_are_refused(header: bytes) -> None:
     with pytest.raises(ValueError, match=r"header|line"):
         checked(header, b"Content-Type: text/plain\r\n\r\nx\r\n")
+
+
+def test_a_nul_that_no_mail_may_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        Mail("id", address_of("a@b.example"), [address_of("a@b.example")], "s", "a\0b").whole()
 
 
 @given(TEXTS)
