@@ -32,7 +32,7 @@ class NpmProject:
             sdk,
             "npm",
             "ci",
-            *"--prefer-offline --omit=optional --ignore-scripts --no-audit --no-fund".split(),
+            *["--prefer-offline", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"],
         )
         package = self._run(sdk, "npm", "pack", "--silent", "--pack-destination", str(self.directory))
         self.write("package.json", json.dumps({"name": "shop", "private": True, "type": "module"}))
