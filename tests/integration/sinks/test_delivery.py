@@ -211,7 +211,7 @@ def _retry(bridge: Any, *given: str, code: int = 0) -> list[dict[str, Any]]:
     return letters
 
 
-def test_dead_retry_renders_the_mended_template_and_tells_the_second_result(
+def test_dead_retry_renders_the_mended_template_and_tells_the_result(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
     wrong = 'nudge: { connection: csm, text: "WRONG {{ event.customer_id }}" }'
