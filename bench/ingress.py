@@ -27,7 +27,7 @@ from bridge.ingress.app import Ingress
 from bridge.ingress.settings import IngressSettings, Keys
 from bridge.ingress.store import Item
 from bridge.ingress.writer import StoreOutcome
-from bridge.observe.server import bind
+from bridge.observe.listen import bind
 from bridge.postgres.schema import source_sql
 
 CLIENTS = 32

@@ -12,14 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
-from bridge.observe.admin import build_admin, serve_admin
+from bridge.log import Log
 from bridge.observe.backlog import watch_backlog
+from bridge.observe.listen import bind
 from bridge.observe.metrics import Metrics
-from bridge.observe.server import bind, serve
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.plans import dispatch_plans, stream_plans
@@ -50,7 +48,7 @@ class Daemon:
         self._workers: dict[str, Worker] = {}
         self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention)
         self._ingress: Ingress | None = None
-        self._log = structlog.get_logger("bridge.daemon")
+        self._log = Log("bridge.daemon")
         self._dispatchers: Dispatchers | None = None
         self._stop = asyncio.Event()
         self._failed: BaseException | None = None
@@ -64,27 +62,17 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         plans = stream_plans(self._config)
         admin = self._config.admin
-        app = build_admin(
-            self._metrics,
-            host=admin.listen.host,
-            token=admin.token,
-            openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
-        )
-        taking = self._open_ingress()
-        serving = asyncio.create_task(
-            serve_admin(app, *admin.listen, self._stop, instance=self._config.source.instance())
-        )
-        await asyncio.sleep(0)  # let it bind: a port in use must be reported before anything is fenced
-        if serving.done() and taking is not None:
-            taking.cancel()
-        if not serving.done():
+        # A port in use must be reported before anything is fenced.
+        listening = bind(admin.listen.host.strip("[]"), admin.listen.port, "admin.listen")
+        with listening:
+            taking = self._open_ingress()
             self._dispatch(self._config)
-            quiet_collector()
             for plan in plans:
                 self._start(plan)
             self._upkeep.start()
-            looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
+            serving = asyncio.create_task(self._serve_admin(listening), name="admin")
+            looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait(
                 [serving, stopping, *([taking] if taking else [])], return_when=asyncio.FIRST_COMPLETED
@@ -93,12 +81,27 @@ class Daemon:
             sending = [self._dispatchers.stop()] if self._dispatchers is not None else []
             await asyncio.gather(self._drain(), *sending)
             await looking
-        await serving
+            await serving
         if taking is not None:
             await taking
         if self._failed is not None:
             raise self._failed
         self._log.info("stopped")
+
+    async def _serve_admin(self, listening: socket.socket) -> None:
+        """Metrics, health and the status page, until told to stop."""
+        # Only now, because no stream has to wait for an HTTP server to be imported.
+        from bridge.observe.admin import build_admin, serve_admin  # noqa: PLC0415
+
+        admin = self._config.admin
+        app = build_admin(
+            self._metrics,
+            host=admin.listen.host,
+            token=admin.token,
+            openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
+        )
+        quiet_collector()
+        await serve_admin(app, listening, self._stop, instance=self._config.source.instance())
 
     def _open_ingress(self) -> asyncio.Task[None] | None:
         """Listen for events, if the configuration says so. Raises ConfigError when it cannot."""
@@ -236,6 +239,8 @@ async def serve_ingress(
     ingress: Ingress, listening: socket.socket, stop: asyncio.Event, connections: int, *, instance: str
 ) -> None:
     """Accept events until `stop` is set; the writer ends after the last answer."""
+    from bridge.observe.server import serve  # noqa: PLC0415  as in Daemon._serve_admin
+
     writing = asyncio.create_task(ingress.writer.run(), name="ingress-writer")
     serving = asyncio.create_task(
         serve(ingress.app, listening, stop, instance=instance, limit_concurrency=connections),
@@ -256,9 +261,9 @@ async def serve_ingress(
 
 
 def quiet_collector() -> None:
-    """Freeze the objects that are loaded and raise the collector's threshold. Loaded objects stay, and a batch's
-    objects are freed together. Events and documents have no cycles, so nothing accumulates (docs/performance.md)."""
-    gc.collect()
+    """Freeze the objects that are loaded and raise the collector's threshold. Loaded objects stay (to collect first
+    would free twenty of them and take longer than to connect), and a batch's objects are freed together. Events and
+    documents have no cycles, so nothing accumulates (docs/performance.md)."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 

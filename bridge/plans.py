@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from bridge.config.connection import PostgresConnection, table_names
 from bridge.config.model import Config
 from bridge.config.specs import contract_specs, pipeline_specs
+from bridge.dispatch.noise import Quiet
 from bridge.dispatch.schedule import DispatchSpec, LaneSpec
 from bridge.errors import ConfigError
 from bridge.planning.pipeline import entity_units
@@ -119,6 +120,9 @@ def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
         max_age=spec.max_age_seconds,
         timeout=spec.timeout_seconds,
         by_recipient=named is not None and not isinstance(classify(named), Literal),
+        digest=spec.digest,
+        throttle=spec.throttle,
+        quiet=None if spec.quiet is None else Quiet(*spec.quiet),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import sys
 from functools import cache
@@ -16,6 +17,10 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+# Whatever else is installed has no business in how bridge.yaml is read, and to look for plugins, pydantic opens the
+# metadata of every distribution (https://docs.pydantic.dev/latest/concepts/plugins/).
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def describe(schema: dict[str, Any], model: type[BaseModel]) -> None:

@@ -9,6 +9,7 @@ and commands that run on it. The map of the tests is in CONTRIBUTING.md.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,10 @@ from tests.support.world import Kind, World, make_database
 # No test depends on the machine's speed, and hypothesis' deadline for an example would.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# Where the environment forbids to keep bytecode, a bridge of a test would compile its package at every start, which
+# is half of what that start costs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _numbers = itertools.count(1)
 _DESELECTED = pytest.StashKey[dict[str, int]]()

@@ -14,6 +14,7 @@ from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG, COMMAND
 
 if TYPE_CHECKING:
+    from bridge.dispatch.schedule import DispatchSpec
     from bridge.stream.spec import StreamSpec
 
 OUTBOX = "outbox.event"
@@ -68,6 +69,15 @@ def need_own_outbox(config: Config, *, command: str) -> None:
             ", your own table",
             hint="use your own SQL, or remove source.table to use the table that `bridge install` creates",
         )
+
+
+@contextmanager
+def connect_dispatch(plan: DispatchSpec, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """An autocommit connection to the ledger of these deliveries. Raises CannotConnect; BridgeError for an error of a
+    statement."""
+    where = f"the ledger of stream {plan.stream}"
+    with connect(plan.dsn, COMMAND, f"bridge {command}", where=where) as connection, target_errors(command):
+        yield connection
 
 
 @contextmanager

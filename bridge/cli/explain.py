@@ -53,7 +53,11 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
 
 
 def _event(event: Event) -> dict[str, Any]:
+    from bridge.expressions.filters import moment_text  # noqa: PLC0415
+
     fields = {name: None if value is None else value.decode() for name, value in event._asdict().items()}
+    if fields["occurred_at"] is not None:
+        fields["occurred_at"] = moment_text(fields["occurred_at"])
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -202,6 +202,8 @@ def lines(state: dict[str, Any]) -> list[str]:
 
 def _alone(one: dict[str, Any]) -> str:
     who = f"recipient {one['recipient']}" if one["recipient"] else "the destination"
+    if one["until"] is None:
+        return f"  {who} of pipeline {one['pipeline']} is paused: {one['code']}"
     until = time.strftime("%H:%M:%S", time.localtime(one["until"]))
     return f"  {who} of pipeline {one['pipeline']} is left alone until {until}: {one['code']}"
 

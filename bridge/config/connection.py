@@ -21,7 +21,11 @@ from bridge.quantity import Integer
 from bridge.section import OpenSection, Section
 from bridge.sinks.model import SINKS, SinkConnection
 
-_PART = r'(?:"(?:[^"\x00]|"")+"|[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)'
+# A quoted or a plain identifier (PostgreSQL manual, 4.1.1): a letter, _ or anything beyond ASCII, then digits, $ too.
+# Said by what is excluded: to compile \u0080-\U0010ffff takes `re` longer than all other patterns of a start together.
+_FIRST = r"[^\x00-@\[-^`{-\x7f]"
+_NEXT = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
+_PART = rf'(?:"(?:[^"\x00]|"")+"|{_FIRST}{_NEXT}*)'
 _TABLE = re.compile(rf"({_PART})\.({_PART})")
 
 

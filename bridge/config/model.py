@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import blake2s
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,6 +22,7 @@ from bridge.planning.rows import classify, names_of
 from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
 from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
 from bridge.signatures import BODY, SCHEMES
+from bridge.signatures.scheme import PLACEHOLDERS
 
 MiB = 2**20
 
@@ -131,6 +134,49 @@ def _delivery_id(value: str) -> str:
 Readable = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 
 
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]
+
+
+def _known_parts(signs: str) -> str:
+    for name in re.findall(r"\{(.*?)\}", signs):
+        if name not in PLACEHOLDERS:
+            raise ValueError(
+                f"has {{{name}}}: the parts are {', '.join(f'{{{one}}}' for one in PLACEHOLDERS)}"
+            )
+    return signs
+
+
+def _public_url(url: str) -> str:
+    parts = urlsplit(url)
+    if "${" not in url and (parts.scheme not in ("http", "https") or not parts.netloc or not url.isascii()):
+        raise ValueError("must be an address such as https://example.com/v1/webhooks/name")
+    if parts.query or parts.fragment or "?" in url:
+        raise ValueError("must not have a query: that of each request is put behind it")
+    return url
+
+
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+
+
+def _origin(text: str) -> str:
+    """As a browser sends it (RFC 6454, 6.2), so that texts can be compared."""
+    parts = urlsplit(text)
+    if "${" not in text and (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or text != f"{parts.scheme}://{parts.netloc.lower()}"
+        or "@" in text
+        or text.endswith((":443" if parts.scheme == "https" else ":80", ":"))
+    ):
+        raise ValueError(
+            "must be an origin as browsers send it: https://app.example.com, in lower case, no path"
+        )
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
 def _is_scheme(name: str) -> str:
     if name not in SCHEMES:
         raise PydanticCustomError("literal_error", "no scheme", {"expected": ", ".join(map(repr, SCHEMES))})
@@ -146,7 +192,7 @@ class Webhook(Section):
     """One endpoint, POST /v1/webhooks/<name>, whose bodies become events."""
 
     scheme: SchemeName = "standard"
-    """The signature scheme: Standard Webhooks, Stripe, GitHub, a plain HMAC, or a bearer secret."""
+    """The sender ([ingress.md](ingress.md#senders) lists them), or hmac, bearer or basic, for any other."""
     secrets: Annotated[tuple[Secret, ...], Field(min_length=1, repr=False)]
     """Signing secrets. Several can be valid at once during a rotation."""
     type: Readable | None = None
@@ -160,19 +206,36 @@ class Webhook(Section):
     id: Annotated[Readable, AfterValidator(_delivery_id)] | None = None
     """Identifies a delivery, so that a repeat is recognized; `body` means the body's bytes. Absent: the scheme's own
     id."""
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")] | None = None
-    """The header with the signature; only for hmac."""
+    url: PublicUrl | None = None
+    """The address that the sender sends to, without its query: for senders that sign it."""
+    header: HeaderName | None = None
+    """The header with the signature, for hmac; with the secret, for bearer. Absent: authorization, for bearer."""
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    """The hash of the HMAC; only for hmac."""
     encoding: Literal["hex", "base64"] = "hex"
     """The encoding of the signature; only for hmac."""
+    prefix: str | None = None
+    """What stands before a signature: v1=. Absent: <algorithm>= may; only for hmac."""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """What stands between the parts of the header, if it has several; only for hmac."""
+    signs: Annotated[str, AfterValidator(_known_parts)] = "{body}"
+    """What is signed: text with {body}, {timestamp}, {id}, {method}, {url} and {form}; only for hmac."""
+    timestamp: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}=?$")] | None = None
+    """The header with the signed time; with = at its end, the part of the signature's header that begins so; only for
+    hmac."""
+    delivery: HeaderName | None = None
+    """The header with the signed {id}; only for hmac."""
+    secret_encoding: Literal["text", "base64", "hex"] = "text"  # noqa: S105  no secret
+    """The encoding of the secrets; only for hmac."""
 
     @model_validator(mode="after")
     def _fits_its_scheme(self) -> Webhook:
         scheme = SCHEMES[self.scheme]
-        if self.type is None and scheme.type is None:
+        if self.type is None and not scheme.type:
             raise ValueError(
                 f"{self.scheme} requests do not name an event type: add type, such as $body.type"
             )
-        for key in ("header", "encoding"):
+        for key in sorted(frozenset().union(*(each.takes for each in SCHEMES.values()))):
             if key in self.model_fields_set - scheme.takes:
                 users = [name for name, each in SCHEMES.items() if key in each.takes]
                 raise ValueError(f"{key} is for {' or '.join(users)}")
@@ -195,6 +258,8 @@ class IngressSection(Section):
     """Events per second for each API key; above it the answer is 429. Absent: only the queue limits the rate."""
     max_connections: Annotated[Integer, Field(ge=1, le=10_000)] = 200
     """Connections at a time; more are answered 503, then closed unread."""
+    cors: tuple[Origin, ...] = ()
+    """Origins of web pages that may POST /v1/events/{type}: https://app.example.com. Absent: browsers get no answer."""
     webhooks: dict[PlainName, Webhook] = Field(default_factory=dict)
     """Endpoints for signed webhooks, by name."""
 

@@ -103,11 +103,12 @@ class Dispatcher:
             )
             for lane in self.plan.lanes
         ]
+        await self._look(connection, lanes)
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = [
                     group.create_task(self._renew(connection, epoch, lanes), name="dispatch renew"),
-                    group.create_task(self._tidy(pool, lanes), name="dispatch tidy"),
+                    group.create_task(self._tidy(pool, epoch, lanes), name="dispatch tidy"),
                 ]
                 working = [group.create_task(lane.run(), name=f"lane {lane.plan.name}") for lane in lanes]
                 await self._wake(connection, lanes)
@@ -134,15 +135,21 @@ class Dispatcher:
 
     async def _wake(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
         """Look for due messages every POLL_SECONDS and at every nudge, until told to stop."""
-        names = [lane.plan.name for lane in lanes]
         while not self._stop.is_set():
             self._nudged.clear()
-            for index in await queue.due(connection, self.plan.stream, names):
-                lanes[index].wake()
+            await self._look(connection, lanes)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nudged.wait(), POLL_SECONDS)
         for lane in lanes:
             lane.wake()
+
+    async def _look(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
+        """Tell each lane whether messages are due, and whether a person has paused it."""
+        names = [lane.plan.name for lane in lanes]
+        for lane, state in zip(lanes, await queue.look(connection, self.plan.stream, names), strict=True):
+            lane.pause(state.paused)
+            if state.due:
+                lane.wake()
 
     async def _renew(self, connection: queue.AsyncLink, epoch: int, lanes: Sequence[Lane]) -> None:
         while True:
@@ -152,18 +159,20 @@ class Dispatcher:
             if not await queue.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 
-    async def _tidy(self, pool: Pool, lanes: Sequence[Lane]) -> None:
+    async def _tidy(self, pool: Pool, epoch: int, lanes: Sequence[Lane]) -> None:
         """From time to time, over a second connection, so that claims and lease renewals do not wait for it."""
         while True:
             with contextlib.suppress(CannotConnect):  # no room for a second one: the next time
                 async with pool.connection() as connection:
-                    await self._tidied(connection, lanes)
+                    await self._tidied(connection, epoch, lanes)
             await asyncio.sleep(_TIDY_SECONDS)
 
-    async def _tidied(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
+    async def _tidied(self, connection: queue.AsyncLink, epoch: int, lanes: Sequence[Lane]) -> None:
         """Expire messages past max_age and prune settled rows, in small batches with pauses."""
         for lane in lanes:
-            while count := await queue.expire(connection, lane.claim):
+            while count := await queue.expire(
+                connection, self.plan.stream, lane.plan.name, epoch, lane.plan.max_age
+            ):
                 for _ in range(count):
                     self._watcher.delivered(lane.plan.destination, "dead", 0.0)
                 await asyncio.sleep(POLL_SECONDS)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bridge.attempts import Backoff
+from bridge.dispatch.noise import Quiet
 from bridge.errors import BridgeError
 from bridge.sinks.model import SinkConnection
 
@@ -101,6 +102,11 @@ class LaneSpec:
     timeout: float = 10.0
     by_recipient: bool = False
     """The recipient comes from the event."""
+    digest: tuple[float, int] | None = None
+    """Messages of one group go as one: seconds that the first of them waits, most in one."""
+    throttle: tuple[int, int] | None = None
+    """Most messages to one recipient in so many seconds."""
+    quiet: Quiet | None = None
 
     @property
     def name(self) -> tuple[str, str]:
@@ -117,10 +123,11 @@ class DispatchSpec:
 
 
 class LeftAlone(NamedTuple):
-    """Nothing is sent to it for a while. who: a recipient's label; "": the whole destination."""
+    """Nothing is sent to it for a while. who: a recipient's label; "": the whole destination. seconds: None, until a
+    person resumes it."""
 
     who: str
-    seconds: float
+    seconds: float | None
     code: str
 
 
@@ -130,7 +137,7 @@ class DispatchWatcher(Protocol):
     def delivered(self, destination: str, outcome: str, seconds: float) -> None: ...
 
     def left_alone(
-        self, pipeline: str, destination: str, found: Sequence[tuple[str, float, str]]
+        self, pipeline: str, destination: str, found: Sequence[tuple[str, float | None, str]]
     ) -> None: ...
 
     def works(self, stream: str) -> None: ...

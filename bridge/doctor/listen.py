@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from bridge.doctor.check import Check, ok
 from bridge.errors import ConfigError
-from bridge.observe.server import INSTANCE_HEADER, bind
+from bridge.observe.listen import INSTANCE_HEADER, bind
 from bridge.quantity import Listen
 
 _SECONDS = 2.0

@@ -8,6 +8,7 @@ Decimals.
 from __future__ import annotations
 
 import json
+from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
@@ -133,8 +134,8 @@ def digits(value: Decimal) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, ServerText):
-        return value.as_json()
+    if isinstance(value, ServerText | date | time):
+        return value.as_json() if isinstance(value, ServerText) else value.isoformat()
     if isinstance(value, Decimal):
         return orjson.Fragment(digits(value)) if value.is_finite() else str(value)
     if isinstance(value, bytes | memoryview):

@@ -21,6 +21,7 @@ from minijinja import Environment, TemplateError
 
 from bridge.errors import ExpressionFailure
 from bridge.expressions.columnar import ColumnReader
+from bridge.expressions.filters import FILTERS
 from bridge.expressions.grammar import Parser
 from bridge.expressions.operators import MISSING, NoAnswer, Path, Reader, follow
 from bridge.expressions.server_text import ServerText
@@ -77,6 +78,8 @@ def sandbox(finalizer: Callable[[Any], Any] | None = None) -> Environment:
         engine.remove_filter(name)
     engine.add_filter("replace", _replace)
     engine.add_filter("join", _join)
+    for name, made in FILTERS.items():
+        engine.add_filter(name, made)
     return engine
 
 

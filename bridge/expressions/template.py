@@ -6,8 +6,9 @@ that does not exist makes the unit a dead letter, not a message with a gap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from minijinja import Environment, TemplateError
 from bridge.errors import ConfigError, ExpressionFailure
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import LONGEST, TooLong, bounded, inert, sandbox, words_of
+from bridge.expressions.markup import MARK, Escape, InContext
 from bridge.expressions.server_text import ServerText
 
 
@@ -34,43 +36,65 @@ _NAME = "message"
 """Every template's name in the engine: without an extension, which would turn HTML escaping on."""
 
 
-def _escaping(escape: Callable[[str], str]) -> Callable[[Any], Any]:
-    """Make values inert in a vendor's markup; the author's own text stays markup."""
-
-    def printed(value: Any) -> Any:
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        return escape(value if isinstance(value, str) else json_text(value).decode())
-
-    return printed
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
 class _Printed:
     """The engine calls this for each value that it prints. It counts the length, because a loop over a large text
     must stop before memory runs out."""
 
-    def __init__(self, escape: Callable[[str], str] | None) -> None:
-        self._shown: Callable[[Any], Any] = _as_it_is if escape is None else _escaping(escape)
+    def __init__(self, escape: Escape | InContext | None) -> None:
+        self.escape = escape
         self.length = 0
+        self.values: list[str] = []
+        """What was printed, where it is put in afterwards."""
 
     def __call__(self, value: Any) -> Any:
         shown = "" if value is None else self._shown(value)
         self.length += len(shown) if isinstance(shown, str) else 20
-        return shown if not isinstance(shown, str) else bounded(shown, self.length)
+        if not isinstance(shown, str):
+            return shown
+        bounded(shown, self.length)
+        if not isinstance(self.escape, InContext):
+            return shown
+        self.values.append(shown)
+        return MARK
+
+    def _shown(self, value: Any) -> Any:
+        """Moments in ISO 8601. With an escape, values are inert in the vendor's markup; the author's own text stays
+        markup."""
+        if isinstance(value, date | time):
+            value = value.isoformat()
+        if self.escape is None:
+            return value
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        text = value if isinstance(value, str) else json_text(value).decode()
+        return text if isinstance(self.escape, InContext) else self.escape(text)
+
+    def whole(self, rendered: str) -> str:
+        if not isinstance(self.escape, InContext):
+            return rendered
+        return bounded(made := self.escape.around(rendered, self.values), len(made))
+
+
+class _Moment(datetime):
+    """Also inside a list or beside `~` in ISO 8601, which Python's own text is not."""
+
+    def __str__(self) -> str:
+        return self.isoformat()
 
 
 def readable(value: Any) -> Any:
-    """A value as a template prints it: whole Decimals without fraction, dates and UUIDs as ISO text."""
+    """A value as a template prints it: whole Decimals without fraction, moments and UUIDs as ISO text."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             return str(value)
         return int(value) if value == value.to_integral_value() and abs(value) < 2**63 else float(value)
-    if isinstance(value, ServerText | UUID):
-        return value.readable() if isinstance(value, ServerText) else str(value)
+    if isinstance(value, ServerText):
+        found = value.readable()
+        value = value.as_json() if isinstance(found, str) else found
+    if isinstance(value, datetime):
+        value = _Moment.fromisoformat(value.isoformat())
+    if isinstance(value, UUID):
+        value = str(value)
     if isinstance(value, Mapping):
         return {name: readable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -98,8 +122,9 @@ class Template:
             root: _part(context[root], fields) for root, fields in self._needs.items() if root in context
         }
         self._printed.length = 0
+        self._printed.values.clear()
         try:
-            return self._engine.render_template(_NAME, **shown)
+            return self._printed.whole(self._engine.render_template(_NAME, **shown))
         except TemplateError as error:
             where = f" (line {error.line})" if error.line is not None else ""
             raise ExpressionFailure(
@@ -125,9 +150,10 @@ def shortened(source: str, limit: int = 120) -> str:
     return source if len(source) <= limit else source[: limit - 3] + "..."
 
 
-def compile_template(source: str, escape: Callable[[str], str] | None = None) -> Template:
+def compile_template(source: str, escape: Escape | InContext | None = None) -> Template:
     """Check a template and collect its names. Raises TemplateSyntaxError. escape: applied to values."""
     printed = _Printed(escape)
+    source = source.replace(MARK, "\ufffd")
     engine = sandbox(printed)
     try:
         found = engine.undeclared_variables_in_str(source, nested=True)  # reads it, runs nothing

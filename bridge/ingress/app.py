@@ -10,9 +10,9 @@ from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
 
 import orjson
-import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -30,8 +30,9 @@ from bridge.ingress.body import (
 )
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.settings import IngressSettings, Keys
-from bridge.ingress.store import Item
+from bridge.ingress.store import Item, Stored
 from bridge.ingress.writer import StoreOutcome, Writer
+from bridge.log import Log
 from bridge.postgres.safe_error import safe_error
 
 PUBLIC_PATHS: frozenset[str] = frozenset()
@@ -70,6 +71,7 @@ class Ingress:
             ],
             middleware=[
                 Middleware(Edge, count=count, webhooks=lambda: self.settings.webhooks),
+                Middleware(Browsers, origins=lambda: self.settings.cors),
                 Middleware(KeyGuard, keys=lambda: self.settings.keys),
             ],
             exception_handlers={Refusal: _refused, 404: _no_route, 405: _no_route},
@@ -114,11 +116,17 @@ class Ingress:
         headers: dict[bytes, bytes] = dict(request.scope["headers"])
         endpoint = settings.webhooks.get(request.path_params["name"])
         if endpoint is None:
-            raise unauthorized()
+            raise unauthorized(webhook=True)
         check_headers(headers, settings.max_payload)
         body = await read_body(request.receive, settings.max_payload)
-        [outcome] = await self.writer.put([endpoint.item(headers, body)])
-        return _answer(outcome)
+        taken = endpoint.take(headers, body, request.scope["query_string"])
+        request.scope["bridge.trusted"] = True
+        if isinstance(taken, Item):
+            [outcome] = await self.writer.put([taken])
+            return _answer(outcome)
+        if isinstance(taken, list):
+            return _answers(await self.writer.put(taken) if taken else [])
+        return Response(orjson.dumps(taken), media_type="application/json")
 
     async def openapi(self, _: Request) -> Response:
         """GET /openapi.json"""
@@ -152,6 +160,18 @@ def _answer(outcome: StoreOutcome) -> Response:
     return Response(orjson.dumps({"id": outcome.id}), 202, media_type="application/json")
 
 
+def _answers(outcomes: list[StoreOutcome]) -> Response:
+    """Of a webhook's array. A sender repeats the whole of it, so one refusal is the answer; what was stored is known
+    by its id then."""
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+    if refusals:
+        raise max(refusals, key=lambda refusal: refusal.status)
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+    events = [{"id": one.id, "duplicate": True} if one.duplicate else {"id": one.id} for one in stored]
+    status = 200 if all(one.duplicate for one in stored) else 202
+    return Response(orjson.dumps({"events": events}), status, media_type="application/json")
+
+
 def _refused(_: Request, error: Exception) -> Response:
     if not isinstance(error, Refusal):
         raise error
@@ -167,7 +187,8 @@ def _no_route(_: Request, error: Exception) -> Response:
 
 
 class KeyGuard:
-    """Requires a valid API key, except for webhooks, which check their own signature."""
+    """Requires a valid API key, except for webhooks, which check their own signature. `bridge.trusted` tells the server
+    that the client has shown it (observe/server.py)."""
 
     def __init__(self, app: ASGIApp, keys: Callable[[], Keys]) -> None:
         self._app = app
@@ -180,7 +201,39 @@ class KeyGuard:
             if scope["bridge.key"] is None:
                 await unauthorized().response()(scope, receive, send)
                 return
+            scope["bridge.trusted"] = True
         await self._app(scope, receive, send)
+
+
+class Browsers:
+    """Lets web pages of the configured origins send events and read the answers (CORS: fetch.spec.whatwg.org, 3.3).
+    Their preflight has no key. For any other origin nothing is said, so its browser refuses."""
+
+    def __init__(self, app: ASGIApp, origins: Callable[[], tuple[str, ...]]) -> None:
+        self._app = app
+        self._origins = origins
+        self._made: tuple[tuple[str, ...], ASGIApp] = ((), app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = self._origins()
+        if self._made[0] != origins:  # they were reloaded
+            self._made = (origins, self._allowing(origins))
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        is_allowed = origin in origins and scope["path"].startswith(_EVENTS)
+        await (self._made[1] if is_allowed else self._app)(scope, receive, send)
+
+    def _allowing(self, origins: tuple[str, ...]) -> ASGIApp:
+        return CORSMiddleware(
+            self._app,
+            allow_origins=origins,
+            allow_methods=["POST"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                *(name.decode() for name in _KEY_HEADERS.values()),
+            ],
+            expose_headers=["retry-after"],
+        )
 
 
 class Edge:
@@ -190,7 +243,7 @@ class Edge:
         self._app = app
         self._count = count
         self._webhooks = webhooks
-        self._log = structlog.get_logger("bridge.ingress")
+        self._log = Log("bridge.ingress")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

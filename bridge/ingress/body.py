@@ -13,17 +13,19 @@ import json
 import re
 from collections.abc import Iterable
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from starlette.types import Receive
 
 from bridge.errors import PayloadFailure
-from bridge.expressions.document import json_text, parse_exact
+from bridge.expressions.document import exact_json, json_text, parse_exact
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import Item, Stored
 from bridge.planning.contract import Contract
 from bridge.producer import refuse_text, strict_json
+from bridge.signatures.scheme import FORM, Signed
 
 READ_SECONDS = 10.0
 """Seconds from the end of the header to the end of the body."""
@@ -73,6 +75,8 @@ LONGEST = {"type": 200, "key": 500, "idempotency_key": 255, "id": 255}
 """Maximum lengths in characters. `id`: a webhook delivery's id."""
 
 _TYPE = re.compile(r"[^\s*?\[\]/\x00-\x1f]+")
+NOT_IN_A_TYPE = re.compile(r"[\s*?\[\]/\x00-\x1f]+")
+"""What check_text refuses in an event type."""
 
 
 def check_text(name: str, text: str, field: str | None = None) -> str:
@@ -138,6 +142,66 @@ def _refuse_odd_text(document: dict[str, Any]) -> None:
             field = name.encode(errors="replace").decode()[:200]
             detail = str(error) if isinstance(error, ValueError) else "nested too deeply"
             raise Refusal(422, "payload", detail, field=field) from None
+
+
+def read_documents(
+    request: Signed, json_field: str
+) -> tuple[dict[str, Any], bytes] | list[tuple[dict[str, Any], bytes]]:
+    """The object in a webhook's body and its JSON text; of an array, a list of these. A form is an object of its
+    fields, a list for one that is repeated, or the JSON in its field `json_field`. Raises Refusal: 400 if the body is
+    neither JSON nor a form, 413 for more than MOST_LINES elements, 422 for what jsonb refuses."""
+    body = request.body
+    if request.media_type == FORM and not body.lstrip().startswith((b"{", b"[")):  # curl says form by itself
+        body = _form_text(request, json_field)
+    is_array = body.lstrip().startswith(b"[")
+    try:
+        if not is_array:
+            return read_payload(body), body
+        read_payload(body)
+    except Refusal as refusal:
+        if refusal.status == HTTPStatus.BAD_REQUEST:
+            raise _with_media_type(refusal, request) from None
+        if not is_array:
+            raise
+    return _elements(body)
+
+
+def _elements(body: bytes) -> list[tuple[dict[str, Any], bytes]]:
+    try:
+        elements = exact_json(body.decode())
+    except PayloadFailure as failure:
+        raise Refusal(422, "payload", failure.cause) from None
+    if not all(isinstance(one, dict) for one in elements):
+        raise Refusal(422, "payload", "the payload is an array of something else than JSON objects")
+    if len(elements) > MOST_LINES:
+        raise Refusal(413, "too-large", f"an array may have {MOST_LINES} elements")
+    texts = [json_text(one) for one in elements]
+    return [(read_payload(text), text) for text in texts]
+
+
+def _form_text(request: Signed, json_field: str) -> bytes:
+    try:
+        fields: dict[str, list[str]] = {}
+        for name, value in request.fields():
+            fields.setdefault(name, []).append(value)
+    except ValueError:
+        raise Refusal(400, "malformed", "the body is not a form of UTF-8 text") from None
+    if len(given := fields.get(json_field, [])) == 1 and given[0].lstrip().startswith(("{", "[")):
+        return given[0].encode()
+    return orjson.dumps({name: values[0] if len(values) == 1 else values for name, values in fields.items()})
+
+
+_MEDIA_TYPE = re.compile(rb"[a-z0-9!#$&^_.+-]{1,60}/[a-z0-9!#$&^_.+-]{1,60}")  # RFC 6838, 4.2
+
+
+def _with_media_type(refusal: Refusal, request: Signed) -> Refusal:
+    """Say what the sender calls its body, if that is why it cannot be read."""
+    named = request.media_type
+    if refusal.status != HTTPStatus.BAD_REQUEST or named.endswith((b"/json", b"+json")):
+        return refusal
+    told = named.decode() if _MEDIA_TYPE.fullmatch(named) else "missing" if not named else "malformed"
+    detail = f"{refusal.detail}; its content-type is {told}: a webhook takes JSON and {FORM.decode()}"
+    return Refusal(refusal.status, refusal.kind, detail, field="content-type")
 
 
 def hold_to_contract(contract: Contract, document: dict[str, Any], body: bytes) -> None:

@@ -37,8 +37,8 @@ class Refusal(Exception):
         retry_after: float | None = None,
         close: bool = False,
     ) -> None:
-        """field: the payload's field or the header. retry_after: seconds. close: the body was not read, so the
-        connection cannot be reused."""
+        """field: the payload's field or the header. retry_after: seconds. close: the connection is not reused: the body
+        was not read, or the client has no key."""
         super().__init__(detail)
         self.status = status
         self.kind = kind
@@ -46,6 +46,7 @@ class Refusal(Exception):
         self.field = field
         self.retry_after = retry_after
         self.close = close
+        self.challenge = "Bearer"
 
     def as_dict(self) -> dict[str, Any]:
         """The members of RFC 9457, section 3.1, and `field`, which is our extension."""
@@ -63,13 +64,17 @@ class Refusal(Exception):
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, round(self.retry_after + 0.5)))
         if self.status == 401:
-            headers["www-authenticate"] = "Bearer"
+            headers["www-authenticate"] = self.challenge
         if self.close:
             headers["connection"] = "close"
         body = orjson.dumps(self.as_dict())
         return Response(body, self.status, headers, media_type="application/problem+json")
 
 
-def unauthorized() -> Refusal:
-    """The answer to every unauthenticated request; it must not say what was wrong."""
-    return Refusal(401, "unauthorized", "a valid API key or signature is needed")
+def unauthorized(*, webhook: bool = False) -> Refusal:
+    """The answer to every unauthenticated request; it must not say what was wrong. webhook: senders with a password may
+    wait to be asked for it (RFC 7617)."""
+    refusal = Refusal(401, "unauthorized", "a valid API key or signature is needed", close=True)
+    if webhook:
+        refusal.challenge = 'Bearer, Basic realm="webhooks"'
+    return refusal

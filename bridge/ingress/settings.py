@@ -66,7 +66,7 @@ OUTBOX = "outbox.event"
 
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
-    """max_payload: bytes. patterns: event types, exact or globs, that pipelines take."""
+    """max_payload: bytes. patterns: event types, exact or globs, that pipelines take. cors: origins of web pages."""
 
     keys: Keys
     max_payload: int
@@ -74,6 +74,7 @@ class IngressSettings:
     patterns: tuple[str, ...]
     webhooks: Mapping[str, Endpoint]
     openapi: Mapping[str, Any]
+    cors: tuple[str, ...] = ()
 
     def contract(self, event_type: str) -> Contract | None:
         """The type's contract; None: it has none but is accepted. Raises Refusal 404 if there are contracts and
@@ -107,4 +108,5 @@ def settings_of(config: Config) -> IngressSettings | None:
         patterns=tuple(pattern for pipeline in config.pipelines.values() for pattern in pipeline.events),
         webhooks={name: Endpoint(name, webhook) for name, webhook in ingress.webhooks.items()},
         openapi=openapi_document(specs, ingress.max_payload, tuple(ingress.webhooks)),
+        cors=ingress.cors,
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -15,11 +14,11 @@ from bridge.errors import UnitFailure
 from bridge.expressions.document import json_text, parse_exact
 from bridge.expressions.expression import Expression
 from bridge.expressions.template import Template
-from bridge.ingress.body import LONGEST, check_text, read_payload
+from bridge.ingress.body import LONGEST, NOT_IN_A_TYPE, check_text, read_documents
 from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.store import Item
-from bridge.planning.rows import Escaped, Literal, ValueSource, classify
-from bridge.signatures import BODY, SCHEMES, Signed
+from bridge.planning.rows import Escaped, Literal, ValueSource, classify, names_of
+from bridge.signatures import BODY, SCHEMES, SIGNED, Signed
 
 
 class Endpoint:
@@ -27,54 +26,125 @@ class Endpoint:
 
     def __init__(self, name: str, webhook: Webhook, *, clock: Callable[[], float] = time.time) -> None:
         self.name = name
-        scheme = SCHEMES[webhook.scheme]
+        self._scheme = scheme = SCHEMES[webhook.scheme]
+        self._secrets = webhook.secrets
         self._verify = scheme.verifier(webhook)
+        self._identity = scheme.identity(webhook)
         self._clock = clock
-        self._type = classify(webhook.type or scheme.type)
-        self._prefix = "" if webhook.type else f"{name}."
-        self._delivery = webhook.id or scheme.id
-        self._delivery_source = None if self._delivery in (None, BODY) else classify(self._delivery)
-        self._key = None if webhook.key is None else classify(webhook.key)
-        written = webhook.idempotency_key or scheme.idempotency_key
-        self._idempotency_key = None if written is None else classify(written)
+        self._type = _Choice("type", webhook.type, scheme.type)
+        self._delivery = _Choice("id", webhook.id, scheme.id)
+        self._key = _Choice("key", webhook.key)
+        self._idempotency_key = _Choice("idempotency_key", webhook.idempotency_key, scheme.idempotency_key)
         self._payload = None if webhook.payload is None else classify(webhook.payload)
         self._headers = orjson.dumps({"webhook": name})
 
-    def item(self, headers: Mapping[bytes, bytes], body: bytes) -> Item:
-        """The event of a request. Raises Refusal: 401 for every invalid signature, with the same text; 400 and 422
-        for a signed request that cannot become an event."""
-        if not self._verify(Signed(headers, body, self._clock())):
-            raise unauthorized()
+    def take(
+        self, headers: Mapping[bytes, bytes], body: bytes, query: bytes = b""
+    ) -> Item | list[Item] | Mapping[str, Any]:
+        """The event of a request; one of each element, if its body is an array; or the answer to a request that only
+        asks whether the secret is known. Raises Refusal: 401 for every invalid signature, with the same text; 400 and
+        422 for a signed request that cannot become an event."""
+        request = Signed(headers, body, self._clock(), query)
+        if not self._verify(request):
+            raise unauthorized(webhook=True)
+        read, names = read_documents(request, self._scheme.json_field), _names(headers)
+        if isinstance(read, list):
+            return [self._item(request, names, document, text, n) for n, (document, text) in enumerate(read)]
+        document, text = read
+        reply = self._scheme.reply(document, self._secrets)
+        return reply if reply is not None else self._item(request, names, document, text, None)
+
+    def _item(
+        self, request: Signed, names: Mapping[str, str], document: dict[str, Any], text: bytes, n: int | None
+    ) -> Item:
+        """n: the element's number, if the body is an array."""
         try:
-            document = read_payload(body)
-            exact = parse_exact(body) if self._payload is not None else document
-            context = {"body": exact, "headers": _names(headers)}
-            item = Item(self._prefix + _text(self._type, context, "type"), body, headers=self._headers)
+            context = {"body": document if self._payload is None else parse_exact(text), "headers": names}
             if self._payload is not None:
-                item = replace(item, payload=json_text(_value(self._payload, context)))
-            return replace(
-                item,
-                type=check_text("type", item.type),
-                key=self._optional(self._key, context, "key"),
-                idempotency_key=self._optional(self._idempotency_key, context, "idempotency_key"),
-                endpoint=self.name if self._delivery is not None else None,
-                delivery=self._delivery_id(context, body),
+                text = json_text(_value(self._payload, context))
+            key, repeat = self._key.find(context), self._idempotency_key.find(context)
+            delivery = self._delivery_id(request, context, n)
+            return Item(
+                self._event_type(context),
+                text,
+                key=None if key is None else check_text("key", key.text),
+                idempotency_key=None if repeat is None else check_text("idempotency_key", repeat.of(n)),
+                headers=self._headers,
+                endpoint=None if delivery is None else self.name,
+                delivery=delivery,
             )
         except UnitFailure as failure:
             raise Refusal(422, "payload", failure.cause) from None
 
-    def _delivery_id(self, context: Mapping[str, Any], body: bytes) -> str | None:
-        if self._delivery is None:
-            return None
-        if self._delivery_source is None:
-            return f"sha256:{sha256(body).hexdigest()}"
-        text = _text(self._delivery_source, context, "id")
-        return text if len(text) <= LONGEST["id"] else f"sha256:{sha256(text.encode()).hexdigest()}"
+    def _event_type(self, context: Mapping[str, Any]) -> str:
+        found = self._type.find(context)
+        if found is None:
+            raise _no_value("type")
+        if self._type.is_written:
+            return check_text("type", found.text)
+        # a sender's own word may have what a type may not: Shopify's orders/create
+        return check_text("type", f"{self.name}.{NOT_IN_A_TYPE.sub('.', found.text)}")
 
-    def _optional(self, source: ValueSource | None, context: Mapping[str, Any], name: str) -> str | None:
-        if source is None or _value(source, context) is None:
+    def _delivery_id(self, request: Signed, context: Mapping[str, Any], n: int | None) -> str | None:
+        found = self._delivery.find(context)
+        if found is None:
+            if self._delivery.is_written:
+                raise _no_value("id")
             return None
-        return check_text(name, _text(source, context, name))
+        if not found.stands_for_bytes:
+            text = found.of(n)
+            return text if len(text) <= LONGEST["id"] else f"sha256:{sha256(text.encode()).hexdigest()}"
+        content = request.body if found.text == BODY else self._identity(request)
+        return found._replace(text=f"sha256:{sha256(content or b'').hexdigest()}").of(n)
+
+
+class _Found(NamedTuple):
+    """A value that a request has. stands_for_bytes: it is BODY or SIGNED."""
+
+    text: str
+    reads_body: bool = False
+    stands_for_bytes: bool = False
+
+    def of(self, n: int | None) -> str:
+        """For the nth element of an array: a value of the whole request would be the same for all of them."""
+        return self.text if n is None or self.reads_body else f"{self.text}.{n}"
+
+
+class _Choice:
+    """A value of the configuration, or else the first that a preset finds."""
+
+    def __init__(self, name: str, written: str | None, preset: tuple[str, ...] = ()) -> None:
+        self._name = name
+        self.is_written = written is not None
+        marks = (BODY, SIGNED) if name == "id" else ()
+        self._sources = [
+            (_Found(each, stands_for_bytes=True), None) if each in marks else (None, classify(each))
+            for each in (preset if written is None else (written,))
+        ]
+
+    def find(self, context: Mapping[str, Any]) -> _Found | None:
+        """Raises Refusal 400 if a configured value is neither text nor an integer."""
+        for mark, source in self._sources:
+            if source is None:
+                return mark
+            try:
+                value = _value(source, context)
+            except UnitFailure:
+                if self.is_written:
+                    raise
+                continue
+            if isinstance(value, int) and not isinstance(value, bool):
+                value = str(value)
+            if isinstance(value, str) and value:
+                reads = {name.partition(".")[0] for name in names_of(source)}
+                return _Found(value, reads_body="body" in reads)
+            if self.is_written and value is not None:
+                raise _no_value(self._name)
+        return None
+
+
+def _no_value(name: str) -> Refusal:
+    return Refusal(400, "malformed", f"{name} has no value in this request (ingress.webhooks)", field=name)
 
 
 def _names(headers: Mapping[bytes, bytes]) -> dict[str, str]:
@@ -83,15 +153,6 @@ def _names(headers: Mapping[bytes, bytes]) -> dict[str, str]:
         name.decode("latin-1").replace("-", "_"): value.decode("utf-8", "replace")
         for name, value in headers.items()
     }
-
-
-def _text(source: ValueSource, context: Mapping[str, Any], name: str) -> str:
-    value = _value(source, context)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value:
-        raise Refusal(400, "malformed", f"{name} has no value in this request (ingress.webhooks)", field=name)
-    return check_text(name, value) if name != "id" else value
 
 
 def _value(source: ValueSource, context: Mapping[str, Any]) -> Any:

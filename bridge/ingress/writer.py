@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
-import structlog
 
 from bridge.attempts import Backoff, Retries, bisect_async
 from bridge.errors import BridgeError
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import IngressDown, Item, Stored, forget_deliveries, insert, prepare
+from bridge.log import Log
 from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import INGRESS
 from bridge.postgres.safe_error import safe_error, safe_message
@@ -76,7 +76,7 @@ class Writer:
         self._down = ""  # why nothing can be stored now
         self._forget_at = 0.0
         self.commits = 0
-        self._log = structlog.get_logger("bridge.ingress")
+        self._log = Log("bridge.ingress")
 
     async def put(self, items: Sequence[Item]) -> list[StoreOutcome]:
         """Each item's outcome, in order, after its commit. Raises Refusal 503 if it cannot be accepted."""

@@ -19,6 +19,7 @@ import ipaddress
 import math
 import platform
 import secrets
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bridge import __version__
 from bridge.errors import ConfigError
 from bridge.observe.metrics import Metrics
-from bridge.observe.server import bind, serve
+from bridge.observe.server import serve
 from bridge.observe.state import Health
 
 _ALONE_TOLD = 20
@@ -228,14 +229,14 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def alone_of(health: Health) -> list[dict[str, str | float]]:
+def alone_of(health: Health) -> list[dict[str, str | float | None]]:
     """Destinations and recipients to which nothing is sent for a while: of each destination, the first of them."""
     now = health.clock()
     return [
         one.as_dict()
         for found in health.left_alone.values()
-        for one in sorted(found, key=lambda one: (one.recipient != "", one.until))[:_ALONE_TOLD]
-        if one.until > now
+        for one in sorted(found, key=lambda one: (one.recipient != "", one.until or 0.0))[:_ALONE_TOLD]
+        if one.until is None or one.until > now
     ]
 
 
@@ -318,9 +319,10 @@ def build_admin(
     return app
 
 
-async def serve_admin(app: Starlette, host: str, port: int, stop: asyncio.Event, *, instance: str) -> None:
-    """Serve `app` until `stop` is set. Raises ConfigError, which names host:port, if it cannot listen there."""
-    listening = bind(host.strip("[]"), port, "admin.listen")
+async def serve_admin(
+    app: Starlette, listening: socket.socket, stop: asyncio.Event, *, instance: str
+) -> None:
+    """Serve `app` until `stop` is set. Closes `listening`."""
     sampling = asyncio.create_task(_sample(app), name="admin-rates")
     try:
         await serve(app, listening, stop, instance=instance)

@@ -15,10 +15,10 @@ from functools import partial
 from typing import Literal, LiteralString, Protocol, TypeVar
 
 import psycopg
-import structlog
 from psycopg import sql
 
 from bridge.errors import BridgeError
+from bridge.log import Log
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamSnapshot, StreamState
 from bridge.postgres import left_behind as left
@@ -155,7 +155,7 @@ class Backlog:
     def _left_behind(self, found: Sequence[left.LeftBehind]) -> None:
         """What is new is logged as well."""
         known = {(one.kind, one.name) for one in self._metrics.health.left_behind}
-        log = structlog.get_logger("bridge.backlog")
+        log = Log("bridge.backlog")
         for one in found:
             if (one.kind, one.name) not in known:
                 log.warning("left behind", kind=one.kind, name=one.name, message=one.message, fix=one.fix)
@@ -175,7 +175,7 @@ class Backlog:
             async with self._pools[dsn].connection() as connection:
                 return await work(connection, plan)
         except (BridgeError, psycopg.Error, OSError) as error:
-            log = structlog.get_logger("bridge.backlog")
+            log = Log("bridge.backlog")
             log.debug("cannot look", stream=plan.stream, server=server, cause=safe_message(error))
             return None
 

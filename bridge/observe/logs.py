@@ -1,4 +1,4 @@
-"""Logging with structlog over the standard library: one line per entry on standard error, as JSON unless it is a
+"""Prints log entries, the bridge's (log.py) and its libraries': one line each on standard error, as JSON unless it is a
 terminal.
 
 Every entry passes one rule: no row values and no secrets. Exceptions never reach a renderer. `safe_error` first
@@ -12,15 +12,15 @@ import asyncio
 import logging
 import sys
 import threading
-from functools import partial
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import TextIO
+from typing import Any, ClassVar, TextIO
 
 import orjson
-import structlog
-from structlog.types import EventDict, Processor, WrappedLogger
+from click import style
 
 from bridge.errors import ConfigError
+from bridge.log import FIELDS, Log
 from bridge.postgres.safe_error import mask_secrets, safe_error, safe_message
 
 __all__ = ["LEVELS", "configure", "safe_error", "safe_message"]
@@ -52,34 +52,9 @@ def configure(level: str = "info", json: bool | None = None, stream: TextIO | No
         raise ConfigError(f"unknown log level {level!r}", hint=f"use one of {', '.join(LEVELS)}")
     out = stream or sys.stderr
     as_json = not out.isatty() if json is None else json
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        _strip_exceptions,
-    ]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,  # configure() may come after a module took its logger
-    )
     handler = _Handler(out)
     handler.addFilter(_strip_record)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *(_json_renderer() if as_json else _terminal_renderer(out)),
-            ],
-        )
-    )
+    handler.setFormatter(_Json() if as_json else _Terminal(colors=out.isatty()))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -92,21 +67,53 @@ def configure(level: str = "info", json: bool | None = None, stream: TextIO | No
     threading.excepthook = _uncaught_in_thread
 
 
-def _json_renderer() -> list[Processor]:
-    serializer = partial(orjson.dumps, default=_name_of_type)
-    return [structlog.processors.JSONRenderer(serializer=lambda entry, **_: serializer(entry).decode())]
+class _Json(logging.Formatter):
+    """An entry as a JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _json(_entry_of(record))
 
 
-def _terminal_renderer(out: TextIO) -> list[Processor]:
-    return [_shorten_errors, structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="time")]
+class _Terminal(logging.Formatter):
+    """An entry as a line for people: time, level, text, logger, fields."""
+
+    _COLORS: ClassVar = {
+        "debug": "blue",
+        "info": "green",
+        "warning": "yellow",
+        "error": "red",
+        "critical": "red",
+    }
+
+    def __init__(self, *, colors: bool) -> None:
+        super().__init__()
+        self._colors = colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = _entry_of(record)
+        time, level, event, logger = (entry.pop(name) for name in ("time", "level", "event", "logger"))
+        parts = [
+            self._in(time, dim=True),
+            f"[{self._in(f'{level:<8}', fg=self._COLORS.get(level), bold=True)}]",
+            self._in(f"{event:<30}", bold=True),
+            f"[{self._in(logger, fg='blue')}]",
+            *(f"{self._in(name, fg='cyan')}={_shown(value)}" for name, value in sorted(entry.items())),
+        ]
+        return " ".join(parts)
+
+    def _in(self, text: str, **look: Any) -> str:
+        return style(text, **look) if self._colors else text
 
 
-def _shorten_errors(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
-    """An error as one text; its fields are for machines."""
-    for name, value in entry.items():
-        if isinstance(value, dict) and {"error", "message"} <= value.keys():
-            entry[name] = f"{value['error']}: {value['message']}"
-    return entry
+def _shown(value: object) -> str:
+    """A field on a terminal; of an error only name and text: its fields are for machines."""
+    if isinstance(value, dict) and {"error", "message"} <= value.keys():
+        return f"{value['error']}: {value['message']}"
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value, default=_name_of_type).decode()
 
 
 def _name_of_type(value: object) -> str:
@@ -114,22 +121,23 @@ def _name_of_type(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 
-def _strip_exceptions(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
-    """Replace every exception in an entry by its safe form, and mask secrets in its texts."""
-    raised = entry.pop("exc_info", None)
-    entry.pop("stack_info", None)
-    if raised is True:
-        raised = sys.exc_info()
-    if isinstance(raised, tuple):
-        raised = raised[1]
-    if isinstance(raised, BaseException):
-        entry["raised"] = safe_error(raised)
+def _entry_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The fields of an entry. Every exception is replaced by its safe form, and secrets in texts are masked."""
+    entry: dict[str, Any] = {
+        **getattr(record, FIELDS, {}),
+        "event": record.getMessage(),
+        "logger": record.name,
+        "level": record.levelname.lower(),
+    }
+    if record.exc_info and record.exc_info[1] is not None:
+        entry["raised"] = record.exc_info[1]
     for name, value in entry.items():
         if isinstance(value, BaseException):
             entry[name] = safe_error(value)
         elif isinstance(value, str):
             entry[name] = mask_secrets(value)
-    return entry
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+    return {**entry, "time": time.removesuffix("+00:00") + "Z"}
 
 
 def _strip_record(record: logging.LogRecord) -> bool:
@@ -153,10 +161,10 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    structlog.get_logger("bridge").critical("uncaught exception", exc_info=error)
+    Log("bridge").critical("uncaught exception", raised=error)
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
         name = args.thread.name if args.thread else None
-        structlog.get_logger("bridge").critical("uncaught exception", thread=name, exc_info=args.exc_value)
+        Log("bridge").critical("uncaught exception", thread=name, raised=args.exc_value)

@@ -1,55 +1,61 @@
 """Serve an ASGI application inside the caller's event loop.
 
-uvicorn alone takes over the process's signals, exits the process if a port is in use, and waits forever for a client
-that never finishes its request's header. Here the daemon keeps its signals, a port in use is an error that names the
-key to change, and every connection has a deadline. The admin server and the ingress use it.
+uvicorn alone takes over the process's signals, and waits forever for a client that never finishes its request's header.
+Here the daemon keeps its signals, and every connection has a deadline. The admin server and the ingress use it; the
+socket is listen.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bridge.errors import ConfigError
+from bridge.observe.connection import HeardProtocol
+from bridge.observe.listen import INSTANCE_HEADER
 
 HEADER_BYTES = 16 * 1024  # a request's line and headers together
 HEADER_SECONDS = 5.0  # from connecting, or from a request's first byte, to the end of its header
 KEEP_ALIVE_SECONDS = 15  # between two requests; longer than a common scrape interval is of no use
 CONNECTIONS = 100  # more are answered 503 at once
-CONNECTIONS_OVER = 50  # this many more are answered 503; beyond them connections are closed unread
+CONNECTIONS_OVER = 100  # more that may wait for a place, and are then answered 503; beyond them closed unread
+SLOW_SECONDS = 1.0  # a body without a key that takes longer, or a longer pause, keeps no place that is wanted
 DRAIN_SECONDS = 3  # for answers under way when the bridge stops
 
-INSTANCE_HEADER = "outbox-bridge-instance"
-"""On every answer, a refusal too: which bridge this is (config/source.py). `bridge doctor` knows its own by it."""
 
+class DeadlineProtocol(HeardProtocol):
+    """A protocol with a deadline for the header, which uvicorn lacks, and whose connections give up their place.
 
-class DeadlineProtocol(H11Protocol):
-    """uvicorn's protocol with a deadline for the header, which uvicorn lacks (an idle client occupies a connection)."""
+    An idle client occupies a connection. Once there are too many, whoever sends a request gets the place of one that
+    waits: first of those that have shown no key (`bridge.trusted` in the scope of the last request). So nobody can shut
+    others out by connecting.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
+        self.limit_concurrency = None  # uvicorn's own answer is not ours
+        self.since = self.loop.time()
         # asyncio does so for sockets that name their protocol, which accepted ones do not: header and body go
         # out as two packets, and the second would wait 40 ms for the client's delayed acknowledgement
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         limit = self.config.limit_concurrency
-        if limit is not None and len(self.connections) > limit + CONNECTIONS_OVER:
+        too_many = limit is not None and len(self.connections) > limit + CONNECTIONS_OVER
+        if too_many and not self._take_places(self._others(), 1):
             transport.abort()  # the process' descriptors are the streams' too
             return
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._waiting_for_header():
+        if self._waiting_for_header() and not self.lingers:
             self._start_deadline()
         else:
             self._end_deadline()
@@ -57,6 +63,47 @@ class DeadlineProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_deadline()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self.since = self.loop.time()
+        super().on_response_complete()
+
+    def has_place(self) -> bool:
+        limit = self.config.limit_concurrency
+        if (
+            limit is None or len(self.connections) < limit
+        ):  # this one included: as uvicorn counts, the last is too many
+            return True
+        others = [one for one in self._others() if not one.waits]
+        over = len(others) + 2 - limit
+        return over <= 0 or self._take_places(others, over) == over
+
+    def _others(self) -> list[DeadlineProtocol]:
+        return [one for one in self.connections if isinstance(one, DeadlineProtocol) and one is not self]
+
+    def _take_places(self, others: Iterable[DeadlineProtocol], most: int) -> int:
+        """Close the connections that are worth least. Returns how many."""
+        ranked = [(rank, one.since, id(one), one) for one in others if (rank := one.rank()) is not None]
+        taken = 0
+        for _, _, _, one in sorted(ranked):
+            if taken == most:
+                break
+            if one.lingers or not _is_readable(one):
+                self.connections.discard(one)  # now, not when the loop comes to it
+                one.transport.abort()
+                taken += 1
+        return taken
+
+    def rank(self) -> int | None:
+        """How little this connection is worth, 0 the least; None: it keeps its place."""
+        slow = self.loop.time() - self.since > SLOW_SECONDS
+        if self.lingers:
+            return 0
+        if self.cycle is not None and self.cycle.scope.get("bridge.trusted"):
+            return 3 if slow and self.cycle.response_complete else None
+        if self._waiting_for_header():
+            return 1
+        return 2 if slow and (self.waits or self.cycle.more_body) else None
 
     def _waiting_for_header(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -76,54 +123,22 @@ class DeadlineProtocol(H11Protocol):
             self.transport.abort()
 
 
+def _is_readable(connection: DeadlineProtocol) -> bool:
+    """Has something come that the loop has not read yet?"""
+    number = connection.transport.get_extra_info("socket").fileno()
+    if number < 0:
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class _QuietServer(uvicorn.Server):
     """Leaves the process' signals to the daemon."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def bind(host: str, port: int, key: str) -> socket.socket:
-    """A listening socket. Raises ConfigError naming `host:port` and the configuration `key`; its cause is the
-    system's error."""
-    try:
-        return _listening(host, port)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"cannot listen on {_address(host, port)}: {getattr(error, 'strerror', None) or error}",
-            hint=f"choose another address in `{key}`{_advice(error, port)}",
-        ) from error
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """As socket.create_server() makes one, whose error repeats the address, and hides that a name has none."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if made.family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind((host, port))
-        made.listen(128)
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _advice(error: Exception, port: int) -> str:
-    number = getattr(error, "errno", None)
-    if number == errno.EADDRINUSE:
-        return f", or find who listens there: ss -ltnp 'sport = :{port}'"
-    if number in (errno.EACCES, errno.EPERM):
-        return ": a port of 1024 or more needs no rights"
-    if number == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return ": one that this machine has (ip -brief address)"
-    return ""
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def serve(

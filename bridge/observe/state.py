@@ -260,22 +260,23 @@ class HealthProblem:
 
 @dataclass(frozen=True, slots=True)
 class AloneUntil:
-    """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds). recipient: its
-    label; "" for the whole destination. code: of the failure that is the cause."""
+    """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds; None: a person
+    resumes it). recipient: its label; "" for the whole destination. code: of the failure that is the cause, or who
+    paused it and why."""
 
     pipeline: str
     destination: str
     recipient: str
-    until: float
+    until: float | None
     code: str
 
-    def as_dict(self) -> dict[str, str | float]:
+    def as_dict(self) -> dict[str, str | float | None]:
         """The JSON form of /status."""
         return {
             "pipeline": self.pipeline,
             "destination": self.destination,
             "recipient": self.recipient,
-            "until": round(self.until, 1),
+            "until": None if self.until is None else round(self.until, 1),
             "code": self.code,
         }
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import structlog
-
 from bridge.errors import BridgeError
+from bridge.log import Log
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import AloneUntil, StreamState
 from bridge.postgres.source import SlotHealth
@@ -27,7 +26,7 @@ class DispatchWatch:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._log = structlog.get_logger("bridge.dispatch")
+        self._log = Log("bridge.dispatch")
         self._troubled: set[str] = set()
         self._count = cache(metrics.deliveries.labels)  # finding a child costs more than counting
         self._time = cache(metrics.delivery_seconds.labels)
@@ -36,12 +35,17 @@ class DispatchWatch:
         self._count(destination, outcome).inc()
         self._time(destination).observe(seconds)
 
-    def left_alone(self, pipeline: str, destination: str, found: Sequence[tuple[str, float, str]]) -> None:
+    def left_alone(
+        self, pipeline: str, destination: str, found: Sequence[tuple[str, float | None, str]]
+    ) -> None:
         """found: a recipient's label ("": the whole destination), the seconds that are left, the failure's code."""
         now = time.time()
         self._metrics.set_left_alone(
             (pipeline, destination),
-            [AloneUntil(pipeline, destination, who, now + seconds, code) for who, seconds, code in found],
+            [
+                AloneUntil(pipeline, destination, who, None if seconds is None else now + seconds, code)
+                for who, seconds, code in found
+            ],
         )
 
     def works(self, stream: str) -> None:
@@ -68,7 +72,7 @@ class StreamWatch:
         self._state = state
         self._nudge = nudge
         self._stream = state.snapshot.stream
-        self._log = structlog.get_logger("bridge.stream").bind(stream=self._stream)
+        self._log = Log("bridge.stream", stream=self._stream)
         self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
         metrics.table_changes.labels(self._stream)  # from 0, so that the first change is an increase
 

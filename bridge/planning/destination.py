@@ -16,6 +16,7 @@ from typing import Any
 from bridge.errors import Halt
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression
+from bridge.expressions.markup import PLAIN
 from bridge.expressions.operators import MISSING, Path, follow
 from bridge.planning.column_text import Texts, texts, texts_of_each
 from bridge.planning.plan import Column, Deliver, TableShape, Write, keyed_by_event
@@ -225,7 +226,9 @@ class Sink:
     def __init__(self, pipeline: str, spec: SinkSpec) -> None:
         self.pipeline = pipeline
         self.spec = spec
-        self.source = Structure({key: classify(v, spec.escapes.get(key)) for key, v in spec.fields.items()})
+        self.source = Structure(
+            {key: classify(v, spec.markup.get(key, PLAIN)) for key, v in spec.fields.items()}
+        )
         self.reads = names_of(self.source)
 
     def deliveries(self, rows: Rows) -> list[Deliver]:

@@ -24,8 +24,9 @@ from bridge.errors import ExpressionFailure, UnitFailure
 from bridge.expressions.columnar import NotPlain
 from bridge.expressions.document import certain, holds_float, json_text, parse_exact, without
 from bridge.expressions.expression import Expression, compile_expression
+from bridge.expressions.filters import moment_text
+from bridge.expressions.markup import PLAIN, Markup
 from bridge.expressions.operators import MISSING, Path, follow
-from bridge.expressions.server_text import ServerText
 from bridge.expressions.template import Template, compile_template
 from bridge.protocol.events import Event, payload_of
 
@@ -42,7 +43,7 @@ def meta_of(event: Event) -> dict[str, Any]:
         "type": event.type.decode(),
         "key": None if event.key is None else event.key.decode(),
         "seq": int(event.seq),
-        "occurred_at": None if event.occurred_at is None else event.occurred_at.decode(),
+        "occurred_at": None if event.occurred_at is None else moment_text(event.occurred_at.decode()),
         "idempotency_key": None if event.idempotency_key is None else event.idempotency_key.decode(),
         "headers": None if event.headers is None else orjson.loads(event.headers),
     }
@@ -270,43 +271,40 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class Escaped:
-    """An expression whose text must be inert in a vendor's markup."""
+    """An expression whose texts must be inert in a vendor's markup."""
 
     source: Expression
-    escape: Callable[[str], str]
+    markup: Markup
 
     @property
     def names(self) -> frozenset[str]:
         return self.source.names
 
     def made_inert(self, value: Any) -> Any:
-        """Text and numbers; other values contain no markup."""
-        if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-            return value
-        return self.escape(value.as_json() if isinstance(value, ServerText) else str(value))
+        return self.markup.inert(value)
 
 
 ValueSource = Expression | Escaped | Template | Literal | Structure
 
 
 def classify(  # noqa: PLR0911  one return a form of value
-    value: Any, escape: Callable[[str], str] | None = None
+    value: Any, markup: Markup = PLAIN
 ) -> ValueSource:
-    """Compile a value of the configuration. Raises ExpressionSyntaxError or TemplateSyntaxError. escape: applied to
-    values that go into a text, not to literal text."""
+    """Compile a value of the configuration. Raises ExpressionSyntaxError or TemplateSyntaxError. markup: of the text
+    into which values go; it is not applied to literal text."""
     if isinstance(value, str):
         if _EXPRESSION.match(value):
             expression = compile_expression(value)
-            return expression if escape is None else Escaped(expression, escape)
+            return expression if markup == PLAIN else Escaped(expression, markup)
         text = value.replace("$$", "$")
-        return compile_template(text, escape) if "{{" in text else Literal(text)
+        return compile_template(text, markup.text) if "{{" in text else Literal(text)
     if isinstance(value, Mapping):
-        items = {str(name): classify(item, escape) for name, item in value.items()}
+        items = {str(name): classify(item, markup.at(str(name))) for name, item in value.items()}
         if all(isinstance(item, Literal) for item in items.values()):
             return Literal({name: item.value for name, item in items.items() if isinstance(item, Literal)})
         return Structure(items)
     if isinstance(value, list | tuple):
-        elements = [classify(item, escape) for item in value]
+        elements = [classify(item, markup) for item in value]
         if all(isinstance(item, Literal) for item in elements):
             return Literal([item.value for item in elements if isinstance(item, Literal)])
         return Structure(elements)

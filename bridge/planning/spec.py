@@ -7,10 +7,13 @@ Value sources (`columns`, `set`, keys, texts) stay as the strings or literals th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import time
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
+from bridge.expressions.markup import Markup
 from bridge.planning.steps.step import StepSpec
 
 Unit = tuple[str, str]
@@ -85,9 +88,12 @@ class SinkSpec:
     connection: str
     kind: str  # slack, webhook, ...
     fields: Mapping[str, Any] = field(default_factory=dict)
-    escapes: Mapping[str, Callable[[str], str]] = field(default_factory=dict)  # field -> makes values inert
+    markup: Mapping[str, Markup] = field(default_factory=dict)  # fields in which values must be inert
     max_age_seconds: float = 86400.0
     timeout_seconds: float = 10.0
+    digest: tuple[float, int] | None = None  # seconds that the first waits, most in one
+    throttle: tuple[int, int] | None = None  # messages to one recipient, in so many seconds
+    quiet: tuple[time, time, ZoneInfo] | None = None  # hours of the day in which nothing is sent
 
 
 DestinationSpec = TableSpec | SinkSpec

@@ -28,7 +28,7 @@ from bridge.postgres.target_rules import (
 )
 from bridge.postgres.target_rules import quoted as _quoted
 
-LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery")
+LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery", "sink_pause")
 
 
 def ledger_findings(connection: psycopg.Connection) -> list[Finding]:

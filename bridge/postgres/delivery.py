@@ -8,19 +8,16 @@ only while that row still has our epoch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import psycopg
 
 from bridge.expressions.document import json_text
-from bridge.postgres.stored import enveloped, opened
+from bridge.postgres.stored import enveloped
 from bridge.postgres.target import Statement
-from bridge.sinks.model import Delivery
 
 AsyncLink = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -71,134 +68,41 @@ WAITING: LiteralString = """
     from bridge.delivery where state = 'pending' and stream = %s group by destination"""
 """Unsent messages of one stream: destination, number of messages, age of the oldest in seconds."""
 
-# -- claims ---------------------------------------------------------------------------------------------
-
-_DUE: LiteralString = """
-    select lane.ordinality - 1
+_LOOK: LiteralString = """
+    select exists (
+            select from bridge.delivery d
+            where d.destination = lane.destination and d.state = 'pending' and d.next_attempt_at <= now()
+              and d.pipeline = lane.pipeline and d.stream = %(stream)s),
+        p.paused_by || coalesce(': ' || p.reason, '')
     from unnest(%(pipelines)s::text[], %(destinations)s::text[]) with ordinality
         as lane(pipeline, destination, ordinality)
-    where exists (
-        select from bridge.delivery d
-        where d.destination = lane.destination and d.state = 'pending' and d.next_attempt_at <= now()
-          and d.pipeline = lane.pipeline and d.stream = %(stream)s)"""
-
-_TAKE: LiteralString = """
-    update bridge.delivery d
-    set lease_epoch = %(epoch)s, lease_until = now() + %(lease)s * interval '1 second',
-        next_attempt_at = now() + %(lease)s * interval '1 second'
-    from picked, me
-    where d.id = picked.id
-    returning d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts,
-        extract(epoch from d.created_at + %(max_age)s * interval '1 second' - now())::float8, d.event_seq"""
-
-_ME: LiteralString = """
-    me as materialized (
-        select from bridge.dispatcher where name = %(stream)s and epoch = %(epoch)s for share)"""
-
-# Events without a key: independent, oldest first.
-_KEYLESS: LiteralString = (
-    """
-    with """
-    + _ME
-    + """, picked as materialized (
-        select d.id from bridge.delivery d
-        where d.destination = %(destination)s and d.event_key is null and d.state = 'pending'
-          and d.pipeline = %(pipeline)s and d.stream = %(stream)s and d.next_attempt_at <= now()
-        order by d.event_seq limit %(limit)s for update skip locked)"""
-    + _TAKE
-)
-
-# The first pending message of each key, key after key, beginning behind the last one that was taken. Only
-# the first of a key can be due: later ones wait for it, whatever their own time says.
-_KEYED: LiteralString = (
-    """
-    with recursive """
-    + _ME
-    + """, head(id, event_key, event_seq, next_attempt_at) as (
-        (select d.id, d.event_key, d.event_seq, d.next_attempt_at from bridge.delivery d
-         where d.destination = %(destination)s and d.event_key > %(after)s and d.state = 'pending'
-           and d.pipeline = %(pipeline)s and d.stream = %(stream)s
-         order by d.destination, d.event_key, d.event_seq limit 1)
-        union all
-        select n.id, n.event_key, n.event_seq, n.next_attempt_at
-        from head cross join lateral (
-            select d.id, d.event_key, d.event_seq, d.next_attempt_at from bridge.delivery d
-            where d.destination = %(destination)s and d.event_key > head.event_key and d.state = 'pending'
-              and d.pipeline = %(pipeline)s and d.stream = %(stream)s
-            order by d.destination, d.event_key, d.event_seq limit 1) n
-    ), due as materialized (
-        select id, event_key from head where next_attempt_at <= now() limit %(limit)s
-    ), picked as materialized (
-        select d.id from bridge.delivery d
-        where d.id = any(array(select id from due)) and d.state = 'pending' and d.next_attempt_at <= now()
-        for update skip locked)"""
-    + _TAKE
-    + ", (select max(event_key) from due)"
-)
-_KEYED_FROM: LiteralString = _KEYED.replace("d.event_key > %(after)s", "d.event_key >= %(after)s")
+    left join bridge.sink_pause p
+        on p.stream = %(stream)s and p.pipeline = lane.pipeline and p.destination = lane.destination
+    order by lane.ordinality"""
 
 
-def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < 4000 else Decimal(digits)
+class LaneState(NamedTuple):
+    """Of a (pipeline, destination): are messages due, and who has paused it and why."""
+
+    due: bool
+    paused: str | None
 
 
-_JSON = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The stream, epoch and lease of a claim. Times in seconds."""
-
-    stream: str
-    pipeline: str
-    destination: str
-    epoch: int
-    lease: float
-    max_age: float
-
-    def _values(self, **more: Any) -> dict[str, Any]:
-        names = ("stream", "pipeline", "destination", "epoch", "lease", "max_age")
-        return {name: getattr(self, name) for name in names} | more
-
-    async def keyless(self, connection: AsyncLink, limit: int) -> list[Delivery]:
-        """Due messages of events without a key."""
-        return list(map(_delivery, await self._take(connection, _KEYLESS, limit=limit)))
-
-    async def keyed(
-        self, connection: AsyncLink, limit: int, after: str | None
-    ) -> tuple[list[Delivery], str | None]:
-        """The first message of each key, if due, for keys after `after` (None: all keys), and the last of these keys
-        in the database's order."""
-        query = _KEYED_FROM if after is None else _KEYED
-        rows = await self._take(connection, query, limit=limit, after=after or "")
-        return list(map(_delivery, rows)), rows[0][9] if rows else None
-
-    async def _take(self, connection: AsyncLink, query: LiteralString, **more: Any) -> list[tuple[Any, ...]]:
-        rows = await (await connection.execute(query, self._values(**more))).fetchall()
-        return sorted(rows, key=lambda row: int(row[8]))
-
-
-def _delivery(row: tuple[Any, ...]) -> Delivery:
-    identity, event_id, event_type, key, at, body, attempts, expires_in = row[:8]
-    fields = _JSON.decode(body)
-    if (inner := opened(fields)) is not None:
-        fields = _JSON.decode(inner.decode())
-    return Delivery(identity, event_id, event_type, key, at, fields, attempts, expires_in)
-
-
-async def due(connection: AsyncLink, stream: str, lanes: Sequence[tuple[str, str]]) -> list[int]:
-    """The indexes of the (pipeline, destination) pairs that have messages due."""
+async def look(connection: AsyncLink, stream: str, lanes: Sequence[tuple[str, str]]) -> list[LaneState]:
+    """The state of each (pipeline, destination), in their order."""
     values = {
         "stream": stream,
         "pipelines": [pipeline for pipeline, _ in lanes],
         "destinations": [destination for _, destination in lanes],
     }
-    rows = await (await connection.execute(_DUE, values)).fetchall()
-    return [int(row[0]) for row in rows]
+    return [LaneState(*row) for row in await (await connection.execute(_LOOK, values)).fetchall()]
 
 
 # -- settling -------------------------------------------------------------------------------------------
 
+_ME: LiteralString = """
+    me as materialized (
+        select from bridge.dispatcher where name = %(stream)s and epoch = %(epoch)s for share)"""
 _SENT: LiteralString = """
     update bridge.delivery set state = 'sent', attempts = attempts + 1, settled_at = now(), last_error = null,
         lease_epoch = null, lease_until = null
@@ -313,14 +217,17 @@ def _body(fields: Mapping[str, Any] | None) -> str | None:
     return (text if text.isascii() else enveloped(text)).decode()
 
 
-async def expire(connection: AsyncLink, claim: Claim) -> int:
-    """Messages that waited longer than max_age become dead letters, up to 200 at a time. Returns how many."""
+async def expire(
+    connection: AsyncLink, stream: str, lane: tuple[str, str], epoch: int, max_age: float
+) -> int:
+    """Messages of a (pipeline, destination) that waited longer than max_age seconds become dead letters, up to 200 at a
+    time. Returns how many."""
     values = {
-        "stream": claim.stream,
-        "pipeline": claim.pipeline,
-        "destination": claim.destination,
-        "epoch": claim.epoch,
-        "max_age": claim.max_age,
+        "stream": stream,
+        "pipeline": lane[0],
+        "destination": lane[1],
+        "epoch": epoch,
+        "max_age": max_age,
         "code": "expired",
         "cause": "it waited longer than the destination's max_age",
     }

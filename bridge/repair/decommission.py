@@ -102,6 +102,7 @@ def decommission(source: psycopg.Connection, target: psycopg.Connection | None, 
                 " where stream = %s and state = 'pending'",
                 [stream],
             )
+            target.execute("delete from bridge.sink_pause where stream = %s", [stream])
             source.execute("delete from outbox.stream where stream = %s", [stream])
     for name, _, _ in found.slots:
         drop_slot(source, name)

@@ -50,16 +50,16 @@ class OldEvents:
 def rendered(body: bytes, sent: str) -> tuple[str, str]:
     """The new body as the column's text, and what the operator should know of it.
 
-    body: rendered anew. sent: as it was refused. Of a list of recipients a part may have the message already: the rest
-    is left in `sent`, and only it gets the new one.
+    body: rendered anew. sent: as it was refused. Where a part of a mail's recipients has it already, `sent` has what
+    the sink noted of them (keys with a leading underscore), and only those in its `to` get the new one.
     """
     old, new = parse_exact(sent.encode()), parse_exact(body)
     if (inner := opened(old)) is not None:
         old = parse_exact(inner)
-    left, to = old.get("to"), new.get("to")
+    noted = {name: value for name, value in old.items() if name.startswith("_")}
     why = ""
-    if isinstance(left, list) and isinstance(to, list) and left and set(map(str, left)) < set(map(str, to)):
-        body, why = json_text({**new, "to": left}), "to those who did not take it before"
+    if noted and old.get("to"):
+        body, why = json_text({**new, **noted, "to": old["to"]}), "to those who did not take it before"
     return (body if body.isascii() else enveloped(body)).decode(), why
 
 

@@ -13,7 +13,7 @@ from bridge.errors import BridgeError
 from bridge.postgres.slots import copy_slot, drop_slot
 from bridge.repair.recover import check_stopped
 
-_TABLES = ("applied", "dead_letter", "delivery")
+_TABLES = ("applied", "dead_letter", "delivery", "sink_pause")
 
 
 def rename_stream(

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import psycopg
-import structlog
 
 from bridge.errors import BridgeError
+from bridge.log import Log
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox, fold
 from bridge.postgres.profiles import UPKEEP
@@ -41,7 +41,7 @@ class Upkeep:
         self._plans = plans
         self._retention = retention
         self._stopping = threading.Event()
-        self._log = structlog.get_logger("bridge.upkeep")
+        self._log = Log("bridge.upkeep")
         self._troubles: dict[str, str] = {}
         self._retry_every = retry_every
         self._prune_every = prune_every

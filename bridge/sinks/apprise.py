@@ -6,11 +6,13 @@ to them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from bridge.sinks.joining import Join, first_and_more, lines
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
     SENT,
@@ -48,6 +50,8 @@ class AppriseMessage(SinkMessage):
     """A title line, if the service has one."""
     level: Literal["info", "success", "warning", "failure"] = "info"
     """info, success, warning or failure; some services show it as a color or symbol."""
+
+    joins: ClassVar[Mapping[str, Join]] = {"title": first_and_more, "text": lines}
 
 
 class AppriseConnection(SinkConnection):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -42,6 +43,22 @@ def judge(
         blame="destination" if ours else "message",
         gone=status in (404, _GONE),
         patience=patience if ours else 0.0,
+    )
+
+
+def not_theirs(vendor: str) -> SendOutcome:
+    """Of a 2xx that this vendor does not give: a proxy's page, a wrong address. Whether the message is there is not
+    known, and so it is not sent."""
+    cause = f"the answer is not from {vendor}: check the address, and proxies on the way"
+    return SendOutcome("retry", "unreadable", cause, blame="destination")
+
+
+def begins(answer: Reply, name: str, value: str) -> bool:
+    """Is the body a JSON object in which a field has this value (a pattern)? Also of a body that was capped, or that
+    did not arrive whole: the status was the answer, and its first bytes show whose it is."""
+    return bool(
+        answer.body.lstrip()[:1] == b"{"
+        and re.search(rb'"%b"\s*:\s*%b' % (name.encode(), value.encode()), answer.body)
     )
 
 

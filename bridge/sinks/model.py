@@ -8,7 +8,7 @@ to an address that passed. Importing a sink imports no HTTP or mail library, bec
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -19,13 +19,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from bridge.discover import Kinds
 from bridge.expressions.document import json_text
+from bridge.expressions.markup import Markup
 from bridge.section import describe
+from bridge.sinks.joining import Join
+from bridge.sinks.reachable import is_public
 
 Network = IPv4Network | IPv6Network
 
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-_SITE_LOCAL = IPv6Network("fec0::/10")
-_COMPATIBLE = IPv6Network("::/96")  # RFC 4291, 2.5.5.1: deprecated, and ::1 and :: are in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class AddressGuard:
         inner = _embedded(found)
         if any(one.version == network.version and one in network for network in self.allow for one in inner):
             return True
-        return all(_is_public(one) for one in inner)
+        return all(is_public(one) for one in inner)
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
@@ -61,16 +62,8 @@ def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Addr
     return [address]
 
 
-def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv6Address) and (address in _SITE_LOCAL or address in _COMPATIBLE):
-        return False
-    return address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
-    )
-
-
-Escape = Callable[[str], str]
-"""A function that makes text inert in a vendor's markup."""
+DIGEST = "$digest"
+"""The field of a message that says which messages go together as one. No vendor's key begins so."""
 
 Blame = Literal["destination", "recipient", "message", "pace"]
 """The cause of a failure: the destination (it is down or refuses us: every message would get this), the recipient that
@@ -86,9 +79,11 @@ class Delivery:
     event_type: str
     event_key: str | None
     occurred_at: datetime | None
-    fields: Mapping[str, Any]  # rendered when the event was planned; numbers exact
+    fields: Mapping[str, Any]  # rendered when the event was planned, without DIGEST; numbers exact
     attempts: int = 0  # that were made before
     expires_in: float = 86400.0  # seconds until it is older than max_age
+    group: str | None = None  # DIGEST's value; messages of one group go as one
+    event_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +211,18 @@ class SinkMessage(BaseModel):
     address: ClassVar[str] = ""
     """The key that names the recipient; `fallback` names the one that takes its place."""
     literal: ClassVar[frozenset[str]] = frozenset()
-    """Keys that must be literals, because `escapes` reads them."""
+    """Keys that must be literals, because `markup` reads them."""
+
+    joins: ClassVar[Mapping[str, Join]] = {}
+    """How a digest makes each key from those of its messages; a key that is not here is the first message's. Empty:
+    such a message cannot stand for several."""
 
     either: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Groups of keys; a message needs one of each group."""
 
     @classmethod
-    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
-        """Key -> the function that makes values from events inert. _written: the destination's keys."""
+    def markup(cls, _written: Mapping[str, Any]) -> Mapping[str, Markup]:
+        """Key -> where values from events must be made inert, and how. _written: the destination's keys."""
         return {}
 
     @classmethod
@@ -292,6 +291,10 @@ class SinkConnection(BaseModel):
         """The vendor's rate limit for this message; None: no known limit."""
         return None
 
+    def at_once(self) -> int | None:
+        """How many messages may be in flight at once; None: as many as the dispatcher likes."""
+        return None
+
     def recipient(self, delivery: Delivery) -> str | None:
         """Who gets the message, where the message says so: one that fails is left alone without the others. None: the
         connection says it, for every message."""
@@ -311,7 +314,11 @@ class SinkConnection(BaseModel):
         raise NotImplementedError
 
 
-SINKS = Kinds(__name__, SinkConnection, but=("apprise_thread", "http", "judge", "model"))
+_BESIDE = (
+    *("apprise_thread", "discord_text", "http", "joining", "judge", "mail", "mailbox", "model", "reachable"),
+    *("slack_blocks", "smtp"),
+)
+SINKS = Kinds(__name__, SinkConnection, but=_BESIDE)
 """Every sink by its connection's `type`: the modules of this package. One is imported when it is asked for."""
 
 
@@ -361,6 +368,13 @@ def one_line(text: str) -> str:
 def cut(text: str, limit: int) -> str:
     """Truncate to `limit` characters, with an ellipsis at the end."""
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def text_of(value: Any) -> str:
+    """A text of a value that stands where a vendor takes text only; empty for null."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json_text(value).decode()
 
 
 HttpUrl = Annotated[str, AfterValidator(http_url)]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bridge.sinks.judge import document, judge, retry_after_of
+from bridge.expressions.markup import Markup
+from bridge.sinks.joining import Join, in_one, lines
+from bridge.sinks.judge import PATIENCE_SECONDS, document, judge, not_theirs, retry_after_of
 from bridge.sinks.model import (
     SENT,
     Delivery,
-    Escape,
     HttpUrl,
     MessageModel,
     OneLine,
@@ -25,28 +27,30 @@ from bridge.sinks.model import (
     SinkConnection,
     SinkMessage,
     Wire,
-    cut,
     unfit,
 )
+from bridge.sinks.slack_blocks import MARKUP, TEXT_MAX, cut_text, fitted
 
-TEXT_MAX = 40_000
-BLOCKS_MAX = 50
 _PASSING = {"internal_error", "fatal_error", "service_unavailable", "request_timeout", "rollup_error"}
 _OURS = {"invalid_auth", "account_inactive", "token_revoked", "token_expired", "not_authed", "missing_scope"}
-
-
-def escape(text: str) -> str:
-    """Escape Slack's three control characters, so that a value cannot create a mention, link or channel."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+_PLACE = {"channel_not_found", "is_archived", "not_in_channel", "restricted_action", "channel_is_archived"}
+_POINTER = re.compile(r"\[json-pointer:/([A-Za-z0-9_/]{1,120})\]")
+_RULE = re.compile(
+    r"must be (?:less|more) than \d+ (?:characters?|items?)|no (?:more|fewer) than \d+ items? allowed|"
+    r"missing required field: [a-z_]{1,40}|invalid additional property|unsupported type|"
+    r"must be a valid [a-z]{1,20}|failed to match all allowed schemas|invalid [a-z]{1,20}"
+)
+"""Slack's words for what is wrong with a block, as far as they hold no value."""
+_PROBLEMS_MAX = 3
 
 
 class SlackMessage(SinkMessage):
     """A message in a channel."""
 
     text: str | None = None
-    """The message in mrkdwn; values in it cannot mention or link. Truncated at 40,000 characters."""
+    """The message in mrkdwn; values in it cannot mention. Truncated at 40,000 characters."""
     blocks: list[dict[str, Any]] | None = None
-    """Block Kit blocks, at most 50; values inside are rendered and escaped like text."""
+    """Block Kit blocks; values in texts are escaped like `text`, values elsewhere stay as they are."""
     channel: OneLine | None = None
     """With a token: a channel's id or name, or a user's id."""
     fallback: OneLine | None = None
@@ -54,11 +58,14 @@ class SlackMessage(SinkMessage):
     thread_ts: OneLine | None = None
     """With a token: the message to reply to."""
 
+    address: ClassVar[str] = "channel"
     either: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "blocks"),)
 
+    joins: ClassVar[Mapping[str, Join]] = {"text": lines, "blocks": in_one}
+
     @classmethod
-    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
-        return {"text": escape, "blocks": escape}
+    def markup(cls, _written: Mapping[str, Any]) -> Mapping[str, Markup]:
+        return MARKUP
 
 
 class SlackConnection(SinkConnection):
@@ -94,55 +101,84 @@ class SlackConnection(SinkConnection):
     def idle(self) -> tuple[str, ...]:
         return () if self.webhook_url is None else ("channel", "fallback", "thread_ts")
 
-    def _recipient(self, message: SlackMessage) -> str:
+    def recipient(self, delivery: Delivery) -> str | None:
+        return None if self.webhook_url is not None else super().recipient(delivery)
+
+    def _channel(self, message: SlackMessage) -> str:
         return message.channel or message.fallback or self.channel or ""
 
     def pace(self, delivery: Delivery) -> Pace:
         """One per second and channel."""
-        return Pace(self.webhook_url or self._recipient(SlackMessage.of(delivery.fields)), 1.0)
+        return Pace(self.webhook_url or self._channel(SlackMessage.of(delivery.fields)), 1.0)
 
     async def send(self, delivery: Delivery, wire: Wire) -> SendOutcome:
         message = SlackMessage.of(delivery.fields)
-        if not message.text and not message.blocks:
+        text = cut_text(message.text or "", TEXT_MAX)
+        blocks = fitted(message.blocks or [])
+        if not text.strip() and not blocks:
             return unfit("neither text nor blocks")
-        if message.blocks is not None and len(message.blocks) > BLOCKS_MAX:
-            return unfit(f"more than {BLOCKS_MAX} blocks")
-        body: dict[str, Any] = {"text": cut(message.text or "", TEXT_MAX)}
-        if message.blocks:
-            body["blocks"] = message.blocks
+        body: dict[str, Any] = {"text": text} if text.strip() else {}
+        if blocks:
+            body["blocks"] = blocks
         headers = {"content-type": "application/json; charset=utf-8"}  # Slack warns where it has to guess
         if self.webhook_url is not None:
-            url = self.webhook_url
-        else:
-            url = f"{self.api_url.rstrip('/')}/chat.postMessage"
-            headers["authorization"] = f"Bearer {self.token}"
-            body["channel"] = self._recipient(message)
-            if message.thread_ts:
-                body["thread_ts"] = message.thread_ts
-            if not body["channel"]:
-                return unfit("no channel, and no fallback")
-        answer = await wire.post(url, delivery, body, headers)
-        return _webhook(answer) if self.webhook_url is not None else _api(answer)
+            return _webhook(await wire.post(self.webhook_url, delivery, body, headers))
+        headers["authorization"] = f"Bearer {self.token}"
+        body["channel"] = self._channel(message)
+        if message.thread_ts:
+            body["thread_ts"] = message.thread_ts
+        if not body["channel"]:
+            return unfit("no channel, and no fallback")
+        answer = await wire.post(f"{self.api_url.rstrip('/')}/chat.postMessage", delivery, body, headers)
+        return _api(answer, chosen=bool(message.channel or message.fallback))
 
 
 def _webhook(answer: Reply) -> SendOutcome:
+    """Slack says `ok`, services that speak like it `{"ok": true}` or `{"success": true}`; no other 2xx is theirs."""
     said = answer.body.decode(errors="replace").strip()
-    return judge(answer, detail=said if re.fullmatch(r"[a-z_]{1,60}", said) else "")
-
-
-def _api(answer: Reply) -> SendOutcome:
-    """The Web API reports errors in a 200 answer."""
-    if answer.status != 200:
-        return judge(answer)
+    outcome = judge(answer, detail=said if re.fullmatch(r"[a-z_]{1,60}", said) else "")
+    if outcome.verdict != "sent" or said == "ok":
+        return outcome
     found = document(answer)
-    if found.get("ok") is True:
+    if found.get("ok") is True or found.get("success") is True:
         return SENT
+    return _error(answer, found, chosen=False) if found.get("ok") is False else not_theirs("Slack")
+
+
+def _api(answer: Reply, *, chosen: bool) -> SendOutcome:
+    """The Web API reports errors in a 200 answer."""
+    outcome = judge(answer)
+    if outcome.verdict != "sent":
+        return replace(outcome, gone=False)  # an address of the API
+    found = document(answer)
+    return SENT if found.get("ok") is True else _error(answer, found, chosen=chosen)
+
+
+def _error(answer: Reply, found: Mapping[str, Any], *, chosen: bool) -> SendOutcome:
+    """chosen: the message named the channel."""
     error = str(found.get("error", ""))
     if not re.fullmatch(r"[a-z_]{1,60}", error):
-        return SendOutcome("retry", "unreadable", "the answer is not from Slack", blame="destination")
-    code, cause = f"slack_{error}", f"Slack says {error}"
+        return not_theirs("Slack")
+    code, cause = f"slack_{error}", f"Slack says {error}{_problems(found)}"
     if error in ("ratelimited", "rate_limited"):
         return SendOutcome("retry", code, cause, retry_after_of(answer), blame="pace")
     if error in _PASSING:
         return SendOutcome("retry", code, cause, blame="destination")
-    return SendOutcome("dead", code, cause, blame="destination" if error in _OURS else "message")
+    if error in _PLACE:
+        return SendOutcome("dead", code, cause, blame="recipient" if chosen else "destination", gone=chosen)
+    if error in _OURS:
+        return SendOutcome("dead", code, cause, blame="destination", patience=PATIENCE_SECONDS)
+    return SendOutcome("dead", code, cause)
+
+
+def _problems(found: Mapping[str, Any]) -> str:
+    """Which fields are wrong, by their JSON pointers ("Using Block Kit", errors)."""
+    metadata = found.get("response_metadata")
+    said = metadata.get("messages") if isinstance(metadata, dict) else None
+    texts = said if isinstance(said, list) and said else found.get("errors")
+    problems = []
+    for text in texts if isinstance(texts, list) else ():
+        pointer, rule = _POINTER.search(str(text)), _RULE.search(str(text))
+        if pointer or rule:
+            problems.append(" ".join(part for part in (pointer and pointer[1], rule and rule[0]) if part))
+    return f": {'; '.join(problems[:_PROBLEMS_MAX])}" if problems else ""

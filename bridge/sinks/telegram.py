@@ -8,19 +8,22 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from bridge.sinks.judge import document, judge, seconds
+from bridge.expressions.markup import Markup
+from bridge.sinks.joining import Join, lines
+from bridge.sinks.judge import begins, document, judge, not_theirs, seconds
 from bridge.sinks.model import (
     SENT,
     Delivery,
-    Escape,
     HttpUrl,
     MessageModel,
     OneLine,
     Pace,
+    Reply,
     SendOutcome,
     SinkConnection,
     SinkMessage,
@@ -42,6 +45,7 @@ _KNOWN = (
     "not enough rights",
     "user is deactivated",
 )
+_OF_THE_CHAT = frozenset({"chat not found"})
 
 
 def escape(text: str) -> str:
@@ -69,14 +73,13 @@ class TelegramMessage(SinkMessage):
     fallback: OneLine | None = None
     """The chat when `chat_id` is null or empty."""
 
+    address: ClassVar[str] = "chat_id"
+    joins: ClassVar[Mapping[str, Join]] = {"text": lines}
     literal: ClassVar[frozenset[str]] = frozenset({"format"})
 
     @classmethod
-    def escapes(cls, _written: Mapping[str, Any]) -> Mapping[str, Escape]:
-        forms: dict[str, Mapping[str, Escape]] = {
-            "markdown": {"text": escape},
-            "html": {"text": html.escape},
-        }
+    def markup(cls, _written: Mapping[str, Any]) -> Mapping[str, Markup]:
+        forms = {"markdown": {"text": Markup(escape)}, "html": {"text": Markup(html.escape)}}
         return forms.get(str(_written.get("format")), {})
 
 
@@ -116,17 +119,37 @@ class TelegramConnection(SinkConnection):
             body["text"] = cut(message.text, TEXT_MAX)
         else:
             body["parse_mode"] = {"markdown": "MarkdownV2", "html": "HTML"}[message.format]
-        answer = await wire.post(f"{self.api_url.rstrip('/')}/bot{self.token}/sendMessage", delivery, body)
-        found = document(answer)
-        if found.get("ok") is True:
-            return SENT
-        if 200 <= answer.status < 300:
-            return SendOutcome("retry", "unreadable", "the answer is not from Telegram", blame="destination")
-        description = str(found.get("description", ""))
-        detail = next((f"Telegram says {words!r}" for words in _KNOWN if words in description), "")
-        parameters = found.get("parameters")
-        wait = seconds(parameters.get("retry_after")) if isinstance(parameters, dict) else None
-        outcome = judge(answer, detail=detail, retry_after=wait)
-        if outcome.code == "http_403":  # this chat's choice, not the bot's fault
-            return SendOutcome(outcome.verdict, outcome.code, outcome.cause, blame="message")
-        return outcome
+        url = f"{self.api_url.rstrip('/')}/bot{self.token}/sendMessage"
+        chosen = bool(message.chat_id or message.fallback)
+        answer = await wire.post(url, delivery, body)
+        moved = _moved(answer)
+        if moved is None:
+            return _outcome(answer, chosen=chosen)
+        outcome = _outcome(await wire.post(url, delivery, {**body, "chat_id": moved}), chosen=chosen)
+        new = f"the group became a supergroup: set its chat_id to {moved}"
+        cause = f"{outcome.cause}; {new}" if outcome.cause else new
+        return replace(outcome, code=outcome.code or "chat_moved", cause=cause)
+
+
+def _moved(answer: Reply) -> int | None:
+    """The id that a group has since it is a supergroup ("ResponseParameters"). Its old id is refused from then on."""
+    parameters = document(answer).get("parameters")
+    moved = parameters.get("migrate_to_chat_id") if isinstance(parameters, dict) else None
+    return moved if isinstance(moved, int) and not isinstance(moved, bool) else None
+
+
+def _outcome(answer: Reply, *, chosen: bool) -> SendOutcome:
+    """chosen: the message named the chat."""
+    found = document(answer)
+    if found.get("ok") is True:
+        return SENT
+    if 200 <= answer.status < 300:
+        return SENT if begins(answer, "ok", "true") else not_theirs("Telegram")
+    description = str(found.get("description", ""))
+    words = next((words for words in _KNOWN if words in description), "")
+    parameters = found.get("parameters")
+    wait = seconds(parameters.get("retry_after")) if isinstance(parameters, dict) else None
+    outcome = judge(answer, detail=f"Telegram says {words!r}" if words else "", retry_after=wait)
+    if outcome.code == "http_403" or words in _OF_THE_CHAT:  # this chat's choice, not the bot's fault
+        return replace(outcome, blame="recipient" if chosen else "destination", gone=chosen, patience=0.0)
+    return replace(outcome, gone=False)  # 404: no such bot

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bridge.expressions.document import json_text
+from bridge.sinks.joining import Join, as_list
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
     AddressGuard,
@@ -86,6 +87,7 @@ class WebhookMessage(SinkMessage):
 
     given: ClassVar[Mapping[str, Any]] = {"data": "$event"}
     address: ClassVar[str] = "url"
+    joins: ClassVar[Mapping[str, Join]] = {"data": as_list}
 
 
 class WebhookConnection(SinkConnection):

@@ -102,6 +102,17 @@ create index delivery_due on bridge.delivery (destination, next_attempt_at) wher
 create index delivery_order on bridge.delivery (destination, event_key, event_seq) where state = 'pending';
 create index delivery_settled on bridge.delivery (settled_at) where settled_at is not null;
 
+-- Destinations that a person has paused: `bridge sink pause`. Their messages wait.
+create table bridge.sink_pause (
+    stream      text not null,
+    pipeline    text not null,
+    destination text not null,
+    paused_by   text not null,
+    reason      text,
+    paused_at   timestamptz not null default now(),
+    primary key (stream, pipeline, destination)
+);
+
 -- One dispatcher a target database at a time.
 create table bridge.dispatcher (
     name       text primary key,

@@ -116,6 +116,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "86": "publication by schema; the outbox or its schema renamed or moved, and back",
         "87": "another database's slot, another program's reader, a renamed connection or slot",
         "88": "managed Postgres: rights, settings and libraries that the catalog does not show",
+        "99": "a 200 that is not the vendor's",
+        "100": "text that mail or chat takes for syntax",
     },
 }
 

@@ -79,7 +79,7 @@ def test_another_drivers_connection_is_refused_by_name() -> None:
 def test_importing_bridge_loads_no_dependency_and_emit_loads_only_psycopg() -> None:
     program = (
         "import sys, bridge\n"
-        "heavy = {'click', 'rich_click', 'pydantic', 'orjson', 'yaml', 'starlette', 'structlog'}\n"
+        "heavy = {'click', 'rich_click', 'pydantic', 'orjson', 'yaml', 'starlette'}\n"
         "assert 'psycopg' not in sys.modules\n"
         "bridge.emit\n"
         "assert 'psycopg' in sys.modules\n"

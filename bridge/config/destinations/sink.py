@@ -10,12 +10,13 @@ from pydantic import ConfigDict, ValidationError
 
 from bridge.config.connection import PostgresConnection
 from bridge.config.destinations.destination import DestinationSection, Value
+from bridge.config.noise import DigestSection, QuietSection, Rate
 from bridge.errors import ConfigError
 from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import SinkSpec
 from bridge.problem import KeyPath, Remark, nearest, suggestion
 from bridge.quantity import Duration
-from bridge.sinks.model import SINKS, SinkConnection, is_reference
+from bridge.sinks.model import DIGEST, SINKS, SinkConnection, is_reference
 
 
 class SinkDestination(DestinationSection):
@@ -29,6 +30,12 @@ class SinkDestination(DestinationSection):
     """An undelivered message older than this becomes a dead letter."""
     timeout: Duration = timedelta(seconds=10)
     """How long one attempt may take."""
+    digest: DigestSection | None = None
+    """Several messages as one: `{ by: $event.customer_id, every: 15m, max: 50 }`."""
+    throttle: Rate | None = None
+    """At most so many messages to one recipient: `5/h`. The others wait, up to max_age."""
+    quiet: QuietSection | None = None
+    """Hours in which nothing is sent: `{ from: "22:00", to: "07:00", time_zone: Europe/Berlin }`."""
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -49,15 +56,20 @@ class SinkDestination(DestinationSection):
             name=name,
             connection=self.connection,
             kind=connection.type,
-            fields={**message.given, **self.fields},
-            escapes=message.escapes(self.fields),
+            fields={**message.given, **self.fields, **({DIGEST: self.digest.by} if self.digest else {})},
+            markup=message.markup(self.fields),
             max_age_seconds=self.max_age.total_seconds(),
             timeout_seconds=self.timeout.total_seconds(),
+            digest=(self.digest.every.total_seconds(), self.digest.max) if self.digest else None,
+            throttle=self.throttle,
+            quiet=(self.quiet.begin, self.quiet.to, self.quiet.time_zone) if self.quiet else None,
         )
 
     def values(self) -> Iterator[Value]:
         for key, value in self.fields.items():
             yield Value((key,), value)
+        if self.digest is not None:
+            yield Value(("digest", "by"), self.digest.by)
 
     def lint(self, path: KeyPath, connection: PostgresConnection | SinkConnection | None) -> Iterator[Remark]:
         if not isinstance(connection, SinkConnection):
@@ -79,6 +91,20 @@ class SinkDestination(DestinationSection):
                     fix = nearest(name, known) or f"add it to the {key} of connection {self.connection}"
                     yield Remark("error", (*path, key, name), message, fix, key=True)
         yield from _literals(path, written, connection)
+        yield from self._noise(path, connection)
+
+    def _noise(self, path: KeyPath, connection: SinkConnection) -> Iterator[Remark]:
+        if self.digest is not None and not connection.message.joins:
+            message = f"a {connection.type} message cannot stand for several events"
+            yield Remark("error", (*path, "digest"), message, "leave digest out, or use throttle", key=True)
+        waits = {
+            "digest": self.digest.every if self.digest else timedelta(0),
+            "quiet": self.quiet.longest if self.quiet else timedelta(0),
+        }
+        for key, longest in waits.items():
+            if longest >= self.max_age:
+                message = "a message could wait longer than max_age, and become a dead letter unsent"
+                yield Remark("error", (*path, key), message, "make max_age longer", key=True)
 
     @classmethod
     def check_names(

@@ -17,7 +17,7 @@ from bridge.daemon import serve_ingress
 from bridge.errors import BridgeError
 from bridge.ingress.app import Ingress
 from bridge.ingress.settings import settings_of
-from bridge.observe.server import bind
+from bridge.observe.listen import bind
 
 KEY = "key-of-the-tests"
 INSTANCE = "1-00000000000000ab"

@@ -286,3 +286,45 @@ def test_the_contracts_are_the_openapi_document(ingress: IngressServer) -> None:
     assert schema["properties"]["metric"]["enum"] == ["seats", "api-calls", "storage"]
     assert schema["required"] == list(EVENT)
     assert ingress.post("/openapi.json", b"", method="GET", key=None).status == 401
+
+
+def test_a_page_of_a_configured_origin_may_send_and_read(
+    serving: Callable[..., IngressServer], source: Database
+) -> None:
+    """What a browser sends and looks at: the preflight, without a key, and the request itself (CORS)."""
+    page, other = "https://app.example.com", "https://app.example.com.evil.example"
+    server = serving(text=f"{CONFIG}  cors: ['{page}', 'http://localhost:5173']\n")
+    asks = {
+        "access_control_request_method": "POST",
+        "access_control_request_headers": "authorization,content-type,idempotency-key,x-outbox-key",
+    }
+
+    def preflight(origin: str, path: str = "/v1/events/usage.limit_reached", **more: str) -> Answer:
+        return server.post(path, b"", key=None, method="OPTIONS", origin=origin, **{**asks, **more})
+
+    answer = preflight(page)
+    assert answer.status == 200
+    assert answer.headers["access-control-allow-origin"] == page
+    assert answer.headers["access-control-allow-methods"] == "POST"
+    allowed = answer.headers["access-control-allow-headers"].lower().split(", ")
+    assert {"authorization", "content-type", "idempotency-key", "x-outbox-key"} <= set(allowed)
+    assert "access-control-allow-credentials" not in answer.headers
+    assert preflight(page, access_control_request_headers="x-other").status == 400
+    for refused in (
+        preflight(other),
+        preflight("null"),
+        preflight(page, "/v1/webhooks/x"),
+        preflight(page, "/openapi.json"),
+        server.event(origin=other),
+    ):
+        assert "access-control-allow-origin" not in refused.headers
+    for sent, status in (
+        (server.event(origin=page, idempotency_key="a"), 202),
+        (server.event(origin=page, key="wrong"), 401),
+        (server.event({}, origin=page), 422),
+    ):
+        assert (sent.status, sent.headers["access-control-allow-origin"]) == (status, page)
+        assert "origin" in sent.headers["vary"].lower()
+    server.reload(CONFIG)
+    assert preflight(page).status == 401
+    assert "access-control-allow-origin" not in server.event(origin=page).headers

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 from starlette.routing import Route
 
 from bridge.ingress import body
 from bridge.ingress.app import PUBLIC_PATHS
-from tests.integration.ingress.serving import EVENT, INSTANCE, KEY, IngressServer, request
+from tests.integration.ingress.serving import CONFIG, EVENT, INSTANCE, KEY, IngressServer, request
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database, RestartableServer
 from tests.support.world import until
@@ -197,16 +198,51 @@ def test_a_header_that_drips_is_cut_off(ingress: IngressServer, monkeypatch: pyt
     assert sent(ingress, HEAD.encode()) == b""
 
 
+HOOK = b"POST /v1/webhooks/x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n"
+
+
 @pytest.mark.security(12)
 @pytest.mark.fault(76)
-def test_connections_over_the_cap_are_told_then_closed(serving: Callable[..., IngressServer]) -> None:
-    server = serving(connections=5)
-    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(80)]
-    idle[20].sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert idle[20].recv(65536).startswith(b"HTTP/1.1 503 ")
-    assert idle[79].recv(1) == b""
-    for connection in idle:
-        connection.close()
+@pytest.mark.parametrize("sends", [b"", HOOK, HOOK + b"\r\n", HOOK + b"\r\n{}       "], ids=len)
+def test_whoever_shows_no_key_gives_up_the_place(
+    serving: Callable[..., IngressServer], sends: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent, in the middle of a header, in the middle of a body, and with an answer."""
+    monkeypatch.setattr("bridge.observe.server.SLOW_SECONDS", 0.0)
+    webhook = "\n  webhooks: { x: { scheme: bearer, secrets: [s], type: a } }"
+    server = serving(connections=5, text=CONFIG + webhook)
+    assert server.event().status == 202
+    with ExitStack() as stack:
+        for _ in range(70):
+            idle = closing(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            client = stack.enter_context(idle)
+            with contextlib.suppress(ConnectionError):  # it may have given up its place by now
+                client.sendall(sends)
+                if sends.endswith(b" "):
+                    assert client.recv(65536).startswith(b"HTTP/1.1 401 ")
+        assert server.event().status == 202
+
+
+@pytest.mark.security(12)
+@pytest.mark.fault(76)
+def test_when_all_places_are_in_use_the_next_is_told(serving: Callable[..., IngressServer]) -> None:
+    server = serving(connections=4)
+    head = HEAD + "content-type: application/json\r\ncontent-length: 2\r\n\r\n{"
+    with ExitStack() as stack:
+        busy = [
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)))
+            for _ in range(3)
+        ]
+        for client in busy:
+            client.sendall(head.encode())
+        until(lambda: answers(server) == 503, "the three are being read")
+        answer = server.event()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json["type"] == "urn:problem-type:outbox-bridge:unavailable"
+        for client in busy:
+            client.sendall(b"}")
+            assert client.recv(65536).startswith(b"HTTP/1.1 422 ")  # {} breaks the contract
     until(lambda: answers(server) == 202, "it takes events again")
 
 
@@ -215,6 +251,66 @@ def answers(server: IngressServer) -> int:
         return server.event().status
     except OSError:
         return 0
+
+
+@pytest.mark.parametrize("megabytes", [3, 30])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_refusal_is_heard_however_much_the_client_sends(
+    ingress: IngressServer, megabytes: int, chunked: bool
+) -> None:
+    """The client sends all of its body before it reads: an answer that it could not read would be a reset."""
+    body = b"x" * (megabytes << 20)
+    sent_body = (body[at : at + 65536] for at in range(0, len(body), 65536)) if chunked else body
+    assert request(ingress.port, "POST", PATH, sent_body, TYPED).status == 413
+    for headers, status in (
+        ({**TYPED, "authorization": "Bearer wrong"}, 401),
+        ({**TYPED, "content-encoding": "gzip"}, 413 if not chunked else 415),
+        ({**TYPED, "content-type": "text/plain"}, 413 if not chunked else 415),
+    ):
+        again = (body[at : at + 65536] for at in range(0, len(body), 65536)) if chunked else body
+        answer = request(ingress.port, "POST", PATH, again, headers)
+        assert (answer.status, answer.json["status"]) == (status, status)
+    assert ingress.event().status == 202
+
+
+def test_a_request_with_two_lengths_ends_its_connection(ingress: IngressServer, source: Database) -> None:
+    """RFC 9112, 6.1 and 6.3: what one reader takes for a second request may be the first one's body for another."""
+    typed = HEAD + "content-type: application/json\r\n"
+    chunks = "2\r\n{}\r\n0\r\n\r\n"
+    second = f"{typed}content-length: 2\r\n\r\n{{}}"
+    for first in (
+        f"{typed}transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n{chunks}",
+        f"{typed}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n{chunks}",
+        f"{typed}transfer-encoding: chunked\r\n\r\n{chunks}".replace("HTTP/1.1", "HTTP/1.0"),
+    ):
+        answer = sent(ingress, (first + second).encode())
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"urn:problem-type:outbox-bridge:malformed" in answer
+    assert source.value("select count(*) from outbox.event") == 0
+
+
+@pytest.mark.fault(73)
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ("no HTTP at all\r\n\r\n", 400),
+        ("GET /\x01 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (HEAD + "content-length: -1\r\n\r\n", 400),
+        (HEAD + "content-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+        (HEAD + "content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+        (HEAD + "x: " + "a" * 17_000, 431),
+        (HEAD + "transfer-encoding: gzip, chunked\r\n\r\n", 501),
+    ],
+)
+def test_what_is_no_http_is_told_so_as_a_problem(ingress: IngressServer, data: str, status: int) -> None:
+    head, _, text = sent(ingress, data.encode()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"content-type: application/problem+json" in head.lower()
+    assert f"outbox-bridge-instance: {INSTANCE}".encode() in head.lower()
+    problem = json.loads(text)
+    assert (problem["type"], problem["status"]) == ("urn:problem-type:outbox-bridge:malformed", status)
+    assert ingress.event().status == 202
 
 
 def test_a_client_that_leaves_in_its_body_harms_nobody(ingress: IngressServer, source: Database) -> None:

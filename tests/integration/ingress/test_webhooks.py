@@ -34,6 +34,14 @@ WEBHOOKS = f"""
       id: $body.id
       idempotency_key: $body.order
 """
+SENDERS = """
+  webhooks:
+    crm: { scheme: hubspot, secrets: [h], url: "https://hooks.example.com/v1/webhooks/crm" }
+    chat: { scheme: slack, secrets: [s] }
+    shop: { scheme: shopify, secrets: [p], key: $body.id }
+    sms: { scheme: twilio, secrets: [t], url: "https://hooks.example.com/v1/webhooks/sms", type: sms.in }
+    ops: { scheme: basic, secrets: ["ada:secret"], type: ops.alert }
+"""
 WAITS = """
     select count(*) from pg_stat_activity
     where application_name = 'bridge-ingress' and wait_event_type = 'Lock' and datname = current_database()
@@ -223,3 +231,66 @@ def test_deliveries_are_forgotten_after_the_memory_and_not_before(
     assert asyncio.run(forget()) == 1
     assert source.value("select id from outbox.webhook_delivery") == "young"
     assert standard(hooks, delivery="old").json["duplicate"]  # its idempotency key is still known
+
+
+def mac64(secret: bytes, message: bytes, algorithm: str = "sha256") -> str:
+    return base64.b64encode(hmac.digest(secret, message, algorithm)).decode()
+
+
+def test_what_senders_send_is_stored_or_answered(
+    serving: Callable[..., IngressServer], source: Database
+) -> None:
+    server = serving(text=CONFIG + SENDERS)
+
+    def post(name: str, body: bytes, **headers: str) -> Answer:
+        return server.post(f"/v1/webhooks/{name}", body, key=None, **headers)
+
+    def contacts(now: int, attempt: int) -> Answer:
+        events = [
+            {"subscriptionType": "contact.creation", "subscriptionId": 1, "eventId": n, "occurredAt": 5}
+            for n in range(3)
+        ]
+        body = json.dumps([{**event, "attemptNumber": attempt} for event in events]).encode()
+        message = b"POSThttps://hooks.example.com/v1/webhooks/crm?a=1%b%d" % (body, now)
+        signed = {"x_hubspot_signature_v3": mac64(b"h", message), "x_hubspot_request_timestamp": str(now)}
+        return post("crm?a=1", body, **signed)
+
+    now = int(time.time()) * 1000
+    first, again = contacts(now, 0), contacts(now + 1, 1)
+    assert (first.status, again.status) == (202, 200)
+    assert len({event["id"] for event in first.json["events"]}) == 3
+    assert again.json["events"] == [{**event, "duplicate": True} for event in first.json["events"]]
+    assert source.value("select count(*) from outbox.event where type = 'crm.contact.creation'") == 3
+
+    challenge = b'{"type": "url_verification", "challenge": "3eZbrw1a"}'
+    moment = str(now // 1000)
+    signature = "v0=" + hmac.digest(b"s", f"v0:{moment}:".encode() + challenge, "sha256").hex()
+    answer = post("chat", challenge, x_slack_signature=signature, x_slack_request_timestamp=moment)
+    assert (answer.status, answer.json) == (200, {"challenge": "3eZbrw1a"})
+    assert post("chat", challenge, x_slack_request_timestamp=moment).status == 401
+
+    order = b'{"id": 820982911946154508}'
+    for topic in ("orders/create", "orders/updated", "orders/cancelled"):
+        mac = mac64(b"p", order)
+        for status in (202, 200):
+            sent = {"x_shopify_topic": topic, "x_shopify_webhook_id": topic, "x_shopify_hmac_sha256": mac}
+            assert post("shop", order, **sent).status == status
+    assert source.execute("select type, key from outbox.event where type like 'shop.%' order by seq") == [
+        (f"shop.orders.{what}", "820982911946154508") for what in ("create", "updated", "cancelled")
+    ]
+
+    mac = mac64(b"t", b"https://hooks.example.com/v1/webhooks/smsBodya & bMessageSidSM1", "sha1")
+    form = {"content_type": "application/x-www-form-urlencoded; charset=UTF-8", "x_twilio_signature": mac}
+    assert post("sms", b"MessageSid=SM1&Body=a+%26+b", **form).status == 202
+    assert source.value("select payload from outbox.event where type = 'sms.in'") == {
+        "MessageSid": "SM1",
+        "Body": "a & b",
+    }
+
+    login = "Basic " + base64.b64encode(b"ada:secret").decode()
+    assert post("ops", b"{}", authorization=login).status == 202
+    refused = post("ops", b"<a/>", authorization=login, content_type="text/xml")
+    assert (refused.status, refused.json["field"]) == (400, "content-type")
+    assert "its content-type is text/xml" in refused.json["detail"]
+    unknown = post("ops", b"{}")
+    assert (unknown.status, unknown.headers["www-authenticate"]) == (401, 'Bearer, Basic realm="webhooks"')

@@ -12,6 +12,7 @@ import pytest
 
 from bridge.postgres import delivery as place
 from bridge.postgres import delivery as queue
+from bridge.postgres.claims import Claim
 from bridge.postgres.connect import Pool
 from bridge.postgres.delivery import Again, Dead
 from bridge.postgres.profiles import DISPATCH
@@ -50,8 +51,8 @@ def put(
         )
 
 
-def claim(epoch: int, *, lease: float = 60.0, max_age: float = 3600.0) -> queue.Claim:
-    return queue.Claim(STREAM, PIPELINE, DESTINATION, epoch, lease, max_age)
+def claim(epoch: int, *, lease: float = 60.0, max_age: float = 3600.0) -> Claim:
+    return Claim(STREAM, PIPELINE, DESTINATION, epoch, lease, max_age)
 
 
 async def held(connection: place.AsyncLink) -> int:
@@ -131,10 +132,10 @@ def test_a_dispatcher_that_lost_its_place_claims_expires_and_renews_nothing(
         target_connection.execute("update bridge.dispatcher set held_until = now() - interval '1 second'")
         await held(connection)
         assert not await place.renew(connection, STREAM, first)
-        zombie = claim(first, max_age=-1.0)
+        zombie = claim(first)
         assert await zombie.keyless(connection, 10) == []
         assert await zombie.keyed(connection, 10, None) == ([], None)
-        assert await queue.expire(connection, zombie) == 0
+        assert await queue.expire(connection, STREAM, (PIPELINE, DESTINATION), first, -1.0) == 0
 
     run(story)
 
@@ -151,8 +152,8 @@ def test_what_exceeds_max_age_is_a_dead_letter_unless_it_is_being_sent(
         mine = claim(await held(connection))
         ((one,), _) = await mine.keyed(connection, 1, None)
         assert one.expires_in < 0
-        assert await queue.expire(connection, mine) == 1
-        assert await queue.expire(connection, mine) == 0
+        assert await queue.expire(connection, STREAM, (PIPELINE, DESTINATION), mine.epoch, mine.max_age) == 1
+        assert await queue.expire(connection, STREAM, (PIPELINE, DESTINATION), mine.epoch, mine.max_age) == 0
 
     run(story)
     query = "select l.event_id, l.code, l.state, d.state from bridge.dead_letter l join bridge.delivery d using (id)"

@@ -85,7 +85,7 @@ def test_preview_shows_what_each_sink_would_get_and_sends_nothing(
         assert nudge["payload"] == [{"text": "Ada: cus_1, 9"}], given
         assert own["payload"][0]["data"]["note"] == "Grüße ⚡"
         assert (mail["message"]["to"], mail["payload"], mail["why"]) == ("a@example.com", [], "")
-    said = sink(bridge, "preview", "usage.nudge", "--event", '{"customer_id": "cus_1"}')
+    said = sink(bridge, "preview", "nudge", "--pipeline", "usage", "--event", '{"customer_id": "cus_1"}')
     assert said.returncode == 1
     assert "a dead letter: expression" in said.stdout
     assert (receiver.requests, mails.mails) == ([], [])
@@ -107,7 +107,7 @@ def test_test_sends_one_message_now_and_tells_the_vendors_answer(
     assert refused.returncode == 1
     assert "not sent: http_400: HTTP 400" in refused.stdout
     assert "    invalid_blocks\N{REPLACEMENT CHARACTER}[31m" in refused.stdout
-    gone = read(bridge, "test", "usage.own", "--event", event, code=1)
+    gone = read(bridge, "test", "own", "--event", event, code=1)
     assert (gone["sent"], gone["code"], gone["fallback"]) == (False, "http_404", True)
     assert gone["answers"] == [{"status": 404, "body": {"n": 0.10}}]
     assert read(bridge, "test", "mail", "--event", event)["answers"] == []
@@ -120,12 +120,13 @@ def test_test_sends_one_message_now_and_tells_the_vendors_answer(
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        (("test", "nudg"), 2, "no sink has the name nudg; did you mean nudge?"),
-        (("test", "events"), 2, "events is a table"),
+        (("test", "nudg"), 2, "there is no sink nudg"),
+        (("test", "nudge", "--pipeline", "other"), 2, "there is no sink nudge in pipeline other"),
+        (("test", "events"), 2, "there is no sink events"),
         (("preview", "--event", "[1]"), 2, "must be an object"),
         (("preview", "--event", '{"a": '), 2, "not valid JSON"),
         (("preview", "--event", "none.json"), 1, "there is no file none.json"),
-        (("preview", "--event", "{}", "--type", "other"), 2, "no pipeline with a sink takes other"),
+        (("preview", "--event", "{}", "--type", "other"), 2, "no pipeline with this sink takes other"),
         (
             ("test", "nudge", "--event", '{"customer_id": "no"}'),
             1,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.ingress import body, problem, writer
 from bridge.ingress.store import DELIVERY_MEMORY, IngressDown
-from bridge.observe import server
+from bridge.observe import connection, server
 from bridge.signatures import SCHEMES, TOLERANCE_SECONDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "ingress.md").read_text()
@@ -20,7 +20,22 @@ def test_every_kind_of_problem_stands_in_the_table_of_refusals() -> None:
 
 
 def test_every_scheme_has_its_row() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \| .*\|.*\|.*\|.*\|.*\|$", TEXT, re.M)) == set(SCHEMES)
+    rows = re.findall(r"^\| (?:`(\w+)`|\[`(\w+)`\]\((.*?)\)) \|(.*)\|(.*)\|(.*)\|(.*)\|(.*)\|$", TEXT, re.M)
+    assert len(rows) == len(SCHEMES)
+    assert {one or other: source for one, other, source, *_ in rows} == {
+        name: scheme.source for name, scheme in SCHEMES.items()
+    }
+    for one, other, _, signature, time, identity, event_type, key in rows:
+        scheme = SCHEMES[one or other]
+        for place, cell in ((scheme.type, event_type), (scheme.id, identity), (scheme.idempotency_key, key)):
+            for name in re.findall(r"^\$headers\.(\w+)$|^\$(body\.\w+)$", "\n".join(place), re.M):
+                assert f"`{name[0].replace('_', '-')}`" in cell or f"`${name[1]}`" in cell, (
+                    one or other,
+                    name,
+                )
+        if scheme.recipe is not None:
+            assert scheme.recipe.header in signature or "as `" in signature
+            assert (scheme.recipe.timestamp or "").rstrip("=") in time
 
 
 def test_the_limits_are_those_of_the_code() -> None:
@@ -28,7 +43,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{server.HEADER_BYTES // 1024} KiB, and {server.HEADER_SECONDS:.0f} s",
         f"`max_payload` (1 MiB), {body.READ_SECONDS:.0f} s",
         f"| idle between requests | {server.KEEP_ALIVE_SECONDS} s |",
-        f"(200); {server.CONNECTIONS_OVER} more are answered 503",
+        f"(200); {server.CONNECTIONS_OVER} more wait for a place, {connection.PATIENCE_SECONDS} s at most",
+        f"a body for over {server.SLOW_SECONDS:.0f} s",
+        f"at most {connection.LINGER_BYTES >> 20} MiB, {connection.LINGER_SECONDS:.0f} s, "
+        f"or {connection.LINGER_IDLE_SECONDS:.0f} s without a byte",
         f"{writer.WAIT_SECONDS:.0f} s; {writer.QUEUE_ITEMS:,} events or {writer.QUEUE_BYTES >> 20} MiB",
         f"{writer.BATCH_ITEMS} events or {writer.BATCH_BYTES >> 20} MiB",
         f"at most {body.MOST_LINES:,} lines",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bridge.config.model import Webhook
+from bridge.config.model import IngressSection, Webhook
 from bridge.ingress.problem import Refusal
 from bridge.ingress.store import Item
 from bridge.ingress.webhook import Endpoint
@@ -19,8 +19,15 @@ from bridge.ingress.webhook import Endpoint
 SECRET = "of the tests"
 
 
-def item(body: bytes | dict[str, Any], *, scheme: str = "github", **given: Any) -> Item:
-    """The event of a well-signed request. Header names with _ for -."""
+def item(body: bytes | dict[str, Any], **given: Any) -> Item:
+    """The event of a well-signed request with one object."""
+    made = taken(body, **given)
+    assert isinstance(made, Item)
+    return made
+
+
+def taken(body: bytes | dict[str, Any], *, scheme: str = "github", **given: Any) -> Any:
+    """What becomes of a well-signed request. Header names with _ for -."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = given.pop("headers", {"x_github_event": "push", "x_github_delivery": "d-1"})
     now = 1_700_000_000
@@ -34,7 +41,7 @@ def item(body: bytes | dict[str, Any], *, scheme: str = "github", **given: Any) 
         b"authorization": f"Bearer {SECRET}".encode(),
     }
     webhook = Webhook.model_validate({"scheme": scheme, "secrets": (SECRET,), **given})
-    return Endpoint("hub", webhook, clock=lambda: now).item(sent, content)
+    return Endpoint("hub", webhook, clock=lambda: now).take(sent, content)
 
 
 def test_githubs_event_is_named_by_its_header_and_told_by_its_bytes() -> None:
@@ -89,7 +96,7 @@ def test_a_bearers_copy_is_told_only_where_an_id_is_named() -> None:
     ("body", "given", "status"),
     [
         (b"not json", {}, 400),
-        (b"[]", {}, 422),
+        (b"[1]", {}, 422),
         (b'{"a": "\\u0000"}', {}, 422),
         (b"{}", {"type": "$body.type"}, 400),
         (b'{"type": ""}', {"type": "$body.type"}, 400),
@@ -131,13 +138,18 @@ CONFIGURED: list[dict[str, Any]] = [
 @given(body=st.binary(max_size=80) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_signed_body_becomes_an_event_or_a_refusal(body: bytes) -> None:
     for configured in CONFIGURED:
-        status, made = 0, None
+        status, made = 0, []
         try:
-            made = item(body, **configured)
+            made = taken(body, **configured)
         except Refusal as refusal:
             status = refusal.status
-        assert made is not None or status in (400, 422)
-        assert made is None or (made.payload.decode() and 0 < len(made.type) <= 200)
+        assert status in (0, 400, 413, 422)
+        for each in made if isinstance(made, list) else [made]:
+            assert isinstance(json.loads(each.payload), dict)
+            assert 0 < len(each.type) <= 200
+
+
+HMAC = {"scheme": "hmac", "type": "a", "header": "X", "id": "body"}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +159,18 @@ def test_any_signed_body_becomes_an_event_or_a_refusal(body: bytes) -> None:
         ({"scheme": "hmac", "type": "a", "id": "body"}, "header is missing"),
         ({"scheme": "github", "header": "X-A"}, "header is for hmac"),
         ({"scheme": "stripe", "encoding": "base64"}, "encoding is for hmac"),
+        ({"scheme": "stripe", "url": "https://a.example"}, "url is for hmac"),
+        ({"scheme": "twilio", "type": "a"}, "url is missing"),
+        ({"scheme": "square", "url": "https://a.example/?b=1"}, "must not have a query"),
+        ({"scheme": "square", "url": "a.example"}, "must be an address"),
+        ({"scheme": "basic", "type": "a"}, "not user:password"),
+        (HMAC | {"signs": "{timestamp}"}, "signs has no {body}"),
+        (HMAC | {"signs": "{time}.{body}"}, "has {time}: the parts are {body}"),
+        (HMAC | {"signs": "{timestamp}.{body}"}, "{timestamp} and timestamp need each other"),
+        (HMAC | {"delivery": "X-Id"}, "{id} and delivery need each other"),
+        (HMAC | {"signs": "{timestamp}.{body}", "timestamp": "t="}, "separator must say"),
+        (HMAC | {"signs": "{url}{body}"}, "url is missing"),
+        (HMAC | {"secret_encoding": "hex"}, "not hex"),
         ({"scheme": "bearer"}, "requests do not name an event type"),
         ({"scheme": "standard", "secrets": ("not base64!",)}, "not base64"),
         ({"scheme": "github", "type": "$event.type"}, r"reads \$event"),
@@ -158,3 +182,27 @@ def test_any_signed_body_becomes_an_event_or_a_refusal(body: bytes) -> None:
 def test_a_configuration_that_could_not_work_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Webhook.model_validate({"secrets": ("s",), **given})
+
+
+@pytest.mark.parametrize(
+    ("origin", "fits"),
+    [
+        ("https://app.example.com", True),
+        ("http://localhost:5173", True),
+        ("http://[::1]:5173", True),
+        ("https://app.example.com/", False),
+        ("https://App.example.com", False),
+        ("https://app.example.com:443", False),
+        ("app.example.com", False),
+        ("*", False),
+        ("null", False),
+        ("https://a@app.example.com", False),
+    ],
+)
+def test_an_origin_is_written_as_browsers_send_it(origin: str, fits: bool) -> None:
+    section = {"api_keys": ("k",), "cors": (origin,)}
+    if fits:
+        assert IngressSection.model_validate(section).cors == (origin,)
+        return
+    with pytest.raises(ValidationError, match="must be an origin as browsers send it"):
+        IngressSection.model_validate(section)

@@ -13,11 +13,11 @@ from typing import Any
 
 import psycopg
 import pytest
-import structlog
 from psycopg import errors
 from psycopg.pq import DiagnosticField
 
 from bridge.errors import ConfigError, Halt
+from bridge.log import Log
 from bridge.observe.logs import configure, safe_error, safe_message
 from bridge.postgres.safe_error import mask_secrets
 
@@ -105,7 +105,6 @@ def log() -> Iterator[Callable[..., io.StringIO]]:
 
     yield start
     logging.captureWarnings(False)
-    structlog.reset_defaults()
     root.handlers[:], root.level, sys.excepthook, threading.excepthook = before
 
 
@@ -119,16 +118,16 @@ def test_no_way_of_logging_an_error_lets_the_canary_out(
     log: Callable[..., io.StringIO], error: BaseException, as_json: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stream = log(as_json=as_json)
-    structured, plain = structlog.get_logger("bridge.apply"), logging.getLogger("psycopg.pool")
-    structured.error("batch failed", exc_info=error)
+    structured, plain = Log("bridge.apply"), logging.getLogger("psycopg.pool")
     structured.error("batch failed", error=error)
+    structured.critical("batch failed", raised=error, stream="one")
     plain.warning("error connecting in %r: %s", "pool-1", error)
     plain.warning("named: %(error)s", {"error": error})
     plain.error("failed", exc_info=error)
     try:
         raise error  # noqa: TRY301  # so that it has a traceback
     except BaseException:
-        structured.exception("batch failed")
+        plain.exception("batch failed")
         plain.exception("failed")
     text = stream.getvalue()
     assert CANARY not in text + "".join(capfd.readouterr())
@@ -183,7 +182,7 @@ def test_an_object_that_json_does_not_know_is_named_not_printed(log: Callable[..
         __repr__ = __str__
 
     stream = log()
-    structlog.get_logger("bridge").info("odd", row=Row())
+    Log("bridge").info("odd", row=Row())
     assert entries(stream)[0]["row"] == "<Row>"
 
 
@@ -191,7 +190,7 @@ def test_an_entry_is_one_line_of_json_with_time_level_logger_and_text(
     log: Callable[..., io.StringIO],
 ) -> None:
     stream = log("info")
-    logger = structlog.get_logger("bridge.apply")
+    logger = Log("bridge.apply")
     logger.info("batch applied", stream="outbox_bridge_warehouse", events=7)
     logger.debug("not at this level")
     (entry,) = entries(stream)
@@ -207,15 +206,27 @@ def test_an_entry_is_one_line_of_json_with_time_level_logger_and_text(
 
 def test_a_field_of_any_name_leaves_the_text_alone(log: Callable[..., io.StringIO]) -> None:
     stream = log()
-    structlog.get_logger("bridge").error("halted", message="the slot is gone", reason="slot_lost")
+    Log("bridge").error("halted", message="the slot is gone", reason="slot_lost")
     (entry,) = entries(stream)
     assert (entry["event"], entry["message"]) == ("halted", "the slot is gone")
 
 
 def test_json_is_chosen_when_the_stream_is_no_terminal(log: Callable[..., io.StringIO]) -> None:
     stream = log(as_json=None)
-    structlog.get_logger("bridge").info("hello")
+    Log("bridge").info("hello")
     assert entries(stream)[0]["event"] == "hello"
+
+
+def test_on_a_terminal_an_entry_is_a_line_for_people(log: Callable[..., io.StringIO]) -> None:
+    stream = log(as_json=False)
+    Log("bridge.apply", stream="one").warning("100% done", events=7, error=LEAKY["unique"], names=["a", "b"])
+    time, line = stream.getvalue().split(" ", 1)
+    assert time.endswith("Z")
+    assert " ".join(line.split()) == (
+        "[warning ] 100% done [bridge.apply] "
+        "error=UniqueViolation: unique violation (constraint usage_pkey, table events.usage, SQLSTATE 23505) "
+        'events=7 names=["a","b"] stream=one'
+    )
 
 
 def test_an_unknown_level_is_a_configuration_error() -> None:
@@ -283,7 +294,7 @@ def test_a_connection_that_failed_says_so_without_its_password() -> None:
 def test_secrets_in_a_text_are_masked(text: str, log: Callable[..., io.StringIO]) -> None:
     assert CANARY not in mask_secrets(text)
     stream = log()
-    structlog.get_logger("bridge").info("connecting", dsn=text)
+    Log("bridge").info("connecting", dsn=text)
     logging.getLogger("library").warning("connecting to %s", text)
     assert CANARY not in stream.getvalue()
     assert len(entries(stream)) == 2

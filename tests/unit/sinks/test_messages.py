@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.planning.spec import SinkSpec
-from bridge.sinks import discord, slack, telegram
+from bridge.sinks import discord_text, slack_blocks, telegram
 from bridge.sinks.model import SINKS, AddressGuard, Delivery, Reply, SendError, SendOutcome, Wire
 from tests.unit.pipeline.samples import event, pipeline, plan, planner
 
@@ -49,7 +49,7 @@ def delivery(fields: Mapping[str, Any]) -> Delivery:
 def send(
     kind: str, connection: Mapping[str, Any], fields: Mapping[str, Any], answer: Reply | None = None
 ) -> tuple[SendOutcome, Caught]:
-    caught = Caught(answer or Reply(200, body=b'{"ok": true}'))
+    caught = Caught(answer or Reply(200, body=OK[kind]))
     sink = SINKS[kind].model_validate({"type": kind, **connection})
     try:
         return asyncio.run(sink.send(delivery(fields), Wire(caught))), caught
@@ -57,6 +57,12 @@ def send(
         return error.outcome, caught
 
 
+OK = {
+    "slack": b'{"ok": true}',
+    "discord": b'{"id": "1"}',
+    "telegram": b'{"ok": true, "result": {}}',
+    "notion": b'{"object": "page"}',
+}
 SLACK = {"token": "xoxb-1", "channel": "C0"}
 DISCORD = {"webhook_url": "https://discord.example/hook"}
 TELEGRAM = {"token": "123:abcdefghijk", "chat_id": "1"}
@@ -82,7 +88,7 @@ NOTION = {
 def rendered(kind: str, fields: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
     """A destination's body as the planner makes it."""
     message = SINKS[kind].message
-    spec = SinkSpec("s", "c", kind, {**message.given, **fields}, message.escapes(fields))
+    spec = SinkSpec("s", "c", kind, {**message.given, **fields}, message.markup(fields))
     planned, _ = plan(planner(pipeline(destinations=(spec,)), contract=False), [event(payload)])
     assert planned.dead_letters == []
     (one,) = planned.deliveries
@@ -118,7 +124,7 @@ def test_an_expression_alone_is_escaped_like_one_in_a_text() -> None:
 
 @given(st.text())
 def test_slacks_text_can_be_read_back(text: str) -> None:
-    escaped = slack.escape(text)
+    escaped = slack_blocks.escape(text)
     assert "<" not in escaped
     assert ">" not in escaped
     assert escaped.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == text
@@ -126,7 +132,7 @@ def test_slacks_text_can_be_read_back(text: str) -> None:
 
 @given(st.text())
 def test_backslashes_can_be_read_back_and_nothing_reserved_stands_alone(text: str) -> None:
-    for escape, reserved in ((telegram.escape, "_*[]()~`>#+-=|{}.!"), (discord.escape, "*_~`|>")):
+    for escape, reserved in ((telegram.escape, "_*[]()~`>#+-=|{}.!"), (discord_text.escape, "*_~`|>")):
         escaped = escape(text)
         read, at = [], 0
         while at < len(escaped):
@@ -198,7 +204,8 @@ def test_discord_and_telegram_say_in_the_body_how_long_to_wait() -> None:
     [
         ("ratelimited", "retry", "pace"),
         ("internal_error", "retry", "destination"),
-        ("channel_not_found", "dead", "message"),
+        ("channel_not_found", "dead", "destination"),
+        ("invalid_blocks", "dead", "message"),
         ("invalid_auth", "dead", "destination"),
         ("Quotes the message", "retry", "destination"),
     ],
@@ -232,7 +239,7 @@ def test_notion_properties_have_the_forms_of_their_types() -> None:
         },
         "text": "body",
     }
-    outcome, caught = send("notion", NOTION, fields, Reply(200))
+    outcome, caught = send("notion", NOTION, fields)
     assert outcome.verdict == "sent"
     made = caught.body["properties"]
     assert made["Name"]["title"][0]["text"]["content"] == NASTY

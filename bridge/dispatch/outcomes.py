@@ -1,0 +1,159 @@
+"""What an attempt's outcome means for its messages, for the breakers and for who reads the log."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.dispatch.recipients import Recipients, label
+from bridge.dispatch.schedule import RETRY, Breaker, DispatchWatcher, LaneSpec
+from bridge.dispatch.settling import Settler
+from bridge.postgres.delivery import Again, Dead
+from bridge.sinks.model import DIGEST, Delivery, SendOutcome
+
+_LAST_SECONDS = 2.0  # before max_age: half of it is for the last attempt, with less than it none comes after
+_LONGEST_PAUSE = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What is sent at once: one claimed message, or those of a digest. message: as the sink gets it. at: the loop's
+    time of the claim. recipient: None, the destination has only one."""
+
+    message: Delivery
+    parts: tuple[Delivery, ...]
+    at: float
+    recipient: str | None
+
+
+class Outcomes:
+    """Of one lane."""
+
+    def __init__(
+        self,
+        plan: LaneSpec,
+        settler: Settler,
+        breaker: Breaker,
+        recipients: Recipients,
+        watcher: DispatchWatcher,
+    ) -> None:
+        self._plan = plan
+        self._settler = settler
+        self._breaker = breaker
+        self._recipients = recipients
+        self._watcher = watcher
+        self._loop = asyncio.get_running_loop()
+        self.code = ""
+        """Of the failure for which the destination is left alone."""
+
+    def left(self, parcel: Parcel) -> float:
+        """Seconds until its oldest message exceeds max_age."""
+        oldest = min(one.expires_in for one in parcel.parts)
+        return oldest - (self._loop.time() - parcel.at)
+
+    def put_off(self, parcel: Parcel, seconds: float) -> None:
+        """Without an attempt, and not beyond its last one."""
+        left = self.left(parcel)
+        if left <= _LAST_SECONDS:
+            self.expired(parcel)
+            return
+        for one in parcel.parts:
+            self._settler.again(Again(one.id, min(seconds, left - _LAST_SECONDS / 2)))
+
+    def expired(self, parcel: Parcel) -> None:
+        """It waited too long."""
+        alone = "" if parcel.recipient is None else "; its recipient was left alone"
+        self._bury(parcel, "expired", f"it waited longer than the destination's max_age{alone}", None)
+
+    def settle(self, parcel: Parcel, outcome: SendOutcome, seconds: float) -> None:
+        """After an attempt that took `seconds`."""
+        left = self.left(parcel)
+        verdict = self._verdict(outcome, left)
+        cause = f"{outcome.code}: {outcome.cause}"
+        if verdict == "sent":
+            for one in parcel.parts:
+                self._settler.sent(one.id)
+        elif outcome.gone and left > _LAST_SECONDS and verdict == "dead" and self._to_fallback(parcel, cause):
+            verdict = "retry"
+            self.log("info", "to the fallback", parcel.message, code=outcome.code, cause=outcome.cause)
+        elif verdict == "dead":
+            late = "; stopped at the destination's max_age" if outcome.verdict == "retry" else ""
+            self._bury(parcel, outcome.code, outcome.cause + late, outcome)
+        else:
+            delay = max(outcome.retry_after or 0.0, RETRY.after(parcel.message.attempts + 1))
+            for one in parcel.parts:
+                delay_of_one = min(delay, left - _LAST_SECONDS / 2)
+                self._settler.again(Again(one.id, delay_of_one, cause, _rest(one, outcome)))
+            self.log("info", "retry", parcel.message, code=outcome.code, cause=outcome.cause)
+        self._learn(parcel.recipient, outcome)
+        self._watcher.delivered(self._plan.destination, verdict, seconds)
+
+    def _verdict(self, outcome: SendOutcome, left: float) -> str:
+        """A refusal is not the end while it is young enough; at max_age a failure is."""
+        if outcome.verdict == "sent":
+            return "sent"
+        again = outcome.verdict == "retry" or outcome.patience > self._plan.max_age - left
+        return "retry" if again and left > _LAST_SECONDS else "dead"
+
+    def _to_fallback(self, parcel: Parcel, cause: str) -> bool:
+        """The recipient is gone. False: there is no other."""
+        found = [(one, self._plan.sink.to_fallback(one.fields)) for one in parcel.parts]
+        if any(fields is None for _, fields in found):
+            return False
+        for one, fields in found:
+            self._settler.again(Again(one.id, 0.0, cause, _stored(one, fields or {})))
+        return True
+
+    def _bury(self, parcel: Parcel, code: str, cause: str, outcome: SendOutcome | None) -> None:
+        for one in parcel.parts:
+            self._settler.dead(Dead(one.id, code, cause, None if outcome is None else _rest(one, outcome)))
+            self.log("warning", "dead letter", one, code=code, cause=cause)
+
+    def _learn(self, name: str | None, outcome: SendOutcome) -> None:
+        """Update the breakers from an outcome."""
+        now = self._loop.time()
+        asked = min(outcome.retry_after or 0.0, _LONGEST_PAUSE)
+        if outcome.verdict == "sent" or outcome.blame == "message":
+            if self._breaker.tripped:
+                self.log("info", "destination works again")
+            self._breaker.succeeded()
+            if name is not None and self._recipients.works(name):
+                self.log("info", "recipient works again", recipient=label(name))
+        elif name is not None and outcome.blame in ("recipient", "pace"):
+            if self._recipients.failed(name, now, outcome.code, asked or float(outcome.blame == "pace")):
+                seconds = round(self._recipients.wait(name, now), 1)
+                self.log(
+                    "warning",
+                    "recipient left alone",
+                    recipient=label(name),
+                    code=outcome.code,
+                    seconds=seconds,
+                )
+        elif outcome.blame == "pace":
+            self.code = outcome.code
+            self._breaker.pause(now + (asked or 1.0))
+        else:
+            self.code = outcome.code
+            opened = self._breaker.failed(now)
+            if asked:
+                self._breaker.pause(now + asked)
+            if opened:
+                seconds = round(self._breaker.open_until - now, 1)
+                self.log("warning", "destination left alone", code=outcome.code, seconds=seconds)
+
+    def log(self, level: str, event: str, about: Delivery | None = None, **fields: object) -> None:
+        """A line about this lane, or about one of its messages."""
+        known: dict[str, Any] = {} if about is None else {"delivery": about.id, "event_id": about.event_id}
+        self._watcher.log(
+            level, event, pipeline=self._plan.pipeline, destination=self._plan.destination, **known, **fields
+        )
+
+
+def _rest(one: Delivery, outcome: SendOutcome) -> dict[str, Any] | None:
+    """The stored fields of the next attempt; None: they stay as they are."""
+    return None if outcome.left is None else _stored(one, {**one.fields, **outcome.left})
+
+
+def _stored(one: Delivery, fields: Any) -> dict[str, Any]:
+    return {**fields} if one.group is None else {**fields, DIGEST: one.group}

@@ -1,0 +1,161 @@
+"""A lane's claims: which messages are due, and the lease that makes them its own. delivery.py says how leases work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, LiteralString
+
+from bridge.postgres.delivery import AsyncLink
+from bridge.postgres.stored import opened
+from bridge.sinks.model import DIGEST, Delivery
+
+# One row while the place is ours and nobody has paused the destination; the place stays ours until the commit.
+_ME: LiteralString = """
+    me as materialized (
+        select from bridge.dispatcher where name = %(stream)s and epoch = %(epoch)s
+            and not exists (
+                select from bridge.sink_pause p where p.stream = %(stream)s and p.pipeline = %(pipeline)s
+                    and p.destination = %(destination)s)
+        for share)"""
+
+_TAKE: LiteralString = """
+    update bridge.delivery d
+    set lease_epoch = %(epoch)s, lease_until = now() + %(lease)s * interval '1 second',
+        next_attempt_at = now() + %(lease)s * interval '1 second'
+    from picked, me
+    where d.id = picked.id
+    returning d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts,
+        extract(epoch from d.created_at + %(max_age)s * interval '1 second' - now())::float8, d.event_seq"""
+
+# Events without a key: independent, oldest first.
+_KEYLESS: LiteralString = (
+    """
+    with """
+    + _ME
+    + """, picked as materialized (
+        select d.id from bridge.delivery d
+        where d.destination = %(destination)s and d.event_key is null and d.state = 'pending'
+          and d.pipeline = %(pipeline)s and d.stream = %(stream)s and d.next_attempt_at <= now()
+        order by d.event_seq limit %(limit)s for update skip locked)"""
+    + _TAKE
+)
+
+# Whatever their keys are: of a destination whose messages go together as digests, oldest first.
+_ANY = _KEYLESS.replace("d.event_key is null and ", "")
+
+# All that wait in one digest's group, also those that were put off.
+_GROUP: LiteralString = (
+    """
+    with """
+    + _ME
+    + """, picked as materialized (
+        select d.id from bridge.delivery d
+        where d.destination = %(destination)s and d.state = 'pending' and d.pipeline = %(pipeline)s
+          and d.stream = %(stream)s and d.body ->> %(digest)s = %(group)s
+          and (d.lease_until is null or d.lease_until < now())
+        order by d.event_seq limit %(limit)s for update skip locked)"""
+    + _TAKE
+)
+
+_SENT_LATELY: LiteralString = """
+    select d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts, 0.0, d.event_seq,
+        extract(epoch from now() - d.settled_at)::float8
+    from bridge.delivery d
+    where d.settled_at > now() - %(seconds)s * interval '1 second' and d.destination = %(destination)s
+      and d.pipeline = %(pipeline)s and d.stream = %(stream)s and d.state = 'sent'
+    order by d.settled_at desc limit 20000"""
+
+# The first pending message of each key, key after key, beginning behind the last one that was taken. Only
+# the first of a key can be due: later ones wait for it, whatever their own time says.
+_KEYED: LiteralString = (
+    """
+    with recursive """
+    + _ME
+    + """, head(id, event_key, event_seq, next_attempt_at) as (
+        (select d.id, d.event_key, d.event_seq, d.next_attempt_at from bridge.delivery d
+         where d.destination = %(destination)s and d.event_key > %(after)s and d.state = 'pending'
+           and d.pipeline = %(pipeline)s and d.stream = %(stream)s
+         order by d.destination, d.event_key, d.event_seq limit 1)
+        union all
+        select n.id, n.event_key, n.event_seq, n.next_attempt_at
+        from head cross join lateral (
+            select d.id, d.event_key, d.event_seq, d.next_attempt_at from bridge.delivery d
+            where d.destination = %(destination)s and d.event_key > head.event_key and d.state = 'pending'
+              and d.pipeline = %(pipeline)s and d.stream = %(stream)s
+            order by d.destination, d.event_key, d.event_seq limit 1) n
+    ), due as materialized (
+        select id, event_key from head where next_attempt_at <= now() limit %(limit)s
+    ), picked as materialized (
+        select d.id from bridge.delivery d
+        where d.id = any(array(select id from due)) and d.state = 'pending' and d.next_attempt_at <= now()
+        for update skip locked)"""
+    + _TAKE
+    + ", (select max(event_key) from due)"
+)
+_KEYED_FROM: LiteralString = _KEYED.replace("d.event_key > %(after)s", "d.event_key >= %(after)s")
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4000 else Decimal(digits)
+
+
+_JSON = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The stream, epoch and lease of a claim. Times in seconds."""
+
+    stream: str
+    pipeline: str
+    destination: str
+    epoch: int
+    lease: float
+    max_age: float
+
+    def _values(self, **more: Any) -> dict[str, Any]:
+        names = ("stream", "pipeline", "destination", "epoch", "lease", "max_age")
+        return {name: getattr(self, name) for name in names} | more
+
+    async def keyless(self, connection: AsyncLink, limit: int) -> list[Delivery]:
+        """Due messages of events without a key."""
+        return list(map(_delivery, await self._take(connection, _KEYLESS, limit=limit)))
+
+    async def keyed(
+        self, connection: AsyncLink, limit: int, after: str | None
+    ) -> tuple[list[Delivery], str | None]:
+        """The first message of each key, if due, for keys after `after` (None: all keys), and the last of these keys
+        in the database's order."""
+        query = _KEYED_FROM if after is None else _KEYED
+        rows = await self._take(connection, query, limit=limit, after=after or "")
+        return list(map(_delivery, rows)), rows[0][9] if rows else None
+
+    async def any(self, connection: AsyncLink, limit: int) -> list[Delivery]:
+        """Due messages, whatever their keys are."""
+        return list(map(_delivery, await self._take(connection, _ANY, limit=limit)))
+
+    async def group(self, connection: AsyncLink, group: str, limit: int) -> list[Delivery]:
+        """The messages of a digest's group that nobody has claimed, due or not."""
+        rows = await self._take(connection, _GROUP, limit=limit, group=group, digest=DIGEST)
+        return list(map(_delivery, rows))
+
+    async def sent_lately(self, connection: AsyncLink, seconds: float) -> list[tuple[Delivery, float]]:
+        """What was sent in these last seconds, and how many seconds ago, the oldest first."""
+        rows = await (await connection.execute(_SENT_LATELY, self._values(seconds=seconds))).fetchall()
+        return [(_delivery(row), row[9]) for row in reversed(rows)]
+
+    async def _take(self, connection: AsyncLink, query: LiteralString, **more: Any) -> list[tuple[Any, ...]]:
+        rows = await (await connection.execute(query, self._values(**more))).fetchall()
+        return sorted(rows, key=lambda row: int(row[8]))
+
+
+def _delivery(row: tuple[Any, ...]) -> Delivery:
+    identity, event_id, event_type, key, at, body, attempts, expires_in, seq = row[:9]
+    fields = _JSON.decode(body)
+    if (inner := opened(fields)) is not None:
+        fields = _JSON.decode(inner.decode())
+    group = fields.pop(DIGEST, None)
+    group = None if group is None else str(group)
+    return Delivery(identity, event_id, event_type, key, at, fields, attempts, expires_in, group, seq)
