@@ -17,7 +17,7 @@ from typing import Any, Literal, LiteralString, overload
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
-from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg import AsyncClientCursor, AsyncConnection, AsyncCursor, ClientCursor, Connection, Cursor
 from psycopg.rows import tuple_row
 
 MAX_DEPTH = 200
@@ -167,10 +167,10 @@ def emit(
     """Insert one event and return its id; with an asynchronous connection or cursor, await it.
 
     `connection` is a psycopg 3 connection or cursor in the transaction that the event belongs to; it is neither
-    committed nor closed. If `idempotency_key` was used before for this type, nothing is inserted and the first
-    event's id is returned. With `period`, the key is valid for the calendar hour, day, ISO week, month or year in
-    which the transaction began, in `time_zone` (default UTC). Events with the same `key` stay in order. Numbers keep
-    their exact value.
+    committed nor closed, and its cursor_factory and row_factory play no part. If `idempotency_key` was used before
+    for this type, nothing is inserted and the first event's id is returned. With `period`, the key is valid for the
+    calendar hour, day, ISO week, month or year in which the transaction began, in `time_zone` (default UTC). Events
+    with the same `key` stay in order. Numbers keep their exact value.
 
     Raises ValueError or TypeError, before anything is sent, for values that Postgres would refuse (NaN, NUL
     characters, names too long, no such period or time zone), so that the caller's transaction is not aborted. Raises
@@ -183,8 +183,8 @@ def emit(
         parameters[3:3] = _period(idempotency_key, period, time_zone)
     if isinstance(connection, (Connection, Cursor)):
         own = connection.connection if isinstance(connection, Cursor) else connection
-        with own.cursor(row_factory=tuple_row) as cursor:
-            return _id(cursor.execute(query, parameters).fetchone())
+        with Cursor(own, row_factory=tuple_row) as cursor:
+            return _id(cursor.execute(query, parameters, prepare=_may_prepare(own)).fetchone())
     if isinstance(connection, (AsyncConnection, AsyncCursor)):
         return _emit_async(connection, query, parameters)
     raise TypeError(
@@ -198,9 +198,15 @@ async def _emit_async(
     connection: AsyncConnection[Any] | AsyncCursor[Any], query: LiteralString, parameters: list[str | None]
 ) -> UUID:
     own = connection.connection if isinstance(connection, AsyncCursor) else connection
-    async with own.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(query, parameters)
+    async with AsyncCursor(own, row_factory=tuple_row) as cursor:
+        await cursor.execute(query, parameters, prepare=_may_prepare(own))
         return _id(await cursor.fetchone())
+
+
+def _may_prepare(connection: Connection[Any] | AsyncConnection[Any]) -> bool | None:
+    """Whether a statement that is repeated may be prepared; None: the connection's own rule. Cursors that bind on the
+    client's side are used with poolers that lose prepared statements."""
+    return False if issubclass(connection.cursor_factory, (ClientCursor, AsyncClientCursor)) else None
 
 
 def _parameters(

@@ -116,6 +116,7 @@ def show(config_path: Path, letter_id: str, as_json: bool) -> None:
     """Show one dead letter with its event, including values. ID: complete, or its first characters."""
     from bridge.errors import BridgeError  # noqa: PLC0415
     from bridge.postgres.dead_letters import show as show_letter  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres.stored import opened  # noqa: PLC0415
 
     with _ledgers(config_path, "dead show") as ledgers:
         found = next(
@@ -131,6 +132,8 @@ def show(config_path: Path, letter_id: str, as_json: bool) -> None:
     raw = found.pop("raw")
     if raw is not None:
         found["payload"] = bytes(raw).decode(errors="backslashreplace")
+    if found["message"] is not None and (inner := opened(json.loads(found["message"]))) is not None:
+        found["message"] = inner.decode()
     if as_json:
         click.echo(json.dumps(found, default=str, indent=2))
         return
@@ -143,6 +146,15 @@ def show(config_path: Path, letter_id: str, as_json: bool) -> None:
 @config_option
 @_chosen
 @click.option("--force", is_flag=True, help="Also where a later event of the same key was applied.")
+@click.option("--as-sent", is_flag=True, help="Send refused messages as they were, not rendered anew.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for the second result of messages.",
+)
 def retry(
     config_path: Path,
     ids: tuple[str, ...],
@@ -153,13 +165,17 @@ def retry(
     dry_run: bool,
     as_json: bool,
     force: bool,
+    as_sent: bool,
+    wait: float,
 ) -> None:
-    """Apply dead letters again, each exactly once. Exit code 1 if one stays open.
+    """Apply dead letters again, each exactly once. Exit code 1 if one stays open, or is open again.
 
-    With --dry-run the changes are rolled back.
+    A message that a receiver refused is rendered anew, by today's configuration, and sent by `bridge run`. With
+    --dry-run the changes are rolled back.
     """
     from bridge.postgres.dead_letters import choose  # noqa: PLC0415
     from bridge.repair.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
+    from bridge.repair.messages import settled  # noqa: PLC0415
 
     choice = _choice(ids, pipeline, cause, everything)
     outcomes: list[RetryOutcome] = []
@@ -167,8 +183,9 @@ def retry(
         for plan, connection in ledgers:
             chosen = choose(connection, plan.stream, choice)
             if chosen:
-                with DeadLetterRetry(plan, force=force, dry_run=dry_run) as retrying:
-                    outcomes += retrying.retry(chosen)
+                with DeadLetterRetry(plan, force=force, dry_run=dry_run, as_sent=as_sent) as retrying:
+                    these = list(retrying.retry(chosen))
+                outcomes += these if dry_run else settled(connection, plan.stream, these, wait)
     _tell(outcomes, dry_run=dry_run, as_json=as_json)
     sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, parse_payload, read_config
 from bridge.config.model import Config
 from bridge.errors import BridgeError
 from bridge.producer import strict_json
@@ -45,7 +43,7 @@ def emit(
 ) -> None:
     """Insert one event into the outbox and print its id. JSON is an object, or - to read standard input."""
     config = read_config(config_path)
-    document = parse(sys.stdin.read() if payload == "-" else payload)
+    document = parse_payload(sys.stdin.read() if payload == "-" else payload)
     broken = contract_broken(config, event_type, document)
     if broken and not force:
         raise ContractBroken(f"{event_type} was not inserted, because it breaks its contract: {broken}")
@@ -55,21 +53,6 @@ def emit(
     if nowhere:
         click.echo(f"warning: {nowhere}", err=True)
     put(config, event_type, document, idempotency_key, key)
-
-
-def parse(text: str) -> dict[str, Any]:
-    """The payload with exact numbers. Raises a usage error with the position, never the text."""
-    try:
-        document = json.loads(text, parse_float=Decimal)
-    except json.JSONDecodeError as error:
-        raise click.BadParameter(
-            f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}", param_hint="JSON"
-        ) from None
-    except (RecursionError, ValueError):
-        raise click.BadParameter("nested too deeply, or a number is too long", param_hint="JSON") from None
-    if not isinstance(document, dict):
-        raise click.BadParameter('must be an object such as {"name": "value"}', param_hint="JSON")
-    return document
 
 
 def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -> str:

@@ -1,13 +1,16 @@
-"""What several commands take: `-c/--config` with the way from that file to a Config, and points in time.
+"""What several commands take: `-c/--config` with the way from that file to a Config, points in time, and
+payloads.
 
 A time is ISO 8601 with time zone, or so long ago (`24h`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,3 +72,18 @@ def read_config(path: Path, *, offline: bool = False) -> Config:
     from bridge.config.load import load  # noqa: PLC0415  (pydantic: `--help` and `schema source` need none)
 
     return load(path, os.environ, offline=offline)
+
+
+def parse_payload(text: str) -> dict[str, Any]:
+    """The payload with exact numbers. Raises a usage error with the position, never the text."""
+    try:
+        document = json.loads(text, parse_float=Decimal)
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(
+            f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}", param_hint="JSON"
+        ) from None
+    except (RecursionError, ValueError):
+        raise click.BadParameter("nested too deeply, or a number is too long", param_hint="JSON") from None
+    if not isinstance(document, dict):
+        raise click.BadParameter('must be an object such as {"name": "value"}', param_hint="JSON")
+    return document

@@ -1,9 +1,11 @@
-"""`bridge sink`: pause and resume a destination that is no table."""
+"""`bridge sink`: pause and resume a destination that is no table, look at its messages, and send one now. `preview` and
+`test` print values of events."""
 
 from __future__ import annotations
 
 import getpass
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,14 +18,16 @@ from bridge.problem import suggestion
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
-    from bridge.dispatch.schedule import DispatchSpec
+    from bridge.dispatch.schedule import DispatchSpec, LaneSpec
+    from bridge.repair.sample import Request
+    from bridge.sinks.model import Delivery, SendOutcome
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @click.group(panel="Run and watch")
 def sink() -> None:
-    """Pause and resume destinations that are no tables."""
+    """Pause, resume, preview and test destinations that are no tables."""
 
 
 def _destination(command: _F) -> _F:
@@ -67,6 +71,171 @@ def resume_sink(config_path: Path, destination: str, pipeline: str | None) -> No
         with connect_dispatch(plan, "sink resume") as connection:
             was = resume(connection, plan.stream, lane)
         click.echo(f"{lane[0]} -> {lane[1]}: {'resumed' if was else 'was not paused'}")
+
+
+def _event_options(command: _F) -> _F:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="For programs."),
+        click.option(
+            "--type", "event_type", metavar="TYPE", help="The event's type, if the pipeline takes several."
+        ),
+        click.option(
+            "--event",
+            "given",
+            metavar="EVENT",
+            help="A payload (JSON, a file, or - for standard input), or the id of an event in the outbox. Without it: "
+            "the event of the pipeline's first test.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@sink.command()
+@config_option
+@_event_options
+@click.option("--pipeline", metavar="P", help="Only that of this pipeline.")
+@click.argument("destination", metavar="[DESTINATION]", required=False)
+def preview(
+    config_path: Path,
+    destination: str | None,
+    pipeline: str | None,
+    given: str | None,
+    event_type: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show what an event would become, and send nothing. Exit code 1 if it would become a dead letter.
+
+    Without DESTINATION: every sink of the event's pipelines.
+    """
+    from bridge.cli.sink_samples import dumped, indented, readable, samples_of  # noqa: PLC0415
+    from bridge.repair.sample import payloads, shown  # noqa: PLC0415  (loads psycopg)
+
+    told: list[dict[str, Any]] = []
+    failed = False
+    config = read_config(config_path, offline=given is None)
+    for one, lane in samples_of(config, _lanes(config, destination, pipeline), given, event_type):
+        bodies, why = ([], one.why) if one.delivery is None else payloads(lane.sink, one.delivery)
+        failed = failed or bool(why and not why.startswith("no message"))
+        told.append(
+            {
+                "pipeline": one.pipeline,
+                "destination": one.destination,
+                "connection": one.connection,
+                "kind": lane.sink.type,
+                "message": None if one.delivery is None else shown(one.delivery.fields),
+                "payload": [readable(body) for body in bodies],
+                "why": why,
+            }
+        )
+    if as_json:
+        click.echo(dumped(told))
+    else:
+        for row in told:
+            click.echo(
+                f"{row['pipeline']}.{row['destination']}  ({row['kind']}, connection {row['connection']})"
+            )
+            for title, value in (
+                ("message", row["message"]),
+                *(("payload", body) for body in row["payload"]),
+            ):
+                if value is not None:
+                    click.echo(f"  {title}:\n{indented(value)}")
+            if row["why"]:
+                click.echo(f"  {row['why']}")
+    sys.exit(1 if failed else 0)
+
+
+@sink.command("test")
+@config_option
+@_event_options
+@_destination
+def test_(
+    config_path: Path,
+    destination: str,
+    pipeline: str | None,
+    given: str | None,
+    event_type: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Send one message to DESTINATION now, and tell the vendor's answer. Exit code 1 if it is not sent.
+
+    It is a real message, rendered from the event as `bridge run` would. It does not go through the queue: neither the
+    outbox nor the ledger changes.
+    """
+    from bridge.cli.sink_samples import dumped, indented, readable, samples_of  # noqa: PLC0415
+    from bridge.errors import BridgeError  # noqa: PLC0415
+
+    config = read_config(config_path)
+    lanes = _lanes(config, destination, pipeline)
+    if len(lanes) > 1:
+        names = ", ".join(name for name, _ in lanes)
+        raise click.UsageError(f"several pipelines have a sink {destination}: --pipeline, one of {names}")
+    [(one, lane)] = samples_of(config, lanes, given, event_type)
+    if one.delivery is None:
+        raise BridgeError(
+            f"{one.pipeline}.{one.destination} gets nothing of this event: {one.why}",
+            hint="bridge sink preview shows what an event becomes; another event: --event",
+        )
+    outcome, requests = _send(one.delivery, lane)
+    sent = outcome.verdict == "sent"
+    elsewhere = outcome.gone and lane.sink.to_fallback(one.delivery.fields) is not None
+    if as_json:
+        answers = [
+            {"status": request.reply.status, "body": readable(request.reply.body)}
+            for request in requests
+            if request.reply is not None
+        ]
+        told = {"sent": sent, "verdict": outcome.verdict, "code": outcome.code, "cause": outcome.cause}
+        click.echo(
+            dumped({**told, "retry_after": outcome.retry_after, "fallback": elsewhere, "answers": answers})
+        )
+    else:
+        what = "sent" if sent else f"not sent: {outcome.code}: {outcome.cause}"
+        click.echo(
+            f"{one.pipeline}.{one.destination} ({lane.sink.type}, connection {one.connection}): {what}"
+        )
+        for request in requests:
+            if request.reply is not None:
+                click.echo(f"answer: HTTP {request.reply.status}\n{indented(readable(request.reply.body))}")
+        if elsewhere:
+            click.echo("bridge run would send it to the fallback")
+        elif outcome.verdict == "retry":
+            click.echo("bridge run would try again, until max_age")
+    sys.exit(0 if sent else 1)
+
+
+def _send(delivery: Delivery, lane: LaneSpec) -> tuple[SendOutcome, list[Request]]:
+    import asyncio  # noqa: PLC0415
+
+    from bridge.repair.sample import send_once  # noqa: PLC0415
+    from bridge.sinks.http import HttpClient  # noqa: PLC0415
+
+    async def sending() -> tuple[SendOutcome, list[Request]]:
+        http = HttpClient()
+        try:
+            return await send_once(lane.sink, delivery, http, lane.timeout)
+        finally:
+            await http.close()
+
+    return asyncio.run(sending())
+
+
+def _lanes(config: Config, destination: str | None, pipeline: str | None) -> dict[tuple[str, str], LaneSpec]:
+    """The sinks of this name, or all. Raises ConfigError if there is none."""
+    from bridge.plans import dispatch_plans  # noqa: PLC0415  (compiles the pipelines)
+
+    every = {
+        lane.name: lane
+        for plan in dispatch_plans(config)
+        for lane in plan.lanes
+        if pipeline in (None, lane.pipeline)
+    }
+    if destination is None and every:
+        return every
+    return {name: every[name] for _, name in chosen(config, destination or "", pipeline)}
 
 
 def chosen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -128,16 +128,23 @@ def _run(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, ContractSpe
     branches: list[str | None] = []
     planner.on_branch = lambda _pipeline, branch, _rows: branches.append(branch)
 
+    return _Result(answered(planner.plan([event_of(case, kind)]), answer_of(case)), branches)
+
+
+def answer_of(case: Case) -> Callable[[Lookup], Answer]:
+    """Answers lookups with the rows of the test."""
+
     def answer(lookup: Lookup) -> Answer:
         row = case.entities.get(lookup.entity.as_name)
         if row is not None and lookup.entity.kept is not None:
             row = {"fields": json_text(row).decode(), "seqs": "{}"}
         return {} if row is None else dict.fromkeys(lookup.keys, row)
 
-    return _Result(answered(planner.plan([_event(case, kind)]), answer), branches)
+    return answer
 
 
-def _event(case: Case, kind: str) -> Event:
+def event_of(case: Case, kind: str) -> Event:
+    """The event of the test, as of this type."""
     meta = case.meta
     return Event(
         id=meta.id.encode(),

@@ -65,6 +65,8 @@ class Letter:
     pipeline: str
     destination: str
     event: Event | None  # None: neither payload nor raw was kept
+    event_id: str = ""
+    event_seq: int = 0
 
 
 def groups(connection: psycopg.Connection, stream: str, choice: Choice) -> list[Group]:
@@ -186,6 +188,19 @@ def fail(letter_id: str, code: str, cause: str, *, parked: bool = True) -> State
     )
 
 
+_DEAD_MESSAGE = b"select body::text from bridge.delivery where id = $1::uuid and state = 'dead' for update"
+_REWRITE = b"update bridge.delivery set body = $2::jsonb where id = $1::uuid"
+
+
+def dead_message(letter_id: str) -> Statement:
+    """Lock the message of this dead letter, and its body; no row: its unit never became a message."""
+    return Statement(_DEAD_MESSAGE, [letter_id.encode()])
+
+
+def rewrite_message(letter_id: str, body: str) -> Statement:
+    return Statement(_REWRITE, [letter_id.encode(), body.encode()])
+
+
 def hold_floor(stream: str) -> Statement:
     return Statement(_FLOOR, [stream.encode()])
 
@@ -210,4 +225,11 @@ def read_letter(letter_id: str, row: Sequence[bytes | None]) -> Letter:
             headers=headers,
             occurred_at=at,
         )
-    return Letter(letter_id, (pipeline or b"").decode(), (destination or b"").decode(), event)
+    return Letter(
+        letter_id,
+        (pipeline or b"").decode(),
+        (destination or b"").decode(),
+        event,
+        (event_id or b"").decode(),
+        int(seq or b"0"),
+    )

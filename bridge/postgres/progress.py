@@ -100,8 +100,9 @@ def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: lis
     return None if row is None else int(row[0])
 
 
-def find(source: psycopg.Connection, outbox: Outbox, event_id: str) -> Event | None:
-    """The event with this id; None if the outbox does not have it. source: in autocommit."""
+def find(source: psycopg.Connection, outbox: Outbox, event_id: str, seq: int | None = None) -> Event | None:
+    """The event with this id; None if the outbox does not have it. source: in autocommit. seq: which, where the ids of
+    your own outbox are not unique."""
     query = sql.SQL("select {} from {} where {} = %s").format(
         outbox.select_list(), outbox.name, outbox.column("id")
     )
@@ -109,7 +110,7 @@ def find(source: psycopg.Connection, outbox: Outbox, event_id: str) -> Event | N
         found = events_of(source.execute(query, [event_id]).pgresult, outbox)
     except psycopg.DataError:  # not even of the column's type
         return None
-    return found[0] if found else None
+    return next((one for one in found if seq is None or int(one.seq) == seq), None)
 
 
 def newest(source: psycopg.Connection, outbox: Outbox, limit: int) -> list[Event]:

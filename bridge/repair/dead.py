@@ -1,20 +1,15 @@
 """Apply dead letters again, each exactly once, unless a late effect would undo a later one.
 
 One target transaction a dead letter: it locks it, plans that one unit from the event as it was kept, writes, and
-marks it resolved. A crash leaves it open and the effect undone; two retries at once skip each other's. An upsert
-whose key is not the event's identity and that has no `version` is refused when a later event of the ordering key
-was applied. docs/guarantees.md, "Order across plans".
+marks it resolved. A crash leaves it open and the effect undone; two retries at once skip each other's. A message that
+a sink's receiver refused is rendered anew and put back in the queue (messages.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import Literal, Protocol
-
-import psycopg
-from psycopg import sql
+from typing import Literal
 
 from bridge.errors import BridgeError
 from bridge.failpoints import hit
@@ -27,7 +22,7 @@ from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
 from bridge.postgres.ledger import LISTED, read_listed
-from bridge.postgres.profiles import CATALOG, SOURCE
+from bridge.postgres.profiles import CATALOG
 from bridge.postgres.target import (
     BEGIN,
     COMMIT,
@@ -39,113 +34,22 @@ from bridge.postgres.target import (
     TargetLink,
 )
 from bridge.protocol.events import Batch, Event
+from bridge.repair.late_effects import LateEffects
+from bridge.repair.messages import OldEvents, rendered
 from bridge.stream.bisection import Bisection
 from bridge.stream.planned import PlannedBatch, take_refused
 from bridge.stream.record import record
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import plan_target, table_of
 
-_IDENTITY = ("$meta.id", "$meta.seq", "$meta.idempotency_key")
-
 _SAVE = Statement(b"savepoint retry")
 _UNDO = Statement(b"rollback to savepoint retry")
 
-_LOOK_AT = 500  # read at most this many later events; if there are more, assume that one of them was applied
 
-
-class Target(Protocol):
-    """The target, inside the retry's transaction."""
-
-    def hold(self) -> tuple[str | None, frozenset[int]]:
-        """Lock the checkpoint. Returns its floor as text (None: no row) and the applied xids that are not visible in
-        it."""
-        ...
-
-    def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
-        """The events whose own unit is an open dead letter."""
-        ...
-
-
-def keeps_order_itself(spec: DestinationSpec) -> bool:
-    """True if an earlier event cannot overwrite a later event's row."""
-    if not isinstance(spec, TableSpec) or spec.mode != "upsert" or spec.version is not None:
-        return True
-    if spec.columns is None:
-        return bool({"event_id", "idempotency_key"} & set(spec.key))
-    return any(spec.columns.get(name) in _IDENTITY for name in spec.key)
-
-
-class LateEffects:
-    """Reads later events from the outbox. Connects on first use."""
-
-    def __init__(self, plan: StreamSpec) -> None:
-        self._plan = plan
-        self._connection: psycopg.Connection | None = None
-        self._sensitive = {
-            (pipeline.name, name): pipeline.events
-            for pipeline in plan.pipelines
-            for name, spec in pipeline.destinations.items()
-            if not keeps_order_itself(spec)
-        }
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-    def why(self, event: Event, unit: tuple[str, str], target: Target) -> str | None:
-        """Why the unit must not be applied now; None: it may."""
-        patterns = self._sensitive.get(unit)
-        if patterns is None:
-            return None
-        outbox = self._plan.outbox
-        if "seq" not in outbox.columns:
-            return "the outbox has no seq, so it is unknown whether a later event was applied"
-        floor, listed = target.hold()
-        if self._connection is None:
-            self._connection = connect(self._plan.source_dsn, SOURCE, f"dead/{self._plan.stream}")
-        if outbox.has_xid and self._pruned(self._connection, event):
-            return "later events of its key may have been applied and then pruned"
-        later = self._later(self._connection, event, floor, listed)
-        taken = [one for one, kind in later if any(fnmatchcase(kind, pattern) for pattern in patterns)]
-        if len(later) < _LOOK_AT and not set(taken) - target.still_dead(unit, taken):
-            return None
-        of = "(this one has no ordering key)" if event.key is None else "of its key"
-        return f"a later event {of} was applied, and {unit[1]} has no `version:` to keep the newer one"
-
-    def _pruned(self, source: psycopg.Connection, event: Event) -> bool:
-        row = source.execute("select xid::text from outbox.pruned").fetchone()
-        return row is not None and row[0] is not None and int(row[0]) >= int(event.xid)
-
-    def _later(
-        self, source: psycopg.Connection, event: Event, floor: str | None, listed: frozenset[int]
-    ) -> list[tuple[str, str]]:
-        """(id, type) of the applied events after this one; only those of its ordering key, if it has one."""
-        outbox = self._plan.outbox.on(source)
-        query = sql.SQL("select {}::text, {}::text from {} where {} > %(seq)s").format(
-            outbox.column("id"), outbox.column("type"), outbox.name, outbox.column("seq")
-        )
-        if event.key is not None and "key" in outbox.columns:
-            query += sql.SQL(" and {}::text = %(key)s").format(outbox.column("key"))
-        if outbox.has_xid:  # I6; without xids every row that is there may be applied
-            query += sql.SQL(
-                " and (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot) or {xid} = any(%(listed)s::xid8[]))"
-            ).format(xid=outbox.placed())
-        return source.execute(
-            query + sql.SQL(" limit %(limit)s"),
-            {
-                "seq": int(event.seq),
-                "key": None if event.key is None else event.key.decode(errors="replace"),
-                "floor": floor or "3:3:",
-                "listed": "{" + ",".join(map(str, listed)) + "}",
-                "limit": _LOOK_AT,
-            },
-        ).fetchall()
-
-
-Result = Literal["applied", "filtered", "failed", "refused", "skipped"]
-"""applied: its effect is in the target; for a sink, its delivery waits to be sent. filtered: the pipeline now
-filters it out; resolved. failed: still open, with the new cause. refused: a later event of its key was applied;
-still open. skipped: another retry holds it, or it is settled.
+Result = Literal["applied", "queued", "sent", "filtered", "failed", "refused", "skipped"]
+"""applied: its effect is in the target. queued: its message waits to be sent. sent: it was sent (messages.settled).
+filtered: the pipeline now filters it out; resolved. failed: still open, or again, with the new cause. refused: a later
+event of its key was applied; still open. skipped: another retry holds it, or it is settled.
 """
 
 
@@ -171,10 +75,14 @@ class _Attempt:
 class DeadLetterRetry:
     """One stream's retries, over its own connections. Close it."""
 
-    def __init__(self, plan: StreamSpec, *, force: bool = False, dry_run: bool = False) -> None:
-        """force: retry even if a later event of the key was applied. dry_run: do everything, then roll back."""
+    def __init__(
+        self, plan: StreamSpec, *, force: bool = False, dry_run: bool = False, as_sent: bool = False
+    ) -> None:
+        """force: retry even if a later event of the key was applied. dry_run: do everything, then roll back. as_sent: a
+        message that was refused is not rendered anew."""
         self._plan = plan
         self._force = force
+        self._as_sent = as_sent
         self._end = ROLLBACK if dry_run else COMMIT
         self._planners: dict[tuple[str, str], Planner] = {}
         self._specs: dict[tuple[str, str], DestinationSpec] = {
@@ -183,6 +91,7 @@ class DeadLetterRetry:
             for name, spec in pipeline.destinations.items()
         }
         self._overtaken = LateEffects(plan)
+        self._messages = OldEvents(plan)
         self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}")
         try:
             self._link = TargetLink(plan.target_dsn, f"bridge-dead/{plan.stream}")
@@ -192,6 +101,7 @@ class DeadLetterRetry:
 
     def close(self) -> None:
         self._overtaken.close()
+        self._messages.close()
         self._enricher.close()
         self._link.close()
 
@@ -218,8 +128,10 @@ class DeadLetterRetry:
             return RetryOutcome(letter_id, "skipped", why="it is settled, or another retry holds it")
         letter = letters_sql.read_letter(letter_id, rows[0])
         unit = (letter.pipeline, letter.destination)
-        if isinstance(self._specs.get(unit), SinkSpec) and self._run(redeliver(letter.id))[0]:
-            return self._resolved(letter, "applied")
+        if isinstance(self._specs.get(unit), SinkSpec):
+            message = self._run(letters_sql.dead_message(letter.id))[0]
+            if message:
+                return self._send(letter, (message[0][0] or b"").decode())
         if letter.event is None:
             return self._failed(letter, "payload", "the dead letter has no payload", parked=False)
         if any(unit) and unit not in self._specs and unit not in self._plan.entities:
@@ -236,6 +148,29 @@ class DeadLetterRetry:
         if attempt.planned is None:
             return self._failed(letter, attempt.code, attempt.cause)
         return self._apply(letter, attempt.planned)
+
+    # --- a message that was refused ----------------------------------------------------------------
+
+    def _send(self, letter: Letter, sent: str) -> RetryOutcome:
+        """Put it back in the queue. sent: its body as it was refused."""
+        why = ""
+        if not self._as_sent:
+            event = letter.event or self._messages.event(letter)
+            if event is None:
+                why = "as it was sent: its event is not in the outbox any more"
+            else:
+                attempt = self._attempt(event, (letter.pipeline, letter.destination))
+                if attempt.planned is None:
+                    return self._failed(letter, attempt.code, attempt.cause, parked=False)
+                if attempt.planned.dead_letters:
+                    first = attempt.planned.dead_letters[0]
+                    return self._failed(letter, first.code, first.cause, parked=False)
+                if not attempt.planned.deliveries:
+                    return self._resolved(letter, "filtered")
+                body, why = rendered(attempt.planned.deliveries[0].body, sent)
+                self._run(letters_sql.rewrite_message(letter.id, body))
+        self._run(redeliver(letter.id))
+        return self._resolved(letter, "queued", why)
 
     # --- what the check for late effects reads from the target ----------------------------------------
 
@@ -315,11 +250,11 @@ class DeadLetterRetry:
         done = planned.writes or planned.deliveries or planned.dead_letters or planned.keeps
         return self._resolved(letter, "applied" if done else "filtered")
 
-    def _resolved(self, letter: Letter, result: Result) -> RetryOutcome:
+    def _resolved(self, letter: Letter, result: Result, why: str = "") -> RetryOutcome:
         self._run(letters_sql.resolve(letter.id))
         hit("dead.retry")
         self._run(self._end)
-        return RetryOutcome(letter.id, result)
+        return RetryOutcome(letter.id, result, why=why)
 
     def _failed(self, letter: Letter, code: str, cause: str, *, parked: bool = True) -> RetryOutcome:
         self._run(letters_sql.fail(letter.id, code, cause, parked=parked), self._end)

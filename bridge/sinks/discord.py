@@ -88,6 +88,7 @@ class DiscordConnection(SinkConnection):
     """The webhook's address; it is a secret."""
 
     message: ClassVar[MessageModel] = DiscordMessage
+    by_wire: ClassVar[bool] = True
     slowest_pace: ClassVar[float] = _SECONDS
 
     def pace(self, delivery: Delivery) -> Pace:

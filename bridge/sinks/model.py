@@ -262,6 +262,8 @@ class SinkConnection(BaseModel):
     """The message model of this connection's destinations."""
     slowest_pace: ClassVar[float] = 0.0
     """Upper bound of Pace.seconds."""
+    by_wire: ClassVar[bool] = False
+    """True if it sends by its `wire` only: then what it would send can be shown without sending it."""
 
     def needs(self) -> tuple[tuple[str, ...], ...]:
         """Groups of keys; a destination must have one of each group, or no message can be sent."""

@@ -88,6 +88,7 @@ class NotionConnection(SinkConnection):
     """The address of Notion's API."""
 
     message: ClassVar[MessageModel] = NotionMessage
+    by_wire: ClassVar[bool] = True
     slowest_pace: ClassVar[float] = _SECONDS
 
     def names(self) -> Mapping[str, Iterable[str]]:

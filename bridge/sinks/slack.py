@@ -83,6 +83,7 @@ class SlackConnection(SinkConnection):
     """The address of Slack's API."""
 
     message: ClassVar[MessageModel] = SlackMessage
+    by_wire: ClassVar[bool] = True
     slowest_pace: ClassVar[float] = 1.0
 
     @model_validator(mode="after")

@@ -96,6 +96,7 @@ class TelegramConnection(SinkConnection):
     """The address of Telegram's API, or of your own Bot API server."""
 
     message: ClassVar[MessageModel] = TelegramMessage
+    by_wire: ClassVar[bool] = True
     slowest_pace: ClassVar[float] = 1.0
 
     def needs(self) -> tuple[tuple[str, ...], ...]:

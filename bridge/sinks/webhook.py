@@ -107,6 +107,7 @@ class WebhookConnection(SinkConnection):
     """Networks that may be reached although they are not public: 10.20.0.0/16."""
 
     message: ClassVar[MessageModel] = WebhookMessage
+    by_wire: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _no_blank_secret(self) -> WebhookConnection:

@@ -1,4 +1,4 @@
-"""A real bridge with an ingress for tests that are not Python: `python -m tests.support.sdk_world`.
+"""A real bridge with an ingress for tests that are not Python: `python -m tests.support.sdk_world RATE_LIMIT`.
 
 Prints one line of JSON (url, key, config, source_dsn) when it is ready. Each line on standard input is then a
 question; `arrived` is answered with one line: the rows of the target's table, once everything is applied.
@@ -32,7 +32,9 @@ def main() -> None:
         source = make_database(servers.private("source"), "source", "source")
         target = make_database(servers.private("target"), "target", "target")
         with closing(World(source, target, Path(directory))) as world:
-            world.text += f"ingress: {{ listen: 127.0.0.1:{port}, api_keys: [{KEY}], rate_limit: 200 }}\n"
+            world.text += (
+                f"ingress: {{ listen: 127.0.0.1:{port}, api_keys: [{KEY}], rate_limit: {sys.argv[1]} }}\n"
+            )
             world.bridge().start().wait_ready()
             url = f"http://127.0.0.1:{port}"
             _say({"url": url, "key": KEY, "config": str(world.config), "source_dsn": source.bridge_dsn})

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { configure, ingest, IngestError } from "../dist/index.js";
+import { configure, ingest, IngestError } from "../dist/esm/index.js";
 import { makeConsumer, schema, SDK, startBridge } from "./world.mjs";
 
 const EVENT = { customer_id: "cus_2", metric: "seats", limit: 10, used: 11, plan: "pro" };
@@ -20,7 +20,7 @@ declare const period: string;
 
 let bridge, consumer;
 before(async () => {
-  bridge = await startBridge();
+  bridge = await startBridge(200);
   consumer = makeConsumer();
   consumer.write("account.d.ts", ACCOUNT);
   consumer.write("bridge-events.d.ts", schema(bridge, "--typescript", "--module", "@ingestlayer/sdk"));
@@ -94,12 +94,41 @@ test("a wrong key is told at once", async () => {
   configure({ url: `${bridge.url}/`, apiKey: bridge.key });
 });
 
-test("a burst over the key's rate waits for its turn and all of it arrives", async () => {
-  configure({ url: bridge.url, apiKey: bridge.key, retries: 8 });
-  const sent = await Promise.all(
-    Array.from({ length: 300 }, (_, used) => ingest("usage.limit_reached", { ...EVENT, customer_id: "cus_3", used })),
+test("an interface is a payload with declarations, too", () => {
+  consumer.write(
+    "shapes.ts",
+    `import { ingest } from "@ingestlayer/sdk";
+     interface Usage { customer_id: string; metric: "seats"; limit: number; used: number; plan: string }
+     declare const usage: Usage;
+     await ingest("usage.limit_reached", usage, { idempotencyKey: undefined });`,
   );
-  assert.equal(new Set(sent.map(({ id }) => id)).size, 300);
+  assert.equal(consumer.compile("shapes.ts", "bridge-events.d.ts"), "");
+});
+
+test("keys that HTTP would change or cannot hold are refused before anything is sent, the others are two keys", async () => {
+  const event = { ...EVENT, customer_id: "cus_keys" };
+  for (const bad of ["a ", " a", "a\t", "a\n", "a\r\nx: y", "a\0b", "a\u001fb", "", "a\ud800"]) {
+    for (const options of [{ idempotencyKey: bad }, { key: bad }]) {
+      await assert.rejects(ingest("usage.limit_reached", event, options), (error) => {
+        assert.ok(error instanceof TypeError);
+        assert.match(error.message, /^(idempotencyKey|key) (has a line break|begins or ends|is empty|contains half)/);
+        return true;
+      });
+    }
+  }
+  const keys = ["a", "a  b", "a b", "a\u00a0", "a\u0085", "\u2028a", "ａ", "a\u0301", "\u00e1", "😀"];
+  const sent = [];
+  for (const idempotencyKey of keys) sent.push(await ingest("usage.limit_reached", event, { idempotencyKey }));
+  assert.equal(new Set(sent.map(({ id }) => id)).size, keys.length);
+  assert.equal((await bridge.arrived()).filter((row) => row.customer_id === "cus_keys").length, keys.length);
+});
+
+test("a burst over the key's rate waits for its turn and all of it arrives", async () => {
+  configure({ url: bridge.url, apiKey: bridge.key, retries: 1 });
+  const sent = await Promise.all(
+    Array.from({ length: 1000 }, (_, used) => ingest("usage.limit_reached", { ...EVENT, customer_id: "cus_3", used })),
+  );
+  assert.equal(new Set(sent.map(({ id }) => id)).size, 1000);
   const rows = (await bridge.arrived()).filter((row) => row.customer_id === "cus_3");
-  assert.equal(rows.length, 300);
+  assert.equal(rows.length, 1000);
 });

@@ -16,9 +16,9 @@ export function python() {
   return found;
 }
 
-/** A running bridge: { url, key, config, source_dsn, arrived(), close() }. */
-export async function startBridge() {
-  const child = spawn(python(), ["-m", "tests.support.sdk_world"], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
+/** A running bridge that takes `rate` events a second: { url, key, config, source_dsn, arrived(), close() }. */
+export async function startBridge(rate) {
+  const child = spawn(python(), ["-m", "tests.support.sdk_world", `${rate}`], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const next = async () => {
@@ -44,7 +44,7 @@ export function schema(bridge, ...given) {
 export function makeConsumer() {
   const directory = mkdtempSync(join(tmpdir(), "sdk-consumer-"));
   const run = (command, ...given) => execFileSync(command, given, { cwd: directory, encoding: "utf8", stdio: "pipe" });
-  const packed = run("npm", "pack", "--silent", "--pack-destination", directory, SDK).trim().split("\n").at(-1);
+  const packed = run("npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", directory, SDK).trim().split("\n").at(-1);
   writeFileSync(join(directory, "package.json"), JSON.stringify({ name: "consumer", private: true, type: "module" }));
   const alias = `@ingestlayer/sdk@file:./${packed}`;
   run("npm", "install", "--offline", "--no-audit", "--no-fund", alias);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -190,21 +191,58 @@ def test_a_refusal_is_a_dead_letter_at_once_and_the_next_message_goes(
     assert "secret words" not in everything
 
 
-def test_a_dead_message_is_sent_again_by_dead_retry(
+def _retry(bridge: Any, *given: str, code: int = 0) -> list[dict[str, Any]]:
+    """`dead retry --all --json`: its letters."""
+    command = [
+        sys.executable,
+        "-m",
+        "bridge",
+        "dead",
+        "retry",
+        "--all",
+        "--json",
+        "-c",
+        str(bridge.config),
+        *given,
+    ]
+    done = subprocess.run(command, env=bridge.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    letters: list[dict[str, Any]] = json.loads(done.stdout)["letters"]
+    return letters
+
+
+def test_dead_retry_renders_the_mended_template_and_tells_the_result(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
-    receiver.replies = [Reply(400)]
-    bridge = bridge_with(HOOK).start().wait_ready()
+    wrong = 'nudge: { connection: csm, text: "WRONG {{ event.customer_id }}" }'
+    receiver.decide = lambda request: Reply(400, b"invalid_blocks") if b"WRONG" in request.body else None
+    bridge = bridge_with(wrong).start().wait_ready()
+    opened = "select count(*) from bridge.dead_letter where state = 'open'"
     with Producer(source.dsn) as producer:
-        producer.transaction(payloads=[payload()])
-        until_it_is(target_connection, "select count(*) from bridge.dead_letter where state = 'open'", 1)
-    command = [sys.executable, "-m", "bridge", "dead", "retry", "--all", "-c", str(bridge.config)]
-    done = subprocess.run(command, env=bridge.environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    until_it_is(target_connection, "select state from bridge.delivery", "sent")
-    first, second = receiver.requests
-    assert first.identity == second.identity
-    assert target_connection.execute("select state from bridge.dead_letter").fetchone() == ("resolved",)
+        producer.transaction(payloads=[payload(customer_id=name) for name in ("a", "b ⚡", "c")])
+        until_it_is(target_connection, opened, 3)
+        (again, *_) = _retry(bridge, code=1)
+        assert (again["result"], again["code"]) == ("failed", "http_400")
+        assert _retry(bridge, "--dry-run")[0]["result"] == "queued"
+        bridge.terminate()
+        assert {one["why"] for one in _retry(bridge, "--as-sent")} == {
+            "it waits for a bridge that runs: bridge run"
+        }
+        bridge.start().wait_ready()
+        until_it_is(target_connection, opened, 3)
+        bridge.terminate()
+        bridge.config.write_text(bridge.config.read_text().replace("WRONG", "fine"))
+        bridge.start().wait_ready()
+        assert {one["result"] for one in _retry(bridge, "--as-sent", code=1)} == {"failed"}
+        # what the pipeline filters out now is settled; what the outbox has no more goes as it was
+        source.execute("delete from outbox.event where payload->>'customer_id' = 'c'")
+        outcomes = _retry(bridge, "--wait", "30", code=1)
+    assert [one["result"] for one in outcomes] == ["sent", "sent", "failed"]
+    sent = [one for one in receiver.requests if b"fine" in one.body]
+    assert {one.json["text"] for one in sent} == {"fine a", "fine b ⚡"}
+    assert {one.identity for one in receiver.requests} >= {one.identity for one in sent}
+    assert len({one.identity for one in receiver.requests}) == 3
+    assert target_connection.execute(opened).fetchone() == (1,)
 
 
 def test_of_two_bridges_one_dispatches(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
+from psycopg.rows import args_row, dict_row, kwargs_row, namedtuple_row, scalar_row, tuple_row
 
 import bridge
 from tests.support.servers import Database
@@ -59,15 +59,66 @@ def test_a_refused_payload_does_not_cost_the_transaction(app: App, source: Datab
     assert source.value("select count(*) from outbox.event") == 1
 
 
-@pytest.mark.parametrize("factory", [psycopg.Cursor, psycopg.ClientCursor])
-def test_a_cursor_and_rows_as_dictionaries_will_do(source: Database, factory: Any) -> None:
-    with psycopg.connect(source.producer_dsn, row_factory=dict_row, cursor_factory=factory) as connection:
-        first = bridge.emit(connection, "a", {})
-        with connection.cursor() as cursor:
-            cursor.execute("select 1 as kept")
-            second = bridge.emit(cursor, "a", {})
-            assert cursor.fetchone() == {"kept": 1}
-    assert source.execute("select id from outbox.event order by seq") == [(first,), (second,)]
+class _Shouting(psycopg.RawCursor[Any]):
+    """A program's own cursor: another dialect, another signature."""
+
+    def execute(self, *, statement: str) -> Any:  # type: ignore[override]  # that is the point
+        return super().execute(statement.encode())
+
+
+class _Dictionaries(psycopg.AsyncRawCursor[Any]):
+    async def fetchone(self) -> Any:
+        return {"row": await super().fetchone()}
+
+
+_FACTORIES = [psycopg.Cursor, psycopg.ClientCursor, psycopg.RawCursor, _Shouting]
+_ASYNC_FACTORIES = [psycopg.AsyncCursor, psycopg.AsyncClientCursor, psycopg.AsyncRawCursor, _Dictionaries]
+_ROWS: list[Any] = [dict_row, namedtuple_row, scalar_row, tuple_row, kwargs_row(dict), args_row(list)]
+
+
+@pytest.mark.parametrize("factory", _FACTORIES)
+@pytest.mark.parametrize("rows", _ROWS)
+def test_the_connections_factories_play_no_part(source: Database, factory: Any, rows: Any) -> None:
+    with psycopg.connect(source.producer_dsn, row_factory=rows, cursor_factory=factory) as connection:
+        ids = [bridge.emit(connection, "a", {"n": 0}, idempotency_key=f"k{n}") for n in range(7)]
+        ids.append(
+            bridge.emit(connection, "a", {}, idempotency_key="k", period="day", time_zone="Europe/Berlin")
+        )
+        ids.append(bridge.emit(connection.cursor(), "a", {"n": 1}))
+        with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+            cursor.execute("select 1")
+            ids.append(bridge.emit(cursor, "a", {"n": 2}))
+            assert cursor.fetchone() == (1,)
+        with connection.cursor("named") as cursor:
+            ids.append(bridge.emit(cursor, "a", {"n": 3}))
+        with connection.pipeline():
+            ids.append(bridge.emit(connection, "a", {"n": 4}))
+        # with a cursor that binds on the client's side nothing is prepared: poolers may lose it
+        with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+            cursor.execute("select count(*) from pg_prepared_statements where statement ~ 'outbox.emit'")
+            assert cursor.fetchone() == (0 if factory is psycopg.ClientCursor else 1,)
+    assert source.execute("select id from outbox.event order by seq") == [(each,) for each in ids]
+
+
+@pytest.mark.parametrize("factory", _ASYNC_FACTORIES)
+@pytest.mark.parametrize("rows", _ROWS)
+def test_an_asynchronous_connections_factories_play_no_part(
+    source: Database, factory: Any, rows: Any
+) -> None:
+    async def produce() -> list[UUID]:
+        async with await psycopg.AsyncConnection.connect(
+            source.producer_dsn, row_factory=rows, cursor_factory=factory
+        ) as connection:
+            ids = [await bridge.emit(connection, "a", {"n": 1}) for _ in range(7)]
+            ids.append(await bridge.emit(connection.cursor(), "a", {"n": 2}))
+            async with connection.cursor("named") as cursor:
+                ids.append(await bridge.emit(cursor, "a", {"n": 3}))
+            async with connection.pipeline():
+                ids.append(await bridge.emit(connection, "a", {"n": 4}))
+            return ids
+
+    ids = asyncio.run(produce())
+    assert source.execute("select id from outbox.event order by seq") == [(each,) for each in ids]
 
 
 def test_an_asynchronous_connection_or_cursor_is_awaited(source: Database) -> None:
