@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from math import ceil, log2
 from pathlib import Path
@@ -236,8 +237,9 @@ BRIDGE = Path(__file__).parents[2] / "bridge"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def functions(source: str) -> Iterator[Function]:
-    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, Function))
+@cache
+def functions(source: str) -> list[Function]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, Function)]
 
 
 def is_operation(node: ast.AST, operator: type[ast.operator], number: int) -> bool:

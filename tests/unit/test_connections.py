@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,18 @@ def _modules() -> list[Path]:
     return [path for path in sorted(PACKAGE.rglob("*.py")) if "demo" not in path.relative_to(PACKAGE).parts]
 
 
+@cache
+def _product() -> list[tuple[Path, str, ast.Call]]:
+    """(module, what is called, the call)."""
+    return [(path, called, call) for path in _modules() for called, call in _calls(path)]
+
+
 def _opens(called: str) -> bool:
     return any(called == opener or called.endswith(f".{opener}") for opener in OPENERS)
 
 
 def test_one_module_opens_connections() -> None:
-    found = {path for path in _modules() for called, _ in _calls(path) if _opens(called)}
+    found = {path for path, called, _ in _product() if _opens(called)}
     assert found == {CONNECTS}
 
 
@@ -73,11 +80,10 @@ def test_a_call_is_found_under_any_name(tmp_path: Path) -> None:
 
 def test_transactions_begin_where_the_settings_are_known() -> None:
     """execute("begin") would begin inside of the transaction that a statement gets behind a pooler."""
-    for path in _modules():
-        for called, call in _calls(path):
-            if called.endswith(".execute") and call.args:
-                text = ast.unparse(call.args[0]).strip("bf'\" ").lower()
-                assert not text.startswith(("begin", "start transaction", "set session")), f"{path}: {text}"
+    for path, called, call in _product():
+        if called.endswith(".execute") and call.args:
+            text = ast.unparse(call.args[0]).strip("bf'\" ").lower()
+            assert not text.startswith(("begin", "start transaction", "set session")), f"{path}: {text}"
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
