@@ -26,7 +26,7 @@ class Endpoint:
 
     def __init__(self, name: str, webhook: Webhook, *, clock: Callable[[], float] = time.time) -> None:
         self.name = name
-        self._scheme = scheme = SCHEMES[webhook.scheme]
+        self.scheme = scheme = SCHEMES[webhook.scheme]
         self._secrets = webhook.secrets
         self._verify = scheme.verifier(webhook)
         self._identity = scheme.identity(webhook)
@@ -47,11 +47,11 @@ class Endpoint:
         request = Signed(headers, body, self._clock(), query)
         if not self._verify(request):
             raise unauthorized(webhook=True)
-        read, names = read_documents(request, self._scheme.json_field), _names(headers)
+        read, names = read_documents(request, self.scheme.json_field), _names(headers)
         if isinstance(read, list):
             return [self._item(request, names, document, text, n) for n, (document, text) in enumerate(read)]
         document, text = read
-        reply = self._scheme.reply(document, self._secrets)
+        reply = self.scheme.reply(document, self._secrets)
         return reply if reply is not None else self._item(request, names, document, text, None)
 
     def _item(
