@@ -34,6 +34,7 @@ from bridge.ingress.store import Item, Stored
 from bridge.ingress.writer import StoreOutcome, Writer
 from bridge.log import Log
 from bridge.postgres.safe_error import safe_error
+from bridge.signatures import Scheme
 
 PUBLIC_PATHS: frozenset[str] = frozenset()
 """Paths that need no authentication: none."""
@@ -123,9 +124,9 @@ class Ingress:
         request.scope["bridge.trusted"] = True
         if isinstance(taken, Item):
             [outcome] = await self.writer.put([taken])
-            return _answer(outcome)
+            return _told(_answer(outcome), endpoint.scheme)
         if isinstance(taken, list):
-            return _answers(await self.writer.put(taken) if taken else [])
+            return _told(_answers(await self.writer.put(taken) if taken else []), endpoint.scheme)
         return Response(orjson.dumps(taken), media_type="application/json")
 
     async def openapi(self, _: Request) -> Response:
@@ -170,6 +171,16 @@ def _answers(outcomes: list[StoreOutcome]) -> Response:
     events = [{"id": one.id, "duplicate": True} if one.duplicate else {"id": one.id} for one in stored]
     status = 200 if all(one.duplicate for one in stored) else 202
     return Response(orjson.dumps({"events": events}), status, media_type="application/json")
+
+
+def _told(response: Response, scheme: type[Scheme]) -> Response:
+    """The answer as the sender takes it for success."""
+    status = min(response.status_code, scheme.accepted)
+    if scheme.answer is None:
+        response.status_code = status
+        return response
+    body, media_type = scheme.answer
+    return Response(body, status, media_type=media_type)
 
 
 def _refused(_: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 from bridge import __version__
 from bridge.config.schema import contract_json_schema
 from bridge.planning.spec import ContractSpec
+from bridge.signatures.scheme import FORM
 
 _PROBLEM = {
     "type": "object",
@@ -97,12 +98,24 @@ def _events(name: str, payload: dict[str, Any], max_payload: int) -> dict[str, A
 
 
 def _webhook(name: str) -> dict[str, Any]:
+    one = {"type": "object"}
+    bodies = {"application/json": {"oneOf": [one, {"type": "array", "items": one}]}, FORM.decode(): one}
+    content = {media_type: {"schema": schema} for media_type, schema in bodies.items()}
+    stored = {"$ref": "#/components/schemas/Stored"}
+    many = {"type": "object", "properties": {"events": {"type": "array", "items": stored}}}
+    responses = {code: answer for code, answer in _responses().items() if code not in ("404", "429")}
+    for code in ("200", "202"):
+        schema = {"application/json": {"schema": {"oneOf": [stored, many]}}}
+        responses[code] = {
+            "description": "Committed; `events` for an array. Some senders get another body.",
+            "content": schema,
+        }
     return {
         "summary": f"Signed webhook {name}",
         "security": [],
         "description": "Authenticated by the provider's signature.",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
-        "responses": {code: answer for code, answer in _responses().items() if code not in ("404", "429")},
+        "requestBody": {"required": True, "content": content},
+        "responses": responses,
     }
 
 

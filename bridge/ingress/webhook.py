@@ -19,6 +19,7 @@ from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.store import Item
 from bridge.planning.rows import Escaped, Literal, ValueSource, classify, names_of
 from bridge.signatures import BODY, SCHEMES, SIGNED, Signed
+from bridge.signatures.senders import TOPICS
 
 
 class Endpoint:
@@ -26,7 +27,7 @@ class Endpoint:
 
     def __init__(self, name: str, webhook: Webhook, *, clock: Callable[[], float] = time.time) -> None:
         self.name = name
-        self._scheme = scheme = SCHEMES[webhook.scheme]
+        self.scheme = scheme = SCHEMES[webhook.scheme]
         self._secrets = webhook.secrets
         self._verify = scheme.verifier(webhook)
         self._identity = scheme.identity(webhook)
@@ -35,6 +36,7 @@ class Endpoint:
         self._delivery = _Choice("id", webhook.id, scheme.id)
         self._key = _Choice("key", webhook.key)
         self._idempotency_key = _Choice("idempotency_key", webhook.idempotency_key, scheme.idempotency_key)
+        self._has_one_type = webhook.type is not None and isinstance(classify(webhook.type), Literal)
         self._payload = None if webhook.payload is None else classify(webhook.payload)
         self._headers = orjson.dumps({"webhook": name})
 
@@ -47,11 +49,11 @@ class Endpoint:
         request = Signed(headers, body, self._clock(), query)
         if not self._verify(request):
             raise unauthorized(webhook=True)
-        read, names = read_documents(request, self._scheme.json_field), _names(headers)
+        read, names = read_documents(request, self.scheme.json_field), _names(headers)
         if isinstance(read, list):
             return [self._item(request, names, document, text, n) for n, (document, text) in enumerate(read)]
         document, text = read
-        reply = self._scheme.reply(document, self._secrets)
+        reply = self.scheme.reply(document, self._secrets)
         return reply if reply is not None else self._item(request, names, document, text, None)
 
     def _item(
@@ -62,13 +64,13 @@ class Endpoint:
             context = {"body": document if self._payload is None else parse_exact(text), "headers": names}
             if self._payload is not None:
                 text = json_text(_value(self._payload, context))
-            key, repeat = self._key.find(context), self._idempotency_key.find(context)
+            key = self._key.find(context)
             delivery = self._delivery_id(request, context, n)
             return Item(
                 self._event_type(context),
                 text,
                 key=None if key is None else check_text("key", key.text),
-                idempotency_key=None if repeat is None else check_text("idempotency_key", repeat.of(n)),
+                idempotency_key=self._repeat(request, context, n),
                 headers=self._headers,
                 endpoint=None if delivery is None else self.name,
                 delivery=delivery,
@@ -84,6 +86,20 @@ class Endpoint:
             return check_text("type", found.text)
         # a sender's own word may have what a type may not: Shopify's orders/create
         return check_text("type", f"{self.name}.{NOT_IN_A_TYPE.sub('.', found.text)}")
+
+    def _repeat(self, request: Signed, context: Mapping[str, Any], n: int | None) -> str | None:
+        """The idempotency key. Where one type and one key would make a thing's creation, change and end one event, what
+        the sender says that happened is a part of the key."""
+        found = self._idempotency_key.find(context)
+        if found is None:
+            return None
+        text = check_text("idempotency_key", found.of(n))
+        topic = next((name for name in TOPICS if request.header(name)), None)
+        if topic is None or not (self._has_one_type and self._idempotency_key.is_written):
+            return text
+        text = f"{request.header(topic).decode('utf-8', 'replace')}:{text}"
+        fits = len(text) <= LONGEST["idempotency_key"]
+        return check_text("idempotency_key", text if fits else f"sha256:{sha256(text.encode()).hexdigest()}")
 
     def _delivery_id(self, request: Signed, context: Mapping[str, Any], n: int | None) -> str | None:
         found = self._delivery.find(context)

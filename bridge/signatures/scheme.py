@@ -142,6 +142,10 @@ class Scheme:
     """The event's idempotency key."""
     json_field: ClassVar[str] = "payload"
     """The field of a form that has the whole body as JSON: GitHub, and Slack's interactivity."""
+    accepted: ClassVar[int] = 202
+    """The status for a new event. Some senders take nothing but 200 for success, and send again."""
+    answer: ClassVar[tuple[bytes, str] | None] = None
+    """The body and its media type, for senders that read them; None: the event's id."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Keys of the webhook that only some schemes use."""
 

@@ -24,6 +24,12 @@ from bridge.signatures.scheme import (
     is_secret,
 )
 
+TOPICS = (
+    *(b"x-shopify-topic", b"x-wc-webhook-topic", b"x-github-event", b"x-gitea-event", b"x-gitlab-event"),
+    *(b"x-event-key", b"sentry-hook-resource", b"circleci-event-type", b"x-event-type", b"x-topic"),
+)
+"""Headers in which senders say what happened to the thing that the body is about."""
+
 # -- Standard Webhooks and its family -----------------------------------------------------------------
 
 
@@ -149,14 +155,16 @@ class Slack(Scheme, name="slack"):
     recipe = _SLACK
     type = ("$body.event.type", "$body.type", "slash_command")
     id = ("$body.event_id", SIGNED)
+    accepted = 200
+    answer = (b"", "text/plain")  # a slash command shows its user whatever is in it
     idempotency_key = ("$body.event_id",)
 
     @classmethod
     def reply(cls, document: Mapping[str, Any], secrets: tuple[str, ...]) -> Mapping[str, Any] | None:
-        """https://docs.slack.dev/reference/events/url_verification"""
-        if document.get("type") != "url_verification":
-            return None
-        return {"challenge": document.get("challenge")}
+        """https://docs.slack.dev/reference/events/url_verification, and of a slash command's certificate."""
+        if document.get("type") == "url_verification":
+            return {"challenge": document.get("challenge")}
+        return {} if document.get("ssl_check") == "1" else None
 
 
 class Zoom(Scheme, name="zoom"):
@@ -166,6 +174,7 @@ class Zoom(Scheme, name="zoom"):
     recipe = replace(_SLACK, header="x-zm-signature", timestamp="x-zm-request-timestamp")
     type = ("$body.event",)
     id = (BODY,)
+    accepted = 200
 
     @classmethod
     def reply(cls, document: Mapping[str, Any], secrets: tuple[str, ...]) -> Mapping[str, Any] | None:
@@ -264,6 +273,7 @@ class Linear(Scheme, name="linear"):
     recipe = Recipe(header="linear-signature")
     type = ("{{ body.type }}.{{ body.action }}", "$body.type")
     id = (SIGNED,)
+    accepted = 200
     idempotency_key = ("$headers.linear_delivery",)
 
     @classmethod
@@ -323,6 +333,7 @@ class LemonSqueezy(Scheme, name="lemonsqueezy"):
     recipe = Recipe(header="x-signature")
     type = ("$body.meta.event_name",)
     id = (SIGNED,)
+    accepted = 200
 
 
 class Razorpay(Scheme, name="razorpay"):
@@ -342,6 +353,7 @@ class Paystack(Scheme, name="paystack"):
     recipe = Recipe(header="x-paystack-signature", algorithm="sha512")
     type = ("$body.event",)
     id = (SIGNED,)
+    accepted = 200
 
 
 # -- the address --------------------------------------------------------------------------------------
@@ -388,6 +400,8 @@ class Twilio(Scheme, name="twilio"):
     source = "https://www.twilio.com/docs/usage/webhooks/webhooks-security"
     recipe = Recipe(header="x-twilio-signature", signs="{url}{form}", algorithm="sha1", encoding="base64")
     id = (SIGNED,)
+    accepted = 200
+    answer = (b"<Response/>", "text/xml")  # TwiML that does nothing; JSON is its error 12300
     idempotency_key = ("$headers.i_twilio_idempotency_token",)
     takes = frozenset({"url"})
 
@@ -401,6 +415,7 @@ class Mandrill(Scheme, name="mandrill"):
     recipe = Recipe(header="x-mandrill-signature", signs="{url}{form}", algorithm="sha1", encoding="base64")
     type = ("$body.event", "$body.type")
     id = ("{{ body._id }}:{{ body.event }}:{{ body.ts }}", SIGNED)
+    accepted = 200
     json_field = "mandrill_events"
     takes = frozenset({"url"})
 

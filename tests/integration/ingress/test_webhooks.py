@@ -269,6 +269,12 @@ def test_what_senders_send_is_stored_or_answered(
     assert (answer.status, answer.json) == (200, {"challenge": "3eZbrw1a"})
     assert post("chat", challenge, x_slack_request_timestamp=moment).status == 401
 
+    ping = b'{"type": "event_callback", "event_id": "Ev1", "event": {"type": "app_mention"}}'
+    signature = "v0=" + hmac.digest(b"s", f"v0:{moment}:".encode() + ping, "sha256").hex()
+    answer = post("chat", ping, x_slack_signature=signature, x_slack_request_timestamp=moment)
+    assert (answer.status, answer.body) == (200, b"")
+    assert source.execute("select type from outbox.event where type like 'chat.%'") == [("chat.app_mention",)]
+
     order = b'{"id": 820982911946154508}'
     for topic in ("orders/create", "orders/updated", "orders/cancelled"):
         mac = mac64(b"p", order)
@@ -281,7 +287,9 @@ def test_what_senders_send_is_stored_or_answered(
 
     mac = mac64(b"t", b"https://hooks.example.com/v1/webhooks/smsBodya & bMessageSidSM1", "sha1")
     form = {"content_type": "application/x-www-form-urlencoded; charset=UTF-8", "x_twilio_signature": mac}
-    assert post("sms", b"MessageSid=SM1&Body=a+%26+b", **form).status == 202
+    answer = post("sms", b"MessageSid=SM1&Body=a+%26+b", **form)
+    assert (answer.status, answer.body) == (200, b"<Response/>")  # Twilio reads it
+    assert answer.headers["content-type"].startswith("text/xml")
     assert source.value("select payload from outbox.event where type = 'sms.in'") == {
         "MessageSid": "SM1",
         "Body": "a & b",

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
+from bridge.config.model import Webhook
 from bridge.ingress import body, problem, writer
 from bridge.ingress.store import DELIVERY_MEMORY, IngressDown
+from bridge.ingress.webhook import Endpoint
 from bridge.observe import connection, server
 from bridge.signatures import SCHEMES, TOLERANCE_SECONDS
 
@@ -55,3 +59,17 @@ def test_the_limits_are_those_of_the_code() -> None:
         IngressDown.reason,
     ):
         assert stated in TEXT, stated
+
+
+def test_the_examples_of_webhooks_are_what_can_be_configured() -> None:
+    found: dict[str, str] = {}
+    for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.S):
+        section = yaml.safe_load(block)
+        webhooks = section.get("ingress", {}).get("webhooks", {}) if "ingress" in section else section
+        for name, written in webhooks.items():
+            secrets = ["dXNlcjpwYXNzd29yZA=="]  # fits every encoding that the examples have
+            webhook = Webhook.model_validate({**written, "secrets": secrets})
+            found[name] = Endpoint(name, webhook).scheme.__name__
+    assert found == {
+        **{"billing": "Stripe", "github": "GitHub", "shop": "Shopify", "sms": "Twilio", "other": "Hmac"},
+    }

@@ -538,6 +538,7 @@ def test_slack_and_zoom_are_told_that_the_secret_is_known() -> None:
             {"type": "url_verification", "challenge": "3eZbrw1a", "token": "t"},
             {"challenge": "3eZbrw1a"},
         ),
+        ("slack", {"ssl_check": "1", "token": "t"}, {}),
         (
             "zoom",
             {"event": "endpoint.url_validation", "payload": {"plainToken": "qgg8"}},

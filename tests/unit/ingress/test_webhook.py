@@ -79,6 +79,24 @@ def test_expressions_and_templates_read_body_and_headers() -> None:
     assert json.loads(made.payload) == {"customer_id": "cus_1", "double": 20, "v": 1}
 
 
+def test_one_key_of_a_thing_is_not_one_event_for_all_that_happens_to_it() -> None:
+    def keys(**given: Any) -> list[str | None]:
+        topics = ("orders/create", "orders/updated", "orders/cancelled", "orders/cancelled")
+        settings = {"scheme": "hmac", "header": "X-Mac", "id": "$headers.x_id", **given}
+        return [
+            item({"id": 7}, **settings, headers={"x_shopify_topic": topic, "x_id": "1"}).idempotency_key
+            for topic in topics
+        ]
+
+    one = keys(type="shop.order", idempotency_key="$body.id")
+    assert one == ["orders/create:7", "orders/updated:7", "orders/cancelled:7", "orders/cancelled:7"]
+    told = keys(type="shop.{{ headers.x_shopify_topic | replace('/', '.') }}", idempotency_key="$body.id")
+    assert told == ["7"] * 4  # the type tells them apart already
+    long = keys(type="shop.order", idempotency_key="{{ body.id }}" + "k" * 250)
+    assert len(set(long)) == 3
+    assert all(key is not None and key.startswith("sha256:") for key in long)
+
+
 def test_numbers_that_are_carried_stay_exact() -> None:
     digits = "12345678901234567890123.000000000000000000000100"
     made = item(b'{"a": {"n": %b}}' % digits.encode(), payload={"n": "$body.a.n", "all": "$body.a"})
