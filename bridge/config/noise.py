@@ -72,7 +72,7 @@ Zone = Annotated[
 ]
 
 
-class QuietSection(Section):
+class SinkQuiet(Section):
     """Hours in which nothing is sent; messages wait until they are over."""
 
     begin: Clock = Field(alias="from")
@@ -83,7 +83,7 @@ class QuietSection(Section):
     """Where the clock hangs: Europe/Berlin. It knows summer time."""
 
     @model_validator(mode="after")
-    def _some_of_the_day(self) -> QuietSection:
+    def _some_of_the_day(self) -> SinkQuiet:
         if self.begin == self.to:
             raise ValueError("begins and ends at the same time: nothing would ever be sent")
         return self
@@ -95,7 +95,7 @@ class QuietSection(Section):
         return timedelta(minutes=minutes % 1440, hours=1)
 
 
-class DigestSection(Section):
+class SinkDigest(Section):
     """Several messages as one."""
 
     by: str

@@ -21,7 +21,7 @@ from bridge.dispatch.settling import Settler
 from bridge.failpoints import hit
 from bridge.postgres.claims import Claim
 from bridge.postgres.delivery import AsyncLink
-from bridge.sinks.model import Delivery, Http, SendError, SendOutcome, Wire
+from bridge.sinks.model import QUIET_HOURS, Delivery, Http, SendError, SendOutcome, Wire
 
 CAPACITY = 64
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
@@ -185,7 +185,7 @@ class Lane:
         if self._breaker.open_until > now:
             found.append(LeftAlone("", self._breaker.open_until - now, self._outcomes.code))
         if self.plan.quiet is not None and (seconds := self.plan.quiet.seconds(datetime.now(UTC))):
-            found.append(LeftAlone("", seconds, "quiet hours"))
+            found.append(LeftAlone("", seconds, QUIET_HOURS))
         if self._paused is not None:
             found.append(LeftAlone("", None, self._paused))
         if found or self._told:

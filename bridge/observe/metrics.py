@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 from bridge import __version__
 from bridge.observe.state import PHASES, AloneUntil, Health
 from bridge.postgres.left_behind import LeftBehind
+from bridge.sinks.model import QUIET_HOURS
 
 PREFIX = "outbox_bridge"
 
@@ -249,7 +250,7 @@ class Metrics:
         self.waiting: dict[str, tuple[int, float]] = {}
         self.destination_left_alone = gauge(
             "destination_left_alone",
-            "1 while nothing is sent there, after failures or as asked.",
+            "1 while nothing is sent there, after failures, as the vendor asks or because it is paused.",
             "destination",
         )
         self.recipients_left_alone = gauge(
@@ -306,9 +307,10 @@ class Metrics:
         known = self.health.left_alone
         self.health.left_alone = known = {**known, lane: found}
         here = [one for each in known.values() for one in each if one.destination == lane[1]]
-        whole = [one for one in here if not one.recipient]
-        self.destination_left_alone.labels(lane[1]).set(bool(whole))
-        self.recipients_left_alone.labels(lane[1]).set(len(here) - len(whole))
+        self.destination_left_alone.labels(lane[1]).set(
+            any(not one.recipient and one.code != QUIET_HOURS for one in here)
+        )
+        self.recipients_left_alone.labels(lane[1]).set(sum(bool(one.recipient) for one in here))
 
     def set_left_behind(self, found: Sequence[LeftBehind]) -> None:
         """Replace what nothing serves any more."""

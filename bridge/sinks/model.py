@@ -62,6 +62,9 @@ def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Addr
     return [address]
 
 
+QUIET_HOURS = "quiet_hours"
+"""Why nothing is sent to a destination: nobody is to blame."""
+
 DIGEST = "$digest"
 """The field of a message that says which messages go together as one. No vendor's key begins so."""
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, ValidationError
 
 from bridge.config.connection import PostgresConnection
 from bridge.config.destinations.destination import DestinationSection, Value
-from bridge.config.noise import DigestSection, QuietSection, Rate
+from bridge.config.noise import Rate, SinkDigest, SinkQuiet
 from bridge.errors import ConfigError
 from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import SinkSpec
@@ -30,11 +30,11 @@ class SinkDestination(DestinationSection):
     """An undelivered message older than this becomes a dead letter."""
     timeout: Duration = timedelta(seconds=10)
     """How long one attempt may take."""
-    digest: DigestSection | None = None
+    digest: SinkDigest | None = None
     """Several messages as one: `{ by: $event.customer_id, every: 15m, max: 50 }`."""
     throttle: Rate | None = None
     """At most so many messages to one recipient: `5/h`. The others wait, up to max_age."""
-    quiet: QuietSection | None = None
+    quiet: SinkQuiet | None = None
     """Hours in which nothing is sent: `{ from: "22:00", to: "07:00", time_zone: Europe/Berlin }`."""
 
     @property

@@ -45,7 +45,7 @@ def command(bridge: BridgeProcess, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_endpoints_that_are_down_busy_hang_or_do_not_exist_hold_up_no_other(
+def test_endpoints_that_are_down_busy_or_silent_hold_up_no_other(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:
     receiver.decide = answers

@@ -29,7 +29,7 @@ from bridge.config.model import (
     SourceSection,
     Webhook,
 )
-from bridge.config.noise import DigestSection, QuietSection
+from bridge.config.noise import SinkDigest, SinkQuiet
 from bridge.config.pipeline import Branch, PipelineSection
 from bridge.config.testing import run_cases
 from bridge.planning.entity import Entity
@@ -57,8 +57,8 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "branches": (Branch, set()),
     "destinations: tables": (TableDestination, set()),
     "destinations: sinks": (SinkDestination, set()),
-    "digest": (DigestSection, set()),
-    "quiet": (QuietSection, set()),
+    "digest": (SinkDigest, set()),
+    "quiet": (SinkQuiet, set()),
     "admin": (Admin, set()),
     "ingress": (IngressSection, set()),
     "ingress.webhooks": (Webhook, set()),

@@ -39,7 +39,7 @@ def test_it_is_left_alone_for_as_long_as_it_asks() -> None:
     assert recipients.wait(BAD, 1806.0) == 0.0
 
 
-def test_one_of_which_nothing_is_known_gets_a_part_of_the_places_and_one_in_trouble_gets_one() -> None:
+def test_a_new_one_gets_a_part_of_the_places_and_one_in_trouble_gets_one() -> None:
     recipients = Recipients(64)
     assert [recipients.begin(BAD) for _ in range(17)] == [True] * 16 + [False]
     assert recipients.begin(GOOD)
