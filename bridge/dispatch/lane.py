@@ -25,6 +25,7 @@ from bridge.sinks.model import QUIET_HOURS, Delivery, Http, SendError, SendOutco
 
 CAPACITY = 64
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
+_FIRST = -(2**63)  # before every event's seq
 _HELD = 16  # of one recipient, until there is a place for it
 _MARGIN_SECONDS = 5.0  # of a lease beyond the longest send
 
@@ -75,6 +76,7 @@ class Lane:
         self._woken = False
         self._keyless_first = False
         self._after: str | None = None
+        self._after_seq = _FIRST
         self._loop = asyncio.get_running_loop()
         self._told: list[LeftAlone] = []
         self._paused: str | None = None
@@ -139,8 +141,9 @@ class Lane:
                 claimed += await self._claim_keyed(left)
             elif self._keyless:
                 self._keyless = False  # wake() while the statement runs is about a later state
-                found = await self.claim.keyless(self._connection, left)
+                found = await self.claim.keyless(self._connection, left, self._after_seq)
                 self._keyless = self._keyless or len(found) == left
+                self._after_seq = found[-1].event_seq if len(found) == left else _FIRST
                 claimed += found
         return claimed
 
@@ -169,6 +172,7 @@ class Lane:
     def wake(self) -> None:
         """Messages may be due. Called in the loop."""
         self._keyless = self._keyed = self._woken = True
+        self._after_seq = _FIRST  # what failed before may be due again
         self._changed.set()
 
     def pause(self, said: str | None) -> None:

@@ -29,7 +29,7 @@ _TAKE: LiteralString = """
     returning d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts,
         extract(epoch from d.created_at + %(max_age)s * interval '1 second' - now())::float8, d.event_seq"""
 
-# Events without a key: independent, oldest first.
+# Events without a key: independent, oldest first. In the order of delivery_order: nothing is sorted.
 _KEYLESS: LiteralString = (
     """
     with """
@@ -38,12 +38,23 @@ _KEYLESS: LiteralString = (
         select d.id from bridge.delivery d
         where d.destination = %(destination)s and d.event_key is null and d.state = 'pending'
           and d.pipeline = %(pipeline)s and d.stream = %(stream)s and d.next_attempt_at <= now()
-        order by d.event_seq limit %(limit)s for update skip locked)"""
+          and d.event_seq > %(after)s
+        order by d.destination, d.event_key, d.event_seq limit %(limit)s for update skip locked)"""
     + _TAKE
 )
 
-# Whatever their keys are: of a destination whose messages go together as digests, oldest first.
-_ANY = _KEYLESS.replace("d.event_key is null and ", "")
+# Whatever their keys are: of a destination whose messages go together as digests, what is due longest first.
+_ANY: LiteralString = (
+    """
+    with """
+    + _ME
+    + """, picked as materialized (
+        select d.id from bridge.delivery d
+        where d.destination = %(destination)s and d.state = 'pending' and d.pipeline = %(pipeline)s
+          and d.stream = %(stream)s and d.next_attempt_at <= now()
+        order by d.destination, d.next_attempt_at limit %(limit)s for update skip locked)"""
+    + _TAKE
+)
 
 # All that wait in one digest's group, also those that were put off.
 _GROUP: LiteralString = (
@@ -119,9 +130,10 @@ class Claim:
         names = ("stream", "pipeline", "destination", "epoch", "lease", "max_age")
         return {name: getattr(self, name) for name in names} | more
 
-    async def keyless(self, connection: AsyncLink, limit: int) -> list[Delivery]:
-        """Due messages of events without a key."""
-        return list(map(_delivery, await self._take(connection, _KEYLESS, limit=limit)))
+    async def keyless(self, connection: AsyncLink, limit: int, after: int = -(2**63)) -> list[Delivery]:
+        """Due messages of events without a key, behind the event whose seq is `after`: what was settled before stays in
+        the index until a vacuum, and is not walked over at each claim."""
+        return list(map(_delivery, await self._take(connection, _KEYLESS, limit=limit, after=after)))
 
     async def keyed(
         self, connection: AsyncLink, limit: int, after: str | None

@@ -218,6 +218,28 @@ def test_a_long_backlog_of_one_key_is_not_read_to_claim_its_first(target_connect
     assert row[0] < 1000, "it walked along the key"
 
 
+def test_a_long_backlog_without_keys_is_not_read_to_claim_its_first(target_connection: Sql, run: Any) -> None:
+    put(target_connection, *[(n, None) for n in range(20_000)])
+    target_connection.execute("analyze bridge.delivery")
+
+    async def story(connection: place.AsyncLink) -> None:
+        mine = claim(await held(connection))
+        found = await mine.keyless(connection, 8)
+        assert names(found) == [f"e{n}" for n in range(8)]
+        more = await mine.keyless(connection, 8, found[-1].event_seq)
+        assert names(more) == [f"e{n}" for n in range(8, 16)]
+
+    run(story)
+    target_connection.execute("select pg_stat_force_next_flush()")
+    read = (
+        "select (select coalesce(sum(idx_tup_read), 0) from pg_stat_user_indexes where relname = 'delivery')"
+        " + (select seq_tup_read from pg_stat_user_tables where relname = 'delivery')"
+    )
+    row = target_connection.execute(read).fetchone()
+    assert row is not None
+    assert row[0] < 1000 + 20_000, "it sorted the whole backlog; analyze reads it once"
+
+
 def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
     target: Database, target_connection: Sql, run: Any
 ) -> None:
