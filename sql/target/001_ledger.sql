@@ -12,7 +12,7 @@ create table if not exists bridge.migration (
 );
 
 -- One row a stream: how far it is. Changed only inside the transaction that changes the target rows.
-create table bridge.checkpoint (
+create table if not exists bridge.checkpoint (
     stream               text primary key,
     epoch                bigint not null default 0,      -- fencing token, +1 at every start
     session              uuid not null,                  -- and a nonce: a restored ledger brings old epochs back
@@ -38,7 +38,7 @@ create table bridge.checkpoint (
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
 -- Transactions applied that `floor` does not show yet: one short row a batch, thinned about once a second.
-create table bridge.applied (
+create table if not exists bridge.applied (
     stream      text not null,
     incarnation integer not null,   -- of the slot that brought them
     end_lsn     pg_lsn not null,
@@ -47,10 +47,10 @@ create table bridge.applied (
     seqs        int8multirange not null  -- of their rows: a publication altered amid a transaction withholds some
 );
 alter table bridge.applied alter column xids set storage external, alter column end_lsns set storage external;
-create index applied_stream on bridge.applied (stream, end_lsn);
+create index if not exists applied_stream on bridge.applied (stream, end_lsn);
 
 -- What could not be applied. id = uuid5(event, pipeline, destination).
-create table bridge.dead_letter (
+create table if not exists bridge.dead_letter (
     id              uuid primary key,
     stream          text not null,
     pipeline        text not null,
@@ -74,11 +74,11 @@ create table bridge.dead_letter (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now()
 );
-create index dead_letter_open on bridge.dead_letter (stream, pipeline, destination) where state = 'open';
-create index dead_letter_due on bridge.dead_letter (retry_at) where state = 'open' and retry_at is not null;
+create index if not exists dead_letter_open on bridge.dead_letter (stream, pipeline, destination) where state = 'open';
+create index if not exists dead_letter_due on bridge.dead_letter (retry_at) where state = 'open' and retry_at is not null;
 
 -- Messages for sinks, written in the apply transaction and sent by the dispatcher.
-create table bridge.delivery (
+create table if not exists bridge.delivery (
     id              uuid primary key,
     stream          text not null,
     pipeline        text not null,
@@ -98,12 +98,12 @@ create table bridge.delivery (
     created_at      timestamptz not null default now(),
     settled_at      timestamptz
 ) with (fillfactor = 80);
-create index delivery_due on bridge.delivery (destination, next_attempt_at) where state = 'pending';
-create index delivery_order on bridge.delivery (destination, event_key, event_seq) where state = 'pending';
-create index delivery_settled on bridge.delivery (settled_at) where settled_at is not null;
+create index if not exists delivery_due on bridge.delivery (destination, next_attempt_at) where state = 'pending';
+create index if not exists delivery_order on bridge.delivery (destination, event_key, event_seq) where state = 'pending';
+create index if not exists delivery_settled on bridge.delivery (settled_at) where settled_at is not null;
 
 -- Destinations that a person has paused: `bridge sink pause`. Their messages wait.
-create table bridge.sink_pause (
+create table if not exists bridge.sink_pause (
     stream      text not null,
     pipeline    text not null,
     destination text not null,
@@ -114,7 +114,7 @@ create table bridge.sink_pause (
 );
 
 -- One dispatcher a target database at a time.
-create table bridge.dispatcher (
+create table if not exists bridge.dispatcher (
     name       text primary key,
     epoch      bigint not null default 0,
     holder     text,

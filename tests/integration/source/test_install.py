@@ -66,6 +66,14 @@ def test_the_printed_target_sql_records_itself(empty: Database) -> None:
     assert "create table" not in target_sql(after=newest)
 
 
+def test_the_printed_target_sql_may_run_again_and_adds_what_is_new(empty: Database) -> None:
+    empty.execute(target_sql())
+    empty.execute("insert into bridge.dispatcher (name, epoch) values ('s', 7); drop table bridge.sink_pause")
+    empty.execute(target_sql())
+    assert empty.value("select count(*) from bridge.sink_pause") == 0
+    assert empty.value("select epoch from bridge.dispatcher") == 7
+
+
 def test_installs_at_the_same_time_take_turns(empty: Database) -> None:
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(lambda _: install(empty).done, range(3)))
