@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { configure, ingest, IngestError } from "../dist/esm/index.js";
+import { configure, ingest, IngestError } from "../dist/index.js";
 import { makeConsumer, schema, SDK, startBridge } from "./world.mjs";
 
 const EVENT = { customer_id: "cus_2", metric: "seats", limit: 10, used: 11, plan: "pro" };

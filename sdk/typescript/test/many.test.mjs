@@ -2,14 +2,14 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { subscribe } from "node:diagnostics_channel";
-import { cpSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 
-import { configure, ingest } from "../dist/esm/index.js";
+import { configure, ingest } from "../dist/index.js";
 import { SDK, startBridge } from "./world.mjs";
 
 const EVENT = { metric: "seats", limit: 10, used: 11, plan: "pro" };
@@ -43,7 +43,7 @@ test("1,000 and 5,000 calls at once all arrive, each once, over connections that
 
 test("ten processes with 300 calls at once do not shut each other out", async () => {
   const script = `
-    import { ingest } from ${JSON.stringify(join(SDK, "dist", "esm", "index.js"))};
+    import { ingest } from ${JSON.stringify(join(SDK, "dist", "index.js"))};
     const event = { metric: "seats", limit: 10, used: 11, plan: "pro", customer_id: "processes" };
     await Promise.all(Array.from({ length: 300 }, () => ingest("usage.limit_reached", event)));`;
   const env = { ...process.env, BRIDGE_URL: bridge.url, BRIDGE_API_KEY: bridge.key };
@@ -53,7 +53,7 @@ test("ten processes with 300 calls at once do not shut each other out", async ()
 });
 
 const WORKER = `
-  import { configure, ingest } from "./sdk/index.js";
+  import { configure, ingest } from "outbox-bridge";
   export default {
     async fetch(request, env) {
       const { searchParams } = new URL(request.url);
@@ -84,8 +84,7 @@ test("in Cloudflare's workerd: one call, 1,000 at once, a redirect, and requests
     t.after(() => server.close());
   }
   const port = await freePort();
-  const modules = readdirSync(join(SDK, "dist", "esm")).filter((name) => name.endsWith(".js"));
-  for (const name of modules) cpSync(join(SDK, "dist", "esm", name), join(directory, name));
+  cpSync(join(SDK, "dist", "index.js"), join(directory, "sdk.js")); // one file, which can be embedded as it is
   writeFileSync(join(directory, "worker.js"), WORKER);
   writeFileSync(
     join(directory, "config.capnp"),
@@ -96,7 +95,7 @@ test("in Cloudflare's workerd: one call, 1,000 at once, a redirect, and requests
      const worker :Workerd.Worker = (
        compatibilityDate = "2024-09-23",
        modules = [(name = "worker.js", esModule = embed "worker.js"),
-         ${modules.map((name) => `(name = "sdk/${name}", esModule = embed "${name}")`).join(", ")}],
+         (name = "outbox-bridge", esModule = embed "sdk.js")],
        bindings = [(name = "BRIDGE_URL", text = "${bridge.url}"), (name = "BRIDGE_API_KEY", text = "${bridge.key}")]);`,
   );
   const workerd = spawn(join(SDK, "node_modules", ".bin", "workerd"), [

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { afterEach, test } from "node:test";
 
-import { configure, ingest, IngestError } from "../dist/esm/index.js";
+import { configure, ingest, IngestError } from "../dist/index.js";
 
 const ANSWER = { status: 202, body: '{"id":"0190f1c2-0000-7000-8000-000000000001"}' };
 let server;
