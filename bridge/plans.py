@@ -111,7 +111,7 @@ def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
     sink = config.connections[spec.connection]
     if not isinstance(sink, SinkConnection):
         raise ConfigError(f"{spec.connection} is not a sink")
-    named = spec.fields.get(sink.message.address)
+    named = [spec.fields.get(key) for key in (sink.message.address, "fallback")]
     return LaneSpec(
         pipeline,
         spec.name,
@@ -119,7 +119,7 @@ def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
         sink,
         max_age=spec.max_age_seconds,
         timeout=spec.timeout_seconds,
-        by_recipient=named is not None and not isinstance(classify(named), Literal),
+        by_recipient=any(one is not None and not isinstance(classify(one), Literal) for one in named),
         digest=spec.digest,
         throttle=spec.throttle,
         quiet=None if spec.quiet is None else Quiet(*spec.quiet),

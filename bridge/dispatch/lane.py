@@ -55,6 +55,7 @@ class Lane:
         most = _CAPACITY_PACED if plan.sink.slowest_pace else CAPACITY
         self._capacity = min(most, plan.sink.at_once() or most)
         self._longest_wait = self._capacity * plan.sink.slowest_pace
+        self._longest_send = plan.timeout + _MARGIN_SECONDS / 2 + self._longest_wait
         self._recipients = Recipients(self._capacity)
         self._held: dict[str, deque[Parcel]] = {}
         self._throttle = None if plan.throttle is None else Throttle(*plan.throttle)
@@ -101,6 +102,8 @@ class Lane:
                 settling.cancel()
         except ExceptionGroup as group:
             raise _first(group) from None
+        finally:
+            self._watcher.left_alone(self.plan.pipeline, self.plan.destination, ())
 
     # -- claims -----------------------------------------------------------------------------------------
 
@@ -122,8 +125,12 @@ class Lane:
 
     def _room(self) -> int:
         """How many messages may be claimed now."""
+        return 0 if len(self._claimed) >= 4 * self._capacity else self._places()
+
+    def _places(self) -> int:
+        """How many messages may be sent now, beside those that are."""
         quiet = self.plan.quiet is not None and self.plan.quiet.seconds(datetime.now(UTC)) > 0
-        if quiet or self._paused is not None or len(self._claimed) >= 4 * self._capacity:
+        if quiet or self._paused is not None:
             return 0
         return self._breaker.room(self._loop.time(), self._sending, self._capacity)
 
@@ -205,6 +212,11 @@ class Lane:
         if self._outcomes.left(parcel) <= 0:
             self._outcomes.expired(parcel)
             return
+        if not self._places() or now + self._longest_send > parcel.at + self.claim.lease:
+            # Of a digest there are more than places; or it was held while that changed, or until its lease might end
+            # amid a send, and then it would be sent twice.
+            self._outcomes.put_off(parcel, max(0.0, self._breaker.open_until - now))
+            return
         wait = 0.0 if name is None else self._recipients.wait(name, now)
         if self._throttle is not None:
             wait = max(wait, self._throttle.wait(name or "", now))
@@ -220,16 +232,24 @@ class Lane:
             if self._throttle is not None:
                 self._throttle.took(name or "", now)
             self._sending += 1
-            sends.create_task(self._deliver(parcel, sends), name=f"deliver {parcel.message.id}")
+            sends.create_task(self._deliver(parcel, now, sends), name=f"deliver {parcel.message.id}")
 
-    async def _deliver(self, parcel: Parcel, sends: asyncio.TaskGroup) -> None:
+    async def _deliver(self, parcel: Parcel, taken: float, sends: asyncio.TaskGroup) -> None:
+        """taken: the time that its throttle has."""
+        sent = False
         try:
             if await self._take_place(parcel):
                 began = self._loop.time()
                 outcome = await self._attempt(parcel.message)
                 hit("deliver.sent")
                 self._outcomes.settle(parcel, outcome, self._loop.time() - began)
+                sent = outcome.verdict == "sent"
+        except asyncio.CancelledError:
+            self._held.clear()  # they are not ours any more
+            raise
         finally:
+            if self._throttle is not None and not sent:
+                self._throttle.back(parcel.recipient or "", taken)
             self._sending -= 1
             if parcel.recipient is not None:
                 self._recipients.end(parcel.recipient, self._loop.time())

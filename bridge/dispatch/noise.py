@@ -40,6 +40,8 @@ class Throttle:
     most: int
     seconds: float
     _sent: dict[str, deque[float]] = field(default_factory=dict)
+    _tidy_at: int = 1000
+    """How many recipients are remembered before those of long ago are forgotten."""
 
     def wait(self, recipient: str, now: float) -> float:
         """Seconds until it may have one more; 0.0: now."""
@@ -55,7 +57,23 @@ class Throttle:
 
     def took(self, recipient: str, at: float) -> None:
         """One more is sent."""
+        if len(self._sent) >= self._tidy_at:
+            self._sent = {name: times for name, times in self._sent.items() if times[-1] > at - self.seconds}
+            self._tidy_at = max(1000, 2 * len(self._sent))
         self._sent.setdefault(recipient, deque(maxlen=self.most)).append(at)
+
+    @property
+    def remembered(self) -> int:
+        """Of how many recipients something is known."""
+        return len(self._sent)
+
+    def back(self, recipient: str, at: float) -> None:
+        """What was taken at that time was not sent."""
+        times = self._sent.get(recipient)
+        if times is not None and at in times:
+            times.remove(at)
+            if not times:
+                del self._sent[recipient]
 
 
 @dataclass(slots=True)

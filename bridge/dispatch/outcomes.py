@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.dispatch.recipients import Recipients, label
@@ -48,67 +49,76 @@ class Outcomes:
         """Of the failure for which the destination is left alone."""
 
     def left(self, parcel: Parcel) -> float:
-        """Seconds until its oldest message exceeds max_age."""
-        oldest = min(one.expires_in for one in parcel.parts)
-        return oldest - (self._loop.time() - parcel.at)
+        """Seconds until its youngest message exceeds max_age."""
+        return max(self._left(one, parcel) for one in parcel.parts)
+
+    def _left(self, one: Delivery, parcel: Parcel) -> float:
+        return one.expires_in - (self._loop.time() - parcel.at)
 
     def put_off(self, parcel: Parcel, seconds: float) -> None:
         """Without an attempt, and not beyond its last one."""
-        left = self.left(parcel)
-        if left <= _LAST_SECONDS:
-            self.expired(parcel)
-            return
         for one in parcel.parts:
-            self._settler.again(Again(one.id, min(seconds, left - _LAST_SECONDS / 2)))
+            left = self._left(one, parcel)
+            if left <= _LAST_SECONDS:
+                self.expired(replace(parcel, parts=(one,)))
+            else:
+                self._settler.again(Again(one.id, min(seconds, left - _LAST_SECONDS / 2)))
 
     def expired(self, parcel: Parcel) -> None:
         """It waited too long."""
         alone = "" if parcel.recipient is None else "; its recipient was left alone"
-        self._bury(parcel, "expired", f"it waited longer than the destination's max_age{alone}", None)
+        self._bury(parcel.parts, "expired", f"it waited longer than the destination's max_age{alone}", None)
 
     def settle(self, parcel: Parcel, outcome: SendOutcome, seconds: float) -> None:
         """After an attempt that took `seconds`."""
-        left = self.left(parcel)
-        verdict = self._verdict(outcome, left)
-        cause = f"{outcome.code}: {outcome.cause}"
-        if verdict == "sent":
+        verdict = "sent"
+        if outcome.verdict == "sent":
             for one in parcel.parts:
                 self._settler.sent(one.id)
             if outcome.cause:  # it arrived, but not where it was sent to
                 self.log("warning", "sent", parcel.message, code=outcome.code, cause=outcome.cause)
-        elif outcome.gone and left > _LAST_SECONDS and verdict == "dead" and self._to_fallback(parcel, cause):
-            verdict = "retry"
-            self.log("info", "to the fallback", parcel.message, code=outcome.code, cause=outcome.cause)
-        elif verdict == "dead":
-            late = "; stopped at the destination's max_age" if outcome.verdict == "retry" else ""
-            self._bury(parcel, outcome.code, outcome.cause + late, outcome)
         else:
-            delay = max(outcome.retry_after or 0.0, RETRY.after(parcel.message.attempts + 1))
-            for one in parcel.parts:
-                delay_of_one = min(delay, left - _LAST_SECONDS / 2)
-                self._settler.again(Again(one.id, delay_of_one, cause, _rest(one, outcome)))
-            self.log("info", "retry", parcel.message, code=outcome.code, cause=outcome.cause)
+            verdict = self._failed(parcel, outcome)
         self._learn(parcel.recipient, outcome)
         self._watcher.delivered(self._plan.destination, verdict, seconds)
 
-    def _verdict(self, outcome: SendOutcome, left: float) -> str:
-        """A refusal is not the end while it is young enough; at max_age a failure is."""
-        if outcome.verdict == "sent":
-            return "sent"
-        again = outcome.verdict == "retry" or outcome.patience > self._plan.max_age - left
-        return "retry" if again and left > _LAST_SECONDS else "dead"
+    def _failed(self, parcel: Parcel, outcome: SendOutcome) -> str:
+        """Each message of a digest has an age of its own: one that is too old takes no other with it."""
+        cause = f"{outcome.code}: {outcome.cause}"
+        delay = max(outcome.retry_after or 0.0, RETRY.after(parcel.message.attempts + 1))
+        again, moved, dead = 0, 0, []
+        for one in parcel.parts:
+            left = self._left(one, parcel)
+            if left > _LAST_SECONDS and self._is_again(outcome, left):
+                delay_of_one = min(delay, left - _LAST_SECONDS / 2)
+                self._settler.again(Again(one.id, delay_of_one, cause, _rest(one, outcome)))
+                again += 1
+            elif left > _LAST_SECONDS and outcome.gone and self._to_fallback(one, cause):
+                moved += 1
+            else:
+                dead.append(one)
+        if again:
+            self.log("info", "retry", parcel.message, code=outcome.code, cause=outcome.cause)
+        if moved:
+            self.log("info", "to the fallback", parcel.message, code=outcome.code, cause=outcome.cause)
+        late = "; stopped at the destination's max_age" if outcome.verdict == "retry" else ""
+        self._bury(dead, outcome.code, outcome.cause + late, outcome)
+        return "retry" if again or moved else "dead"
 
-    def _to_fallback(self, parcel: Parcel, cause: str) -> bool:
+    def _is_again(self, outcome: SendOutcome, left: float) -> bool:
+        """A refusal is not the end while the message is young enough."""
+        return outcome.verdict == "retry" or outcome.patience > self._plan.max_age - left
+
+    def _to_fallback(self, one: Delivery, cause: str) -> bool:
         """The recipient is gone. False: there is no other."""
-        found = [(one, self._plan.sink.to_fallback(one.fields)) for one in parcel.parts]
-        if any(fields is None for _, fields in found):
+        fields = self._plan.sink.to_fallback(one.fields)
+        if fields is None:
             return False
-        for one, fields in found:
-            self._settler.again(Again(one.id, 0.0, cause, _stored(one, fields or {})))
+        self._settler.again(Again(one.id, 0.0, cause, _stored(one, fields)))
         return True
 
-    def _bury(self, parcel: Parcel, code: str, cause: str, outcome: SendOutcome | None) -> None:
-        for one in parcel.parts:
+    def _bury(self, parts: Sequence[Delivery], code: str, cause: str, outcome: SendOutcome | None) -> None:
+        for one in parts:
             self._settler.dead(Dead(one.id, code, cause, None if outcome is None else _rest(one, outcome)))
             self.log("warning", "dead letter", one, code=code, cause=cause)
 

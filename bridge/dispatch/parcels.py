@@ -50,16 +50,15 @@ class Parcels:
         return parcels
 
     async def _taken(self, digests: Digests, group: str, parts: list[Delivery], now: float) -> list[Parcel]:
-        """All that waits in a group, as messages of at most `most` for each recipient."""
+        """What waits in a group, as messages of at most `most` for each recipient. Those that were claimed are filled
+        up with others: all of a long queue at once would be more than the lane may send, or its lease allow."""
         digests.gone(group)
         found = list(parts)
-        while len(more := await self._claim.group(self._connection, group, digests.most)) == digests.most:
-            found += more
-        found += more
-        address = self._plan.sink.message.address  # of a mail that some have, only the others are left in it
+        if missing := -len(parts) % digests.most:
+            found += await self._claim.group(self._connection, group, missing)
         alike: dict[tuple[str | None, str], list[Delivery]] = {}
         for one in sorted(found, key=lambda one: one.event_seq):
-            alike.setdefault((self.recipient(one), repr(one.fields.get(address))), []).append(one)
+            alike.setdefault((self.recipient(one), self._whom(one)), []).append(one)
         return [
             Parcel(self._joined(some), tuple(some), now, name)
             for (name, _), every in alike.items()
@@ -77,6 +76,12 @@ class Parcels:
             attempts=max(one.attempts for one in parts),
         )
 
+    def _whom(self, one: Delivery) -> str:
+        """What all parts of a digest have in common: who gets it, who instead, and of a mail that some have, who is
+        left and what the attempts before noted."""
+        names = (self._plan.sink.message.address, "fallback")
+        return repr([(n, v) for n, v in sorted(one.fields.items()) if n in names or n.startswith("_")])
+
     def recipient(self, delivery: Delivery) -> str | None:
         """Who gets it, where the event says so."""
         if not self._plan.by_recipient:
@@ -88,8 +93,11 @@ class Parcels:
 
     async def remember(self, throttle: Throttle, now: float) -> None:
         """What was sent before this process began counts too; a digest counts once."""
-        last: tuple[str | None, float] | None = None
+        digests: set[tuple[str, str, float]] = set()
         for one, ago in await self._claim.sent_lately(self._connection, throttle.seconds):
-            if one.group is None or (one.group, ago) != last:
-                throttle.took(self.recipient(one) or "", now - ago)
-            last = (one.group, ago)
+            name = self.recipient(one) or ""
+            if one.group is not None:
+                if (one.group, name, ago) in digests:
+                    continue
+                digests.add((one.group, name, ago))
+            throttle.took(name, now - ago)

@@ -19,6 +19,7 @@ from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import SinkSpec
 from bridge.protocol.events import Event
 from bridge.sinks.model import (
+    DIGEST,
     AddressGuard,
     Delivery,
     Http,
@@ -110,13 +111,16 @@ def _sample(
         return Sample(*unit, connection, None, f"a dead letter: {first.code}: {first.cause}")
     if not planned.deliveries:
         return Sample(*unit, connection, None, "no message: it is filtered out, or goes another way")
+    fields = parse_exact(planned.deliveries[0].body)
+    group = fields.pop(DIGEST, None)
     delivery = Delivery(
         id=str(uuid4()),
         event_id=event.id.decode(errors="replace"),
         event_type=event.type.decode(errors="replace"),
         event_key=None if event.key is None else event.key.decode(errors="replace"),
         occurred_at=_moment(event.occurred_at),
-        fields=parse_exact(planned.deliveries[0].body),
+        fields=fields,
+        group=None if group is None else str(group),
     )
     return Sample(*unit, connection, delivery)
 

@@ -26,7 +26,7 @@ def rules(values: Sequence[Any]) -> str:
 
 def first_and_more(values: Sequence[Any]) -> str:
     """A subject."""
-    return f"{values[0]} (and {len(values) - 1} more)"
+    return f"{values[0]} (and {len(values) - 1} more)" if len(values) > 1 else str(values[0])
 
 
 def in_one(values: Sequence[Any]) -> list[Any]:
@@ -36,9 +36,11 @@ def in_one(values: Sequence[Any]) -> list[Any]:
 
 def joined(joins: Mapping[str, Join], messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The fields of one message for several. A key without a join is the first message's."""
+    if len(messages) == 1:
+        return messages[0]
     made = dict(messages[0])
     for key, join in joins.items():
         values = [one[key] for one in messages if one.get(key) not in (None, "")]
-        if len(values) > 1:
+        if values:
             made[key] = join(values)
     return made

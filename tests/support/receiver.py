@@ -41,7 +41,8 @@ class Received:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer. hang: say nothing; cut: reset after the request was read; drip: a byte every 50 ms."""
+    """What to answer. hang: say nothing; cut: reset after the request was read; drip: a byte every 50 ms; after: so
+    many seconds."""
 
     status: int = 200
     body: bytes = b"ok"
@@ -49,6 +50,7 @@ class Reply:
     hang: bool = False
     cut: bool = False
     drip: bool = False
+    after: float = 0.0
 
 
 class Receiver:
@@ -131,6 +133,7 @@ async def _read(reader: asyncio.StreamReader) -> Received:
 
 
 async def _answer(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    await asyncio.sleep(reply.after)
     if reply.hang:
         await asyncio.Event().wait()
     if reply.cut:

@@ -18,7 +18,8 @@ from tests.support.servers import Database
 from tests.support.world import until
 
 SINKS = """
-nudge: { connection: csm, text: "{{ customer.csm }}: {{ event.customer_id }}, {{ event.used }}" }
+nudge: { connection: csm, text: "{{ customer.csm }}: {{ event.customer_id }}, {{ event.used }}",
+  digest: { by: $event.customer_id, every: 1m } }
 own: { connection: hook, url: $event.url, fallback: $event.other }
 mail: { connection: post, to: $event.to, subject: "{{ event.customer_id }}", text: t }
 """

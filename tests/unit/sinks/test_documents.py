@@ -111,6 +111,28 @@ def test_every_example_is_a_configuration_that_lint_likes(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("keys", "from_event"),
+    [
+        ("channel: $event.csm, fallback: '#all'", True),
+        ("channel: '#one', fallback: $event.csm", True),
+        ("fallback: $event.csm", True),
+        ("channel: '#one', fallback: '#all'", False),
+    ],
+)
+def test_a_recipient_is_an_events_also_where_only_the_fallback_is(
+    tmp_path: Path, keys: str, from_event: bool
+) -> None:
+    tree = yaml.safe_load(HEAD)
+    tree["connections"] = {"workspace": examples()[0]["workspace"]}
+    nudge = yaml.safe_load(f"{{ connection: workspace, text: hi, {keys} }}")
+    tree["pipelines"]["usage"]["destinations"] = {"nudge": nudge}
+    path = tmp_path / "bridge.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    ((lane,),) = [plan.lanes for plan in dispatch_plans(load(path, ENVIRON))]
+    assert lane.by_recipient is from_event
+
+
+@pytest.mark.parametrize(
     ("destination", "message"),
     [
         ("{ connection: bot }", "nudge: `text` is missing: a telegram message needs it"),

@@ -101,3 +101,26 @@ def test_a_webhooks_data_is_a_list_of_what_each_has() -> None:
     joins = SINKS["webhook"].message.joins
     assert joined(joins, [{"data": {"n": 1}}, {"data": {"n": 2}}]) == {"data": [{"n": 1}, {"n": 2}]}
     assert joined(joins, [{"data": {"n": 1}}]) == {"data": {"n": 1}}
+    assert joined(joins, [{"data": None}, {"data": 2}]) == {"data": [2]}, "a list, however many have one"
+
+
+def test_what_only_a_later_message_has_is_in_the_digest() -> None:
+    joins = SINKS["email"].message.joins
+    first = {"subject": "s", "text": None, "html": ""}
+    assert joined(joins, [first, {"text": "b"}]) == {"subject": "s", "text": "b", "html": ""}
+
+
+def test_a_throttle_forgets_recipients_of_long_ago() -> None:
+    throttle = Throttle(5, 60.0)
+    for at in range(10_000):
+        throttle.took(f"customer {at}", float(at))
+    assert throttle.remembered <= 1000
+
+
+def test_what_was_not_sent_does_not_count() -> None:
+    throttle = Throttle(1, 60.0)
+    throttle.took("a", 1.0)
+    assert throttle.wait("a", 2.0) == 59.0
+    throttle.back("a", 1.0)
+    assert throttle.wait("a", 2.0) == 0.0
+    throttle.back("a", 1.0)  # it was forgotten already
