@@ -437,7 +437,7 @@ if self.ledger.next is not None:
     Mutant(
         "a-retry-is-an-end",
         "a failure that may pass ends its message",
-        (Code("$AGAIN and $LEFT > _LAST_SECONDS", "$LEFT < 0"),),
+        (Code("$LEFT > _LAST_SECONDS and self._is_again($OUTCOME, $LEFT)", "$LEFT < 0"),),
         (at_sinks("test_every_answer_is_settled_as_the_recipient_gave_it"),),
     ),
 )
