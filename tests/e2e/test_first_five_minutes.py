@@ -217,6 +217,7 @@ def test_a_port_that_is_taken_is_answered_with_the_key_to_change(prepared: Shell
             assert "ss -ltnp" in said
 
 
+@pytest.mark.slow
 def test_a_step_that_was_left_out_is_answered_with_that_step(shell: Shell, warehouse: Database) -> None:
     lines, _ = transcript()
     shell.init(lines[2].partition(" && ")[0])

@@ -139,6 +139,7 @@ def test_killed_at_each_point_of_streaming(small: World) -> None:
 
 
 @pytest.mark.fault(1, 9, 31)
+@pytest.mark.slow
 def test_killed_at_each_point_after_the_slot_was_lost(small: World) -> None:
     with small.producer() as producer:
         first = small.bridge().start()
@@ -157,6 +158,7 @@ def test_killed_at_each_point_after_the_slot_was_lost(small: World) -> None:
 
 
 @pytest.mark.fault(1, 52)
+@pytest.mark.slow
 def test_killed_at_each_point_of_polling(small: World) -> None:
     small.configure(lambda c: c["source"].update(capture="poll", poll_interval="50ms"))
     with small.producer() as producer:

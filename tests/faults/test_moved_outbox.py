@@ -185,6 +185,7 @@ def test_accepting_a_restored_source_from_now_applies_nothing_twice(
 
 @pytest.mark.fault(80)
 @pytest.mark.parametrize("capture", first_fast("slot", "poll"))
+@pytest.mark.slow
 def test_blue_green_by_native_replication_goes_on_exactly(
     world: World, source_cluster: EmbeddedServer, elsewhere: EmbeddedServer, capture: str
 ) -> None:
@@ -272,6 +273,7 @@ def test_a_bridge_on_the_subscriber_applies_what_the_publisher_writes(
 
 @pytest.mark.fault(80)
 @pytest.mark.parametrize("capture", first_fast("slot", "poll"))
+@pytest.mark.slow
 def test_an_own_outbox_that_is_replicated_needs_the_trigger(
     world: World, source_cluster: EmbeddedServer, elsewhere: EmbeddedServer, capture: str
 ) -> None:

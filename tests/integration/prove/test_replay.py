@@ -55,6 +55,7 @@ _SLOW = [pytest.param(act, marks=pytest.mark.slow) for act in ("kill@2", "raise"
 
 
 @pytest.mark.parametrize("act", ["kill", *_SLOW])
+@pytest.mark.slow
 def test_ended_early_and_run_again_it_doubles_nothing_where_no_key_guards(
     world: World, command: Command, act: str
 ) -> None:
