@@ -37,6 +37,19 @@ def tool(name: str, *packages: str, identity: Identity = _OURSELVES) -> tuple[st
     return str(_program(root, name)), environment | _libraries(root)
 
 
+def browser() -> tuple[str, dict[str, str]]:
+    """The path of chromium, which we can run, and the environment to run it in. Its many libraries are fetched with it,
+    as far as they are not here."""
+    found = shutil.which("chromium")
+    if found is not None:
+        return found, dict(os.environ)
+    root = CACHE / "chromium"
+    with _locked(CACHE):
+        if not (root / ".complete").exists():
+            _fetch("chromium", root, ("chromium",), whole=True)
+    return str(root / "usr/lib/chromium/chromium"), os.environ | _libraries(root)
+
+
 @cache
 def _unpacked(name: str, packages: tuple[str, ...], identity: Identity) -> Path:
     """Debian's packages, in a folder where `identity` can run the program in them."""
@@ -73,7 +86,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _fetch(name: str, root: Path, packages: tuple[str, ...]) -> None:
+def _fetch(name: str, root: Path, packages: tuple[str, ...], *, whole: bool = False) -> None:
+    """whole: with all that they depend on and that is not installed."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise ToolMissing(f"{name} is not on PATH: install it (Debian's package is {packages[0]})")
     shutil.rmtree(root, ignore_errors=True)
@@ -86,19 +100,27 @@ def _fetch(name: str, root: Path, packages: tuple[str, ...]) -> None:
         "-oAPT::Sandbox::User=",
         "-oDebug::NoLocking=1",
     ]
-    for command in (["update"], ["download", *packages]):
+
+    def apt(*command: str) -> str:
         done = subprocess.run(
             ["apt-get", "-qq", *options, *command],
             cwd=root / "debs",
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         if done.returncode != 0:
             raise ToolMissing(
                 f"{name} could not be fetched from Debian's {packages[0]}: {done.stderr.strip()}"
             )
+        return done.stdout
+
+    apt("update")
+    if whole:
+        plan = apt("--simulate", "--no-install-recommends", "install", *packages)
+        packages = tuple(line.split()[1] for line in plan.splitlines() if line.startswith("Inst "))
+    apt("download", *packages)
     for package in (root / "debs").glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True, timeout=120)
     shutil.rmtree(state)
