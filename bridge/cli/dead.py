@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
+from bridge.errors import ConfigError
+from bridge.problem import nearest, suggestion
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,6 +75,22 @@ def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamSpec, psycop
         yield [(plan, stack.enter_context(connect_ledger(plan, command))) for plan in plans]
 
 
+def _check_words(
+    ledgers: list[tuple[StreamSpec, psycopg.Connection]], pipeline: str | None, cause: str | None
+) -> None:
+    """Nothing matches: raise ConfigError if a word of the selection is one that cannot match, or nearly is one that
+    would."""
+    from bridge.postgres.dead_letters import Choice, groups  # noqa: PLC0415  (loads psycopg)
+
+    found = [group for plan, connection in ledgers for group in groups(connection, plan.stream, Choice())]
+    names = {each.name for plan, _ in ledgers for each in plan.pipelines} | {one.pipeline for one in found}
+    if pipeline is not None and pipeline not in names:
+        raise ConfigError(f"there is no pipeline {pipeline}", hint=suggestion(pipeline, sorted(names)))
+    codes = sorted({one.code for one in found})
+    if cause is not None and cause not in codes and (hint := nearest(cause, codes)):
+        raise ConfigError(f"no open dead letter has the code {cause}", hint=hint)
+
+
 @dead.command("list")
 @config_option
 @click.option("--pipeline", metavar="P", help="Only those of this pipeline.")
@@ -90,11 +108,13 @@ def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: b
             for plan, connection in ledgers
             for group in groups(connection, plan.stream, Choice((), pipeline, cause))
         ]
+        if not found:
+            _check_words(ledgers, pipeline, cause)
     if as_json:
         click.echo(json.dumps([asdict(group) for group in found], default=str, indent=2))
         return
     if not found:
-        click.echo("no open dead letters")
+        click.echo("no open dead letter matches" if pipeline or cause else "no open dead letters")
     for group in found:
         where = f"{group.pipeline} -> {group.destination}" if group.pipeline else "no pipeline"
         parked = f", {group.parked} are retried automatically" if group.parked else ""
@@ -186,6 +206,8 @@ def retry(
                 with DeadLetterRetry(plan, force=force, dry_run=dry_run, as_sent=as_sent) as retrying:
                     these = list(retrying.retry(chosen))
                 outcomes += these if dry_run else settled(connection, plan.stream, these, wait)
+        if not outcomes:
+            _check_words(ledgers, pipeline, cause)
     _tell(outcomes, dry_run=dry_run, as_json=as_json)
     sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
 
@@ -232,6 +254,8 @@ def discard(
             chosen += these
             if these and not dry_run:
                 discarded += dead_letters.discard(connection, these)
+        if not chosen:
+            _check_words(ledgers, pipeline, cause)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "ids": chosen, "discarded": discarded}, indent=2))
     elif dry_run:

@@ -44,7 +44,18 @@ def test_letters_are_listed_by_cause_and_shown_with_their_values(
     assert '"used": 5000' in shown
     assert "23514" in shown
     assert world.json("dead", "show", group["ids"][0])["event_type"] == "usage.limit_reached"
-    assert world.command("dead", "list", "--cause", "contract") == "no open dead letters\n"
+    assert world.command("dead", "list", "--cause", "contract") == "no open dead letter matches\n"
+    for command in ("list", "retry", "discard"):
+        for words, said in (
+            (
+                ("--pipeline", "usage-limit-hit"),
+                "no pipeline usage-limit-hit\n  fix: did you mean usage-limit-hits?",
+            ),
+            (("--cause", "23541"), "no open dead letter has the code 23541\n  fix: did you mean 23514?"),
+        ):
+            refused_words = world.run("dead", command, *words)
+            assert refused_words.returncode == 2
+            assert said in refused_words.stderr
     assert "there is no dead letter 00000000" in world.run("dead", "show", "00000000").stderr
 
 
