@@ -89,6 +89,7 @@ class Lane:
 
     async def run(self) -> None:
         """Raises psycopg.Error if the database cannot be reached; sends in flight are then cancelled."""
+        self.tell()
         if self._throttle is not None:
             await self._parcels.remember(self._throttle, self._loop.time())
         try:

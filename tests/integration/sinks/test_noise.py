@@ -71,7 +71,7 @@ def test_a_throttle_a_pause_and_quiet_hours_make_messages_wait(
         bridge.terminate()
         bridge.start().wait_ready()  # what was sent before counts
         until(lambda: "they move house" in command(bridge, "status"), "status tells who paused it and why")
-        assert "left alone until" in command(bridge, "status"), "and of quiet hours"
+        until(lambda: "left alone until" in command(bridge, "status"), "and of quiet hours")
         assert Counter(one.json["data"]["to"] for one in receiver.requests) == {"few": 3}
         assert "held: resumed" in command(bridge, "sink", "resume", "held")
         receiver.wait(8)
