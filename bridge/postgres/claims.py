@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, LiteralString
 
 from bridge.postgres.delivery import AsyncLink
-from bridge.postgres.stored import opened
-from bridge.sinks.model import DIGEST, Delivery
+from bridge.postgres.stored import message_fields
+from bridge.sinks.joining import DIGEST, take_group
+from bridge.sinks.model import Delivery
 
 # One row while the place is ours and nobody has paused the destination; the place stays ours until the commit.
 _ME: LiteralString = """
@@ -29,45 +28,36 @@ _TAKE: LiteralString = """
     returning d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts,
         extract(epoch from d.created_at + %(max_age)s * interval '1 second' - now())::float8, d.event_seq"""
 
+
+def _claim(which: LiteralString, order: LiteralString) -> LiteralString:
+    """A claim of this lane's pending messages d."""
+    return (
+        "with "
+        + _ME
+        + """, picked as materialized (
+            select d.id from bridge.delivery d
+            where d.destination = %(destination)s and d.state = 'pending' and d.pipeline = %(pipeline)s
+              and d.stream = %(stream)s and """
+        + which
+        + " order by "
+        + order
+        + " limit %(limit)s for update skip locked)"
+        + _TAKE
+    )
+
+
 # Events without a key: independent, oldest first. In the order of delivery_order: nothing is sorted.
-_KEYLESS: LiteralString = (
-    """
-    with """
-    + _ME
-    + """, picked as materialized (
-        select d.id from bridge.delivery d
-        where d.destination = %(destination)s and d.event_key is null and d.state = 'pending'
-          and d.pipeline = %(pipeline)s and d.stream = %(stream)s and d.next_attempt_at <= now()
-          and d.event_seq > %(after)s
-        order by d.destination, d.event_key, d.event_seq limit %(limit)s for update skip locked)"""
-    + _TAKE
+_KEYLESS = _claim(
+    "d.event_key is null and d.next_attempt_at <= now() and d.event_seq > %(after)s",
+    "d.destination, d.event_key, d.event_seq",
 )
 
 # Whatever their keys are: of a destination whose messages go together as digests, what is due longest first.
-_ANY: LiteralString = (
-    """
-    with """
-    + _ME
-    + """, picked as materialized (
-        select d.id from bridge.delivery d
-        where d.destination = %(destination)s and d.state = 'pending' and d.pipeline = %(pipeline)s
-          and d.stream = %(stream)s and d.next_attempt_at <= now()
-        order by d.destination, d.next_attempt_at limit %(limit)s for update skip locked)"""
-    + _TAKE
-)
+_ANY = _claim("d.next_attempt_at <= now()", "d.destination, d.next_attempt_at")
 
 # All that wait in one digest's group, also those that were put off.
-_GROUP: LiteralString = (
-    """
-    with """
-    + _ME
-    + """, picked as materialized (
-        select d.id from bridge.delivery d
-        where d.destination = %(destination)s and d.state = 'pending' and d.pipeline = %(pipeline)s
-          and d.stream = %(stream)s and d.body ->> %(digest)s = %(group)s
-          and (d.lease_until is null or d.lease_until < now())
-        order by d.event_seq limit %(limit)s for update skip locked)"""
-    + _TAKE
+_GROUP = _claim(
+    "d.body ->> %(digest)s = %(group)s and (d.lease_until is null or d.lease_until < now())", "d.event_seq"
 )
 
 _SENT_LATELY: LiteralString = """
@@ -106,13 +96,6 @@ _KEYED: LiteralString = (
     + ", (select max(event_key) from due)"
 )
 _KEYED_FROM: LiteralString = _KEYED.replace("d.event_key > %(after)s", "d.event_key >= %(after)s")
-
-
-def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < 4000 else Decimal(digits)
-
-
-_JSON = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +148,6 @@ class Claim:
 
 def _delivery(row: tuple[Any, ...]) -> Delivery:
     identity, event_id, event_type, key, at, body, attempts, expires_in, seq = row[:9]
-    fields = _JSON.decode(body)
-    if (inner := opened(fields)) is not None:
-        fields = _JSON.decode(inner.decode())
-    group = fields.pop(DIGEST, None)
-    group = None if group is None else str(group)
+    fields = message_fields(body)
+    group = take_group(fields)
     return Delivery(identity, event_id, event_type, key, at, fields, attempts, expires_in, group, seq)

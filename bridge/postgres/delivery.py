@@ -1,4 +1,5 @@
-"""The delivery table's statements (claim, settle, put off, expire, prune), and a dispatcher's place over them.
+"""The delivery table's statements (settle, put off, expire, prune; claims.py has the claims), and a dispatcher's place
+over them.
 
 A claim is a lease in the row, never a transaction that stays open while HTTP goes on. A claimed row is not due
 until its lease ends, so whoever comes after a crash finds it again by `next_attempt_at` alone. One dispatcher a
@@ -16,7 +17,7 @@ from uuid import UUID
 import psycopg
 
 from bridge.expressions.document import json_text
-from bridge.postgres.stored import enveloped
+from bridge.postgres.stored import storable
 from bridge.postgres.target import Statement
 
 AsyncLink = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -157,6 +158,10 @@ _EXPIRED: LiteralString = (
 )
 
 
+EXPIRED, EXPIRED_CAUSE = "expired", "it waited longer than the destination's max_age"
+"""Code and cause of a message that was never sent in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Again:
     """Retry after `delay` seconds. cause: None, no attempt was made. left: the fields of the next attempt, where they
@@ -190,7 +195,7 @@ async def settle_again(connection: AsyncLink, messages: Sequence[Again], epoch: 
         "ids": [UUID(one.id) for one in messages],
         "counts": [int(one.cause is not None) for one in messages],
         "causes": [one.cause for one in messages],
-        "bodies": [_body(one.left) for one in messages],
+        "bodies": [_left(one) for one in messages],
         "delays": [one.delay for one in messages],
         "epoch": epoch,
     }
@@ -203,18 +208,15 @@ async def settle_dead(connection: AsyncLink, messages: Sequence[Dead], epoch: in
         "ids": [UUID(one.id) for one in messages],
         "codes": [one.code for one in messages],
         "causes": [one.cause for one in messages],
-        "bodies": [_body(one.left) for one in messages],
+        "bodies": [_left(one) for one in messages],
         "epoch": epoch,
     }
     return {str(row[0]) for row in await (await connection.execute(_DEAD, values)).fetchall()}
 
 
-def _body(fields: Mapping[str, Any] | None) -> str | None:
-    """Fields as the column's text, which any database holds."""
-    if fields is None:
-        return None
-    text = json_text(fields)
-    return (text if text.isascii() else enveloped(text)).decode()
+def _left(message: Again | Dead) -> str | None:
+    """The new body; None: it stays."""
+    return None if message.left is None else storable(json_text(message.left))
 
 
 async def expire(
@@ -228,8 +230,8 @@ async def expire(
         "destination": lane[1],
         "epoch": epoch,
         "max_age": max_age,
-        "code": "expired",
-        "cause": "it waited longer than the destination's max_age",
+        "code": EXPIRED,
+        "cause": EXPIRED_CAUSE,
     }
     return len(await (await connection.execute(_EXPIRED, values)).fetchall())
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from bridge.expressions.document import exact_json
+
 _LONGEST = 500  # characters
 _ENVELOPE = "outbox-bridge:base64"
 
@@ -51,6 +53,19 @@ def _escaped(value: Any) -> Any:
 def enveloped(body: bytes) -> bytes:
     """A message's body so that any database holds it; opened() gives it back."""
     return orjson.dumps({_ENVELOPE: base64.b64encode(body).decode()})
+
+
+def storable(body: bytes) -> str:
+    """A message's body as text that any database holds: as it is, or in an envelope."""
+    return (body if body.isascii() else enveloped(body)).decode()
+
+
+def message_fields(body: str) -> dict[str, Any]:
+    """The fields of a stored message, numbers exact."""
+    fields: dict[str, Any] = exact_json(body)
+    if (inner := opened(fields)) is not None:
+        fields = exact_json(inner.decode())
+    return fields
 
 
 def opened(fields: dict[str, Any]) -> bytes | None:

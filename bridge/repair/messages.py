@@ -19,7 +19,7 @@ from bridge.postgres.connect import connect
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.profiles import SOURCE
 from bridge.postgres.progress import deliveries, find, is_served, letters
-from bridge.postgres.stored import enveloped, opened
+from bridge.postgres.stored import message_fields, storable
 from bridge.protocol.events import Event
 from bridge.stream.spec import StreamSpec
 
@@ -53,14 +53,12 @@ def rendered(body: bytes, sent: str) -> tuple[str, str]:
     body: rendered anew. sent: as it was refused. Where a part of a mail's recipients has it already, `sent` has what
     the sink noted of them (keys with a leading underscore), and only those in its `to` get the new one.
     """
-    old, new = parse_exact(sent.encode()), parse_exact(body)
-    if (inner := opened(old)) is not None:
-        old = parse_exact(inner)
+    old, new = message_fields(sent), parse_exact(body)
     noted = {name: value for name, value in old.items() if name.startswith("_")}
     why = ""
     if noted and old.get("to"):
         body, why = json_text({**new, **noted, "to": old["to"]}), "to those who did not take it before"
-    return (body if body.isascii() else enveloped(body)).decode(), why
+    return storable(body), why
 
 
 def settled(

@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+DIGEST = "$digest"
+"""The field of a stored message that says which messages go together as one. No vendor's key begins so."""
+
+
+def take_group(fields: dict[str, Any]) -> str | None:
+    """Take DIGEST out of the fields: no vendor gets it."""
+    group = fields.pop(DIGEST, None)
+    return None if group is None else str(group)
+
+
 Join = Callable[[Sequence[Any]], Any]
 """The values of one key, in the order of their events, as one value. None of them is null or empty."""
 

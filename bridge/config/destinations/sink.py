@@ -16,7 +16,8 @@ from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import SinkSpec
 from bridge.problem import KeyPath, Remark, nearest, suggestion
 from bridge.quantity import Duration
-from bridge.sinks.model import DIGEST, SINKS, SinkConnection, is_reference
+from bridge.sinks.joining import DIGEST
+from bridge.sinks.model import SINKS, SinkConnection, is_reference
 
 
 class SinkDestination(DestinationSection):
