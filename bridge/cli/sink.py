@@ -55,8 +55,10 @@ def pause_sink(config_path: Path, destination: str, pipeline: str | None, reason
     by = f"{getpass.getuser()}@{socket.gethostname()}"
     for plan, lane in chosen(read_config(config_path), destination, pipeline):
         with connect_dispatch(plan, "sink pause") as connection:
-            pause(connection, plan.stream, lane, by, reason)
-        click.echo(f"{lane[0]} -> {lane[1]}: paused. bridge sink resume {lane[1]} sends what waits")
+            pause(connection, plan.stream, lane.name, by, reason)
+        click.echo(
+            f"{lane.pipeline} -> {lane.destination}: paused. bridge sink resume {lane.destination} sends what waits"
+        )
 
 
 @sink.command("resume")
@@ -69,8 +71,8 @@ def resume_sink(config_path: Path, destination: str, pipeline: str | None) -> No
 
     for plan, lane in chosen(read_config(config_path), destination, pipeline):
         with connect_dispatch(plan, "sink resume") as connection:
-            was = resume(connection, plan.stream, lane)
-        click.echo(f"{lane[0]} -> {lane[1]}: {'resumed' if was else 'was not paused'}")
+            was = resume(connection, plan.stream, lane.name)
+        click.echo(f"{lane.pipeline} -> {lane.destination}: {'resumed' if was else 'was not paused'}")
 
 
 def _event_options(command: _F) -> _F:
@@ -224,34 +226,27 @@ def _send(delivery: Delivery, lane: LaneSpec) -> tuple[SendOutcome, list[Request
 
 
 def _lanes(config: Config, destination: str | None, pipeline: str | None) -> dict[tuple[str, str], LaneSpec]:
-    """The sinks of this name, or all. Raises ConfigError if there is none."""
-    from bridge.plans import dispatch_plans  # noqa: PLC0415  (compiles the pipelines)
-
-    every = {
-        lane.name: lane
-        for plan in dispatch_plans(config)
-        for lane in plan.lanes
-        if pipeline in (None, lane.pipeline)
-    }
-    if destination is None and every:
-        return every
-    return {name: every[name] for _, name in chosen(config, destination or "", pipeline)}
+    return {lane.name: lane for _, lane in chosen(config, destination, pipeline)}
 
 
 def chosen(
-    config: Config, destination: str, pipeline: str | None
-) -> list[tuple[DispatchSpec, tuple[str, str]]]:
-    """The dispatch plan and (pipeline, destination) of each sink of this name. Raises ConfigError if there is none."""
+    config: Config, destination: str | None, pipeline: str | None
+) -> list[tuple[DispatchSpec, LaneSpec]]:
+    """Each sink of this name (None: of any) with its dispatch plan. Raises ConfigError if there is none."""
     from bridge.plans import dispatch_plans  # noqa: PLC0415  (compiles the pipelines)
 
-    lanes = [(plan, lane.name) for plan in dispatch_plans(config) for lane in plan.lanes]
-    found = [one for one in lanes if one[1][1] == destination and pipeline in (None, one[1][0])]
+    every = [(plan, lane) for plan in dispatch_plans(config) for lane in plan.lanes]
+    found = [
+        (plan, lane)
+        for plan, lane in every
+        if destination in (None, lane.destination) and pipeline in (None, lane.pipeline)
+    ]
     if not found:
         where = "" if pipeline is None else f" in pipeline {pipeline}"
-        known = sorted({name for _, (_, name) in lanes})
+        known = sorted({lane.destination for _, lane in every})
         raise ConfigError(
-            f"there is no sink {destination}{where}",
-            hint=suggestion(destination, known)
+            f"there is no sink {destination or ''}{where}",
+            hint=suggestion(destination or "", known)
             if known
             else "no pipeline has a destination that is not a table",
         )
