@@ -7,8 +7,9 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 _DURATION_UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -163,3 +164,34 @@ Start = Annotated[
 ]
 Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
 Integer = Annotated[int, BeforeValidator(parse_integer)]
+
+
+def _public_url(url: str) -> str:
+    parts = urlsplit(url)
+    if "${" not in url and (parts.scheme not in ("http", "https") or not parts.netloc or not url.isascii()):
+        raise ValueError("must be an address such as https://example.com/v1/webhooks/name")
+    if parts.query or parts.fragment or "?" in url:
+        raise ValueError("must not have a query: that of each request is put behind it")
+    return url
+
+
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+
+
+def _origin(text: str) -> str:
+    """As a browser sends it (RFC 6454, 6.2), so that texts can be compared."""
+    parts = urlsplit(text)
+    if "${" not in text and (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or text != f"{parts.scheme}://{parts.netloc.lower()}"
+        or "@" in text
+        or text.endswith((":443" if parts.scheme == "https" else ":80", ":"))
+    ):
+        raise ValueError(
+            "must be an origin as browsers send it: https://app.example.com, in lower case, no path"
+        )
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_origin)]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import blake2s
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,7 +18,7 @@ from bridge.errors import ConfigError
 from bridge.planning.entity import Entity
 from bridge.planning.rows import Literal as Written
 from bridge.planning.rows import classify, names_of
-from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Size, Start
+from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Origin, PublicUrl, Size, Start
 from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
 from bridge.signatures import BODY, SCHEMES
 from bridge.signatures.scheme import PLACEHOLDERS
@@ -144,37 +143,6 @@ def _known_parts(signs: str) -> str:
                 f"has {{{name}}}: the parts are {', '.join(f'{{{one}}}' for one in PLACEHOLDERS)}"
             )
     return signs
-
-
-def _public_url(url: str) -> str:
-    parts = urlsplit(url)
-    if "${" not in url and (parts.scheme not in ("http", "https") or not parts.netloc or not url.isascii()):
-        raise ValueError("must be an address such as https://example.com/v1/webhooks/name")
-    if parts.query or parts.fragment or "?" in url:
-        raise ValueError("must not have a query: that of each request is put behind it")
-    return url
-
-
-PublicUrl = Annotated[str, AfterValidator(_public_url)]
-
-
-def _origin(text: str) -> str:
-    """As a browser sends it (RFC 6454, 6.2), so that texts can be compared."""
-    parts = urlsplit(text)
-    if "${" not in text and (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or text != f"{parts.scheme}://{parts.netloc.lower()}"
-        or "@" in text
-        or text.endswith((":443" if parts.scheme == "https" else ":80", ":"))
-    ):
-        raise ValueError(
-            "must be an origin as browsers send it: https://app.example.com, in lower case, no path"
-        )
-    return text
-
-
-Origin = Annotated[str, AfterValidator(_origin)]
 
 
 def _is_scheme(name: str) -> str:

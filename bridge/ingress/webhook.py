@@ -19,7 +19,12 @@ from bridge.ingress.problem import Refusal, unauthorized
 from bridge.ingress.store import Item
 from bridge.planning.rows import Escaped, Literal, ValueSource, classify, names_of
 from bridge.signatures import BODY, SCHEMES, SIGNED, Signed
-from bridge.signatures.senders import TOPICS
+
+_TOPICS = (
+    *(b"x-shopify-topic", b"x-wc-webhook-topic", b"x-github-event", b"x-gitea-event", b"x-gitlab-event"),
+    *(b"x-event-key", b"sentry-hook-resource", b"circleci-event-type", b"x-event-type", b"x-topic"),
+)
+"""Headers in which senders say what happened to the thing that the body is about."""
 
 
 class Endpoint:
@@ -94,7 +99,7 @@ class Endpoint:
         if found is None:
             return None
         text = check_text("idempotency_key", found.of(n))
-        topic = next((name for name in TOPICS if request.header(name)), None)
+        topic = next((name for name in _TOPICS if request.header(name)), None)
         if topic is None or not (self._has_one_type and self._idempotency_key.is_written):
             return text
         text = f"{request.header(topic).decode('utf-8', 'replace')}:{text}"

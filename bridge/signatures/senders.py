@@ -24,12 +24,6 @@ from bridge.signatures.scheme import (
     is_secret,
 )
 
-TOPICS = (
-    *(b"x-shopify-topic", b"x-wc-webhook-topic", b"x-github-event", b"x-gitea-event", b"x-gitlab-event"),
-    *(b"x-event-key", b"sentry-hook-resource", b"circleci-event-type", b"x-event-type", b"x-topic"),
-)
-"""Headers in which senders say what happened to the thing that the body is about."""
-
 # -- Standard Webhooks and its family -----------------------------------------------------------------
 
 
