@@ -21,7 +21,7 @@ from bridge.dispatch.settling import Settler
 from bridge.failpoints import hit
 from bridge.postgres.claims import Claim
 from bridge.postgres.delivery import AsyncLink
-from bridge.sinks.model import QUIET_HOURS, Delivery, Http, SendError, SendOutcome, Wire
+from bridge.sinks.model import QUIET_HOURS, Delivery, Http, SendError, SendOutcome, Wire, no_answer
 
 CAPACITY = 64
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
@@ -295,8 +295,7 @@ class Lane:
         except SendError as error:
             return error.outcome
         except TimeoutError:
-            cause = f"no answer within {self.plan.timeout:g} s"
-            return SendOutcome("retry", "timeout", cause, blame="destination")
+            return no_answer(self.plan.timeout)
         except Exception as error:
             # A defect of a sink must not stop its neighbours; the text of an unknown error can hold values.
             self._outcomes.log("error", "defect", delivery, error=type(error).__name__)

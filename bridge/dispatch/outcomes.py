@@ -10,8 +10,9 @@ from typing import Any
 from bridge.dispatch.recipients import Recipients, label
 from bridge.dispatch.schedule import RETRY, Breaker, DispatchWatcher, LaneSpec
 from bridge.dispatch.settling import Settler
-from bridge.postgres.delivery import Again, Dead
-from bridge.sinks.model import DIGEST, Delivery, SendOutcome
+from bridge.postgres.delivery import EXPIRED, EXPIRED_CAUSE, Again, Dead
+from bridge.sinks.joining import DIGEST
+from bridge.sinks.model import Delivery, SendOutcome
 
 _LAST_SECONDS = 2.0  # before max_age: half of it is for the last attempt, with less than it none comes after
 _LONGEST_PAUSE = 3600.0
@@ -67,7 +68,7 @@ class Outcomes:
     def expired(self, parcel: Parcel) -> None:
         """It waited too long."""
         alone = "" if parcel.recipient is None else "; its recipient was left alone"
-        self._bury(parcel.parts, "expired", f"it waited longer than the destination's max_age{alone}", None)
+        self._bury(parcel.parts, EXPIRED, EXPIRED_CAUSE + alone, None)
 
     def settle(self, parcel: Parcel, outcome: SendOutcome, seconds: float) -> None:
         """After an attempt that took `seconds`."""

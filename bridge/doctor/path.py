@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from bridge.doctor.check import Check, ok
-from bridge.sinks.model import AddressGuard
+from bridge.sinks.reachable import AddressGuard
 
 SECONDS = 5.0
 """Seconds that an address may take to answer, and a TLS handshake may take."""

@@ -18,9 +18,8 @@ from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import SinkSpec
 from bridge.protocol.events import Event
+from bridge.sinks.joining import take_group
 from bridge.sinks.model import (
-    DIGEST,
-    AddressGuard,
     Delivery,
     Http,
     Reply,
@@ -28,7 +27,9 @@ from bridge.sinks.model import (
     SendOutcome,
     SinkConnection,
     Wire,
+    no_answer,
 )
+from bridge.sinks.reachable import AddressGuard
 from bridge.stream.spec import StreamSpec
 
 
@@ -112,7 +113,7 @@ def _sample(
     if not planned.deliveries:
         return Sample(*unit, connection, None, "no message: it is filtered out, or goes another way")
     fields = parse_exact(planned.deliveries[0].body)
-    group = fields.pop(DIGEST, None)
+    group = take_group(fields)
     delivery = Delivery(
         id=str(uuid4()),
         event_id=event.id.decode(errors="replace"),
@@ -120,7 +121,7 @@ def _sample(
         event_key=None if event.key is None else event.key.decode(errors="replace"),
         occurred_at=_moment(event.occurred_at),
         fields=fields,
-        group=None if group is None else str(group),
+        group=group,
     )
     return Sample(*unit, connection, delivery)
 
@@ -160,8 +161,7 @@ async def send_once(
     except SendError as error:
         return error.outcome, recorder.requests
     except TimeoutError:
-        cause = f"no answer within {timeout:g} s"
-        return SendOutcome("retry", "timeout", cause, blame="destination"), recorder.requests
+        return no_answer(timeout), recorder.requests
 
 
 def shown(fields: Mapping[str, Any]) -> dict[str, Any]:

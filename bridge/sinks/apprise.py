@@ -15,8 +15,8 @@ from pydantic import AfterValidator, Field, model_validator
 from bridge.sinks.joining import Join, first_and_more, lines
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
+    ADDRESS_REFUSED,
     SENT,
-    AddressGuard,
     Delivery,
     MessageModel,
     OneLine,
@@ -27,8 +27,10 @@ from bridge.sinks.model import (
     Wire,
     is_reference,
     network,
+    no_answer,
     unfit,
 )
+from bridge.sinks.reachable import AddressGuard
 
 ELSEWHERE = frozenset(
     {
@@ -117,10 +119,9 @@ def _outcome(said: str | int, timeout: float) -> SendOutcome:
     if said == "sent":
         return SENT
     if said == "refused":
-        cause = "its host has no public address; to reach a private one, add it to the connection's `allow`"
-        return SendOutcome("dead", "address_refused", cause, blame="destination")
+        return ADDRESS_REFUSED
     if said == "timeout":
-        return SendOutcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
+        return no_answer(timeout)
     if said == "busy":
         cause = "too many earlier messages are not finished: the service does not answer"
         return SendOutcome("retry", "apprise_busy", cause, blame="destination")

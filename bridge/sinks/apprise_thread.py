@@ -29,7 +29,7 @@ from typing import Any
 import apprise
 
 from bridge import __version__
-from bridge.sinks.model import AddressGuard
+from bridge.sinks.reachable import AddressGuard
 
 with warnings.catch_warnings():
     warnings.simplefilter(

@@ -17,7 +17,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from bridge import __version__
-from bridge.sinks.model import AddressGuard, Reply, SendError, SendOutcome
+from bridge.sinks.model import ADDRESS_REFUSED, Reply, SendError, SendOutcome, no_answer
+from bridge.sinks.reachable import AddressGuard
 
 LONGEST_ANSWER = 64 * 1024
 """Maximum bytes of a body that are read; then the connection is closed."""
@@ -110,12 +111,9 @@ class HttpClient:
                     body = await _body(response, min(timeout, _LONGEST_BODY))
                     return Reply(response.status, _headers(response), body)
         except TimeoutError:
-            raise _unanswered("timeout", f"no answer within {timeout:g} s") from None
+            raise SendError(no_answer(timeout)) from None
         except AddressRefused:
-            cause = (
-                "its host has no public address; to reach a private one, add it to the connection's `allow`"
-            )
-            raise SendError(SendOutcome("dead", "address_refused", cause, blame="destination")) from None
+            raise SendError(ADDRESS_REFUSED) from None
         except aiohttp.ClientConnectorDNSError:
             raise _unanswered("connect", "cannot connect: its name cannot be resolved") from None
         except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -22,51 +22,10 @@ from bridge.expressions.document import json_text
 from bridge.expressions.markup import Markup
 from bridge.section import describe
 from bridge.sinks.joining import Join
-from bridge.sinks.reachable import is_public
-
-Network = IPv4Network | IPv6Network
-
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-
-
-@dataclass(frozen=True, slots=True)
-class AddressGuard:
-    """Checks addresses. allow: networks that may be reached although they are not public."""
-
-    allow: tuple[Network, ...] = ()
-
-    def permits(self, address: str) -> bool:
-        """True if a connection to this numeric address is allowed; False if it is not an address."""
-        try:
-            found = ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        inner = _embedded(found)
-        if any(one.version == network.version and one in network for network in self.allow for one in inner):
-            return True
-        return all(is_public(one) for one in inner)
-
-
-def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
-    """The addresses that a packet to this address can reach: mapped, translated and tunnelled IPv4 addresses."""
-    if isinstance(address, IPv4Address):
-        return [address]
-    if address.ipv4_mapped is not None:
-        return [address.ipv4_mapped]
-    if address in _NAT64:
-        return [IPv4Address(int(address) & 0xFFFFFFFF)]
-    if address.sixtofour is not None:
-        return [address, address.sixtofour]
-    if address.teredo is not None:
-        return [address, *address.teredo]
-    return [address]
-
+from bridge.sinks.reachable import AddressGuard
 
 QUIET_HOURS = "quiet_hours"
 """Why nothing is sent to a destination: nobody is to blame."""
-
-DIGEST = "$digest"
-"""The field of a message that says which messages go together as one. No vendor's key begins so."""
 
 Blame = Literal["destination", "recipient", "message", "pace"]
 """The cause of a failure: the destination (it is down or refuses us: every message would get this), the recipient that
@@ -110,6 +69,19 @@ class SendOutcome:
 
 
 SENT = SendOutcome("sent")
+
+
+ADDRESS_REFUSED = SendOutcome(
+    "dead",
+    "address_refused",
+    "its host has no public address; to reach a private one, add it to the connection's `allow`",
+    blame="destination",
+)
+
+
+def no_answer(timeout: float) -> SendOutcome:
+    """The outcome of an attempt that took longer than `timeout` seconds."""
+    return SendOutcome("retry", "timeout", f"no answer within {timeout:g} s", blame="destination")
 
 
 class SendError(Exception):

@@ -1,4 +1,6 @@
-"""Which addresses are public: our own tables, because Python's change with its version.
+"""Which addresses may be reached: those that are public, and those that a connection allows.
+
+What is public stands in our own tables, because Python's change with its version.
 
 Copied from IANA's registries of special-purpose addresses (iana.org/assignments/iana-ipv4-special-registry and
 iana-ipv6-special-registry, as of 2025-10): every block that is not globally reachable. Python 3.11 lets 192.0.0.0/24
@@ -8,7 +10,8 @@ anycast address of the network's own relay) are refused too: no webhook is there
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 _NOT_PUBLIC_V4 = tuple(
     IPv4Network(block)
@@ -49,3 +52,41 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     if isinstance(address, IPv4Address):
         return not any(address in block for block in _NOT_PUBLIC_V4)
     return address in _GLOBAL_UNICAST and not any(address in block for block in _NOT_PUBLIC_V6)
+
+
+Network = IPv4Network | IPv6Network
+
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGuard:
+    """Checks addresses. allow: networks that may be reached although they are not public."""
+
+    allow: tuple[Network, ...] = ()
+
+    def permits(self, address: str) -> bool:
+        """True if a connection to this numeric address is allowed; False if it is not an address."""
+        try:
+            found = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        inner = _embedded(found)
+        if any(one.version == network.version and one in network for network in self.allow for one in inner):
+            return True
+        return all(is_public(one) for one in inner)
+
+
+def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    """The addresses that a packet to this address can reach: mapped, translated and tunnelled IPv4 addresses."""
+    if isinstance(address, IPv4Address):
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address in _NAT64:
+        return [IPv4Address(int(address) & 0xFFFFFFFF)]
+    if address.sixtofour is not None:
+        return [address, address.sixtofour]
+    if address.teredo is not None:
+        return [address, *address.teredo]
+    return [address]

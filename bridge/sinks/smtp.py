@@ -22,7 +22,7 @@ import aiosmtplib
 
 from bridge.sinks.mail import Mail
 from bridge.sinks.mailbox import Address, ascii_domain
-from bridge.sinks.model import Blame, SendOutcome, unfit
+from bridge.sinks.model import Blame, SendOutcome, no_answer, unfit
 
 Step = Literal["greeting", "hello", "tls", "login", "sender", "recipient", "content"]
 
@@ -176,8 +176,7 @@ async def tell(way: Way, mail: Mail, to: Sequence[Address], timeout: float) -> T
     except aiosmtplib.SMTPResponseException as error:
         told.failed = LOST if error.code < 400 else Answer.of(step, error).outcome()
     except (TimeoutError, aiosmtplib.SMTPTimeoutError):
-        cause = f"no answer within {timeout:g} s"
-        told.failed = SendOutcome("retry", "timeout", cause, blame="destination")
+        told.failed = no_answer(timeout)
     except (OSError, EOFError) as error:  # the library's own for a lost connection is one
         told.failed = _DISTRUST if isinstance(error.__cause__ or error, ssl.SSLError) else LOST
     except aiosmtplib.SMTPException:  # its word for a missing STARTTLS or AUTH

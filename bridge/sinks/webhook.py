@@ -17,7 +17,7 @@ from bridge.expressions.document import json_text
 from bridge.sinks.joining import Join, as_list
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (
-    AddressGuard,
+    ADDRESS_REFUSED,
     Delivery,
     HttpUrl,
     MessageModel,
@@ -31,6 +31,7 @@ from bridge.sinks.model import (
     network,
     unfit,
 )
+from bridge.sinks.reachable import AddressGuard
 
 if TYPE_CHECKING:
     from standardwebhooks import Webhook
@@ -165,6 +166,6 @@ class WebhookConnection(SinkConnection):
 
 def _of_one(outcome: SendOutcome) -> SendOutcome:
     """The outcome at an endpoint that the message names: others' endpoints are not affected."""
-    if outcome.code == "address_refused":
+    if outcome.code == ADDRESS_REFUSED.code:
         return replace(outcome, blame="message")
     return replace(outcome, blame="recipient") if outcome.blame == "destination" else outcome

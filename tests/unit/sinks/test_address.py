@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 
-from bridge.sinks.model import AddressGuard
+from bridge.sinks.reachable import AddressGuard
 
 
 @pytest.mark.security(14)

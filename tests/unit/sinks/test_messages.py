@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bridge.planning.spec import SinkSpec
 from bridge.sinks import discord_text, slack_blocks, telegram
-from bridge.sinks.model import SINKS, AddressGuard, Delivery, Reply, SendError, SendOutcome, Wire
+from bridge.sinks.model import SINKS, Delivery, Reply, SendError, SendOutcome, Wire
+from bridge.sinks.reachable import AddressGuard
 from tests.unit.pipeline.samples import event, pipeline, plan, planner
 
 NASTY = "<!channel> & *b* _i_ `c` [l](http://x) @everyone 1.5! -x"
