@@ -22,7 +22,6 @@ from bridge.planning.pipeline import Pipeline, Walk
 from bridge.planning.plan import DeadLetter, Planned, TableShape
 from bridge.planning.rows import Failures, Rows, survivors
 from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
-from bridge.planning.steps.enrich import Enrich
 from bridge.planning.steps.step import Answers
 from bridge.protocol.events import MUST_HAVE, NULL, Event, payload_of, type_of
 
@@ -143,13 +142,8 @@ class Planner:
 
     def lookups(self) -> list[Lookup]:
         """What its pipelines will ask, without keys."""
-        return [
-            Lookup(step.spec, [], step.fields)
-            for pipeline in self.pipelines
-            if pipeline.active
-            for step in pipeline.steps
-            if isinstance(step, Enrich)
-        ]
+        steps = (step for pipeline in self.pipelines if pipeline.active for step in pipeline.steps)
+        return [lookup for step in steps if (lookup := step.lookup()) is not None]
 
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
         """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), and returns the plan.

@@ -174,6 +174,9 @@ class Enrich(Step):
         self.fields = fields
         self.absent = dict.fromkeys(fields)  # every field of a row that is not there is null
 
+    def lookup(self) -> Lookup:
+        return Lookup(self.spec, [], self.fields)
+
     def run(self, rows: Rows, answers: Answers) -> Generator[Lookup, Answer, Passed]:
         rows, keys, failures = survivors(self._keys, rows)
         known = answers.rows.setdefault(self.spec, {})
