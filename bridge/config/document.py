@@ -25,6 +25,7 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from bridge.config.allow import Allow, allows_of
 from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
 
 _REFERENCE = re.compile(
@@ -51,12 +52,14 @@ class Unset(BadReference):
         self.name = name
 
 
-def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
+def substitute(
+    text: str, environ: Mapping[str, str], directory: Path, put: dict[str, str] | None = None
+) -> str:
     """`text` with every reference replaced; replacements are not substituted again.
 
     directory: the base of relative `${file:...}` paths (the configuration's directory). Trailing line breaks of a
-    file are removed. An empty variable counts as unset for `:-` and `:?`, as in a shell. Raises Unset for a missing
-    variable or file, BadReference for an invalid reference.
+    file are removed. put: takes each replacement, with its reference. An empty variable counts as unset for `:-` and
+    `:?`, as in a shell. Raises Unset for a missing variable or file, BadReference for an invalid reference.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -82,7 +85,13 @@ def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
             raise Unset(name, f"{name} is not set: {fix}")
         return found
 
-    return _REFERENCE.sub(value, text)
+    def told(match: re.Match[str]) -> str:
+        replacement = value(match)
+        if put is not None and replacement:
+            put[replacement] = match[0]
+        return replacement
+
+    return _REFERENCE.sub(told, text)
 
 
 def _read(path: Path) -> str:
@@ -130,15 +139,17 @@ class Document:
     """A file's values and their positions.
 
     values, keys: the position of each value and of each mapping key, by path from the top. substituted: paths whose
-    text came from a variable or file and must not be shown. unset: (path, message) of each reference without a value
-    here; their texts stay as written.
+    text came from a variable or file and must not be shown: what was put in, and the reference that it was put in for.
+    unset: (path, message) of each reference without a value here; their texts stay as written. allows: findings of
+    lint that the file allows.
     """
 
     file: str
     tree: Any = None
     values: dict[KeyPath, Position] = field(default_factory=dict)
     keys: dict[KeyPath, Position] = field(default_factory=dict)
-    substituted: set[KeyPath] = field(default_factory=set)
+    substituted: dict[KeyPath, dict[str, str]] = field(default_factory=dict)
+    allows: list[Allow] = field(default_factory=list)
     unset: list[tuple[KeyPath, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -153,6 +164,13 @@ class Document:
             if found:
                 return found
         return TOP
+
+    def masked(self, path: KeyPath, text: str) -> str:
+        """A text about the value at `path` with the references, where it has what was put in for them."""
+        for length in range(len(path) + 1):
+            for value, reference in self.substituted.get(path[:length], {}).items():
+                text = text.replace(value, reference)
+        return text
 
     def problem(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
         """Record an error at `path`."""
@@ -189,7 +207,7 @@ def parse(text: str, environ: Mapping[str, str], *, file: str, directory: Path) 
         raise InvalidConfig(file, [problem]) from None
     except RecursionError:
         raise InvalidConfig(file, [Problem(TOP, (), "is nested too deeply")]) from None
-    document = Document(file)
+    document = Document(file, allows=allows_of(text, _Loader))
     if node is None:
         raise InvalidConfig(file, [Problem(TOP, (), "is empty", "bridge init writes one to start from")])
     builder = _Builder(document, environ, directory)
@@ -287,8 +305,9 @@ class _Builder:
         return self.substituted(text, path) if "${" in text else text
 
     def substituted(self, text: str, path: KeyPath) -> str:
+        put: dict[str, str] = {}
         try:
-            value = substitute(text, self.environ, self.directory)
+            value = substitute(text, self.environ, self.directory, put)
         except Unset as unset:
             self.document.unset.append((path, str(unset)))
             return text
@@ -296,7 +315,7 @@ class _Builder:
             self.document.problem(path, str(error))
             return text
         if value != text:
-            self.document.substituted.add(path)
+            self.document.substituted[path] = put
         return value
 
 

@@ -41,7 +41,13 @@ class RedactSection(
         for index, field in enumerate(self.root):
             near = "" if field in known else nearest(field, known)
             if near:
-                yield Remark("warning", (*path, index), f"the contract has no field {field}", near)
+                yield Remark(
+                    "warning",
+                    (*path, index),
+                    f"the contract has no field {field}",
+                    near,
+                    name="unknown-redaction",
+                )
 
     def told(self) -> Iterator[str]:
         yield f"redact {', '.join(f'`{name}`' for name in self.root)}"
