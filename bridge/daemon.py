@@ -21,7 +21,7 @@ from bridge.observe.listen import bind
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
-from bridge.plans import dispatch_plans, stream_plans
+from bridge.plans import dispatch_plans, stream_plans, types_taken
 from bridge.postgres.login import try_again
 from bridge.repair.upkeep import Upkeep
 from bridge.stream.planned import FailureGuard
@@ -66,6 +66,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         plans = stream_plans(self._config)
+        self._health.unmatched.use(types_taken(self._config))
         admin = self._config.admin
         # A port in use must be reported before anything is fenced.
         listening = bind(admin.listen.host.strip("[]"), admin.listen.port, "admin.listen")
@@ -237,6 +238,7 @@ class Daemon:
             return
         self._metrics.config_last_reload_successful.set(1)
         try_again()
+        self._health.unmatched.use(types_taken(config))
         for name in [name for name in self._workers if name not in plans]:
             self._workers.pop(name).stop()
             self._health.remove(name)

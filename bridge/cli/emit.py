@@ -79,16 +79,14 @@ def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -
 
 
 def leads_nowhere(config: Config, event_type: str) -> str:
-    """A warning if no pipeline and no contract knows the type, with the nearest type; empty: one does."""
-    from fnmatch import fnmatchcase  # noqa: PLC0415  (with the next, only for this)
+    """A warning if no pipeline takes the type, with the nearest type; empty: one does, or it is ignored on purpose."""
+    from bridge.planning.taken import did_you_mean  # noqa: PLC0415
+    from bridge.plans import types_taken  # noqa: PLC0415  (loads psycopg)
 
-    from bridge.problem import nearest  # noqa: PLC0415  (loads pydantic)
-
-    known = [*config.events, *(event for pipeline in config.pipelines.values() for event in pipeline.events)]
-    if any(fnmatchcase(event_type, one) for one in known):
+    taken = types_taken(config)
+    if not taken.unmatched(event_type):
         return ""
-    near = nearest(event_type, known)
-    return f"no pipeline takes {event_type}, and no contract knows it{f'; {near}' if near else ''}"
+    return "; ".join(filter(None, (f"no pipeline takes {event_type}", did_you_mean(taken.near(event_type)))))
 
 
 def put(
