@@ -14,7 +14,7 @@ from pathlib import Path
 from bridge.config.document import Document, read
 from bridge.config.lint_expressions import check_expressions
 from bridge.config.lint_structure import check_structure
-from bridge.config.load import build
+from bridge.config.load import build, config_of
 from bridge.config.model import Config
 from bridge.problem import (
     TOP,
@@ -79,9 +79,7 @@ def examined(
 ) -> tuple[Config, list[LintFinding]]:
     """The configuration, and its findings, errors too. Raises InvalidConfig where it is none."""
     document = read(path, environ)
-    config = build(document)
-    if config is None or document.problems:
-        raise InvalidConfig(document.file, document.problems)
+    config = config_of(document)
     return config, _judged(document, config, allow)
 
 
