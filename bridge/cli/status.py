@@ -16,6 +16,7 @@ from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
     from bridge.config.model import Admin, Config
+    from bridge.planning.taken import TypesTaken
     from bridge.postgres.left_behind import LeftBehind
     from bridge.stream.spec import StreamSpec
 
@@ -45,9 +46,9 @@ def state_of(config: Config) -> dict[str, Any]:
     """From the running bridge, otherwise from the servers. Raises CannotConnect if neither answers."""
     state = ask(config.admin)
     if state is None:
-        from bridge.plans import stream_plans  # noqa: PLC0415  (loads psycopg)
+        from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
-        state = _from_servers(stream_plans(config))
+        state = _from_servers(stream_plans(config), types_taken(config))
     return state
 
 
@@ -80,8 +81,9 @@ def ask(admin: Admin) -> dict[str, Any] | None:
     return {"running": True, **state} if ours else None
 
 
-def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
+def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.observe.unmatched import of_newest  # noqa: PLC0415
     from bridge.postgres import left_behind as left  # noqa: PLC0415
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
@@ -90,6 +92,7 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
     dead: dict[str, int] = {}
     waiting: dict[str, dict[str, float]] = {}
     suppressed: dict[str, int] | None = None
+    types: dict[str, int] = {}
     behind: list[LeftBehind] = []
     at_source: list[LeftBehind] = []
     for plan in plans:
@@ -97,6 +100,7 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
             streams.append(_stream(plan, target))
             suppressed = streams[-1].pop("suppressed")  # one source for all
             at_source = streams[-1].pop("left_behind")
+            types = streams[-1].pop("types")
             if streams[-1]["mode"] is not None:
                 parameters = left.target_parameters(plan.stream, plan.family, plan.units())
                 behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream)
@@ -124,6 +128,7 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
         "waiting_deliveries": waiting,
         "suppressed": suppressed,
+        "unmatched": of_newest(taken, types),
         "left_behind": [one.as_dict() for one in (*at_source, *behind)],
     }
 
@@ -156,6 +161,7 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
             "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
             "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
             "suppressed": suppressed(source),
+            "types": progress.newest_types(source, plan.outbox),
             "left_behind": left.from_source(
                 source.execute(left.SOURCE, left.source_parameters(plan.publication, plan.family))
             ),
@@ -164,6 +170,8 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
 
 def lines(state: dict[str, Any]) -> list[str]:
     """The status as text."""
+    from bridge.observe.unmatched import lines as unmatched_lines  # noqa: PLC0415
+
     found = ["ready" if state["ready"] else "not ready"]
     for problem in state["problems"]:
         found.append(f"  {problem['where']}: {problem['reason']}  {problem['message']}".rstrip())
@@ -186,6 +194,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
         letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
+    found += unmatched_lines(state.get("unmatched"))
     if repeats := state.get("suppressed"):
         found.append(f"skipped, because the idempotency key was used before: {_repeats(repeats)}")
     for one in state.get("left_behind", ()):

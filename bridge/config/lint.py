@@ -15,7 +15,7 @@ from bridge.config import snapshot
 from bridge.config.document import Document, read
 from bridge.config.lint_expressions import check_expressions
 from bridge.config.lint_structure import check_structure
-from bridge.config.load import build
+from bridge.config.load import build, config_of
 from bridge.config.model import Config
 from bridge.config.snapshot import Facts
 from bridge.problem import (
@@ -86,9 +86,7 @@ def examined(
     """The configuration, and its findings, errors too. known: of the servers, instead of the snapshot. Raises
     InvalidConfig where it is none."""
     document = read(path, environ)
-    config = build(document)
-    if config is None or document.problems:
-        raise InvalidConfig(document.file, document.problems)
+    config = config_of(document)
     facts = snapshot.read(snapshot.snapshot_of(path)) if known is None else known
     return config, _judged(document, config, allow, facts)
 

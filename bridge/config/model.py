@@ -8,18 +8,19 @@ from datetime import timedelta
 from hashlib import blake2s
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from bridge.config.connection import Connection, Libpq
 from bridge.config.contract import ContractSection
+from bridge.config.original import NOTHING, Original
 from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
 from bridge.planning.entity import Entity
 from bridge.planning.rows import Literal as Written
 from bridge.planning.rows import classify, names_of
 from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Origin, PublicUrl, Size, Start
-from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
+from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord, Text, as_list
 from bridge.signatures import BODY, SCHEMES
 from bridge.signatures.scheme import PLACEHOLDERS
 
@@ -79,7 +80,9 @@ class SourceSection(Libpq):
     start: Start = "earliest"
     """Where a new stream starts: earliest, now, or a timestamp."""
     unmatched: Literal["ignore", "dead"] = "ignore"
-    """Events with no pipeline and no contract: ignore counts them, dead makes them dead letters."""
+    """Events with no pipeline and no contract: ignore counts and reports them, dead makes them dead letters."""
+    ignore_types: Annotated[tuple[Text, ...], BeforeValidator(as_list)] = ()
+    """Types, or globs such as audit.*, that no pipeline has to take: counted, not reported, never dead letters."""
     poll_interval: Duration = timedelta(seconds=1)
     """How often to poll when no NOTIFY arrives."""
     batch: BatchLimits = BatchLimits()
@@ -320,3 +323,9 @@ class Config(Section):
     """Refuse roles with more privileges than the bridge needs (superuser, BYPASSRLS, table owner)."""
     tests: tuple[Case, ...] = ()
     """The configuration's own tests, for `bridge test`."""
+    _original: Original = PrivateAttr(default=NOTHING)
+
+    @property
+    def original(self) -> Original:
+        """What it was made of."""
+        return self._original

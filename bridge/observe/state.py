@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from bridge.errors import BridgeError
+from bridge.observe.unmatched import Unmatched
 from bridge.postgres.left_behind import LeftBehind
 from bridge.protocol.events import format_lsn
 from bridge.protocol.facts import Phase
@@ -293,6 +294,7 @@ class Health:
         self._rates: dict[str, deque[tuple[float, int]]] = {}
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
         self.left_behind: Sequence[LeftBehind] = ()
+        self.unmatched = Unmatched(clock=clock)
         self.left_alone: dict[tuple[str, str], Sequence[AloneUntil]] = {}  # by pipeline and destination
 
     def add(self, state: StreamState) -> StreamState:

@@ -254,6 +254,10 @@ class Engine:
                 outcomes[unit[0], "applied"] -= rows
                 outcomes[unit[0], "suppressed"] += rows
                 self._tell_suppressed(unit)
+            if not self._spec.counts_unmatched:
+                del outcomes["", "unmatched"], outcomes["", "ignored"]
+            elif planned.unmatched:
+                self._watcher.unmatched(planned.unmatched)
             self._watcher.applied(ledger, outcomes, prepared.batch, now - began)
             if planned.deliveries:
                 self._watcher.deliveries(len(planned.deliveries))
