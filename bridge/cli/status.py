@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bridge.config.model import Admin, Config
     from bridge.planning.taken import TypesTaken
     from bridge.postgres.left_behind import LeftBehind
+    from bridge.postgres.target_rules import Finding
     from bridge.stream.spec import StreamSpec
 
 _SECONDS = 4.0
@@ -87,12 +88,14 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
     from bridge.postgres import left_behind as left  # noqa: PLC0415
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
+    from bridge.postgres.versions import newer  # noqa: PLC0415
 
     streams = []
     dead: dict[str, int] = {}
     waiting: dict[str, dict[str, float]] = {}
     suppressed: dict[str, int] | None = None
     types: dict[str, int] = {}
+    later: list[Finding] = []
     behind: list[LeftBehind] = []
     at_source: list[LeftBehind] = []
     for plan in plans:
@@ -101,6 +104,9 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
             suppressed = streams[-1].pop("suppressed")  # one source for all
             at_source = streams[-1].pop("left_behind")
             types = streams[-1].pop("types")
+            later += [
+                found for found in (newer(target, "target"), streams[-1].pop("newer")) if found is not None
+            ]
             if streams[-1]["mode"] is not None:
                 parameters = left.target_parameters(plan.stream, plan.family, plan.units())
                 behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream)
@@ -122,7 +128,11 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
                 "reason": "not_running",
                 "message": "no bridge answers on admin.listen",
                 "hint": "bridge run",
-            }
+            },
+            *(
+                {"where": "bridge", "reason": one.reason, "message": one.message, "hint": one.fix}
+                for one in dict.fromkeys(later)
+            ),
         ],
         "streams": streams,
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
@@ -141,6 +151,7 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     from bridge.postgres.outbox import suppressed  # noqa: PLC0415
     from bridge.postgres.profiles import SOURCE  # noqa: PLC0415
     from bridge.postgres.source import require_outbox  # noqa: PLC0415
+    from bridge.postgres.versions import newer  # noqa: PLC0415
 
     row = progress.checkpoint(target, plan.stream)
     applied = progress.listed(target, plan.stream)
@@ -161,6 +172,7 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
             "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
             "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
             "suppressed": suppressed(source),
+            "newer": newer(source, "source"),
             "types": progress.newest_types(source, plan.outbox),
             "left_behind": left.from_source(
                 source.execute(left.SOURCE, left.source_parameters(plan.publication, plan.family))

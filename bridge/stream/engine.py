@@ -28,6 +28,7 @@ from bridge.postgres.progress import former
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
+from bridge.postgres.versions import refuse_newer
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
@@ -88,6 +89,7 @@ class Engine:
         outbox = spec.outbox
         self._control = self._opened(Source(spec.source_dsn, spec.stream, outbox, spec.publication))
         require_outbox(self._control.connection, outbox)
+        refuse_newer(self._control.connection, "source")
         publication = None if spec.capture == "poll" else spec.publication
         require_columns(self._control.connection, outbox, publication)
         self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator
-
 from bridge.config.connection import PostgresConnection, split_table, table_names, unqualified
 from bridge.config.destinations.destination import DestinationSection, Value
 from bridge.planning.spec import TableSpec
 from bridge.problem import KeyPath, Remark, nearest
-from bridge.section import Text, as_list
+from bridge.section import ONE_OR_MORE, Text
 from bridge.sinks.model import SinkConnection
 
 
@@ -26,7 +24,7 @@ class TableDestination(DestinationSection):
     """The table, schema-qualified: events.usage_limits."""
     mode: Literal["insert", "upsert"] = "insert"
     """insert adds rows; upsert overwrites the row with the same key."""
-    key: Annotated[tuple[Text, ...], BeforeValidator(as_list)] = ()
+    key: Annotated[tuple[Text, ...], ONE_OR_MORE] = ()
     """With upsert: the columns of a unique index."""
     version: Text | None = None
     """With upsert: $meta.seq, or the column that holds it. An older event then never overwrites a newer one."""
