@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from itertools import chain
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +33,6 @@ _RUN_WHERE = {"command": "run", "config": "in bridge.yaml", "advice": "fix", "":
     help="Write what the servers say of the columns beside the file, for `bridge lint`.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def doctor(config_path: Path, allow_lint: tuple[str, ...], network: bool, as_json: bool) -> None:
 def doctor(
     config_path: Path, allow_lint: tuple[str, ...], network: bool, write_snapshot: bool, as_json: bool
 ) -> None:
@@ -44,16 +42,6 @@ def doctor(
     select, values that a column cannot hold. Exit code 0 without errors (there may be warnings), 1 with errors, 2 for
     the configuration, 3 if a server cannot be reached.
     """
-    from bridge.config.lint import examined  # noqa: PLC0415  (pydantic: `--help` needs none)
-    from bridge.doctor.examine import examine  # noqa: PLC0415  (loads psycopg)
-    from bridge.doctor.findings import of_file  # noqa: PLC0415
-
-    config, findings = examined(config_path, os.environ, allow_lint)
-    checks: list[Check] = []
-    for check in chain(of_file(config_path, findings), examine(config, network=network)):
-        checks.append(check)
-        if not as_json:
-            _show(check)
     from bridge.config import snapshot  # noqa: PLC0415  (pydantic: `--help` needs none)
     from bridge.doctor.examine import examine  # noqa: PLC0415  (loads psycopg)
     from bridge.doctor.findings import FileLint, ask  # noqa: PLC0415

@@ -29,88 +29,6 @@ from bridge.config.substitution import BadReference, Outside, Unset, in_files, s
 from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
 
 _KEY = re.compile(r"\s*[\w.-]+:(\s|$)")  # a line that is a key, and maybe its value
-from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
-
-_REFERENCE = re.compile(
-    r"""\$\$                                                  # a literal dollar: left for the value's reader
-      | \$\{(?=\{)                                            # a dollar, then a template
-      | \$\{file:(?P<file>[^{}]+)\}
-      | \$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<how>[-?])(?P<rest>[^}]*))?\}
-      | (?P<broken>\$\{)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_FILE_MAX = 1 << 20  # bytes; a secret is a line, not a disk
-
-
-class BadReference(ValueError):
-    """A reference that cannot be parsed or resolved. The text contains no values."""
-
-
-class Unset(BadReference):
-    """The variable or file does not exist on this machine; it may exist on the machine that runs the bridge."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
-        self.name = name
-
-
-def substitute(
-    text: str, environ: Mapping[str, str], directory: Path, put: dict[str, str] | None = None
-) -> str:
-    """`text` with every reference replaced; replacements are not substituted again.
-
-    directory: the base of relative `${file:...}` paths (the configuration's directory). Trailing line breaks of a
-    file are removed. put: takes each replacement, with its reference. An empty variable counts as unset for `:-` and
-    `:?`, as in a shell. Raises Unset for a missing variable or file, BadReference for an invalid reference.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match["broken"]:
-            raise BadReference(
-                "has a ${ that is not a reference: write ${NAME}, ${NAME:-default}, ${file:/path}"
-            )
-        if match["file"]:
-            return _read(directory / match["file"])
-        name = match["name"]
-        if name is None:
-            return match[0]
-        rest = match["rest"] or ""
-        if "${" in rest:
-            raise BadReference(f"${{{name}:...}} contains another reference: references do not nest")
-        found = environ.get(name)
-        if match["how"] and not found:
-            if match["how"] == "-":
-                return rest
-            raise Unset(name, f"{name} is not set: {rest or 'it is required'}")
-        if found is None:
-            fix = f"set it in the environment, or write ${{{name}:-default}}"
-            raise Unset(name, f"{name} is not set: {fix}")
-        return found
-
-    def told(match: re.Match[str]) -> str:
-        replacement = value(match)
-        if put is not None and replacement:
-            put[replacement] = match[0]
-        return replacement
-
-    return _REFERENCE.sub(told, text)
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_MAX + 1)
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise Unset(str(path), f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise BadReference(f"{path} is not UTF-8 text") from None
-    if len(content) > _FILE_MAX or "\0" in text:
-        raise BadReference(f"{path} is not a file of at most one MiB")
-    return text.rstrip("\r\n")
-
-
 _PLAIN = "plain"  # the tag of an unquoted scalar without a tag of its own
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _LOOKALIKES = {"True", "TRUE", "False", "FALSE", "Null", "NULL"}
@@ -146,7 +64,6 @@ class Document:
     unset: (path, message) of each reference without a value here; their texts stay as written. allows: findings of
     lint that the file allows. in_files: the text of each value that a file has a part of, as written. text, outside:
     what all of it was made of.
-    lint that the file allows.
     """
 
     file: str
@@ -225,7 +142,6 @@ def parse(
     document = Document(
         file, None, text, Outside(environ, directory, contents or {}), allows=allows_of(text, _Loader)
     )
-    document = Document(file, allows=allows_of(text, _Loader))
     if node is None:
         raise InvalidConfig(file, [Problem(TOP, (), "is empty", "bridge init writes one to start from")])
     builder = _Builder(document)
@@ -324,7 +240,6 @@ class _Builder:
         put: dict[str, str] = {}
         try:
             value = substitute(text, self.document.outside, put)
-            value = substitute(text, self.environ, self.directory, put)
         except Unset as unset:
             self.document.unset.append((path, str(unset)))
             return text
@@ -365,8 +280,8 @@ def _syntax(error: MarkedYAMLError, text: str) -> Problem:
     elif "expected <block end>" in (error.problem or "") and error.context_mark is not None:
         block = error.context_mark
         hint = (
-            f"indent it as the keys beside it: it begins in column {position.column}, where no block does; the one around it"
-            f" begins in column {block.column + 1} (line {block.line + 1})"
+            f"indent it as the keys beside it: it begins in column {position.column}, where no block does;"
+            f" the one around it begins in column {block.column + 1} (line {block.line + 1})"
         )
     elif _KEY.match(line) and "mapping values are not allowed" in (error.problem or ""):
         hint = "indent it as the line before it: the value there ends with its line"

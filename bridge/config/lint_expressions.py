@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bridge.config.contract import EventField
-from bridge.config.known import EventFields, Roots
 from bridge.config.known import EventFields, Kind, Roots
 from bridge.config.lint_columns import ColumnLint
 from bridge.config.lint_comparisons import check_operators
@@ -45,7 +44,6 @@ _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}
 def check_expressions(config: Config, facts: Facts = UNKNOWN) -> Iterator[Remark]:
     """All findings in the pipelines' expressions, templates and values. facts: what is known of the servers."""
     for name, pipeline in config.pipelines.items():
-        yield from _pipeline(("pipelines", name), pipeline, event_fields(config, pipeline))
         yield from _pipeline(("pipelines", name), name, config, facts)
         for index, case in enumerate(config.tests):
             many = len(pipeline.events) > 1 or any(set(event) & set("*?[") for event in pipeline.events)
@@ -67,7 +65,6 @@ def event_fields(config: Config, pipeline: PipelineSection) -> EventFields | Non
     return EventFields(pipeline.events, found)
 
 
-def _pipeline(path: KeyPath, pipeline: PipelineSection, fields: EventFields | None) -> Iterator[Remark]:
 def _pipeline(path: KeyPath, name: str, config: Config, facts: Facts) -> Iterator[Remark]:
     pipeline = config.pipelines[name]
     fields = event_fields(config, pipeline)
@@ -131,7 +128,6 @@ class _Scope:
     def __init__(self, fields: EventFields | None, later: set[str]) -> None:
         """fields: None where some event has no contract, and anything may come. later: names that steps make."""
         self._fields = fields
-        self._values = Roots(fields)
         self.values = Roots(fields)
         self.rows: dict[str, Columns] = {}  # of lookups
         self._kept: dict[str, Collection[str]] = {}  # of entities that events maintain
@@ -179,9 +175,6 @@ class _Scope:
     def _operators(self, path: KeyPath, expression: str, makes: str = "") -> Iterator[Remark]:
         node = tree_of(expression)
         if node is not None:
-            yield from check_operators(path, node, self._values, self._fields)
-        if makes:
-            self._values.make(makes, node)
             yield from check_operators(path, node, self.values, self._fields)
         if makes:
             self.values.make(makes, node)

@@ -1,21 +1,3 @@
-"""The findings of lint as checks."""
-
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-from bridge.config.lint import LintFinding
-from bridge.doctor.check import Check, ok
-from bridge.problem import format_path
-
-
-def of_file(file: Path, findings: Sequence[LintFinding]) -> Iterator[Check]:
-    """What is wrong with the file, which `bridge run` refuses as well, or that nothing is."""
-    if not findings:
-        yield ok("bridge", "lint", f"{file}: no findings")
-    for finding in findings:
-        yield of(file, finding)
 """The findings of lint as checks, with what the servers say of the columns that the file names.
 
 Lint judges the file by itself, or by a snapshot. Here the servers are asked: a lookup's query is described, not run.
@@ -101,8 +83,6 @@ def of(file: Path, finding: LintFinding) -> Check:
     at = finding.position
     message = f"{file}:{at.line}:{at.column}: {path}{finding.message}"
     fix = finding.fix or "correct it there"
-    return Check(
-        "error" if finding.level == "error" else "warn", "bridge", finding.name, message, fix, "config"
     level = "error" if finding.level == "error" else "warn"
     return Check(level, "bridge", finding.name, message, fix, "config")  # type: ignore[arg-type]  # one of the two
 
