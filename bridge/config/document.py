@@ -280,8 +280,8 @@ def _syntax(error: MarkedYAMLError, text: str) -> Problem:
     elif "expected <block end>" in (error.problem or "") and error.context_mark is not None:
         block = error.context_mark
         hint = (
-            f"indent it as the keys beside it: it begins in column {position.column}, where no block does; the one"
-            f" around it begins in column {block.column + 1} (line {block.line + 1})"
+            f"indent it as the keys beside it: it begins in column {position.column}, where no block does;"
+            f" the one around it begins in column {block.column + 1} (line {block.line + 1})"
         )
     elif _KEY.match(line) and "mapping values are not allowed" in (error.problem or ""):
         hint = "indent it as the line before it: the value there ends with its line"
