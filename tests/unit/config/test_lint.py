@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from bridge.config.lint import lint
+from bridge.expressions.expression import compile_expression
+from bridge.expressions.tree import tree_of
 
 HEAD = """\
 version: 1
@@ -509,3 +511,65 @@ def test_what_may_be_meant_does_not_stop_a_bridge(tmp_path: Path) -> None:
     assert several(tmp_path, GLOB, "$event.reason == 'x'") == [
         ("warning", "unknown-field", "no contract of quota.* has a field reason")
     ]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "1 + 2 * -$event.used ** 2 // 3 % 4 ~ 'x'",
+        "$event.a is not none and ($event.b|default(0, true)) >= 1 or not $event.c",
+        "$event.x if $event.y in ['a', $event.z] else $event.a['b c'][0].d",
+        "$event.a.startswith('x') and {'a': [1, 2]}['a'] and range(3)|length == 3",
+        "'a' 'b' == $event.a and 1 < $event.b <= 3 and $event.c not in []",
+    ],
+)
+def test_what_can_be_compiled_has_a_tree(expression: str) -> None:
+    compile_expression(expression)
+    assert tree_of(expression) is not None
+
+
+KEPT = """\
+version: 1
+connections:
+  warehouse: {{ type: postgres, dsn: dbname=w }}
+events:
+  account.updated: {{ id: string, plan: string, seats: number }}
+  usage.seen: {{ account: string }}
+entities:
+  account: {{ kept_by: events }}
+pipelines:
+  accounts: {{ event: account.updated, steps: [ {{ upsert.entity: {{ entity: account, key: $event.id{fields} }} }} ] }}
+  usage:
+    event: usage.seen
+    steps:
+      - enrich.entity: {{ entity: account, key: $event.account }}
+    destinations:
+      t: {{ connection: warehouse, table: public.t, columns: {{ plan: {read} }} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "read", "found"),
+    [
+        ("", "$account.plan", []),
+        ("", "$account.paln", ["error"]),
+        ("", "'{{ account.owner }}'", ["warning"]),
+        (", fields: { plan: $event.plan }", "$account.plan", []),
+        (", fields: { plan: $event.plan }", "$account.seats", ["warning"]),
+    ],
+)
+def test_a_field_that_no_event_says_of_an_entity(
+    tmp_path: Path, fields: str, read: str, found: list[str]
+) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(KEPT.format(fields=fields, read=read))
+    assert [one.level for one in lint(path, {}) if one.name == "entity-field"] == found
+    assert [one.name for one in lint(path, {}) if one.name != "entity-field"] == []
+
+
+def test_a_snapshot_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(HEAD.format(**WELL))
+    (tmp_path / "bridge.snapshot.json").write_text("[]")
+    [told] = lint(path, {})
+    assert (told.level, told.fix) == ("error", "write it again: bridge doctor --snapshot")
