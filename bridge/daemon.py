@@ -5,6 +5,7 @@ supervises; each stream has its own thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import socket
@@ -21,6 +22,7 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.plans import dispatch_plans, stream_plans, types_taken
+from bridge.postgres.login import try_again
 from bridge.repair.upkeep import Upkeep
 from bridge.stream.planned import FailureGuard
 from bridge.stream.spec import StreamSpec
@@ -33,6 +35,9 @@ if TYPE_CHECKING:  # only a configuration that has an ingress, or sinks, pays fo
 
 GRACE_SECONDS = 20.0
 """Seconds that SIGTERM waits for batches in flight. The end of the process rolls back those that have not settled."""
+
+SECRETS_SECONDS = 5.0
+"""Between two looks at the files of secrets."""
 
 
 class Daemon:
@@ -74,6 +79,7 @@ class Daemon:
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             serving = asyncio.create_task(self._serve_admin(listening), name="admin")
             looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
+            following = asyncio.create_task(self._follow_secrets())
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait(
                 [serving, stopping, *([taking] if taking else [])], return_when=asyncio.FIRST_COMPLETED
@@ -82,6 +88,7 @@ class Daemon:
             sending = [self._dispatchers.stop()] if self._dispatchers is not None else []
             await asyncio.gather(self._drain(), *sending)
             await looking
+            await following
             await serving
         if taking is not None:
             await taking
@@ -191,6 +198,34 @@ class Daemon:
                     "grace period is over: batches in flight are rolled back", stream=worker.plan.stream
                 )
 
+    async def _follow_secrets(self) -> None:
+        """Use the secrets of sinks and the ingress as their files have them now."""
+        said = ""
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), SECRETS_SECONDS)
+            config = self._config
+            if not config.original.files or self._stop.is_set():
+                continue
+            from bridge.config.rotated import rotated  # noqa: PLC0415  only for secrets in files
+
+            try:
+                fresh = await asyncio.to_thread(rotated, config)
+                if fresh is None or config is not self._config:
+                    continue
+                ingress = _ingress_settings(fresh)
+            except ConfigError as error:
+                if str(error) != said:
+                    self._log.error("a secret's file cannot be used; the old value stays", message=str(error))
+                said = str(error)
+                continue
+            said = ""
+            self._config = fresh
+            self._dispatch(fresh)
+            if ingress is not None and self._ingress is not None:
+                self._ingress.reload(ingress)
+            self._log.info("secrets were read again")
+
     def _reload(self) -> None:
         """SIGHUP: reload. If the file has errors, the old configuration stays."""
         try:
@@ -202,6 +237,7 @@ class Daemon:
             self._log.error("reload refused; the old configuration stays", message=str(error))
             return
         self._metrics.config_last_reload_successful.set(1)
+        try_again()
         self._health.unmatched.use(types_taken(config))
         for name in [name for name in self._workers if name not in plans]:
             self._workers.pop(name).stop()
@@ -234,7 +270,13 @@ def _ingress_settings(config: Config) -> IngressSettings | None:
 def _socket(config: Config) -> object:
     """Ingress settings that need a restart."""
     ingress = config.ingress
-    return ingress and (ingress.listen, ingress.max_connections, config.source.dsn)
+    source = config.source  # without its password, which is followed
+    return ingress and (
+        ingress.listen,
+        ingress.max_connections,
+        source.place(),
+        source.parameters().get("user"),
+    )
 
 
 async def serve_ingress(

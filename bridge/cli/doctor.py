@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import allow_lint_option, config_option
 
 if TYPE_CHECKING:
     from bridge.doctor.check import Check
@@ -20,20 +22,24 @@ _RUN_WHERE = {"command": "run", "config": "in bridge.yaml", "advice": "fix", "":
 
 @click.command(panel="Check")
 @config_option
+@allow_lint_option
 @click.option(
     "--network", is_flag=True, help="Also test the network path: addresses, ports, TLS, round trips."
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def doctor(config_path: Path, network: bool, as_json: bool) -> None:
+def doctor(config_path: Path, allow_lint: tuple[str, ...], network: bool, as_json: bool) -> None:
     """Check every precondition on every server, and print the fix of each finding.
 
     Changes nothing. Exit code 0 without errors (there may be warnings), 1 with errors, 2 for the configuration, 3 if
     a server cannot be reached.
     """
+    from bridge.config.lint import examined  # noqa: PLC0415  (pydantic: `--help` needs none)
     from bridge.doctor.examine import examine  # noqa: PLC0415  (loads psycopg)
+    from bridge.doctor.findings import of_file  # noqa: PLC0415
 
+    config, findings = examined(config_path, os.environ, allow_lint)
     checks: list[Check] = []
-    for check in examine(read_config(config_path), network=network):
+    for check in chain(of_file(config_path, findings), examine(config, network=network)):
         checks.append(check)
         if not as_json:
             _show(check)

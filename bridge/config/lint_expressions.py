@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
 from bridge.config.contract import EventField
+from bridge.config.known import EventFields, Roots
+from bridge.config.lint_comparisons import check_operators
 from bridge.config.lint_values import (
     Absences,
-    check_comparisons,
     expression_names,
     has_arithmetic,
     is_expression,
@@ -19,39 +21,39 @@ from bridge.config.lint_values import (
 from bridge.config.model import Config
 from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
-from bridge.problem import KeyPath, Remark, nearest
+from bridge.expressions.tree import tree_of
+from bridge.problem import KeyPath, Level, Remark, nearest
 
 META_FIELDS = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers")
+SURE: Level = "error"
 _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}
 
 
 def check_expressions(config: Config) -> Iterator[Remark]:
     """All findings in the pipelines' expressions, templates and values."""
     for name, pipeline in config.pipelines.items():
-        yield from _pipeline(("pipelines", name), pipeline, _fields(config, pipeline))
+        yield from _pipeline(("pipelines", name), pipeline, event_fields(config, pipeline))
         for index, case in enumerate(config.tests):
             many = len(pipeline.events) > 1 or any(set(event) & set("*?[") for event in pipeline.events)
             if case.pipeline == name and case.type is None and many:
                 message = "the pipeline takes several event types: the test must name one"
-                yield Remark("error", ("tests", index), message, "add type: ...")
+                yield Remark("error", ("tests", index), message, "add type: ...", name="untyped-test")
 
 
-def _fields(config: Config, pipeline: PipelineSection) -> Mapping[str, list[EventField]] | None:
-    """Field name to its definitions in the contracts of the pipeline's events."""
-    found: dict[str, list[EventField]] = {}
+def event_fields(config: Config, pipeline: PipelineSection) -> EventFields | None:
+    """The fields of the pipeline's events; None where an event has no contract, and anything may come."""
+    found: dict[str, Mapping[str, EventField]] = {}
     for pattern in pipeline.events:
-        contracts = [contract for event, contract in config.events.items() if fnmatchcase(event, pattern)]
+        contracts = {
+            event: contract.fields for event, contract in config.events.items() if fnmatchcase(event, pattern)
+        }
         if not contracts:
             return None
-        for contract in contracts:
-            for name, field in contract.fields.items():
-                found.setdefault(name, []).append(field)
-    return found
+        found.update(contracts)
+    return EventFields(pipeline.events, found)
 
 
-def _pipeline(
-    path: KeyPath, pipeline: PipelineSection, fields: Mapping[str, list[EventField]] | None
-) -> Iterator[Remark]:
+def _pipeline(path: KeyPath, pipeline: PipelineSection, fields: EventFields | None) -> Iterator[Remark]:
     scope = _Scope(fields, {name for step in pipeline.steps for name in step.makes})
     for index, step in enumerate(pipeline.steps):
         yield from step.lint((*path, "steps", index, step.word), scope)
@@ -70,13 +72,18 @@ def _pipeline(
 class _Scope:
     """What an expression at one place of a pipeline can name; asked step by step, in their order (steps/step.py)."""
 
-    def __init__(self, fields: Mapping[str, list[EventField]] | None, later: set[str]) -> None:
+    def __init__(self, fields: EventFields | None, later: set[str]) -> None:
         """fields: None where some event has no contract, and anything may come. later: names that steps make."""
-        self.fields = fields
+        self._fields = fields
+        self._values = Roots(fields)
         self._roots = {"event", "meta"}
         self._later = later
         self._computed: set[str] = set()  # names for the results of arithmetic
         self._absences = Absences(fields)
+
+    @property
+    def fields(self) -> Collection[str] | None:
+        return None if self._fields is None else self._fields.names()
 
     def made(self, names: Iterable[str]) -> None:
         """The step that makes these names is past."""
@@ -94,22 +101,29 @@ class _Scope:
         try:
             names = expression_names(expression)
         except ConfigError as error:
-            yield Remark("error", path, str(error).replace("\n  fix: ", "; "))
+            yield Remark("error", path, str(error).replace("\n  fix: ", "; "), name="syntax")
             return
         yield from self._names(path, names)
-        yield from check_comparisons(path, expression, self.fields or {})
+        yield from self._operators(path, expression, makes)
         yield from self._absences.check(path, expression)
+
+    def _operators(self, path: KeyPath, expression: str, makes: str = "") -> Iterator[Remark]:
+        node = tree_of(expression)
+        if node is not None:
+            yield from check_operators(path, node, self._values, self._fields)
+        if makes:
+            self._values.make(makes, node)
 
     def value(self, path: KeyPath, value: Any) -> Iterator[Remark]:
         """What is wrong with a value source."""
         try:
             names = value_names(value)
         except ConfigError as error:
-            yield Remark("error", path, str(error).replace("\n  fix: ", "; "))
+            yield Remark("error", path, str(error).replace("\n  fix: ", "; "), name="syntax")
             return
         yield from self._names(path, names)
         if isinstance(value, str) and is_expression(value):
-            yield from check_comparisons(path, value, self.fields or {})
+            yield from self._operators(path, value)
             yield from self._absences.check(path, value)
         for text in _templates(value):
             yield from self._absences.check_template(path, text)
@@ -118,7 +132,7 @@ class _Scope:
                 if name.partition(".")[0] in self._roots:
                     message = f"${name} inside text is not replaced"
                     fix = f"write {{{{ {name} }}}} for its value, or $$ for a dollar"
-                    yield Remark("warning", path, message, fix)
+                    yield Remark("warning", path, message, fix, name="dollar-in-text")
 
     def check_float(self, path: KeyPath, value: Any) -> Iterator[Remark]:
         """Arithmetic is float64: a numeric column loses the exact decimal."""
@@ -131,23 +145,29 @@ class _Scope:
         if computed or has_arithmetic(value):
             message = "is computed in float64: a numeric column loses its exact decimals"
             fix = "map the field itself, or compute in SQL (a generated column)"
-            yield Remark("warning", path, message, fix)
+            yield Remark("warning", path, message, fix, name="float64")
 
     def _names(self, path: KeyPath, names: frozenset[str]) -> Iterator[Remark]:
         for name in sorted(names):
             root, _, rest = name.partition(".")
             field, _, below = rest.partition(".")
             if root in self._later:
-                yield Remark("error", path, f"${root} is defined by a later step", "move that step up")
+                yield Remark(
+                    "error",
+                    path,
+                    f"${root} is defined by a later step",
+                    "move that step up",
+                    name="later-name",
+                )
             elif root not in self._roots:
                 known = ", ".join(f"${each}" for each in sorted(self._roots))
                 fix = nearest(root, self._roots) or f"there is: {known}"
-                yield Remark("error", path, f"there is no ${root} here", fix)
+                yield Remark("error", path, f"there is no ${root} here", fix, name="unknown-name")
             elif root == "meta" and field and field not in META_FIELDS:
                 fix = nearest(field, META_FIELDS) or f"there is: {', '.join(META_FIELDS)}"
-                yield Remark("error", path, f"$meta has no {field}", fix)
-            elif root == "event" and field and self.fields is not None:
-                yield from _field(path, field, below, self.fields)
+                yield Remark("error", path, f"$meta has no {field}", fix, name="unknown-meta")
+            elif root == "event" and field and self._fields is not None:
+                yield from _field(path, field, below, self._fields)
 
 
 def _templates(value: Any) -> Iterator[str]:
@@ -159,9 +179,17 @@ def _templates(value: Any) -> Iterator[str]:
             yield from _templates(inside)
 
 
-def _field(path: KeyPath, field: str, below: str, fields: Mapping[str, list[EventField]]) -> Iterator[Remark]:
-    if field not in fields:
-        fix = nearest(field, fields) or f"add it to the contract, such as {field}: any?"
-        yield Remark("error", path, f"the event's contract has no field {field}", fix)
-    elif below and all(one.type in _LEAVES for one in fields[field]):
-        yield Remark("error", path, f"{field} is a {fields[field][0].type} and has no {below}")
+def _field(path: KeyPath, field: str, below: str, fields: EventFields) -> Iterator[Remark]:
+    known = fields.names()
+    if field not in known:
+        near = nearest(field, known)
+        fix = near or f"add it to the contract, such as {field}: any?"
+        if fields.total:
+            message, level = f"the event's contract has no field {field}", SURE
+        else:  # an event that matches the pattern and has no contract may bring it
+            message = f"no contract of {', '.join(fields.patterns)} has a field {field}"
+            level = SURE if get_close_matches(field, known, n=1, cutoff=0.8) else "warning"
+        yield Remark(level, path, message, fix, name="unknown-field")
+    elif below and all(one.type in _LEAVES for one in fields.of(field)):
+        message = f"{field} is a {fields.of(field)[0].type} and has no {below}"
+        yield Remark("error", path, message, name="field-of-value")

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from bridge.config.document import Document, read
 from bridge.config.model import Config
 from bridge.config.names import check_names, connection_kinds
+from bridge.config.original import Original
 from bridge.config.schema import keys_at
 from bridge.problem import InvalidConfig, KeyPath, nearest
 
@@ -33,10 +34,20 @@ def load(path: Path, environ: Mapping[str, str], *, offline: bool = False) -> Co
     environ: the values of `${VAR}`. offline: a reference to a missing variable or file stays as written, for
     commands that connect to nothing. Raises InvalidConfig (a ConfigError) with every problem.
     """
-    document = read(path, environ)
+    return config_of(read(path, environ), offline=offline)
+
+
+def config_of(document: Document, *, offline: bool = False) -> Config:
+    """The configuration of a document, as load()."""
     config = build(document, offline=offline)
     if config is None or document.problems:
         raise InvalidConfig(document.file, document.problems)
+    if document.in_files:
+        from bridge.config.dsn import follow_files  # noqa: PLC0415  without secrets in files there are none to follow
+
+        follow_files(document, config)
+    outside = document.outside
+    config._original = Original(document.file, document.text, outside.variables, outside.files)
     return config
 
 

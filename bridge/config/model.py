@@ -8,11 +8,12 @@ from datetime import timedelta
 from hashlib import blake2s
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from bridge.config.connection import Connection, Libpq
 from bridge.config.contract import ContractSection
+from bridge.config.original import NOTHING, Original
 from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
 from bridge.planning.entity import Entity
@@ -328,3 +329,9 @@ class Config(Section):
     """Refuse roles with more privileges than the bridge needs (superuser, BYPASSRLS, table owner)."""
     tests: tuple[Case, ...] = ()
     """The configuration's own tests, for `bridge test`."""
+    _original: Original = PrivateAttr(default=NOTHING)
+
+    @property
+    def original(self) -> Original:
+        """What it was made of."""
+        return self._original

@@ -149,6 +149,11 @@ class Planner:
             for name, table in pipeline.tables.items()
         }
 
+    def lookups(self) -> list[Lookup]:
+        """What its pipelines will ask, without keys."""
+        steps = (step for pipeline in self.pipelines if pipeline.active for step in pipeline.steps)
+        return [lookup for step in steps if (lookup := step.lookup()) is not None]
+
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
         """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), and returns the plan.
 

@@ -28,6 +28,7 @@ from psycopg.pq.abc import PGconn
 from bridge.errors import CannotConnect, Halt
 from bridge.postgres import wire
 from bridge.postgres.advice import advice
+from bridge.postgres.login import login_of
 from bridge.postgres.profiled import (
     FIRST_ANSWER_SECONDS,
     AsyncProfiledConnection,
@@ -72,7 +73,27 @@ def connect(dsn: str, profile: Profile, part: str = "", *, where: str = "") -> P
 
     Raises CannotConnect, and Halt (target_pooled) if a pooler gives no session and the profile needs one.
     """
-    where = where or profile.where
+    return _logged_in(dsn, lambda text: _connect(text, profile, part, where or profile.where))
+
+
+_Made = TypeVar("_Made")
+
+
+def _logged_in(dsn: str, attempt: Callable[[str], _Made]) -> _Made:
+    """What the attempt makes of the connection string that is valid by now. Raises its error."""
+    login = login_of(dsn)
+    text = login.begin()
+    while True:
+        try:
+            made = attempt(text)
+        except CannotConnect as error:
+            text = login.failed(text, error)
+        else:
+            login.worked()
+            return made
+
+
+def _connect(dsn: str, profile: Profile, part: str, where: str) -> ProfiledConnection:
     conninfo = complete(dsn, profile, part)
     try:
         connection = ProfiledConnection.connect(
@@ -98,6 +119,20 @@ def connect(dsn: str, profile: Profile, part: str = "", *, where: str = "") -> P
 
 Prepare = Callable[[AsyncProfiledConnection], Awaitable[None]]
 _Opened = TypeVar("_Opened", bound=AsyncProfiledConnection)
+
+
+async def _logged_in_async(dsn: str, attempt: Callable[[str], Awaitable[_Opened]]) -> _Opened:
+    """As _logged_in()."""
+    login = login_of(dsn)
+    text = login.begin()
+    while True:
+        try:
+            made = await attempt(text)
+        except CannotConnect as error:
+            text = login.failed(text, error)
+        else:
+            login.worked()
+            return made
 
 
 async def _connect_async(
@@ -139,6 +174,10 @@ def _settled(connection: ProfiledConnection | AsyncProfiledConnection, *, lent: 
 
 def connect_pq(dsn: str, profile: Profile, part: str = "", **parameters: str) -> PGconn:
     """A nonblocking connection of libpq's own, with a session. parameters: of the conninfo. Raises as connect()."""
+    return _logged_in(dsn, lambda text: _connect_pq(text, profile, part, **parameters))
+
+
+def _connect_pq(dsn: str, profile: Profile, part: str, **parameters: str) -> PGconn:
     conninfo = complete(dsn, profile, part, **parameters)
     link = _link(conninfo, profile.where)
     try:
@@ -287,7 +326,9 @@ class Pool:
             @classmethod
             async def connect(cls, *_: Any, **_ignored: Any) -> Self:
                 try:
-                    return await _connect_async(cls, dsn, profile, part, prepare)
+                    return await _logged_in_async(
+                        dsn, lambda text: _connect_async(cls, text, profile, part, prepare)
+                    )
                 except Exception as error:
                     failed(error)
                     raise

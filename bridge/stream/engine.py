@@ -46,11 +46,17 @@ from bridge.stream.transaction import Transactions
 # events that arrive while the previous one commits.
 _WORTHWHILE = 500
 
+# Seconds that a session waits for the columns of its lookups, asked since it began. A server that does not answer by
+# then is no reason to keep the others waiting: what it says later still counts.
+_PATIENCE = 0.5
+
 
 class Plans(Protocol):
     """The planner: a generator that asks for lookups."""
 
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]: ...
+
+    def lookups(self) -> Sequence[Lookup]: ...
 
 
 class _Closing(Protocol):
@@ -114,6 +120,7 @@ class Engine:
                 done=waker.nudge,
             )
         )
+        self._enricher.begin_check(planner.lookups())
         self._foreign = outbox.is_foreign
         self._order = SeqOrder() if numbered(self._control.connection, outbox) else None
         self._prepared: PlannedBatch | None = None
@@ -155,6 +162,7 @@ class Engine:
             tick = time.monotonic() >= self._next_tick
             if tick:
                 self._next_tick = time.monotonic() + TICK_SECONDS
+                self._enricher.checked()
             sockets.pump()
             settled = self._transactions.arrived
             batch = self._next_batch()
@@ -295,6 +303,7 @@ class Engine:
         return self._checkpoint.facts()
 
     def fence(self, request: ask.Fence) -> Ledger | None:
+        self._enricher.checked(_PATIENCE)
         ledger = self._checkpoint.fence(request)
         if ledger is not None and self._order is not None:
             self._order.xmax, self._order.seq, self._order.exact = bound(
@@ -354,5 +363,6 @@ class Engine:
         return missing
 
     def wait(self, request: ask.Wait) -> bool:
+        self._enricher.checked()
         self._watcher.waiting("")  # everything that is visible is applied
         return self._source.wait_to_poll()

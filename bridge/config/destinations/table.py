@@ -77,13 +77,18 @@ class TableDestination(DestinationSection):
             if getattr(self, name):
                 fix = "use mode: upsert, or remove it"
                 yield Remark(
-                    "warning", (*path, name), f"`{name}` has no effect with mode: insert", fix, key=True
+                    "warning",
+                    (*path, name),
+                    f"`{name}` has no effect with mode: insert",
+                    fix,
+                    key=True,
+                    name="idle-key",
                 )
 
     def _upsert(self, path: KeyPath) -> Iterator[Remark]:
         if not self.key:
             fix = "name the columns of a unique index: key: [event_id]"
-            yield Remark("error", (*path, "mode"), "an upsert needs `key`", fix)
+            yield Remark("error", (*path, "mode"), "an upsert needs `key`", fix, name="upsert-without-key")
             return
         columns: Mapping[str, Any] = {"event_id": "$meta.id"} if self.columns is None else self.columns
         if self.columns is not None:
@@ -91,7 +96,14 @@ class TableDestination(DestinationSection):
                 if name not in columns:
                     fix = nearest(name, columns) or "add it to columns"
                     message = f"key column {name} is not among `columns`"
-                    yield Remark("error", (*path, "key", index), message, fix)
+                    yield Remark("error", (*path, "key", index), message, fix, name="unmapped-key")
         if not any(columns.get(name) == "$meta.id" for name in self.key) and self.version is None:
             message = "is not the event's identity: a retried older event would overwrite a newer one"
-            yield Remark("warning", (*path, "key"), message, "add version: $meta.seq", key=True)
+            yield Remark(
+                "warning",
+                (*path, "key"),
+                message,
+                "add version: $meta.seq",
+                key=True,
+                name="unordered-upsert",
+            )

@@ -39,7 +39,13 @@ class RedactSection(RootModel[Annotated[tuple[Text, ...], ONE_OR_MORE, Field(min
         for index, field in enumerate(self.root):
             near = "" if field in known else nearest(field, known)
             if near:
-                yield Remark("warning", (*path, index), f"the contract has no field {field}", near)
+                yield Remark(
+                    "warning",
+                    (*path, index),
+                    f"the contract has no field {field}",
+                    near,
+                    name="unknown-redaction",
+                )
 
     def told(self) -> Iterator[str]:
         yield f"redact {', '.join(f'`{name}`' for name in self.root)}"

@@ -1,0 +1,56 @@
+"""Connection strings with parts from files: a file that is rotated has another password, user or whole string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridge.config.connection import Libpq, PostgresConnection
+from bridge.config.document import Document
+from bridge.config.model import Config
+from bridge.config.substitution import substitute
+from bridge.problem import KeyPath
+
+
+class FromFiles(str):
+    """A connection string as its files made it. `reread`: the string that they make now, from the text of bridge.yaml
+    that is in use, whatever is in that file by now. Raises ValueError, without values, if there is none. `recipe`: how
+    it is made."""
+
+    __slots__ = ("recipe", "reread")
+
+    recipe: tuple[str, ...]
+    reread: Callable[[], str]
+
+
+def follow_files(document: Document, config: Config) -> None:
+    """Let each connection string that a file has a part of be read again (by postgres/login.py, once it is refused)."""
+    sections: dict[KeyPath, Libpq] = {("source",): config.source}
+    for name, connection in config.connections.items():
+        if isinstance(connection, PostgresConnection):
+            sections["connections", name] = connection
+    for path, section in sections.items():
+        texts = {str(at[-1]): text for at, text in document.in_files.items() if at[:-1] == path}
+        if texts and section.dsn:
+            followed = FromFiles(section.dsn)
+            followed.recipe = (
+                document.file,
+                *map(str, path),
+                *(f"{name}={text}" for name, text in texts.items()),
+            )
+            followed.reread = _reader(document, path, texts)
+            section.__dict__["dsn"] = followed  # frozen for everybody else
+
+
+def _reader(document: Document, path: KeyPath, texts: dict[str, str]) -> Callable[[], str]:
+    tree = document.tree
+    for step in path:
+        tree = tree[step]
+    beside = {name: value for name, value in tree.items() if name in Libpq.model_fields}
+
+    def reread() -> str:
+        # Without `contents`: what was handed over is what the server has refused.
+        outside = type(document.outside)(document.outside.environ, document.outside.directory)
+        fresh = {name: substitute(text, outside) for name, text in texts.items()}
+        return Libpq.model_validate({**beside, **fresh}).dsn
+
+    return reread

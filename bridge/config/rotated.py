@@ -1,0 +1,46 @@
+"""Secrets that change in their files (`${file:...}`) while a configuration is in use.
+
+Databases have a way of their own: their connections keep what works until the server refuses it (postgres/login.py).
+For everything else (tokens, signing secrets and passwords of sinks, api_keys and webhook secrets of the ingress), what
+stands in the file is valid as soon as it stands there: whoever rotates one issues the new one first.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bridge.config.connection import PostgresConnection
+from bridge.config.document import parse
+from bridge.config.load import config_of
+from bridge.config.model import Config
+from bridge.config.substitution import BadReference, Outside
+
+
+def rotated(config: Config) -> Config | None:
+    """The configuration as the files with its secrets make it now, from the text and variables that it was made of:
+    what bridge.yaml says by now is not read. Its databases' connection strings stay. None: nothing has changed, or a
+    file is away for a moment. Raises ConfigError if it cannot be used."""
+    made_of = config.original
+    directory = Path(made_of.file).parent
+    outside = Outside({}, directory)
+    try:
+        contents = {path: outside.file(path) for path in made_of.files}
+    except BadReference:
+        return None
+    if contents == made_of.files:
+        return None
+    document = parse(
+        made_of.text,
+        {**os.environ, **made_of.variables},
+        file=made_of.file,
+        directory=directory,
+        contents=contents,
+    )
+    fresh = config_of(document)
+    for name, connection in config.connections.items():
+        new = fresh.connections[name]
+        if isinstance(connection, PostgresConnection) and isinstance(new, PostgresConnection):
+            new.__dict__["dsn"] = connection.dsn  # frozen for everybody else
+    fresh.source.__dict__["dsn"] = config.source.dsn
+    return fresh
