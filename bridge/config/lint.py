@@ -11,11 +11,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bridge.config import snapshot
 from bridge.config.document import Document, read
 from bridge.config.lint_expressions import check_expressions
 from bridge.config.lint_structure import check_structure
 from bridge.config.load import build, config_of
 from bridge.config.model import Config
+from bridge.config.snapshot import Facts
 from bridge.problem import (
     TOP,
     InvalidConfig,
@@ -59,7 +61,11 @@ def lint(path: Path, environ: Mapping[str, str], allow: Collection[str] = ()) ->
         if invalid.unreadable:
             raise
         return [LintFinding("error", p.position, p.path, p.message, p.hint) for p in invalid.problems]
-    return _judged(document, build(document, offline=True), allow)
+    try:
+        facts = snapshot.read(snapshot.snapshot_of(path))
+    except InvalidConfig as invalid:
+        return [LintFinding("error", p.position, p.path, p.message, p.hint) for p in invalid.problems]
+    return _judged(document, build(document, offline=True), allow, facts)
 
 
 def checked(
@@ -75,31 +81,35 @@ def checked(
 
 
 def examined(
-    path: Path, environ: Mapping[str, str], allow: Collection[str] = ()
+    path: Path, environ: Mapping[str, str], allow: Collection[str] = (), known: Facts | None = None
 ) -> tuple[Config, list[LintFinding]]:
-    """The configuration, and its findings, errors too. Raises InvalidConfig where it is none."""
+    """The configuration, and its findings, errors too. known: of the servers, instead of the snapshot. Raises
+    InvalidConfig where it is none."""
     document = read(path, environ)
     config = config_of(document)
-    return config, _judged(document, config, allow)
+    facts = snapshot.read(snapshot.snapshot_of(path)) if known is None else known
+    return config, _judged(document, config, allow, facts)
 
 
-def _judged(document: Document, config: Config | None, allow: Collection[str]) -> list[LintFinding]:
+def _judged(
+    document: Document, config: Config | None, allow: Collection[str], facts: Facts
+) -> list[LintFinding]:
     findings = [
         replace(one, message=document.masked(one.path, one.message), fix=document.masked(one.path, one.fix))
-        for one in _findings(document, config)
+        for one in _findings(document, config, facts)
     ]
     kept = list(_not_allowed(document, findings, allow)) if config is not None else findings
     return sorted(kept, key=lambda finding: finding.position)
 
 
-def _findings(document: Document, config: Config | None) -> Iterator[LintFinding]:
+def _findings(document: Document, config: Config | None, facts: Facts) -> Iterator[LintFinding]:
     for problem in document.problems:
         yield LintFinding("error", problem.position, problem.path, problem.message, problem.hint)
     for path, message in document.unset:
         yield LintFinding("warning", document.position(path), path, message, name="unset-variable")
     if config is None:
         return
-    for remark in (*check_structure(config), *check_expressions(config)):
+    for remark in (*check_structure(config), *check_expressions(config, facts)):
         yield placed(document, remark)
 
 

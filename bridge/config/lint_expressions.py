@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bridge.config.contract import EventField
-from bridge.config.known import EventFields, Roots
+from bridge.config.known import EventFields, Kind, Roots
+from bridge.config.lint_columns import ColumnLint
 from bridge.config.lint_comparisons import check_operators
 from bridge.config.lint_values import (
     Absences,
@@ -20,19 +21,30 @@ from bridge.config.lint_values import (
 )
 from bridge.config.model import Config
 from bridge.config.pipeline import PipelineSection
+from bridge.config.snapshot import UNKNOWN, Columns, Facts
 from bridge.errors import ConfigError
 from bridge.expressions.tree import tree_of
+from bridge.planning.column_fit import Group
 from bridge.problem import KeyPath, Level, Remark, nearest
 
+_KINDS: dict[Group, Kind] = {
+    "number": "number",
+    "boolean": "boolean",
+    "text": "text",
+    "uuid": "text",
+    "moment": "time",
+    "time": "time",
+    "array": "array",
+}
 META_FIELDS = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers")
 SURE: Level = "error"
 _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}
 
 
-def check_expressions(config: Config) -> Iterator[Remark]:
-    """All findings in the pipelines' expressions, templates and values."""
+def check_expressions(config: Config, facts: Facts = UNKNOWN) -> Iterator[Remark]:
+    """All findings in the pipelines' expressions, templates and values. facts: what is known of the servers."""
     for name, pipeline in config.pipelines.items():
-        yield from _pipeline(("pipelines", name), pipeline, event_fields(config, pipeline))
+        yield from _pipeline(("pipelines", name), name, config, facts)
         for index, case in enumerate(config.tests):
             many = len(pipeline.events) > 1 or any(set(event) & set("*?[") for event in pipeline.events)
             if case.pipeline == name and case.type is None and many:
@@ -53,20 +65,61 @@ def event_fields(config: Config, pipeline: PipelineSection) -> EventFields | Non
     return EventFields(pipeline.events, found)
 
 
-def _pipeline(path: KeyPath, pipeline: PipelineSection, fields: EventFields | None) -> Iterator[Remark]:
+def _pipeline(path: KeyPath, name: str, config: Config, facts: Facts) -> Iterator[Remark]:
+    pipeline = config.pipelines[name]
+    fields = event_fields(config, pipeline)
     scope = _Scope(fields, {name for step in pipeline.steps for name in step.makes})
     for index, step in enumerate(pipeline.steps):
-        yield from step.lint((*path, "steps", index, step.word), scope)
+        here = (*path, "steps", index, step.word)
+        yield from step.lint(here, scope)
         scope.made(step.makes)
+        there = step.looks_up is None or step.looks_up in config.entities
+        lookup = step.spec(config.entities).lookup if there else None
+        if lookup is not None and lookup.kept is not None:
+            scope.kept(lookup.as_name, entity_fields(config, lookup.kept))
+        elif lookup is not None and (columns := facts.lookup(lookup.source, lookup.sql)) is not None:
+            scope.row(lookup.as_name, columns)
+        elif lookup is not None and facts.written:
+            yield _unknown(here, lookup.as_name)
     for index, branch in enumerate(pipeline.branches or ()):
         if branch.when is not None:
             yield from scope.expression((*path, "branches", index, "when"), branch.when)
-    for name, destination in pipeline.destinations.items():
+    for key, destination in pipeline.destinations.items():
+        place = (*path, "destinations", key)
+        known = facts.table(destination.connection, destination.written_table)
+        table = ColumnLint(key, known, fields, scope.values, scope.rows) if known else None
         for at, value, column in destination.values():
-            here = (*path, "destinations", name, *at)
+            here = (*place, *at)
             yield from scope.value(here, value)
             if column:
                 yield from scope.check_float(here, value)
+            if column and table is not None:
+                yield from table.check(here, str(at[-1]), value)
+        if table is not None and destination.by_name:
+            yield from table.default(place)
+        if table is None and facts.written and destination.written_table is not None:
+            yield _unknown(place, f"the table of {key}")
+
+
+def _unknown(path: KeyPath, what: str) -> Remark:
+    message = f"the snapshot beside this file does not know {what} as it is here"
+    return Remark("warning", path, message, "bridge doctor --snapshot", key=True, name="old-snapshot")
+
+
+def entity_fields(config: Config, entity: str) -> frozenset[str] | None:
+    """What events say of an entity that they maintain; None where that may be anything."""
+    found: set[str] = set()
+    for pipeline in config.pipelines.values():
+        for step in pipeline.steps:
+            if step.keeps == entity:
+                fields, said = event_fields(config, pipeline), step.says
+                if said is not None:
+                    found.update(said)
+                elif fields is None or not fields.total:
+                    return None
+                else:
+                    found.update(fields.names())
+    return frozenset(found)
 
 
 class _Scope:
@@ -75,7 +128,9 @@ class _Scope:
     def __init__(self, fields: EventFields | None, later: set[str]) -> None:
         """fields: None where some event has no contract, and anything may come. later: names that steps make."""
         self._fields = fields
-        self._values = Roots(fields)
+        self.values = Roots(fields)
+        self.rows: dict[str, Columns] = {}  # of lookups
+        self._kept: dict[str, Collection[str]] = {}  # of entities that events maintain
         self._roots = {"event", "meta"}
         self._later = later
         self._computed: set[str] = set()  # names for the results of arithmetic
@@ -89,6 +144,16 @@ class _Scope:
         """The step that makes these names is past."""
         self._roots.update(names)
         self._later.difference_update(names)
+
+    def row(self, name: str, columns: Columns) -> None:
+        """`$name` is a row with these columns."""
+        self.rows[name] = columns
+        self.values.row(name, {column: _KINDS.get(one.group, "") for column, one in columns.items()})
+
+    def kept(self, name: str, fields: Collection[str] | None) -> None:
+        """`$name` is what events say of an entity. fields: None if that may be anything."""
+        if fields:
+            self._kept[name] = fields
 
     def may_lack(self, name: str) -> None:
         """`$name` is a row that may not have been found: each of its fields is null then."""
@@ -110,9 +175,9 @@ class _Scope:
     def _operators(self, path: KeyPath, expression: str, makes: str = "") -> Iterator[Remark]:
         node = tree_of(expression)
         if node is not None:
-            yield from check_operators(path, node, self._values, self._fields)
+            yield from check_operators(path, node, self.values, self._fields)
         if makes:
-            self._values.make(makes, node)
+            self.values.make(makes, node)
 
     def value(self, path: KeyPath, value: Any) -> Iterator[Remark]:
         """What is wrong with a value source."""
@@ -166,6 +231,16 @@ class _Scope:
             elif root == "meta" and field and field not in META_FIELDS:
                 fix = nearest(field, META_FIELDS) or f"there is: {', '.join(META_FIELDS)}"
                 yield Remark("error", path, f"$meta has no {field}", fix, name="unknown-meta")
+            elif field and field not in self.rows.get(root, [field]):
+                columns = self.rows[root]
+                fix = nearest(field, columns) or f"its sql selects: {', '.join(columns)}"
+                message = f"the lookup of {root} has no column {field}: it would be null for every event"
+                yield Remark("error", path, message, fix, name="lookup-column")
+            elif field and field not in self._kept.get(root, [field]):
+                near = nearest(field, self._kept[root])
+                fix = near or f"events say: {', '.join(sorted(self._kept[root]))}"
+                message = f"no upsert.entity says {field} of {root}: it is null"
+                yield Remark("error" if near else "warning", path, message, fix, name="entity-field")
             elif root == "event" and field and self._fields is not None:
                 yield from _field(path, field, below, self._fields)
 

@@ -58,6 +58,14 @@ class TableDestination(DestinationSection):
         for column, value in (self.columns or {}).items():
             yield Value(("columns", column), value, column=True)
 
+    @property
+    def written_table(self) -> tuple[str, str]:
+        return table_names(self.table)
+
+    @property
+    def by_name(self) -> bool:
+        return self.columns is None
+
     def identity(self) -> Iterator[Value]:
         for index, name in enumerate(self.key if self.mode == "upsert" else ()):
             if self.columns is not None and name in self.columns:

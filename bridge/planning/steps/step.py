@@ -190,6 +190,11 @@ class StepSection:
         return None
 
     @property
+    def says(self) -> Collection[str] | None:
+        """The fields that it writes of `keeps`; None: all of the event's."""
+        return ()
+
+    @property
     def asks(self) -> str | None:
         """The connection that it asks; `source` for the source."""
         return None
