@@ -3,7 +3,8 @@
 This settles what YAML leaves to surprise, before any model sees a value: numbers are what JSON calls numbers,
 `true`, `false` and `null` are the only words, everything else (`on`, `no`, `012`, `12:30`, `2027-03-01`) is the text
 it looks like; `True`, `NULL` and their like are refused. No tag constructs anything. A key stands once in a mapping.
-What `${VAR}` and `${file:/path}` become: substitution.py.
+Substitution (`${VAR}`, `${VAR:-default}`, `${VAR:?message}`, `${file:/path}`) alone touches secrets: what it reads
+goes into the value and into no message.
 """
 
 from __future__ import annotations
@@ -24,8 +25,87 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from bridge.config.substitution import BadReference, Outside, Unset, in_files, substitute
+from bridge.config.outside import Outside
 from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
+
+_REFERENCE = re.compile(
+    r"""\$\$                                                  # a literal dollar: left for the value's reader
+      | \$\{(?=\{)                                            # a dollar, then a template
+      | \$\{file:(?P<file>[^{}]+)\}
+      | \$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<how>[-?])(?P<rest>[^}]*))?\}
+      | (?P<broken>\$\{)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_FILE_MAX = 1 << 20  # bytes; a secret is a line, not a disk
+
+
+class BadReference(ValueError):
+    """A reference that cannot be parsed or resolved. The text contains no values."""
+
+
+class Unset(BadReference):
+    """The variable or file does not exist on this machine; it may exist on the machine that runs the bridge."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
+    """`text` with every reference replaced; replacements are not substituted again.
+
+    directory: the base of relative `${file:...}` paths (the configuration's directory). Trailing line breaks of a
+    file are removed. An empty variable counts as unset for `:-` and `:?`, as in a shell. Raises Unset for a missing
+    variable or file, BadReference for an invalid reference.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match["broken"]:
+            raise BadReference(
+                "has a ${ that is not a reference: write ${NAME}, ${NAME:-default}, ${file:/path}"
+            )
+        if match["file"]:
+            if isinstance(environ, Outside):
+                return environ.file(match["file"], _read)
+            return _read(directory / match["file"])
+        name = match["name"]
+        if name is None:
+            return match[0]
+        rest = match["rest"] or ""
+        if "${" in rest:
+            raise BadReference(f"${{{name}:...}} contains another reference: references do not nest")
+        found = environ.get(name)
+        if match["how"] and not found:
+            if match["how"] == "-":
+                return rest
+            raise Unset(name, f"{name} is not set: {rest or 'it is required'}")
+        if found is None:
+            fix = f"set it in the environment, or write ${{{name}:-default}}"
+            raise Unset(name, f"{name} is not set: {fix}")
+        return found
+
+    return _REFERENCE.sub(value, text)
+
+
+def in_files(text: str) -> bool:
+    """Whether a file has a part of this value."""
+    return any(match["file"] for match in _REFERENCE.finditer(text))
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_MAX + 1)
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise Unset(str(path), f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadReference(f"{path} is not UTF-8 text") from None
+    if len(content) > _FILE_MAX or "\0" in text:
+        raise BadReference(f"{path} is not a file of at most one MiB")
+    return text.rstrip("\r\n")
+
 
 _PLAIN = "plain"  # the tag of an unquoted scalar without a tag of its own
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -59,19 +139,20 @@ class Document:
 
     values, keys: the position of each value and of each mapping key, by path from the top. substituted: paths whose
     text came from a variable or file and must not be shown. unset: (path, message) of each reference without a value
-    here; their texts stay as written. in_files: the text of each value that a file has a part of, as written. text,
-    outside: what all of it was made of.
+    here; their texts stay as written.
     """
 
     file: str
     tree: Any = None
-    text: str = ""
-    outside: Outside = field(default_factory=lambda: Outside({}, Path()))
     values: dict[KeyPath, Position] = field(default_factory=dict)
     keys: dict[KeyPath, Position] = field(default_factory=dict)
     substituted: set[KeyPath] = field(default_factory=set)
     unset: list[tuple[KeyPath, str]] = field(default_factory=list)
     in_files: dict[KeyPath, str] = field(default_factory=dict)
+    """The text of each value that a file has a part of, as written."""
+    text: str = ""
+    outside: Outside = field(default_factory=lambda: Outside({}, Path()))
+    """What all of it was made of."""
     problems: list[Problem] = field(default_factory=list)
 
     def position(self, path: KeyPath, *, key: bool = False) -> Position:
@@ -104,18 +185,14 @@ def read(path: Path, environ: Mapping[str, str]) -> Document:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
         raise InvalidConfig(str(path), [Problem(Position(line, column), (), "is not UTF-8 text")]) from None
-    return parse(text, environ, file=str(path), directory=path.parent)
+    outside = Outside(environ, path.parent)
+    document = parse(text, outside, file=str(path), directory=path.parent)
+    document.text, document.outside = text, outside
+    return document
 
 
-def parse(
-    text: str,
-    environ: Mapping[str, str],
-    *,
-    file: str,
-    directory: Path,
-    contents: Mapping[str, str] | None = None,
-) -> Document:
-    """Like `read`, from text. directory, contents: as Outside."""
+def parse(text: str, environ: Mapping[str, str], *, file: str, directory: Path) -> Document:
+    """Like `read`, from text. directory: the base of relative `${file:...}` paths."""
     try:
         node = _Loader(text).get_single_node()
     except MarkedYAMLError as error:
@@ -128,10 +205,10 @@ def parse(
         raise InvalidConfig(file, [problem]) from None
     except RecursionError:
         raise InvalidConfig(file, [Problem(TOP, (), "is nested too deeply")]) from None
-    document = Document(file, None, text, Outside(environ, directory, contents or {}))
+    document = Document(file)
     if node is None:
         raise InvalidConfig(file, [Problem(TOP, (), "is empty", "bridge init writes one to start from")])
-    builder = _Builder(document)
+    builder = _Builder(document, environ, directory)
     try:
         document.tree = builder.build(node, ())
     except RecursionError:
@@ -142,8 +219,10 @@ def parse(
 class _Builder:
     """Nodes to values. Errors are collected in the document, so that one run finds all of them."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, environ: Mapping[str, str], directory: Path) -> None:
         self.document = document
+        self.environ = environ
+        self.directory = directory
         self.open: set[int] = set()  # nodes being built: a node in this set contains itself
         self.count = 0
 
@@ -225,17 +304,17 @@ class _Builder:
 
     def substituted(self, text: str, path: KeyPath) -> str:
         try:
-            value = substitute(text, self.document.outside)
+            value = substitute(text, self.environ, self.directory)
         except Unset as unset:
             self.document.unset.append((path, str(unset)))
             return text
         except BadReference as error:
             self.document.problem(path, str(error))
             return text
-        if value != text:
-            self.document.substituted.add(path)
         if in_files(text):
             self.document.in_files[path] = text
+        if value != text:
+            self.document.substituted.add(path)
         return value
 
 
