@@ -15,12 +15,12 @@ from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ConfigDict, ValidationError
 
 from bridge.discover import Kinds
 from bridge.expressions.document import json_text
 from bridge.expressions.markup import Markup
-from bridge.section import describe
+from bridge.section import Section
 from bridge.sinks.joining import Join
 from bridge.sinks.reachable import AddressGuard
 
@@ -169,17 +169,10 @@ def server_of(url: str | None, guard: AddressGuard | None = None) -> Server | No
     return Server(parts.hostname or "", parts.port or (443 if tls else 80), tls, guard=guard)
 
 
-class SinkMessage(BaseModel):
+class SinkMessage(Section):
     """A destination's keys; each is a value, rendered when an event is planned."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        json_schema_extra=describe,
-        coerce_numbers_to_str=True,
-        populate_by_name=True,
-    )
+    model_config = ConfigDict(coerce_numbers_to_str=True, populate_by_name=True)
 
     given: ClassVar[Mapping[str, Any]] = {}
     """Values of keys that a destination leaves out."""
@@ -223,12 +216,8 @@ def unfit(cause: str) -> SendOutcome:
     return SendOutcome("dead", "message", f"the message cannot be sent: {cause}", blame="message")
 
 
-class SinkConnection(BaseModel):
+class SinkConnection(Section):
     """A vendor's address and secrets, and how a message is sent."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=describe
-    )
 
     type: str
     """The vendor."""
