@@ -15,7 +15,8 @@ from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 COMMANDS = {
-    name.replace("_", "-"): name for name in modules_of(__name__, but=("connect", "options", "sink_samples"))
+    name.replace("_", "-"): name
+    for name in modules_of(__name__, but=("connect", "env_file", "options", "running", "sink_samples"))
 }
 """Command -> its module in this package, in which a function of the same name is the command."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, read_own_config
 
 
 @click.command(panel="Run and watch")
@@ -29,4 +29,4 @@ def run(config_path: Path, log_level: str, allow_storm: bool) -> None:
     from bridge.observe.logs import configure  # noqa: PLC0415
 
     configure(log_level)
-    run_daemon(config_path, read_config, guarded=not allow_storm)
+    run_daemon(config_path, read_own_config, guarded=not allow_storm)

@@ -291,6 +291,9 @@ class Health:
         self._streams: dict[str, StreamState] = {}
         self._parts: dict[str, HealthProblem] = {}
         self._rates: dict[str, deque[tuple[float, int]]] = {}
+        self.reload_refused: Mapping[str, Any] | None = (
+            None  # the last one: `at` (unix seconds), `message`, `pid`
+        )
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
         self.left_behind: Sequence[LeftBehind] = ()
         self.left_alone: dict[tuple[str, str], Sequence[AloneUntil]] = {}  # by pipeline and destination
