@@ -246,6 +246,8 @@ def _position(stream: dict[str, Any]) -> str:
         words.append(f"{stream['pending_events']} events wait")
     if (age := stream.get("oldest_pending_event_age_seconds")) is not None:
         words.append(f"oldest event waits {age:.1f} s" if age else "nothing waits")
+    elif "oldest_pending_event_age_seconds" in stream:
+        words.append("what waits is not known yet")
     if "events_per_second" in stream:
         words.append(f"{stream['events_per_second']:.0f} events/s")
     return ", ".join(words)

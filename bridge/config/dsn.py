@@ -1,4 +1,4 @@
-"""Connection strings with parts from files: a file that is rotated has another password, user or whole string."""
+"""Makes the connection strings that have parts from files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ from collections.abc import Callable
 
 from bridge.config.connection import Libpq, PostgresConnection
 from bridge.config.document import Document, substitute
+from bridge.config.from_files import FromFiles
 from bridge.config.model import Config
 from bridge.problem import KeyPath
-
-
-class FromFiles(str):
-    """A connection string as its files made it. `reread`: the string that they make now, from the text of bridge.yaml
-    that is in use, whatever is in that file by now. Raises ValueError, without values, if there is none. `recipe`: how
-    it is made."""
-
-    __slots__ = ("recipe", "reread")
-
-    recipe: tuple[str, ...]
-    reread: Callable[[], str]
 
 
 def follow_files(document: Document, config: Config) -> None:
