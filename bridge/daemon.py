@@ -23,7 +23,7 @@ from bridge.observe.listen import bind, is_taken
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
-from bridge.plans import dispatch_plans, stream_plans
+from bridge.plans import dispatch_plans, stream_plans, types_taken
 from bridge.postgres.login import try_again
 from bridge.repair.upkeep import Upkeep
 from bridge.stream.planned import FailureGuard
@@ -74,6 +74,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         plans = stream_plans(self._config)
+        self._health.unmatched.use(types_taken(self._config))
         admin = self._config.admin
         # An address that cannot be listened on must be reported before anything is fenced.
         listening = self._bind(admin.listen, "admin.listen")
@@ -313,6 +314,7 @@ class Daemon:
         self._metrics.config_last_reload_successful.set(1)
         self._health.reload_refused = None
         try_again()
+        self._health.unmatched.use(types_taken(config))
         for name in [name for name in self._workers if name not in plans]:
             self._workers.pop(name).stop()
             self._health.remove(name)

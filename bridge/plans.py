@@ -18,6 +18,7 @@ from bridge.planning.pipeline import entity_units
 from bridge.planning.planner import Planner
 from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.taken import TypesTaken
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
 from bridge.sinks.model import SinkConnection
@@ -64,6 +65,8 @@ def stream_plans(config: Config) -> list[StreamSpec]:
             capture=source.capture,
             since={"earliest": None, "now": "infinity"}.get(start, start),
             unmatched=source.unmatched,
+            ignored=source.ignore_types,
+            counts_unmatched=name == next(iter(used)),
             max_events=source.batch.max_events,
             max_bytes=source.batch.max_bytes,
             max_payload=source.max_payload,
@@ -74,6 +77,11 @@ def stream_plans(config: Config) -> list[StreamSpec]:
         )
         for name in used
     ]
+
+
+def types_taken(config: Config) -> TypesTaken:
+    """Which event types the configuration's pipelines take."""
+    return TypesTaken.of(pipeline_specs(config), config.events, config.source.ignore_types)
 
 
 def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, ContractSpec]) -> None:

@@ -29,29 +29,34 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Lint's message for a path; the position is added later. key: about the key, not the value."""
+    """Lint's message for a path; the position is added later. key: about the key, not the value. name: of the rule,
+    which stays (docs/configuration.md, "Findings"); a finding can be allowed by it."""
 
     level: Level
     path: KeyPath
     message: str
     fix: str = ""
     key: bool = False
+    name: str = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error of the file. `hint`: the fix, if one is known. Neither contains a value from a variable."""
+    """One error of the file. `hint`: the fix, if one is known. Neither contains a value from a variable. `name`: of
+    lint's rule, if one was broken."""
 
     position: Position
     path: KeyPath
     message: str
     hint: str = ""
+    name: str = ""
 
     def text(self, file: str) -> str:
         """`bridge.yaml:12:7: source.slto: unknown key; did you mean slot?`"""
         where = f"{file}:{self.position.line}:{self.position.column}: "
         path = f"{format_path(self.path)}: " if self.path else ""
-        return f"{where}{path}{self.message}{f'; {self.hint}' if self.hint else ''}"
+        name = f" [{self.name}]" if self.name else ""
+        return f"{where}{path}{self.message}{f'; {self.hint}' if self.hint else ''}{name}"
 
 
 class InvalidConfig(ConfigError):

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 _DURATION_UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -162,8 +162,15 @@ Start = Annotated[
     BeforeValidator(parse_start),
     WithJsonSchema({"type": "string", "description": "earliest, now or an ISO 8601 timestamp with its zone"}),
 ]
-Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
-Integer = Annotated[int, BeforeValidator(parse_integer)]
+Boolean = Annotated[
+    bool, BeforeValidator(parse_boolean, json_schema_input_type=bool | Literal["true", "false"])
+]
+Integer = Annotated[
+    int,
+    BeforeValidator(
+        parse_integer, json_schema_input_type=int | Annotated[str, Field(pattern=r"^-?(0|[1-9][0-9]{0,17})$")]
+    ),
+]
 
 
 def _public_url(url: str) -> str:

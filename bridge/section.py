@@ -150,10 +150,16 @@ def _expression(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(min_length=1)]
-ExpressionText = Annotated[str, Field(min_length=1), BeforeValidator(_expression)]
+ExpressionText = Annotated[
+    str, Field(min_length=1), BeforeValidator(_expression, json_schema_input_type=str | int | float | bool)
+]
 """An expression over $event, $meta, enrichments and names defined by `set`."""
 
 
 def as_list(value: Any) -> Any:
     """For a list of one, which may be written without its brackets."""
     return [value] if isinstance(value, str) else value
+
+
+ONE_OR_MORE = BeforeValidator(as_list, json_schema_input_type=Text | list[Text])
+"""Texts; one of them may be written without brackets."""

@@ -12,6 +12,7 @@ from bridge.config.model import Config
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG, COMMAND
+from bridge.postgres.versions import refuse_newer
 
 if TYPE_CHECKING:
     from bridge.dispatch.schedule import DispatchSpec
@@ -35,14 +36,17 @@ class SourceRefused(BridgeError):
 
 @contextmanager
 def connect_source(
-    config: Config, *, command: str, grant: str = ""
+    config: Config, *, command: str, grant: str = "", writes: bool = False
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to the source, named after the command in pg_stat_activity.
 
-    `grant`: the role that has the privileges that the command needs. Raises CannotConnect (exit code 3); SourceRefused
-    for errors of statements, without their details, which may contain row values.
+    `grant`: the role that has the privileges that the command needs. `writes`: what the bridge itself writes there, so
+    an outbox of a newer release is refused. Raises CannotConnect (exit code 3); SourceRefused for errors of statements,
+    without their details, which may contain row values.
     """
     with connect(config.source.dsn, COMMAND, command) as connection:
+        if writes:
+            refuse_newer(connection, "source")
         try:
             yield connection
         except psycopg.Error as error:
@@ -73,18 +77,24 @@ def need_own_outbox(config: Config, *, command: str) -> None:
 
 @contextmanager
 def connect_dispatch(plan: DispatchSpec, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """An autocommit connection to the ledger of these deliveries. Raises CannotConnect; BridgeError for an error of a
-    statement."""
+    """An autocommit connection to the ledger of these deliveries, to write it. Raises CannotConnect; Halt where the
+    ledger is of a newer release; BridgeError for an error of a statement."""
     where = f"the ledger of stream {plan.stream}"
     with connect(plan.dsn, COMMAND, f"bridge {command}", where=where) as connection, target_errors(command):
+        refuse_newer(connection, "target")
         yield connection
 
 
 @contextmanager
-def connect_ledger(plan: StreamSpec, command: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """An autocommit connection to a stream's target. Raises CannotConnect, and Halt behind a pool of transactions."""
+def connect_ledger(
+    plan: StreamSpec, command: str, *, writes: bool = False
+) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """An autocommit connection to a stream's target. Raises CannotConnect, and Halt behind a pool of transactions or,
+    for a command that writes the ledger, where it is of a newer release."""
     where = f"the target ({plan.connection})"
     with connect(plan.target_dsn, CATALOG, f"bridge {command}", where=where) as connection:
+        if writes:
+            refuse_newer(connection, "target")
         yield connection
 
 

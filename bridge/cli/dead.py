@@ -62,7 +62,9 @@ def _choice(ids: tuple[str, ...], pipeline: str | None, cause: str | None, every
 
 
 @contextmanager
-def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamSpec, psycopg.Connection]]]:
+def _ledgers(
+    path: Path, command: str, *, writes: bool = False
+) -> Iterator[list[tuple[StreamSpec, psycopg.Connection]]]:
     """Each stream with a connection to its target; errors as the command line reports them."""
     from contextlib import ExitStack  # noqa: PLC0415
 
@@ -72,7 +74,7 @@ def _ledgers(path: Path, command: str) -> Iterator[list[tuple[StreamSpec, psycop
     with ExitStack() as stack:
         stack.enter_context(target_errors(command))
         plans = stream_plans(read_config(path))
-        yield [(plan, stack.enter_context(connect_ledger(plan, command))) for plan in plans]
+        yield [(plan, stack.enter_context(connect_ledger(plan, command, writes=writes))) for plan in plans]
 
 
 def _check_words(
@@ -199,7 +201,7 @@ def retry(
 
     choice = _choice(ids, pipeline, cause, everything)
     outcomes: list[RetryOutcome] = []
-    with _ledgers(config_path, "dead retry") as ledgers:
+    with _ledgers(config_path, "dead retry", writes=True) as ledgers:
         for plan, connection in ledgers:
             chosen = choose(connection, plan.stream, choice)
             if chosen:
@@ -248,7 +250,7 @@ def discard(
     choice = _choice(ids, pipeline, cause, everything)
     chosen: list[str] = []
     discarded = 0
-    with _ledgers(config_path, "dead discard") as ledgers:
+    with _ledgers(config_path, "dead discard", writes=True) as ledgers:
         for plan, connection in ledgers:
             these = dead_letters.choose(connection, plan.stream, choice)
             chosen += these

@@ -45,7 +45,7 @@ def decommission(config_path: Path, stream: str, dsn: str | None, *, yes: bool) 
             hint="take its connection out of bridge.yaml first",
         )
     with (
-        connect_source(config, command="decommission", grant="outbox_bridge") as source,
+        connect_source(config, command="decommission", grant="outbox_bridge", writes=True) as source,
         _target(config, source, stream, dsn) as target,
         target_errors("decommission"),
     ):
@@ -69,6 +69,7 @@ def _target(
     from bridge.config.connection import PostgresConnection  # noqa: PLC0415
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.profiles import CATALOG  # noqa: PLC0415
+    from bridge.postgres.versions import refuse_newer  # noqa: PLC0415
 
     row = source.execute(
         "select target_system, target_database from outbox.stream where stream = %s", [stream]
@@ -87,6 +88,7 @@ def _target(
             ).fetchone()
             has = link.execute("select to_regclass('bridge.checkpoint') is not null").fetchone()
             if has == (True,) and row in (None, here) and (row is not None or _knows(link, stream)):
+                refuse_newer(link, "target")
                 yield link
                 return
     if dsn:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import allow_lint_option, config_option
 
 if TYPE_CHECKING:
     from bridge.doctor.check import Check
@@ -20,23 +22,48 @@ _RUN_WHERE = {"command": "run", "config": "in bridge.yaml", "advice": "fix", "":
 
 @click.command(panel="Check")
 @config_option
+@allow_lint_option
 @click.option(
     "--network", is_flag=True, help="Also test the network path: addresses, ports, TLS, round trips."
 )
+@click.option(
+    "--snapshot",
+    "write_snapshot",
+    is_flag=True,
+    help="Write what the servers say of the columns beside the file, for `bridge lint`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def doctor(config_path: Path, network: bool, as_json: bool) -> None:
+def doctor(
+    config_path: Path, allow_lint: tuple[str, ...], network: bool, write_snapshot: bool, as_json: bool
+) -> None:
     """Check every precondition on every server, and print the fix of each finding.
 
-    Changes nothing. Exit code 0 without errors (there may be warnings), 1 with errors, 2 for the configuration, 3 if
-    a server cannot be reached.
+    Changes nothing. What `bridge lint` finds is told too, and what it cannot know: fields that a lookup's SQL does not
+    select, values that a column cannot hold. Exit code 0 without errors (there may be warnings), 1 with errors, 2 for
+    the configuration, 3 if a server cannot be reached.
     """
+    from bridge.config import snapshot  # noqa: PLC0415  (pydantic: `--help` needs none)
     from bridge.doctor.examine import examine  # noqa: PLC0415  (loads psycopg)
+    from bridge.doctor.findings import FileLint, ask  # noqa: PLC0415
 
+    file = FileLint(config_path, os.environ, allow_lint)
     checks: list[Check] = []
-    for check in examine(read_config(config_path), network=network):
-        checks.append(check)
-        if not as_json:
-            _show(check)
+
+    def told(found: Iterable[Check]) -> None:
+        for check in found:
+            checks.append(check)
+            if not as_json:
+                _show(check)
+
+    told(file.first())
+    told(examine(file.config, network=network))
+    facts, complete = ask(file.config, checks)
+    if write_snapshot and complete:
+        snapshot.write(facts, path := snapshot.snapshot_of(config_path))
+        click.echo(f"{path}: written, to be committed with {config_path.name}", err=True)
+    elif write_snapshot:
+        told([_no_snapshot()])
+    told(file.joined(facts, checks))
     counts = {level: sum(one.level == level for one in checks) for level in ("error", "warn", "ok")}
     if as_json:
         rows = [one.as_dict() for one in checks]
@@ -46,6 +73,13 @@ def doctor(config_path: Path, network: bool, as_json: bool) -> None:
     if any(one.unreachable for one in checks):
         sys.exit(3)
     sys.exit(1 if counts["error"] else 0)
+
+
+def _no_snapshot() -> Check:
+    from bridge.doctor.check import Check  # noqa: PLC0415
+
+    message = "no snapshot is written: not every lookup and table could be asked"
+    return Check("error", "bridge", "snapshot", message, "correct what is wrong above, then again", "advice")
 
 
 def _show(check: Check) -> None:

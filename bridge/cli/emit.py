@@ -31,6 +31,14 @@ class ContractBroken(BridgeError):
     help="If this type already has an event with this key, insert nothing.",
 )
 @click.option("--key", metavar="K", help="Events with the same key stay in order.")
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Say on standard error what became of it, at most this long; 0: do not wait.",
+)
 @click.option("--force", is_flag=True, help="Insert it even if it breaks its contract.")
 def emit(
     *,
@@ -39,6 +47,7 @@ def emit(
     payload: str,
     idempotency_key: str | None,
     key: str | None,
+    wait: float,
     force: bool,
 ) -> None:
     """Insert one event into the outbox and print its id. JSON is an object, or - to read standard input."""
@@ -52,7 +61,7 @@ def emit(
     nowhere = leads_nowhere(config, event_type)
     if nowhere:
         click.echo(f"warning: {nowhere}", err=True)
-    put(config, event_type, document, idempotency_key, key)
+    put(config, event_type, document, idempotency_key=idempotency_key, key=key, wait=wait)
 
 
 def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -> str:
@@ -70,23 +79,28 @@ def contract_broken(config: Config, event_type: str, document: dict[str, Any]) -
 
 
 def leads_nowhere(config: Config, event_type: str) -> str:
-    """A warning if no pipeline and no contract knows the type, with the nearest type; empty: one does."""
-    from fnmatch import fnmatchcase  # noqa: PLC0415  (with the next, only for this)
+    """A warning if no pipeline takes the type, with the nearest type; empty: one does, or it is ignored on purpose."""
+    from bridge.planning.taken import did_you_mean  # noqa: PLC0415
+    from bridge.plans import types_taken  # noqa: PLC0415  (loads psycopg)
 
-    from bridge.problem import nearest  # noqa: PLC0415  (loads pydantic)
-
-    known = [*config.events, *(event for pipeline in config.pipelines.values() for event in pipeline.events)]
-    if any(fnmatchcase(event_type, one) for one in known):
+    taken = types_taken(config)
+    if not taken.unmatched(event_type):
         return ""
-    near = nearest(event_type, known)
-    return f"no pipeline takes {event_type}, and no contract knows it{f'; {near}' if near else ''}"
+    return "; ".join(filter(None, (f"no pipeline takes {event_type}", did_you_mean(taken.near(event_type)))))
 
 
 def put(
-    config: Config, event_type: str, document: dict[str, Any], idempotency_key: str | None, key: str | None
+    config: Config,
+    event_type: str,
+    document: dict[str, Any],
+    *,
+    idempotency_key: str | None,
+    key: str | None,
+    wait: float,
 ) -> None:
-    """Emit in its own transaction and print the id."""
+    """Emit in its own transaction and print the id; then what became of it within `wait` seconds."""
     from bridge import producer  # noqa: PLC0415  (loads psycopg)
+    from bridge.cli import emitted  # noqa: PLC0415
     from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415
 
     need_own_outbox(config, command="emit")
@@ -102,4 +116,7 @@ def put(
             )
         except (ValueError, TypeError) as error:
             raise click.UsageError(str(error)) from None
-    click.echo(f"{event_id}  (inserted earlier with this idempotency key)" if first else str(event_id))
+        click.echo(f"{event_id}  (inserted earlier with this idempotency key)" if first else str(event_id))
+        if wait:
+            for line in emitted.outcome(config, connection, str(event_id), wait):
+                click.echo(line, err=True)

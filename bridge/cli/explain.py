@@ -30,7 +30,7 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
     """
     from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.errors import BridgeError  # noqa: PLC0415
-    from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.plans import stream_plans, types_taken  # noqa: PLC0415
     from bridge.postgres.progress import find  # noqa: PLC0415
 
     config = read_config(config_path)
@@ -44,7 +44,15 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
         )
     with target_errors("explain"):
         streams = [_traced(plan, event) for plan in plans]
-    told = {"event": _event(event), "streams": streams}
+    kind = event.type.decode()
+    taken = types_taken(config)
+    told: dict[str, Any] = {"event": _event(event), "streams": streams}
+    if not taken.takes(kind):
+        told["unmatched"] = {
+            "said": taken.said(kind),
+            "near": taken.near(kind),
+            "ignored": taken.ignores(kind),
+        }
     if as_json:
         click.echo(json.dumps(told, indent=2, default=str))
         return
@@ -95,7 +103,8 @@ def _traced(plan: StreamSpec, event: Event) -> dict[str, Any]:
                     },
                 }
             )
-    return {"stream": plan.stream, "applied": how, "pipelines": traces}
+        stray = None if traces else _unit(target, event, "", "")["dead_letter"]
+    return {"stream": plan.stream, "applied": how, "pipelines": traces, "dead_letter": stray}
 
 
 def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
@@ -161,11 +170,16 @@ _APPLIED = {
 
 
 def _lines(told: dict[str, Any]) -> list[str]:
+    from bridge.planning.taken import UNMATCHED_FIX  # noqa: PLC0415
+
     lines = [f"{name:>16}  {value}" for name, value in told["event"].items()]
     for stream in told["streams"]:
         lines.append(f"\nstream {stream['stream']}: {_APPLIED[stream['applied']]}")
-        if not stream["pipelines"]:
-            lines.append("  no pipeline takes this type")
+        if "unmatched" in told:
+            lines.append(f"  {told['unmatched']['said']}")
+            lines += [] if told["unmatched"]["ignored"] else [f"    fix: {UNMATCHED_FIX}"]
+        if letter := stream["dead_letter"]:
+            lines.append(f"  dead letter, {letter['state']}: {letter['code']}: {letter['cause']}")
         for pipeline in stream["pipelines"]:
             lines += _pipeline_lines(pipeline)
     return lines

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import rich_click as click
 
 from bridge.config.recipe import STARTER
 from bridge.config.recipe import recipe as recipe_of
+from bridge.config.schema import config_json_schema
 from bridge.errors import BridgeError
+
+SCHEMA_FILE = "bridge.schema.json"
+EDITORS_LINE = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
+"""A relative path is one from the file, so that it works offline."""
 
 _TARGET_HEAD = """\
 -- 1. The ledger, in the same database:   bridge schema target | psql "$WAREHOUSE_DSN"
@@ -31,7 +37,8 @@ def init(name: str | None, force: bool, directory: Path) -> None:
     """Write bridge.yaml, .env.example and the SQL to run to DIR (default: the current directory)."""
     chosen = recipe_of(name or STARTER)
     contents = {
-        "bridge.yaml": chosen.text("bridge.yaml"),
+        "bridge.yaml": EDITORS_LINE + chosen.text("bridge.yaml"),
+        SCHEMA_FILE: json.dumps(config_json_schema(), indent=1, ensure_ascii=False) + "\n",
         ".env.example": chosen.env_example(),
         "target.sql": _TARGET_HEAD.format(file="target.sql") + chosen.text("target.sql"),
     }

@@ -8,20 +8,22 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import config_option
+from bridge.cli.options import allow_lint_option, config_option
 from bridge.config.lint import lint as findings_of
 
 
 @click.command(panel="Check")
 @config_option
+@allow_lint_option
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
-def lint(config_path: Path, strict: bool) -> None:
+def lint(config_path: Path, allow_lint: tuple[str, ...], strict: bool) -> None:
     """Check the configuration without connecting to anything.
 
-    Prints findings as file:line:col: level: path: message; fix. Exit code 1 with errors (or, with --strict,
-    warnings), 2 if the file does not exist.
+    Prints findings as file:line:col: level: path: message; fix [name]. `bridge run` starts with none of the errors.
+    A finding is allowed by its name: here, or in the file by a comment, `# lint: allow NAME reason`. Exit code 1 with
+    errors (or, with --strict, warnings), 2 if the file does not exist.
     """
-    findings = findings_of(config_path, os.environ)
+    findings = findings_of(config_path, os.environ, allow_lint)
     for finding in findings:
         click.echo(finding.text(str(config_path)))
     errors = sum(finding.level == "error" for finding in findings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -77,6 +77,17 @@ def config_option(command: _F) -> _F:
     )(command)
 
 
+def allow_lint_option(command: _F) -> _F:
+    """Add `--allow-lint NAME` as the parameter `allow_lint: tuple[str, ...]`."""
+    return click.option(
+        "--allow-lint",
+        "allow_lint",
+        multiple=True,
+        metavar="NAME",
+        help="Allow findings of this name, as `bridge lint` prints it in brackets. Repeatable.",
+    )(command)
+
+
 def read_config(path: Path, *, offline: bool = False) -> Config:
     """The configuration in `path`, with `${VAR}` from the environment.
 
@@ -97,13 +108,6 @@ def read_config(path: Path, *, offline: bool = False) -> Config:
         return borrow(path, error, unset_only=_unset_only(path))
 
 
-def read_own_config(path: Path) -> Config:
-    """As read_config(), for the bridge itself: of the file and nothing else."""
-    from bridge.config.load import load  # noqa: PLC0415  as above
-
-    return load(path, os.environ)
-
-
 def _unset_only(path: Path) -> bool:
     from bridge.config.load import load  # noqa: PLC0415  as above
 
@@ -112,6 +116,21 @@ def _unset_only(path: Path) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def read_checked(path: Path, allow: Collection[str] = ()) -> Config:
+    """The configuration to run: as read_config(), and without an error of lint. Its warnings are logged.
+
+    allow: names of findings. Raises ConfigError with every error of the file at once.
+    """
+    from bridge.config.lint import checked  # noqa: PLC0415  as in read_config
+    from bridge.log import Log  # noqa: PLC0415
+
+    config, warnings = checked(path, os.environ, allow)
+    log = Log("bridge.config")
+    for one in warnings:
+        log.warning("lint", finding=one.text(str(path)), name=one.name)
+    return config
 
 
 def parse_payload(text: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def prune(config_path: Path, dry_run: bool) -> None:
 
     config = read_config(config_path)
     need_own_outbox(config, command="prune")
-    with connect_source(config, command="prune", grant="outbox_bridge") as connection:
+    with connect_source(config, command="prune", grant="outbox_bridge", writes=True) as connection:
         pruned = prune_outbox(connection, config.source.retention, dry_run=dry_run)
         if not dry_run:
             fold(connection)

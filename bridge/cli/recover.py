@@ -120,8 +120,8 @@ def recover(
             hint="bridge recover --accept-source --since now",
         )
     with (
-        connect_source(config, command="recover", grant="outbox_bridge") as source,
-        connect_ledger(plan, "recover") as target,
+        connect_source(config, command="recover", grant="outbox_bridge", writes=True) as source,
+        connect_ledger(plan, "recover", writes=True) as target,
         _refusals(),
     ):
         choices.check_stopped(target, plan.stream)
@@ -157,14 +157,16 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
 
     plans = stream_plans(config)
     with ExitStack() as stack:
-        source = stack.enter_context(connect_source(config, command="recover", grant="outbox_bridge"))
+        source = stack.enter_context(
+            connect_source(config, command="recover", grant="outbox_bridge", writes=True)
+        )
         stack.enter_context(_refusals())
         old = None
         if old_source is not None:
             old = stack.enter_context(connect(old_source, COMMAND, "recover", where="the old source"))
         work = []
         for plan in plans if stream is None else [_chosen(plans, stream)]:
-            target = stack.enter_context(connect_ledger(plan, "recover"))
+            target = stack.enter_context(connect_ledger(plan, "recover", writes=True))
             adopter = Adopter(plan, source, target, old)
             work.append((adopter, adopter.survey()))
         for _, adoption in work:

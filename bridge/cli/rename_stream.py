@@ -36,8 +36,8 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
         raise ConfigError(f"stream {old} is still in this configuration", hint="rename it there first")
     plan = plans[new]
     with (
-        connect_source(config, command="rename-stream", grant="outbox_bridge") as source,
-        connect_ledger(plan, "rename-stream") as target,
+        connect_source(config, command="rename-stream", grant="outbox_bridge", writes=True) as source,
+        connect_ledger(plan, "rename-stream", writes=True) as target,
         target_errors("rename-stream"),
     ):
         slot = renamed(source, target, old, new, copy=not plan.failover)

@@ -46,6 +46,7 @@ def replay(
     """
     import psycopg  # noqa: PLC0415  `bridge --help` must not import everything
 
+    from bridge.cli.connect import connect_ledger  # noqa: PLC0415
     from bridge.errors import BridgeError, CannotConnect  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
@@ -53,6 +54,8 @@ def replay(
     from bridge.repair.replay import replay as again  # noqa: PLC0415
 
     plan, pipeline, spec = find(stream_plans(read_config(config_path)), destination)
+    with connect_ledger(plan, "replay", writes=True):
+        pass  # a ledger of a newer release is refused
     times = f"{since.isoformat()}/{until.isoformat() if until else ''}"
     order = Order(pipeline, spec, since, until, name=name or times, dry_run=dry_run)
     try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_own_config
+from bridge.cli.options import allow_lint_option, config_option, read_checked
 
 
 @click.command(panel="Run and watch")
 @config_option
+@allow_lint_option
 @click.option(
     "--log-level",
     default="info",
@@ -23,10 +25,13 @@ from bridge.cli.options import config_option, read_own_config
     is_flag=True,
     help="Keep writing dead letters even when most events of a destination fail.",
 )
-def run(config_path: Path, log_level: str, allow_storm: bool) -> None:
-    """Run the bridge until SIGTERM. SIGHUP reads the configuration again."""
+def run(config_path: Path, allow_lint: tuple[str, ...], log_level: str, allow_storm: bool) -> None:
+    """Run the bridge until SIGTERM. SIGHUP reads the configuration again.
+
+    What `bridge lint` calls an error stops the start (exit code 2) and refuses a reload. Warnings are logged.
+    """
     from bridge.daemon import run_daemon  # noqa: PLC0415  `bridge --help` must not import everything
     from bridge.observe.logs import configure  # noqa: PLC0415
 
     configure(log_level)
-    run_daemon(config_path, read_own_config, guarded=not allow_storm)
+    run_daemon(config_path, partial(read_checked, allow=allow_lint), guarded=not allow_storm)

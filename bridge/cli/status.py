@@ -16,7 +16,9 @@ from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
     from bridge.config.model import Admin, Config
+    from bridge.planning.taken import TypesTaken
     from bridge.postgres.left_behind import LeftBehind
+    from bridge.postgres.target_rules import Finding
     from bridge.stream.spec import StreamSpec
 
 _SECONDS = 4.0
@@ -49,9 +51,9 @@ def state_of(config: Config) -> dict[str, Any]:
 
     state = status_of(Path(config.original.file)) or ask(config.admin)
     if state is None:
-        from bridge.plans import stream_plans  # noqa: PLC0415  (loads psycopg)
+        from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
-        state = _from_servers(stream_plans(config))
+        state = _from_servers(stream_plans(config), types_taken(config))
     return state
 
 
@@ -84,16 +86,20 @@ def ask(admin: Admin) -> dict[str, Any] | None:
     return {"running": True, **state} if ours else None
 
 
-def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
+def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.observe.unmatched import of_newest  # noqa: PLC0415
     from bridge.postgres import left_behind as left  # noqa: PLC0415
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
+    from bridge.postgres.versions import newer  # noqa: PLC0415
 
     streams = []
     dead: dict[str, int] = {}
     waiting: dict[str, dict[str, float]] = {}
     suppressed: dict[str, int] | None = None
+    types: dict[str, int] = {}
+    later: list[Finding] = []
     behind: list[LeftBehind] = []
     at_source: list[LeftBehind] = []
     for plan in plans:
@@ -101,6 +107,10 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
             streams.append(_stream(plan, target))
             suppressed = streams[-1].pop("suppressed")  # one source for all
             at_source = streams[-1].pop("left_behind")
+            types = streams[-1].pop("types")
+            later += [
+                found for found in (newer(target, "target"), streams[-1].pop("newer")) if found is not None
+            ]
             if streams[-1]["mode"] is not None:
                 parameters = left.target_parameters(plan.stream, plan.family, plan.units())
                 behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream)
@@ -122,12 +132,17 @@ def _from_servers(plans: list[StreamSpec]) -> dict[str, Any]:
                 "reason": "not_running",
                 "message": "no bridge answers on admin.listen",
                 "hint": "bridge run",
-            }
+            },
+            *(
+                {"where": "bridge", "reason": one.reason, "message": one.message, "hint": one.fix}
+                for one in dict.fromkeys(later)
+            ),
         ],
         "streams": streams,
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
         "waiting_deliveries": waiting,
         "suppressed": suppressed,
+        "unmatched": of_newest(taken, types),
         "left_behind": [one.as_dict() for one in (*at_source, *behind)],
     }
 
@@ -140,6 +155,7 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     from bridge.postgres.outbox import suppressed  # noqa: PLC0415
     from bridge.postgres.profiles import SOURCE  # noqa: PLC0415
     from bridge.postgres.source import require_outbox  # noqa: PLC0415
+    from bridge.postgres.versions import newer  # noqa: PLC0415
 
     row = progress.checkpoint(target, plan.stream)
     applied = progress.listed(target, plan.stream)
@@ -160,6 +176,8 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
             "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
             "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
             "suppressed": suppressed(source),
+            "newer": newer(source, "source"),
+            "types": progress.newest_types(source, plan.outbox),
             "left_behind": left.from_source(
                 source.execute(left.SOURCE, left.source_parameters(plan.publication, plan.family))
             ),
@@ -168,6 +186,8 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
 
 def lines(state: dict[str, Any]) -> list[str]:
     """The status as text."""
+    from bridge.observe.unmatched import lines as unmatched_lines  # noqa: PLC0415
+
     found = ["ready" if state["ready"] else "not ready"]
     for problem in state["problems"]:
         found.append(f"  {problem['where']}: {problem['reason']}  {problem['message']}".rstrip())
@@ -191,6 +211,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
         letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
+    found += unmatched_lines(state.get("unmatched"))
     if repeats := state.get("suppressed"):
         found.append(f"skipped, because the idempotency key was used before: {_repeats(repeats)}")
     for one in state.get("left_behind", ()):

@@ -43,6 +43,8 @@ def screen(state: dict[str, Any]) -> Group:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    from bridge.observe.unmatched import lines as unmatched_lines  # noqa: PLC0415
+
     ready = state["ready"]
     head = Text("ready" if ready else "not ready", style="bold green" if ready else "bold red")
     problems = [
@@ -76,7 +78,8 @@ def screen(state: dict[str, Any]) -> Group:
             _milliseconds(one.get("latency_p99_seconds")),
             str(one["dead_letters"]),
         )
-    return Group(head, *problems, Text(""), streams, Text(""), pipelines)
+    stray = [Text(line, style="yellow") for line in unmatched_lines(state.get("unmatched"))]
+    return Group(head, *problems, Text(""), streams, Text(""), pipelines, *stray)
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -51,7 +51,9 @@ def table_names(text: str) -> tuple[str, str]:
 def unqualified(path: KeyPath, table: str) -> Remark:
     """A table is named without its schema."""
     name = table.rpartition(".")[2] or "events"
-    return Remark("error", path, "a table needs its schema", f"write {'public.' + name}")
+    return Remark(
+        "error", path, "a table needs its schema", f"write {'public.' + name}", name="table-without-schema"
+    )
 
 
 SINK_KINDS: tuple[str, ...] = tuple(SINKS)

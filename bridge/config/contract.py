@@ -66,6 +66,8 @@ def _read_field(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     field = dict(value)
+    if "enum" in field and field["enum"] is None:
+        raise ValueError("`enum` is empty: any value would do")
     kind = field.get("type")
     if isinstance(kind, str) and kind.endswith("?"):
         field["type"] = kind[:-1]
@@ -119,8 +121,8 @@ _FIELD_SCHEMA: dict[str, Any] = {
             "properties": {
                 "type": {"type": "string", "pattern": f"^({'|'.join(FIELD_TYPES)})\\??$"},
                 "enum": {"type": "array", "minItems": 1},
-                "required": {"type": "boolean"},
-                "nullable": {"type": "boolean"},
+                "required": {"anyOf": [{"type": "boolean"}, {"enum": ["true", "false"]}]},
+                "nullable": {"anyOf": [{"type": "boolean"}, {"enum": ["true", "false"]}]},
             },
             "additionalProperties": False,
         },

@@ -3,8 +3,7 @@
 This settles what YAML leaves to surprise, before any model sees a value: numbers are what JSON calls numbers,
 `true`, `false` and `null` are the only words, everything else (`on`, `no`, `012`, `12:30`, `2027-03-01`) is the text
 it looks like; `True`, `NULL` and their like are refused. No tag constructs anything. A key stands once in a mapping.
-Substitution (`${VAR}`, `${VAR:-default}`, `${VAR:?message}`, `${file:/path}`) alone touches secrets: what it reads
-goes into the value and into no message.
+What `${VAR}` and `${file:/path}` become: substitution.py.
 """
 
 from __future__ import annotations
@@ -25,88 +24,11 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from bridge.config.outside import Outside
+from bridge.config.allow import Allow, allows_of
+from bridge.config.substitution import BadReference, Outside, Unset, in_files, substitute
 from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
 
-_REFERENCE = re.compile(
-    r"""\$\$                                                  # a literal dollar: left for the value's reader
-      | \$\{(?=\{)                                            # a dollar, then a template
-      | \$\{file:(?P<file>[^{}]+)\}
-      | \$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<how>[-?])(?P<rest>[^}]*))?\}
-      | (?P<broken>\$\{)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_FILE_MAX = 1 << 20  # bytes; a secret is a line, not a disk
-
-
-class BadReference(ValueError):
-    """A reference that cannot be parsed or resolved. The text contains no values."""
-
-
-class Unset(BadReference):
-    """The variable or file does not exist on this machine; it may exist on the machine that runs the bridge."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
-        self.name = name
-
-
-def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
-    """`text` with every reference replaced; replacements are not substituted again.
-
-    directory: the base of relative `${file:...}` paths (the configuration's directory). Trailing line breaks of a
-    file are removed. An empty variable counts as unset for `:-` and `:?`, as in a shell. Raises Unset for a missing
-    variable or file, BadReference for an invalid reference.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match["broken"]:
-            raise BadReference(
-                "has a ${ that is not a reference: write ${NAME}, ${NAME:-default}, ${file:/path}"
-            )
-        if match["file"]:
-            if isinstance(environ, Outside):
-                return environ.file(match["file"], _read)
-            return _read(directory / match["file"])
-        name = match["name"]
-        if name is None:
-            return match[0]
-        rest = match["rest"] or ""
-        if "${" in rest:
-            raise BadReference(f"${{{name}:...}} contains another reference: references do not nest")
-        found = environ.get(name)
-        if match["how"] and not found:
-            if match["how"] == "-":
-                return rest
-            raise Unset(name, f"{name} is not set: {rest or 'it is required'}")
-        if found is None:
-            fix = f"set it in the environment, or write ${{{name}:-default}}"
-            raise Unset(name, f"{name} is not set: {fix}")
-        return found
-
-    return _REFERENCE.sub(value, text)
-
-
-def in_files(text: str) -> bool:
-    """Whether a file has a part of this value."""
-    return any(match["file"] for match in _REFERENCE.finditer(text))
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_MAX + 1)
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise Unset(str(path), f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise BadReference(f"{path} is not UTF-8 text") from None
-    if len(content) > _FILE_MAX or "\0" in text:
-        raise BadReference(f"{path} is not a file of at most one MiB")
-    return text.rstrip("\r\n")
-
-
+_KEY = re.compile(r"\s*[\w.-]+:(\s|$)")  # a line that is a key, and maybe its value
 _PLAIN = "plain"  # the tag of an unquoted scalar without a tag of its own
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _LOOKALIKES = {"True", "TRUE", "False", "FALSE", "Null", "NULL"}
@@ -138,21 +60,22 @@ class Document:
     """A file's values and their positions.
 
     values, keys: the position of each value and of each mapping key, by path from the top. substituted: paths whose
-    text came from a variable or file and must not be shown. unset: (path, message) of each reference without a value
-    here; their texts stay as written.
+    text came from a variable or file and must not be shown: what was put in, and the reference that it was put in for.
+    unset: (path, message) of each reference without a value here; their texts stay as written. allows: findings of
+    lint that the file allows. in_files: the text of each value that a file has a part of, as written. text, outside:
+    what all of it was made of.
     """
 
     file: str
     tree: Any = None
-    values: dict[KeyPath, Position] = field(default_factory=dict)
-    keys: dict[KeyPath, Position] = field(default_factory=dict)
-    substituted: set[KeyPath] = field(default_factory=set)
-    unset: list[tuple[KeyPath, str]] = field(default_factory=list)
-    in_files: dict[KeyPath, str] = field(default_factory=dict)
-    """The text of each value that a file has a part of, as written."""
     text: str = ""
     outside: Outside = field(default_factory=lambda: Outside({}, Path()))
-    """What all of it was made of."""
+    values: dict[KeyPath, Position] = field(default_factory=dict)
+    keys: dict[KeyPath, Position] = field(default_factory=dict)
+    substituted: dict[KeyPath, dict[str, str]] = field(default_factory=dict)
+    allows: list[Allow] = field(default_factory=list)
+    unset: list[tuple[KeyPath, str]] = field(default_factory=list)
+    in_files: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def position(self, path: KeyPath, *, key: bool = False) -> Position:
@@ -166,6 +89,13 @@ class Document:
             if found:
                 return found
         return TOP
+
+    def masked(self, path: KeyPath, text: str) -> str:
+        """A text about the value at `path` with the references, where it has what was put in for them."""
+        for length in range(len(path) + 1):
+            for value, reference in self.substituted.get(path[:length], {}).items():
+                text = text.replace(value, reference)
+        return text
 
     def problem(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False) -> None:
         """Record an error at `path`."""
@@ -185,14 +115,18 @@ def read(path: Path, environ: Mapping[str, str]) -> Document:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
         raise InvalidConfig(str(path), [Problem(Position(line, column), (), "is not UTF-8 text")]) from None
-    outside = Outside(environ, path.parent)
-    document = parse(text, outside, file=str(path), directory=path.parent)
-    document.text, document.outside = text, outside
-    return document
+    return parse(text, environ, file=str(path), directory=path.parent)
 
 
-def parse(text: str, environ: Mapping[str, str], *, file: str, directory: Path) -> Document:
-    """Like `read`, from text. directory: the base of relative `${file:...}` paths."""
+def parse(
+    text: str,
+    environ: Mapping[str, str],
+    *,
+    file: str,
+    directory: Path,
+    contents: Mapping[str, str] | None = None,
+) -> Document:
+    """Like `read`, from text. directory, contents: as Outside."""
     try:
         node = _Loader(text).get_single_node()
     except MarkedYAMLError as error:
@@ -205,10 +139,12 @@ def parse(text: str, environ: Mapping[str, str], *, file: str, directory: Path) 
         raise InvalidConfig(file, [problem]) from None
     except RecursionError:
         raise InvalidConfig(file, [Problem(TOP, (), "is nested too deeply")]) from None
-    document = Document(file)
+    document = Document(
+        file, None, text, Outside(environ, directory, contents or {}), allows=allows_of(text, _Loader)
+    )
     if node is None:
         raise InvalidConfig(file, [Problem(TOP, (), "is empty", "bridge init writes one to start from")])
-    builder = _Builder(document, environ, directory)
+    builder = _Builder(document)
     try:
         document.tree = builder.build(node, ())
     except RecursionError:
@@ -219,10 +155,8 @@ def parse(text: str, environ: Mapping[str, str], *, file: str, directory: Path) 
 class _Builder:
     """Nodes to values. Errors are collected in the document, so that one run finds all of them."""
 
-    def __init__(self, document: Document, environ: Mapping[str, str], directory: Path) -> None:
+    def __init__(self, document: Document) -> None:
         self.document = document
-        self.environ = environ
-        self.directory = directory
         self.open: set[int] = set()  # nodes being built: a node in this set contains itself
         self.count = 0
 
@@ -303,18 +237,19 @@ class _Builder:
         return self.substituted(text, path) if "${" in text else text
 
     def substituted(self, text: str, path: KeyPath) -> str:
+        put: dict[str, str] = {}
         try:
-            value = substitute(text, self.environ, self.directory)
+            value = substitute(text, self.document.outside, put)
         except Unset as unset:
             self.document.unset.append((path, str(unset)))
             return text
         except BadReference as error:
             self.document.problem(path, str(error))
             return text
+        if value != text:
+            self.document.substituted[path] = put
         if in_files(text):
             self.document.in_files[path] = text
-        if value != text:
-            self.document.substituted.add(path)
         return value
 
 
@@ -342,6 +277,14 @@ def _syntax(error: MarkedYAMLError, text: str) -> Problem:
         hint = "inside { } and [ ], quote a text that has a question mark"
     elif "\t" in line[: position.column]:
         hint = "indent with spaces, not tabs"
+    elif "expected <block end>" in (error.problem or "") and error.context_mark is not None:
+        block = error.context_mark
+        hint = (
+            f"indent it as the keys beside it: it begins in column {position.column}, where no block does;"
+            f" the one around it begins in column {block.column + 1} (line {block.line + 1})"
+        )
+    elif _KEY.match(line) and "mapping values are not allowed" in (error.problem or ""):
+        hint = "indent it as the line before it: the value there ends with its line"
     elif "mapping values are not allowed" in (error.problem or ""):
         hint = "quote a value that has a colon and a space in it"
     elif line[position.column - 1 :].startswith(("@", "`", "%")):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge.config.connection import Libpq, PostgresConnection
-from bridge.config.document import Document, substitute
+from bridge.config.document import Document
 from bridge.config.from_files import FromFiles
 from bridge.config.model import Config
+from bridge.config.substitution import Outside, substitute
 from bridge.problem import KeyPath
 
 
@@ -37,8 +38,9 @@ def _reader(document: Document, path: KeyPath, texts: dict[str, str]) -> Callabl
     beside = {name: value for name, value in tree.items() if name in Libpq.model_fields}
 
     def reread() -> str:
-        outside = document.outside  # not by it: what was handed over may be what the server has refused
-        fresh = {name: substitute(text, outside.environ, outside.written_in) for name, text in texts.items()}
+        # Without `contents`: what was handed over may be what the server has refused.
+        outside = Outside(document.outside.environ, document.outside.directory)
+        fresh = {name: substitute(text, outside) for name, text in texts.items()}
         return Libpq.model_validate({**beside, **fresh}).dsn
 
     return reread

@@ -1,22 +1,20 @@
-"""Lint of what expressions do with values: comparisons of kinds that never meet, operands that can be absent.
+"""Lint of operands that can be absent: what is missing, null or zero is a dead letter at run time.
 
-A text is never compared with a number, and an enum only with its own values; an operand that can be missing, null
-or zero is a dead letter at run time. Both read expressions as neighbouring tokens, and leave alone what they cannot
-tell.
+Reads expressions as neighbouring tokens, and leaves alone what it cannot tell.
 """
 
 from __future__ import annotations
 
 import re
-from ast import literal_eval
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from bridge.config.contract import EventField
+from bridge.config.known import EventFields
 from bridge.expressions.expression import compile_expression
 from bridge.expressions.syntax import ExpressionSyntaxError, Token, tokens_of
 from bridge.planning.rows import classify, names_of
-from bridge.problem import KeyPath, Remark, nearest
+from bridge.problem import KeyPath, Remark
 
 _PATH = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _ARITHMETIC = {"+", "-", "*", "/", "//", "%", "**"}
@@ -58,93 +56,6 @@ def has_arithmetic(expression: str) -> bool:
 
 
 _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
-_KINDS = {
-    "string": "text",
-    "timestamp": "text",
-    "number": "number",
-    "integer": "number",
-    "boolean": "boolean",
-}
-_SIDE_ENDS = {"and", "or", "not", "if", "else"}
-_WORDS = {"true": "boolean", "false": "boolean"}
-
-
-def check_comparisons(
-    path: KeyPath, expression: str, fields: Mapping[str, list[EventField]]
-) -> Iterator[Remark]:
-    """Comparisons in `expression` that cannot be intended."""
-    pieces = tokens(expression)
-    for index in range(1, len(pieces) - 1):
-        before, here, after = pieces[index - 1], pieces[index], pieces[index + 1]
-        if here.text in _COMPARE and here.kind == "operator":
-            if _alone(pieces, index - 1, -1) and _alone(pieces, index + 1, 1):
-                yield from _pair(path, before, after, fields)
-        elif here.text == "in" and after.text == "[":
-            for piece in pieces[index + 2 :]:
-                if piece.text == "]":
-                    break
-                if piece.text != ",":
-                    yield from _pair(path, before, piece, fields)
-
-
-def _alone(pieces: list[Token], index: int, step: int) -> bool:
-    """Is the operand at `index` a whole side of its comparison, not the end of an arithmetic expression or call?"""
-    beyond = index + step
-    if not 0 <= beyond < len(pieces):
-        return True
-    return pieces[beyond].text in {"(", ")"} | _SIDE_ENDS
-
-
-def _pair(
-    path: KeyPath, left: Token, right: Token, fields: Mapping[str, list[EventField]]
-) -> Iterator[Remark]:
-    kinds = _kind(left, fields), _kind(right, fields)
-    if None not in kinds and kinds[0] != kinds[1]:
-        message = f"{left.text} is a {kinds[0]} and {right.text} is a {kinds[1]}: they cannot be compared"
-        number = next((piece for piece in (left, right) if piece.kind == "string"), None)
-        fix = f"write {number.text[1:-1]} without quotes" if number and _numeric(number) else ""
-        yield Remark("error", path, message, fix or "compare values of one type, or correct the contract")
-        return
-    for side, other in ((left, right), (right, left)):
-        values = _enum(side, fields)
-        if values is None or other.kind != "string":
-            continue
-        value = literal_eval(other.text)
-        if value not in values:
-            known = [str(one) for one in values]
-            fix = nearest(value, known) or f"its values: {', '.join(known)}"
-            yield Remark("error", path, f"{side.text} is never {other.text}", fix)
-
-
-def _numeric(token: Token) -> bool:
-    return token.text[1:-1].replace(".", "", 1).isdigit()
-
-
-def _definitions(token: Token, fields: Mapping[str, list[EventField]]) -> list[EventField]:
-    parts = token.text[1:].split(".")
-    if token.kind != "path" or len(parts) != 2 or parts[0] != "event":
-        return []
-    return fields.get(parts[1], [])
-
-
-def _kind(token: Token, fields: Mapping[str, list[EventField]]) -> str | None:
-    if token.kind == "string":
-        return "text"
-    if token.kind == "number":
-        return "number"
-    if token.kind == "name":
-        return _WORDS.get(token.text)
-    kinds = {_KINDS.get(field.type) for field in _definitions(token, fields)}
-    return kinds.pop() if len(kinds) == 1 else None
-
-
-def _enum(token: Token, fields: Mapping[str, list[EventField]]) -> tuple[object, ...] | None:
-    definitions = _definitions(token, fields)
-    if len(definitions) != 1:
-        return None
-    return definitions[0].enum
-
-
 _ORDER = _COMPARE - {"==", "!="}
 _DIVISION = {"/", "//", "%"}
 _ARITHMETIC_SIGNS = {"+", "-", "*", "**"} | _DIVISION
@@ -156,9 +67,9 @@ class Absences:
     """The absent values of one pipeline, checked expression by expression in the order of evaluation. Each path is
     reported once."""
 
-    def __init__(self, fields: Mapping[str, list[EventField]] | None) -> None:
-        """`fields`: the contract's fields by name; None if there is no contract."""
-        self._fields = fields or {}
+    def __init__(self, fields: EventFields | None) -> None:
+        """`fields`: the contracts'; None if there is none."""
+        self._fields = fields or EventFields((), {})
         self._rows: set[str] = set()
         self._known: set[str] = set()  # asked for, or told of
         self._compared: set[str] = set()  # a zero has had its chance to be told
@@ -171,6 +82,7 @@ class Absences:
         """Warnings for the expression at `path`; an error for a division by a literal zero."""
         pieces = tokens(expression)
         if len(pieces) < 2:  # a path by itself is null, and no failure
+            yield from self._null(path, pieces)
             return
         operands = [
             (piece, _neighbour(pieces, index - 1), _neighbour(pieces, index + 1))
@@ -189,19 +101,33 @@ class Absences:
             if before in _DIVISION:
                 yield from self._divisor(path, piece)
 
+    def _null(self, path: KeyPath, pieces: list[Token]) -> Iterator[Remark]:
+        """A path by itself whose field only some of the types have."""
+        for piece in pieces:
+            without = self._lacking(piece.text)
+            if without and piece.text not in self._known:
+                self._known.add(piece.text)
+                message = (
+                    f"{piece.text} is null in events of {', '.join(without)}: their contract does not have it"
+                )
+                fix = "take these types in a pipeline of their own, or add the field to their contract"
+                yield Remark("warning", path, message, fix, name="field-of-some")
+
     def check_template(self, path: KeyPath, template: str) -> Iterator[Remark]:
         """Warnings for fields that a template prints and that may be missing. (Null prints nothing.)"""
         code = " ".join(_CODE.findall(template))
-        for name, definitions in self._fields.items():
+        for name in self._fields.names():
             text = f"$event.{name}"
-            if text in self._known or all(one.required for one in definitions):
+            without = self._fields.lacking(name)
+            if text in self._known or not (without or any(not one.required for one in self._fields.of(name))):
                 continue
             uses = re.findall(rf"\bevent\.{re.escape(name)}\b(?!\.)\s*(\||is\b)?", code)
             if uses and not any(uses):
                 self._known.add(text)
-                message = f"event.{name} may be missing: this destination then gets a dead letter"
+                may = f"is missing in events of {', '.join(without)}" if without else "may be missing"
+                message = f"event.{name} {may}: this destination then gets a dead letter"
                 fix = f"give a default: {{{{ event.{name}|default('') }}}}"
-                yield Remark("warning", path, message, fix)
+                yield Remark("warning", path, message, fix, name="may-be-absent")
 
     def _ask(self, piece: Token) -> None:
         root = piece.text[1:].partition(".")[0]
@@ -218,12 +144,15 @@ class Absences:
             fix = f"check first: {text} is not none and ..."
         else:
             definitions = self._definitions(text)
-            optional = any(not one.required for one in definitions)
+            without = self._lacking(text)
+            optional = bool(without) or any(not one.required for one in definitions)
             nullable = needs_value and any(one.nullable for one in definitions)
             if text in self._known or not (optional or nullable):
                 return
             may = (
-                "may be missing or null"
+                f"is missing in events of {', '.join(without)}"
+                if without
+                else "may be missing or null"
                 if optional and nullable
                 else "may be missing"
                 if optional
@@ -237,21 +166,26 @@ class Absences:
                 else f"check first: {text} is defined and ..."
             )
         self._ask(piece)
-        yield Remark("warning", path, message, fix)
+        yield Remark("warning", path, message, fix, name="may-be-absent")
 
     def _divisor(self, path: KeyPath, piece: Token) -> Iterator[Remark]:
         if piece.kind == "number" and not piece.text.strip("0._"):
-            yield Remark("error", path, "divides by zero: every event would become a dead letter")
+            yield Remark(
+                "error", path, "divides by zero: every event would become a dead letter", name="zero-divisor"
+            )
         elif piece.text not in self._compared and self._definitions(piece.text):
             self._compared.add(piece.text)
             message = f"{piece.text} may be 0: a division by zero makes the event a dead letter"
-            yield Remark(
-                "warning", path, message, f"check first, here or in an earlier filter: {piece.text} > 0"
-            )
+            fix = f"check first, here or in an earlier filter: {piece.text} > 0"
+            yield Remark("warning", path, message, fix, name="may-divide-by-zero")
 
     def _definitions(self, text: str) -> list[EventField]:
         root, _, field = text[1:].partition(".")
-        return self._fields.get(field, []) if root == "event" else []
+        return self._fields.of(field) if root == "event" else []
+
+    def _lacking(self, text: str) -> list[str]:
+        root, _, field = text[1:].partition(".")
+        return self._fields.lacking(field) if root == "event" else []
 
 
 def _neighbour(pieces: list[Token], index: int) -> str:

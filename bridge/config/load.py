@@ -14,7 +14,6 @@ from bridge.config.document import Document, parse, read
 from bridge.config.model import Config
 from bridge.config.names import check_names, connection_kinds
 from bridge.config.original import Original
-from bridge.config.outside import Outside
 from bridge.config.schema import keys_at
 from bridge.problem import InvalidConfig, KeyPath, nearest
 
@@ -55,9 +54,7 @@ def config_of(document: Document, *, offline: bool = False) -> Config:
 def again(made_of: Original, environ: Mapping[str, str], contents: Mapping[str, str]) -> Config:
     """A configuration from its text. contents: as Outside. Raises as load()."""
     directory = Path(made_of.file).parent
-    outside = Outside(environ, directory, contents)
-    document = parse(made_of.text, outside, file=made_of.file, directory=directory)
-    document.text, document.outside = made_of.text, outside
+    document = parse(made_of.text, environ, file=made_of.file, directory=directory, contents=contents)
     return config_of(document)
 
 

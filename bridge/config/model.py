@@ -8,7 +8,7 @@ from datetime import timedelta
 from hashlib import blake2s
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from bridge.config.connection import Connection, Libpq
@@ -20,11 +20,17 @@ from bridge.planning.entity import Entity
 from bridge.planning.rows import Literal as Written
 from bridge.planning.rows import classify, names_of
 from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Origin, PublicUrl, Size, Start
-from bridge.section import EventType, OpenSection, PlainName, RootName, Section, SlotWord
+from bridge.section import ONE_OR_MORE, EventType, OpenSection, PlainName, RootName, Section, SlotWord, Text
 from bridge.signatures import BODY, SCHEMES
 from bridge.signatures.scheme import PLACEHOLDERS
 
 MiB = 2**20
+
+
+def _not_boolean(value: Any) -> Any:
+    if isinstance(value, bool):  # True == 1
+        raise ValueError("must be 1")  # noqa: TRY004  pydantic reports ValueErrors
+    return value
 
 
 class OutboxColumns(Section):
@@ -80,7 +86,9 @@ class SourceSection(Libpq):
     start: Start = "earliest"
     """Where a new stream starts: earliest, now, or a timestamp."""
     unmatched: Literal["ignore", "dead"] = "ignore"
-    """Events with no pipeline and no contract: ignore counts them, dead makes them dead letters."""
+    """Events with no pipeline and no contract: ignore counts and reports them, dead makes them dead letters."""
+    ignore_types: Annotated[tuple[Text, ...], ONE_OR_MORE] = ()
+    """Types, or globs such as audit.*, that no pipeline has to take: counted, not reported, never dead letters."""
     poll_interval: Duration = timedelta(seconds=1)
     """How often to poll when no NOTIFY arrives."""
     batch: BatchLimits = BatchLimits()
@@ -301,7 +309,7 @@ class Case(Section):
 class Config(Section):
     """A configuration. `load` also checks that its names exist."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_not_boolean)]
     """The version of this file's format."""
     source: SourceSection = SourceSection()
     """The database with the outbox."""

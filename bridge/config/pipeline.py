@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
-    BeforeValidator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -18,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from bridge.config.destinations.destination import DESTINATIONS, DestinationSection, kind_of
 from bridge.planning.steps.step import StepSection, steps
-from bridge.section import ExpressionText, PlainName, Section, Text, as_list
+from bridge.section import ONE_OR_MORE, ExpressionText, PlainName, Section, Text
 
 
 class _ByWord:
@@ -57,7 +56,7 @@ class Branch(Section):
     """The name in metrics, tests and explain."""
     when: ExpressionText | None = None
     """The condition. Absent: always true; later branches are then unreachable."""
-    to: Annotated[tuple[str, ...], BeforeValidator(as_list)]
+    to: Annotated[tuple[str, ...], ONE_OR_MORE]
     """Names of destinations; [] for none."""
 
 
@@ -83,7 +82,7 @@ Destination = Annotated[DestinationSection, _ByConnection()]
 class PipelineSection(Section):
     """What happens to events of some types."""
 
-    events: Annotated[tuple[Text, ...], BeforeValidator(as_list), Field(alias="event", min_length=1)]
+    events: Annotated[tuple[Text, ...], ONE_OR_MORE, Field(alias="event", min_length=1)]
     """A type, a list of types, or globs such as "usage.*"."""
     steps: tuple[Step, ...] = ()
     """The steps, in order."""

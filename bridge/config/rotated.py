@@ -11,10 +11,9 @@ import os
 from pathlib import Path
 
 from bridge.config.connection import PostgresConnection
-from bridge.config.document import BadReference, substitute
 from bridge.config.load import again
 from bridge.config.model import Config
-from bridge.config.outside import Outside
+from bridge.config.substitution import BadReference, Outside
 
 
 def rotated(config: Config) -> Config | None:
@@ -24,9 +23,7 @@ def rotated(config: Config) -> Config | None:
     made_of = config.original
     outside = Outside({}, Path(made_of.file).parent)
     try:
-        contents = {
-            path: substitute(f"${{file:{path}}}", outside, outside.written_in) for path in made_of.files
-        }
+        contents = {path: outside.file(path) for path in made_of.files}
     except BadReference:
         return None
     if contents == made_of.files:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from bridge.config.editor_schema import as_written
 from bridge.config.model import Config
 from bridge.errors import ConfigError
 from bridge.planning.spec import ContractSpec, FieldSpec
@@ -73,11 +74,14 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
 }
 
 
-@lru_cache(maxsize=1)
 def config_json_schema() -> dict[str, Any]:
-    """The schema of bridge.yaml, for editors (yaml-language-server) and for did-you-mean."""
-    schema = Config.model_json_schema(by_alias=True)
-    return {"$schema": _DIALECT, **schema, "title": "bridge.yaml"}
+    """The schema of bridge.yaml as people write it, for editors (yaml-language-server)."""
+    return {"$schema": _DIALECT, "title": "bridge.yaml", **as_written(_of_models())}
+
+
+@lru_cache(maxsize=1)
+def _of_models() -> dict[str, Any]:
+    return Config.model_json_schema(by_alias=True)
 
 
 def event_json_schema(config: Config, event_type: str) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _field(field: FieldSpec) -> dict[str, Any]:
 
 def keys_at(path: tuple[str | int, ...]) -> set[str]:
     """The keys that bridge.yaml allows at `path`; empty if names are free."""
-    schema = config_json_schema()
+    schema = _of_models()
     places = [schema]
     for step in path:
         places = [

@@ -17,9 +17,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 CONFIG = Path(__file__).with_name("bridge.yaml")
+
+
+class Process(Protocol):
+    """The part of subprocess.Popen that is used."""
+
+    pid: int
+
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
 
 # $$ stays the process id when the shell becomes the program. A line on the pipe means: it has ended.
 _WATCHED = """
@@ -54,7 +70,7 @@ def spawn(
     )
 
 
-def ended(process: subprocess.Popen[bytes]) -> None:
+def ended(process: Process) -> None:
     """Dismiss the watcher of a process that was waited for, before its id belongs to another."""
     if process.stdin is not None and not process.stdin.closed:
         with contextlib.suppress(OSError):  # the watcher may have been killed too
@@ -85,7 +101,7 @@ class Bridge:
         self.config = config
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self.environment = {**clean, "BRIDGE_ADMIN": self.admin, **environment}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def running(self) -> bool:
@@ -96,7 +112,7 @@ class Bridge:
         """The process id while it runs."""
         return self._started().pid
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Process:
         if self._process is None:
             raise self.Failure("the bridge was not started")
         return self._process
@@ -107,8 +123,11 @@ class Bridge:
             self.wait()
         command = [sys.executable, "-m", "bridge", "run", "-c", str(self.config)]
         with self.log.open("ab") as log:
-            self._process = spawn(command, log, env={**self.environment, **environment})
+            self._process = self._spawn(command, {**self.environment, **environment}, log)
         return self
+
+    def _spawn(self, command: list[str], environment: Mapping[str, str], log: IO[Any]) -> Process:
+        return spawn(command, log, env=environment)
 
     def wait_ready(self, deadline: float = 30.0) -> Self:
         """Until /readyz says 200."""

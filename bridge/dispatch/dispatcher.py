@@ -19,6 +19,7 @@ from bridge.dispatch.lane import Lane
 from bridge.dispatch.schedule import DispatchSpec, DispatchWatcher, Pacer
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
 from bridge.postgres import delivery as queue
+from bridge.postgres import versions
 from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import DISPATCH
 from bridge.postgres.safe_error import safe_message
@@ -123,6 +124,7 @@ class Dispatcher:
     async def _place(self, connection: queue.AsyncLink) -> int | None:
         """Wait for the lease; None: told to stop."""
         while not self._stop.is_set():
+            await self._refuse_newer(connection)
             epoch = await queue.hold(connection, self.plan.stream, self._holder)
             if epoch is not None:
                 return epoch
@@ -132,6 +134,15 @@ class Dispatcher:
             self._watcher.works(self.plan.stream)
             await self._sleep(_STAND_BY_SECONDS)
         return None
+
+    async def _refuse_newer(self, connection: queue.AsyncLink) -> None:
+        """Raises Halt where a newer release has migrated the ledger."""
+        try:
+            row = await (await connection.execute(versions.NEWER_LEDGER)).fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+            return  # as versions.newer
+        if row is not None:
+            raise versions.halt(versions.told("target", int(row[0]), str(row[1])))
 
     async def _wake(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
         """Look for due messages every POLL_SECONDS and at every nudge, until told to stop."""
@@ -156,6 +167,7 @@ class Dispatcher:
             await asyncio.sleep(_RENEW_SECONDS)
             for lane in lanes:
                 lane.tell()
+            await self._refuse_newer(connection)
             if not await queue.renew(connection, self.plan.stream, epoch):
                 raise _PlaceLost
 

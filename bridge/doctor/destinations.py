@@ -143,7 +143,7 @@ def tables(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
                 yield ok(
                     plan.connection,
                     "table",
-                    f"{pipeline.name} -> {name}: {spec.table_name} fits, and may be written",
+                    f"{pipeline.name} -> {name}: {spec.table_name} has the columns and the key, and may be written",
                 )
 
 

@@ -12,12 +12,12 @@ from contextlib import ExitStack, closing
 import psycopg
 
 from bridge.config.model import Config
-from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source
+from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source, unmatched
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError, CannotConnect
 from bridge.planning.lookup import LookupSpec
 from bridge.planning.spec import PipelineSpec
-from bridge.plans import stream_plans
+from bridge.plans import stream_plans, types_taken
 from bridge.postgres.connect import connect
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import DOCTOR, DOCTOR_ENRICH
@@ -197,6 +197,8 @@ def _source(link: ProfiledConnection, plans: list[StreamSpec], config: Config) -
     )
     yield from outbox.outbox(link, plan, ingress=config.ingress is not None)
     yield from source.history(link)
+    if outbox.installed(link):
+        yield from unmatched.unmatched(link, plan.outbox, types_taken(config))
 
 
 def _target(link: ProfiledConnection, plan: StreamSpec, *, strict: bool) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from bridge.postgres.outbox import Outbox
 from bridge.postgres.own_outbox import outbox_findings
 from bridge.postgres.publication import publication_identity
 from bridge.postgres.schema import migrations, publication_sql, published
+from bridge.postgres.versions import newer
 from bridge.stream.renumber import numbered
 from bridge.stream.spec import StreamSpec
 
@@ -100,15 +101,8 @@ def _migrations(source: psycopg.Connection) -> Iterator[Check]:
             "bridge install",
             "command",
         )
-    elif version > newest:
-        yield Check(
-            "error",
-            "source",
-            "migrations",
-            f"the outbox is at version {version}, from a newer bridge (this one knows {newest})",
-            "pip install --upgrade outbox-bridge",
-            "advice",
-        )
+    elif (later := newer(source, "source")) is not None:
+        yield Check("error", "source", later.reason, later.message, later.fix, "advice")
     else:
         yield ok("source", "outbox", f"installed, version {version}")
 

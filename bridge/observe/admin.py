@@ -191,7 +191,8 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
         (metrics.deliveries, "destination", deliveries),
     ):
         for sample in next(iter(family.collect())).samples:
-            into.setdefault(sample.labels[label], {})[sample.labels["outcome"]] = int(sample.value)
+            if sample.value or sample.labels[label]:
+                into.setdefault(sample.labels[label], {})[sample.labels["outcome"]] = int(sample.value)
     for sample in next(iter(metrics.dead_letters.collect())).samples:
         dead[sample.labels["pipeline"]] = int(sample.value)
     names = sorted({*outcomes, *dead})
@@ -225,6 +226,7 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
         "deliveries": deliveries,
         "waiting_deliveries": waiting_of(metrics.waiting),
         "suppressed": None if health.suppressed is None else dict(health.suppressed),
+        "unmatched": health.unmatched.as_dict(),
         "left_behind": [one.as_dict() for one in health.left_behind],
         "left_alone": alone_of(health),
     }

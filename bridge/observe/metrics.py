@@ -225,6 +225,7 @@ class Metrics:
             return Gauge(f"{PREFIX}_{name}", documentation, labels, registry=self.registry)
 
         self.events = counter("events", "Events by pipeline and outcome.", "pipeline", "outcome")
+        self.events.labels("", "unmatched")  # from 0, so that the first one is an increase
         self.latency = LatencyHistogram(
             f"{PREFIX}_event_latency_seconds", "Time from the producer's commit to the target's commit."
         )

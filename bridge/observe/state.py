@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from bridge.errors import BridgeError
+from bridge.observe.unmatched import Unmatched
 from bridge.postgres.left_behind import LeftBehind
 from bridge.protocol.events import format_lsn
 from bridge.protocol.facts import Phase
@@ -303,6 +304,7 @@ class Health:
         )
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
         self.left_behind: Sequence[LeftBehind] = ()
+        self.unmatched = Unmatched(clock=clock)
         self.left_alone: dict[tuple[str, str], Sequence[AloneUntil]] = {}  # by pipeline and destination
 
     def add(self, state: StreamState) -> StreamState:

@@ -14,6 +14,7 @@ from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import AloneUntil, StreamState
+from bridge.planning.taken import UNMATCHED_FIX
 from bridge.postgres.source import SlotHealth
 from bridge.protocol.events import Batch, Lsn, format_lsn
 from bridge.protocol.facts import Ledger, Phase
@@ -131,6 +132,14 @@ class StreamWatch:
     def deliveries(self, count: int) -> None:
         """Messages for sinks are durable."""
         self._nudge(self._stream)
+
+    def unmatched(self, events: Mapping[bytes, int]) -> None:
+        """Events that no pipeline takes, by type. The log names each type once."""
+        for name, near in self._metrics.health.unmatched.count(events):
+            if name:
+                self._log.warning("no pipeline takes this type", type=name, near=near, fix=UNMATCHED_FIX)
+            else:
+                self._log.warning("no pipeline takes more types than the log names", fix="bridge status")
 
     def pending(self, oldest: float | None) -> None:
         """Producer commit (unix seconds) of the oldest event that was read and is not durable in the target yet."""

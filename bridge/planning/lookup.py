@@ -21,10 +21,12 @@ class LookupSpec:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A request of the planner: rows of this entity for these keys."""
+    """A request of the planner: rows of this entity for these keys. reads: the columns that the pipeline takes from
+    them, which the query must have."""
 
     entity: LookupSpec
     keys: list[Any]  # distinct JSON scalars, all str or all int
+    reads: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

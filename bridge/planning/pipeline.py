@@ -131,11 +131,13 @@ class Seen:
 
 @dataclass(slots=True)
 class Trace:
-    """seen: in order. ended: why the event stops, "" if it reaches `to`. branch: None if the pipeline has none."""
+    """seen: in order. ended: why the event stops, "" if it reaches `to`. passed_over: because the pipeline says so, and
+    it is no dead letter. branch: None if the pipeline has none."""
 
     pipeline: str
     seen: list[Seen] = field(default_factory=list)
     ended: str = ""
+    passed_over: bool = False
     branch: str | None = None
     to: list[str] = field(default_factory=list)
 
@@ -176,7 +178,7 @@ def _step(
         parked = ", retried automatically" if failure.retry_for_seconds is not None else ""
         found.ended = f"dead letter, {failure.code}: {failure.cause}{parked}"
     elif passed.filtered:
-        found.ended = "filtered out"
+        found.ended, found.passed_over = "filtered out", True
     return passed.rows
 
 
@@ -199,8 +201,9 @@ def _branch(pipeline: Pipeline, rows: Rows, found: Trace) -> None:
             found.branch = spec.name
             found.to = [name for name in pipeline.spec.destinations if name in to]
             found.ended = "" if found.to else f"branch {spec.name} has no destination"
+            found.passed_over = not found.to
             return
-    found.ended = "no branch matches"
+    found.ended, found.passed_over = "no branch matches", True
 
 
 def _read(rows: Rows, names: frozenset[str]) -> dict[str, Any]:

@@ -129,6 +129,7 @@ class Planned:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     keeps: list[Keep] = field(default_factory=list)  # to be in the source before the rest is in the target
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (pipeline, outcome) -> events
+    unmatched: Counter[bytes] = field(default_factory=Counter)  # type -> events that no pipeline takes
 
 
 Key = tuple[bytes | None, ...]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from secrets import randbits
 from typing import Any, Literal, TypeVar
 
@@ -84,16 +85,20 @@ T = TypeVar("T")
 _ROUTES = 10_000  # types remembered; a producer that makes types up must not fill the memory
 
 
+Left = Literal["", "ignored", "unmatched", "dead"]
+"""What becomes of an event that no pipeline takes; "": a pipeline takes it."""
+
+
 class Route:
     """The contract and pipelines of one event type."""
 
-    __slots__ = ("contract", "needs_document", "pipelines", "unmatched")
+    __slots__ = ("contract", "left", "needs_document", "pipelines")
 
-    def __init__(self, contract: Contract | None, pipelines: list[int], needs: bool, unmatched: bool) -> None:
+    def __init__(self, contract: Contract | None, pipelines: list[int], needs: bool, left: Left) -> None:
         self.contract = contract
         self.pipelines = pipelines
         self.needs_document = needs
-        self.unmatched = unmatched
+        self.left = left
 
 
 class Planner:
@@ -104,6 +109,8 @@ class Planner:
     destinations are not planned. sinks: the sink destinations that it owns. entities: the units of upsert.entity
     that it owns. only: plan only these units (for a replay or a retry of dead letters).
     nulls: the outbox is the customer's own, and may have NULL where an event must have a value.
+    unmatched: what becomes of types that no pipeline takes and no contract knows; ignored: patterns of types that may
+    be passed over (`source.ignore_types`).
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class Planner:
         sinks: Collection[Unit] = (),
         entities: Collection[Unit] = (),
         unmatched: Literal["ignore", "dead"] = "ignore",
+        ignored: Collection[str] = (),
         only: Collection[Unit] | None = None,
         max_payload: int = 1 << 30,
         nulls: bool = False,
@@ -125,6 +133,7 @@ class Planner:
         self.pipelines = [Pipeline(spec, tables, sinks, entities, only) for spec in pipelines]
         self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
         self._unmatched = unmatched
+        self._ignored = tuple(ignored)
         self._max_payload = max_payload
         self._nulls = nulls
         self._every = only is None
@@ -139,6 +148,11 @@ class Planner:
             for pipeline in self.pipelines
             for name, table in pipeline.tables.items()
         }
+
+    def lookups(self) -> list[Lookup]:
+        """What its pipelines will ask, without keys."""
+        steps = (step for pipeline in self.pipelines if pipeline.active for step in pipeline.steps)
+        return [lookup for step in steps if (lookup := step.lookup()) is not None]
 
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]:
         """Yields Lookups, is sent key -> row (column -> value as psycopg loads it), and returns the plan.
@@ -179,9 +193,15 @@ class Planner:
             taken = [number for number, pipeline in enumerate(self.pipelines) if pipeline.takes(name)]
             owned = [number for number in taken if self.pipelines[number].active]
             needs = contract is not None or any(self.pipelines[number].needs_document for number in owned)
-            route = Route(contract, owned, needs and bool(owned), not taken and contract is None)
+            left = "" if taken else self._left(name, contract)
+            route = Route(contract, owned, needs and bool(owned), left)
             self._routes[event_type] = route
         return route
+
+    def _left(self, event_type: str, contract: Contract | None) -> Left:
+        if any(fnmatchcase(event_type, pattern) for pattern in self._ignored):
+            return "ignored"
+        return "dead" if contract is None and self._unmatched == "dead" else "unmatched"
 
     def _read(
         self, events: list[Event], planned: Planned
@@ -199,8 +219,8 @@ class Planner:
         self._nameless([events[place] for place in groups.pop(NULL, ())], planned)
         for event_type, group in groups.items():
             route = self._route(event_type)
-            if route.unmatched:
-                self._leave(event_type, [events[place] for place in group], planned)
+            if route.left:
+                self._leave(event_type, route.left, [events[place] for place in group], planned)
             if not route.pipelines:
                 continue
             good, failures = self._sound(events, group)
@@ -234,11 +254,12 @@ class Planner:
             DeadLetter("", "", event, Incomplete.code, "the row's type is NULL") for event in events
         ]
 
-    def _leave(self, event_type: bytes, events: list[Event], planned: Planned) -> None:
-        if self._unmatched == "ignore":
-            planned.outcomes["", "unmatched"] += len(events)
+    def _leave(self, event_type: bytes, left: Left, events: list[Event], planned: Planned) -> None:
+        planned.outcomes["", left] += len(events)
+        if left == "unmatched":
+            planned.unmatched[event_type] += len(events)
+        if left != "dead":
             return
-        planned.outcomes["", "dead"] += len(events)
         why = Unmatched("no pipeline and no contract takes this type of event")
         planned.dead_letters += [DeadLetter("", "", event, why.code, why.cause) for event in events]
 

@@ -27,6 +27,7 @@ from bridge.postgres.target_rules import (
     zone_findings,
 )
 from bridge.postgres.target_rules import quoted as _quoted
+from bridge.postgres.versions import newer
 
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery", "sink_pause")
 
@@ -67,6 +68,9 @@ def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
                 f"grant select, insert, update, delete on all tables in schema bridge to {role};",
             )
         ]
+    later = newer(connection, "target")
+    if later is not None:
+        return [later]
     oids = connection.execute(
         "select array_agg(c.oid) from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
         " where n.nspname = 'bridge' and c.relname = any(%s)",

@@ -11,7 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -22,9 +24,10 @@ from bridge.expressions.document import json_text
 from bridge.planning.entity import Keep, folded
 from bridge.planning.lookup import Lookup, LookupSpec, Unreadable
 from bridge.postgres.connect import connect
-from bridge.postgres.looked_up import Row, rows_of, takes_text
+from bridge.postgres.looked_up import Row, described, rows_of, takes_text
 from bridge.postgres.profiles import ENRICH, ENTITY
 from bridge.postgres.safe_error import safe_message
+from bridge.problem import nearest
 
 # One statement and one durable commit (ENTITY). A row in which nothing is newer is left as it is.
 _WRITE = b"""
@@ -161,9 +164,55 @@ class Enricher:
         self._result_of = result_of
         self._done = done
         self._cache: dict[LookupSpec, dict[str, tuple[float, Row]]] = {}
+        self._columns: dict[LookupSpec, tuple[str, ...]] = {}  # as the query last had them
+        self._checking: Thread | None = None
+        self._halt: Halt | None = None
         self._connections: dict[str, psycopg.Connection] = {}
         self._store = EntityStore(dsns["source"], stream)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
+
+    def begin_check(self, lookups: Sequence[Lookup]) -> None:
+        """Ask each server which columns its query has, beside everything else: checked() tells."""
+        self._checking = Thread(target=self._check, args=[lookups], name="check lookups", daemon=True)
+        self._checking.start()
+
+    def checked(self, patience: float = 0.0) -> None:
+        """Raises Halt (reason lookup_column) if a query does not have a column that is read of it. What else is wrong
+        with a query, its first lookup tells. patience: seconds to wait for servers that have not answered."""
+        if self._checking is not None:
+            self._checking.join(patience)
+        if self._halt is not None:
+            raise self._halt
+
+    def _check(self, lookups: Sequence[Lookup]) -> None:
+        asked = [one for one in lookups if one.entity.kept is None and one.reads]
+        try:
+            for source in dict.fromkeys(one.entity.source for one in asked):
+                here = [one for one in asked if one.entity.source == source]
+                with suppress(psycopg.Error, CannotConnect), closing(self._connect(source)) as connection:
+                    for entity in dict.fromkeys(one.entity for one in here):
+                        self._columns.setdefault(entity, tuple(described(connection, entity.sql)))
+                for lookup in here:
+                    self._require(lookup)
+        except Halt as halt:
+            self._halt = halt
+
+    def _require(self, lookup: Lookup) -> None:
+        """A column that the query does not have would be NULL in every row, for ever."""
+        entity = lookup.entity
+        columns = self._columns.get(entity)
+        if columns is None or entity.kept is not None or lookup.reads.issubset(columns):
+            return
+        missing = sorted(lookup.reads.difference(columns))
+        near = next(filter(None, (nearest(name, columns) for name in missing)), "")
+        names = ", ".join(f"${entity.as_name}.{name}" for name in missing)
+        raise Halt(
+            f"the lookup of {entity.as_name} has no column {', '.join(missing)}: {names} would be NULL for every event"
+            f" (it has {', '.join(columns)})",
+            reason="lookup_column",
+            hint=f"{near + ' ' if near else ''}correct the name in bridge.yaml, or select the column in the sql of"
+            f" enrich.entity {entity.as_name}",
+        )
 
     def answer(self, lookup: Lookup, visible: Callable[[], bool] | None = None) -> dict[Any, Row]:
         """The rows that exist, by key; waits for them (reason enrich_failed).
@@ -181,6 +230,7 @@ class Enricher:
             if last or not wanted:
                 break
             last = visible is None or visible()
+        self._require(lookup)
         return found
 
     def keep(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
@@ -241,7 +291,9 @@ class Enricher:
 
         def attempt(some: Sequence[Any]) -> psycopg.DataError | None:
             try:
-                rows.update(_rows(self._connection(entity.source), entity.sql, some))
+                columns, found = _rows(self._connection(entity.source), entity.sql, some)
+                self._columns[entity] = columns
+                rows.update(found)
             except psycopg.DataError as error:
                 return error
             return None
@@ -256,9 +308,7 @@ class Enricher:
                 if not _refuses(link, entity.sql, key):
                     rows[str(key)] = Unreadable(f"the query fails: {safe_message(error)}")
         except psycopg.Error as error:
-            broken = self._connections.pop(entity.source, None)
-            if broken is not None:
-                broken.close()
+            self._drop(entity.source)
             raise self._refused(entity, error) from None
         return rows
 
@@ -277,11 +327,19 @@ class Enricher:
             "reads; its first column must be the key",
         )
 
+    def _connect(self, name: str) -> psycopg.Connection:
+        return connect(self._dsns[name], ENRICH, self._stream, where=f"{name} for a lookup")
+
+    def _drop(self, name: str) -> None:
+        broken = self._connections.pop(name, None)
+        if broken is not None:
+            broken.close()
+
     def _connection(self, name: str) -> psycopg.Connection:
         connection = self._connections.get(name)
         if connection is None or connection.closed:
             try:
-                connection = connect(self._dsns[name], ENRICH, self._stream, where=f"{name} for a lookup")
+                connection = self._connect(name)
             except CannotConnect as error:
                 raise Retry(str(error.args[0]), reason="enrich_failed", hint=error.hint) from None
             takes_text(connection)
@@ -295,10 +353,13 @@ class Enricher:
             connection.close()
 
 
-def _rows(connection: psycopg.Connection, sql: str, keys: Sequence[Any]) -> dict[str, Row]:
+def _rows(
+    connection: psycopg.Connection, sql: str, keys: Sequence[Any]
+) -> tuple[tuple[str, ...], dict[str, Row]]:
+    """The query's columns, and the rows by key text."""
     cursor = connection.cursor()
     cursor.execute(sql.encode(), {"keys": [*keys]})
-    return dict(rows_of(cursor))
+    return tuple(column.name for column in cursor.description or ()), dict(rows_of(cursor))
 
 
 def _found(keys: Sequence[Any], rows: Mapping[str, Row]) -> int:
@@ -321,7 +382,7 @@ def _other_spellings(
     citext. Which one it is, the query alone knows, so it is asked by single keys."""
     for key in keys:
         if str(key) not in rows:
-            found = _rows(connection, sql, [key])
+            _, found = _rows(connection, sql, [key])
             if len(found) > 1:
                 return  # the first column is no key
             rows.update((str(key), row) for row in found.values())

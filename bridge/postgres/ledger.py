@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bridge.postgres.target import PG_LSN, XID8, Statement, eight_byte_array
+from bridge.postgres.versions import NEWER_LEDGER
 from bridge.protocol.events import Lsn, Seqs, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import Goal, Ledger, Mode
 
@@ -32,14 +33,18 @@ FENCE = (
     f" where stream = $1 returning {_COLUMNS}"
 ).encode()
 
+# The last condition: a running program of an older release stops when the ledger is migrated (versions.py).
 _EXPECTED = (
     "stream = $1 and epoch = $2::bigint and session = $3::uuid and applied_lsn = $4::pg_lsn"
     " and next_seq = $5::bigint and floor_lsn = $6::pg_lsn"
+    f" and not exists ({NEWER_LEDGER})"
 )
 
+NEWER = NEWER_LEDGER.encode()
+
 NOT_OURS = "22012"
-"""If another bridge has taken over, the row does not match: 1 / 0 fails the statement with this SQLSTATE, and with it
-everything sent after it in the same flight."""
+"""If another bridge has taken over, or the ledger is newer than this program, the row does not match: 1 / 0 fails the
+statement with this SQLSTATE, and with it everything sent after it in the same flight."""
 
 _HOLD = f"select 1 / count(*)::int from (select from bridge.checkpoint where {_EXPECTED} for update) as held"
 

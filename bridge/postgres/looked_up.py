@@ -6,6 +6,7 @@ one would fail as a whole. A value that cannot be read makes its row Unreadable,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache, partial
@@ -14,6 +15,9 @@ from math import isfinite
 from typing import Any
 
 import psycopg
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus
 from psycopg.types.string import TextLoader
 
 from bridge.errors import PayloadFailure
@@ -185,3 +189,23 @@ def _moneys(
         )
         worth = dict(zip(texts, (number for (number,) in asking), strict=True))
     return dict.fromkeys(places, lambda text: Money.of(text, worth[text]))
+
+
+_KEYS = re.compile(r"%\(keys\)s|%%")
+
+
+def described(connection: psycopg.Connection[Any], sql: str) -> dict[str, int]:
+    """Column -> oid of its type, as the server describes the query (Parse and Describe, PostgreSQL manual, 55.2.3):
+    it is not run. Raises psycopg.Error."""
+    text = _KEYS.sub(lambda found: "%" if found[0] == "%%" else "$1", sql)
+    link = connection.pgconn
+    with connection.transaction():  # one server, also behind a pooler
+        for send in (
+            partial(link.send_prepare, b"", text.encode()),
+            partial(link.send_describe_prepared, b""),
+        ):
+            send()
+            (result,) = connection.wait(execute(link))
+            if result.status != ExecStatus.COMMAND_OK:
+                raise error_from_result(result)
+    return {(result.fname(n) or b"").decode(): result.ftype(n) for n in range(result.nfields)}

@@ -12,11 +12,15 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from bridge.planning.taken import name_of
 from bridge.postgres.outbox import Outbox, events_of, floor_values
 from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
 """Maximum number of rows counted."""
+
+NEWEST = 1000
+"""Events whose types `status` (where no bridge runs) and doctor look at."""
 
 _CHECKPOINT = """
     select mode, epoch, applied_lsn::text, safe_lsn::text, floor::text, slot_incarnation,
@@ -123,6 +127,25 @@ def newest(source: psycopg.Connection, outbox: Outbox, limit: int) -> list[Event
         outbox.select_list(), outbox.name, sql.Identifier(outbox.table, outbox.columns[order])
     )
     return events_of(source.execute(query, [limit]).pgresult, outbox)[::-1]
+
+
+def newest_types(source: psycopg.Connection, outbox: Outbox) -> dict[str, int]:
+    """Type -> how many of the NEWEST events have it. Raises psycopg.Error. The bridge's own outbox is read by
+    its primary key, whose ids are ordered by time; one of your own as `newest` reads it."""
+    order = (
+        "id"
+        if not outbox.is_foreign
+        else next((n for n in ("seq", "occurred_at") if n in outbox.columns), "")
+    )
+    if not order:
+        return {}
+    query = sql.SQL(
+        "select type, count(*) from (select {}::text as type from {} order by {} desc limit %s) newest"
+        " where type is not null group by 1"
+    ).format(outbox.column("type"), outbox.name, outbox.column(order))
+    return {
+        name_of(str(one).encode()): int(count) for one, count in source.execute(query, [NEWEST]).fetchall()
+    }
 
 
 class Applied:

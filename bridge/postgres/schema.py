@@ -21,10 +21,12 @@ from psycopg.rows import TupleRow, tuple_row
 
 from bridge.errors import BridgeError, ConfigError
 from bridge.postgres.capture import provider_of
+from bridge.postgres.versions import newer
 
 OUTBOX = "outbox.event"
 _LOCK = 0x6F7574626F78  # "outbox": the advisory lock that installs take turns by
 _MIGRATION = re.compile(r"(\d{3})_(\w+)\.sql")
+_COMPATIBLE = re.compile(r"^-- compatible from: (\d+)$", re.MULTILINE)
 _MIGRATION_TABLES = {"source": "outbox.migration", "target": "bridge.migration"}
 _PUBLICATION_NAME = re.compile(r"[a-z0-9_]{1,63}")  # what Postgres allows in a slot's name, which it shares
 
@@ -37,7 +39,11 @@ class SchemaError(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered file. `checksum` is the SHA-256 of its text, hexadecimal."""
+    """One numbered file. `checksum` is the SHA-256 of its text, hexadecimal.
+
+    A line `-- compatible from: N` in it says that programs that know the migrations up to N may go on beside it: it
+    adds what they need not know. Without that line they stop (versions.py).
+    """
 
     version: int
     name: str
@@ -48,11 +54,14 @@ class Migration:
         return sha256(self.sql.encode()).hexdigest()
 
     def record(self, table: str) -> str:
-        """The statement that records that it was run."""
-        return (
-            f"insert into {table} (version, name, checksum)\n"
-            f"values ({self.version}, '{self.name}', '{self.checksum}') on conflict do nothing;\n"
-        )
+        """The statements that record that it was run."""
+        oldest = _COMPATIBLE.search(self.sql)
+        columns, values = "version, name, checksum", f"{self.version}, '{self.name}', '{self.checksum}'"
+        column = ""
+        if oldest is not None:
+            column = f"alter table {table} add column if not exists compatible_from integer;\n"
+            columns, values = f"{columns}, compatible_from", f"{values}, {oldest[1]}"
+        return f"{column}insert into {table} ({columns})\nvalues ({values}) on conflict do nothing;\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +159,8 @@ def install_source(
     *,
     notify: bool = False,
 ) -> Installation:
-    """Bring the source to the newest version, in one transaction; concurrent installs wait for each other.
+    """Bring the source to the newest version, in one transaction; concurrent installs wait for each other. An outbox
+    that a newer release migrated compatibly is left at its version.
 
     `table`: the publication's table; a customer's own outbox still needs the registry in schema outbox. `notify`
     also creates the trigger that wakes a polling bridge.
@@ -194,6 +204,8 @@ def _migrate(cursor: Cursor[TupleRow], installation: Installation) -> None:
     known = {migration.version: migration for migration in migrations("source")}
     for version, (name, checksum, applied_at) in sorted(applied.items()):
         which = f"migration {version} ({name}), applied on {applied_at:%Y-%m-%d},"
+        if version not in known and newer(cursor.connection, "source") is None:
+            continue
         if version not in known:
             raise SchemaError(
                 f"{which} is from a newer bridge",
@@ -211,7 +223,7 @@ def _migrate(cursor: Cursor[TupleRow], installation: Installation) -> None:
             cursor.execute(migration.sql.encode())
             cursor.execute(migration.record("outbox.migration").encode())
             installation.done.append(f"applied migration {version} ({migration.name})")
-        installation.version = version
+        installation.version = max(version, *applied, 0)
 
 
 def _publish(cursor: Cursor[TupleRow], publication: str, table: str, installation: Installation) -> None:

@@ -33,6 +33,7 @@ from bridge.postgres.target import (
     Statement,
     TargetLink,
 )
+from bridge.postgres.versions import refuse_newer
 from bridge.protocol.events import Batch, Event
 from bridge.repair.late_effects import LateEffects
 from bridge.repair.messages import OldEvents, rendered
@@ -274,6 +275,7 @@ class DeadLetterRetry:
 def retry_due(plan: StreamSpec) -> list[RetryOutcome]:
     """Retry the parked dead letters that are due. Raises what DeadLetterRetry.retry raises, and psycopg.Error."""
     with connect(plan.target_dsn, CATALOG, f"bridge-dead/{plan.stream}") as connection:
+        refuse_newer(connection, "target")
         ids = letters_sql.due(connection, plan.stream)
     if not ids:
         return []

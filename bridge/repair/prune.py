@@ -25,6 +25,7 @@ from psycopg.rows import DictRow, dict_row
 
 from bridge.failpoints import hit
 from bridge.postgres.origin import is_here
+from bridge.postgres.versions import refuse_newer
 from bridge.protocol.events import Snapshot, intersection, parse_snapshot, union
 
 KEY_MEMORY = timedelta(days=35)
@@ -160,6 +161,7 @@ def prune(
     """
     if source.info.transaction_status != TransactionStatus.IDLE:
         raise ValueError("prune commits its batches: give it a connection that is not in a transaction")
+    refuse_newer(source, "source")
     if not is_here(
         source
     ):  # a stream's floor may be one of another cluster's, and would show what it never had

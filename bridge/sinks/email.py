@@ -62,7 +62,11 @@ def _host(text: str) -> str:
 
 
 Mailbox = Annotated[str, AfterValidator(mailbox)]
-Mailboxes = Annotated[tuple[Mailbox, ...], BeforeValidator(_listed), Field(max_length=_TO_MAX)]
+Mailboxes = Annotated[
+    tuple[Mailbox, ...],
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+    Field(max_length=_TO_MAX),
+]
 
 
 class EmailMail(SinkMessage):

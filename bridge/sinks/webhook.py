@@ -99,7 +99,9 @@ class WebhookConnection(SinkConnection):
     url: HttpUrl | None = Field(default=None, repr=False)
     """The URL to POST to. Absent: each destination has its own."""
     secret: Annotated[
-        tuple[Annotated[str, AfterValidator(_secret)], ...], BeforeValidator(_listed), Field(min_length=1)
+        tuple[Annotated[str, AfterValidator(_secret)], ...],
+        BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+        Field(min_length=1),
     ] = Field(repr=False)
     """The signing secret, `whsec_` and base64. With a list, each secret signs, for a rotation."""
     headers: Headers = Field(default_factory=dict, repr=False)

@@ -28,6 +28,7 @@ from bridge.postgres.progress import former
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
 from bridge.postgres.target import TargetLink
+from bridge.postgres.versions import refuse_newer
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
@@ -45,11 +46,17 @@ from bridge.stream.transaction import Transactions
 # events that arrive while the previous one commits.
 _WORTHWHILE = 500
 
+# Seconds that a session waits for the columns of its lookups, asked since it began. A server that does not answer by
+# then is no reason to keep the others waiting: what it says later still counts.
+_PATIENCE = 0.5
+
 
 class Plans(Protocol):
     """The planner: a generator that asks for lookups."""
 
     def plan(self, events: Sequence[Event]) -> Generator[Lookup, Answer, Planned]: ...
+
+    def lookups(self) -> Sequence[Lookup]: ...
 
 
 class _Closing(Protocol):
@@ -82,6 +89,7 @@ class Engine:
         outbox = spec.outbox
         self._control = self._opened(Source(spec.source_dsn, spec.stream, outbox, spec.publication))
         require_outbox(self._control.connection, outbox)
+        refuse_newer(self._control.connection, "source")
         publication = None if spec.capture == "poll" else spec.publication
         require_columns(self._control.connection, outbox, publication)
         self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))
@@ -112,6 +120,7 @@ class Engine:
                 done=waker.nudge,
             )
         )
+        self._enricher.begin_check(planner.lookups())
         self._foreign = outbox.is_foreign
         self._order = SeqOrder() if numbered(self._control.connection, outbox) else None
         self._prepared: PlannedBatch | None = None
@@ -153,6 +162,7 @@ class Engine:
             tick = time.monotonic() >= self._next_tick
             if tick:
                 self._next_tick = time.monotonic() + TICK_SECONDS
+                self._enricher.checked()
             sockets.pump()
             settled = self._transactions.arrived
             batch = self._next_batch()
@@ -246,6 +256,10 @@ class Engine:
                 outcomes[unit[0], "applied"] -= rows
                 outcomes[unit[0], "suppressed"] += rows
                 self._tell_suppressed(unit)
+            if not self._spec.counts_unmatched:
+                del outcomes["", "unmatched"], outcomes["", "ignored"]
+            elif planned.unmatched:
+                self._watcher.unmatched(planned.unmatched)
             self._watcher.applied(ledger, outcomes, prepared.batch, now - began)
             if planned.deliveries:
                 self._watcher.deliveries(len(planned.deliveries))
@@ -289,6 +303,7 @@ class Engine:
         return self._checkpoint.facts()
 
     def fence(self, request: ask.Fence) -> Ledger | None:
+        self._enricher.checked(_PATIENCE)
         ledger = self._checkpoint.fence(request)
         if ledger is not None and self._order is not None:
             self._order.xmax, self._order.seq, self._order.exact = bound(
@@ -348,5 +363,6 @@ class Engine:
         return missing
 
     def wait(self, request: ask.Wait) -> bool:
+        self._enricher.checked()
         self._watcher.waiting("")  # everything that is visible is applied
         return self._source.wait_to_poll()

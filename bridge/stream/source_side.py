@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from bridge.errors import Retry
@@ -13,11 +14,15 @@ from bridge.postgres.outbox import Listener
 from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.postgres.slots import SlotMaker, drop_slot
 from bridge.postgres.source import Source
+from bridge.postgres.versions import refuse_newer
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Lsn, Snapshot
 from bridge.stream.pace import Pace
 from bridge.stream.sockets import Sockets
 from bridge.stream.spec import StreamSpec, Watcher
+
+_VERSION_SECONDS = 5.0
+"""Between two looks whether a newer release has migrated the outbox while this one runs."""
 
 
 class SourceSide:
@@ -37,6 +42,7 @@ class SourceSide:
         self._maker_asked = 0
         self._listener: Listener | None = None
         self._closers: list[Callable[[], None]] = []
+        self._look_again = time.monotonic() + _VERSION_SECONDS
 
     def close(self) -> None:
         if self._maker is not None:
@@ -119,6 +125,9 @@ class SourceSide:
 
     def observe(self, request: ask.Observe) -> ask.Observation:
         hit("observe.before")
+        if time.monotonic() >= self._look_again:
+            self._look_again = time.monotonic() + _VERSION_SECONDS
+            refuse_newer(self.control.connection, "source")
         seen = self.control.observe(self.slot or "", request.position)
         health = self.control.health
         if health is not None and health.retained > self._plan.max_retained_wal and self._plan.outbox.has_xid:

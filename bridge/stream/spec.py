@@ -34,6 +34,10 @@ class StreamSpec:
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None
     unmatched: Literal["ignore", "dead"] = "ignore"
+    ignored: tuple[str, ...] = ()  # patterns of types that may be passed over
+    counts_unmatched: bool = (
+        True  # every stream reads all events; one of them counts those that no pipeline takes
+    )
     max_events: int = 2000
     max_bytes: int = 16 << 20
     max_payload: int = 64 << 20
@@ -62,6 +66,8 @@ class Watcher(Protocol):
     ) -> None: ...
 
     def deliveries(self, count: int) -> None: ...
+
+    def unmatched(self, events: Mapping[bytes, int]) -> None: ...
 
     def pending(self, oldest: float | None) -> None: ...
 

@@ -53,6 +53,7 @@ def examine_target(plan: StreamSpec, target: psycopg.Connection) -> tuple[Planne
         sinks=plan.sinks,
         entities=plan.entities,
         unmatched=plan.unmatched,
+        ignored=plan.ignored,
         max_payload=plan.max_payload,
         nulls=plan.outbox.is_foreign,
     )

@@ -16,6 +16,7 @@ from bridge.failpoints import hit
 from bridge.planning.plan import DeadLetter, Write, arrange
 from bridge.planning.spec import Unit
 from bridge.postgres import ledger as ledger_sql
+from bridge.postgres import versions
 from bridge.postgres.assignment import is_altered
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import (
@@ -213,7 +214,12 @@ class Transactions:
         if refused.sqlstate != ledger_sql.NOT_OURS:
             verdict = verdict_of(refused.sqlstate)
             return Retry(safe_message(refused.error)) if verdict is Verdict.RETRY else structure(refused)
-        rows = self._run([Statement(ledger_sql.READ, [self._stream.encode()])])[0]
+        newer, rows = self._run(
+            [Statement(ledger_sql.NEWER), Statement(ledger_sql.READ, [self._stream.encode()])]
+        )
+        if newer:
+            version, name = ((value or b"").decode() for value in newer[0])
+            return versions.halt(versions.told("target", int(version), name))
         if not rows:
             return Retry("this stream's ledger row no longer exists", reason="ledger_missing")
         now = ledger_sql.read_row(rows[0])

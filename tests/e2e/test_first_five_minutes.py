@@ -2,145 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bridge.demo.binaries import find_binaries
-from tests.support import distribution
-from tests.support.bridge_process import REPOSITORY
-from tests.support.servers import Database, EmbeddedServer, create_database, drop_database, free_port
+from tests.e2e.shell import Shell, transcript
+from tests.support.servers import Database, EmbeddedServer
 
-_MARK = "<!-- first-five-minutes: a test runs these lines -->"
 _MOST_COMMANDS = 10
-_numbers = itertools.count(1)
-
-
-def transcript() -> tuple[list[str], str]:
-    """The commands, and what the last one prints."""
-    text = (REPOSITORY / "README.md").read_text().split(_MARK)[1]
-    commands, printed = re.findall(r"```(?:sh)?\n(.*?)```", text, re.DOTALL)[:2]
-    return commands.splitlines(), printed
-
-
-@pytest.fixture(scope="module")
-def wheel_commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The commands of a new virtual environment with our wheel; its dependencies are the tests' environment's."""
-    directory = tmp_path_factory.mktemp("wheel")
-    _, wheel = distribution.build(REPOSITORY, directory)
-    return distribution.environment(directory / "venv", str(wheel), fetched=False)
-
-
-class Shell:
-    """Runs lines as a person would, each in the directory where the one before left off."""
-
-    def __init__(self, commands: Path, directory: Path, source: str, warehouse: str) -> None:
-        psql = shutil.which("psql") or str(find_binaries()["psql"])
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PYTHON"))}
-        self.environment = {
-            **kept,
-            "PATH": f"{commands}:{Path(psql).parent}:/usr/bin:/bin",
-            "SOURCE_DSN": source,
-            "WAREHOUSE_DSN": warehouse,
-        }
-        self.directory = directory
-        self.daemon: subprocess.Popen[str] | None = None
-        self.port = free_port()
-
-    def run(self, line: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["/bin/sh", "-c", line],
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        ran = self.run(line)
-        assert ran.returncode == code, f"{line}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-        return ran.stdout + ran.stderr
-
-    def init(self, line: str) -> None:
-        """And a port of the test's own: the machine may have a bridge already."""
-        self(line)
-        self.directory = self.directory / "my-bridge"
-        with (self.directory / "bridge.yaml").open("a") as file:
-            file.write(f"\nadmin: {{ listen: 127.0.0.1:{self.port} }}\n")
-
-    def edit(self, old: str, new: str) -> None:
-        file = self.directory / "bridge.yaml"
-        text = file.read_text()
-        assert old in text
-        file.write_text(text.replace(old, new, 1))
-
-    def start(self) -> None:
-        with (self.directory / "log").open("w") as log:
-            self.daemon = subprocess.Popen(
-                ["/bin/sh", "-c", "exec bridge run"],
-                cwd=self.directory,
-                env=self.environment,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                text=True,
-            )
-
-    def until(self, line: str, shows: str, deadline: float = 30.0) -> str:
-        """The same line again, until it prints this."""
-        end = time.monotonic() + deadline
-        while shows not in (said := "".join((ran := self.run(line)).stdout + ran.stderr)):
-            log = self.directory / "log"
-            assert time.monotonic() < end, f"{line}\n{said}\n{log.read_text() if log.exists() else ''}"
-        return said
-
-    def close(self) -> None:
-        if self.daemon is not None:
-            self.daemon.send_signal(signal.SIGTERM)
-            assert self.daemon.wait(30) == 0
-
-
-@pytest.fixture
-def app(source: Database) -> Iterator[Database]:
-    """A database that knows nothing of outboxes yet."""
-    database = create_database(source.server, f"app_{next(_numbers)}")
-    yield database
-    drop_database(database)
-
-
-@pytest.fixture
-def warehouse(target: Database) -> Iterator[Database]:
-    database = create_database(target.server, f"warehouse_{next(_numbers)}")
-    yield database
-    drop_database(database)
-
-
-@pytest.fixture
-def shell(wheel_commands: Path, tmp_path: Path, app: Database, warehouse: Database) -> Iterator[Shell]:
-    made = Shell(wheel_commands, tmp_path, app.dsn, warehouse.dsn)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def prepared(shell: Shell) -> Shell:
-    """Everything of the transcript before doctor."""
-    lines, _ = transcript()
-    shell.init(lines[2].partition(" && ")[0])
-    for line in lines[3:6]:
-        shell(line)
-    return shell
 
 
 def test_ten_commands_lead_from_the_wheel_to_the_first_enriched_row(shell: Shell) -> None:
@@ -157,7 +30,7 @@ def test_ten_commands_lead_from_the_wheel_to_the_first_enriched_row(shell: Shell
             shell.start()
         else:
             shell(line)
-    said = shell.until(lines[-1], "cus_1")
+    said = shell(lines[-1])  # at once: `bridge emit` has waited until it is there
     assert time.monotonic() - began < 300
     words = [row.split() for row in said.splitlines()[:3]]
     assert words == [row.split() for row in printed.splitlines()[:3]]
@@ -203,7 +76,7 @@ def test_a_missing_table_is_named_and_delivery_goes_on_when_it_is_there(
     prepared.start()
     assert "create it" in prepared.until("bridge status", "table_missing")
     lines, _ = transcript()
-    prepared(lines[-2])
+    prepared(lines[-2] + " --wait 0")
     warehouse.execute("alter table events.later rename to usage_limits")
     prepared.until(lines[-1], "cus_1")
 

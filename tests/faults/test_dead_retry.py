@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -19,14 +18,7 @@ LETTERS = 6
 
 def retry(like: BridgeProcess, target: str, failpoints: str = "") -> subprocess.CompletedProcess[str]:
     """`bridge dead retry --all` with this bridge's configuration, its target at `target`."""
-    return subprocess.run(
-        [sys.executable, "-m", "bridge", "dead", "retry", "--all", "-c", str(like.config)],
-        env={**like.environment, "WAREHOUSE_DSN": target, FAILPOINTS: failpoints},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return like.command("dead", "retry", "--all", **{"WAREHOUSE_DSN": target, FAILPOINTS: failpoints})
 
 
 @pytest.mark.fault(8)

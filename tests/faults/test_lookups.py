@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from bridge.demo.world import CRM
 from tests.support.proxy import FaultProxy
 from tests.support.servers import Database, create_database, drop_database
-from tests.support.world import World, until
+from tests.support.world import IMPATIENT, World, until
 
 GOOD = {"metric": "seats", "limit": 10, "used": 5, "plan": "pro"}
 
@@ -109,3 +111,51 @@ def test_a_row_that_changed_is_seen_once_its_time_in_the_cache_is_over(
 
         until(seen, "the new value")
     assert world.dead_letters() == []
+
+
+def _columns(document: dict[str, Any]) -> dict[str, object]:
+    found: dict[str, object] = document["pipelines"]["usage-limit-hits"]["destinations"]["events"]["columns"]
+    return found
+
+
+@pytest.mark.fault(69)
+def test_a_column_that_the_lookup_does_not_have_is_never_written_as_null(world: World) -> None:
+    """Misspelt before the first event, and lost by the view behind `select *` while the bridge runs."""
+    with world.source.connect() as owner:
+        owner.execute(
+            "create view crm.known as select * from crm.customer; grant select on crm.known to outbox_bridge"
+        )
+
+        def change(document: dict[str, dict[str, object]]) -> None:
+            pipeline = document["pipelines"]["usage-limit-hits"]
+            query = "select * from crm.known where customer_id = any(%(keys)s)"
+            pipeline["steps"][0]["enrich.entity"].update(sql=query, cache="0s")  # type: ignore[index]
+            _columns(document)["csm"] = "$customer.cms"
+
+        world.configure(change)
+        bridge = world.bridge(options=IMPATIENT).start()
+        body = bridge.wait_halted("lookup_column")
+        assert "$customer.cms would be NULL for every event" in body
+        assert "did you mean csm?" in body
+        with world.producer() as producer:
+            producer.transaction(3)
+            bridge.wait_halted("lookup_column")
+            assert world.applied() == 0
+            world.configure(lambda document: _columns(document).update(csm="$customer.csm"))
+            bridge.signal(signal.SIGHUP)
+            bridge.wait_ready()
+            world.caught_up()
+            owner.execute(
+                "drop view crm.known; create view crm.known as select customer_id, mrr, renewal from crm.customer;"
+                " grant select on crm.known to outbox_bridge"
+            )
+            producer.transaction(3)
+            bridge.wait_halted("lookup_column")
+            owner.execute(
+                "create or replace view crm.known as select customer_id, mrr, renewal, csm from crm.customer"
+            )
+            bridge.wait_ready()
+            world.caught_up()
+    assert world.target.value("select count(*) from events.usage_limits where csm is null") == 0
+    assert world.dead_letters() == []
+    world.law()

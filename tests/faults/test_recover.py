@@ -4,7 +4,6 @@ names. What a person gets wrong with it changes nothing."""
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,14 +18,7 @@ from tests.support.world import STREAM, World, until
 
 def recover(like: BridgeProcess, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`bridge recover` with this bridge's configuration."""
-    return subprocess.run(
-        [sys.executable, "-m", "bridge", "recover", "-c", str(like.config), *arguments],
-        env=like.environment | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return like.command("recover", *arguments, **environment)
 
 
 def decide(like: BridgeProcess, *arguments: str) -> None:
@@ -149,9 +141,8 @@ def test_a_gap_that_is_accepted_loses_what_was_pruned_and_nothing_else(world: Wo
 def _pruned(world: World, bridge: BridgeProcess, events: list[object]) -> bool:
     """Let the floors rise by one event more, delete all that they allow: are these gone?"""
     world.caught_up()
-    config = world.configure(lambda document: document["source"].update(retention="1ms"))
-    prune = [sys.executable, "-m", "bridge", "prune", "-c", str(config)]
-    subprocess.run(prune, env=bridge.environment, check=True)
+    world.configure(lambda document: document["source"].update(retention="1ms"))
+    assert bridge.command("prune").returncode == 0
     world.configure(lambda document: document["source"].update(retention="7d"))
     return not world.source.execute("select 1 from outbox.event where id = any(%s)", [events])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -64,13 +63,7 @@ def wait_for_rows(target: Database, count: int) -> list[tuple[str, int]]:
 
 
 def recover(bridge: BridgeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bridge", "recover", "-c", str(bridge.config), *arguments],
-        env=bridge.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return bridge.command("recover", *arguments)
 
 
 @pytest.mark.parametrize("with_xid", [False, True], ids=["without xid", "with xid"])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 import uuid
 
 import psycopg
@@ -236,14 +234,7 @@ def test_values_of_rows_are_nowhere_to_be_read(world: World) -> None:
         assert CANARY not in bridge.get(path)[1], path
     for event, code, cause in world.dead_letters():
         assert CANARY not in cause, f"{event} {code}: {cause}"
-    doctor = subprocess.run(
-        [sys.executable, "-m", "bridge", "doctor", "-c", str(world.config)],
-        env=bridge.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    doctor = bridge.command("doctor")
     assert CANARY not in doctor.stdout + doctor.stderr
     bridge.terminate()
     assert CANARY not in "".join(bridge.lines)

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from bridge.demo.process import CONFIG, Bridge
+from bridge.demo.process import CONFIG, Bridge, Process
+from tests.support import forked
 from tests.support.servers import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,6 +48,11 @@ class BridgeProcess(Bridge):
         self._read_to = 0  # bytes of the log that are in _lines
         self._reading = threading.Lock()
 
+    def _spawn(self, command: list[str], environment: Mapping[str, str], log: IO[Any]) -> Process:
+        if forked.can_fork(command, environment):
+            return forked.start(command, environment, log)
+        return super()._spawn(command, environment, log)
+
     # -- signals ----------------------------------------------------------------------------------------
 
     def signal(self, number: int) -> None:
@@ -58,6 +64,13 @@ class BridgeProcess(Bridge):
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
+
+    # -- commands ---------------------------------------------------------------------------------------
+
+    def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`bridge COMMAND`, with this bridge's configuration and environment; how it ended."""
+        command = [*forked.MODULE, *arguments, "-c", str(self.config)]
+        return run_command(command, {**self.environment, **environment}, "")
 
     # -- what it says -----------------------------------------------------------------------------------
 
@@ -125,6 +138,8 @@ def run_command(
     would, and is given nothing to read."""
     if "=hang" in environment.get(FAILPOINTS, ""):
         return _killed_while_it_hangs(command, environment)
+    if forked.can_fork(command, environment):
+        return forked.run(command, environment, stdin or "", timeout=120)
     return subprocess.run(
         command, env=environment, input=stdin, capture_output=True, text=True, timeout=120, check=False
     )

@@ -52,6 +52,16 @@ class DestinationSection(Section):
         """Its value sources."""
         yield from ()
 
+    @property
+    def written_table(self) -> tuple[str, str] | None:
+        """(schema, table) that it writes; None: no table."""
+        return None
+
+    @property
+    def by_name(self) -> bool:
+        """Do fields go to the columns of their names?"""
+        return False
+
     def identity(self) -> Iterator[Value]:
         """What identifies a row: the values that must not be NULL."""
         yield from ()

@@ -14,7 +14,7 @@ from bridge.config.noise import Rate, SinkDigest, SinkQuiet
 from bridge.errors import ConfigError
 from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import SinkSpec
-from bridge.problem import KeyPath, Remark, nearest, suggestion
+from bridge.problem import KeyPath, Level, Remark, nearest, suggestion
 from bridge.quantity import Duration
 from bridge.sinks.joining import DIGEST
 from bridge.sinks.model import SINKS, SinkConnection, is_reference
@@ -79,33 +79,51 @@ class SinkDestination(DestinationSection):
         for group in connection.needs():
             if not written.keys() & set(group):
                 message = f"has neither {' nor '.join(group)}: no message could be sent"
-                yield Remark("error", path, message, f"add {' or '.join(group)}", key=True)
+                yield Remark(
+                    "error", path, message, f"add {' or '.join(group)}", key=True, name="empty-message"
+                )
         for key in connection.idle():
             if key in written:
                 message = f"has no effect: connection {self.connection} writes to its own place only"
-                yield Remark("error", (*path, key), message, "use a connection with a token", key=True)
+                yield Remark(
+                    "error", (*path, key), message, "use a connection with a token", key=True, name="idle-key"
+                )
         for key, known in connection.names().items():
             named = written.get(key)
             for name in named if isinstance(named, dict) else ():
                 if name not in known:
                     message = f"the connection does not define the type of {name}"
                     fix = nearest(name, known) or f"add it to the {key} of connection {self.connection}"
-                    yield Remark("error", (*path, key, name), message, fix, key=True)
+                    yield Remark(
+                        "error", (*path, key, name), message, fix, key=True, name="undefined-property"
+                    )
         yield from _literals(path, written, connection)
         yield from self._noise(path, connection)
 
     def _noise(self, path: KeyPath, connection: SinkConnection) -> Iterator[Remark]:
         if self.digest is not None and not connection.message.joins:
             message = f"a {connection.type} message cannot stand for several events"
-            yield Remark("error", (*path, "digest"), message, "leave digest out, or use throttle", key=True)
-        waits = {
-            "digest": self.digest.every if self.digest else timedelta(0),
-            "quiet": self.quiet.longest if self.quiet else timedelta(0),
+            yield Remark(
+                "error",
+                (*path, "digest"),
+                message,
+                "leave digest out, or use throttle",
+                key=True,
+                name="no-digest",
+            )
+        waits: dict[str, tuple[Level, timedelta]] = {
+            "digest": (
+                "error",
+                self.digest.every if self.digest else timedelta(0),
+            ),  # the first of each waits it out
+            "quiet": ("warning", self.quiet.longest if self.quiet else timedelta(0)),
         }
-        for key, longest in waits.items():
+        for key, (level, longest) in waits.items():
             if longest >= self.max_age:
                 message = "a message could wait longer than max_age, and become a dead letter unsent"
-                yield Remark("error", (*path, key), message, "make max_age longer", key=True)
+                yield Remark(
+                    level, (*path, key), message, "make max_age longer", key=True, name="waits-too-long"
+                )
 
     @classmethod
     def check_names(
@@ -148,7 +166,9 @@ def _literals(path: KeyPath, written: Mapping[str, Any], connection: SinkConnect
             place = problem["loc"][:1]
             if place and place[0] in literals:
                 words = str(problem["msg"]).removeprefix("Value error, ")
-                yield Remark("error", (*path, place[0]), words[:1].lower() + words[1:])
+                yield Remark(
+                    "error", (*path, place[0]), words[:1].lower() + words[1:], name="invalid-message"
+                )
 
 
 def _is_literal(value: Any) -> bool:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator
-
 from bridge.config.connection import PostgresConnection, split_table, table_names, unqualified
 from bridge.config.destinations.destination import DestinationSection, Value
 from bridge.planning.spec import TableSpec
 from bridge.problem import KeyPath, Remark, nearest
-from bridge.section import Text, as_list
+from bridge.section import ONE_OR_MORE, Text
 from bridge.sinks.model import SinkConnection
 
 
@@ -26,7 +24,7 @@ class TableDestination(DestinationSection):
     """The table, schema-qualified: events.usage_limits."""
     mode: Literal["insert", "upsert"] = "insert"
     """insert adds rows; upsert overwrites the row with the same key."""
-    key: Annotated[tuple[Text, ...], BeforeValidator(as_list)] = ()
+    key: Annotated[tuple[Text, ...], ONE_OR_MORE] = ()
     """With upsert: the columns of a unique index."""
     version: Text | None = None
     """With upsert: $meta.seq, or the column that holds it. An older event then never overwrites a newer one."""
@@ -60,6 +58,14 @@ class TableDestination(DestinationSection):
         for column, value in (self.columns or {}).items():
             yield Value(("columns", column), value, column=True)
 
+    @property
+    def written_table(self) -> tuple[str, str]:
+        return table_names(self.table)
+
+    @property
+    def by_name(self) -> bool:
+        return self.columns is None
+
     def identity(self) -> Iterator[Value]:
         for index, name in enumerate(self.key if self.mode == "upsert" else ()):
             if self.columns is not None and name in self.columns:
@@ -79,13 +85,18 @@ class TableDestination(DestinationSection):
             if getattr(self, name):
                 fix = "use mode: upsert, or remove it"
                 yield Remark(
-                    "warning", (*path, name), f"`{name}` has no effect with mode: insert", fix, key=True
+                    "warning",
+                    (*path, name),
+                    f"`{name}` has no effect with mode: insert",
+                    fix,
+                    key=True,
+                    name="idle-key",
                 )
 
     def _upsert(self, path: KeyPath) -> Iterator[Remark]:
         if not self.key:
             fix = "name the columns of a unique index: key: [event_id]"
-            yield Remark("error", (*path, "mode"), "an upsert needs `key`", fix)
+            yield Remark("error", (*path, "mode"), "an upsert needs `key`", fix, name="upsert-without-key")
             return
         columns: Mapping[str, Any] = {"event_id": "$meta.id"} if self.columns is None else self.columns
         if self.columns is not None:
@@ -93,7 +104,14 @@ class TableDestination(DestinationSection):
                 if name not in columns:
                     fix = nearest(name, columns) or "add it to columns"
                     message = f"key column {name} is not among `columns`"
-                    yield Remark("error", (*path, "key", index), message, fix)
+                    yield Remark("error", (*path, "key", index), message, fix, name="unmapped-key")
         if not any(columns.get(name) == "$meta.id" for name in self.key) and self.version is None:
             message = "is not the event's identity: a retried older event would overwrite a newer one"
-            yield Remark("warning", (*path, "key"), message, "add version: $meta.seq", key=True)
+            yield Remark(
+                "warning",
+                (*path, "key"),
+                message,
+                "add version: $meta.seq",
+                key=True,
+                name="unordered-upsert",
+            )

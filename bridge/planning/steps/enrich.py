@@ -171,7 +171,11 @@ class Enrich(Step):
         self.spec = spec
         self.key: ValueSource = classify(spec.key)
         self.reads = names_of(self.key)
+        self.fields = fields
         self.absent = dict.fromkeys(fields)  # every field of a row that is not there is null
+
+    def lookup(self) -> Lookup:
+        return Lookup(self.spec, [], self.fields)
 
     def run(self, rows: Rows, answers: Answers) -> Generator[Lookup, Answer, Passed]:
         rows, keys, failures = survivors(self._keys, rows)
@@ -180,7 +184,7 @@ class Enrich(Step):
         for kind in (str, int):
             some = [key for key in wanted if key.__class__ is kind]
             if some:
-                answer = yield Lookup(self.spec, some)
+                answer = yield Lookup(self.spec, some, self.fields)
                 known.update(zip(some, map(partial(lookup_of, answer), some), strict=True))
         found = [known.get(key) for key in keys]
         if Unreadable in set(map(type, found)):

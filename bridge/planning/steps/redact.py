@@ -6,7 +6,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field, RootModel
+from pydantic import Field, RootModel
 
 from bridge.expressions.operators import Path
 from bridge.planning.entity import Entity
@@ -23,12 +23,10 @@ from bridge.planning.steps.step import (
     StepSpec,
 )
 from bridge.problem import KeyPath, Remark, nearest
-from bridge.section import Text, as_list
+from bridge.section import ONE_OR_MORE, Text
 
 
-class RedactSection(
-    RootModel[Annotated[tuple[Text, ...], BeforeValidator(as_list), Field(min_length=1)]], StepSection
-):
+class RedactSection(RootModel[Annotated[tuple[Text, ...], ONE_OR_MORE, Field(min_length=1)]], StepSection):
     """Event fields to blank from here on, also in the payload column."""
 
     word: ClassVar[str] = "redact"
@@ -41,7 +39,13 @@ class RedactSection(
         for index, field in enumerate(self.root):
             near = "" if field in known else nearest(field, known)
             if near:
-                yield Remark("warning", (*path, index), f"the contract has no field {field}", near)
+                yield Remark(
+                    "warning",
+                    (*path, index),
+                    f"the contract has no field {field}",
+                    near,
+                    name="unknown-redaction",
+                )
 
     def told(self) -> Iterator[str]:
         yield f"redact {', '.join(f'`{name}`' for name in self.root)}"

@@ -54,6 +54,10 @@ class Step(ABC):
     def run(self, rows: Rows, answers: Answers) -> Generator[Lookup, Answer, Passed]:
         """One batch. Whatever fails costs only its own row."""
 
+    def lookup(self) -> Lookup | None:
+        """What it will ask, without keys."""
+        return None
+
     def result(self, passed: Passed, answers: Answers) -> Any:
         """For the trace of one event: what came of it. passed: what run() has just left of that event."""
         return None
@@ -184,6 +188,11 @@ class StepSection:
     def keeps(self) -> str | None:
         """One of `entities` that it writes."""
         return None
+
+    @property
+    def says(self) -> Collection[str] | None:
+        """The fields that it writes of `keeps`; None: all of the event's."""
+        return ()
 
     @property
     def asks(self) -> str | None:

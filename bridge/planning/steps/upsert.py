@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -48,6 +48,10 @@ class UpsertSection(Section, StepSection):
     @property
     def keeps(self) -> str | None:
         return self.entity
+
+    @property
+    def says(self) -> Collection[str] | None:
+        return self.fields
 
     def lint(self, path: KeyPath, scope: Scope) -> Iterator[Remark]:
         yield from scope.value((*path, "key"), self.key)

@@ -139,7 +139,7 @@ def test_a_slot_that_a_promotion_leaves_behind_is_told_under_failover(
         ("delete from outbox.migration", "migrations"),
         ("alter role outbox_bridge noreplication", "replication"),
         (
-            "insert into outbox.event (type, payload) select 'a', '{}' from generate_series(1, 9);"
+            "insert into outbox.event (type, payload) select 'usage.limit_reached', '{}' from generate_series(1, 9);"
             " select setval('outbox.event_seq_seq', 3)",
             "seq_behind",
         ),
@@ -314,7 +314,8 @@ create publication outbox_bridge for table public.outboxevent with (publish = 'i
 
 def test_an_outbox_of_ones_own_without_xid_is_told_how_to_add_it(world: World, source: Database) -> None:
     source.execute(_OWN)
-    insert = "insert into public.outboxevent (id, type, payload) values (gen_random_uuid(), 'a', '{}')"
+    values = "(gen_random_uuid(), 'usage.limit_reached', '{}')"
+    insert = f"insert into public.outboxevent (id, type, payload) values {values}"
     source.execute(insert)
     columns = "columns: { key: aggregateid, seq: seq }"
     world.text = world.text.replace(

@@ -32,7 +32,7 @@ def test_a_connection_that_was_taken_out_is_told_until_it_is_ended(world: World,
     other = make_database(world.target.server, f"{world.target.name}_other", "target")
     try:
         _two_targets(world, other.bridge_dsn)
-        bridge = world.bridge().start()
+        bridge = world.bridge().start().wait_ready()
         bridge.wait_log("streaming")
         until(
             lambda: len(world.source.execute("select 1 from outbox.stream where slot is not null")) == 2,
@@ -40,7 +40,7 @@ def test_a_connection_that_was_taken_out_is_told_until_it_is_ended(world: World,
         )
         assert bridge.terminate() == 0
         world.text = before
-        bridge = world.bridge().start()
+        bridge = world.bridge().start().wait_ready()
         line = bridge.wait_log('"left behind"')
         assert OTHER in line
         said = world.command("status")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 from typing import Any
 
@@ -193,19 +191,7 @@ def test_a_refusal_is_a_dead_letter_at_once_and_the_next_message_goes(
 
 def _retry(bridge: Any, *given: str, code: int = 0) -> list[dict[str, Any]]:
     """`dead retry --all --json`: its letters."""
-    command = [
-        sys.executable,
-        "-m",
-        "bridge",
-        "dead",
-        "retry",
-        "--all",
-        "--json",
-        "-c",
-        str(bridge.config),
-        *given,
-    ]
-    done = subprocess.run(command, env=bridge.environment, capture_output=True, text=True, check=False)
+    done = bridge.command("dead", "retry", "--all", "--json", *given)
     assert done.returncode == code, done.stdout + done.stderr
     letters: list[dict[str, Any]] = json.loads(done.stdout)["letters"]
     return letters

@@ -9,7 +9,6 @@ import base64
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
@@ -255,10 +254,7 @@ def test_a_bridge_retries_who_was_deferred_and_a_person_who_was_refused(
         cause = "smtp_550: SMTP 550 5.1.1: the recipient was refused (1 of 3 recipients did not get it)"
         until_it_is(target_connection, letter, cause)
         missing.clear()
-        words = ["dead", "retry", "--all", "-c", str(bridge.config)]
-        subprocess.run(
-            [sys.executable, "-m", "bridge", *words], env=bridge.environment, check=True, timeout=60
-        )
+        assert bridge.command("dead", "retry", "--all").returncode == 0
         mails = mail_server.wait(3)
         until_it_is(target_connection, "select state from bridge.delivery", "sent")
     told = [["ada@example.com"], ["slow@example.com"], ["gone@example.com"]]

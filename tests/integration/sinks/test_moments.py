@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,7 @@ tests:
 
 
 def command(bridge: BridgeProcess, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bridge", *words, "-c", str(bridge.config)],
-        env=bridge.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return bridge.command(*words)
 
 
 def test_a_moment_is_the_same_in_a_test_in_explain_and_in_what_is_sent(

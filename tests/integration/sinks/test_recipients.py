@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import psycopg
@@ -35,13 +33,7 @@ def answers(request: Received) -> Reply | None:
 
 
 def command(bridge: BridgeProcess, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge", *words, "-c", str(bridge.config)],
-        env=bridge.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = bridge.command(*words)
     return done.stdout + done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bridge_process import REPOSITORY, run_command
 from tests.support.servers import Database
 
 CONFIG = """
@@ -30,13 +32,8 @@ class Command:
         self.config.write_text(CONFIG.format(dsn=dsn))
 
     def __call__(self, *arguments: str, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        ran = subprocess.run(
-            [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)]
+        ran = run_command(command, os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdin)
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran
 

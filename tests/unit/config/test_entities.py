@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.schema import keys_at
 from bridge.config.specs import pipeline_specs
 from bridge.config.testing import run_cases
 from bridge.planning.steps.enrich import EnrichSpec
 from bridge.plans import stream_plans
+from tests.unit.config.test_lint import shown
 
 FILE = """\
 version: 1
@@ -57,7 +57,7 @@ def written(tmp_path: Path, more: str = "", **changed: str) -> Path:
 
 
 def found(tmp_path: Path, **changed: str) -> list[str]:
-    return [finding.text("") for finding in lint(written(tmp_path, **changed), {})]
+    return shown(written(tmp_path, **changed))
 
 
 def test_a_sound_file_has_no_findings_and_says_where_each_lookup_asks(tmp_path: Path) -> None:
@@ -226,6 +226,6 @@ def test_a_files_own_tests_try_what_is_kept(
 
 def test_a_test_that_expects_another_entity_is_told_so(tmp_path: Path) -> None:
     path = written(tmp_path, CASE.format(expect="{ entities: { custmer: null } }"))
-    texts = [finding.text("") for finding in lint(path, {})]
+    texts = shown(path)
     assert len(texts) == 1
     assert "no upsert.entity of this pipeline maintains it; did you mean customer?" in texts[0]

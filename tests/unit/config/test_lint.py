@@ -46,7 +46,12 @@ WELL = {
 def found(tmp_path: Path, **changed: str) -> list[str]:
     path = tmp_path / "bridge.yaml"
     path.write_text(HEAD.format(**{**WELL, **changed}))
-    return [finding.text("") for finding in lint(path, {})]
+    return shown(path)
+
+
+def shown(path: Path) -> list[str]:
+    """The findings, without the names of their rules."""
+    return [finding.text("").removesuffix(f" [{finding.name}]") for finding in lint(path, {})]
 
 
 def test_a_sound_file_has_no_findings(tmp_path: Path) -> None:
@@ -291,7 +296,7 @@ def test_two_connections_to_one_database_are_told(tmp_path: Path) -> None:
     )
     path = tmp_path / "bridge.yaml"
     path.write_text(text)
-    lines = [finding.text("") for finding in lint(path, {})]
+    lines = shown(path)
     assert lines == [
         ":4:3: warning: connections.again: no pipeline uses this connection; remove it",
         ":4:3: warning: connections.again: is the same database as warehouse: each would have its "
@@ -307,11 +312,15 @@ def test_a_key_that_events_may_lack_is_told(tmp_path: Path) -> None:
             "customer_id: string", f"customer_id: {kind.replace('{', '{{').replace('}', '}}')}"
         )
         path.write_text(text.format(**{**WELL, "columns": columns}))
-        assert [finding.text("") for finding in lint(path, {})] == [
-            f":19:15: warning: {EVENTS}.key[0]: is NULL for an event without $event.customer_id: "
-            "it adds a row each time, or is a dead letter where the column is NOT NULL; "
-            "let usage.limit_reached require the field, or use another key"
-        ] * told
+        assert (
+            shown(path)
+            == [
+                f":19:15: warning: {EVENTS}.key[0]: is NULL for an event without $event.customer_id: "
+                "it adds a row each time, or is a dead letter where the column is NOT NULL; "
+                "let usage.limit_reached require the field, or use another key"
+            ]
+            * told
+        )
 
 
 def test_yaml_that_cannot_be_parsed_is_a_finding_with_its_place(tmp_path: Path) -> None:
@@ -320,3 +329,183 @@ def test_yaml_that_cannot_be_parsed_is_a_finding_with_its_place(tmp_path: Path) 
     (finding,) = lint(path, {})
     assert (finding.level, finding.position.line) == ("error", 2)
     assert "quote a value that has ${...}" in finding.fix
+
+
+def names(path: Path, *allow: str) -> list[str]:
+    return [finding.name for finding in lint(path, {"WORD": "s3cret"}, allow)]
+
+
+def test_a_finding_is_allowed_on_its_line_and_above_it_and_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    text = HEAD.format(**{**WELL, "columns": '{ event_id: "$meta.id", used: "$event.used / 3" }'})
+    line = next(line for line in text.splitlines() if "/ 3" in line)
+    for written, left in {
+        f"{line}  # lint: allow float64 it is shown, not added up": [],
+        f"        # lint: allow float64 it is shown\n        # to people\n{line}": [],
+        f"{line}  # lint: allow float64": ["allow-without-reason"],
+        f"{line}  # lint: allow flaot64 it is shown": ["float64", "unused-allow"],
+        f"{line}  # lint: allow": ["float64", "unused-allow"],
+        f"# lint: allow float64 too far away\n        mode: upsert\n{line}": ["unused-allow", "float64"],
+    }.items():
+        path.write_text(
+            text.replace(
+                "        mode: upsert\n", "" if "mode" in written else "        mode: upsert\n", 1
+            ).replace(line, written)
+        )
+        assert names(path) == left, written
+    path.write_text(text)
+    assert names(path, "float64") == []
+    assert names(path, "flaot64") == ["unused-allow", "float64"]
+    [told, _] = lint(path, {}, ["flaot64"])
+    assert told.fix == "did you mean float64?"
+
+
+def test_only_a_comment_allows(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    for text in (
+        '"{{ event.usd }} # lint: allow unknown-field not a comment"',
+        "|\n            # lint: allow unknown-field not a comment\n            {{ event.usd }}",
+    ):
+        path.write_text(
+            HEAD.format(**{**WELL, "columns": f"\n          event_id: $meta.id\n          used: {text}"})
+        )
+        assert names(path) == ["unknown-field"]
+    path.write_text(
+        HEAD.format(
+            **{
+                **WELL,
+                "columns": "\n          event_id: $meta.id\n          used: | # lint: allow unknown-field so\n"
+                "            {{ event.usd }}",
+            }
+        )
+    )
+    assert names(path) == []
+
+
+def test_what_could_not_run_cannot_be_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(
+        HEAD.format(
+            **{**WELL, "second": '{ name: rest, when: "$event.used >", to: [] }  # lint: allow syntax please'}
+        )
+    )
+    assert names(path) == ["syntax", "unused-allow"]
+    assert names(path, "syntax") == ["unused-allow", "syntax", "unused-allow"]
+
+
+def test_what_came_from_a_variable_is_in_no_finding(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    for when in ("$event.metric == '${WORD}'", "$event.used > ${WORD} +", "$event.${WORD} > 1"):
+        path.write_text(HEAD.format(**{**WELL, "second": f'{{ name: rest, when: "{when}", to: [] }}'}))
+        [found] = [one.text("") for one in lint(path, {"WORD": "s3cret"}) if one.level == "error"]
+        assert "s3cret" not in found
+        assert "${WORD}" in found
+
+
+SEVERAL = """\
+version: 1
+connections:
+  warehouse: {{ type: postgres, dsn: dbname=w }}
+events:
+  quota.near: {{ metric: {{ enum: [api, storage] }}, level: {{ enum: [1, 2] }}, used: number, plan: string, at: any }}
+  quota.over: {{ metric: {{ enum: [api, seats] }}, level: {{ enum: [1, 3] }}, used: number, plan: number, by: string }}
+pipelines:
+  p:
+    event: {events}
+    steps:
+      - set: {{ ratio: $event.used / 100, what: $event.metric }}
+    branches:
+      - {{ name: hard, when: "{when}", to: [t] }}
+      - {{ name: rest, to: [] }}
+    destinations:
+      t: {{ connection: warehouse, table: public.t, columns: {{ used: $event.used, ratio: {column} }} }}
+"""
+BOTH, GLOB, ONE = "[quota.near, quota.over]", '"quota.*"', "quota.near"
+
+
+def several(tmp_path: Path, events: str, when: str, column: str = "1") -> list[tuple[str, str, str]]:
+    path = tmp_path / "bridge.yaml"
+    path.write_text(SEVERAL.format(events=events, when=when, column=column))
+    return [(one.level, one.name, one.message) for one in lint(path, {}) if one.name != "unused-event"]
+
+
+@pytest.mark.parametrize("events", [ONE, BOTH, GLOB])
+@pytest.mark.parametrize(
+    ("when", "name"),
+    [
+        ("$event.metric == 'api-calls'", "never-equal"),
+        ("'api-calls' != $event.metric", "never-equal"),
+        ("$what == 'api-calls'", "never-equal"),
+        ("$event.used > 1 and not ($event.metric in ['calls', 'size'])", "never-equal"),
+        ("$event.level == 4", "never-equal"),
+        ("$meta.type == 'quato.near'", "never-equal"),
+        ("$event.used >= '0.8'", "unlike-values"),
+        ("$event.used / 100 >= '0.8'", "unlike-values"),
+        ("$ratio >= '0.8'", "unlike-values"),
+        ("-$event.used + 3 < '5' ~ '0'", "unlike-values"),
+        ("($event.used|round(2)) == '0.8'", "unlike-values"),
+        ("$event.used in ['1', '2']", "unlike-values"),
+        ("$meta.seq > '5'", "unlike-values"),
+        ("$event.metric / 2 > 1", "no-number"),
+        ("$event.used + 'x' == 'yx'", "no-number"),
+        ("$event.usd > 1", "unknown-field"),
+    ],
+)
+def test_a_condition_that_cannot_be_meant_is_told_of_every_type(
+    tmp_path: Path, events: str, when: str, name: str
+) -> None:
+    found = several(tmp_path, events, when)
+    assert name in [one for _, one, _ in found]
+    sure = events != GLOB or name not in ("never-equal", "unknown-field") or "usd" in when or "type" in when
+    assert ("error" in [level for level, _, _ in found]) is sure
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "$event.metric == 'storage' or $event.metric == 'seats'",
+        "$what in ['api', 'seats']",
+        "$event.level in [1, 2, 3] and $event.level > 2",
+        "$meta.type == 'quota.over'",
+        "$event.metric ~ $event.used == 'api1'",
+        "$event.metric + 'x' == 'apix'",
+        "($event.used|string) == '5'",
+        "($event.metric|length) > 3",
+        "'a' in $event.metric",
+        "$event.metric.startswith('a') and $event.used > 1",
+        "$event.used > 1 if $event.metric == 'api' else $event.used > 2",
+        "$event.used == none or $event.used is none",
+        "1 < $event.used < 5",
+        "$meta.headers.trace == 5",
+    ],
+)
+@pytest.mark.parametrize("events", [BOTH, GLOB])
+def test_a_condition_that_can_match_is_left_alone(tmp_path: Path, events: str, when: str) -> None:
+    assert several(tmp_path, events, when) == []
+
+
+def test_what_only_some_of_the_types_have_is_told_with_their_names(tmp_path: Path) -> None:
+    [(level, name, message)] = several(tmp_path, BOTH, "$event.plan == 'pro'")
+    assert (level, name) == ("warning", "unlike-values")
+    assert message == "$event.plan is a number in events of quota.over: there they cannot be compared"
+    [(level, name, message)] = several(tmp_path, BOTH, "$event.by == 'x'")
+    assert (level, name) == ("warning", "may-be-absent")
+    assert message == "$event.by is missing in events of quota.near: the event then becomes a dead letter"
+    [(level, name, message)] = several(tmp_path, BOTH, "$event.used > 1", "$event.at")
+    assert (level, name) == ("warning", "field-of-some")
+    assert message == "$event.at is null in events of quota.over: their contract does not have it"
+    [(level, name, message)] = several(tmp_path, BOTH, "$event.used > 1", "'{{ event.by }}'")
+    assert message == "event.by is missing in events of quota.near: this destination then gets a dead letter"
+    [(level, name, message)] = several(tmp_path, BOTH, "$event.metric in ['api', 'sets']")
+    assert (level, message) == ("warning", "$event.metric is never 'sets'")
+
+
+def test_what_may_be_meant_does_not_stop_a_bridge(tmp_path: Path) -> None:
+    """An event without a contract, a field that one without a contract may bring."""
+    near = HEAD.format(**{**WELL, "event": "[usage.limit_reached, usage.limit_reset]"})
+    path = tmp_path / "bridge.yaml"
+    path.write_text(near)
+    assert [(one.level, one.name) for one in lint(path, {})] == [("warning", "unknown-event")]
+    assert several(tmp_path, GLOB, "$event.reason == 'x'") == [
+        ("warning", "unknown-field", "no contract of quota.* has a field reason")
+    ]

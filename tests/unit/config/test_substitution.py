@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.config.document import BadReference, Unset, substitute
+from bridge.config import substitution
+from bridge.config.substitution import BadReference, Outside, Unset
 
 HERE = Path()
 NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True)
 VALUES = st.text(st.characters(exclude_characters="\0"), min_size=1)
 PLAIN = st.text().filter(lambda text: "$" not in text)
+
+
+def substitute(text: str, environ: Mapping[str, str], directory: Path) -> str:
+    return substitution.substitute(text, Outside(environ, directory))
 
 
 @given(PLAIN)

@@ -1,0 +1,227 @@
+"""Lint of what leads where: connections, events, branches, parts that nothing uses. What a step or a destination says
+is judged by the module of its kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+
+from bridge.config.connection import Libpq, PostgresConnection, split_table, unqualified
+from bridge.config.model import Config
+from bridge.config.pipeline import PipelineSection
+from bridge.problem import KeyPath, Level, Remark, nearest
+
+
+def check_structure(config: Config) -> Iterator[Remark]:
+    """All findings in the structure of a configuration whose names exist."""
+    yield from _connections(config)
+    yield from _events(config)
+    yield from _entities(config)
+    yield from _webhooks(config)
+    if split_table(config.source.table) is None:
+        yield unqualified(("source", "table"), config.source.table)
+    for name, pipeline in config.pipelines.items():
+        path = ("pipelines", name)
+        yield from _branches(path, pipeline)
+        yield from _optional_keys(path, config, pipeline)
+        for key, destination in pipeline.destinations.items():
+            connection = config.connections.get(destination.connection)
+            yield from destination.lint((*path, "destinations", key), connection)
+
+
+def _connections(config: Config) -> Iterator[Remark]:
+    used = {
+        destination.connection
+        for pipeline in config.pipelines.values()
+        for destination in pipeline.destinations.values()
+    }
+    used |= {
+        step.asks
+        for pipeline in config.pipelines.values()
+        for step in pipeline.steps
+        if step.asks is not None
+    }
+    used |= {entity.source for entity in config.entities.values()}
+    yield from _tls(("source", "dsn"), config.source)
+    seen: dict[str, str] = {}
+    for name, connection in config.connections.items():
+        path = ("connections", name)
+        if name not in used:
+            yield Remark(
+                "warning",
+                path,
+                "no pipeline uses this connection",
+                "remove it",
+                key=True,
+                name="unused-connection",
+            )
+        if not isinstance(connection, PostgresConnection):
+            continue
+        yield from _tls((*path, "dsn"), connection)
+        where = connection.place()
+        if where in seen:
+            message = f"is the same database as {seen[where]}: each would have its own slot and ledger row"
+            yield Remark(
+                "warning", path, message, f"use {seen[where]} for both", key=True, name="same-database"
+            )
+        if where:
+            seen[where] = name
+
+
+def _tls(path: KeyPath, connection: Libpq) -> Iterator[Remark]:
+    parameters = connection.parameters()
+    remote = [host for host in parameters.get("host", "").split(",") if host and not _is_local(host)]
+    mode = parameters.get("sslmode", "prefer")
+    if remote and mode != "verify-full":
+        message = f"sslmode is {mode}, which does not verify the identity of another host"
+        yield Remark(
+            "warning",
+            path,
+            message,
+            "set sslmode: verify-full, and sslrootcert where it needs one",
+            name="weak-tls",
+        )
+
+
+def _is_local(host: str) -> bool:
+    if host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _events(config: Config) -> Iterator[Remark]:
+    taken: set[str] = set()
+    patterns = [pattern for pipeline in config.pipelines.values() for pattern in pipeline.events]
+    orphans = [event for event in config.events if not any(fnmatchcase(event, one) for one in patterns)]
+    for name, pipeline in config.pipelines.items():
+        for index, pattern in enumerate(pipeline.events):
+            matched = [event for event in config.events if fnmatchcase(event, pattern)]
+            taken.update(matched)
+            if not matched:
+                near = nearest(pattern, config.events)
+                message = f"no event under `events` matches {pattern}: its payloads are not checked"
+                level: Level = "error" if _meant(pattern, orphans) else "warning"
+                path: KeyPath = ("pipelines", name, "event")
+                path = (*path, index) if len(pipeline.events) > 1 else path
+                fix = near or "add its contract under events"
+                yield Remark(level, path, message, fix, name="unknown-event")
+    for event in config.events:
+        if event not in taken:
+            yield Remark(
+                "warning", ("events", event), "no pipeline takes this event", key=True, name="unused-event"
+            )
+
+
+def _meant(written: str, orphans: Sequence[str]) -> bool:
+    """Is this an orphan misspelt? An event without a contract is nothing wrong: only where a contract of nearly the
+    same name is taken by no pipeline was it surely meant."""
+    return bool(get_close_matches(written, orphans, n=1, cutoff=0.9))
+
+
+def _entities(config: Config) -> Iterator[Remark]:
+    steps = [step for pipeline in config.pipelines.values() for step in pipeline.steps]
+    upserted = {step.keeps for step in steps}
+    enriched = {step.looks_up for step in steps}
+    for name, entity in config.entities.items():
+        path = ("entities", name)
+        if name not in enriched:
+            fix = f"enrich.entity: {{ entity: {name}, key: ... }}, or remove it"
+            yield Remark("warning", path, "no enrich.entity looks it up", fix, key=True, name="unused-entity")
+        if entity.kept_by is not None and name not in upserted:
+            fix = (
+                f"add upsert.entity: {{ entity: {name}, key: ... }} to the pipeline whose events "
+                "have its fields"
+            )
+            yield Remark(
+                "warning", path, "no upsert.entity maintains it", fix, key=True, name="unkept-entity"
+            )
+
+
+def _webhooks(config: Config) -> Iterator[Remark]:
+    """A webhook whose events no pipeline takes; if an expression makes the type, nothing is reported."""
+    taken = [event for pipeline in config.pipelines.values() for event in pipeline.events]
+    for name, webhook in (config.ingress.webhooks if config.ingress is not None else {}).items():
+        written = f"{name}.{{{{" if webhook.type is None else str(webhook.type)
+        if written.startswith("$") and not written.startswith("$$"):
+            continue
+        start, template, _ = written.partition("{{")
+        if not any(_may_take(event, start, exactly=not template) for event in taken):
+            types = f"{start}*" if template else start
+            message = f"no pipeline takes its events, {types}"
+            fix = f"add a pipeline with event: '{types}'"
+            yield Remark(
+                "warning", ("ingress", "webhooks", name), message, fix, key=True, name="unused-webhook"
+            )
+
+
+def _may_take(event: str, start: str, *, exactly: bool) -> bool:
+    """Can a pipeline's `event` take a type that begins with `start` (or equals it)?"""
+    if exactly:
+        return fnmatchcase(start, event)
+    literal = re.split(r"[*?[]", event, maxsplit=1)[0]
+    return literal.startswith(start) or (literal != event and start.startswith(literal))
+
+
+def _branches(path: KeyPath, pipeline: PipelineSection) -> Iterator[Remark]:
+    if pipeline.branches is None:
+        return
+    last: str | None = None
+    reached: set[str] = set()
+    for index, branch in enumerate(pipeline.branches):
+        if last is not None:
+            message = f"is unreachable: `{last}` before it matches everything"
+            yield Remark(
+                "error",
+                (*path, "branches", index),
+                message,
+                f"put it before `{last}`",
+                name="unreachable-branch",
+            )
+            continue
+        reached.update(branch.to)
+        if branch.when is None or branch.when.strip() == "true":
+            last = branch.name
+    for name in pipeline.destinations:
+        if name not in reached:
+            at = (*path, "destinations", name)
+            yield Remark(
+                "warning",
+                at,
+                "no branch leads to it",
+                f"add it to a branch's to: [{name}]",
+                key=True,
+                name="unreached-destination",
+            )
+
+
+def _optional_keys(path: KeyPath, config: Config, pipeline: PipelineSection) -> Iterator[Remark]:
+    """A key that events may lack: NULL equals no key."""
+    types = [name for name in config.events if any(fnmatchcase(name, one) for one in pipeline.events)]
+    for name, destination in pipeline.destinations.items():
+        for key in destination.identity():
+            source = str(key.value)
+            fields = [
+                (event, config.events[event].fields.get(source.removeprefix("$event."))) for event in types
+            ]
+            for event, field in fields:
+                if source.startswith("$event.") and field and (field.nullable or not field.required):
+                    message = (
+                        f"is NULL for an event without {source}: it adds a row each time, or is a dead letter where "
+                        "the column is NOT NULL"
+                    )
+                    at = (*path, "destinations", name, *key.at)
+                    yield Remark(
+                        "warning",
+                        at,
+                        message,
+                        f"let {event} require the field, or use another key",
+                        name="nullable-key",
+                    )
+                    break

@@ -1,0 +1,136 @@
+"""This release beside the next one's schemas: what is compatible goes on, what is not stops, and both go back."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from bridge.postgres.schema import Migration, migrations
+from bridge.postgres.versions import KNOWN, NEWER_LEDGER, NEWER_OUTBOX
+from tests.integration.ops.conftest import emit, usage
+from tests.integration.sinks.conftest import SECRET
+from tests.support.receiver import Receiver
+from tests.support.servers import Database
+from tests.support.world import STREAM, World, until
+
+_NEXT = {
+    "bridge.migration": "alter table bridge.checkpoint add column region text;"
+    " alter table bridge.delivery add column region text;",
+    "outbox.migration": "alter table outbox.stream add column region text;",
+}
+_UNDO = {
+    "bridge.migration": "alter table bridge.checkpoint drop column region;"
+    " alter table bridge.delivery drop column region",
+    "outbox.migration": "alter table outbox.stream drop column region",
+}
+
+
+def _migrate(database: Database, table: str, *, compatible: bool) -> None:
+    """The next release's migration, as its `schema target` or `install` would run it."""
+    side: Any = "target" if table == "bridge.migration" else "source"
+    known = KNOWN[side]
+    text = f"{f'-- compatible from: {known}' if compatible else '-- the next'}\n{_NEXT[table]}\n"
+    migration = Migration(known + 1, "next", text)
+    database.execute(f"begin; {migration.sql} {migration.record(table)} commit")
+
+
+def _go_back(database: Database, table: str) -> None:
+    """docs/operations.md, Roll back."""
+    database.execute(f"begin; {_UNDO[table]}; delete from {table} where name = 'next'; commit")
+
+
+def test_the_numbers_are_those_of_the_files() -> None:
+    assert {side: migrations(side)[-1].version for side in KNOWN} == KNOWN
+    for side, query in (("source", NEWER_OUTBOX), ("target", NEWER_LEDGER)):
+        assert query.count(f"> {migrations(side)[-1].version}") == 2
+
+
+def test_a_running_bridge_a_start_and_every_command_stop_at_the_next_ledger_and_go_on_after_it(
+    world: World, source: Database, target: Database
+) -> None:
+    with closing(Receiver()) as receiver:
+
+        def change(document: dict[str, Any]) -> None:
+            document["connections"]["hook"] = {
+                "type": "webhook",
+                "url": receiver.url,
+                "allow": ["127.0.0.0/8"],
+                "secret": SECRET,
+            }
+            pipeline = document["pipelines"]["usage-limit-hits"]
+            pipeline["destinations"]["told"] = {"connection": "hook"}
+
+        world.configure(change)
+        bridge = world.bridge().start().wait_ready()
+        emit(source, usage())
+        until(lambda: world.applied() == 1 and len(receiver.requests) == 1, "a row and a message")
+
+        _migrate(target, "bridge.migration", compatible=True)
+        emit(source, usage())
+        until(lambda: world.applied() == 2 and len(receiver.requests) == 2, "the older program goes on")
+        assert bridge.terminate() == 0
+        assert " error " not in world.command("doctor")
+        bridge = world.bridge().start().wait_ready()
+        emit(source, usage())
+        until(lambda: world.applied() == 3 and len(receiver.requests) == 3, "and starts")
+        _go_back(target, "bridge.migration")
+
+        _migrate(target, "bridge.migration", compatible=False)
+        before = world.checkpoint("(applied_lsn, epoch)")
+        emit(source, usage())
+        bridge.wait_halted("ledger_newer")
+        bridge.wait_log('"dispatcher fault"')
+        assert world.checkpoint("(applied_lsn, epoch)") == before
+        said = world.command("status", code=1)
+        assert "ledger_newer  the ledger is at version 2 (next)" in said
+        assert bridge.terminate() == 0
+        bridge = world.bridge().start()
+        bridge.wait_halted("ledger_newer")
+        assert "ledger_newer" in world.command("doctor", code=1)
+        for command in (
+            ("dead", "retry", "--all"),
+            ("dead", "discard", "--all"),
+            ("replay", "--destination", "usage-limit-hits/events", "--since", "1h"),
+            ("recover", "--stream", STREAM, "--accept-source", "--since", "now"),
+            ("sink", "pause", "told"),
+            ("sink", "resume", "told"),
+        ):
+            ran = world.run(*command)
+            assert ran.returncode == 1, command
+            assert "the ledger is at version 2 (next), made by a newer release" in ran.stderr, command
+        assert world.checkpoint("(applied_lsn, epoch)") == before
+        assert len(receiver.requests) == 3
+        _go_back(target, "bridge.migration")
+        until(lambda: world.applied() == 4 and len(receiver.requests) == 4, "it goes on by itself")
+        world.check_confirmed()
+
+
+def test_the_next_outbox_stops_a_running_bridge_and_every_command_that_writes_it(
+    world: World, source: Database
+) -> None:
+    bridge = world.bridge().start().wait_ready()
+    _migrate(source, "outbox.migration", compatible=True)
+    emit(source, usage())
+    until(lambda: world.applied() == 1, "the older program goes on")
+    assert "migration" not in world.run("install").stderr
+    assert " error " not in world.command("doctor")
+    _go_back(source, "outbox.migration")
+
+    _migrate(source, "outbox.migration", compatible=False)
+    bridge.wait_halted("outbox_newer")
+    emit(source, usage())  # producers are not concerned
+    world.command(
+        "emit", "usage.limit_reached", '{"customer_id":"c","metric":"seats","limit":1,"used":1,"plan":"p"}'
+    )
+    for command in (("prune",), ("recover", "--stream", STREAM, "--accept-source"), ("install",)):
+        ran = world.run(*command)
+        assert ran.returncode == 1, command
+        assert "newer" in ran.stderr, command
+    assert "outbox_newer" in world.command("doctor", code=1)
+    assert bridge.terminate() == 0
+    assert "outbox_newer" in world.command("status", code=1)
+    bridge = world.bridge().start()
+    bridge.wait_halted("outbox_newer")
+    _go_back(source, "outbox.migration")
+    until(lambda: world.applied() == 3, "it goes on by itself")
+    world.check_confirmed()
