@@ -16,7 +16,9 @@ from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 COMMANDS = {
     name.replace("_", "-"): name
-    for name in modules_of(__name__, but=("connect", "emitted", "options", "sink_samples"))
+    for name in modules_of(
+        __name__, but=("connect", "emitted", "env_file", "options", "running", "sink_samples")
+    )
 }
 """Command -> its module in this package, in which a function of the same name is the command."""
 

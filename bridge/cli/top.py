@@ -62,7 +62,7 @@ def screen(state: dict[str, Any]) -> Group:
             one["phase"],
             one["applied_lsn"],
             f"{one['events_per_second']:.0f}" if "events_per_second" in one else "",
-            f"{waits:.1f} s" if waits is not None else f"{one.get('pending_events')} events",
+            f"{waits:.1f} s" if waits is not None else f"{one.get('pending_events', '?')} events",
             "" if held is None else f"{held >> 20} MiB",
             str(one["epoch"]),
         )

@@ -31,6 +31,8 @@ from bridge.postgres.safe_error import safe_message
 _T = TypeVar("_T")
 
 EVERY_SECONDS = 15.0
+SOON_SECONDS = 1.0
+"""Until the next look, where a stream was halted before it has begun: what waits for it is not known."""
 
 _SLOT: LiteralString = """
     select s.slot, r.slot_name is not null, coalesce(r.active, false),
@@ -97,7 +99,9 @@ async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], s
             looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
-            await asyncio.wait({stopping}, timeout=EVERY_SECONDS)
+            states = metrics.health.streams.values()
+            new = any(idle(one.snapshot) and not one.snapshot.pending_known for one in states)
+            await asyncio.wait({stopping}, timeout=SOON_SECONDS if new else EVERY_SECONDS)
     finally:
         stopping.cancel()
         await backlog.close()

@@ -173,7 +173,8 @@ class StreamCollector(Collector):
         families, now = self._families(), self._health.clock()
         for name, state in self._health.streams.items():
             at, known = state.snapshot, state.halted_reasons
-            families["pending"].add_metric([name], at.pending_age(now))
+            if at.pending_known:
+                families["pending"].add_metric([name], at.pending_age(now))
             if at.slot_retained_bytes is not None:
                 families["retained"].add_metric([name], at.slot_retained_bytes)
             if at.slot_safe_bytes is not None:
