@@ -31,6 +31,7 @@ from bridge.postgres.safe_error import safe_message
 _T = TypeVar("_T")
 
 EVERY_SECONDS = 15.0
+_RELOAD_SECONDS = 1.0  # until a reload is noticed
 
 _SLOT: LiteralString = """
     select s.slot, r.slot_name is not null, coalesce(r.active, false),
@@ -83,11 +84,14 @@ class Plan(Protocol):
     def publication(self) -> str: ...
     @property
     def family(self) -> frozenset[str]: ...
+    @property
+    def sinks(self) -> frozenset[tuple[str, str]]: ...
     def units(self) -> Iterator[tuple[str, str]]: ...
 
 
 async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
-    """Read every EVERY_SECONDS until `stop` is set. Values of unreachable servers stay unchanged."""
+    """Read every EVERY_SECONDS, and after a reload, until `stop` is set. Values of unreachable servers stay as they
+    are."""
     stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
     backlog = Backlog(metrics)
     try:
@@ -97,10 +101,20 @@ async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], s
             looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
-            await asyncio.wait({stopping}, timeout=EVERY_SECONDS)
+            await _pause(plans, stopping)
     finally:
         stopping.cancel()
         await backlog.close()
+
+
+async def _pause(plans: Callable[[], Sequence[Plan]], stopping: asyncio.Task[bool]) -> None:
+    """Until the next look: EVERY_SECONDS, or a reload."""
+    known = list(map(id, plans()))
+    end = asyncio.get_running_loop().time() + EVERY_SECONDS
+    while not stopping.done() and asyncio.get_running_loop().time() < end:
+        await asyncio.wait({stopping}, timeout=_RELOAD_SECONDS)
+        if list(map(id, plans())) != known:
+            return
 
 
 class Backlog:
@@ -227,8 +241,9 @@ async def _left_behind(connection: psycopg.AsyncConnection, plan: Plan) -> list[
 
 
 async def _units_left_behind(connection: psycopg.AsyncConnection, plan: Plan) -> list[left.LeftBehind]:
-    parameters = left.target_parameters(plan.stream, plan.family, plan.units())
-    return left.from_target(await (await connection.execute(left.TARGET, parameters)).fetchall(), plan.stream)
+    parameters = left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
+    rows = await (await connection.execute(left.TARGET, parameters)).fetchall()
+    return left.from_target(rows, plan.stream, plan.sinks)
 
 
 async def _suppressed(connection: psycopg.AsyncConnection, _: Plan) -> dict[str, int]:
