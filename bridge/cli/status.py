@@ -112,8 +112,8 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
                 found for found in (newer(target, "target"), streams[-1].pop("newer")) if found is not None
             ]
             if streams[-1]["mode"] is not None:
-                parameters = left.target_parameters(plan.stream, plan.family, plan.units())
-                behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream)
+                parameters = left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
+                behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream, plan.sinks)
             for pipeline, letters in open_letters(target, plan.stream).items():
                 dead[pipeline] = dead.get(pipeline, 0) + letters
             for destination, messages, age in target.execute(WAITING, [plan.stream]).fetchall():
@@ -222,7 +222,9 @@ def lines(state: dict[str, Any]) -> list[str]:
         if at := waiting.get(destination):
             words.append(f"{at['messages']} wait, the oldest for {at['oldest_seconds']:.0f} s")
         found.append(f"sink {destination}: {', '.join(words) or 'nothing yet'}")
-        found += [_alone(one) for one in state.get("left_alone", ()) if one["destination"] == destination]
+        found += [
+            f"  {left_alone(one)}" for one in state.get("left_alone", ()) if one["destination"] == destination
+        ]
     return found
 
 
@@ -242,12 +244,15 @@ def _told_process(state: dict[str, Any]) -> list[str]:
     ]
 
 
-def _alone(one: dict[str, Any]) -> str:
+def left_alone(one: dict[str, Any]) -> str:
+    """Who gets nothing, until when, and why."""
     who = f"recipient {one['recipient']}" if one["recipient"] else "the destination"
+    if one["recipient"].startswith("cause "):
+        who = f"what was refused with {one['recipient'].removeprefix('cause ')}"
     if one["until"] is None:
-        return f"  {who} of pipeline {one['pipeline']} is paused: {one['code']}"
+        return f"{who} of pipeline {one['pipeline']} is paused: {one['code']}"
     until = time.strftime("%H:%M:%S", time.localtime(one["until"]))
-    return f"  {who} of pipeline {one['pipeline']} is left alone until {until}: {one['code']}"
+    return f"{who} of pipeline {one['pipeline']} is left alone until {until}: {one['code']}"
 
 
 def _repeats(counts: dict[str, int]) -> str:

@@ -266,11 +266,15 @@ class HealthProblem:
         return {"where": self.where, "reason": self.reason, "message": self.message, "hint": self.hint}
 
 
+CAUSE = "cause "
+"""Before a code, in the place of a recipient: its messages that were refused so."""
+
+
 @dataclass(frozen=True, slots=True)
 class AloneUntil:
     """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds; None: a person
-    resumes it). recipient: its label; "" for the whole destination. code: of the failure that is the cause, or who
-    paused it and why."""
+    resumes it). recipient: its label; "" for the whole destination; CAUSE and a code. code: of the failure that is
+    the cause, or who paused it and why."""
 
     pipeline: str
     destination: str
