@@ -7,17 +7,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.log import Log
+from bridge.observe import operators
 from bridge.observe.backlog import watch_backlog
-from bridge.observe.listen import bind
+from bridge.observe.listen import bind, is_taken
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
@@ -29,12 +31,17 @@ from bridge.stream.spec import StreamSpec
 from bridge.stream.worker import Worker
 
 if TYPE_CHECKING:  # only a configuration that has an ingress, or sinks, pays for their libraries
+    from bridge.config.model import IngressSection
     from bridge.dispatch.dispatcher import Dispatchers
     from bridge.ingress.app import Ingress
     from bridge.ingress.settings import IngressSettings
+    from bridge.quantity import Listen
 
 GRACE_SECONDS = 20.0
 """Seconds that SIGTERM waits for batches in flight. The end of the process rolls back those that have not settled."""
+
+PORT_SECONDS = 1.0
+"""Between two attempts at a port that another program has."""
 
 SECRETS_SECONDS = 5.0
 """Between two looks at the files of secrets."""
@@ -57,6 +64,7 @@ class Daemon:
         self._dispatchers: Dispatchers | None = None
         self._stop = asyncio.Event()
         self._failed: BaseException | None = None
+        self._taken: set[str] = set()  # keys of the addresses whose port another program has
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises ConfigError if a part cannot start, Fenced when another bridge takes
@@ -68,9 +76,9 @@ class Daemon:
         plans = stream_plans(self._config)
         self._health.unmatched.use(types_taken(self._config))
         admin = self._config.admin
-        # A port in use must be reported before anything is fenced.
-        listening = bind(admin.listen.host.strip("[]"), admin.listen.port, "admin.listen")
-        with listening:
+        # An address that cannot be listened on must be reported before anything is fenced.
+        listening = self._bind(admin.listen, "admin.listen")
+        with listening or contextlib.nullcontext():
             taking = self._open_ingress()
             self._dispatch(self._config)
             for plan in plans:
@@ -80,6 +88,7 @@ class Daemon:
             serving = asyncio.create_task(self._serve_admin(listening), name="admin")
             looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
             following = asyncio.create_task(self._follow_secrets())
+            answering = asyncio.create_task(self._answer_operators())
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait(
                 [serving, stopping, *([taking] if taking else [])], return_when=asyncio.FIRST_COMPLETED
@@ -89,6 +98,7 @@ class Daemon:
             await asyncio.gather(self._drain(), *sending)
             await looking
             await following
+            await answering
             await serving
         if taking is not None:
             await taking
@@ -96,8 +106,41 @@ class Daemon:
             raise self._failed
         self._log.info("stopped")
 
-    async def _serve_admin(self, listening: socket.socket) -> None:
+    def _bind(self, listen: Listen, key: str) -> socket.socket | None:
+        """A socket, or None while another program has the port, which is told once: it may be the bridge that this one
+        is to take over from. Raises ConfigError if it is anything else."""
+        try:
+            bound = bind(listen.host.strip("[]"), listen.port, key)
+        except ConfigError as error:
+            if not is_taken(error):
+                raise
+            if key not in self._taken:
+                self._taken.add(key)
+                self._log.warning("waiting for a port", key=key, listen=str(listen), fix=error.hint)
+                self._health.part_failed(
+                    key, BridgeError(str(error.args[0]), reason="port_in_use", hint=error.hint)
+                )
+            return None
+        if key in self._taken:
+            self._taken.discard(key)
+            self._log.info("the port is free", key=key, listen=str(listen))
+            self._health.part_works(key)
+        return bound
+
+    async def _port(self, bound: socket.socket | None, listen: Listen, key: str) -> socket.socket | None:
+        """As _bind(), again and again. None: told to stop."""
+        while bound is None and not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), PORT_SECONDS)
+                return None
+            bound = self._bind(listen, key)
+        return bound
+
+    async def _serve_admin(self, bound: socket.socket | None) -> None:
         """Metrics, health and the status page, until told to stop."""
+        listening = await self._port(bound, self._config.admin.listen, "admin.listen")
+        if listening is None:
+            return
         # Only now, because no stream has to wait for an HTTP server to be imported.
         from bridge.observe.admin import build_admin, serve_admin  # noqa: PLC0415
 
@@ -125,16 +168,18 @@ class Daemon:
             failed=lambda error: self._health.part_failed("ingress", error),
             works=lambda: self._health.part_works("ingress"),
         )
-        listening = bind(ingress.listen.host, ingress.listen.port, "ingress.listen")
-        self._log.info("ingress", listen=str(ingress.listen))
-        serving = serve_ingress(
-            self._ingress,
-            listening,
-            self._stop,
-            ingress.max_connections,
-            instance=self._config.source.instance(),
-        )
-        return asyncio.create_task(serving, name="ingress")
+        bound = self._bind(ingress.listen, "ingress.listen")
+        return asyncio.create_task(self._serve_ingress(self._ingress, ingress, bound), name="ingress")
+
+    async def _serve_ingress(
+        self, app: Ingress, settings: IngressSection, bound: socket.socket | None
+    ) -> None:
+        listening = await self._port(bound, settings.listen, "ingress.listen")
+        if listening is None:
+            return
+        self._log.info("ingress", listen=str(settings.listen))
+        instance = self._config.source.instance()
+        await serve_ingress(app, listening, self._stop, settings.max_connections, instance=instance)
 
     def _dispatch(self, config: Config) -> None:
         """From now on, send the deliveries of this configuration."""
@@ -198,6 +243,31 @@ class Daemon:
                     "grace period is over: batches in flight are rolled back", stream=worker.plan.stream
                 )
 
+    async def _answer_operators(self) -> None:
+        """Answer the commands of this machine, until told to stop."""
+        path = os.path.abspath(self._config.original.file)
+        try:
+            listening = operators.listen(Path(path))
+        except OSError as error:
+            self._log.warning("commands on this machine cannot ask this bridge", message=str(error))
+            return
+
+        def config() -> dict[str, Any]:
+            made_of = self._config.original
+            return {
+                "file": path,
+                "text": made_of.text,
+                "variables": made_of.variables,
+                "files": made_of.files,
+            }
+
+        def status() -> dict[str, Any]:
+            from bridge.observe.admin import status_of  # noqa: PLC0415  as in _serve_admin
+
+            return {"config": path, **status_of(self._metrics)}
+
+        await operators.serve(listening, {"config": config, "status": status}, self._stop)
+
     async def _follow_secrets(self) -> None:
         """Use the secrets of sinks and the ingress as their files have them now."""
         said = ""
@@ -234,9 +304,15 @@ class Daemon:
             ingress = _ingress_settings(config)
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
+            self._health.reload_refused = {
+                "at": self._health.clock(),
+                "message": str(error),
+                "pid": os.getpid(),
+            }
             self._log.error("reload refused; the old configuration stays", message=str(error))
             return
         self._metrics.config_last_reload_successful.set(1)
+        self._health.reload_refused = None
         try_again()
         self._health.unmatched.use(types_taken(config))
         for name in [name for name in self._workers if name not in plans]:

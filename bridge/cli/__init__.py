@@ -14,10 +14,11 @@ from bridge import __version__
 from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
-COMMANDS = {
-    name.replace("_", "-"): name
-    for name in modules_of(__name__, but=("connect", "emitted", "options", "sink_samples"))
-}
+_BESIDE = (
+    *("connect", "emitted", "env_file", "options", "running"),
+    *("sink_choice", "sink_move", "sink_queue", "sink_samples", "waits"),
+)
+COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=_BESIDE)}
 """Command -> its module in this package, in which a function of the same name is the command."""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
+from bridge.cli.sink_choice import operator
 from bridge.errors import ConfigError
 from bridge.problem import nearest, suggestion
 
@@ -40,6 +41,7 @@ def _chosen(command: _F) -> _F:
         click.option(
             "--cause", metavar="CODE", help="Only those with this code, as `bridge dead list` shows it."
         ),
+        click.option("--destination", metavar="D", help="Only those of this destination."),
         click.option("--pipeline", metavar="P", help="Only those of this pipeline."),
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
@@ -47,7 +49,15 @@ def _chosen(command: _F) -> _F:
     return command
 
 
-def _choice(ids: tuple[str, ...], pipeline: str | None, cause: str | None, everything: bool) -> Choice:
+def _choice(
+    ids: tuple[str, ...],
+    pipeline: str | None,
+    destination: str | None,
+    cause: str | None,
+    *,
+    everything: bool,
+    state: str = "open",
+) -> Choice:
     from bridge.postgres.dead_letters import Choice  # noqa: PLC0415  (loads psycopg)
 
     for each in ids:
@@ -56,9 +66,11 @@ def _choice(ids: tuple[str, ...], pipeline: str | None, cause: str | None, every
                 f"{each!r} is not an id or the first 8 or more characters of one: see `bridge dead list`",
                 param_hint="ID",
             )
-    if not (ids or pipeline or cause or everything):
-        raise click.UsageError("nothing is selected: give IDs, --pipeline P, --cause CODE or --all")
-    return Choice(tuple(each.lower() for each in ids), pipeline, cause)
+    if not (ids or pipeline or destination or cause or everything):
+        raise click.UsageError(
+            "nothing is selected: give IDs, --pipeline P, --destination D, --cause CODE or --all"
+        )
+    return Choice(tuple(each.lower() for each in ids), pipeline, destination, cause, state)
 
 
 @contextmanager
@@ -96,9 +108,12 @@ def _check_words(
 @dead.command("list")
 @config_option
 @click.option("--pipeline", metavar="P", help="Only those of this pipeline.")
+@click.option("--destination", metavar="D", help="Only those of this destination.")
 @click.option("--cause", metavar="CODE", help="Only those with this code.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: bool) -> None:
+def list_(
+    config_path: Path, *, pipeline: str | None, destination: str | None, cause: str | None, as_json: bool
+) -> None:
     """List open dead letters, grouped by cause."""
     from dataclasses import asdict  # noqa: PLC0415
 
@@ -108,7 +123,7 @@ def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: b
         found = [
             group
             for plan, connection in ledgers
-            for group in groups(connection, plan.stream, Choice((), pipeline, cause))
+            for group in groups(connection, plan.stream, Choice((), pipeline, destination, cause))
         ]
         if not found:
             _check_words(ledgers, pipeline, cause)
@@ -116,7 +131,9 @@ def list_(config_path: Path, pipeline: str | None, cause: str | None, as_json: b
         click.echo(json.dumps([asdict(group) for group in found], default=str, indent=2))
         return
     if not found:
-        click.echo("no open dead letter matches" if pipeline or cause else "no open dead letters")
+        click.echo(
+            "no open dead letter matches" if pipeline or destination or cause else "no open dead letters"
+        )
     for group in found:
         where = f"{group.pipeline} -> {group.destination}" if group.pipeline else "no pipeline"
         parked = f", {group.parked} are retried automatically" if group.parked else ""
@@ -181,6 +198,7 @@ def retry(
     config_path: Path,
     ids: tuple[str, ...],
     pipeline: str | None,
+    destination: str | None,
     cause: str | None,
     *,
     everything: bool,
@@ -199,7 +217,7 @@ def retry(
     from bridge.repair.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
     from bridge.repair.messages import settled  # noqa: PLC0415
 
-    choice = _choice(ids, pipeline, cause, everything)
+    choice = _choice(ids, pipeline, destination, cause, everything=everything)
     outcomes: list[RetryOutcome] = []
     with _ledgers(config_path, "dead retry", writes=True) as ledgers:
         for plan, connection in ledgers:
@@ -234,33 +252,85 @@ def _tell(outcomes: list[RetryOutcome], *, dry_run: bool, as_json: bool) -> None
 @dead.command()
 @config_option
 @_chosen
+@click.option("--reason", metavar="TEXT", help="Why; it is kept with each dead letter.")
 def discard(
     config_path: Path,
     ids: tuple[str, ...],
     pipeline: str | None,
+    destination: str | None,
     cause: str | None,
     *,
     everything: bool,
     dry_run: bool,
     as_json: bool,
+    reason: str | None,
 ) -> None:
-    """Mark dead letters as not needed. They stay in bridge.dead_letter and are not retried."""
+    """Mark dead letters as not needed: they are not retried. `bridge dead restore` undoes it."""
     from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
 
-    choice = _choice(ids, pipeline, cause, everything)
+    choice = _choice(ids, pipeline, destination, cause, everything=everything)
+    by = f"discarded by {operator()}{f': {reason}' if reason else ''}"
+
+    def end(connection: psycopg.Connection, these: list[str]) -> int:
+        return dead_letters.discard(connection, these, by)
+
+    _settle(config_path, "dead discard", choice, end, dry_run=dry_run, as_json=as_json)
+
+
+@dead.command()
+@config_option
+@_chosen
+@click.option("--reason", metavar="TEXT", help="Why; it is kept with each dead letter.")
+def restore(
+    config_path: Path,
+    ids: tuple[str, ...],
+    pipeline: str | None,
+    destination: str | None,
+    cause: str | None,
+    *,
+    everything: bool,
+    dry_run: bool,
+    as_json: bool,
+    reason: str | None,
+) -> None:
+    """Undo `bridge dead discard`: the dead letters are open again. `bridge dead retry` applies them."""
+    from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
+
+    choice = _choice(ids, pipeline, destination, cause, everything=everything, state="discarded")
+    by = f"restored by {operator()}{f': {reason}' if reason else ''}"
+
+    def begin(connection: psycopg.Connection, these: list[str]) -> int:
+        return dead_letters.restore(connection, these, by)
+
+    _settle(config_path, "dead restore", choice, begin, dry_run=dry_run, as_json=as_json)
+
+
+def _settle(
+    path: Path,
+    command: str,
+    choice: Choice,
+    act: Callable[[psycopg.Connection, list[str]], int],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Do it to the chosen dead letters, and say to how many."""
+    from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
+
+    done = {"dead discard": "discarded", "dead restore": "restored"}[command]
     chosen: list[str] = []
-    discarded = 0
-    with _ledgers(config_path, "dead discard", writes=True) as ledgers:
+    changed = 0
+    with _ledgers(path, command, writes=True) as ledgers:
         for plan, connection in ledgers:
             these = dead_letters.choose(connection, plan.stream, choice)
             chosen += these
             if these and not dry_run:
-                discarded += dead_letters.discard(connection, these)
+                changed += act(connection, these)
         if not chosen:
-            _check_words(ledgers, pipeline, cause)
+            _check_words(ledgers, choice.pipeline, choice.cause)
     if as_json:
-        click.echo(json.dumps({"dry_run": dry_run, "ids": chosen, "discarded": discarded}, indent=2))
+        click.echo(json.dumps({"dry_run": dry_run, "ids": chosen, done: changed}, indent=2))
     elif dry_run:
-        click.echo(f"{len(chosen)} would be discarded")
+        click.echo(f"{len(chosen)} would be {done}")
     else:
-        click.echo(f"{discarded} discarded")
+        click.echo(f"{changed} {done}")

@@ -14,6 +14,8 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
+    from bridge.cli.waits import Waits
+    from bridge.config.model import Config
     from bridge.protocol.events import Event
     from bridge.stream.spec import StreamSpec
 
@@ -43,7 +45,7 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
             hint="bridge tail shows the newest events; a dead letter keeps its event: bridge dead list",
         )
     with target_errors("explain"):
-        streams = [_traced(plan, event) for plan in plans]
+        streams = [_traced(config, plan, event) for plan in plans]
     kind = event.type.decode()
     taken = types_taken(config)
     told: dict[str, Any] = {"event": _event(event), "streams": streams}
@@ -69,12 +71,13 @@ def _event(event: Event) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _traced(plan: StreamSpec, event: Event) -> dict[str, Any]:
+def _traced(config: Config, plan: StreamSpec, event: Event) -> dict[str, Any]:
     """What one stream does with the event, and what its ledger says."""
     from bridge.cli.connect import connect_ledger  # noqa: PLC0415
+    from bridge.cli.waits import Waits  # noqa: PLC0415
     from bridge.planning.contract import Contract  # noqa: PLC0415
     from bridge.planning.pipeline import Pipeline, trace  # noqa: PLC0415
-    from bridge.postgres.progress import Applied  # noqa: PLC0415
+    from bridge.postgres.progress import Applied, messages_of  # noqa: PLC0415
 
     kind = event.type.decode()
     contract = plan.contracts.get(kind)
@@ -82,12 +85,13 @@ def _traced(plan: StreamSpec, event: Event) -> dict[str, Any]:
     with connect_ledger(plan, "explain") as target:
         how = Applied(target, plan.stream).how(event)
         columns = _planned(plan, event)
+        waits = Waits.of(config, target, plan.stream)
         for spec in plan.pipelines:
             pipeline = Pipeline(spec, {}, ())
             if not pipeline.takes(kind):
                 continue
             walked = _answered(plan, trace(pipeline, Contract(contract) if contract else None, event))
-            units = {name: _unit(target, event, spec.name, name) for name in _owned(plan, spec.name)}
+            units = {name: _unit(target, waits, event, (spec.name, name)) for name in _owned(plan, spec.name)}
             traces.append(
                 {
                     "pipeline": spec.name,
@@ -103,8 +107,16 @@ def _traced(plan: StreamSpec, event: Event) -> dict[str, Any]:
                     },
                 }
             )
-        stray = None if traces else _unit(target, event, "", "")["dead_letter"]
-    return {"stream": plan.stream, "applied": how, "pipelines": traces, "dead_letter": stray}
+        told = {unit["id"] for one in traces for unit in one["destinations"].values()}
+        others = [_told(row, waits) for row in messages_of(target, plan.stream, event, told)]
+        stray = None if traces else _unit(target, waits, event, ("", ""))["dead_letter"]
+    return {
+        "stream": plan.stream,
+        "applied": how,
+        "pipelines": traces,
+        "dead_letter": stray,
+        "other_messages": others,
+    }
 
 
 def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
@@ -149,16 +161,23 @@ def _answered(plan: StreamSpec, work: Generator[Any, Any, Any]) -> Any:
         enricher.close()
 
 
-def _unit(target: psycopg.Connection, event: Event, pipeline: str, destination: str) -> dict[str, Any]:
+def _unit(target: psycopg.Connection, waits: Waits, event: Event, unit: tuple[str, str]) -> dict[str, Any]:
     from bridge.planning.plan import unit_id  # noqa: PLC0415
     from bridge.postgres.progress import deliveries, letters  # noqa: PLC0415
 
-    unit = str(unit_id(event.id.decode(), pipeline, destination))
+    name = str(unit_id(event.id.decode(), *unit))
+    delivery = deliveries(target, [name]).get(name)
     return {
-        "id": unit,
-        "dead_letter": letters(target, [unit]).get(unit),
-        "delivery": deliveries(target, [unit]).get(unit),
+        "id": name,
+        "dead_letter": letters(target, [name]).get(name),
+        "delivery": None if delivery is None else _told(delivery, waits),
     }
+
+
+def _told(row: Mapping[str, Any], waits: Waits) -> dict[str, Any]:
+    """A delivery, with what it waits for. Its body is not told: the message is rendered above."""
+    kept = {name: value for name, value in row.items() if name not in ("body", "now")}
+    return {**kept, "waits": waits.why(row) if row["state"] == "pending" else None}
 
 
 _APPLIED = {
@@ -182,6 +201,9 @@ def _lines(told: dict[str, Any]) -> list[str]:
             lines.append(f"  dead letter, {letter['state']}: {letter['code']}: {letter['cause']}")
         for pipeline in stream["pipelines"]:
             lines += _pipeline_lines(pipeline)
+        for one in stream["other_messages"]:
+            lines.append(f"  message {one['id']} of {one['pipeline']}/{one['destination']}")
+            lines += [f"      {line}" for line in delivery_lines(one)]
     return lines
 
 
@@ -201,21 +223,21 @@ def _pipeline_lines(pipeline: dict[str, Any]) -> list[str]:
         if letter := unit["dead_letter"]:
             lines.append(f"      dead letter, {letter['state']}: {letter['code']}: {letter['cause']}")
         if delivery := unit["delivery"]:
-            lines.append(f"      {delivery_line(delivery)}")
+            lines += [f"      {line}" for line in delivery_lines(delivery)]
     return lines
 
 
-def delivery_line(delivery: Mapping[str, Any]) -> str:
-    """The state of a delivery, and what it waits for."""
+def delivery_lines(delivery: Mapping[str, Any]) -> list[str]:
+    """The state of a delivery, what it waits for, and the answers to its last attempts."""
+    from bridge.cli.sink_queue import history_line  # noqa: PLC0415
+
     attempts = delivery["attempts"]
-    words = [f"delivery {delivery['state']} after {attempts} attempt{'' if attempts == 1 else 's'}"]
-    if delivery["behind"]:
-        words.append("behind an earlier message of its key")
-    elif delivery["state"] == "pending":
-        words.append(f"the next one not before {delivery['next_attempt_at']:%Y-%m-%d %H:%M:%S%z}")
-    if delivery["last_error"]:
-        words.append(f"last error: {delivery['last_error']}")
-    return ", ".join(words)
+    words = f"delivery {delivery['state']} after {attempts} attempt{'' if attempts == 1 else 's'}"
+    if delivery["waits"]:
+        words += f", waits: {delivery['waits']}"
+    elif delivery["last_error"]:
+        words += f", last error: {delivery['last_error']}"
+    return [words, *(f"  {history_line(entry)}" for entry in delivery["history"] or ())]
 
 
 def _shown(value: Any) -> str:

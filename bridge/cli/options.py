@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
+from bridge.cli.env_file import use_env_file
+from bridge.errors import ConfigError
+
 
 class Moment(click.ParamType[datetime] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
     """2026-01-31T12:00:00Z, 2026-01-31, or a duration ago such as 90m or 7d. UTC without a zone."""
@@ -49,7 +52,18 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def config_option(command: _F) -> _F:
-    """Add `-c/--config` (environment: BRIDGE_CONFIG) as the parameter `config_path: Path`."""
+    """Add `-c/--config` (environment: BRIDGE_CONFIG) as the parameter `config_path: Path`, and `--env-file`, whose
+    variables are set when the command begins."""
+    command = click.option(
+        "--env-file",
+        type=click.Path(path_type=Path),
+        envvar="BRIDGE_ENV_FILE",
+        show_envvar=True,
+        callback=use_env_file,
+        expose_value=False,
+        is_eager=True,
+        help="Take variables from this file of NAME=VALUE lines, such as the unit's EnvironmentFile.",
+    )(command)
     return click.option(
         "-c",
         "--config",
@@ -77,12 +91,31 @@ def allow_lint_option(command: _F) -> _F:
 def read_config(path: Path, *, offline: bool = False) -> Config:
     """The configuration in `path`, with `${VAR}` from the environment.
 
-    offline: the command connects to nothing, so the reference to a variable that is not set is kept as written.
-    Raises ConfigError (exit code 2) with every problem of the file at once.
+    If it has an error, or a variable is not set here, the configuration of the bridge that runs with this file, which
+    is said on standard error. offline: the command connects to nothing, so the reference to a variable that is not set
+    is kept as written, and no bridge is asked. Raises ConfigError (exit code 2) with every problem of the file at once;
+    CannotConnect (3) if only values are missing here, and no running bridge has them.
     """
     from bridge.config.load import load  # noqa: PLC0415  (pydantic: `--help` and `schema source` need none)
 
-    return load(path, os.environ, offline=offline)
+    if offline:
+        return load(path, os.environ, offline=True)
+    try:
+        return load(path, os.environ)
+    except ConfigError as error:
+        from bridge.cli.running import borrow  # noqa: PLC0415  only where it is needed
+
+        return borrow(path, error, unset_only=_unset_only(path))
+
+
+def _unset_only(path: Path) -> bool:
+    from bridge.config.load import load  # noqa: PLC0415  as above
+
+    try:
+        load(path, os.environ, offline=True)
+    except ConfigError:
+        return False
+    return True
 
 
 def read_checked(path: Path, allow: Collection[str] = ()) -> Config:

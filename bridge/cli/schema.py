@@ -13,7 +13,7 @@ from bridge.errors import ConfigError
 
 @click.group(panel="Set up")
 def schema() -> None:
-    """Print SQL (source, target, recipe) or JSON Schema (config, event)."""
+    """Print SQL (source, target, recipe, table) or JSON Schema (config, event)."""
 
 
 @schema.command()
@@ -62,6 +62,48 @@ def recipe(name: str, of_source: bool) -> None:
         hint = nearest(name, texts) or f"one of: {', '.join(texts)}"
         raise ConfigError(f"there is no recipe {name!r} {what}", hint=hint)
     click.echo(texts[name], nl=False)
+
+
+@schema.command()
+@config_option
+@click.option("--role", default="outbox_bridge", show_default=True, help="The bridge's role, for the grants.")
+@click.argument("destination", metavar="[PIPELINE[/DESTINATION]]", required=False)
+def table(config_path: Path, role: str, destination: str | None) -> None:
+    """Print a CREATE TABLE and the grants for each mapping in bridge.yaml, for you to read and run.
+
+    Types follow from the contracts; a column that they do not tell is text, with a comment. `bridge doctor` also asks
+    the servers what enrichments return.
+    """
+    from bridge.config.specs import contract_specs, pipeline_specs  # noqa: PLC0415  (loads pydantic)
+    from bridge.planning.spec import TableSpec  # noqa: PLC0415
+    from bridge.planning.suggested_table import contracts_of, quoted, statements, suggested_columns  # noqa: PLC0415
+    from bridge.problem import suggestion  # noqa: PLC0415
+
+    configuration = read_config(config_path, offline=True)
+    contracts = contract_specs(configuration)
+    found = {
+        f"{pipeline.name}/{name}": "\n".join(
+            statements(
+                spec,
+                suggested_columns(spec, contracts_of(pipeline, contracts), {}),
+                quoted(role),
+                lines=True,
+            )
+        )
+        for pipeline in pipeline_specs(configuration)
+        for name, spec in pipeline.destinations.items()
+        if isinstance(spec, TableSpec) and destination in (None, pipeline.name, f"{pipeline.name}/{name}")
+    }
+    if not found:
+        names = [
+            f"{pipeline.name}/{name}"
+            for pipeline in pipeline_specs(configuration)
+            for name, spec in pipeline.destinations.items()
+            if isinstance(spec, TableSpec)
+        ]
+        raise ConfigError("there is no such table destination", hint=suggestion(destination or "", names))
+    for name, text in found.items():
+        click.echo(f"-- {name}\n{text}\n")
 
 
 @schema.command()

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +11,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
-from bridge.errors import ConfigError
-from bridge.problem import suggestion
+from bridge.cli.sink_choice import chosen, named, operator
+from bridge.cli.sink_move import move_sink
+from bridge.cli.sink_queue import (
+    discard_sink,
+    due_again,
+    list_sink,
+    restore_sink,
+    retry_sink,
+)
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
     from bridge.dispatch.schedule import DispatchSpec, LaneSpec
+    from bridge.postgres.sink_pause import Hold
     from bridge.repair.sample import Request
     from bridge.sinks.model import Delivery, SendOutcome
+
+_DIGEST = 8  # characters of a recipient's digest that are shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @click.group(panel="Run and watch")
 def sink() -> None:
-    """Pause, resume, preview and test destinations that are no tables."""
+    """Look after destinations that are no tables, and their messages."""
+
+
+for _command in (list_sink, retry_sink, discard_sink, restore_sink, move_sink):
+    sink.add_command(_command)
 
 
 def _destination(command: _F) -> _F:
@@ -40,39 +52,115 @@ def _destination(command: _F) -> _F:
     return command
 
 
+def _parts(command: _F) -> _F:
+    """All of a destination's messages, or a part of them; of one destination, or of all."""
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="Every sink of the configuration."),
+        click.option(
+            "--recipient", metavar="R", help="Only the messages to this recipient: its whole address."
+        ),
+        click.option("--cause", metavar="CODE", help="Only the messages whose last answer has this code."),
+        click.option("--pipeline", metavar="P", help="Only that of this pipeline."),
+        click.argument("destination", metavar="[[PIPELINE/]DESTINATION]", required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def _places(config: Config, given: dict[str, Any]) -> list[tuple[DispatchSpec, LaneSpec]]:
+    destination, pipeline = given["destination"], given["pipeline"]
+    if destination is None and not given["everything"]:
+        raise click.UsageError("which sink? DESTINATION, or --all")
+    if destination is not None:
+        pipeline, destination = named(destination, pipeline)
+    return chosen(config, destination, pipeline)
+
+
 @sink.command("pause")
-@_destination
-@click.option("--reason", metavar="TEXT", help="Why; `bridge status` and the log show it.")
+@_parts
+@click.option("--reason", metavar="TEXT", help="Why; status, list, explain and the log show it.")
 @config_option
-def pause_sink(config_path: Path, destination: str, pipeline: str | None, reason: str | None) -> None:
+def pause_sink(config_path: Path, *, reason: str | None, **given: Any) -> None:
     """Send nothing to DESTINATION until `bridge sink resume`.
 
-    Messages wait; they still become dead letters at max_age. Tables are not affected. It outlasts a restart.
+    Messages wait; they still become dead letters at max_age. Tables are not affected. It outlasts a restart. With
+    --cause or --recipient only those messages wait, and the others go on.
     """
     from bridge.cli.connect import connect_dispatch  # noqa: PLC0415  (loads psycopg)
-    from bridge.postgres.sink_pause import pause  # noqa: PLC0415
+    from bridge.postgres.queued import need_history  # noqa: PLC0415
+    from bridge.postgres.sink_pause import hold, pause  # noqa: PLC0415
 
-    by = f"{getpass.getuser()}@{socket.gethostname()}"
-    for plan, lane in chosen(read_config(config_path), destination, pipeline):
+    for plan, lane in _places(read_config(config_path), given):
+        parts = _holds(lane, given)
         with connect_dispatch(plan, "sink pause") as connection:
-            pause(connection, plan.stream, lane.name, by, reason)
+            if parts:
+                need_history(connection, "sink pause")
+            for part in parts:
+                hold(connection, plan.stream, part, operator(), reason)
+            if not parts:
+                pause(connection, plan.stream, lane.name, operator(), reason)
+        what = "".join(f", {part.kind} {part.label}" for part in parts)
+        back = f"{'/'.join(lane.name)}{''.join(f' {part.option}' for part in parts)}"
         click.echo(
-            f"{lane.pipeline} -> {lane.destination}: paused. bridge sink resume {lane.destination} sends what waits"
+            f"{lane.pipeline} -> {lane.destination}{what}: paused. bridge sink resume {back} sends what waits"
         )
 
 
-@sink.command("resume")
-@_destination
-@config_option
-def resume_sink(config_path: Path, destination: str, pipeline: str | None) -> None:
-    """Send to DESTINATION again, first what waits."""
-    from bridge.cli.connect import connect_dispatch  # noqa: PLC0415  (loads psycopg)
-    from bridge.postgres.sink_pause import resume  # noqa: PLC0415
+def _holds(lane: LaneSpec, given: dict[str, Any]) -> list[Hold]:
+    from bridge.dispatch.recipients import label  # noqa: PLC0415
+    from bridge.postgres.sink_pause import Hold, digest  # noqa: PLC0415
 
-    for plan, lane in chosen(read_config(config_path), destination, pipeline):
+    found = []
+    if (cause := given["cause"]) is not None:
+        found.append(Hold(lane.name, "cause", cause, cause, ""))
+    if (recipient := given["recipient"]) is not None:
+        found.append(Hold(lane.name, "recipient", digest(recipient), label(recipient), ""))
+    return found
+
+
+@sink.command("resume")
+@_parts
+@config_option
+def resume_sink(config_path: Path, **given: Any) -> None:
+    """Send to DESTINATION again, first what waits. --cause and --recipient end such a pause."""
+    from bridge.cli.connect import connect_dispatch  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres.sink_pause import holds, release, resume  # noqa: PLC0415
+
+    config = read_config(config_path)
+    only = given["cause"] is not None or given["recipient"] is not None
+    for plan, lane in _places(config, given):
         with connect_dispatch(plan, "sink resume") as connection:
-            was = resume(connection, plan.stream, lane.name)
+            held = [one for one in holds(connection, plan.stream) if one.unit == lane.name]
+            ended = (
+                [one for one in held if _is_meant(one, given)]
+                if only
+                else held
+                if given["everything"]
+                else []
+            )
+            for one in ended:
+                release(connection, plan.stream, one)
+            was = bool(ended) if only else resume(connection, plan.stream, lane.name) or bool(ended)
+        for one in ended:
+            due_again(config, plan.stream, one)
         click.echo(f"{lane.pipeline} -> {lane.destination}: {'resumed' if was else 'was not paused'}")
+        for one in held:
+            if one not in ended:
+                click.echo(
+                    f"  {one.kind} {one.label} stays paused by {one.said}:"
+                    f" bridge sink resume {'/'.join(lane.name)} {one.option}"
+                )
+
+
+def _is_meant(one: Hold, given: dict[str, Any]) -> bool:
+    """A recipient may be given as its digest's beginning, as it is printed."""
+    from bridge.postgres.sink_pause import digest  # noqa: PLC0415
+
+    value = given[one.kind]
+    if value is None or one.kind == "cause":
+        return bool(value == one.value)
+    beginning = len(value) >= _DIGEST and one.value.startswith(value.lower())
+    return beginning or digest(value) == one.value
 
 
 def _event_options(command: _F) -> _F:
@@ -227,27 +315,3 @@ def _send(delivery: Delivery, lane: LaneSpec) -> tuple[SendOutcome, list[Request
 
 def _lanes(config: Config, destination: str | None, pipeline: str | None) -> dict[tuple[str, str], LaneSpec]:
     return {lane.name: lane for _, lane in chosen(config, destination, pipeline)}
-
-
-def chosen(
-    config: Config, destination: str | None, pipeline: str | None
-) -> list[tuple[DispatchSpec, LaneSpec]]:
-    """Each sink of this name (None: of any) with its dispatch plan. Raises ConfigError if there is none."""
-    from bridge.plans import dispatch_plans  # noqa: PLC0415  (compiles the pipelines)
-
-    every = [(plan, lane) for plan in dispatch_plans(config) for lane in plan.lanes]
-    found = [
-        (plan, lane)
-        for plan, lane in every
-        if destination in (None, lane.destination) and pipeline in (None, lane.pipeline)
-    ]
-    if not found:
-        where = "" if pipeline is None else f" in pipeline {pipeline}"
-        known = sorted({lane.destination for _, lane in every})
-        raise ConfigError(
-            f"there is no sink {destination or ''}{where}",
-            hint=suggestion(destination or "", known)
-            if known
-            else "no pipeline has a destination that is not a table",
-        )
-    return found

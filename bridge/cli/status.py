@@ -30,9 +30,11 @@ _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noq
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: the answer of GET /status.")
 def status(config_path: Path, as_json: bool) -> None:
-    """Show whether the bridge works: streams, lag, dead letters. Exit code 1 if it is not ready.
+    """Show whether the bridge works: streams, lag, dead letters. Exit code 1 if it is not ready, or has refused its
+    last reload.
 
-    Asks the running bridge (admin.listen, admin.token); if none runs, reads the ledgers and the source.
+    Asks the running bridge (by its socket on this machine, or admin.listen with admin.token); if none runs, reads the
+    ledgers and the source.
     """
     state = state_of(read_config(config_path))
     if as_json:
@@ -40,12 +42,14 @@ def status(config_path: Path, as_json: bool) -> None:
     else:
         for line in lines(state):
             click.echo(line)
-    sys.exit(0 if state["ready"] else 1)
+    sys.exit(0 if state["ready"] and not state.get("reload_refused") else 1)
 
 
 def state_of(config: Config) -> dict[str, Any]:
     """From the running bridge, otherwise from the servers. Raises CannotConnect if neither answers."""
-    state = ask(config.admin)
+    from bridge.cli.running import status_of  # noqa: PLC0415  `--help` does not look for bridges
+
+    state = status_of(Path(config.original.file)) or ask(config.admin)
     if state is None:
         from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
@@ -108,8 +112,8 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
                 found for found in (newer(target, "target"), streams[-1].pop("newer")) if found is not None
             ]
             if streams[-1]["mode"] is not None:
-                parameters = left.target_parameters(plan.stream, plan.family, plan.units())
-                behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream)
+                parameters = left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
+                behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream, plan.sinks)
             for pipeline, letters in open_letters(target, plan.stream).items():
                 dead[pipeline] = dead.get(pipeline, 0) + letters
             for destination, messages, age in target.execute(WAITING, [plan.stream]).fetchall():
@@ -189,6 +193,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         found.append(f"  {problem['where']}: {problem['reason']}  {problem['message']}".rstrip())
         if problem["hint"]:
             found.append(f"    fix: {problem['hint']}")
+    found += _told_process(state)
     for stream in state["streams"]:
         found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
         slot = stream["slot"]
@@ -217,16 +222,37 @@ def lines(state: dict[str, Any]) -> list[str]:
         if at := waiting.get(destination):
             words.append(f"{at['messages']} wait, the oldest for {at['oldest_seconds']:.0f} s")
         found.append(f"sink {destination}: {', '.join(words) or 'nothing yet'}")
-        found += [_alone(one) for one in state.get("left_alone", ()) if one["destination"] == destination]
+        found += [
+            f"  {left_alone(one)}" for one in state.get("left_alone", ()) if one["destination"] == destination
+        ]
     return found
 
 
-def _alone(one: dict[str, Any]) -> str:
+def _told_process(state: dict[str, Any]) -> list[str]:
+    """What the last reload refused, and who else runs this file."""
+    others, refused = state.get("others"), state.get("reload_refused")
+    beside = [f"others with this file stand by: pid {', '.join(map(str, others))}"] if others else []
+    if not refused:
+        return beside
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(refused["at"]))
+    said = refused["message"].splitlines()
+    return [
+        *beside,
+        f"the reload of {at} was refused; the configuration of before is in use:",
+        *(f"  {line.strip()}" for line in said),
+        f"    fix: correct the file, then: kill -HUP {refused['pid']}",
+    ]
+
+
+def left_alone(one: dict[str, Any]) -> str:
+    """Who gets nothing, until when, and why."""
     who = f"recipient {one['recipient']}" if one["recipient"] else "the destination"
+    if one["recipient"].startswith("cause "):
+        who = f"what was refused with {one['recipient'].removeprefix('cause ')}"
     if one["until"] is None:
-        return f"  {who} of pipeline {one['pipeline']} is paused: {one['code']}"
+        return f"{who} of pipeline {one['pipeline']} is paused: {one['code']}"
     until = time.strftime("%H:%M:%S", time.localtime(one["until"]))
-    return f"  {who} of pipeline {one['pipeline']} is left alone until {until}: {one['code']}"
+    return f"{who} of pipeline {one['pipeline']} is left alone until {until}: {one['code']}"
 
 
 def _repeats(counts: dict[str, int]) -> str:
@@ -246,6 +272,8 @@ def _position(stream: dict[str, Any]) -> str:
         words.append(f"{stream['pending_events']} events wait")
     if (age := stream.get("oldest_pending_event_age_seconds")) is not None:
         words.append(f"oldest event waits {age:.1f} s" if age else "nothing waits")
+    elif "oldest_pending_event_age_seconds" in stream:
+        words.append("what waits is not known yet")
     if "events_per_second" in stream:
         words.append(f"{stream['events_per_second']:.0f} events/s")
     return ", ".join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -15,6 +16,7 @@ from bridge.cli.options import config_option, read_config
 if TYPE_CHECKING:
     import psycopg
 
+    from bridge.cli.waits import Waiting
     from bridge.planning.pipeline import Pipeline
     from bridge.planning.taken import TypesTaken
     from bridge.protocol.events import Event
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _WINDOW = 500  # newest events looked at each time
 _SECONDS = 0.5
 _APPLIED = "applied"
+_CLOCK = re.compile(r"\d\d:\d\d:\d\d")
 
 
 @click.command(panel="Run and watch")
@@ -38,6 +41,7 @@ def tail(config_path: Path, last: int, values: bool, no_follow: bool, pipeline: 
     the current configuration); a dead letter.
     """
     from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.cli.waits import Waiting  # noqa: PLC0415
     from bridge.errors import ConfigError  # noqa: PLC0415
     from bridge.plans import stream_plans, types_taken  # noqa: PLC0415
 
@@ -52,6 +56,7 @@ def tail(config_path: Path, last: int, values: bool, no_follow: bool, pipeline: 
         looking = stack.enter_context(closing(Tail(plans, types_taken(config), source, pipeline)))
         for plan in plans:
             looking.targets[plan.stream] = stack.enter_context(connect_ledger(plan, "tail"))
+            looking.waiting[plan.stream] = Waiting(config, looking.targets[plan.stream], plan)
         try:
             for event, fate in looking.news(last):
                 click.echo(_line(event, fate, values=values))
@@ -79,6 +84,7 @@ class Tail:
         from bridge.planning.pipeline import Pipeline  # noqa: PLC0415
         from bridge.postgres.entities import Enricher  # noqa: PLC0415
 
+        self.waiting: dict[str, Waiting] = {}
         self.targets: dict[str, psycopg.Connection] = {}
         self._plans = plans
         self._taken = taken
@@ -108,8 +114,9 @@ class Tail:
         self._first = False
         for place, event in enumerate(events):
             fate = ", ".join(fates[event.id])
-            if self._told.get(event.id) != fate:
-                self._told[event.id] = fate
+            known = _CLOCK.sub("", fate)  # when it is tried again is no news
+            if self._told.get(event.id) != known:
+                self._told[event.id] = known
                 if place >= begin:
                     yield event, ", ".join(dict.fromkeys(self._told_of(event, fates[event.id])))
 
@@ -168,10 +175,19 @@ class Tail:
                 for event in events
                 for pipeline, name in self._units()
             }
+            if self._every:
+                units |= {
+                    str(unit_id(event.id.decode(), *unit)): (event, f"{unit[0]} -> {unit[1]}: ")
+                    for event in events
+                    for unit in self.waiting[plan.stream].gone()
+                }
             dead = letters(target, list(units))
             for event in events:
                 how = applied.how(event)
                 words[event.id].append({"": "waiting", "unknown": "sent"}.get(how, _APPLIED))
+            for unit, why in self.waiting[plan.stream].why(list(units)).items():
+                event, where = units[unit]
+                words[event.id].append(f"{where}waits: {why}")
             for unit, letter in dead.items():
                 event, where = units[unit]
                 words[event.id].append(f"{where}dead letter {letter['state']} ({letter['code']})")

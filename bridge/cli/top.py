@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
-from bridge.cli.status import state_of
+from bridge.cli.status import left_alone, state_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -62,7 +62,7 @@ def screen(state: dict[str, Any]) -> Group:
             one["phase"],
             one["applied_lsn"],
             f"{one['events_per_second']:.0f}" if "events_per_second" in one else "",
-            f"{waits:.1f} s" if waits is not None else f"{one.get('pending_events')} events",
+            f"{waits:.1f} s" if waits is not None else f"{one.get('pending_events', '?')} events",
             "" if held is None else f"{held >> 20} MiB",
             str(one["epoch"]),
         )
@@ -78,8 +78,25 @@ def screen(state: dict[str, Any]) -> Group:
             _milliseconds(one.get("latency_p99_seconds")),
             str(one["dead_letters"]),
         )
+    sinks = Table("sink", "sent", "retries", "dead", "wait", "oldest", "why", box=None, pad_edge=False)
+    sent, waiting = state.get("deliveries", {}), state.get("waiting_deliveries", {})
+    for name in sorted(sent.keys() | waiting.keys()):
+        counts, at = sent.get(name, {}), waiting.get(name)
+        alone = [one for one in state.get("left_alone", ()) if one["destination"] == name]
+        sinks.add_row(
+            name,
+            *(str(counts.get(outcome, 0)) for outcome in ("sent", "retry", "dead")),
+            str(at["messages"]) if at else "0",
+            f"{at['oldest_seconds']:.0f} s" if at else "",
+            "; ".join(left_alone(one) for one in alone),
+        )
+    parts = [streams, pipelines, *([sinks] if sinks.row_count else [])]
+    stranded = [
+        Text(f"left behind: {one['message']}\n  fix: {one['fix']}", style="red")
+        for one in state.get("left_behind", ())
+    ]
     stray = [Text(line, style="yellow") for line in unmatched_lines(state.get("unmatched"))]
-    return Group(head, *problems, Text(""), streams, Text(""), pipelines, *stray)
+    return Group(head, *problems, *stranded, *(each for part in parts for each in (Text(""), part)), *stray)
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Connection strings with parts from files: a file that is rotated has another password, user or whole string."""
+"""Makes the connection strings that have parts from files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ from collections.abc import Callable
 
 from bridge.config.connection import Libpq, PostgresConnection
 from bridge.config.document import Document
+from bridge.config.from_files import FromFiles
 from bridge.config.model import Config
-from bridge.config.substitution import substitute
+from bridge.config.substitution import Outside, substitute
 from bridge.problem import KeyPath
-
-
-class FromFiles(str):
-    """A connection string as its files made it. `reread`: the string that they make now, from the text of bridge.yaml
-    that is in use, whatever is in that file by now. Raises ValueError, without values, if there is none. `recipe`: how
-    it is made."""
-
-    __slots__ = ("recipe", "reread")
-
-    recipe: tuple[str, ...]
-    reread: Callable[[], str]
 
 
 def follow_files(document: Document, config: Config) -> None:
@@ -48,8 +38,8 @@ def _reader(document: Document, path: KeyPath, texts: dict[str, str]) -> Callabl
     beside = {name: value for name, value in tree.items() if name in Libpq.model_fields}
 
     def reread() -> str:
-        # Without `contents`: what was handed over is what the server has refused.
-        outside = type(document.outside)(document.outside.environ, document.outside.directory)
+        # Without `contents`: what was handed over may be what the server has refused.
+        outside = Outside(document.outside.environ, document.outside.directory)
         fresh = {name: substitute(text, outside) for name, text in texts.items()}
         return Libpq.model_validate({**beside, **fresh}).dsn
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from bridge.config.document import Document, read
+from bridge.config.document import Document, parse, read
 from bridge.config.model import Config
 from bridge.config.names import check_names, connection_kinds
 from bridge.config.original import Original
@@ -49,6 +49,13 @@ def config_of(document: Document, *, offline: bool = False) -> Config:
     outside = document.outside
     config._original = Original(document.file, document.text, outside.variables, outside.files)
     return config
+
+
+def again(made_of: Original, environ: Mapping[str, str], contents: Mapping[str, str]) -> Config:
+    """A configuration from its text. contents: as Outside. Raises as load()."""
+    directory = Path(made_of.file).parent
+    document = parse(made_of.text, environ, file=made_of.file, directory=directory, contents=contents)
+    return config_of(document)
 
 
 def build(document: Document, *, offline: bool = False) -> Config | None:

@@ -82,17 +82,20 @@ class Recipe:
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def env_example(self) -> str:
-        """`.env.example` for its bridge.yaml: each variable once, with its meaning or default."""
-        lines = [
-            "# Variables of bridge.yaml. Copy to .env, fill in, and keep that file out of version control."
-        ]
-        seen: set[str] = set()
-        for name, how, rest in _VARIABLE.findall(self.text("bridge.yaml")):
-            if name not in seen:
-                seen.add(name)
-                lines += ["", *([f"# {rest}"] if how == "?" and rest else [])]
-                lines.append(f"{name}={rest if how == '-' else ''}")
-        return "\n".join(lines) + "\n"
+        """`.env.example` for its bridge.yaml."""
+        return env_example(self.text("bridge.yaml"))
+
+
+def env_example(text: str) -> str:
+    """`.env.example` for this bridge.yaml: each variable once, with its meaning or default."""
+    lines = ["# Variables of bridge.yaml. Copy to .env, fill in, and keep that file out of version control."]
+    seen: set[str] = set()
+    for name, how, rest in _VARIABLE.findall(text):
+        if name not in seen:
+            seen.add(name)
+            lines += ["", *([f"# {rest}"] if how == "?" and rest else [])]
+            lines.append(f"{name}={rest if how == '-' else ''}")
+    return "\n".join(lines) + "\n"
 
 
 def recipes() -> list[Recipe]:

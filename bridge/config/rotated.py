@@ -11,8 +11,7 @@ import os
 from pathlib import Path
 
 from bridge.config.connection import PostgresConnection
-from bridge.config.document import parse
-from bridge.config.load import config_of
+from bridge.config.load import again
 from bridge.config.model import Config
 from bridge.config.substitution import BadReference, Outside
 
@@ -22,22 +21,14 @@ def rotated(config: Config) -> Config | None:
     what bridge.yaml says by now is not read. Its databases' connection strings stay. None: nothing has changed, or a
     file is away for a moment. Raises ConfigError if it cannot be used."""
     made_of = config.original
-    directory = Path(made_of.file).parent
-    outside = Outside({}, directory)
+    outside = Outside({}, Path(made_of.file).parent)
     try:
         contents = {path: outside.file(path) for path in made_of.files}
     except BadReference:
         return None
     if contents == made_of.files:
         return None
-    document = parse(
-        made_of.text,
-        {**os.environ, **made_of.variables},
-        file=made_of.file,
-        directory=directory,
-        contents=contents,
-    )
-    fresh = config_of(document)
+    fresh = again(made_of, {**os.environ, **made_of.variables}, contents)
     for name, connection in config.connections.items():
         new = fresh.connections[name]
         if isinstance(connection, PostgresConnection) and isinstance(new, PostgresConnection):

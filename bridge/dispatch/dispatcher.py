@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,6 +21,7 @@ from bridge.postgres import versions
 from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import DISPATCH
 from bridge.postgres.safe_error import safe_message
+from bridge.postgres.stranded import remember
 from bridge.sinks.http import HttpClient
 from bridge.sinks.model import Http
 
@@ -50,7 +49,7 @@ class Dispatcher:
         self._watcher = watcher
         self._stop = asyncio.Event()
         self._nudged = asyncio.Event()
-        self._holder = f"{socket.gethostname()}/{os.getpid()}"
+        self._holder = queue.holder()
         self._said = ""
 
     def nudge(self) -> None:
@@ -91,6 +90,7 @@ class Dispatcher:
         self._said = ""
         self._watcher.works(self.plan.stream)
         self._watcher.log("info", "dispatching", stream=self.plan.stream, epoch=epoch)
+        keeps = await self._remember(connection)
         lanes = [
             Lane(
                 lane,
@@ -101,10 +101,11 @@ class Dispatcher:
                 pacer=self._pacer,
                 watcher=self._watcher,
                 stop=self._stop,
+                keeps=keeps,
             )
             for lane in self.plan.lanes
         ]
-        await self._look(connection, lanes)
+        await self._look(connection, lanes, keeps=keeps)
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = [
@@ -112,7 +113,7 @@ class Dispatcher:
                     group.create_task(self._tidy(pool, epoch, lanes), name="dispatch tidy"),
                 ]
                 working = [group.create_task(lane.run(), name=f"lane {lane.plan.name}") for lane in lanes]
-                await self._wake(connection, lanes)
+                await self._wake(connection, lanes, keeps=keeps)
                 await asyncio.wait(working, timeout=_DRAIN_SECONDS)
                 claimed = [one for lane in lanes for one in lane.claimed]
                 for task in (*keeping, *working):
@@ -135,6 +136,20 @@ class Dispatcher:
             await self._sleep(_STAND_BY_SECONDS)
         return None
 
+    async def _remember(self, connection: queue.AsyncLink) -> bool:
+        """What the destinations are, for the day when one of them is gone. False: the ledger is older."""
+        lanes = [(one.pipeline, one.destination, one.connection, one.max_age) for one in self.plan.lanes]
+        keeps = await remember(connection, self.plan.stream, lanes)
+        if not keeps:
+            self._watcher.log(
+                "warning",
+                "ledger is older",
+                stream=self.plan.stream,
+                message="it does not keep the max_age of removed destinations, nor each message's answers",
+                fix="bridge schema target | psql <target>   (as the owner of the database); then its grants",
+            )
+        return keeps
+
     async def _refuse_newer(self, connection: queue.AsyncLink) -> None:
         """Raises Halt where a newer release has migrated the ledger."""
         try:
@@ -144,21 +159,23 @@ class Dispatcher:
         if row is not None:
             raise versions.halt(versions.told("target", int(row[0]), str(row[1])))
 
-    async def _wake(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
+    async def _wake(self, connection: queue.AsyncLink, lanes: Sequence[Lane], *, keeps: bool) -> None:
         """Look for due messages every POLL_SECONDS and at every nudge, until told to stop."""
         while not self._stop.is_set():
             self._nudged.clear()
-            await self._look(connection, lanes)
+            await self._look(connection, lanes, keeps=keeps)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nudged.wait(), POLL_SECONDS)
         for lane in lanes:
             lane.wake()
 
-    async def _look(self, connection: queue.AsyncLink, lanes: Sequence[Lane]) -> None:
-        """Tell each lane whether messages are due, and whether a person has paused it."""
+    async def _look(self, connection: queue.AsyncLink, lanes: Sequence[Lane], *, keeps: bool) -> None:
+        """Tell each lane whether messages are due, and what a person has paused."""
         names = [lane.plan.name for lane in lanes]
-        for lane, state in zip(lanes, await queue.look(connection, self.plan.stream, names), strict=True):
+        states = await queue.look(connection, self.plan.stream, names, keeps=keeps)
+        for lane, state in zip(lanes, states, strict=True):
             lane.pause(state.paused)
+            lane.hold(state.holds)
             if state.due:
                 lane.wake()
 

@@ -21,12 +21,14 @@ from bridge.dispatch.settling import Settler
 from bridge.failpoints import hit
 from bridge.postgres.claims import Claim
 from bridge.postgres.delivery import AsyncLink
+from bridge.postgres.sink_pause import Hold
 from bridge.sinks.model import QUIET_HOURS, Delivery, Http, SendError, SendOutcome, Wire, no_answer
 
 CAPACITY = 64
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
 _FIRST = -(2**63)  # before every event's seq
 _HELD = 16  # of one recipient, until there is a place for it
+_PAUSED_SECONDS = 600.0  # a resume makes what it held due at once
 _MARGIN_SECONDS = 5.0  # of a lease beyond the longest send
 
 
@@ -44,7 +46,9 @@ class Lane:
         pacer: Pacer,
         watcher: DispatchWatcher,
         stop: asyncio.Event,
+        keeps: bool = True,
     ) -> None:
+        """keeps: the ledger has a history of each message."""
         self.plan = plan
         self._connection = connection
         self._pacer = pacer
@@ -67,7 +71,7 @@ class Lane:
             lease=2 * plan.timeout + _MARGIN_SECONDS + self._longest_wait,
             max_age=plan.max_age,
         )
-        self._settler = Settler(connection, epoch, self._settled)
+        self._settler = Settler(connection, epoch, self._settled, keeps=keeps)
         self._outcomes = Outcomes(plan, self._settler, self._breaker, self._recipients, watcher)
         self._parcels = Parcels(plan, self.claim, connection, self._outcomes)
         self._changed = asyncio.Event()
@@ -81,6 +85,8 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._told: list[LeftAlone] = []
         self._paused: str | None = None
+        self._holds: Sequence[Hold] = ()
+        self._told_until = 0.0  # the breaker's, when it was told last
 
     @property
     def claimed(self) -> list[str]:
@@ -190,6 +196,27 @@ class Lane:
             self._outcomes.log("info", "resumed" if said is None else "paused", by=said or "")
             self.tell()
 
+    def hold(self, holds: Sequence[Hold]) -> None:
+        """What a person has paused of its messages. Called in the loop."""
+        if list(holds) == list(self._holds):
+            return
+        for one in holds:
+            if one not in self._holds:
+                self._outcomes.log("info", "paused", only=f"{one.kind} {one.label}", by=one.said)
+        for one in self._holds:
+            if one not in holds:
+                self._outcomes.log("info", "resumed", only=f"{one.kind} {one.label}", by="")
+        self._holds = holds
+        self.tell()
+
+    def _is_paused(self, parcel: Parcel) -> bool:
+        """Has a person paused its recipient, or what it was refused for?"""
+        try:
+            recipient = self.plan.sink.recipient(parcel.message)
+        except SendError:
+            recipient = None
+        return any(hold.takes(one.last_code, recipient) for hold in self._holds for one in parcel.parts)
+
     def tell(self) -> None:
         """Report who is left alone. Called in the loop, from time to time."""
         now = self._loop.time()
@@ -200,6 +227,9 @@ class Lane:
             found.append(LeftAlone("", seconds, QUIET_HOURS))
         if self._paused is not None:
             found.append(LeftAlone("", None, self._paused))
+        for hold in self._holds:
+            who = hold.label if hold.kind == "recipient" else f"cause {hold.label}"
+            found.append(LeftAlone(who, None, hold.said))
         if found or self._told:
             self._watcher.left_alone(self.plan.pipeline, self.plan.destination, found)
         self._told = found
@@ -217,6 +247,9 @@ class Lane:
             # Of a digest there are more than places; or it was held while that changed, or until its lease might end
             # amid a send, and then it would be sent twice.
             self._outcomes.put_off(parcel, max(0.0, self._breaker.open_until - now))
+            return
+        if self._holds and self._is_paused(parcel):
+            self._outcomes.put_off(parcel, _PAUSED_SECONDS)
             return
         wait = 0.0 if name is None else self._recipients.wait(name, now)
         if self._throttle is not None:
@@ -252,6 +285,9 @@ class Lane:
             if self._throttle is not None and not sent:
                 self._throttle.back(parcel.recipient or "", taken)
             self._sending -= 1
+            if self._breaker.open_until != self._told_until:
+                self._told_until = self._breaker.open_until
+                self.tell()
             if parcel.recipient is not None:
                 self._recipients.end(parcel.recipient, self._loop.time())
                 self._next_of(parcel.recipient, sends)

@@ -11,7 +11,7 @@ from bridge.dispatch.recipients import Recipients, label
 from bridge.dispatch.schedule import RETRY, Breaker, DispatchWatcher, LaneSpec
 from bridge.dispatch.settling import Settler
 from bridge.postgres.delivery import EXPIRED, EXPIRED_CAUSE, Again, Dead
-from bridge.sinks.joining import DIGEST
+from bridge.sinks.joining import DIGEST, IDENTITY
 from bridge.sinks.model import Delivery, SendOutcome
 
 _LAST_SECONDS = 2.0  # before max_age: half of it is for the last attempt, with less than it none comes after
@@ -169,4 +169,5 @@ def _rest(one: Delivery, outcome: SendOutcome) -> dict[str, Any] | None:
 
 
 def _stored(one: Delivery, fields: Any) -> dict[str, Any]:
-    return {**fields} if one.group is None else {**fields, DIGEST: one.group}
+    ours = {DIGEST: one.group, IDENTITY: one.sent_as}
+    return {**fields, **{name: value for name, value in ours.items() if value is not None}}

@@ -30,12 +30,12 @@ class Parcels:
     async def of(self, claimed: list[Delivery], now: float) -> list[Parcel]:
         """What to send now; messages that wait for others of their group are put off. now: the loop's time."""
         if self._digests is None:
-            return [Parcel(one, (one,), now, self.recipient(one)) for one in claimed]
+            return [Parcel(_known(one), (one,), now, self.recipient(one)) for one in claimed]
         parcels = []
         groups: dict[str, list[Delivery]] = {}
         for one in claimed:
             if one.group is None:
-                parcels.append(Parcel(one, (one,), now, self.recipient(one)))
+                parcels.append(Parcel(_known(one), (one,), now, self.recipient(one)))
             else:
                 groups.setdefault(one.group, []).append(one)
         for group, parts in groups.items():
@@ -68,10 +68,10 @@ class Parcels:
     def _joined(self, parts: list[Delivery]) -> Delivery:
         """One message for several. Its id says which they are: another composition is another message."""
         if len(parts) == 1:
-            return parts[0]
+            return _known(parts[0])
         return replace(
             parts[0],
-            id=str(uuid5(_DIGESTS, ",".join(one.id for one in parts))),
+            id=str(uuid5(_DIGESTS, ",".join(_known(one).id for one in parts))),
             fields=joined(self._plan.sink.message.joins, [one.fields for one in parts]),
             attempts=max(one.attempts for one in parts),
         )
@@ -101,3 +101,8 @@ class Parcels:
                     continue
                 digests.add((one.group, name, ago))
             throttle.took(name, now - ago)
+
+
+def _known(one: Delivery) -> Delivery:
+    """The message under the id that its receiver may have seen before."""
+    return one if one.sent_as is None else replace(one, id=one.sent_as)

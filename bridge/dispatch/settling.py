@@ -14,8 +14,15 @@ class Settler:
     more."""
 
     def __init__(
-        self, connection: AsyncLink, epoch: int, settled: Callable[[Sequence[str], set[str]], None]
+        self,
+        connection: AsyncLink,
+        epoch: int,
+        settled: Callable[[Sequence[str], set[str]], None],
+        *,
+        keeps: bool = True,
     ) -> None:
+        """keeps: the ledger has a history of each message."""
+        self._keeps = keeps
         self._connection = connection
         self._epoch = epoch
         self._settled = settled
@@ -57,9 +64,9 @@ class Settler:
             if sent:
                 ours |= await queue.settle_sent(self._connection, sent, self._epoch)
             if again:
-                ours |= await queue.settle_again(self._connection, again, self._epoch)
+                ours |= await queue.settle_again(self._connection, again, self._epoch, keeps=self._keeps)
             if dead:
-                ours |= await queue.settle_dead(self._connection, dead, self._epoch)
+                ours |= await queue.settle_dead(self._connection, dead, self._epoch, keeps=self._keeps)
             ids = [*sent, *(one.id for one in again), *(one.id for one in dead)]
             self._settled(ids, set(ids) - ours)
             if not self._news.is_set():

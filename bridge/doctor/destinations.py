@@ -13,6 +13,7 @@ import psycopg
 from bridge.config.model import Config
 from bridge.doctor import path
 from bridge.doctor.check import Check, kind_of, ok
+from bridge.doctor.missing_table import missing_table
 from bridge.doctor.reach import place
 from bridge.planning.spec import TableSpec
 from bridge.postgres.catalog import LEDGER_TABLES, hidden_rows, ledger_findings
@@ -138,7 +139,10 @@ def tables(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
                 continue
             _, findings = table_of_destination(target, plan, pipeline.events, spec)
             for finding in findings:
-                yield _found(plan.connection, finding)
+                if finding.reason == "table_missing":
+                    yield missing_table(target, plan, pipeline, spec)
+                else:
+                    yield _found(plan.connection, finding)
             if not findings:
                 yield ok(
                     plan.connection,

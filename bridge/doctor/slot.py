@@ -218,7 +218,8 @@ def left_behind(source: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]
 
 def units_left_behind(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     """Dead letters and messages of what the configuration no longer has: nothing retries or sends them."""
-    rows = target.execute(left.TARGET, left.target_parameters(plan.stream, plan.family, plan.units()))
-    for one in left.from_target(rows, plan.stream):
-        kind: Kind = "sql" if one.fix.startswith("update") else "command"
-        yield Check("warn", plan.connection, f"{one.kind}_left_over", one.message, one.fix, kind)
+    rows = target.execute(
+        left.TARGET, left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
+    )
+    for one in left.from_target(rows, plan.stream, plan.sinks):
+        yield Check("warn", plan.connection, f"{one.kind}_left_over", one.message, one.fix, "command")

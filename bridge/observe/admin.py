@@ -208,6 +208,7 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
         "last_reload_successful": bool(
             next(iter(metrics.config_last_reload_successful.collect())).samples[0].value
         ),
+        "reload_refused": None if health.reload_refused is None else dict(health.reload_refused),
         "streams": [
             {**state.snapshot.as_dict(now), "events_per_second": round(health.rate(name), 1)}
             for name, state in health.streams.items()

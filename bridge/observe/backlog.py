@@ -31,6 +31,9 @@ from bridge.postgres.safe_error import safe_message
 _T = TypeVar("_T")
 
 EVERY_SECONDS = 15.0
+SOON_SECONDS = 1.0
+"""Until the next look after a reload, or where a stream was halted before it has begun: what waits for it is not
+known."""
 
 _SLOT: LiteralString = """
     select s.slot, r.slot_name is not null, coalesce(r.active, false),
@@ -83,11 +86,14 @@ class Plan(Protocol):
     def publication(self) -> str: ...
     @property
     def family(self) -> frozenset[str]: ...
+    @property
+    def sinks(self) -> frozenset[tuple[str, str]]: ...
     def units(self) -> Iterator[tuple[str, str]]: ...
 
 
 async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
-    """Read every EVERY_SECONDS until `stop` is set. Values of unreachable servers stay unchanged."""
+    """Read every EVERY_SECONDS, and after a reload, until `stop` is set. Values of unreachable servers stay as they
+    are."""
     stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
     backlog = Backlog(metrics)
     try:
@@ -97,10 +103,22 @@ async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], s
             looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await looking
-            await asyncio.wait({stopping}, timeout=EVERY_SECONDS)
+            await _pause(metrics, plans, stopping)
     finally:
         stopping.cancel()
         await backlog.close()
+
+
+async def _pause(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stopping: asyncio.Task[bool]) -> None:
+    """Until the next look: EVERY_SECONDS, or a reload, or a stream of which nothing is known."""
+    known = list(map(id, plans()))
+    end = asyncio.get_running_loop().time() + EVERY_SECONDS
+    while not stopping.done() and asyncio.get_running_loop().time() < end:
+        await asyncio.wait({stopping}, timeout=SOON_SECONDS)
+        states = metrics.health.streams.values()
+        new = any(idle(one.snapshot) and not one.snapshot.pending_known for one in states)
+        if new or list(map(id, plans())) != known:
+            return
 
 
 class Backlog:
@@ -227,8 +245,9 @@ async def _left_behind(connection: psycopg.AsyncConnection, plan: Plan) -> list[
 
 
 async def _units_left_behind(connection: psycopg.AsyncConnection, plan: Plan) -> list[left.LeftBehind]:
-    parameters = left.target_parameters(plan.stream, plan.family, plan.units())
-    return left.from_target(await (await connection.execute(left.TARGET, parameters)).fetchall(), plan.stream)
+    parameters = left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
+    rows = await (await connection.execute(left.TARGET, parameters)).fetchall()
+    return left.from_target(rows, plan.stream, plan.sinks)
 
 
 async def _suppressed(connection: psycopg.AsyncConnection, _: Plan) -> dict[str, int]:

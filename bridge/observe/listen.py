@@ -27,6 +27,11 @@ def bind(host: str, port: int, key: str) -> socket.socket:
         ) from error
 
 
+def is_taken(error: ConfigError) -> bool:
+    """Whether bind() failed because another program listens there: it may end."""
+    return getattr(error.__cause__, "errno", None) == errno.EADDRINUSE
+
+
 def _listening(host: str, port: int) -> socket.socket:
     """As socket.create_server() makes one, whose error repeats the address, and hides that a name has none."""
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -27,7 +27,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bridge import __version__
-from bridge.observe.state import PHASES, AloneUntil, Health
+from bridge.observe.state import CAUSE, PHASES, AloneUntil, Health
 from bridge.postgres.left_behind import LeftBehind
 from bridge.sinks.model import QUIET_HOURS
 
@@ -173,7 +173,8 @@ class StreamCollector(Collector):
         families, now = self._families(), self._health.clock()
         for name, state in self._health.streams.items():
             at, known = state.snapshot, state.halted_reasons
-            families["pending"].add_metric([name], at.pending_age(now))
+            if at.pending_known:
+                families["pending"].add_metric([name], at.pending_age(now))
             if at.slot_retained_bytes is not None:
                 families["retained"].add_metric([name], at.slot_retained_bytes)
             if at.slot_safe_bytes is not None:
@@ -254,6 +255,11 @@ class Metrics:
             "1 while nothing is sent there, after failures, as the vendor asks or because it is paused.",
             "destination",
         )
+        self.destination_paused = gauge(
+            "destination_paused",
+            "1 while a person has paused it, or messages of a cause or recipient there.",
+            "destination",
+        )
         self.recipients_left_alone = gauge(
             "recipients_left_alone",
             "Recipients that events name and that are left alone for a while.",
@@ -311,7 +317,9 @@ class Metrics:
         self.destination_left_alone.labels(lane[1]).set(
             any(not one.recipient and one.code != QUIET_HOURS for one in here)
         )
-        self.recipients_left_alone.labels(lane[1]).set(sum(bool(one.recipient) for one in here))
+        self.destination_paused.labels(lane[1]).set(any(one.until is None for one in here))
+        named = [one for one in here if one.recipient and not one.recipient.startswith(CAUSE)]
+        self.recipients_left_alone.labels(lane[1]).set(len(named))
 
     def set_left_behind(self, found: Sequence[LeftBehind]) -> None:
         """Replace what nothing serves any more."""

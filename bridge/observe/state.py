@@ -87,6 +87,7 @@ class StreamSnapshot:
     safe_lsn: int = 0
     last_event_at: float | None = None  # when the newest applied event was committed by its producer
     pending_since: float | None = None  # producer commit of the oldest event not applied; None: nothing waits
+    pending_known: bool = False  # False: it has not begun yet, and nobody has looked at its source
     events: int = 0  # applied since the process started
     batches: int = 0
     altered: str = ""  # the target table that was altered last while the bridge ran, and what; "": none
@@ -116,7 +117,9 @@ class StreamSnapshot:
             "applied_lsn": format_lsn(self.applied_lsn),
             "safe_lsn": format_lsn(self.safe_lsn),
             "last_event_at": self.last_event_at,
-            "oldest_pending_event_age_seconds": round(self.pending_age(now), 3),
+            "oldest_pending_event_age_seconds": round(self.pending_age(now), 3)
+            if self.pending_known
+            else None,
             "events": self.events,
             "batches": self.batches,
             "altered": self.altered,
@@ -167,10 +170,14 @@ class StreamState:
                 cleared |= _told(
                     self._trouble
                 )  # it has begun again and again: a new beginning is no progress
+            if phase in ("catchup", "streaming", "polling"):
+                cleared["pending_known"] = True
             self.snapshot = replace(self.snapshot, **{**cleared, **changes, "phase": phase, "since": since})
 
     def update(self, **changes: Any) -> None:
         """Change single facts (slot gauges, pending_since, epoch, ...) without changing the phase."""
+        if "pending_since" in changes:
+            changes["pending_known"] = True
         with self._lock:
             self.snapshot = replace(self.snapshot, **changes)
             if (retained := changes.get("slot_retained_bytes")) is not None:
@@ -259,11 +266,15 @@ class HealthProblem:
         return {"where": self.where, "reason": self.reason, "message": self.message, "hint": self.hint}
 
 
+CAUSE = "cause "
+"""Before a code, in the place of a recipient: its messages that were refused so."""
+
+
 @dataclass(frozen=True, slots=True)
 class AloneUntil:
     """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds; None: a person
-    resumes it). recipient: its label; "" for the whole destination. code: of the failure that is the cause, or who
-    paused it and why."""
+    resumes it). recipient: its label; "" for the whole destination; CAUSE and a code. code: of the failure that is
+    the cause, or who paused it and why."""
 
     pipeline: str
     destination: str
@@ -292,6 +303,9 @@ class Health:
         self._streams: dict[str, StreamState] = {}
         self._parts: dict[str, HealthProblem] = {}
         self._rates: dict[str, deque[tuple[float, int]]] = {}
+        self.reload_refused: Mapping[str, Any] | None = (
+            None  # the last one: `at` (unix seconds), `message`, `pid`
+        )
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
         self.left_behind: Sequence[LeftBehind] = ()
         self.unmatched = Unmatched(clock=clock)

@@ -161,7 +161,7 @@ class StreamWatch:
 
     def retried(self, reason: str) -> None:
         self._metrics.retries.labels(self._stream, reason).inc()
-        self._log.warning("retry", reason=reason)
+        self._log.info("retry", reason=reason)
 
     def halted(self, error: BridgeError) -> None:
         self._state.halt(error)

@@ -99,7 +99,8 @@ def table_shape(
             Finding(
                 "table_missing",
                 f"destination {spec.name}: table {schema}.{table} does not exist",
-                "create it (the bridge runs no DDL on a target); delivery goes on by itself then",
+                "create it (the bridge runs no DDL on a target; bridge doctor prints a CREATE TABLE for the mapping); "
+                "delivery goes on by itself then",
             )
         ]
     oid, relkind, filtered, role, usage = row

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from bridge.postgres.delivery import AsyncLink
 from bridge.postgres.stored import message_fields
-from bridge.sinks.joining import DIGEST, take_group
+from bridge.sinks.joining import DIGEST, take_group, take_identity
 from bridge.sinks.model import Delivery
 
 # One row while the place is ours and nobody has paused the destination; the place stays ours until the commit.
@@ -26,7 +27,8 @@ _TAKE: LiteralString = """
     from picked, me
     where d.id = picked.id
     returning d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts,
-        extract(epoch from d.created_at + %(max_age)s * interval '1 second' - now())::float8, d.event_seq"""
+        extract(epoch from d.created_at + %(max_age)s * interval '1 second' - now())::float8, d.event_seq,
+        split_part(d.last_error, ':', 1)"""
 
 
 def _claim(which: LiteralString, order: LiteralString) -> LiteralString:
@@ -62,7 +64,7 @@ _GROUP = _claim(
 
 _SENT_LATELY: LiteralString = """
     select d.id::text, d.event_id, d.event_type, d.event_key, d.occurred_at, d.body::text, d.attempts, 0.0, d.event_seq,
-        extract(epoch from now() - d.settled_at)::float8
+        null, extract(epoch from now() - d.settled_at)::float8
     from bridge.delivery d
     where d.settled_at > now() - %(seconds)s * interval '1 second' and d.destination = %(destination)s
       and d.pipeline = %(pipeline)s and d.stream = %(stream)s and d.state = 'sent'
@@ -125,7 +127,7 @@ class Claim:
         in the database's order."""
         query = _KEYED_FROM if after is None else _KEYED
         rows = await self._take(connection, query, limit=limit, after=after or "")
-        return list(map(_delivery, rows)), rows[0][9] if rows else None
+        return list(map(_delivery, rows)), rows[0][10] if rows else None
 
     async def any(self, connection: AsyncLink, limit: int) -> list[Delivery]:
         """Due messages, whatever their keys are."""
@@ -139,15 +141,28 @@ class Claim:
     async def sent_lately(self, connection: AsyncLink, seconds: float) -> list[tuple[Delivery, float]]:
         """What was sent in these last seconds, and how many seconds ago, the oldest first."""
         rows = await (await connection.execute(_SENT_LATELY, self._values(seconds=seconds))).fetchall()
-        return [(_delivery(row), row[9]) for row in reversed(rows)]
+        return [(_delivery(row), row[10]) for row in reversed(rows)]
 
     async def _take(self, connection: AsyncLink, query: LiteralString, **more: Any) -> list[tuple[Any, ...]]:
         rows = await (await connection.execute(query, self._values(**more))).fetchall()
         return sorted(rows, key=lambda row: int(row[8]))
 
 
+def delivery_of(row: Mapping[str, Any]) -> Delivery:
+    """A message that is looked at, not claimed: a row with columns of bridge.delivery, body as text."""
+    return _delivery(
+        (
+            *(row["id"], row["event_id"], row["event_type"], row["event_key"], row["occurred_at"]),
+            *(row["body"], row["attempts"], 0.0, row["event_seq"], None),
+        )
+    )
+
+
 def _delivery(row: tuple[Any, ...]) -> Delivery:
-    identity, event_id, event_type, key, at, body, attempts, expires_in, seq = row[:9]
+    identity, event_id, event_type, key, at, body, attempts, expires_in, seq, code = row[:10]
     fields = message_fields(body)
     group = take_group(fields)
-    return Delivery(identity, event_id, event_type, key, at, fields, attempts, expires_in, group, seq)
+    sent_as = take_identity(fields)
+    return Delivery(
+        identity, event_id, event_type, key, at, fields, attempts, expires_in, group, seq, sent_as, code
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -20,21 +20,26 @@ from bridge.protocol.events import Event
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A selection of open dead letters; every given condition must hold. ids: complete, or a prefix."""
+    """A selection of dead letters; every given condition must hold. ids: complete, or a prefix."""
 
     ids: tuple[str, ...] = ()
     pipeline: str | None = None
+    destination: str | None = None
     cause: str | None = None  # the code: contract, missing_entity, 23502, ...
+    state: str = "open"
 
     def where(self, stream: str) -> tuple[sql.Composed, list[Any]]:
-        conditions = [sql.SQL("stream = %s"), sql.SQL("state = 'open'")]
-        values: list[Any] = [stream]
+        conditions = [sql.SQL("stream = %s"), sql.SQL("state = %s")]
+        values: list[Any] = [stream, self.state]
         if self.ids:
             conditions.append(sql.SQL("id::text like any(%s)"))
             values.append([f"{each}%" for each in self.ids])
         if self.pipeline is not None:
             conditions.append(sql.SQL("pipeline = %s"))
             values.append(self.pipeline)
+        if self.destination is not None:
+            conditions.append(sql.SQL("destination = %s"))
+            values.append(self.destination)
         if self.cause is not None:
             conditions.append(sql.SQL("code = %s"))
             values.append(self.cause)
@@ -100,6 +105,8 @@ def show(connection: psycopg.Connection, streams: Sequence[str], beginning: str)
             " event_xid::text, event_type, event_key, occurred_at, idempotency_key, headers,"
             " payload::text as payload, raw,"
             " (select body::text from bridge.delivery as d where d.id = dead_letter.id) as message,"
+            " to_jsonb(dead_letter) ->> 'settled_by' as settled_by,"
+            " (select to_jsonb(d) -> 'history' from bridge.delivery as d where d.id = dead_letter.id) as history,"
             " retry_at, retry_until, created_at, updated_at"
             " from bridge.dead_letter where stream = any(%s) and id::text like %s limit 2",
             [list(streams), f"{beginning}%"],
@@ -130,13 +137,30 @@ def open_letters(connection: psycopg.Connection, stream: str) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def discard(connection: psycopg.Connection, ids: Sequence[str]) -> int:
-    """Mark them as not needed. Returns how many were still open. Waits for one that is being retried."""
+def discard(connection: psycopg.Connection, ids: Sequence[str], by: str = "") -> int:
+    """Mark them as not needed. Returns how many were still open. Waits for one that is being retried. by: who, and
+    why; a ledger that is older does not keep it."""
     return connection.execute(
         "update bridge.dead_letter set state = 'discarded', retry_at = null, updated_at = now()"
-        " where id = any(%s::uuid[]) and state = 'open'",
-        [list(ids)],
+        + _noted(connection, by)
+        + " where id = any(%(ids)s::uuid[]) and state = 'open'",
+        {"ids": list(ids), "by": by},
     ).rowcount
+
+
+def restore(connection: psycopg.Connection, ids: Sequence[str], by: str = "") -> int:
+    """Open again what was discarded. Returns how many were. by: as `discard`."""
+    return connection.execute(
+        "update bridge.dead_letter set state = 'open', updated_at = now()"
+        + _noted(connection, by)
+        + " where id = any(%(ids)s::uuid[]) and state = 'discarded'",
+        {"ids": list(ids), "by": by},
+    ).rowcount
+
+
+def _noted(connection: psycopg.Connection, by: str) -> LiteralString:
+    row = connection.execute("select to_regclass('bridge.sink_hold') is not null").fetchone()
+    return ", settled_by = %(by)s" if by and row and row[0] else ""
 
 
 # --- statements of a retry's own transaction --------------------------------------------------------

@@ -9,6 +9,8 @@ only while that row still has our epoch.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString, NamedTuple
@@ -17,6 +19,7 @@ from uuid import UUID
 import psycopg
 
 from bridge.expressions.document import json_text
+from bridge.postgres.sink_pause import Hold, Unit
 from bridge.postgres.stored import storable
 from bridge.postgres.target import Statement
 
@@ -45,6 +48,11 @@ _LET_GO: LiteralString = """
     update bridge.dispatcher set held_until = null where name = %(name)s and epoch = %(epoch)s"""
 
 
+def holder() -> str:
+    """How this process calls itself in bridge.dispatcher."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
 async def hold(connection: AsyncLink, stream: str, holder: str) -> int | None:
     """Become the stream's dispatcher. Returns the epoch, or None while another one holds the lease."""
     values = {"name": stream, "holder": holder, "lease": LEASE_SECONDS}
@@ -69,34 +77,50 @@ WAITING: LiteralString = """
     from bridge.delivery where state = 'pending' and stream = %s group by destination"""
 """Unsent messages of one stream: destination, number of messages, age of the oldest in seconds."""
 
-_LOOK: LiteralString = """
+_LOOK_OLDER: LiteralString = """
     select exists (
             select from bridge.delivery d
             where d.destination = lane.destination and d.state = 'pending' and d.next_attempt_at <= now()
               and d.pipeline = lane.pipeline and d.stream = %(stream)s),
-        p.paused_by || coalesce(': ' || p.reason, '')
+        p.paused_by || coalesce(': ' || p.reason, ''), null
     from unnest(%(pipelines)s::text[], %(destinations)s::text[]) with ordinality
         as lane(pipeline, destination, ordinality)
     left join bridge.sink_pause p
         on p.stream = %(stream)s and p.pipeline = lane.pipeline and p.destination = lane.destination
     order by lane.ordinality"""
 
+_LOOK: LiteralString = _LOOK_OLDER.replace(
+    ", null",
+    """,
+        (select jsonb_agg(jsonb_build_array(h.kind, h.value, h.label, h.paused_by || coalesce(': ' || h.reason, '')))
+         from bridge.sink_hold h where h.stream = %(stream)s and h.pipeline = lane.pipeline
+            and h.destination = lane.destination)""",
+)
+
 
 class LaneState(NamedTuple):
-    """Of a (pipeline, destination): are messages due, and who has paused it and why."""
+    """Of a (pipeline, destination): are messages due, who has paused it and why, and the messages within it that a
+    person has paused."""
 
     due: bool
     paused: str | None
+    holds: Sequence[Hold] = ()
 
 
-async def look(connection: AsyncLink, stream: str, lanes: Sequence[tuple[str, str]]) -> list[LaneState]:
-    """The state of each (pipeline, destination), in their order."""
+async def look(
+    connection: AsyncLink, stream: str, lanes: Sequence[Unit], *, keeps: bool = True
+) -> list[LaneState]:
+    """The state of each (pipeline, destination), in their order. keeps: the ledger has bridge.sink_hold."""
     values = {
         "stream": stream,
         "pipelines": [pipeline for pipeline, _ in lanes],
         "destinations": [destination for _, destination in lanes],
     }
-    return [LaneState(*row) for row in await (await connection.execute(_LOOK, values)).fetchall()]
+    rows = await (await connection.execute(_LOOK if keeps else _LOOK_OLDER, values)).fetchall()
+    return [
+        LaneState(due, paused, [Hold(lane, *one) for one in holds or ()])
+        for lane, (due, paused, holds) in zip(lanes, rows, strict=True)
+    ]
 
 
 # -- settling -------------------------------------------------------------------------------------------
@@ -109,7 +133,12 @@ _SENT: LiteralString = """
         lease_epoch = null, lease_until = null
     where id = any(%(ids)s) and state = 'pending' and lease_epoch = %(epoch)s returning id::text"""
 
-_AGAIN: LiteralString = """
+HISTORY: LiteralString = """coalesce(
+            case when jsonb_array_length(d.history) >= 10 then d.history - 0 else d.history end, '[]'
+        ) || jsonb_build_array(jsonb_build_object('at', now()) || {})"""
+"""A message's history with one entry more, of which the last ten are kept."""
+
+_AGAIN_OLDER: LiteralString = """
     update bridge.delivery d
     set attempts = d.attempts + u.count, last_error = coalesce(u.cause, d.last_error),
         body = coalesce(u.body, d.body), lease_epoch = null, lease_until = null,
@@ -118,7 +147,16 @@ _AGAIN: LiteralString = """
         as u(id, count, cause, body, delay)
     where d.id = u.id and d.state = 'pending' and d.lease_epoch = %(epoch)s returning d.id::text"""
 
-_BURIED: LiteralString = """
+_AGAIN: LiteralString = _AGAIN_OLDER.replace(
+    "body = ",
+    "history = case when u.cause is null then d.history else "
+    + HISTORY.replace("{}", "jsonb_build_object('said', u.cause)")
+    + " end, body = ",
+    1,
+)
+
+# Rows `dead` with said_code and said_cause get their dead letters.
+BURIED: LiteralString = """
     insert into bridge.dead_letter as l (id, stream, pipeline, destination, event_id, event_seq, event_type,
         event_key, occurred_at, code, cause, attempts)
     select id, stream, pipeline, destination, event_id, event_seq, event_type, event_key, occurred_at,
@@ -128,7 +166,7 @@ _BURIED: LiteralString = """
         attempts = l.attempts + excluded.attempts, retry_at = null, retry_until = null, updated_at = now()
     returning l.id::text"""
 
-_DEAD: LiteralString = (
+_DEAD_OLDER: LiteralString = (
     """
     with dead as (
         update bridge.delivery d set state = 'dead', attempts = d.attempts + 1, settled_at = now(),
@@ -137,7 +175,15 @@ _DEAD: LiteralString = (
             as u(id, code, cause, body)
         where d.id = u.id and d.state = 'pending' and d.lease_epoch = %(epoch)s
         returning d.*, u.code as said_code, u.cause as said_cause)"""
-    + _BURIED
+    + BURIED
+)
+
+_DEAD: LiteralString = _DEAD_OLDER.replace(
+    "body = ",
+    "history = "
+    + HISTORY.replace("{}", "jsonb_build_object('said', concat(u.code, ': ', u.cause))")
+    + ", body = ",
+    1,
 )
 
 _EXPIRED: LiteralString = (
@@ -154,7 +200,7 @@ _EXPIRED: LiteralString = (
         update bridge.delivery d set state = 'dead', settled_at = now(), lease_epoch = null, lease_until = null,
             last_error = coalesce(last_error, %(cause)s)
         from old where d.id = old.id returning d.*, %(code)s as said_code, %(cause)s as said_cause)"""
-    + _BURIED
+    + BURIED
 )
 
 
@@ -189,8 +235,10 @@ async def settle_sent(connection: AsyncLink, ids: Collection[str], epoch: int) -
     return {str(row[0]) for row in await (await connection.execute(_SENT, values)).fetchall()}
 
 
-async def settle_again(connection: AsyncLink, messages: Sequence[Again], epoch: int) -> set[str]:
-    """Make them due later. Returns those that were still ours."""
+async def settle_again(
+    connection: AsyncLink, messages: Sequence[Again], epoch: int, *, keeps: bool = True
+) -> set[str]:
+    """Make them due later. Returns those that were still ours. keeps: the ledger has bridge.delivery.history."""
     values = {
         "ids": [UUID(one.id) for one in messages],
         "counts": [int(one.cause is not None) for one in messages],
@@ -199,11 +247,17 @@ async def settle_again(connection: AsyncLink, messages: Sequence[Again], epoch: 
         "delays": [one.delay for one in messages],
         "epoch": epoch,
     }
-    return {str(row[0]) for row in await (await connection.execute(_AGAIN, values)).fetchall()}
+    return {
+        str(row[0])
+        for row in await (await connection.execute(_AGAIN if keeps else _AGAIN_OLDER, values)).fetchall()
+    }
 
 
-async def settle_dead(connection: AsyncLink, messages: Sequence[Dead], epoch: int) -> set[str]:
-    """Mark them dead, and write their dead letters in the same transaction. Returns those that were still ours."""
+async def settle_dead(
+    connection: AsyncLink, messages: Sequence[Dead], epoch: int, *, keeps: bool = True
+) -> set[str]:
+    """Mark them dead, and write their dead letters in the same transaction. Returns those that were still ours. keeps:
+    as settle_again."""
     values = {
         "ids": [UUID(one.id) for one in messages],
         "codes": [one.code for one in messages],
@@ -211,7 +265,10 @@ async def settle_dead(connection: AsyncLink, messages: Sequence[Dead], epoch: in
         "bodies": [_left(one) for one in messages],
         "epoch": epoch,
     }
-    return {str(row[0]) for row in await (await connection.execute(_DEAD, values)).fetchall()}
+    return {
+        str(row[0])
+        for row in await (await connection.execute(_DEAD if keeps else _DEAD_OLDER, values)).fetchall()
+    }
 
 
 def _left(message: Again | Dead) -> str | None:

@@ -7,10 +7,13 @@ configuration's, and not left behind.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, LiteralString
 
+Unit = tuple[str, str]
+"""(pipeline, destination)"""
 Kind = Literal["slot", "stream", "dead_letters", "messages"]
 
 
@@ -52,18 +55,25 @@ SOURCE: LiteralString = """
         and (r.slot is not null or r.target_system is null or r.updated_at < now() - interval '1 day')
     order by 1, 2"""
 
-# Of this stream, units that the configuration does not have; of others, all, unless a bridge serves them.
+# Of this stream, units that the configuration does not have, and messages of what this stream does not send; of others,
+# all, unless a bridge serves them.
 TARGET: LiteralString = """
     with known as (select * from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as k(pipeline, destination)),
+    sent as (select * from unnest(%(sink_pipelines)s::text[], %(sinks)s::text[]) as k(pipeline, destination)),
     found as (
-        select 'dead_letters' as kind, stream, pipeline, destination, count(*)::int as count
-        from bridge.dead_letter where state = 'open' group by 2, 3, 4
+        select 'dead_letters' as kind, stream, pipeline, destination, count(*)::int as count,
+            bool_and(exists (select from bridge.delivery d where d.id = l.id)) as sent
+        from bridge.dead_letter l where state = 'open' group by 2, 3, 4
         union all
-        select 'messages', stream, pipeline, destination, count(*)::int
+        select 'messages', stream, pipeline, destination, count(*)::int, true
         from bridge.delivery where state = 'pending' group by 2, 3, 4
     )
-    select kind, stream, pipeline, destination, count from found f
-    where case when stream = %(stream)s then pipeline <> '' and not exists (select from known k
+    select kind, stream, pipeline, destination, count, exists (select from known k
+        where k.pipeline = f.pipeline and k.destination = f.destination), sent
+    from found f
+    where case when stream = %(stream)s and kind = 'messages' then not exists (select from sent k
+            where k.pipeline = f.pipeline and k.destination = f.destination)
+        when stream = %(stream)s then pipeline <> '' and not exists (select from known k
             where k.pipeline = f.pipeline and (k.destination = f.destination or f.destination = ''))
         else not stream = any(%(streams)s) and not exists (select from pg_catalog.pg_stat_activity a
             where a.datname = current_database()
@@ -77,15 +87,18 @@ def source_parameters(prefix: str, streams: Collection[str]) -> dict[str, object
 
 
 def target_parameters(
-    stream: str, streams: Collection[str], units: Iterable[tuple[str, str]]
+    stream: str, streams: Collection[str], units: Iterable[Unit], sinks: Collection[Unit]
 ) -> dict[str, object]:
-    """units: every (pipeline, destination) of the configuration, entities included."""
-    known = sorted(set(units))
+    """units: every (pipeline, destination) of the configuration, entities included. sinks: those that this stream
+    sends."""
+    known, sent = sorted(set(units)), sorted(sinks)
     return {
         "stream": stream,
         "streams": list(streams),
         "pipelines": [pipeline for pipeline, _ in known],
         "destinations": [destination for _, destination in known],
+        "sink_pipelines": [pipeline for pipeline, _ in sent],
+        "sinks": [destination for _, destination in sent],
     }
 
 
@@ -107,27 +120,46 @@ def from_source(rows: Iterable[Sequence[Any]]) -> list[LeftBehind]:
     return found
 
 
-def from_target(rows: Iterable[Sequence[Any]], stream: str) -> list[LeftBehind]:
-    """From rows of TARGET. A dead letter or message of a unit that is gone is never retried or sent."""
+def from_target(rows: Iterable[Sequence[Any]], stream: str, sinks: Collection[Unit]) -> list[LeftBehind]:
+    """From rows of TARGET. A dead letter or message of a unit that is gone is never retried or sent. sinks: as
+    target_parameters."""
     found = []
-    for kind, owner, pipeline, destination, count in rows:
+    for kind, owner, pipeline, destination, count, configured, is_message in rows:
         unit = f"{pipeline}/{destination}"
+        gone = f"of {unit}, which is not in this configuration"
         if owner != stream:
             said, fix = f"of stream {owner}, which nothing serves", f"bridge decommission {owner}"
         elif kind == "dead_letters":
-            said = f"of {unit}, which is not in this configuration"
-            fix = f"bridge dead discard --pipeline {pipeline}   or put {unit} back"
+            said = f"{gone}: put it back to retry them"
+            discard = _command("bridge dead discard --pipeline", pipeline, "--destination", destination)
+            fix = discard
+            if is_message and (other := likely(sinks, (pipeline, destination))):
+                said += f"; to give them up: {discard}"
+                fix = _command("bridge sink move", unit, "/".join(other))
         else:
-            said = f"of {unit}, which is not in this configuration"
-            where = f"pipeline = {_literal(pipeline)} and destination = {_literal(destination)}"
-            fix = (
-                "update bridge.delivery set state = 'discarded', settled_at = now() where state = 'pending' and "
-                f"stream = {_literal(stream)} and {where};   or put {unit} back"
-            )
+            said = f"of {unit}, which is not a sink of stream {stream} any more" if configured else gone
+            said += ": they become dead letters at its max_age"
+            discard = _command("bridge sink discard", unit, "--all")
+            fix = discard
+            if other := likely(sinks, (pipeline, destination)):
+                said += f"; to give them up: {discard}"
+                fix = _command("bridge sink move", unit, "/".join(other))
         words = "open dead letters" if kind == "dead_letters" else "unsent messages"
         found.append(LeftBehind(kind, unit, f"{count} {words} {said}", fix, count=int(count)))
     return found
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def likely(sinks: Collection[Unit], gone: Unit) -> Unit | None:
+    """What a sink is called now, if only one can be meant: the same name in another pipeline, or the only sink of the
+    same pipeline."""
+    for alike in (
+        [one for one in sinks if one[1] == gone[1] and one != gone],
+        [one for one in sinks if one[0] == gone[0] and one != gone],
+    ):
+        if alike:
+            return alike[0] if len(alike) == 1 else None
+    return None
+
+
+def _command(start: str, *words: str) -> str:
+    return " ".join([start, *map(shlex.quote, words)])

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 
 from bridge.attempts import NO_JITTER, Backoff, Retries
-from bridge.config.dsn import FromFiles
+from bridge.config.from_files import FromFiles
 from bridge.errors import CannotConnect
 from bridge.postgres.advice import cause_of
 

@@ -178,11 +178,28 @@ def letters(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict
     return {row["id"]: row for row in rows}
 
 
+def messages_of(
+    target: psycopg.Connection, stream: str, event: Event, but: Collection[str]
+) -> list[dict[str, Any]]:
+    """The event's other messages, as `deliveries` tells them: of destinations that are gone, of a replay. Reads the
+    whole table: for one event. but: ids that are known."""
+    rows = target.execute(
+        "select id::text from bridge.delivery where stream = %s and event_id = %s and not id = any(%s::uuid[])"
+        " order by created_at",
+        [stream, event.id.decode(), list(but)],
+    ).fetchall()
+    found = deliveries(target, [row[0] for row in rows])
+    return [found[row[0]] for row in rows if row[0] in found]
+
+
 def deliveries(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:
     """Deliveries of these units; `behind`: an earlier message of the same key must be sent or dead first."""
     with target.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
-            "select id::text, state, attempts, last_error, settled_at, next_attempt_at,"
+            "select id::text, pipeline, destination, event_id, event_seq, event_type, event_key, occurred_at,"
+            " state, attempts, last_error, created_at, settled_at, next_attempt_at, now() as now,"
+            " to_jsonb(d) -> 'history' as history, case when state = 'pending' then body::text end as body,"
+            " coalesce(lease_until > now(), false) as claimed,"
             " state = 'pending' and exists (select from bridge.delivery earlier"
             "   where earlier.destination = d.destination and earlier.event_key = d.event_key"
             "   and earlier.event_seq < d.event_seq and earlier.state = 'pending'"
@@ -191,3 +208,11 @@ def deliveries(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, d
             [list(ids)],
         ).fetchall()
     return {row["id"]: row for row in rows}
+
+
+def waiting(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:
+    """Those of `deliveries` that are not sent yet."""
+    found = target.execute(
+        "select id::text from bridge.delivery where id = any(%s::uuid[]) and state = 'pending'", [list(ids)]
+    ).fetchall()
+    return deliveries(target, [row[0] for row in found]) if found else {}

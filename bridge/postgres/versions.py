@@ -22,7 +22,7 @@ from bridge.postgres.target_rules import Finding
 
 Side = Literal["source", "target"]
 
-KNOWN: dict[Side, int] = {"source": 5, "target": 1}
+KNOWN: dict[Side, int] = {"source": 5, "target": 2}
 """The newest migration of sql/source and sql/target. A test compares."""
 
 NEWER_OUTBOX: LiteralString = """
@@ -32,7 +32,7 @@ NEWER_OUTBOX: LiteralString = """
 
 NEWER_LEDGER: LiteralString = """
     select m.version, m.name from bridge.migration m
-    where m.version > 1 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 1, true)
+    where m.version > 2 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 2, true)
     order by m.version desc limit 1"""
 
 REASONS: dict[Side, str] = {"source": "outbox_newer", "target": "ledger_newer"}

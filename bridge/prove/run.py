@@ -20,6 +20,7 @@ from bridge.postgres.catalog import HIDDEN, hides_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import PROVE_SOURCE, PROVE_TARGET
 from bridge.postgres.safe_error import safe_message
+from bridge.postgres.stranded import find
 from bridge.prove.by_event import compare_by_event
 from bridge.prove.by_key import compare_by_key, compare_by_rows
 from bridge.prove.census import take
@@ -94,6 +95,12 @@ def _stream(
             ground = _Ground(plan, source, target, cast, applied, read_pruning(source))
             report.outboxes.append(take(source, cast, plan, applied))
             window = _window(ground, retention, window, report)
+            report.notes += [
+                f"{one.pipeline}/{one.destination}: {one.messages} messages wait for a sink that the configuration "
+                "does not have; bridge status has the command that moves them"
+                for one in find(target, plan.stream, plan.sinks)
+                if pipeline in (None, one.pipeline)
+            ]
             for subject in subjects(plan, source, target, pipeline):
                 report.comparisons.append(_compare(ground, subject, window))
         except psycopg.Error as error:

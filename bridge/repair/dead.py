@@ -22,7 +22,9 @@ from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
 from bridge.postgres.ledger import LISTED, read_listed
+from bridge.postgres.left_behind import likely
 from bridge.postgres.profiles import CATALOG
+from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import (
     BEGIN,
     COMMIT,
@@ -133,12 +135,21 @@ class DeadLetterRetry:
             message = self._run(letters_sql.dead_message(letter.id))[0]
             if message:
                 return self._send(letter, (message[0][0] or b"").decode())
+        if any(unit) and unit not in self._specs and unit not in self._plan.entities:
+            return self._failed(letter, NO_DESTINATION, self._gone(unit), parked=False)
         if letter.event is None:
             return self._failed(letter, "payload", "the dead letter has no payload", parked=False)
-        if any(unit) and unit not in self._specs and unit not in self._plan.entities:
-            why = "the configuration no longer has this pipeline or destination"
-            return self._failed(letter, "no_destination", why, parked=False)
         return self._again(letter, letter.event, unit)
+
+    def _gone(self, unit: tuple[str, str]) -> str:
+        """The configuration no longer has it."""
+        name = "/".join(unit)
+        other = likely(self._plan.sinks, unit)
+        named = "/".join(other) if other else "PIPELINE/DESTINATION"
+        return (
+            f"{name} is not in the configuration any more: put it back, or, if it was a sink that has another name now,"
+            f" bridge sink move {name} {named}"
+        )
 
     def _again(self, letter: Letter, event: Event, unit: tuple[str, str]) -> RetryOutcome:
         overtaken = None if self._force else self._overtaken.why(event, unit, self)

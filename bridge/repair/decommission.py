@@ -102,7 +102,9 @@ def decommission(source: psycopg.Connection, target: psycopg.Connection | None, 
                 " where stream = %s and state = 'pending'",
                 [stream],
             )
-            target.execute("delete from bridge.sink_pause where stream = %s", [stream])
+            for table in ("sink_pause", "sink", "sink_hold"):
+                if target.execute("select to_regclass(%s)", [f"bridge.{table}"]).fetchone() != (None,):
+                    target.execute(f"delete from bridge.{table} where stream = %s", [stream])
             source.execute("delete from outbox.stream where stream = %s", [stream])
     for name, _, _ in found.slots:
         drop_slot(source, name)

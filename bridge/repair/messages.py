@@ -21,6 +21,7 @@ from bridge.postgres.profiles import SOURCE
 from bridge.postgres.progress import deliveries, find, is_served, letters
 from bridge.postgres.stored import message_fields, storable
 from bridge.protocol.events import Event
+from bridge.sinks.joining import IDENTITY
 from bridge.stream.spec import StreamSpec
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def rendered(body: bytes, sent: str) -> tuple[str, str]:
     the sink noted of them (keys with a leading underscore), and only those in its `to` get the new one.
     """
     old, new = message_fields(sent), parse_exact(body)
+    if IDENTITY in old:  # it was moved: the receiver knows it by that id
+        new = {**new, IDENTITY: old[IDENTITY]}
+        body = json_text(new)
     noted = {name: value for name, value in old.items() if name.startswith("_")}
     why = ""
     if noted and old.get("to"):

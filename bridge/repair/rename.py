@@ -13,7 +13,8 @@ from bridge.errors import BridgeError
 from bridge.postgres.slots import copy_slot, drop_slot
 from bridge.repair.recover import check_stopped
 
-_TABLES = ("applied", "dead_letter", "delivery", "sink_pause")
+_TABLES = ("applied", "dead_letter", "delivery", "sink_pause", "sink", "sink_hold")
+_LATER = frozenset({"sink", "sink_hold"})  # an older ledger has none
 
 
 def rename_stream(
@@ -64,5 +65,9 @@ def _rename_ledger(target: psycopg.Connection, old: str, new: str) -> int:
             hint="bridge doctor names the streams that are registered, and for which database",
         )
     for table in _TABLES:
+        if table in _LATER and target.execute("select to_regclass(%s)", [f"bridge.{table}"]).fetchone() == (
+            None,
+        ):
+            continue
         target.execute(f"update bridge.{table} set stream = %s where stream = %s", [new, old])
     return int(row[0])

@@ -1,5 +1,5 @@
-"""The daemon's background work: retry parked dead letters, prune the outbox, add up its counts of repeats. It has
-its own thread and connections, so that it never delays a stream.
+"""The daemon's background work: retry parked dead letters, end messages of destinations that are gone, prune the
+outbox, add up its counts of repeats. It has its own thread and connections, so that it never delays a stream.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox, fold
 from bridge.postgres.profiles import UPKEEP
 from bridge.postgres.safe_error import safe_message
+from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import Refused
 from bridge.repair.dead import retry_due
 from bridge.repair.prune import prune
+from bridge.repair.stranded import age
 from bridge.stream.spec import StreamSpec
 
 RETRY_SECONDS = 3.0
 PRUNE_SECONDS = 60.0
+STRANDED_SECONDS = 15.0
 
 
 class Upkeep:
@@ -46,6 +49,7 @@ class Upkeep:
         self._retry_every = retry_every
         self._prune_every = prune_every
         self._prune_at = time.monotonic() + prune_every
+        self._age_at: dict[str, float] = {}
         self.thread = threading.Thread(target=self._body, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -60,6 +64,9 @@ class Upkeep:
             plans = self._plans()
             for plan in plans:
                 self._guarded(f"dead letters of {plan.stream}", self._retry, plan)
+                if time.monotonic() >= self._age_at.get(plan.stream, 0.0):
+                    self._age_at[plan.stream] = time.monotonic() + STRANDED_SECONDS
+                    self._guarded(f"stranded messages of {plan.stream}", self._age, plan)
             if plans and time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + self._prune_every
                 self._guarded("pruning", self._prune, plans[0])
@@ -88,6 +95,20 @@ class Upkeep:
                 self._log.info(
                     "parked dead letters retried", stream=plan.stream, result=result, letters=letters
                 )
+
+    def _age(self, plan: StreamSpec) -> None:
+        died, soonest = age(plan)
+        for one, count in died:
+            self._log.warning(
+                "dead letters",
+                stream=plan.stream,
+                pipeline=one.pipeline,
+                destination=one.destination,
+                code=NO_DESTINATION,
+                letters=count,
+            )
+        if soonest is not None:
+            self._age_at[plan.stream] = time.monotonic() + min(STRANDED_SECONDS, soonest)
 
     def _prune(self, plan: StreamSpec) -> None:
         if plan.outbox != Outbox():

@@ -8,11 +8,20 @@ from typing import Any
 DIGEST = "$digest"
 """The field of a stored message that says which messages go together as one. No vendor's key begins so."""
 
+IDENTITY = "$id"
+"""The field of a stored message that was moved to another destination: the id that it had, and is sent with."""
+
 
 def take_group(fields: dict[str, Any]) -> str | None:
     """Take DIGEST out of the fields: no vendor gets it."""
     group = fields.pop(DIGEST, None)
     return None if group is None else str(group)
+
+
+def take_identity(fields: dict[str, Any]) -> str | None:
+    """Take IDENTITY out of the fields."""
+    identity = fields.pop(IDENTITY, None)
+    return None if identity is None else str(identity)
 
 
 Join = Callable[[Sequence[Any]], Any]

@@ -46,6 +46,8 @@ class Delivery:
     expires_in: float = 86400.0  # seconds until it is older than max_age
     group: str | None = None  # DIGEST's value; messages of one group go as one
     event_seq: int = 0
+    sent_as: str | None = None  # the id that the receiver knows, of a message that was moved here
+    last_code: str | None = None  # of the answer to the attempt before; None: there was none
 
 
 @dataclass(frozen=True, slots=True)

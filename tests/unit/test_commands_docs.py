@@ -11,7 +11,7 @@ import rich_click as click
 from bridge.cli import cli
 
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
-_EVERYWHERE = {"--config", "-c", "--help"}
+_EVERYWHERE = {"--env-file", "--config", "-c", "--help"}
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -23,6 +23,7 @@ grant select on crm.customer to outbox_bridge;
 -- The target: the ledger (the same as `bridge schema target` prints), your table, and the grants.
 \connect warehouse
 \ir /sql/target/001_ledger.sql
+\ir /sql/target/002_sinks.sql
 create schema events;
 create table events.usage_limits (
     event_id    uuid primary key,

@@ -6,9 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 
-from bridge.cli.explain import delivery_line
+from bridge.cli.explain import delivery_lines
+from bridge.cli.waits import Waits, clock
+from bridge.dispatch.schedule import LaneSpec
 from bridge.postgres.progress import deliveries
+from bridge.sinks.model import SINKS
 from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.servers import Database
@@ -130,10 +134,16 @@ def test_explain_tells_what_a_message_waits_for(target: Database) -> None:
     )
     ids = [f"00000000-0000-7000-8000-00000000000{n}" for n in (1, 2, 3)]
     with target.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
+        sink = SINKS["webhook"](type="webhook", url="https://example.com", secret="whsec_" + "A" * 32)
         found = deliveries(connection, ids)
-    assert [delivery_line(found[one]) for one in ids] == [
+        waits = Waits(connection, "s", {("p", "nudge"): LaneSpec("p", "nudge", "c", sink)}, {})
+    told = [
+        {**row, "waits": waits.why(row) if row["state"] == "pending" else None}
+        for row in (found[one] for one in ids)
+    ]
+    due = clock(datetime(2027, 3, 1, 9, tzinfo=UTC).timestamp())
+    assert [delivery_lines(one)[0] for one in told] == [
         "delivery sent after 2 attempts",
-        "delivery pending after 1 attempt, the next one not before 2027-03-01 09:00:00+0000, last error: http_503",
-        "delivery pending after 0 attempts, behind an earlier message of its key",
+        f"delivery pending after 1 attempt, waits: it is tried again at {due}, after http_503",
+        "delivery pending after 0 attempts, waits: it is behind an earlier message of its key",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,9 @@ def test_dead_letters_and_messages_of_what_is_gone_are_told(world: World) -> Non
         [STREAM],
     )
     found = {one["kind"]: one for one in world.json("status", code=1)["left_behind"]}
-    assert found["dead_letters"]["fix"].startswith("bridge dead discard --pipeline gone")
-    world.target.execute(found["messages"]["fix"].partition(";")[0])
-    world.command("dead", "discard", "--pipeline", "gone")
+    assert found["dead_letters"]["fix"] == "bridge dead discard --pipeline gone --destination table"
+    for one in found.values():
+        world.command(*shlex.split(one["fix"])[1:])
     assert world.json("status", code=1)["left_behind"] == []
 
 

@@ -114,3 +114,17 @@ def test_what_waits_for_a_sink_is_told_beside_what_was_sent() -> None:
         "sink crm: 1 wait, the oldest for 0 s",
         "sink nudge: 3 sent, 2 retry, 2 wait, the oldest for 1800 s",
     ]
+
+
+def test_what_waits_for_a_bridge_that_halts_at_its_start_is_not_told_before_it_is_known(
+    world: World, bridge: Start, source: Database, target: Database
+) -> None:
+    assert bridge().terminate() == 0
+    target.execute("alter table events.usage_limits rename to elsewhere")
+    emit(source, usage())
+    running = world.bridge().start()
+    running.wait_halted("table_missing")
+    state = world.json("status", code=1)
+    assert state["streams"][0]["oldest_pending_event_age_seconds"] != 0.0
+    assert "nothing waits" not in world.command("status", code=1)
+    until(lambda: "oldest event waits" in world.command("status", code=1), "a look at the source")

@@ -16,6 +16,7 @@ from bridge.postgres.claims import Claim
 from bridge.postgres.connect import Pool
 from bridge.postgres.delivery import Again, Dead
 from bridge.postgres.profiles import DISPATCH
+from bridge.postgres.queued import discard, hurry, restore
 from bridge.sinks.model import Delivery
 from tests.support.servers import Database
 
@@ -272,3 +273,36 @@ def test_two_dispatchers_of_one_epoch_never_break_the_order_of_a_key(
     for key in "abcd":
         order = [seq for name, seq in taken if name == key]
         assert order == sorted(order)
+
+
+def test_what_a_person_does_leaves_claimed_messages_alone(
+    target: Database, target_connection: Sql, run: Callable[[Any], Any]
+) -> None:
+    sql = target_connection
+    put(sql, (1, None), (2, None))
+
+    async def work(connection: place.AsyncLink) -> None:
+        epoch = await held(connection)
+        [one] = await claim(epoch).keyless(connection, 1)
+        for number in range(12):  # answers: the last ten are kept
+            await queue.settle_again(connection, [Again(one.id, 0.0, f"http_{number}: x")], epoch)
+            [one] = await claim(epoch).keyless(connection, 1)
+        with target.connect() as person:
+            both = [
+                row[0] for row in person.execute("select id::text from bridge.delivery order by event_seq")
+            ]
+            assert hurry(person, both, "ada", None) == 1
+            assert discard(person, both, "ada", "noise") == 1, "the other is being sent"
+            assert restore(person, both, "ada", None) == 1
+        assert await queue.settle_sent(connection, [one.id], epoch) == {one.id}
+
+    run(work)
+    first, second = sql.execute("select history, state from bridge.delivery order by event_seq").fetchall()
+    assert [entry["said"] for entry in first[0]] == [f"http_{number}: x" for number in range(2, 12)]
+    assert first[1] == "sent"
+    assert [(entry["did"], entry["by"]) for entry in second[0]] == [
+        ("retry now", "ada"),
+        ("discarded", "ada"),
+        ("restored", "ada"),
+    ]
+    assert (second[0][1]["reason"], second[1]) == ("noise", "pending")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tests.unit.observe.test_metrics import labels_by_name, used_metrics
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
-LABELS_OF_THE_SCRAPE = {"instance", "job"}
+RUNBOOK = "https://github.com/outbox-bridge/outbox-bridge/blob/main/docs/operations.md"
+LABELS_OF_THE_SCRAPE = {"instance", "job", "pod", "container"}
 
 
 def rules() -> list[dict[str, Any]]:
@@ -93,8 +95,30 @@ def test_each_alert_has_a_severity_a_summary_and_a_runbook_that_exists() -> None
     for rule in rules():
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         assert rule["annotations"]["summary"]
-        file, _, anchor = rule["annotations"]["runbook"].partition("#")
-        assert (file, anchor in anchors) == ("docs/operations.md", True), rule["alert"]
+        page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert (page, anchor in anchors) == (RUNBOOK, True), rule["alert"]
+
+
+def test_the_line_that_sets_the_runbook_of_a_company_works_as_printed(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    [line] = re.findall(r"^sed -i .*rules\.yml$", text, re.M)
+    (tmp_path / "rules.yml").write_text((DEPLOY / "prometheus" / "rules.yml").read_text())
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
+    changed = yaml.safe_load((tmp_path / "rules.yml").read_text())
+    for rule, before in zip(changed["groups"][0]["rules"], rules(), strict=True):
+        url, anchor = (
+            rule["annotations"]["runbook_url"],
+            before["annotations"]["runbook_url"].partition("#")[2],
+        )
+        assert url == f"https://wiki.example.com/outbox-bridge#{anchor}"
+
+
+def test_no_alert_aggregates_over_labels_of_an_environment() -> None:
+    """`by` keeps what it names, and loses job, instance and env."""
+    for rule in rules():
+        assert " by " not in rule["expr"], rule["alert"]
+        for labels in re.findall(r"(?:without|ignoring) \(([^)]*)\)", rule["expr"]):
+            assert not {"job", "env"} & {label.strip() for label in labels.split(",")}, rule["alert"]
 
 
 def test_each_alert_is_seen_firing_and_seen_quiet_in_the_rules_test() -> None:

@@ -1,0 +1,114 @@
+"""What a command takes from a bridge that runs on this machine (observe/operators.py): the configuration it runs with,
+when the file cannot be used here, and its status.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from bridge.errors import CannotConnect, ConfigError
+from bridge.observe import operators
+
+if TYPE_CHECKING:
+    from bridge.config.model import Config
+
+_SECRETS = (Path("/etc/outbox-bridge/secrets.env"),)
+_NEAR = ("secrets.env", ".env")
+
+
+def borrow(path: Path, error: ConfigError, *, unset_only: bool) -> Config:
+    """The configuration for a command whose file cannot be used here: of this file with the values that the running
+    bridge has, otherwise the one that it runs with. Says so on standard error.
+
+    error: why not. unset_only: the file is right, and variables or files with secrets are not there. Raises an error
+    that has the first one's text and says what to do: CannotConnect if no bridge has been found and only values are
+    missing, otherwise ConfigError.
+    """
+    from bridge.config.load import again, load  # noqa: PLC0415  as in options.read_config
+    from bridge.config.original import Original  # noqa: PLC0415
+
+    bridges, hidden = operators.ask("config", _owner(path))
+    ours = [one for one in bridges if _same(path, str(one.get("file", "")))]
+    if not ours and not path.exists() and path == Path("bridge.yaml") and len(bridges) == 1:
+        ours = bridges  # nobody said which
+    if not ours:
+        raise _not_found(path, error, bridges, hidden=hidden, unset_only=unset_only)
+    one = ours[0]
+    original = Original(one["file"], one["text"], one["variables"], one["files"])
+    whose = f"the running bridge (pid {one['pid']}, {original.file})"
+    if unset_only:
+        try:
+            config = load(path, {**os.environ, **original.variables})
+        except ConfigError:
+            pass
+        else:
+            click.echo(f"bridge: {_first(error)}; using the values that {whose} has", err=True)
+            return config
+    click.echo(f"bridge: {_first(error)}; using the configuration of {whose}", err=True)
+    return again(original, {**os.environ, **original.variables}, original.files)
+
+
+def status_of(path: Path) -> dict[str, Any] | None:
+    """The status of the bridge that runs this file, first of one that does not stand by; None: none was found."""
+    bridges, _ = operators.ask("status", _owner(path))
+    ours = [one for one in bridges if _same(path, str(one.get("config", ""))) and "streams" in one]
+    ours.sort(key=lambda one: (all(each["phase"] == "standby" for each in one["streams"]), one["started_at"]))
+    if not ours:
+        return None
+    others = [other["pid"] for other in ours[1:]]
+    return {"running": True, **ours[0], **({"others": others} if others else {})}
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
+
+
+def _same(path: Path, other: str) -> bool:
+    if not other:
+        return False
+    try:
+        return os.path.abspath(path) == other or path.samefile(other)
+    except OSError:
+        return False
+
+
+def _first(error: ConfigError) -> str:
+    """The first of what is wrong, on one line."""
+    lines = str(error.args[0]).splitlines()
+    return (lines[1] if len(lines) > 1 else lines[0]).strip()
+
+
+def _not_found(
+    path: Path, error: ConfigError, bridges: list[dict[str, Any]], *, hidden: bool, unset_only: bool
+) -> CannotConnect | ConfigError:
+    name = sys.argv[1] if len(sys.argv) > 1 else "status"
+    command = f"bridge {name} -c {path}"
+    fixes = []
+    secrets = next(
+        (each for each in (*_SECRETS, *(path.parent / name for name in _NEAR)) if each.exists()), None
+    )
+    if unset_only:
+        readable = secrets is not None and os.access(secrets, os.R_OK)
+        sudo = "" if secrets is None or readable else "sudo "
+        file = secrets or "FILE (the unit's EnvironmentFile, such as /etc/outbox-bridge/secrets.env)"
+        fixes.append(f"{sudo}{command} --env-file {file}")
+    if bridges:
+        told = ", ".join(f"-c {one['file']} (pid {one['pid']})" for one in bridges)
+        fixes.append(f"a bridge that runs here has another file: {told}")
+    elif hidden:
+        fixes.append(f"a bridge that runs here is another user's: sudo {command}")
+    else:
+        fixes.append(
+            "start the bridge: a command asks the one that runs with this file, as root or as its user"
+        )
+    message = f"{error.args[0]}\n  no running bridge was found that could be asked instead"
+    kind = CannotConnect if unset_only else ConfigError
+    return kind(message, hint="; or ".join(fixes))

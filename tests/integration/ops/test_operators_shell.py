@@ -1,0 +1,214 @@
+"""Commands from a shell that has none of the bridge's variables, while its file is broken, moved or away: they ask the
+bridge that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.cli.env_file import variables
+from tests.integration.ops.conftest import emit, letters, rows, usage
+from tests.support.bridge_process import REPOSITORY
+from tests.support.servers import Database
+from tests.support.world import World, until
+
+Ran = subprocess.CompletedProcess[str]
+
+
+class Shell:
+    """An operator's shell: no DSN in it, a directory of its own."""
+
+    def __init__(self, cwd: Path, config: Path | None, session: Path) -> None:
+        self.cwd = cwd
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY),
+            "XDG_RUNTIME_DIR": str(session),
+        }
+        if config is not None:
+            self.environment["BRIDGE_CONFIG"] = str(config)
+
+    def run(self, *arguments: str, **more: str) -> Ran:
+        return subprocess.run(
+            [sys.executable, "-m", "bridge", *arguments],
+            cwd=self.cwd,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def typed(self, line: str) -> int:
+        """A line that was printed, as it was printed."""
+        (self.cwd / "bin").mkdir(exist_ok=True)
+        command = self.cwd / "bin" / "bridge"
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m bridge "$@"\n')
+        command.chmod(0o755)
+        path = f"{command.parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["sh", "-c", line], check=False, cwd=self.cwd, env={**self.environment, "PATH": path}
+        ).returncode
+
+
+@pytest.fixture
+def session() -> Iterator[Path]:
+    """A short path: a socket's has at most 107 bytes."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def _works(shell: Shell, event: str) -> None:
+    """Every command that a person on call types."""
+    expected = {
+        ("status",): "ready",
+        ("top",): "usage-limit-hits",
+        ("dead", "list"): "contract",
+        ("tail", "--no-follow"): event,
+        ("explain", event): event,
+        ("prune",): "",
+        ("emit", "usage.limit_reached", json.dumps(usage())): "",
+    }
+    for arguments, word in expected.items():
+        ran = shell.run(*arguments)
+        assert ran.returncode == 0, f"{arguments}: {ran.stdout}{ran.stderr}"
+        assert word in ran.stdout, f"{arguments}: {ran.stdout}"
+        assert "the running bridge (pid " in ran.stderr, f"{arguments}: {ran.stderr}"
+
+
+def test_every_command_works_without_the_variables_and_with_the_file_broken_or_away(
+    world: World, source: Database, target: Database, session: Path, tmp_path: Path
+) -> None:
+    bridge = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shell = Shell(elsewhere, world.config, session)
+    good, [event, _] = world.text, emit(source, usage(), {"customer_id": 1})
+    until(lambda: rows(target) == 1 and letters(target) == 1, "a row and a dead letter")
+
+    _works(shell, event)  # variables are not set
+    [socket] = (session / "outbox-bridge").glob("*.sock")
+    assert (socket.stat().st_mode & 0o777, socket.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+    world.text = good.replace("cache: 5m", "cashe: 5m")
+    _works(shell, event)
+    bridge.signal(signal.SIGHUP)
+    bridge.wait_log("reload refused")
+    ran = shell.run("status")
+    assert ran.returncode == 1
+    assert "was refused" in ran.stdout
+    assert "did you mean cache?" in ran.stdout
+    state = json.loads(shell.run("status", "--json").stdout)
+    assert (state["ready"], "did you mean cache?" in state["reload_refused"]["message"]) == (True, True)
+
+    world.text = good  # corrected, and not reloaded yet: still told
+    assert shell.run("status").returncode == 1
+    [fix] = re.findall(r"fix: correct the file, then: (.*)", ran.stdout)
+    assert shell.typed(fix) == 0
+    bridge.wait_log('"reloaded"')
+    assert "refused" not in shell.run("status").stdout
+
+    world.config.rename(world.config.with_name("moved.yaml"))
+    for each in (shell, Shell(elsewhere, None, session)):  # nobody says which: the only one
+        assert each.run("dead", "list").returncode == 0
+    wrong = shell.run("status", "-c", "other.yaml")
+    assert (wrong.returncode, f"-c {world.config}" in wrong.stderr) == (2, True), wrong.stderr
+    moved = shell.run("status", "-c", str(world.config.with_name("moved.yaml")))
+    assert f"-c {world.config}" in moved.stderr
+    assert bridge.terminate() == 0
+    assert not list(socket.parent.iterdir())
+
+
+def test_without_a_running_bridge_a_command_says_so_and_what_to_do(
+    world: World, source: Database, target: Database, session: Path, tmp_path: Path
+) -> None:
+    bridge = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
+    bridge.kill()
+    [stale] = (session / "outbox-bridge").glob("*.sock")
+    shell = Shell(tmp_path, world.config, session)
+    secrets = world.config.parent / "secrets.env"
+    secrets.write_text(
+        f'# read by the unit\nSOURCE_DSN={world.source.bridge_dsn}\nexport WAREHOUSE_DSN="{world.target.bridge_dsn}"\n'
+    )
+    for command in ("status", "top", "tail", "dead"):
+        ran = shell.run(command, *(["list"] if command == "dead" else []))
+        assert ran.returncode == 3, ran.stderr
+        assert "SOURCE_DSN is not set" in ran.stderr
+        assert "no running bridge was found" in ran.stderr
+    [fix] = re.findall(r"fix: (bridge dead .*?--env-file \S+?);", ran.stderr)
+    assert shell.typed(fix.replace("bridge dead", "bridge dead list")) == 0
+    assert shell.run("dead", "list", BRIDGE_ENV_FILE=str(secrets)).returncode == 0
+    again = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
+    assert not stale.exists(), "a killed bridge's socket stays"
+    assert again.terminate() == 0
+
+
+def test_two_bridges_are_told_apart_by_their_files(world: World, session: Path, tmp_path: Path) -> None:
+    first = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
+    text, file = world.text, world.config
+    other = tmp_path / "other.yaml"
+    other.write_text(text.replace("  capture: slot", "  capture: poll\n  slot: second"))
+    world.config = other
+    second = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
+    for config, bridge, stream in (
+        (file, first, "outbox_bridge_warehouse"),
+        (other, second, "second_warehouse"),
+    ):
+        state = json.loads(Shell(tmp_path, config, session).run("status", "--json").stdout)
+        assert [one["stream"] for one in state["streams"]] == [stream]
+        assert bridge.terminate() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_is_not_answered_and_told_to_use_sudo(
+    world: World, session: Path, tmp_path: Path
+) -> None:
+    bridge = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
+    session.chmod(0o755)
+    asked = """
+import os
+from bridge.observe import operators
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+found, hidden = operators.ask("config", 0)
+print(found, hidden)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_RUNTIME_DIR": str(session)}
+    ran = subprocess.run(
+        [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.strip() == "[] True"
+    socket = next((session / "outbox-bridge").iterdir())
+    socket.parent.chmod(0o755)
+    socket.chmod(0o666)  # as if both modes were wrong: who asks is looked up
+    asked = f"""
+import os, socket
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+one = socket.socket(socket.AF_UNIX); one.connect({str(socket)!r}); one.sendall(b"config"); one.shutdown(1)
+try: print(one.recv(100))
+except ConnectionError: print(b"")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.strip() == "b''"
+    assert bridge.terminate() == 0
+
+
+def test_an_env_file_is_read_as_systemd_reads_it() -> None:
+    text = "# no\n; no\n\nA=host=x password='a b'\nexport B=\"q\\\"x $HOME\"\n C = 'it' \nD=\nE=one \\\ntwo\n"
+    assert variables(text) == {
+        "A": "host=x password='a b'",
+        "B": 'q"x $HOME',
+        "C": "it",
+        "D": "",
+        "E": "one two",
+    }

@@ -1,0 +1,176 @@
+"""A destination or pipeline is renamed, removed or made a table while messages wait for it: none is stranded."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from typing import Any
+
+import psycopg
+
+from bridge.planning.plan import unit_id
+from tests.integration.sinks.conftest import Start
+from tests.integration.sinks.test_delivery import until_it_is
+from tests.integration.sinks.test_recipients import command
+from tests.support.bridge_process import BridgeProcess
+from tests.support.producers import Producer
+from tests.support.receiver import Received, Receiver, Reply
+from tests.support.servers import Database
+from tests.support.world import STREAM, until
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+HOOK = "hook: { connection: hook, data: { n: $event.n } }\n"
+
+
+def reload(bridge: BridgeProcess, before: str, after: str) -> None:
+    text = bridge.config.read_text()
+    assert before in text
+    bridge.config.write_text(text.replace(before, after))
+    bridge.signal(signal.SIGHUP)
+    bridge.wait_log('"reloaded"')
+
+
+def left(bridge: BridgeProcess) -> dict[str, Any]:
+    """Name to the messages that are left behind."""
+    told = json.loads(command(bridge, "status", "--json"))["left_behind"]
+    return {one["name"]: one for one in told if one["kind"] == "messages"}
+
+
+def printed(bridge: BridgeProcess, fix: str, *more: str) -> str:
+    """A printed fix, run as it is printed."""
+    program, *words = shlex.split(fix)
+    assert program == "bridge"
+    return command(bridge, *words, *more)
+
+
+def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    sql = target_connection
+
+    def decide(request: Received) -> Reply:
+        return Reply(400) if request.json["data"]["n"] == 9 else Reply(500) if refuses else Reply()
+
+    refuses = True
+    receiver.decide = decide
+    bridge = bridge_with(HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        for number in range(6):
+            producer.transaction(payloads=[{"n": number}], key=f"k{number % 3}")
+        producer.transaction(payloads=[{"n": 9}], key="refused")
+        until_it_is(sql, "select count(*) from bridge.delivery where state = 'dead'", 1)
+        until_it_is(
+            sql, "select least(count(*), 3) from bridge.delivery where attempts > 0 and state <> 'dead'", 3
+        )
+        reload(bridge, "  usage:", "  alerts:")
+        bridge.wait_log('"left behind"')  # and the dispatcher that had the claims is gone
+        ids = {request.identity for request in receiver.requests}
+        rows = sql.execute(
+            "select event_id, id::text, event_seq from bridge.delivery order by event_seq"
+        ).fetchall()
+        events = [row[0] for row in rows]
+        found = left(bridge)["usage/hook"]
+        assert (found["name"], found["count"]) == ("usage/hook", 6)
+        assert found["fix"] == "bridge sink move usage/hook alerts/hook"
+        told = json.loads(command(bridge, "status", "--json"))["left_behind"]
+        assert {one["kind"] for one in told if one["fix"] == found["fix"]} == {"messages", "dead_letters"}
+        assert found["fix"] in command(bridge, "doctor")
+        assert "usage/hook is not a sink of this configuration" in command(bridge, "explain", events[0])
+        assert "usage -> hook: waits: usage/hook is not a sink" in command(
+            bridge, "tail", "--no-follow", "-n", "50"
+        )
+        assert "usage/hook" in command(bridge, "prove")
+        assert 'outbox_bridge_left_behind{kind="messages",name="usage/hook"} 6.0' in bridge.get("/metrics")[1]
+        assert "usage/hook is not in the configuration any more" in command(bridge, "dead", "retry", "--all")
+        # One of these events has a message under the new name already, as after a dead letter that was retried.
+        sql.execute(
+            "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, body,"
+            " state) select %s, stream, 'alerts', destination, event_id, event_seq, event_type, body, 'sent'"
+            " from bridge.delivery where event_id = %s",
+            [unit_id(events[1], "alerts", "hook"), events[1]],
+        )
+        refuses = False
+        before = len(receiver.requests)
+        assert "5 messages would be moved" in printed(bridge, found["fix"], "--dry-run")
+        assert left(bridge)["usage/hook"]["count"] == 6
+        said = printed(bridge, found["fix"], "--reason", "it has another name")
+        assert "5 messages moved to alerts/hook" in said
+        assert "1 open dead letters moved to alerts/hook" in said
+        assert "1 discarded: their event has a message at alerts/hook already" in said
+        until_it_is(
+            sql, "select count(*) from bridge.delivery where state = 'sent' and pipeline = 'alerts'", 6
+        )
+        assert "0 messages moved" in printed(bridge, found["fix"]), (
+            "nothing is left, and nothing is sent twice"
+        )
+    sent = receiver.requests[before:]
+    assert sorted(request.json["data"]["n"] for request in sent) == [0, 2, 3, 4, 5]
+    assert {request.identity for request in sent} <= {row[1] for row in rows}, (
+        "as their receiver may know them"
+    )
+    assert ids & {request.identity for request in sent}
+    assert [r.json["data"]["n"] for r in sent if r.json["data"]["n"] % 3 == 2] == [2, 5], (
+        "in the order of their key"
+    )
+    explained = command(bridge, "explain", events[0])
+    assert "moved from usage/hook to alerts/hook by" in explained
+    assert "it has another name" in explained
+    assert "http_500: HTTP 500" in explained, "what the receiver answered before"
+    # The dead letter is the new destination's: it is rendered by its template, and has the id that it had.
+    receiver.decide = lambda _: None
+    command(bridge, "dead", "retry", "--all")
+    until_it_is(sql, "select count(*) from bridge.delivery where state = 'sent' and pipeline = 'alerts'", 7)
+    [identity] = [row[1] for row in rows if row[0] == events[-1]]
+    assert receiver.requests[-1].identity == identity
+
+
+def test_messages_of_a_removed_destination_become_dead_letters_in_time(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    sql = target_connection
+    receiver.always = Reply(500)
+    short = "brief: { connection: hook, max_age: 5s, digest: { by: $event.customer_id, every: 2s }, data: $event }\n"
+    bridge = bridge_with(HOOK + short).start().wait_ready()
+    command(bridge, "sink", "pause", "hook", "--reason", "they move house")
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[{"n": 1, "customer_id": "c"}])
+        until_it_is(sql, "select count(*) from bridge.delivery where state = 'pending'", 2)
+        # Another stream's message, of a destination with this name: not ours, and no bridge serves it.
+        sql.execute(
+            "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, body,"
+            " created_at) select gen_random_uuid(), 'theirs', pipeline, destination, event_id, 1, event_type, body,"
+            " now() - interval '1 year' from bridge.delivery where destination = 'brief'"
+        )
+        # No sink is left: one is a table now, the other is gone. Nothing dispatches here any more.
+        text = bridge.config.read_text()
+        hook, brief = (f"      {line}" for line in (HOOK, short))
+        table = "      hook: { connection: warehouse, table: events.usage_limits, mode: upsert, key: [event_id] }\n"
+        bridge.config.write_text(text.replace(brief, "").replace(hook, table))
+        bridge.signal(signal.SIGHUP)
+        bridge.wait_log('"reloaded"')
+        until_it_is(
+            sql,
+            "select count(*) from bridge.dead_letter where destination = 'brief' and code = 'no_destination'"
+            f" and state = 'open' and stream = '{STREAM}'",
+            1,
+        )
+        dead = command(bridge, "dead", "list")
+        assert "usage -> brief  no_destination: its destination is not in the configuration any more" in dead
+        waiting = "select count(*) from bridge.delivery where state = 'pending'"
+        assert sql.execute(waiting).fetchone() == (2,), (
+            "the other waits for its own max_age; theirs is theirs"
+        )
+        until(lambda: "usage/hook" in left(bridge), "told")
+        assert "which is not a sink of stream" in left(bridge)["usage/hook"]["message"]
+        assert left(bridge)["usage/hook"]["fix"] == "bridge sink discard usage/hook --all"
+        assert "1 discarded" in printed(bridge, left(bridge)["usage/hook"]["fix"])
+        assert "1 waiting again" in command(bridge, "sink", "restore", "usage/hook", "--all")
+        # Put back: they are sent.
+        receiver.always = Reply()
+        bridge.config.write_text(text)
+        bridge.signal(signal.SIGHUP)
+        command(bridge, "sink", "resume", "hook")
+        command(bridge, "dead", "retry", "--cause", "no_destination", "--as-sent")
+        receiver.wait(1)
