@@ -28,7 +28,7 @@ def counted(bridge: BridgeProcess) -> dict[str, Any]:
     return found
 
 
-def test_a_misspelt_type_is_named_everywhere_and_the_printed_fix_delivers_it(
+def test_a_misspelt_type_is_named_everywhere_and_the_fix_delivers_it(
     world: World, source: Database, target: Database
 ) -> None:
     """Two connections, so each event is read twice; a contract without a pipeline; a type that may be ignored."""
@@ -128,7 +128,7 @@ def test_a_million_types_take_no_room(world: World, source: Database) -> None:
 
 
 @pytest.mark.parametrize("fate", ["filtered out", "branch rest has no destination"])
-def test_tail_says_where_an_event_ended_that_reached_no_destination(
+def test_tail_says_where_an_event_ended_that_reached_nothing(
     world: World, bridge: Start, source: Database, target: Database, fate: str
 ) -> None:
     def change(document: dict[str, Any]) -> None:

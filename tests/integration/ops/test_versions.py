@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_files() -> None:
         assert query.count(f"> {migrations(side)[-1].version}") == 2
 
 
-def test_a_running_bridge_a_start_and_every_command_stop_at_the_next_ledger_and_go_on_after_it(
+def test_an_older_program_stops_at_the_next_ledger_and_goes_on_after_it(
     world: World, source: Database, target: Database
 ) -> None:
     with closing(Receiver()) as receiver:
@@ -105,9 +105,7 @@ def test_a_running_bridge_a_start_and_every_command_stop_at_the_next_ledger_and_
         world.check_confirmed()
 
 
-def test_the_next_outbox_stops_a_running_bridge_and_every_command_that_writes_it(
-    world: World, source: Database
-) -> None:
+def test_an_older_program_stops_at_the_next_outbox(world: World, source: Database) -> None:
     bridge = world.bridge().start().wait_ready()
     _migrate(source, "outbox.migration", compatible=True)
     emit(source, usage())

@@ -118,7 +118,7 @@ admin: { listen: "127.0.0.1:0" }
 VALUES = ("${VAR}", "${VAR:-5m}", True, 3, 1.5, "x", ["x"], [], {}, None, "true", "5", "5m", "a.*")
 
 
-def test_whatever_else_the_loader_accepts_in_a_place_the_schema_accepts() -> None:
+def test_whatever_the_loader_accepts_in_a_place_the_schema_accepts() -> None:
     tree = tree_of(RICH)
     assert tree is not None
     assert refused(tree) == []
