@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.support.debian import tool
@@ -20,7 +21,7 @@ def promtool(*arguments: str, folder: Path = PROMETHEUS) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -36,6 +37,7 @@ def test_every_alert_fires_when_it_must_and_stays_quiet_otherwise() -> None:
     assert "SUCCESS" in promtool("test", "rules", "rules_test.yml")
 
 
+@pytest.mark.slow
 def test_two_environments_in_one_prometheus_never_hide_each_other(tmp_path: Path) -> None:
     """Every test of rules_test.yml with its bridge in prod, beside a staging where all is well: the same alerts fire,
     and say that they are prod's."""

@@ -192,9 +192,11 @@ print(found, hidden)
     asked = f"""
 import os, socket
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-one = socket.socket(socket.AF_UNIX); one.connect({str(socket)!r}); one.sendall(b"config"); one.shutdown(1)
-try: print(one.recv(100))
-except ConnectionError: print(b"")
+one = socket.socket(socket.AF_UNIX); one.connect({str(socket)!r})
+try:
+    one.sendall(b"config"); one.shutdown(1); print(one.recv(100))
+except OSError:  # it was closed before that
+    print(b"")
 """
     ran = subprocess.run(
         [sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60
