@@ -183,4 +183,5 @@ class StreamWatch:
         self._log.warning("target table altered", table=table, what=what)
 
     def log(self, event: str, **fields: object) -> None:
-        self._log.info(event, **fields)
+        """What is given up has the dispatcher's level for it."""
+        getattr(self._log, "warning" if event == "dead letter" else "info")(event, **fields)
