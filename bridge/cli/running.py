@@ -4,6 +4,8 @@ when the file cannot be used here, and its status.
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,8 +17,10 @@ from bridge.errors import CannotConnect, ConfigError
 from bridge.observe import operators
 
 if TYPE_CHECKING:
-    from bridge.config.model import Config
+    from bridge.config.model import Admin, Config
 
+_SECONDS = 4.0
+_EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  where to ask, not to listen
 _SECRETS = (Path("/etc/outbox-bridge/secrets.env"),)
 _NEAR = ("secrets.env", ".env")
 
@@ -53,7 +57,7 @@ def borrow(path: Path, error: ConfigError, *, unset_only: bool) -> Config:
     return again(original, {**os.environ, **original.variables}, original.files)
 
 
-def status_of(path: Path) -> dict[str, Any] | None:
+def _by_socket(path: Path) -> dict[str, Any] | None:
     """The status of the bridge that runs this file, first of one that does not stand by; None: none was found."""
     bridges, _ = operators.ask("status", _owner(path))
     ours = [one for one in bridges if _same(path, str(one.get("config", ""))) and "streams" in one]
@@ -62,6 +66,41 @@ def status_of(path: Path) -> dict[str, Any] | None:
         return None
     others = [other["pid"] for other in ours[1:]]
     return {"running": True, **ours[0], **({"others": others} if others else {})}
+
+
+def status_of(config: Config) -> dict[str, Any] | None:
+    """The status of the bridge that runs with this configuration, asked by its socket or its port; None: none does.
+    Raises BridgeError if it refuses us."""
+    return _by_socket(Path(config.original.file)) or _by_port(config.admin)
+
+
+def _by_port(admin: Admin) -> dict[str, Any] | None:
+    """GET /status of the running bridge; None if none answers. Raises BridgeError if it refuses us."""
+    from bridge.errors import BridgeError  # noqa: PLC0415
+
+    host = _EVERY_INTERFACE.get(admin.listen.host.strip("[]"), admin.listen.host.strip("[]"))
+    connection = http.client.HTTPConnection(host, admin.listen.port, timeout=_SECONDS)
+    try:
+        headers = {"authorization": f"Bearer {admin.token}"} if admin.token else {}
+        connection.request("GET", "/status", headers=headers)
+        answer = connection.getresponse()
+        code, text = answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    if code == 401:
+        raise BridgeError(
+            f"the bridge on {admin.listen} refuses admin.token",
+            hint="it runs with another configuration: give that one with -c, or restart the "
+            "bridge (a reload does not change admin)",
+        )
+    try:
+        state = json.loads(text)
+    except ValueError:
+        return None  # another program has the port; `bridge run` says so
+    ours = code == 200 and isinstance(state, dict) and "streams" in state
+    return {"running": True, **state} if ours else None
 
 
 def _owner(path: Path) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
 import time
@@ -15,15 +14,13 @@ from bridge import __version__
 from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
-    from bridge.config.model import Admin, Config
+    from bridge.config.model import Config
     from bridge.planning.taken import TypesTaken
     from bridge.postgres.left_behind import LeftBehind
     from bridge.postgres.target_rules import Finding
     from bridge.stream.spec import StreamSpec
 
-_SECONDS = 4.0
 _TYPES_TOLD = 10
-_EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  where to ask, not to listen
 
 
 @click.command(panel="Run and watch")
@@ -49,41 +46,12 @@ def state_of(config: Config) -> dict[str, Any]:
     """From the running bridge, otherwise from the servers. Raises CannotConnect if neither answers."""
     from bridge.cli.running import status_of  # noqa: PLC0415  `--help` does not look for bridges
 
-    state = status_of(Path(config.original.file)) or ask(config.admin)
+    state = status_of(config)
     if state is None:
         from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
         state = _from_servers(stream_plans(config), types_taken(config))
     return state
-
-
-def ask(admin: Admin) -> dict[str, Any] | None:
-    """GET /status of the running bridge; None if none answers. Raises BridgeError if it refuses us."""
-    from bridge.errors import BridgeError  # noqa: PLC0415
-
-    host = _EVERY_INTERFACE.get(admin.listen.host.strip("[]"), admin.listen.host.strip("[]"))
-    connection = http.client.HTTPConnection(host, admin.listen.port, timeout=_SECONDS)
-    try:
-        headers = {"authorization": f"Bearer {admin.token}"} if admin.token else {}
-        connection.request("GET", "/status", headers=headers)
-        answer = connection.getresponse()
-        code, text = answer.status, answer.read()
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-    if code == 401:
-        raise BridgeError(
-            f"the bridge on {admin.listen} refuses admin.token",
-            hint="it runs with another configuration: give that one with -c, or restart the "
-            "bridge (a reload does not change admin)",
-        )
-    try:
-        state = json.loads(text)
-    except ValueError:
-        return None  # another program has the port; `bridge run` says so
-    ours = code == 200 and isinstance(state, dict) and "streams" in state
-    return {"running": True, **state} if ours else None
 
 
 def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:

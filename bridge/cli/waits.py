@@ -23,7 +23,7 @@ _GONE_SECONDS = 15.0
 
 
 class Waits:
-    """Of one stream. Reads the ledger once. state: what the running bridge answers (status.ask); None: none runs."""
+    """Of one stream. Reads the ledger once. state: what the running bridge answers; None: none runs."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Waits:
     @classmethod
     def of(cls, config: Config, connection: psycopg.Connection[Any], stream: str) -> Waits:
         """Asks the running bridge."""
-        from bridge.cli.status import ask  # noqa: PLC0415
+        from bridge.cli.running import status_of  # noqa: PLC0415
         from bridge.errors import BridgeError  # noqa: PLC0415
         from bridge.plans import dispatch_plans  # noqa: PLC0415
 
@@ -57,7 +57,7 @@ class Waits:
             lane.name: lane for plan in dispatch_plans(config) if plan.stream == stream for lane in plan.lanes
         }
         try:
-            state = ask(config.admin)
+            state = status_of(config)
         except BridgeError:
             state = {}  # it runs, and tells us nothing
         return cls(connection, stream, lanes, state)

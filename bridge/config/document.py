@@ -28,7 +28,7 @@ from bridge.config.allow import Allow, allows_of
 from bridge.config.substitution import BadReference, Outside, Unset, in_files, substitute
 from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
 
-_KEY = re.compile(r"\s*[\w.-]+:(\s|$)")  # a line that is a key, and maybe its value
+_KEY = re.compile(r"\s*[\w.-]+")  # what stands before the first colon of a line
 _PLAIN = "plain"  # the tag of an unquoted scalar without a tag of its own
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _LOOKALIKES = {"True", "TRUE", "False", "FALSE", "Null", "NULL"}
@@ -283,7 +283,9 @@ def _syntax(error: MarkedYAMLError, text: str) -> Problem:
             f"indent it as the keys beside it: it begins in column {position.column}, where no block does;"
             f" the one around it begins in column {block.column + 1} (line {block.line + 1})"
         )
-    elif _KEY.match(line) and "mapping values are not allowed" in (error.problem or ""):
+    elif "mapping values are not allowed" in (error.problem or "") and _KEY.fullmatch(
+        line[: position.column - 1]
+    ):
         hint = "indent it as the line before it: the value there ends with its line"
     elif "mapping values are not allowed" in (error.problem or ""):
         hint = "quote a value that has a colon and a space in it"

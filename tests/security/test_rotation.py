@@ -191,7 +191,7 @@ def test_a_refused_password_is_tried_once_for_all_and_a_changed_file_at_once(
 
 
 @pytest.mark.security(9)
-def test_a_wrong_password_is_the_reason_that_is_told_and_the_server_is_left_alone(
+def test_a_wrong_password_is_told_and_the_server_is_left_alone(
     tls: TlsServer, tls_world: World, by_password: Callable[[str], None], tmp_path: Path
 ) -> None:
     world, secret = tls_world, tmp_path / "secret"

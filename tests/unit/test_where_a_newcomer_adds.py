@@ -300,7 +300,7 @@ def test_a_signature_scheme_is_one_file(copy: Copy) -> None:
     (copy.root / "bridge.yaml").write_text(config(event=event, ingress=door % "token"))
     _, printed = copy.bridge("lint", "schema config")
     assert copy.python("-c", REQUEST).split() == ["door.opened", "401"]
-    assert "token" in json.loads(printed)["$defs"]["Webhook"]["properties"]["scheme"]["enum"]
+    assert "token" in json.loads(printed)["$defs"]["Webhook"]["properties"]["scheme"]["anyOf"][0]["enum"]
     assert "did you mean token?" in lint(copy, config(ingress=door % "tokne"))[0]
     assert copy.touched() == {"bridge/signatures/senders.py"}
 

@@ -85,7 +85,7 @@ def _works(shell: Shell, event: str) -> None:
         assert "the running bridge (pid " in ran.stderr, f"{arguments}: {ran.stderr}"
 
 
-def test_every_command_works_without_the_variables_and_with_the_file_broken_or_away(
+def test_every_command_works_without_variables_or_with_a_broken_file(
     world: World, source: Database, target: Database, session: Path, tmp_path: Path
 ) -> None:
     bridge = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()

@@ -45,7 +45,7 @@ def _listens(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_second_bridge_with_the_same_file_stands_by_and_takes_over_port_and_stream(
+def test_a_second_bridge_stands_by_and_takes_over_port_and_stream(
     world: World, source: Database, target: Database
 ) -> None:
     first, second = world.bridge(), world.bridge()

@@ -116,7 +116,7 @@ def test_what_waits_for_a_sink_is_told_beside_what_was_sent() -> None:
     ]
 
 
-def test_what_waits_for_a_bridge_that_halts_at_its_start_is_not_told_before_it_is_known(
+def test_what_waits_is_not_told_before_it_is_known_at_a_halted_start(
     world: World, bridge: Start, source: Database, target: Database
 ) -> None:
     assert bridge().terminate() == 0
