@@ -12,7 +12,7 @@ import psycopg
 
 from bridge.cli.connect import connect_ledger, target_errors
 from bridge.config.model import Config
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ConfigError
 from bridge.planning.pipeline import Pipeline
 from bridge.planning.plan import unit_id
 from bridge.plans import outbox_of, stream_plans
@@ -35,7 +35,11 @@ def outcome(config: Config, source: psycopg.Connection, event_id: str, seconds: 
     if event is None:  # an idempotency key of an event that was pruned
         return
     kind = event.type.decode()
-    for plan in stream_plans(config):
+    try:
+        plans = stream_plans(config)
+    except ConfigError:  # a file that has no pipeline yet
+        return
+    for plan in plans:
         if any(Pipeline(spec, {}, ()).takes(kind) for spec in plan.pipelines):
             yield from _of_stream(plan, event, until)
 

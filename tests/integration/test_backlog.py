@@ -29,6 +29,7 @@ class Plan:
     outbox: Outbox = field(default_factory=Outbox)
     publication: str = "outbox_bridge"
     family: frozenset[str] = frozenset({STREAM})
+    sinks: frozenset[tuple[str, str]] = frozenset()
 
     def units(self) -> list[tuple[str, str]]:
         return []

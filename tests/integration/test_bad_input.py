@@ -69,6 +69,7 @@ def _with_lines(document: Document) -> None:
         "placed": {"type": "string", "required": False},
         "small": {"type": "number", "required": False},
         "email": {"type": "string", "required": False},
+        **{name: {"type": "any", "required": False} for name in ("owner", "flag", "extra")},
     }
     document["pipelines"]["lines"] = {
         "event": "line.added",
