@@ -15,6 +15,7 @@ from bridge.planning.spec import PipelineSpec, TableSpec
 from bridge.planning.suggested_table import contracts_of, statements, suggested_columns
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import DOCTOR_ENRICH
+from bridge.problem import nearest
 from bridge.stream.spec import StreamSpec
 
 _KEYS = re.compile(r"%\(keys\)s")
@@ -28,12 +29,25 @@ def missing_table(
     lookups = [step.lookup for step in pipeline.steps if step.lookup is not None]
     columns = suggested_columns(spec, contracts_of(pipeline, plan.contracts), _described(plan, lookups))
     doubts = [one.name for one in columns if one.doubt]
-    said = f"destination {spec.name}: table {spec.schema}.{spec.table} does not exist; for its mapping it could be this"
+    near = _near(target, spec)
+    said = f"destination {spec.name}: table {spec.schema}.{spec.table} does not exist"
+    said += f" ({near})" if near else ""
+    said += "; for its mapping it could be this"
     if doubts:
         said += f" (check the types of {', '.join(doubts)}, which nothing tells)"
     return Check(
         "error", plan.connection, "table_missing", said, "\n".join(statements(spec, columns, role)), "sql"
     )
+
+
+def _near(target: psycopg.Connection, spec: TableSpec) -> str:
+    """A table of the schema that may have been meant."""
+    rows = target.execute(
+        "select c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = %s and c.relkind in ('r', 'p', 'v')",
+        [spec.schema],
+    ).fetchall()
+    return nearest(spec.table, [name for (name,) in rows])
 
 
 def _described(plan: StreamSpec, lookups: Iterable[LookupSpec]) -> dict[str, dict[str, str]]:

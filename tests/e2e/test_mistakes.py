@@ -43,10 +43,11 @@ IN_THE_FILE = {
     ),
     "missing table": Mistake(
         "table: events.usage_limits", "table: events.usage_limit", "bridge doctor", 1,
-        ("events.usage_limit does not exist",),
+        ("events.usage_limit does not exist (did you mean usage_limits?)", "create table if not exists events.usage_limit ("),
     ),
     "wrong type": Mistake(
-        "used: $event.used\n", "used: $event.plan\n", "bridge doctor", 1, ("plan", "numeric"),
+        "used: $event.used\n", "used: $event.metric\n", "bridge doctor", 1,
+        ("bridge.yaml:{line}:17", "api-calls", "numeric"),
     ),
     "unset variable": Mistake(
         "${SOURCE_DSN", "${SOURCE_DSNN", "bridge run", 2, ("bridge.yaml:{line}:8", "SOURCE_DSNN is not set"),

@@ -81,19 +81,6 @@ def test_sighup_rotates_the_keys_without_a_restart(bridge: Bridge) -> None:
     assert bridge.event(3, key="second-key").status == 202
 
 
-def test_an_address_in_use_is_told_before_a_stream_starts(
-    source: Database, target: Database, tmp_path: Path, bridge_process: Callable[..., BridgeProcess]
-) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        config = tmp_path / "bridge.yaml"
-        text = INGRESS.format(port=taken.getsockname()[1]).replace("${file:api.key}", "key")
-        config.write_text(DEFAULT_CONFIG.read_text() + text)
-        process = bridge_process(source=source.bridge_dsn, target=target.bridge_dsn, config=config)
-        assert process.start().wait(20) == 2
-    assert any("ingress.listen" in line for line in process.lines)
-    assert source.value("select count(*) from outbox.stream") == 0
-
-
 @pytest.mark.fault(76)
 def test_idle_dripping_and_refused_connections_leave_the_stream_alone(
     bridge: Bridge, source: Database, target: Database
