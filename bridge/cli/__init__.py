@@ -15,7 +15,7 @@ from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 _BESIDE = (
-    *("connect", "emitted", "env_file", "options", "running"),
+    *("connect", "emitted", "env_file", "names", "options", "running"),
     *("sink_choice", "sink_move", "sink_queue", "sink_samples", "waits"),
 )
 COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=_BESIDE)}

@@ -14,8 +14,6 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.cli.sink_choice import operator
-from bridge.errors import ConfigError
-from bridge.problem import nearest, suggestion
 
 if TYPE_CHECKING:
     import psycopg
@@ -89,20 +87,29 @@ def _ledgers(
         yield [(plan, stack.enter_context(connect_ledger(plan, command, writes=writes))) for plan in plans]
 
 
-def _check_words(
-    ledgers: list[tuple[StreamSpec, psycopg.Connection]], pipeline: str | None, cause: str | None
-) -> None:
-    """Nothing matches: raise ConfigError if a word of the selection is one that cannot match, or nearly is one that
-    would."""
-    from bridge.postgres.dead_letters import Choice, groups  # noqa: PLC0415  (loads psycopg)
+def _check_words(ledgers: list[tuple[StreamSpec, psycopg.Connection]], choice: Choice) -> None:
+    """Nothing matches: raise an error if a word of the selection is a name that means nothing, or nearly is one that
+    would match."""
+    from bridge.cli.names import check_cause, check_name, check_pipeline  # noqa: PLC0415
+    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.postgres.dead_letters import known  # noqa: PLC0415  (loads psycopg)
 
-    found = [group for plan, connection in ledgers for group in groups(connection, plan.stream, Choice())]
-    names = {each.name for plan, _ in ledgers for each in plan.pipelines} | {one.pipeline for one in found}
-    if pipeline is not None and pipeline not in names:
-        raise ConfigError(f"there is no pipeline {pipeline}", hint=suggestion(pipeline, sorted(names)))
-    codes = sorted({one.code for one in found})
-    if cause is not None and cause not in codes and (hint := nearest(cause, codes)):
-        raise ConfigError(f"no open dead letter has the code {cause}", hint=hint)
+    kept = [row for plan, connection in ledgers for row in known(connection, plan.stream)]
+    plans = [plan for plan, _ in ledgers]
+    check_pipeline(plans, choice.pipeline, {row.pipeline for row in kept})
+    if choice.destination is not None:
+        units = {(one.name, name) for plan in plans for one in plan.pipelines for name in one.destinations}
+        units |= {(row.pipeline, row.destination) for row in kept}
+        names = {name for pipeline, name in units if choice.pipeline in (None, pipeline)}
+        where = "" if choice.pipeline is None else f" in pipeline {choice.pipeline}"
+        check_name("destination", choice.destination, names, where)
+    if choice.cause is not None:
+        here = {row.code for row in kept if row.state == choice.state}
+        state = "open" if choice.state == "open" else "discarded"
+        check_cause(f"no {state} dead letter has the code", choice.cause, here, {row.code for row in kept})
+    for each in choice.ids:
+        if not any(one.startswith(each) for row in kept for one in row.ids):
+            raise BridgeError(f"there is no dead letter {each}", hint="bridge dead list")
 
 
 @dead.command("list")
@@ -120,13 +127,10 @@ def list_(
     from bridge.postgres.dead_letters import Choice, groups  # noqa: PLC0415  (loads psycopg)
 
     with _ledgers(config_path, "dead list") as ledgers:
-        found = [
-            group
-            for plan, connection in ledgers
-            for group in groups(connection, plan.stream, Choice((), pipeline, destination, cause))
-        ]
+        choice = Choice((), pipeline, destination, cause)
+        found = [group for plan, connection in ledgers for group in groups(connection, plan.stream, choice)]
         if not found:
-            _check_words(ledgers, pipeline, cause)
+            _check_words(ledgers, choice)
     if as_json:
         click.echo(json.dumps([asdict(group) for group in found], default=str, indent=2))
         return
@@ -227,7 +231,7 @@ def retry(
                     these = list(retrying.retry(chosen))
                 outcomes += these if dry_run else settled(connection, plan.stream, these, wait)
         if not outcomes:
-            _check_words(ledgers, pipeline, cause)
+            _check_words(ledgers, choice)
     _tell(outcomes, dry_run=dry_run, as_json=as_json)
     sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
 
@@ -327,7 +331,7 @@ def _settle(
             if these and not dry_run:
                 changed += act(connection, these)
         if not chosen:
-            _check_words(ledgers, choice.pipeline, choice.cause)
+            _check_words(ledgers, choice)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "ids": chosen, done: changed}, indent=2))
     elif dry_run:

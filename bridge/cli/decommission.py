@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.errors import CannotConnect, ConfigError
+from bridge.problem import suggestion
 
 if TYPE_CHECKING:
     import psycopg
@@ -36,10 +36,12 @@ def decommission(config_path: Path, stream: str, dsn: str | None, *, yes: bool) 
     config = read_config(config_path)
     from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import outbox_of, stream_plans  # noqa: PLC0415
+    from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
     from bridge.repair.decommission import decommission as end  # noqa: PLC0415
     from bridge.repair.decommission import remains  # noqa: PLC0415
 
-    if stream in {plan.stream for plan in stream_plans(config)}:
+    streams = {plan.stream for plan in stream_plans(config)}
+    if stream in streams:
         raise ConfigError(
             f"stream {stream} is in this configuration: the bridge would make it anew, from source.start",
             hint="take its connection out of bridge.yaml first",
@@ -50,10 +52,14 @@ def decommission(config_path: Path, stream: str, dsn: str | None, *, yes: bool) 
         target_errors("decommission"),
     ):
         found = remains(source, target, outbox_of(config), stream)
+        if found.nothing:
+            here = {*registered_streams(source), *(ledger_streams(target) if target is not None else ())}
+            raise ConfigError(
+                f"there is no stream {stream}: not in the registry, no slot, no ledger that bridge.yaml leads to",
+                hint=suggestion(stream, here - streams),
+            )
         for line in _lines(found):
             click.echo(line)
-        if found.nothing:
-            sys.exit(1)
         if not yes:
             click.echo("nothing was changed; to do it: the same with --yes")
             return
@@ -104,9 +110,6 @@ def _knows(link: psycopg.Connection[Any], stream: str) -> bool:
 
 
 def _lines(found: Remains) -> Iterator[str]:
-    if found.nothing:
-        yield f"there is no stream {found.stream}: not in the registry, no slot, no ledger that bridge.yaml leads to"
-        return
     if found.database:
         yield f"stream {found.stream} is registered for database {found.database}"
     for name, retained, active in found.slots:

@@ -77,6 +77,18 @@ def config_option(command: _F) -> _F:
     )(command)
 
 
+def _names_of_rules(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    if given:
+        from bridge.cli.names import check_name  # noqa: PLC0415
+        from bridge.config.allow import RULES  # noqa: PLC0415
+
+        for one in given:
+            check_name("finding", one, RULES)
+    return given
+
+
 def allow_lint_option(command: _F) -> _F:
     """Add `--allow-lint NAME` as the parameter `allow_lint: tuple[str, ...]`."""
     return click.option(
@@ -84,6 +96,7 @@ def allow_lint_option(command: _F) -> _F:
         "allow_lint",
         multiple=True,
         metavar="NAME",
+        callback=_names_of_rules,
         help="Allow findings of this name, as `bridge lint` prints it in brackets. Repeatable.",
     )(command)
 

@@ -30,12 +30,15 @@ def prove(
     It only reads, and the bridge may run. Exit code 0: no difference. 1: differences, or the comparison was not
     possible. 3: a server cannot be reached.
     """
-    from bridge.plans import stream_plans  # noqa: PLC0415  `bridge --help` must not import everything
+    from bridge.cli.names import check_pipeline  # noqa: PLC0415  `bridge --help` must not import everything
+    from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.prove.run import prove as compare  # noqa: PLC0415
 
     config = read_config(config_path)
+    plans = stream_plans(config)
+    check_pipeline(plans, pipeline)
     report = compare(
-        stream_plans(config),
+        plans,
         retention=config.source.retention,
         since=since,
         until=until,

@@ -13,6 +13,7 @@ import rich_click as click
 
 from bridge.cli.options import Moment, config_option, read_config
 from bridge.errors import BridgeError, ConfigError
+from bridge.problem import nearest
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
@@ -189,9 +190,10 @@ def _chosen(plans: list[StreamSpec], stream: str | None) -> StreamSpec:
     found = [plan for plan in plans if stream in (None, plan.stream)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(plan.stream for plan in plans)
+    known = [plan.stream for plan in plans]
     said = f"there is no stream {stream}" if stream else "there are several streams"
-    raise ConfigError(said, hint=f"--stream with one of: {known}")
+    hint = nearest(stream or "", known) or f"--stream with one of: {', '.join(known)}"
+    raise ConfigError(said, hint=hint)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.errors import ConfigError
+from bridge.problem import suggestion
 
 
 @click.command("rename-stream", panel="Repair")
@@ -23,14 +24,16 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
     """
     config = read_config(config_path)
     from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.cli.names import check_name  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
     from bridge.repair.rename import rename_stream as renamed  # noqa: PLC0415
 
     plans = {plan.stream: plan for plan in stream_plans(config)}
     if new not in plans:
         raise ConfigError(
             f"this configuration has no stream {new}",
-            hint=f"rename the connection in bridge.yaml first; there are: {', '.join(plans)}",
+            hint=f"{suggestion(new, plans)}; or rename the connection in bridge.yaml first",
         )
     if old in plans:
         raise ConfigError(f"stream {old} is still in this configuration", hint="rename it there first")
@@ -40,6 +43,9 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
         connect_ledger(plan, "rename-stream", writes=True) as target,
         target_errors("rename-stream"),
     ):
+        known = {*registered_streams(source), *ledger_streams(target)}
+        if known and new not in known:
+            check_name("stream", old, known - plans.keys())
         slot = renamed(source, target, old, new, copy=not plan.failover)
     click.echo(
         f"{old} is {new} now, " + (f"with slot {slot}" if slot else "and catches up from the table first")

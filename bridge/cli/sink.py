@@ -95,6 +95,7 @@ def pause_sink(config_path: Path, *, reason: str | None, **given: Any) -> None:
         with connect_dispatch(plan, "sink pause") as connection:
             if parts:
                 need_history(connection, "sink pause")
+                _check_cause(connection, plan.stream, given["cause"], [])
             for part in parts:
                 hold(connection, plan.stream, part, operator(), reason)
             if not parts:
@@ -104,6 +105,16 @@ def pause_sink(config_path: Path, *, reason: str | None, **given: Any) -> None:
         click.echo(
             f"{lane.pipeline} -> {lane.destination}{what}: paused. bridge sink resume {back} sends what waits"
         )
+
+
+def _check_cause(connection: Any, stream: str, cause: str | None, held: list[str]) -> None:
+    """A code that no answer has had, and that is near one that some had, is misspelt."""
+    from bridge.cli.names import check_cause  # noqa: PLC0415
+    from bridge.postgres.queued import kinds  # noqa: PLC0415
+
+    if cause is not None and cause not in held:
+        codes = {one.code for one in kinds(connection, stream)} - {""}
+        check_cause("no answer had the code", cause, held, codes)
 
 
 def _holds(lane: LaneSpec, given: dict[str, Any]) -> list[Hold]:
@@ -131,6 +142,8 @@ def resume_sink(config_path: Path, **given: Any) -> None:
     for plan, lane in _places(config, given):
         with connect_dispatch(plan, "sink resume") as connection:
             held = [one for one in holds(connection, plan.stream) if one.unit == lane.name]
+            causes = [one.value for one in held if one.kind == "cause"]
+            _check_cause(connection, plan.stream, given["cause"], causes)
             ended = (
                 [one for one in held if _is_meant(one, given)]
                 if only

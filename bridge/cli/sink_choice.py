@@ -43,12 +43,15 @@ def chosen(
         if destination in (None, lane.destination) and pipeline in (None, lane.pipeline)
     ]
     if not found:
-        where = "" if pipeline is None else f" in pipeline {pipeline}"
-        known = sorted({lane.destination for _, lane in every})
-        raise ConfigError(
-            f"there is no sink {destination or ''}{where}",
-            hint=suggestion(destination or "", known)
-            if known
-            else "no pipeline has a destination that is not a table",
+        said = " ".join(
+            filter(None, ("there is no sink", destination, pipeline and f"in pipeline {pipeline}"))
         )
+        if not every:
+            raise ConfigError(said, hint="no pipeline has a destination that is not a table")
+        pipelines = {lane.pipeline for _, lane in every if destination in (None, lane.destination)}
+        if pipeline is not None and pipelines and pipeline not in pipelines:
+            raise ConfigError(said, hint=suggestion(pipeline, pipelines))
+        names = {lane.destination for _, lane in every if pipeline in (None, lane.pipeline)}
+        known = names or {"/".join(lane.name) for _, lane in every}
+        raise ConfigError(said, hint=suggestion(destination or "", known))
     return found

@@ -173,17 +173,13 @@ def ledgers(config: Config, command: str, *, writes: bool = False) -> Iterator[l
 
 
 def check_place(found: list[Ledger], wanted: Selection) -> None:
-    """Raise ConfigError if nothing has a destination of this name: neither the configuration nor a message."""
-    from bridge.postgres.queued import Search, counts  # noqa: PLC0415
+    """Raise ConfigError if a name of the search means nothing: neither the configuration nor a message has it."""
+    from bridge.cli.names import check_cause, check_event_type  # noqa: PLC0415
+    from bridge.postgres.queued import kinds  # noqa: PLC0415
 
     search = wanted.search
-    known = {unit for one in found for unit in one.lanes}
-    known |= {
-        (row[0], row[1])
-        for one in found
-        for state in ("pending", "dead", "discarded", "sent")
-        for row in counts(one.connection, one.plan.stream, Search(state=state))
-    }
+    kept = [row for one in found for row in kinds(one.connection, one.plan.stream)]
+    known = {unit for one in found for unit in one.lanes} | {(row.pipeline, row.destination) for row in kept}
     if not any(
         search.pipeline in (None, pipeline) and search.destination in (None, destination)
         for pipeline, destination in known
@@ -191,6 +187,11 @@ def check_place(found: list[Ledger], wanted: Selection) -> None:
         name = "/".join(part for part in (search.pipeline, search.destination) if part)
         names = sorted({destination for _, destination in known} | {"/".join(unit) for unit in known})
         raise ConfigError(f"there is no sink {name}, and no message of one", hint=suggestion(name, names))
+    if search.event_type is not None:
+        check_event_type([one.plan for one in found], search.event_type, {row.event_type for row in kept})
+    if search.cause is not None:
+        here = {row.code for row in kept if row.state == search.state}
+        check_cause("no such message has the code", search.cause, here, {row.code for row in kept})
 
 
 # -- commands -------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from bridge.cli.options import parse_payload
+from bridge.errors import ConfigError
+from bridge.problem import suggestion
 
 if TYPE_CHECKING:
     from bridge.config.model import Case, Config
@@ -31,7 +33,7 @@ def samples_of(
 ) -> list[tuple[Sample, LaneSpec]]:
     """What these sinks would get of the event. Of those that stand in pipelines that do not take it there is nothing.
 
-    Raises click.UsageError if the event is not told, or none takes it.
+    Raises click.UsageError if the event is not told, ConfigError if none takes it.
     """
     from bridge.config.testing import event_of  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415  (loads psycopg)
@@ -58,7 +60,11 @@ def samples_of(
                 (one, chosen[one.pipeline, one.destination]) for one in samples(plan, event, units, answer)
             ]
     if not found:
-        raise click.UsageError(f"no pipeline with this sink takes {event.type.decode()}")
+        taken = {pattern for name in pipelines for pattern in config.pipelines[name].events}
+        raise ConfigError(
+            f"no pipeline with this sink takes {event.type.decode()}",
+            hint=suggestion(event.type.decode(), taken),
+        )
     return found
 
 

@@ -41,15 +41,13 @@ def tail(config_path: Path, last: int, values: bool, no_follow: bool, pipeline: 
     the current configuration); a dead letter.
     """
     from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.cli.names import check_pipeline  # noqa: PLC0415
     from bridge.cli.waits import Waiting  # noqa: PLC0415
-    from bridge.errors import ConfigError  # noqa: PLC0415
     from bridge.plans import stream_plans, types_taken  # noqa: PLC0415
 
     config = read_config(config_path)
     plans = stream_plans(config)
-    known = [spec.name for spec in plans[0].pipelines]
-    if pipeline is not None and pipeline not in known:
-        raise ConfigError(f"there is no pipeline {pipeline!r}", hint=f"one of: {', '.join(known)}")
+    check_pipeline(plans, pipeline)
     with ExitStack() as stack:
         source = stack.enter_context(connect_source(config, command="tail", grant="outbox_bridge"))
         stack.enter_context(target_errors("tail"))

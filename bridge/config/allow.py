@@ -15,6 +15,25 @@ from bridge.problem import Position
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\s*lint:\s*allow\b[ \t]*(?P<name>[\w-]*)[ \t:,-]*(?P<reason>.*)")
 
 
+# fmt: off
+RULES = frozenset(
+    {
+        "unknown-name", "later-name", "unknown-meta", "unknown-field", "field-of-value", "lookup-column",
+        "entity-field", "unlike-values", "no-number", "never-equal", "zero-divisor", "unknown-column",
+        "column-type", "column-words", "unknown-event", "unreachable-branch", "table-without-schema",
+        "upsert-without-key", "unmapped-key", "empty-message", "invalid-message", "undefined-property",
+        "no-digest", "waits-too-long", "untyped-test", "may-be-absent", "field-of-some",
+        "may-divide-by-zero", "float64", "dollar-in-text", "unknown-redaction", "nullable-key",
+        "unordered-upsert", "idle-key", "weak-tls", "same-database", "unset-variable",
+        "unused-connection", "unused-event", "unused-entity", "unkept-entity", "unused-webhook",
+        "unreached-destination", "old-snapshot", "unused-allow", "allow-without-reason", "invalid",
+        "syntax",
+    }
+)
+# fmt: on
+"""Every name that a finding can have (docs/lint.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allow:
     """A comment. line: of the value that it is about."""

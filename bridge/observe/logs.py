@@ -22,6 +22,7 @@ from click import style
 from bridge.errors import ConfigError
 from bridge.log import FIELDS, Log
 from bridge.postgres.safe_error import mask_secrets, safe_error, safe_message
+from bridge.problem import suggestion
 
 __all__ = ["LEVELS", "configure", "safe_error", "safe_message"]
 
@@ -49,7 +50,7 @@ def configure(level: str = "info", json: bool | None = None, stream: TextIO | No
     """Set logging up for this process. json None: JSON unless the stream is a terminal. Raises ConfigError for an
     unknown level. It can be called again; the last call wins."""
     if level.lower() not in LEVELS:
-        raise ConfigError(f"unknown log level {level!r}", hint=f"use one of {', '.join(LEVELS)}")
+        raise ConfigError(f"unknown log level {level!r}", hint=suggestion(level.lower(), LEVELS))
     out = stream or sys.stderr
     as_json = not out.isatty() if json is None else json
     handler = _Handler(out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -88,6 +88,25 @@ def groups(connection: psycopg.Connection, stream: str, choice: Choice) -> list[
             ).format(where),
             values,
         ).fetchall()
+
+
+class Kept(NamedTuple):
+    """Dead letters of one kind, in any state: what may be asked for by name."""
+
+    pipeline: str
+    destination: str
+    code: str
+    state: str
+    ids: list[str]
+
+
+def known(connection: psycopg.Connection, stream: str) -> list[Kept]:
+    """Every kind of which the ledger keeps a dead letter."""
+    query = (
+        "select pipeline, destination, code, state, array_agg(id::text) from bridge.dead_letter"
+        " where stream = %s group by 1, 2, 3, 4"
+    )
+    return [Kept(*row) for row in connection.execute(query, [stream])]
 
 
 def choose(connection: psycopg.Connection, stream: str, choice: Choice) -> list[str]:

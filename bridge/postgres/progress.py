@@ -61,6 +61,16 @@ def registered(source: psycopg.Connection, stream: str) -> dict[str, Any] | None
         ).fetchone()
 
 
+def registered_streams(source: psycopg.Connection) -> list[str]:
+    """The streams in the registry."""
+    return [row[0] for row in source.execute("select stream from outbox.stream order by 1")]
+
+
+def ledger_streams(target: psycopg.Connection) -> list[str]:
+    """The streams that this target has a ledger of."""
+    return [row[0] for row in target.execute("select stream from bridge.checkpoint order by 1")]
+
+
 def is_served(target: psycopg.Connection, stream: str) -> bool:
     """Does a bridge work on the stream? It has a session at the target then (Postgres keeps 63 bytes of its name)."""
     row = target.execute(

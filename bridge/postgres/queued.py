@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -105,6 +105,25 @@ def counts(connection: psycopg.Connection[Any], stream: str, asked: Search) -> I
         " group by 1, 2, 3 order by 4 desc, 1, 2, 3"
     ).format(where)
     yield from connection.execute(query, values)
+
+
+class Kind(NamedTuple):
+    """Messages of one kind: what may be asked for by name. code: of the last answer; empty: none yet."""
+
+    pipeline: str
+    destination: str
+    event_type: str
+    code: str
+    state: str
+
+
+def kinds(connection: psycopg.Connection[Any], stream: str) -> list[Kind]:
+    """Every kind of which the ledger keeps a message."""
+    query = (
+        "select distinct pipeline, destination, coalesce(event_type, ''),"
+        " coalesce(split_part(last_error, ':', 1), ''), state from bridge.delivery where stream = %s"
+    )
+    return [Kind(*row) for row in connection.execute(query, [stream])]
 
 
 _NOTED: LiteralString = HISTORY.replace("{}", "%(note)s")

@@ -20,6 +20,7 @@ from bridge.postgres import wire
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import events_of
 from bridge.postgres.profiles import SOURCE_ROWS
+from bridge.problem import nearest
 from bridge.protocol.events import Event
 from bridge.stream.spec import StreamSpec
 
@@ -57,6 +58,9 @@ def find(plans: Sequence[StreamSpec], wanted: str) -> tuple[StreamSpec, Pipeline
     if len(found) == 1:
         return found[0]
     every = [f"{pipeline.name}/{name}" for pipeline in plans[0].pipelines for name in pipeline.destinations]
+    names = {*every, *(one.rpartition("/")[2] for one in every)}
+    if not found and (hint := nearest(wanted, names)):
+        raise ConfigError(f"{wanted} is not a destination", hint=hint)
     several = "is the name of several destinations" if found else "is not a destination"
     raise ConfigError(f"{wanted} {several}", hint=f"--destination with one of: {', '.join(every)}")
 
