@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from bridge.cli.options import allow_lint_option, config_option
+from bridge.cli.options import allow_lint_option, config_option, read_config
 
 if TYPE_CHECKING:
     from bridge.doctor.check import Check
@@ -46,7 +46,9 @@ def doctor(
     from bridge.doctor.examine import examine  # noqa: PLC0415  (loads psycopg)
     from bridge.doctor.findings import FileLint, ask  # noqa: PLC0415
 
-    file = FileLint(config_path, os.environ, allow_lint)
+    config = read_config(config_path)
+    file = FileLint(config.original, os.environ, allow_lint)
+    used = Path(config.original.file)  # another one, if it is the running bridge's
     checks: list[Check] = []
 
     def told(found: Iterable[Check]) -> None:
@@ -55,12 +57,13 @@ def doctor(
             if not as_json:
                 _show(check)
 
+    told(_unusable(config_path))
     told(file.first())
-    told(examine(file.config, network=network))
-    facts, complete = ask(file.config, checks)
+    told(examine(config, network=network))
+    facts, complete = ask(config, checks)
     if write_snapshot and complete:
-        snapshot.write(facts, path := snapshot.snapshot_of(config_path))
-        click.echo(f"{path}: written, to be committed with {config_path.name}", err=True)
+        snapshot.write(facts, path := snapshot.snapshot_of(used))
+        click.echo(f"{path}: written, to be committed with {used.name}", err=True)
     elif write_snapshot:
         told([_no_snapshot()])
     told(file.joined(facts, checks))
@@ -73,6 +76,20 @@ def doctor(
     if any(one.unreachable for one in checks):
         sys.exit(3)
     sys.exit(1 if counts["error"] else 0)
+
+
+def _unusable(path: Path) -> list[Check]:
+    """What is wrong with the file itself, while the running bridge's configuration is checked instead."""
+    from bridge.config.load import load  # noqa: PLC0415  (pydantic: `--help` needs none)
+    from bridge.doctor.findings import of_problem  # noqa: PLC0415
+    from bridge.problem import InvalidConfig  # noqa: PLC0415
+
+    try:
+        load(path, os.environ, offline=True)
+    except InvalidConfig as invalid:
+        if not invalid.unreadable:  # perhaps only for this user, or in this directory
+            return [of_problem(path, problem) for problem in invalid.problems]
+    return []
 
 
 def _no_snapshot() -> Check:

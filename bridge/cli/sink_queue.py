@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,14 +127,22 @@ class Ledger:
     connection: psycopg.Connection[Any]
     lanes: dict[tuple[str, str], LaneSpec]
 
-    def found(self, wanted: Selection, limit: int | None = None) -> list[dict[str, Any]]:
+    def found(self, wanted: Selection, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The messages in the order of their events."""
         from bridge.postgres.queued import search  # noqa: PLC0415
 
+        to = wanted.recipient
+        every = search(self.connection, self.plan.stream, wanted.search, limit if to is None else None)
+        with closing(every):
+            yield from islice((row for row in every if to is None or self._goes_to(row, to)), limit)
+
+    def named(self, wanted: Selection) -> list[tuple[str, str, str]]:
+        """(id, pipeline, destination) of the messages, in the order of their events."""
+        from bridge.postgres.queued import named as named_rows  # noqa: PLC0415
+
         if wanted.recipient is None:
-            return search(self.connection, self.plan.stream, wanted.search, limit)
-        every = search(self.connection, self.plan.stream, wanted.search, None)
-        return [row for row in every if self._goes_to(row, wanted.recipient)][:limit]
+            return named_rows(self.connection, self.plan.stream, wanted.search)
+        return [(row["id"], row["pipeline"], row["destination"]) for row in self.found(wanted)]
 
     def recipient(self, row: dict[str, Any]) -> str | None:
         """Who gets it, where its message says so; None also where the destination is gone."""
@@ -306,16 +315,16 @@ def _act(
     ids: list[str] = []
     with ledgers(read_config(path), command, writes=True) as every:
         for one in every:
-            rows = one.found(wanted)
+            rows = one.named(wanted)
             if not rows:
                 continue
             need_history(one.connection, command)
-            names = [row["id"] for row in rows]
+            names = [row[0] for row in rows]
             done_here = len(names) if dry_run else act(one.connection, names, by, reason)
             ids += names
             changed += done_here
             left += len(names) - done_here
-            counted.update(f"{row['pipeline']}/{row['destination']}" for row in rows)
+            counted.update(f"{pipeline}/{destination}" for _, pipeline, destination in rows)
         if not ids:
             check_place(every, wanted)
     if as_json:

@@ -72,7 +72,8 @@ def checked(
     path: Path, environ: Mapping[str, str], allow: Collection[str] = ()
 ) -> tuple[Config, list[LintFinding]]:
     """The configuration to run, and its warnings. Raises InvalidConfig with every error."""
-    config, findings = examined(path, environ, allow)
+    document = read(path, environ)
+    config, findings = examined(document, allow, snapshot.read(snapshot.snapshot_of(path)))
     errors = [one for one in findings if one.level == "error"]
     if errors:
         problems = [Problem(one.position, one.path, one.message, one.fix, one.name) for one in errors]
@@ -80,15 +81,11 @@ def checked(
     return config, findings
 
 
-def examined(
-    path: Path, environ: Mapping[str, str], allow: Collection[str] = (), known: Facts | None = None
-) -> tuple[Config, list[LintFinding]]:
-    """The configuration, and its findings, errors too. known: of the servers, instead of the snapshot. Raises
-    InvalidConfig where it is none."""
-    document = read(path, environ)
+def examined(document: Document, allow: Collection[str], known: Facts) -> tuple[Config, list[LintFinding]]:
+    """The configuration, and its findings, errors too. document: as it was read, not built yet. known: of the servers.
+    Raises InvalidConfig where it is no configuration."""
     config = config_of(document)
-    facts = snapshot.read(snapshot.snapshot_of(path)) if known is None else known
-    return config, _judged(document, config, allow, facts)
+    return config, _judged(document, config, allow, known)
 
 
 def _judged(

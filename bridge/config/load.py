@@ -53,9 +53,13 @@ def config_of(document: Document, *, offline: bool = False) -> Config:
 
 def again(made_of: Original, environ: Mapping[str, str], contents: Mapping[str, str]) -> Config:
     """A configuration from its text. contents: as Outside. Raises as load()."""
+    return config_of(document_of(made_of, environ, contents))
+
+
+def document_of(made_of: Original, environ: Mapping[str, str], contents: Mapping[str, str]) -> Document:
+    """The document that a configuration was made of. Raises as document.read()."""
     directory = Path(made_of.file).parent
-    document = parse(made_of.text, environ, file=made_of.file, directory=directory, contents=contents)
-    return config_of(document)
+    return parse(made_of.text, environ, file=made_of.file, directory=directory, contents=contents)
 
 
 def build(document: Document, *, offline: bool = False) -> Config | None:

@@ -13,7 +13,9 @@ import psycopg
 
 from bridge.config import snapshot
 from bridge.config.lint import LintFinding, examined
+from bridge.config.load import document_of
 from bridge.config.model import Config
+from bridge.config.original import Original
 from bridge.config.snapshot import UNKNOWN, Columns, Facts, digest_of
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError
@@ -22,7 +24,7 @@ from bridge.plans import stream_plans
 from bridge.postgres import columns
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG, DOCTOR_ENRICH
-from bridge.problem import format_path
+from bridge.problem import Problem, format_path
 from bridge.stream.spec import StreamSpec
 
 _TOLD = {"unknown-column"}
@@ -32,15 +34,19 @@ _LATER = {"unused-allow"}
 
 
 class FileLint:
-    """The findings of one file: first() before the servers are asked, joined() with their answers."""
+    """The findings of the file that a configuration was made of: first() before the servers are asked, joined() with
+    their answers."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str], allow: Collection[str]) -> None:
-        """Raises InvalidConfig where the file is no configuration."""
-        self._path = path
-        self._environ = environ
+    def __init__(self, made_of: Original, environ: Mapping[str, str], allow: Collection[str]) -> None:
+        self._path = Path(made_of.file)
+        self._made_of = made_of
+        self._environ = {**environ, **made_of.variables}
         self._allow = allow
-        self.config: Config
-        self.config, self._first = examined(path, environ, allow, UNKNOWN)
+        self._first = self._found(UNKNOWN)
+
+    def _found(self, facts: Facts) -> list[LintFinding]:
+        document = document_of(self._made_of, self._environ, self._made_of.files)
+        return examined(document, self._allow, facts)[1]
 
     def first(self) -> Iterator[Check]:
         """What is wrong with the file by itself, which `bridge run` refuses as well."""
@@ -48,7 +54,7 @@ class FileLint:
 
     def joined(self, facts: Facts, told: Sequence[Check]) -> Iterator[Check]:
         """What is wrong with it as the servers are. told: the checks so far."""
-        _, findings = examined(self._path, self._environ, self._allow, facts)
+        findings = self._found(facts)
         known = {finding for finding in self._first if finding.name not in _LATER}
         misfits = [check.message for check in told if check.check == "column_type"]
         new = [
@@ -85,6 +91,11 @@ def of(file: Path, finding: LintFinding) -> Check:
     fix = finding.fix or "correct it there"
     level = "error" if finding.level == "error" else "warn"
     return Check(level, "bridge", finding.name, message, fix, "config")  # type: ignore[arg-type]  # one of the two
+
+
+def of_problem(file: Path, problem: Problem) -> Check:
+    """What keeps the file from being a configuration."""
+    return of(file, LintFinding("error", problem.position, problem.path, problem.message, problem.hint))
 
 
 def ask(config: Config, checks: Sequence[Check]) -> tuple[Facts, bool]:

@@ -4,7 +4,7 @@ own questions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString, NamedTuple
 
@@ -17,7 +17,9 @@ from bridge.errors import BridgeError
 from bridge.postgres.delivery import HISTORY
 
 State = Literal["pending", "sent", "dead", "discarded"]
-Rows = list[dict[str, Any]]
+_PART = 1000
+"""Messages read, and changed in one transaction: as many wait as a receiver was away for, and none is locked for
+long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,11 @@ def need_history(connection: psycopg.Connection[Any], command: str) -> None:
         )
 
 
-def search(connection: psycopg.Connection[Any], stream: str, asked: Search, limit: int | None) -> Rows:
-    """The messages in the order of their events; `behind`: an earlier one of its key must be sent or dead first."""
+def search(
+    connection: psycopg.Connection[Any], stream: str, asked: Search, limit: int | None
+) -> Generator[dict[str, Any], None, None]:
+    """The messages in the order of their events; `behind`: an earlier one of its key must be sent or dead first.
+    A part of them at a time, in a transaction that is open until the last or close()."""
     where, values = asked.where(stream)
     history = sql.SQL("d.history" if keeps_history(connection) else "null::jsonb")
     query = sql.SQL(
@@ -92,8 +97,18 @@ def search(connection: psycopg.Connection[Any], stream: str, asked: Search, limi
         "   and earlier.pipeline = d.pipeline and earlier.stream = d.stream) as behind"
         " from bridge.delivery d where {where} order by d.event_seq, d.id limit %(limit)s"
     ).format(history=history, where=where)
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, {**values, "limit": limit}).fetchall()
+    with connection.transaction(), connection.cursor(name="found", row_factory=dict_row) as cursor:
+        cursor.itersize = _PART
+        yield from cursor.execute(query, {**values, "limit": limit})
+
+
+def named(connection: psycopg.Connection[Any], stream: str, asked: Search) -> list[tuple[str, str, str]]:
+    """(id, pipeline, destination) of the messages, in the order of their events, without their bodies."""
+    where, values = asked.where(stream)
+    query = sql.SQL(
+        "select d.id::text, d.pipeline, d.destination from bridge.delivery d where {} order by d.event_seq, d.id"
+    ).format(where)
+    return connection.execute(query, values).fetchall()
 
 
 def counts(connection: psycopg.Connection[Any], stream: str, asked: Search) -> Iterator[tuple[Any, ...]]:
@@ -133,37 +148,52 @@ def _note(did: str, by: str, reason: str | None) -> Jsonb:
     return Jsonb({"did": did, "by": by, **({"reason": reason} if reason else {})})
 
 
+def _changed(
+    connection: psycopg.Connection[Any], statement: LiteralString, ids: Collection[str], note: Jsonb
+) -> int:
+    """Each part is a transaction of its own. Returns how many rows."""
+    every = list(ids)
+    parts = (every[at : at + _PART] for at in range(0, len(every), _PART))
+    return sum(connection.execute(statement, {"ids": part, "note": note}).rowcount for part in parts)
+
+
 def hurry(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:
     """Those that wait are due now, whatever they waited for. Returns how many; one that is being sent is left out."""
-    return connection.execute(
+    return _changed(
+        connection,
         "update bridge.delivery d set next_attempt_at = now(), history = "
         + _NOTED
         + " where d.id = any(%(ids)s::uuid[]) and d.state = 'pending'"
         " and (d.lease_until is null or d.lease_until < now())",
-        {"ids": list(ids), "note": _note("retry now", by, reason)},
-    ).rowcount
+        ids,
+        _note("retry now", by, reason),
+    )
 
 
 def discard(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:
     """Those that wait are not sent. Returns how many; one that is being sent is left out."""
-    return connection.execute(
+    return _changed(
+        connection,
         "update bridge.delivery d set state = 'discarded', settled_at = now(), lease_epoch = null,"
         " lease_until = null, history = "
         + _NOTED
         + " where d.id = any(%(ids)s::uuid[]) and d.state = 'pending'"
         " and (d.lease_until is null or d.lease_until < now())",
-        {"ids": list(ids), "note": _note("discarded", by, reason)},
-    ).rowcount
+        ids,
+        _note("discarded", by, reason),
+    )
 
 
 def restore(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:
     """Those that were discarded wait again, with a new max_age. One whose event has a dead letter is that letter's:
     `bridge dead restore`. Returns how many."""
-    return connection.execute(
+    return _changed(
+        connection,
         "update bridge.delivery d set state = 'pending', settled_at = null, created_at = now(),"
         " next_attempt_at = now(), history = "
         + _NOTED
         + " where d.id = any(%(ids)s::uuid[]) and d.state = 'discarded'"
         " and not exists (select from bridge.dead_letter l where l.id = d.id and l.state <> 'resolved')",
-        {"ids": list(ids), "note": _note("restored", by, reason)},
-    ).rowcount
+        ids,
+        _note("restored", by, reason),
+    )

@@ -75,12 +75,14 @@ def _works(shell: Shell, event: str) -> None:
         ("dead", "list"): "contract",
         ("tail", "--no-follow"): event,
         ("explain", event): event,
+        ("doctor",): "warehouse: ",
         ("prune",): "",
         ("emit", "usage.limit_reached", json.dumps(usage())): "",
     }
     for arguments, word in expected.items():
         ran = shell.run(*arguments)
-        assert ran.returncode == 0, f"{arguments}: {ran.stdout}{ran.stderr}"
+        told = arguments == ("doctor",) and "cashe" in ran.stdout  # that the file is broken
+        assert ran.returncode == int(told), f"{arguments}: {ran.stdout}{ran.stderr}"
         assert word in ran.stdout, f"{arguments}: {ran.stdout}"
         assert "the running bridge (pid " in ran.stderr, f"{arguments}: {ran.stderr}"
 
@@ -101,6 +103,9 @@ def test_every_command_works_without_variables_or_with_a_broken_file(
 
     world.text = good.replace("cache: 5m", "cashe: 5m")
     _works(shell, event)
+    checked = shell.run("doctor", "--json")
+    [wrong] = [one for one in json.loads(checked.stdout)["checks"] if one["check"] == "invalid"]
+    assert (checked.returncode, "did you mean cache?" in wrong["fix"]) == (1, True), checked.stdout
     bridge.signal(signal.SIGHUP)
     bridge.wait_log("reload refused")
     ran = shell.run("status")

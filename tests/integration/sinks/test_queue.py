@@ -16,7 +16,7 @@ from bridge.postgres.claims import Claim
 from bridge.postgres.connect import Pool
 from bridge.postgres.delivery import Again, Dead
 from bridge.postgres.profiles import DISPATCH
-from bridge.postgres.queued import discard, hurry, restore
+from bridge.postgres.queued import Search, discard, hurry, named, restore, search
 from bridge.sinks.model import Delivery
 from tests.support.servers import Database
 
@@ -306,3 +306,23 @@ def test_what_a_person_does_leaves_claimed_messages_alone(
         ("restored", "ada"),
     ]
     assert (second[0][1]["reason"], second[1]) == ("noise", "pending")
+
+
+def test_a_long_queue_is_read_and_changed_in_parts(target: Database) -> None:
+    """A receiver was away for days: no command holds every body, or locks every message until it has all."""
+    with target.connect() as sql:
+        sql.execute(
+            "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, body)"
+            " select gen_random_uuid(), %s, %s, %s, 'e' || n, n, 't', '{}' from generate_series(1, 2500) n",
+            [STREAM, PIPELINE, DESTINATION],
+        )
+        found = search(sql, STREAM, Search(), None)
+        assert next(found)["event_seq"] == 1
+        read = "select count(*) from pg_cursors where name = 'found'"
+        assert sql.execute(read).fetchone() == (1,), "the rest is still with the server"
+        assert [row["event_seq"] for row in found] == list(range(2, 2501))
+        ids = [row[0] for row in named(sql, STREAM, Search())]
+        for change in (hurry, discard, restore):
+            assert change(sql, ids, "ada", None) == 2500
+            together = "select max(count) from (select count(*) from bridge.delivery group by xmin::text) t"
+            assert sql.execute(together).fetchone() == (1000,)
