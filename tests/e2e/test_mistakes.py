@@ -43,7 +43,7 @@ IN_THE_FILE = {
     ),
     "missing table": Mistake(
         "table: events.usage_limits", "table: events.usage_limit", "bridge doctor", 1,
-        ("events.usage_limit does not exist (did you mean usage_limits?)", "create table if not exists events.usage_limit ("),
+        ("did you mean usage_limits?", "create table if not exists events.usage_limit ("),
     ),
     "wrong type": Mistake(
         "used: $event.used\n", "used: $event.metric\n", "bridge doctor", 1,
