@@ -20,7 +20,9 @@ from bridge.cli import COMMANDS, cli
 
 ROOT = Path(__file__).parents[2]
 HOLE = "\0"
-_MENTION = re.compile(r"(?P<before>\S+\s+|`)?\b(?:outbox-)?bridge (?P<first>[a-z][a-z-]*)(?P<rest>[^\n`]*)")
+_MENTION = re.compile(
+    r"(?P<before>\S+\s+|`)?\b(?:outbox-)?bridge (?P<first>[a-z][a-z-]*)(?=(?P<rest>[^\n`]*))"
+)
 _PROSE = frozenset(
     ["the", "a", "this", "that", "another", "any", "no", "of", "each", "every", "our", "outbox"]
 )
@@ -208,3 +210,22 @@ def statements_in(text: str) -> Iterator[str]:
         yield re.sub(
             rf"{HOLE}|(?<!\{{)\{{\w+\}}|<[\w ]+>", "x", found[1].replace("{{", "{").replace("}}", "}")
         )
+
+
+# -- both -----------------------------------------------------------------------------------------------
+
+
+def typed() -> dict[str, list[str]]:
+    """SQL, and commands with arguments, that the program prints -> where. `x` stands for what is filled in."""
+    found: dict[str, list[str]] = {}
+    for one in source_texts():
+        if one.where.startswith("bridge/demo/"):
+            continue
+        for statement in statements_in(one.text):
+            found.setdefault(" ".join(statement.split()), []).append(one.where)
+        for written in commands_in(one.text):
+            words, path = written.split(), list[str]()
+            command = _found(words, path)
+            if not isinstance(command, click.Group) and (given := _arguments(command, words)[0]):
+                found.setdefault(" ".join(["bridge", *path, *given]), []).append(one.where)
+    return found
