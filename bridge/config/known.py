@@ -5,6 +5,7 @@ From the contracts of the pipeline's events, from `set`, and from the columns of
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -139,7 +140,7 @@ class Roots:
         """Of any expression."""
         if node.kind == "path":
             return self.path(node.text)
-        return Known(self._kind(node))
+        return Known(self._kind(node), words=_constants(node))
 
     def _kind(self, node: Node) -> Kind:  # noqa: PLR0911  one return a kind of node
         if node.kind in ("number", "negative"):
@@ -160,6 +161,16 @@ class Roots:
         if node.kind == "filtered":
             return _OF_FILTER.get(node.word, "")
         return ""
+
+
+def _constants(node: Node) -> tuple[object, ...] | None:
+    """All values of a text in quotes, or of a choice between such texts; None where they are not known."""
+    if node.kind == "string":
+        return (literal_eval(node.text),)
+    if node.kind == "choice" and len(node.parts) == 3:
+        one, other = _constants(node.parts[0]), _constants(node.parts[2])
+        return (*one, *other) if one and other else None
+    return None
 
 
 def _one(kinds: Iterable[Kind]) -> Kind:

@@ -22,6 +22,8 @@ _OF_CONTRACT: dict[str, Group] = {
     "array": "array",
     "object": "object",
 }
+_OF_META: dict[str, Group] = {"occurred_at": "moment", "seq": "number", "headers": "object"}
+"""An outbox of the user's own may have any id."""
 
 
 class _Place(NamedTuple):
@@ -93,8 +95,13 @@ class ColumnLint:
             yield from self._kind(place, node.text, groups)
             for field in self._fields.of(rest[0]):
                 yield from self._words(place, node.text, field.enum or ())
+        elif root == "meta" and len(rest) == 1:
+            yield from self._kind(place, node.text, {"": _OF_META.get(rest[0], "")})
         elif not rest:
-            group = _GROUPS.get(self._roots.of(node).kind, "")
+            whole = root in self._rows or (
+                root == "event" and self._fields is not None and self._fields.total
+            )
+            group = "object" if whole else _GROUPS.get(self._roots.of(node).kind, "")
             yield from self._kind(place, node.text, {"": group})
 
     def _kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -38,6 +39,7 @@ _KINDS: dict[Group, Kind] = {
 }
 META_FIELDS = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers")
 SURE: Level = "error"
+_DIGITS = re.compile(r"\d+")
 _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}
 
 
@@ -192,12 +194,31 @@ class _Scope:
             yield from self._absences.check(path, value)
         for text in _templates(value):
             yield from self._absences.check_template(path, text)
-        if isinstance(value, str) and not is_expression(value) and "{{" not in value:
-            for name in paths_in_text(value):
-                if name.partition(".")[0] in self._roots:
-                    message = f"${name} inside text is not replaced"
-                    fix = f"write {{{{ {name} }}}} for its value, or $$ for a dollar"
-                    yield Remark("warning", path, message, fix, name="dollar-in-text")
+        for text in _literals(value):
+            yield from self._literal(path, text)
+
+    def _literal(self, path: KeyPath, text: str) -> Iterator[Remark]:
+        """What is only text, and was hardly meant so."""
+        for name in paths_in_text(text):
+            if name.partition(".")[0] in self._roots:
+                message = f"${name} inside text is not replaced"
+                fix = f"write {{{{ {name} }}}} for its value, or $$ for a dollar"
+                yield Remark("warning", path, message, fix, name="dollar-in-text")
+        if self._known_path(text):
+            message = f"{text} is only this text, the same for every event"
+            yield Remark("warning", path, message, f"write ${text} for its value", name="missing-dollar")
+        if re.search(r"\{%.*%\}", text, re.DOTALL):
+            message = "{% ... %} is only text here: a template has {{ ... }}"
+            fix = "write the words as {{ 'one' if event.used > 1 else 'other' }}"
+            yield Remark("warning", path, message, fix, name="no-template")
+
+    def _known_path(self, text: str) -> bool:
+        """Would `$` before this text make it a value that is known to be there?"""
+        root, _, field = text.partition(".")
+        if root == "meta":
+            return field in META_FIELDS
+        known = (self.fields or ()) if root == "event" else self.rows.get(root, ())
+        return field in known or field in self._kept.get(root, ())
 
     def check_float(self, path: KeyPath, value: Any) -> Iterator[Remark]:
         """Arithmetic is float64: a numeric column loses the exact decimal."""
@@ -246,12 +267,27 @@ class _Scope:
 
 
 def _templates(value: Any) -> Iterator[str]:
+    return (text for text in _texts(value) if "{{" in text)
+
+
+def _literals(value: Any) -> Iterator[str]:
+    return (text for text in _texts(value) if "{{" not in text)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value that are no expressions."""
     if isinstance(value, str):
-        if "{{" in value and not is_expression(value):
+        if not is_expression(value):
             yield value
     elif isinstance(value, dict | list | tuple):
         for inside in value.values() if isinstance(value, dict) else value:
-            yield from _templates(inside)
+            yield from _texts(inside)
+
+
+def _misspelt(field: str, known: Collection[str]) -> bool:
+    """Is it surely one of these? address3 is not address1: another number is another field."""
+    near = get_close_matches(field, known, n=1, cutoff=0.8)
+    return bool(near) and _DIGITS.sub("", near[0]) != _DIGITS.sub("", field)
 
 
 def _field(path: KeyPath, field: str, below: str, fields: EventFields) -> Iterator[Remark]:
@@ -263,7 +299,7 @@ def _field(path: KeyPath, field: str, below: str, fields: EventFields) -> Iterat
             message, level = f"the event's contract has no field {field}", SURE
         else:  # an event that matches the pattern and has no contract may bring it
             message = f"no contract of {', '.join(fields.patterns)} has a field {field}"
-            level = SURE if get_close_matches(field, known, n=1, cutoff=0.8) else "warning"
+            level = SURE if _misspelt(field, known) else "warning"
         yield Remark(level, path, message, fix, name="unknown-field")
     elif below and all(one.type in _LEAVES for one in fields.of(field)):
         message = f"{field} is a {fields.of(field)[0].type} and has no {below}"

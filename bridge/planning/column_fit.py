@@ -76,7 +76,7 @@ _LIMITS = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
 _WHOLE = re.compile(r"[+-]?(0|[0-9][0-9_]*|0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+)")
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 _UUID = re.compile(r"\{?([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}\}?")
-_MOMENTS = {"now", "today", "tomorrow", "yesterday", "epoch", "infinity", "-infinity"}
+_MOMENTS = {"now", "today", "tomorrow", "yesterday", "epoch", "infinity", "-infinity", "allballs"}
 _LENGTH = re.compile(r"\((\d+)\)$")
 
 
@@ -109,6 +109,7 @@ def _boolean(_column: ColumnType, text: str) -> bool:
 
 
 def _moment(_column: ColumnType, text: str) -> bool:
+    """Of a time too: `allballs` is midnight."""
     return text.lower() in _MOMENTS or any(sign.isdigit() for sign in text)
 
 
@@ -121,6 +122,8 @@ _CHECKS: Mapping[Group, Any] = {
     "number": _number,
     "boolean": _boolean,
     "moment": _moment,
+    "time": _moment,
+    "array": lambda _column, text: text.startswith(("{", "[")),
     "uuid": lambda _column, text: bool(_UUID.fullmatch(text)),
     "text": _text,
 }

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config.lint import lint
+from bridge.config.lint import examined, lint
+from bridge.config.snapshot import Facts
 from bridge.expressions.expression import compile_expression
 from bridge.expressions.tree import tree_of
+from bridge.planning.column_fit import ColumnType
 
 HEAD = """\
 version: 1
@@ -573,3 +575,59 @@ def test_a_snapshot_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bridge.snapshot.json").write_text("[]")
     [told] = lint(path, {})
     assert (told.level, told.fix) == ("error", "write it again: bridge doctor --snapshot")
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        ("event.used", "missing-dollar"),
+        ("meta.id", "missing-dollar"),
+        ("event.created", ""),
+        ("'{% if event.used %}x{% endif %}'", "no-template"),
+        ("'50{% off'", ""),
+    ],
+)
+def test_a_text_that_was_meant_as_a_value_is_told(tmp_path: Path, column: str, name: str) -> None:
+    told = several(tmp_path, ONE, "$event.used > 1", column)
+    assert [(level, one) for level, one, _ in told] == ([("warning", name)] if name else [])
+
+
+def test_a_field_with_another_number_is_another_field(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.yaml"
+    text = SEVERAL.replace("by: string", "by: string, address1: string")
+    path.write_text(text.format(events=GLOB, when="$event.address3 is defined", column="1"))
+    assert "error" not in [one.level for one in lint(path, {})]
+
+
+@pytest.mark.parametrize(("word", "level"), [("high", ["error"]), ("hi", [])])
+def test_the_words_of_a_choice_are_known(tmp_path: Path, word: str, level: list[str]) -> None:
+    path = tmp_path / "bridge.yaml"
+    text = SEVERAL.replace("what: $event.metric", "what: \"'hi' if $event.used > 5 else 'lo'\"")
+    path.write_text(text.format(events=ONE, when=f"$what == '{word}'", column="1"))
+    assert [one.level for one in lint(path, {}) if one.name == "never-equal"] == level
+
+
+@pytest.mark.parametrize(
+    ("column", "base", "told"),
+    [
+        ("$event", "int4", "column-type"),
+        ("$event", "jsonb", ""),
+        ("$meta.occurred_at", "bool", "column-type"),
+        ("$meta.seq", "int8", ""),
+        ("$meta.id", "int8", ""),
+        ("$event.metric", "time", "column-words"),
+        ("$event.metric", "_text", "column-words"),
+        ("'{a,b}'", "_text", ""),
+        ("allballs", "time", ""),
+    ],
+)
+def test_whole_events_meta_and_words_are_held_against_the_column(
+    tmp_path: Path, column: str, base: str, told: str
+) -> None:
+    facts = Facts(
+        tables={("warehouse", "public", "t"): {"used": ColumnType("numeric"), "ratio": ColumnType(base)}}
+    )
+    path = tmp_path / "bridge.yaml"
+    path.write_text(SEVERAL.format(events=ONE, when="$event.used > 1", column=column))
+    _, findings = examined(path, {}, known=facts)
+    assert [one.name for one in findings if one.name.startswith("column-")] == ([told] if told else [])
