@@ -23,7 +23,7 @@ RULES = frozenset(
         "column-type", "column-words", "unknown-event", "unreachable-branch", "table-without-schema",
         "upsert-without-key", "unmapped-key", "empty-message", "invalid-message", "undefined-property",
         "no-digest", "waits-too-long", "untyped-test", "may-be-absent", "field-of-some",
-        "may-divide-by-zero", "float64", "dollar-in-text", "unknown-redaction", "nullable-key",
+        "may-divide-by-zero", "float64", "dollar-in-text", "missing-dollar", "no-template", "unknown-redaction", "nullable-key",
         "unordered-upsert", "idle-key", "weak-tls", "same-database", "unset-variable",
         "unused-connection", "unused-event", "unused-entity", "unkept-entity", "unused-webhook",
         "unreached-destination", "old-snapshot", "unused-allow", "allow-without-reason", "invalid",
