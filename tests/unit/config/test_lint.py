@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.config.document import read
 from bridge.config.lint import examined, lint
 from bridge.config.snapshot import Facts
 from bridge.expressions.expression import compile_expression
@@ -629,5 +630,5 @@ def test_whole_events_meta_and_words_are_held_against_the_column(
     )
     path = tmp_path / "bridge.yaml"
     path.write_text(SEVERAL.format(events=ONE, when="$event.used > 1", column=column))
-    _, findings = examined(path, {}, known=facts)
+    _, findings = examined(read(path, {}), (), facts)
     assert [one.name for one in findings if one.name.startswith("column-")] == ([told] if told else [])
