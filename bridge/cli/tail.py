@@ -67,10 +67,12 @@ def tail(config_path: Path, last: int, values: bool, no_follow: bool, pipeline: 
 
 
 def _line(event: Event, fate: str, *, values: bool) -> str:
+    from bridge.planning.taken import shown  # noqa: PLC0415  (loads psycopg)
+
     at = (event.occurred_at or b"").decode()[:19]
-    key = f" key {event.key.decode()}" if event.key is not None else ""
+    key = f" key {shown(event.key.decode())}" if event.key is not None else ""
     payload = f"  {event.payload.decode()}" if values else ""
-    return f"{at}  {event.id.decode()}  {event.type.decode()}{key}  {fate}{payload}"
+    return f"{at}  {event.id.decode()}  {shown(event.type.decode())}{key}  {fate}{payload}"
 
 
 class Tail:

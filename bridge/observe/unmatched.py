@@ -124,10 +124,13 @@ def lines(unmatched: Mapping[str, Any] | None) -> list[str]:
         among = f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(unmatched['since']))}"
     total = unmatched["events"]
     found = [f"no pipeline takes {total} event{'' if total == 1 else 's'} {among}; they are passed over:"]
-    for one in unmatched["types"][:_TOLD]:
+    told = sorted(
+        unmatched["types"], key=lambda one: not one["near"]
+    )  # a misspelt type first, then the most frequent
+    for one in told[:_TOLD]:
         words = [f"{one['events']} {shown(one['type'])}", did_you_mean(one["near"])]
         if "last_at" in one:
             words.insert(1, f"the last at {time.strftime('%H:%M:%S', time.localtime(one['last_at']))}")
         found.append("  " + "; ".join(filter(None, words)))
-    rest = unmatched["others"] + sum(one["events"] for one in unmatched["types"][_TOLD:])
+    rest = unmatched["others"] + sum(one["events"] for one in told[_TOLD:])
     return [*found, *([f"  {rest} of other types"] if rest else []), f"  fix: {unmatched['fix']}"]
