@@ -141,59 +141,56 @@ def kinds(connection: psycopg.Connection[Any], stream: str) -> list[Kind]:
     return [Kind(*row) for row in connection.execute(query, [stream])]
 
 
-_NOTED: LiteralString = HISTORY.replace("{}", "%(note)s")
-
-
-def _note(did: str, by: str, reason: str | None) -> Jsonb:
+def note(did: str, by: str, reason: str | None) -> Jsonb:
+    """What a person did, as a message's history keeps it."""
     return Jsonb({"did": did, "by": by, **({"reason": reason} if reason else {})})
 
 
+NOTED: LiteralString = HISTORY.replace("{}", "%(note)s")
+"""A message's history with one `note` more, as SQL."""
+_WAITS: LiteralString = "d.state = 'pending' and (d.lease_until is null or d.lease_until < now())"
+
+
 def _changed(
-    connection: psycopg.Connection[Any], statement: LiteralString, ids: Collection[str], note: Jsonb
+    connection: psycopg.Connection[Any],
+    changes: LiteralString,
+    those: LiteralString,
+    ids: Collection[str],
+    told: Jsonb,
 ) -> int:
-    """Each part is a transaction of its own. Returns how many rows."""
+    """Of these messages, change those. Each part is a transaction of its own. Returns how many rows."""
+    statement: LiteralString = (
+        "update bridge.delivery d set "
+        + changes
+        + ", history = "
+        + NOTED
+        + " where d.id = any(%(ids)s::uuid[]) and "
+        + those
+    )
     every = list(ids)
     parts = (every[at : at + _PART] for at in range(0, len(every), _PART))
-    return sum(connection.execute(statement, {"ids": part, "note": note}).rowcount for part in parts)
+    return sum(connection.execute(statement, {"ids": part, "note": told}).rowcount for part in parts)
 
 
 def hurry(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:
     """Those that wait are due now, whatever they waited for. Returns how many; one that is being sent is left out."""
-    return _changed(
-        connection,
-        "update bridge.delivery d set next_attempt_at = now(), history = "
-        + _NOTED
-        + " where d.id = any(%(ids)s::uuid[]) and d.state = 'pending'"
-        " and (d.lease_until is null or d.lease_until < now())",
-        ids,
-        _note("retry now", by, reason),
-    )
+    return _changed(connection, "next_attempt_at = now()", _WAITS, ids, note("retry now", by, reason))
 
 
 def discard(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:
     """Those that wait are not sent. Returns how many; one that is being sent is left out."""
-    return _changed(
-        connection,
-        "update bridge.delivery d set state = 'discarded', settled_at = now(), lease_epoch = null,"
-        " lease_until = null, history = "
-        + _NOTED
-        + " where d.id = any(%(ids)s::uuid[]) and d.state = 'pending'"
-        " and (d.lease_until is null or d.lease_until < now())",
-        ids,
-        _note("discarded", by, reason),
-    )
+    changes: LiteralString = "state = 'discarded', settled_at = now(), lease_epoch = null, lease_until = null"
+    return _changed(connection, changes, _WAITS, ids, note("discarded", by, reason))
 
 
 def restore(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:
     """Those that were discarded wait again, with a new max_age. One whose event has a dead letter is that letter's:
     `bridge dead restore`. Returns how many."""
-    return _changed(
-        connection,
-        "update bridge.delivery d set state = 'pending', settled_at = null, created_at = now(),"
-        " next_attempt_at = now(), history = "
-        + _NOTED
-        + " where d.id = any(%(ids)s::uuid[]) and d.state = 'discarded'"
-        " and not exists (select from bridge.dead_letter l where l.id = d.id and l.state <> 'resolved')",
-        ids,
-        _note("restored", by, reason),
+    changes: LiteralString = (
+        "state = 'pending', settled_at = null, created_at = now(), next_attempt_at = now()"
     )
+    those: LiteralString = (
+        "d.state = 'discarded'"
+        " and not exists (select from bridge.dead_letter l where l.id = d.id and l.state <> 'resolved')"
+    )
+    return _changed(connection, changes, those, ids, note("restored", by, reason))

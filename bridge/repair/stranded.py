@@ -19,8 +19,9 @@ from bridge.dispatch.schedule import LaneSpec
 from bridge.expressions.document import json_text
 from bridge.planning.plan import unit_id
 from bridge.postgres.connect import connect
-from bridge.postgres.delivery import HISTORY, holder
+from bridge.postgres.delivery import holder
 from bridge.postgres.profiles import CATALOG
+from bridge.postgres.queued import NOTED, note
 from bridge.postgres.stored import message_fields, storable
 from bridge.postgres.stranded import Stranded, Unit, expire, find
 from bridge.postgres.versions import refuse_newer
@@ -90,8 +91,6 @@ _CLAIMED: LiteralString = """
     select count(*)::int from bridge.delivery d where d.destination = %(destination)s and d.pipeline = %(pipeline)s
         and d.stream = %(stream)s and d.state = 'pending' and d.lease_until >= now()"""
 
-_NOTED: LiteralString = HISTORY.replace("{}", "%(note)s")
-
 _MOVE: LiteralString = (
     """
     update bridge.delivery d set id = u.new, pipeline = %(to_pipeline)s, destination = %(to_destination)s,
@@ -99,7 +98,7 @@ _MOVE: LiteralString = (
         created_at = case when d.created_at < now() - %(max_age)s * interval '1 second'
             then now() else d.created_at end,
         history = """
-    + _NOTED
+    + NOTED
     + """
     from unnest(%(ids)s::uuid[], %(news)s::uuid[], %(bodies)s::text[]) as u(id, new, body) where d.id = u.id"""
 )
@@ -115,7 +114,7 @@ _GIVE_UP: LiteralString = (
     with gone as (
         update bridge.delivery d set state = 'discarded', settled_at = now(), lease_epoch = null, lease_until = null,
             history = """
-    + _NOTED
+    + NOTED
     + """
         where d.id = any(%(ids)s) returning d.id)
     update bridge.dead_letter l set state = 'discarded', retry_at = null, updated_at = now() from gone
@@ -141,14 +140,14 @@ def move(
     told = Moved()
     after = UUID(int=0)
     did = f"moved from {'/'.join(old.unit)} to {'/'.join(new.unit)}"
-    note = Jsonb({"did": did, "by": by, **({"reason": reason} if reason else {})})
+    noted = note(did, by, reason)
     values = {"pipeline": old.unit[0], "destination": old.unit[1], "stream": old.stream}
     while True:
         with old.connection.transaction(force_rollback=dry_run):
             rows = old.connection.execute(_ROWS, {**values, "after": after, "limit": _BATCH}).fetchall()
             if rows:
                 after = rows[-1][0]
-                _move_rows(rows, old, new, lane, note=note, told=told, dry_run=dry_run)
+                _move_rows(rows, old, new, lane, noted=noted, told=told, dry_run=dry_run)
         if len(rows) < _BATCH:
             break
     [told.claimed] = old.connection.execute(_CLAIMED, values).fetchone() or (0,)
@@ -161,7 +160,7 @@ def _move_rows(
     new: Place,
     lane: LaneSpec,
     *,
-    note: Jsonb,
+    noted: Jsonb,
     told: Moved,
     dry_run: bool,
 ) -> None:
@@ -198,7 +197,7 @@ def _move_rows(
         "to_pipeline": new.unit[0],
         "to_destination": new.unit[1],
         "max_age": lane.max_age,
-        "note": note,
+        "note": noted,
     }
     if here:
         old.connection.execute(_MOVE_LETTERS, values)
@@ -206,7 +205,7 @@ def _move_rows(
     elif not dry_run:
         _copy(old, new, moved, names)
         gone += moved
-    old.connection.execute(_GIVE_UP, {"ids": gone, "note": note})
+    old.connection.execute(_GIVE_UP, {"ids": gone, "note": noted})
 
 
 def _copy(old: Place, new: Place, bodies: Mapping[UUID, str], names: Mapping[UUID, UUID]) -> None:
