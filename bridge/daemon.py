@@ -25,6 +25,7 @@ from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.plans import dispatch_plans, stream_plans, types_taken
 from bridge.postgres.login import try_again
+from bridge.postgres.whose import Owned
 from bridge.repair.upkeep import Upkeep
 from bridge.stream.planned import FailureGuard
 from bridge.stream.spec import StreamSpec
@@ -58,7 +59,8 @@ class Daemon:
         self._health = Health()
         self._metrics = Metrics(self._health)
         self._workers: dict[str, Worker] = {}
-        self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention)
+        self._owned = Owned()
+        self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention, self._owned)
         self._ingress: Ingress | None = None
         self._log = Log("bridge.daemon")
         self._dispatchers: Dispatchers | None = None
@@ -86,7 +88,7 @@ class Daemon:
             self._upkeep.start()
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             serving = asyncio.create_task(self._serve_admin(listening), name="admin")
-            looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._stop))
+            looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._owned, self._stop))
             following = asyncio.create_task(self._follow_secrets())
             answering = asyncio.create_task(self._answer_operators())
             stopping = asyncio.create_task(self._stop.wait())
@@ -187,7 +189,7 @@ class Daemon:
         if plans and self._dispatchers is None:
             from bridge.dispatch.dispatcher import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
 
-            self._dispatchers = Dispatchers(DispatchWatch(self._metrics))
+            self._dispatchers = Dispatchers(DispatchWatch(self._metrics), self._owned)
         if self._dispatchers is not None:
             self._dispatchers.use(plans)
 

@@ -111,7 +111,7 @@ def dispatch_plans(config: Config) -> list[DispatchSpec]:
             if isinstance(spec, SinkSpec) and (pipeline.name, name) in stream.sinks
         ]
         if lanes:
-            plans.append(DispatchSpec(stream.stream, stream.target_dsn, lanes))
+            plans.append(DispatchSpec(stream.stream, stream.source_dsn, stream.target_dsn, lanes))
     return plans
 
 

@@ -13,6 +13,7 @@ from bridge.errors import BridgeError, CannotConnect, ConfigError
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG, COMMAND
 from bridge.postgres.versions import refuse_newer
+from bridge.postgres.whose import refuse_another
 
 if TYPE_CHECKING:
     from bridge.dispatch.schedule import DispatchSpec
@@ -82,19 +83,23 @@ def connect_dispatch(plan: DispatchSpec, command: str) -> Iterator[psycopg.Conne
     where = f"the ledger of stream {plan.stream}"
     with connect(plan.dsn, COMMAND, f"bridge {command}", where=where) as connection, target_errors(command):
         refuse_newer(connection, "target")
+        refuse_another(plan.source_dsn, connection, plan.stream)
         yield connection
 
 
 @contextmanager
 def connect_ledger(
-    plan: StreamSpec, command: str, *, writes: bool = False
+    plan: StreamSpec, command: str, *, writes: bool = False, whose: bool = True
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to a stream's target. Raises CannotConnect, and Halt behind a pool of transactions or,
-    for a command that writes the ledger, where it is of a newer release."""
+    for a command that writes the ledger, where it is of a newer release. whose: False for a command
+    that asks itself whether the stream of this name is another source's; otherwise this raises Halt then."""
     where = f"the target ({plan.connection})"
     with connect(plan.target_dsn, CATALOG, f"bridge {command}", where=where) as connection:
         if writes:
             refuse_newer(connection, "target")
+        if whose:
+            refuse_another(plan.source_dsn, connection, plan.stream)
         yield connection
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
-from bridge.errors import CannotConnect, ConfigError
+from bridge.errors import BridgeError, CannotConnect, ConfigError
 from bridge.problem import suggestion
 
 if TYPE_CHECKING:
@@ -24,24 +25,29 @@ if TYPE_CHECKING:
 @config_option
 @click.argument("stream")
 @click.option("--target", "dsn", help="The DSN of its target, if no connection of bridge.yaml leads there.")
+@click.option("--source-gone", is_flag=True, help="Its source is not this one, and does not exist any more.")
 @click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")
-def decommission(config_path: Path, stream: str, dsn: str | None, *, yes: bool) -> None:
+def decommission(config_path: Path, stream: str, dsn: str | None, *, source_gone: bool, yes: bool) -> None:
     """End STREAM for good: drop its slot, its registration and its ledger.
 
     For a connection that was taken out of bridge.yaml, or a bridge that is not coming back. Its slot would retain WAL
     until the source's disk is full, and its registration would keep events from being pruned. Shows first what there is
     of the stream and what is given up with it: events that it has not applied, open dead letters, messages that were
     not sent. The rows of the target's own tables stay.
+
+    A stream of another source is refused: run it with that source's configuration. Where that source is gone for good,
+    --source-gone ends what the target has of it.
     """
     config = read_config(config_path)
     from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import outbox_of, stream_plans  # noqa: PLC0415
     from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
+    from bridge.postgres.whose import another  # noqa: PLC0415
     from bridge.repair.decommission import decommission as end  # noqa: PLC0415
     from bridge.repair.decommission import remains  # noqa: PLC0415
 
     streams = {plan.stream for plan in stream_plans(config)}
-    if stream in streams:
+    if stream in streams and not source_gone:
         raise ConfigError(
             f"stream {stream} is in this configuration: the bridge would make it anew, from source.start",
             hint="take its connection out of bridge.yaml first",
@@ -51,7 +57,21 @@ def decommission(config_path: Path, stream: str, dsn: str | None, *, yes: bool) 
         _target(config, source, stream, dsn) as target,
         target_errors("decommission"),
     ):
+        halt = another(source, target, stream) if target is not None else None
+        if halt is not None and not source_gone:
+            raise BridgeError(
+                f"{halt.args[0]}",
+                reason=halt.reason,
+                hint="run it with the configuration of that source; if that source is gone for good: "
+                f"bridge decommission {stream} --source-gone",
+            )
+        if halt is None and source_gone:
+            raise ConfigError(
+                f"stream {stream} belongs to this source, if to any", hint="leave out --source-gone"
+            )
         found = remains(source, target, outbox_of(config), stream)
+        if source_gone:
+            found = replace(found, pending=None, slots=())  # what this source has is none of it
         if found.nothing:
             here = {*registered_streams(source), *(ledger_streams(target) if target is not None else ())}
             raise ConfigError(

@@ -110,6 +110,7 @@ def recover(
         return
     from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.postgres.whose import another  # noqa: PLC0415
     from bridge.repair import recover as choices  # noqa: PLC0415
 
     plan = _chosen(stream_plans(config), stream)
@@ -122,9 +123,11 @@ def recover(
         )
     with (
         connect_source(config, command="recover", grant="outbox_bridge", writes=True) as source,
-        connect_ledger(plan, "recover", writes=True) as target,
+        connect_ledger(plan, "recover", writes=True, whose=False) as target,
         _refusals(),
     ):
+        if (found := another(source, target, plan.stream, moved=True)) is not None:
+            raise found
         choices.check_stopped(target, plan.stream)
         if accept_source:
             first = {"now": choices.now(source), "earliest": None}.get(str(since), str(since))
@@ -154,6 +157,7 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.profiles import COMMAND  # noqa: PLC0415
+    from bridge.postgres.whose import another  # noqa: PLC0415
     from bridge.repair.adopt import Adopter  # noqa: PLC0415
 
     plans = stream_plans(config)
@@ -167,7 +171,9 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
             old = stack.enter_context(connect(old_source, COMMAND, "recover", where="the old source"))
         work = []
         for plan in plans if stream is None else [_chosen(plans, stream)]:
-            target = stack.enter_context(connect_ledger(plan, "recover", writes=True))
+            target = stack.enter_context(connect_ledger(plan, "recover", writes=True, whose=False))
+            if (found := another(source, target, plan.stream, moved=True)) is not None:
+                raise found
             adopter = Adopter(plan, source, target, old)
             work.append((adopter, adopter.survey()))
         for _, adoption in work:

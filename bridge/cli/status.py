@@ -60,6 +60,7 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
     from bridge.postgres import left_behind as left  # noqa: PLC0415
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
+    from bridge.postgres.target_rules import Finding  # noqa: PLC0415
     from bridge.postgres.versions import newer  # noqa: PLC0415
 
     streams = []
@@ -71,7 +72,7 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
     behind: list[LeftBehind] = []
     at_source: list[LeftBehind] = []
     for plan in plans:
-        with target_errors("status"), connect_ledger(plan, "status") as target:
+        with target_errors("status"), connect_ledger(plan, "status", whose=False) as target:
             streams.append(_stream(plan, target))
             suppressed = streams[-1].pop("suppressed")  # one source for all
             at_source = streams[-1].pop("left_behind")
@@ -79,6 +80,9 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
             later += [
                 found for found in (newer(target, "target"), streams[-1].pop("newer")) if found is not None
             ]
+            if (halt := streams[-1].pop("another")) is not None:
+                later.append(Finding(halt.reason, str(halt.args[0]), halt.hint))
+                continue
             if streams[-1]["mode"] is not None:
                 parameters = left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
                 behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream, plan.sinks)
@@ -124,11 +128,13 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     from bridge.postgres.profiles import SOURCE  # noqa: PLC0415
     from bridge.postgres.source import require_outbox  # noqa: PLC0415
     from bridge.postgres.versions import newer  # noqa: PLC0415
+    from bridge.postgres.whose import another  # noqa: PLC0415
 
-    row = progress.checkpoint(target, plan.stream)
-    applied = progress.listed(target, plan.stream)
     with connect(plan.source_dsn, SOURCE, "status") as source:
         require_outbox(source, plan.outbox)
+        halt = another(source, target, plan.stream)
+        row = progress.checkpoint(target, plan.stream) if halt is None else None
+        applied = progress.listed(target, plan.stream) if halt is None else []
         slot = f"{plan.stream}_{row['slot_incarnation']}" if row and row["slot_incarnation"] else None
         return {
             "stream": plan.stream,
@@ -144,6 +150,7 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
             "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
             "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
             "suppressed": suppressed(source),
+            "another": halt,
             "newer": newer(source, "source"),
             "types": progress.newest_types(source, plan.outbox),
             "left_behind": left.from_source(

@@ -22,6 +22,7 @@ from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import DISPATCH
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.stranded import remember
+from bridge.postgres.whose import Owned
 from bridge.sinks.http import HttpClient
 from bridge.sinks.model import Http
 
@@ -42,8 +43,11 @@ class _PlaceLost(Exception):
 class Dispatcher:
     """Sends one stream's deliveries until told to stop."""
 
-    def __init__(self, plan: DispatchSpec, http: Http, pacer: Pacer, watcher: DispatchWatcher) -> None:
+    def __init__(
+        self, plan: DispatchSpec, http: Http, pacer: Pacer, watcher: DispatchWatcher, owned: Owned
+    ) -> None:
         self.plan = plan
+        self._owned = owned
         self._http = http
         self._pacer = pacer
         self._watcher = watcher
@@ -126,6 +130,10 @@ class Dispatcher:
         """Wait for the lease; None: told to stop."""
         while not self._stop.is_set():
             await self._refuse_newer(connection)
+            if not await self._is_ours():
+                self._watcher.works(self.plan.stream)
+                await self._sleep(_STAND_BY_SECONDS)
+                continue
             epoch = await queue.hold(connection, self.plan.stream, self._holder)
             if epoch is not None:
                 return epoch
@@ -135,6 +143,12 @@ class Dispatcher:
             self._watcher.works(self.plan.stream)
             await self._sleep(_STAND_BY_SECONDS)
         return None
+
+    async def _is_ours(self) -> bool:
+        """Another source may have a stream of the same name in this target, whose messages we must not send: nothing is
+        sent before our source has been asked, once a process."""
+        plan = self.plan
+        return await asyncio.to_thread(self._owned, plan.stream, plan.source_dsn, plan.dsn)
 
     async def _remember(self, connection: queue.AsyncLink) -> bool:
         """What the destinations are, for the day when one of them is gone. False: the ledger is older."""
@@ -239,8 +253,9 @@ def _told(error: psycopg.Error | OSError) -> BridgeError:
 class Dispatchers:
     """Starts, restarts and stops. Everything but `nudge` is called in the loop."""
 
-    def __init__(self, watcher: DispatchWatcher) -> None:
+    def __init__(self, watcher: DispatchWatcher, owned: Owned) -> None:
         self._watcher = watcher
+        self._owned = owned
         self._loop = asyncio.get_running_loop()
         self._http = HttpClient()
         self._pacer = Pacer()
@@ -258,7 +273,7 @@ class Dispatchers:
                 task.add_done_callback(self._leaving.discard)
         for stream, plan in wanted.items():
             if stream not in self._running:
-                dispatcher = Dispatcher(plan, self._http, self._pacer, self._watcher)
+                dispatcher = Dispatcher(plan, self._http, self._pacer, self._watcher, self._owned)
                 task = self._loop.create_task(dispatcher.run(), name=f"dispatch {stream}")
                 task.add_done_callback(partial(self._ended, stream))
                 self._running[stream] = dispatcher, task

@@ -118,6 +118,7 @@ class DispatchSpec:
     """One ledger and the sinks whose deliveries its stream writes there."""
 
     stream: str
+    source_dsn: str
     dsn: str
     lanes: Sequence[LaneSpec]
 

@@ -21,6 +21,7 @@ from bridge.plans import stream_plans, types_taken
 from bridge.postgres.connect import connect
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import DOCTOR, DOCTOR_ENRICH
+from bridge.postgres.whose import another
 from bridge.stream.spec import StreamSpec
 
 _KEY_COLUMN = re.compile(r"([\w\".]+)\s*=\s*any\s*\(\s*%\(keys\)s", re.IGNORECASE)
@@ -207,8 +208,6 @@ def _target(link: ProfiledConnection, plan: StreamSpec, *, strict: bool) -> Iter
     yield from grants.power(plan.connection, link, destinations.table_names(plan), strict=strict)
     yield from destinations.ledger(link, plan)
     yield from destinations.tables(link, plan)
-    if slot.ledger_of(link, plan.stream) is not None:
-        yield from slot.units_left_behind(link, plan)
 
 
 def _left_behind(origin: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
@@ -220,6 +219,11 @@ def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamSp
     if not outbox.installed(origin):
         return
     ledger = slot.ledger_of(link, plan.stream)
+    if ledger is not None:
+        if (halt := another(origin, link, plan.stream)) is not None:
+            yield Check("error", "source", halt.reason, str(halt.args[0]), halt.hint or "", "advice")
+            return
+        yield from slot.units_left_behind(link, plan)
     yield from slot.registry(origin, link, plan, ledger)
     if plan.capture != "poll":
         yield from slot.slot(origin, plan, slot.current(plan, ledger))

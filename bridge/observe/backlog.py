@@ -27,6 +27,7 @@ from bridge.postgres.delivery import WAITING
 from bridge.postgres.outbox import COUNTS, Outbox
 from bridge.postgres.profiles import BACKLOG
 from bridge.postgres.safe_error import safe_message
+from bridge.postgres.whose import Owned
 
 _T = TypeVar("_T")
 
@@ -91,11 +92,13 @@ class Plan(Protocol):
     def units(self) -> Iterator[tuple[str, str]]: ...
 
 
-async def watch_backlog(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stop: asyncio.Event) -> None:
+async def watch_backlog(
+    metrics: Metrics, plans: Callable[[], Sequence[Plan]], owned: Owned, stop: asyncio.Event
+) -> None:
     """Read every EVERY_SECONDS, and after a reload, until `stop` is set. Values of unreachable servers stay as they
-    are."""
+    are; a ledger that is another source's is not read."""
     stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
-    backlog = Backlog(metrics)
+    backlog = Backlog(metrics, owned)
     try:
         while not stop.is_set():
             looking = asyncio.create_task(backlog.look(plans()), name="backlog")
@@ -124,8 +127,9 @@ async def _pause(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stopping
 class Backlog:
     """What waits, as told to the metrics. Keeps a connection to each server between its looks. Close it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, owned: Owned) -> None:
         self._metrics = metrics
+        self._owned = owned
         self._pools: dict[str, Pool] = {}
 
     async def close(self) -> None:
@@ -147,6 +151,8 @@ class Backlog:
             state = health.streams.get(plan.stream)
             if state is not None and idle(state.snapshot):
                 await self._ask(plan, "source", partial(_look_at_source, state))
+            if not await self._is_ours(plan):
+                continue
             found = await self._ask(plan, "target", _dead_letters)
             complete = complete and found is not None
             dead.update(found or {})
@@ -178,6 +184,13 @@ class Backlog:
             if (one.kind, one.name) not in known:
                 log.warning("left behind", kind=one.kind, name=one.name, message=one.message, fix=one.fix)
         self._metrics.set_left_behind(found)
+
+    async def _is_ours(self, plan: Plan) -> bool:
+        """Not as long as it is not known: it has not started, or the stream reports what is wrong."""
+        try:
+            return await asyncio.to_thread(self._owned, plan.stream, plan.source_dsn, plan.target_dsn)
+        except (BridgeError, psycopg.Error, OSError):
+            return False
 
     async def _ask(
         self,

@@ -10,13 +10,13 @@ from dataclasses import replace
 from bridge.postgres.target import PG_LSN, XID8, Statement, eight_byte_array
 from bridge.postgres.versions import NEWER_LEDGER
 from bridge.protocol.events import Lsn, Seqs, Snapshot, format_lsn, parse_lsn, parse_snapshot
-from bridge.protocol.facts import Goal, Ledger, Mode
+from bridge.protocol.facts import Goal, Ledger, Mode, SourceIdentity
 
 _COLUMNS = (
     "stream, epoch, session::text, mode, system_identifier, timeline, publication_identity, slot_incarnation,"
     " applied_lsn::text, safe_lsn::text, floor::text, floor_lsn::text, next::text, next_lsn::text,"
     " next_from_slot, next_seq, since::text, witness_id, witness_xid::text,"
-    " accepted_gap::text"
+    " accepted_gap::text, source_database, source_database_oid::text"
 )
 
 READ = f"select {_COLUMNS} from bridge.checkpoint where stream = $1".encode()
@@ -24,13 +24,15 @@ READ = f"select {_COLUMNS} from bridge.checkpoint where stream = $1".encode()
 LOCK = f"select {_COLUMNS} from bridge.checkpoint where stream = $1 for update".encode()
 
 CREATE = (
-    b"insert into bridge.checkpoint (stream, session, mode, floor, since)"
-    b" values ($1, $2::uuid, 'new', '3:3:', $3::timestamptz) on conflict do nothing"
+    b"insert into bridge.checkpoint (stream, session, mode, floor, since, system_identifier, source_database,"
+    b" source_database_oid) values ($1, $2::uuid, 'new', '3:3:', $3::timestamptz, $4, $5, $6::oid)"
+    b" on conflict do nothing"
 )
 
 FENCE = (
     f"update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
-    f" where stream = $1 returning {_COLUMNS}"
+    f" where stream = $1 and coalesce(system_identifier, $3) = $3"
+    f" and coalesce(source_database_oid, $4::oid) = $4::oid returning {_COLUMNS}"
 ).encode()
 
 # The last condition: a running program of an older release stops when the ledger is migrated (versions.py).
@@ -56,6 +58,7 @@ _ADVANCE = (
 
 _REPLACE = (
     f"with held as (update bridge.checkpoint set mode = $7, system_identifier = $8, timeline = $9::int,"
+    f" source_database = $23, source_database_oid = $24::oid,"
     f" publication_identity = $10, slot_incarnation = $11::int, applied_lsn = $12::pg_lsn,"
     f" safe_lsn = $13::pg_lsn, floor = $14::pg_snapshot, floor_lsn = $15::pg_lsn,"
     f" next = $16::pg_snapshot, next_lsn = $17::pg_lsn,"
@@ -124,6 +127,17 @@ def _expected(before: Ledger) -> list[bytes | None]:
     ]
 
 
+def fence(
+    stream: str, session: str, source: SourceIdentity, since: str | None, *, create: bool
+) -> list[Statement]:
+    """Make the row ours, and read it: the last two statements' rows. No row of FENCE, and one of READ: it belongs to
+    another source."""
+    who = [stream.encode(), session.encode()]
+    system, oid = source.system.encode(), b"%d" % source.oid
+    made = [Statement(CREATE, [*who, _text(since), system, source.database.encode(), oid])] if create else []
+    return [*made, Statement(FENCE, [*who, system, oid]), Statement(READ, who[:1])]
+
+
 def hold(before: Ledger) -> Statement:
     """Lock the row, or fail: the first statement of a transaction that is sent in chunks."""
     return Statement(_HOLD.encode(), _expected(before))
@@ -163,6 +177,8 @@ def change(before: Ledger, after: Ledger) -> Statement:
             _text(after.since),
             _text(after.witness_id),
             _text(after.witness_xid),
+            _text(after.database),
+            _text(after.database_oid),
         ],
     )
 
@@ -216,13 +232,15 @@ def read_row(row: Sequence[bytes | None]) -> Ledger:
     values = [None if value is None else value.decode() for value in row]
     stream, epoch, session, mode, system, timeline, publication, incarnation = values[:8]
     applied, safe, floor, floor_lsn, goal, goal_lsn, from_slot, seq = values[8:16]
-    since, witness, witness_xid, accepted_gap = values[16:]
+    since, witness, witness_xid, accepted_gap, database, database_oid = values[16:]
     return Ledger(
         stream=stream or "",
         epoch=int(epoch or 0),
         session=session or "",
         mode=Mode(mode or ""),
         system_identifier=system,
+        database=database,
+        database_oid=int(database_oid) if database_oid else None,
         timeline=int(timeline) if timeline else None,
         publication=publication,
         incarnation=int(incarnation or 0),

@@ -1,8 +1,8 @@
 """What is ours and what nothing serves any more: slots, registrations, dead letters and messages of streams and
 destinations that the configuration no longer has. Each with the command that ends it.
 
-Told by doctor, status, metrics and log. A slot that somebody reads and a stream that a bridge serves are another
-configuration's, and not left behind.
+Told by doctor, status, metrics and log. A slot that somebody reads and a stream that a bridge serves, or served in the
+last minutes, are another configuration's, and not left behind; nor is what belongs to another source.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class LeftBehind:
 
 
 # A slot is ours by its name: <stream>_<n> of a registered stream, or of a stream of our prefix. Of a stream that we
-# have, another number than the registered one is left behind.
+# have, another number than the registered one is left behind. A stream that we do not have may be another
+# configuration's, whose bridge is being restarted: only one that was left alone for a while is told.
 SOURCE: LiteralString = """
     with slots as (
         select s.slot_name::text as name, regexp_replace(s.slot_name::text, '_[0-9]+$', '') as stream, s.active,
@@ -47,16 +48,18 @@ SOURCE: LiteralString = """
     left join outbox.stream r on r.stream = s.stream
     where not s.active and (
         case when s.stream = any(%(streams)s) then r.stream is not null and r.slot is distinct from s.name
-        else r.stream is not null or starts_with(s.name, %(prefix)s) end)
+        when r.stream is not null then r.updated_at < now() - interval '10 minutes'
+        else starts_with(s.name, %(prefix)s) end)
     union all
     select 'stream', r.stream, coalesce(r.target_database, '?'), 0, false from outbox.stream r
     where not r.stream = any(%(streams)s)
         and not exists (select from slots s where s.name = r.slot and s.active)
-        and (r.slot is not null or r.target_system is null or r.updated_at < now() - interval '1 day')
+        and r.updated_at < now() - case when r.slot is null and r.target_system is not null then interval '1 day'
+            else interval '10 minutes' end
     order by 1, 2"""
 
-# Of this stream, units that the configuration does not have, and messages of what this stream does not send; of others,
-# all, unless a bridge serves them.
+# Of this stream, units that the configuration does not have, and messages of what this stream does not send; of others
+# of this source, all, unless a bridge serves them or did so lately.
 TARGET: LiteralString = """
     with known as (select * from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as k(pipeline, destination)),
     sent as (select * from unnest(%(sink_pipelines)s::text[], %(sinks)s::text[]) as k(pipeline, destination)),
@@ -77,7 +80,11 @@ TARGET: LiteralString = """
             where k.pipeline = f.pipeline and (k.destination = f.destination or f.destination = ''))
         else not stream = any(%(streams)s) and not exists (select from pg_catalog.pg_stat_activity a
             where a.datname = current_database()
-                and starts_with(a.application_name, left('bridge/' || f.stream || '/', 63))) end
+                and starts_with(a.application_name, left('bridge/' || f.stream || '/', 63)))
+            and not exists (select from bridge.checkpoint c, bridge.checkpoint ours
+                where c.stream = f.stream and ours.stream = %(stream)s
+                and (c.updated_at > now() - interval '10 minutes' or c.system_identifier <> ours.system_identifier
+                    or to_jsonb(c) ->> 'source_database_oid' <> to_jsonb(ours) ->> 'source_database_oid')) end
     order by 1, 2, 3, 4"""
 
 

@@ -100,8 +100,9 @@ class Source:
         (in_recovery,) = self._row("select pg_is_in_recovery()")
         if in_recovery:
             return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
-        system, timeline, flush, partitioned, replicated, publication = self._row(
-            "select (select system_identifier::text from pg_control_system()),"
+        system, database, oid, timeline, flush, partitioned, replicated, publication = self._row(
+            "select (select system_identifier::text from pg_control_system()), current_database()::text,"
+            " (select oid::int8 from pg_catalog.pg_database where datname = current_database()),"
             " ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,"
             " pg_current_wal_flush_lsn()::text,"
             " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
@@ -112,6 +113,8 @@ class Source:
         )
         return SourceFacts(
             system_identifier=system,
+            database=database,
+            database_oid=oid,
             timeline=timeline,
             flush_lsn=parse_lsn(flush),
             publication=publication,

@@ -22,7 +22,7 @@ from bridge.postgres.target_rules import Finding
 
 Side = Literal["source", "target"]
 
-KNOWN: dict[Side, int] = {"source": 5, "target": 2}
+KNOWN: dict[Side, int] = {"source": 5, "target": 3}
 """The newest migration of sql/source and sql/target. A test compares."""
 
 NEWER_OUTBOX: LiteralString = """
@@ -32,7 +32,7 @@ NEWER_OUTBOX: LiteralString = """
 
 NEWER_LEDGER: LiteralString = """
     select m.version, m.name from bridge.migration m
-    where m.version > 2 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 2, true)
+    where m.version > 3 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 3, true)
     order by m.version desc limit 1"""
 
 REASONS: dict[Side, str] = {"source": "outbox_newer", "target": "ledger_newer"}
@@ -70,6 +70,15 @@ def told(side: Side, version: int, name: str) -> Finding:
 def halt(finding: Finding) -> Halt:
     """As an error."""
     return Halt(finding.message, reason=finding.reason, hint=finding.fix)
+
+
+def ledger_older() -> Halt:
+    """It lacks a column that this program reads."""
+    return Halt(
+        f"the ledger is of an older release; this one ({__version__}) needs its version {KNOWN['target']}",
+        reason="ledger_version",
+        hint="bridge schema target | psql <target>   (as the owner of the database)",
+    )
 
 
 def refuse_newer(connection: psycopg.Connection, side: Side) -> None:

@@ -5,7 +5,7 @@ preflight.py judges them; postgres/ledger.py and postgres/source.py read and wri
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -42,6 +42,18 @@ BEFORE_ALL = -(1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """Which database an outbox is in. The name may change; the oid is given once in a cluster."""
+
+    system: str  # the cluster's system identifier
+    database: str
+    oid: int
+
+    def __str__(self) -> str:
+        return f"database {self.database} (oid {self.oid}) of cluster {self.system}"
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """A snapshot that is being applied from the table, by seq. Once stored, it is always finished.
 
@@ -63,6 +75,8 @@ class Ledger:
     session: str
     mode: Mode = Mode.NEW
     system_identifier: str | None = None
+    database: str | None = None
+    database_oid: int | None = None  # None: not told since the ledger got this column (003_sources.sql)
     timeline: int | None = None
     publication: str | None = None
     incarnation: int = 0
@@ -80,6 +94,19 @@ class Ledger:
     def snapshot_lsn(self) -> Lsn:
         """A lower bound of the source's WAL position when the snapshots in this row were taken."""
         return max(self.floor_lsn, self.next.lsn if self.next else ZERO)
+
+    def of_source(self, source: SourceIdentity) -> Ledger:
+        """As it is once it belongs to this source."""
+        return replace(
+            self, system_identifier=source.system, database=source.database, database_oid=source.oid
+        )
+
+    @property
+    def owner(self) -> str:
+        """The source that it belongs to, in words."""
+        if self.database_oid is None:
+            return f"a database of cluster {self.system_identifier}"
+        return str(SourceIdentity(self.system_identifier or "", self.database or "", self.database_oid))
 
 
 def same_publication(known: str | None, seen: str | None) -> bool:
@@ -146,7 +173,13 @@ class SourceFacts:
     pruned: Pruned | None = None
     partitioned: bool = False  # an UPDATE can move a row of the outbox, which arrives as if it were inserted
     restored: bool = False  # the outbox came from a dump, with the xids of another cluster
+    database: str = ""
+    database_oid: int = 0
     replicated: bool = False  # a subscription writes rows of the outbox with xids of its publisher
+
+    @property
+    def identity(self) -> SourceIdentity:
+        return SourceIdentity(self.system_identifier, self.database, self.database_oid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from bridge.protocol.facts import (
     Pruned,
     Registration,
     SourceFacts,
+    SourceIdentity,
     TargetFacts,
     same_publication,
 )
@@ -46,15 +47,84 @@ def facts(settings: StreamSettings, ledger: Ledger) -> ReadSource:
     return ReadSource(name, ledger.witness_id, ledger.witness_xid)
 
 
+def first_look(settings: StreamSettings, target: TargetFacts) -> ReadSource:
+    """The source before the fence: who it is, and the slot that a bridge which works would read."""
+    incarnation = target.ledger.incarnation if target.ledger else 0
+    return ReadSource(settings.slot_name(incarnation or 1), None, None)
+
+
+def check_identity(
+    stream: str, target: TargetFacts, source: SourceFacts, registration: Registration | None
+) -> None:
+    """Does this ledger belong to this source? Asked before anything else: another source must neither stand by behind
+    the stream's own bridge, as if it were to take over, nor fence it. Raises Halt, or Retry on a standby.
+
+    A source that has no registration of the stream never had it, or was restored to a time before it: a cluster made
+    from a copy may even have the identity of another. One that has the registration, and is not the source that the
+    ledger knows, was copied or moved; it is a second one all the same while a bridge of the first is at work.
+    """
+    if source.in_recovery:
+        raise _on_standby()
+    ledger = target.ledger
+    if ledger is None:
+        return
+    ours = belongs(ledger, source.identity)
+    if ours and (registration is not None or ledger.snapshot_lsn == ZERO):
+        return
+    if target.busy or (registration is None and not (ours and ledger.database_oid is not None)):
+        raise name_taken(stream, ledger, source.identity)
+    if ours:
+        raise _not_registered(ledger, ZERO)
+    raise other_source(ledger, source.identity)
+
+
+def belongs(ledger: Ledger, source: SourceIdentity) -> bool:
+    """As far as the ledger says."""
+    return ledger.system_identifier in (None, source.system) and ledger.database_oid in (None, source.oid)
+
+
+def name_taken(stream: str, ledger: Ledger, source: SourceIdentity) -> Halt:
+    """Two sources have one name for a stream."""
+    return Halt(
+        f"stream {stream} of this target belongs to another source: {ledger.owner}; this one is {source}. Nothing "
+        "was changed here or there",
+        reason="stream_name_taken",
+        hint="give this one a name of its own: another source.slot in bridge.yaml (the stream is <slot>_<connection>), "
+        "then: bridge install, and start the bridge. If the other source is gone for good, and this one takes its "
+        "place: docs/operations.md, stream_name_taken",
+    )
+
+
+def other_source(ledger: Ledger, source: SourceIdentity) -> Halt:
+    """This one has the stream's registration, and is not where the ledger's positions are from."""
+    if ledger.system_identifier != source.system:
+        what = (
+            f"this source is another cluster: its system identifier is {source.system}, the ledger has "
+            f"{ledger.system_identifier}"
+        )
+    else:
+        what = f"this source is another database: {source}, the ledger has {ledger.owner}"
+    return Halt(
+        what,
+        reason="other_system",
+        hint="point source.dsn back. An outbox that was moved here goes on exactly where it was: "
+        "bridge recover --adopt-outbox; with another one, start again: bridge recover --accept-source. If the old one "
+        "is still in use, this one is a second source: give it a source.slot of its own",
+    )
+
+
+def _on_standby() -> Retry:
+    return Retry("the source is in recovery (a standby): waiting for a primary")
+
+
 def stand_by(
-    settings: StreamSettings, target: TargetFacts, registration: Registration | None
+    settings: StreamSettings, target: TargetFacts, source: SourceFacts, registration: Registration | None
 ) -> Asking[None]:
-    """Do not fence a bridge that works; wait until it stops. This only avoids disturbance; the fence gives safety."""
+    """Do not fence a bridge that works; wait until it stops. This only avoids disturbance; the fence gives safety.
+    source: of `first_look`."""
     if target.busy:
         raise StandBy(f"another bridge is applying stream {settings.stream} to this target")
-    incarnation = target.ledger.incarnation if target.ledger else 0
-    name = settings.slot_name(incarnation or 1)
-    source = yield from ask(ReadSource(name, None, None))
+    name = first_look(settings, target).slot
     if source.slot is None:
         return
     if registration is None and target.ledger is None:
@@ -153,14 +223,12 @@ def judge(
         ledger = replace(ledger, floor=NOTHING)
     if ledger.mode is Mode.NEW:
         fresh = replace(
-            ledger,
-            system_identifier=source.system_identifier,
-            timeline=source.timeline,
-            publication=source.publication,
+            ledger.of_source(source.identity), timeline=source.timeline, publication=source.publication
         )
         check_not_pruned(ledger, registration, source.pruned)
         return Judgement(fresh, "new")
     ledger, reason, forget_above = _history(ledger, source, registration)
+    ledger = ledger.of_source(source.identity)  # its name may be another, and an old ledger did not know it
     unproven = False
     if reason is None and not witnessed(ledger, source):
         if source.slot is None or _slot(ledger, source, slot_wanted) is not None:
@@ -186,17 +254,11 @@ def judge(
 
 
 def _check_place(ledger: Ledger, source: SourceFacts, *, slot_wanted: bool) -> None:
-    """Is this the cluster that the ledger knows, with the publication? Raises Halt, or Retry on a standby."""
+    """Is this the source that the ledger knows, with the publication? Raises Halt, or Retry on a standby."""
     if source.in_recovery:
-        raise Retry("the source is in recovery (a standby): waiting for a primary")
-    if ledger.mode is not Mode.NEW and source.system_identifier != ledger.system_identifier:
-        raise Halt(
-            f"this source is another cluster: its system identifier is {source.system_identifier}"
-            f", the ledger has {ledger.system_identifier}",
-            reason="other_system",
-            hint="point source.dsn back. An outbox that was moved here goes on exactly where it was: "
-            "bridge recover --adopt-outbox; with another one, start again: bridge recover --accept-source",
-        )
+        raise _on_standby()
+    if ledger.mode is not Mode.NEW and not belongs(ledger, source.identity):
+        raise other_source(ledger, source.identity)
     if slot_wanted and source.publication is None:
         raise Halt(
             "the publication does not exist on the source, or does not publish every insert into the outbox "
@@ -255,11 +317,15 @@ def _in_registry(ledger: Ledger, registration: Registration | None) -> None:
     snapshots are assigned again. The registry's own position was written before we relied on them."""
     known = registration.reached if registration else ZERO
     if known < ledger.snapshot_lsn:
-        raise diverged(
-            f"the source's registry has {format_lsn(known)} for this stream, but the target's "
-            f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
-            "a copy"
-        )
+        raise _not_registered(ledger, known)
+
+
+def _not_registered(ledger: Ledger, known: Lsn) -> Halt:
+    return diverged(
+        f"the source's registry has {format_lsn(known)} for this stream, but the target's "
+        f"checkpoint is from {format_lsn(ledger.snapshot_lsn)}: the source was restored from "
+        "a copy"
+    )
 
 
 def _promoted(message: str) -> Halt:

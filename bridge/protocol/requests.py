@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bridge.protocol.events import Batch, Listed, Lsn, Snapshot
-from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, SourceIdentity, TargetFacts
 
 T = TypeVar("T")
 
@@ -60,9 +60,14 @@ class ReadTarget(Request[TargetFacts]):
 @dataclass(frozen=True, slots=True)
 class Fence(Request[Ledger | None]):
     """Lock the checkpoint row, increment the epoch, store our session, commit. The row lock waits for a commit whose
-    answer was lost. create: insert the row if there is none; otherwise answer None."""
+    answer was lost. create: insert the row if there is none; otherwise answer None.
+
+    source: whose stream it is. A row of another source's is not touched: raises Halt (stream_name_taken). A first look
+    cannot replace this: two sources may start at one time.
+    """
 
     session: str
+    source: SourceIdentity
     create: bool
     since: str | None
 

@@ -30,10 +30,12 @@ from bridge.protocol.evidence import UNMARKED, check_strays, find_witness, forei
 from bridge.protocol.facts import BEFORE_ALL, Goal, Ledger, Mode, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import (
     StreamSettings,
+    check_identity,
     check_not_pruned,
     check_not_renamed,
     check_registration,
     facts,
+    first_look,
     is_first_catch_up,
     judge,
     slot_wanted,
@@ -52,10 +54,13 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     target = yield from ask(to.ReadTarget())
     registration = yield from ask(to.ReadRegistration())
     check_registration(registration, target)
-    yield from stand_by(settings, target, registration)
+    source = yield from ask(first_look(settings, target))
+    check_identity(settings.stream, target, source, registration)
+    yield from stand_by(settings, target, source, registration)
     if registration is None and target.ledger is None:
         check_not_renamed(settings.stream, (yield from ask(to.ReadFormer())))
-    ledger = yield from ask(to.Fence(settings.session, create=registration is None, since=settings.since))
+    fence = to.Fence(settings.session, source.identity, create=registration is None, since=settings.since)
+    ledger = yield from ask(fence)
     if ledger is None:
         raise Halt(
             f"stream {settings.stream} is registered at the source, but this target has no ledger "

@@ -16,6 +16,7 @@ from bridge.postgres.slots import drop_slot
 _FORGET = (
     "update bridge.checkpoint set mode = 'new', epoch = epoch + 1, floor = '3:3:', floor_lsn = '0/0',"
     " applied_lsn = '0/0', safe_lsn = '0/0', next = null, next_lsn = null, next_from_slot = false, next_seq = 0,"
+    " system_identifier = null, source_database = null, source_database_oid = null,"
     " publication_identity = null, witness_id = null, witness_xid = null, accepted_gap = null,"
     " since = %s::timestamptz, updated_at = now() where stream = %s",
     "delete from bridge.applied where stream = %s",

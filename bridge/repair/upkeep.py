@@ -19,6 +19,7 @@ from bridge.postgres.profiles import UPKEEP
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import Refused
+from bridge.postgres.whose import Owned
 from bridge.repair.dead import retry_due
 from bridge.repair.prune import prune
 from bridge.repair.stranded import age
@@ -37,12 +38,14 @@ class Upkeep:
         self,
         plans: Callable[[], Sequence[StreamSpec]],
         retention: Callable[[], timedelta],
+        owned: Owned,
         *,
         retry_every: float = RETRY_SECONDS,
         prune_every: float = PRUNE_SECONDS,
     ) -> None:
         self._plans = plans
         self._retention = retention
+        self._owned = owned
         self._stopping = threading.Event()
         self._log = Log("bridge.upkeep")
         self._troubles: dict[str, str] = {}
@@ -88,6 +91,8 @@ class Upkeep:
         self._troubles[what] = trouble
 
     def _retry(self, plan: StreamSpec) -> None:
+        if not self._owned(plan.stream, plan.source_dsn, plan.target_dsn):
+            return
         outcomes = retry_due(plan)
         for result in ("applied", "filtered", "failed", "refused"):
             letters = sum(one.result == result for one in outcomes)
@@ -97,6 +102,8 @@ class Upkeep:
                 )
 
     def _age(self, plan: StreamSpec) -> None:
+        if not self._owned(plan.stream, plan.source_dsn, plan.target_dsn):
+            return
         died, soonest = age(plan)
         for one, count in died:
             self._log.warning(

@@ -9,8 +9,10 @@ import psycopg
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
+from bridge.postgres.versions import ledger_older
 from bridge.protocol.events import Listed, listed
 from bridge.protocol.facts import Ledger, Mode, TargetFacts
+from bridge.protocol.preflight import name_taken
 from bridge.protocol.requests import Fence, ReadApplied, Save
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.transaction import Transactions
@@ -51,6 +53,8 @@ class Checkpoint:
         try:
             return self._link.run(statements, self._wait)
         except Refused as refused:
+            if isinstance(refused.error, psycopg.errors.UndefinedColumn):
+                raise ledger_older() from None
             if self._link.in_transaction:
                 self._link.run([ROLLBACK], self._wait)
             raise refused.error from None
@@ -72,18 +76,20 @@ class Checkpoint:
 
     def fence(self, request: Fence) -> Ledger | None:
         hit("session.start")
-        stream, session = self._spec.stream.encode(), request.session.encode()
-        since = request.since.encode() if request.since else None
-        create = [Statement(ledger_sql.CREATE, [stream, session, since])] if request.create else []
-        fence = [BEGIN, *create, Statement(ledger_sql.FENCE, [stream, session]), COMMIT]
+        stream, source = self._spec.stream, request.source
+        ours = ledger_sql.fence(stream, request.session, source, request.since, create=request.create)
+        fence = [BEGIN, *ours, COMMIT]
         try:
             answer = self._run(*fence)
         except psycopg.errors.LockNotAvailable:  # a session of ours that is stuck holds the row
             self._run(Statement(ledger_sql.EVICT, [self._prefix()]))
             answer = self._run(*fence)
-        if not answer[-2]:
+        fenced, there = answer[-3], answer[-2]
+        if not there:
             return None
-        ledger = ledger_sql.read_row(answer[-2][0])
+        ledger = ledger_sql.read_row(there[0])
+        if not fenced:
+            raise name_taken(stream, ledger, source)
         name = f"bridge/{self._spec.stream}/{ledger.epoch}"
         self._run(Statement(b"select set_config('application_name', $1, false)", [name.encode()]))
         self._watcher.phase("starting", ledger)

@@ -16,6 +16,7 @@ from bridge.observe.backlog import Backlog, idle, pending_query, watch_backlog
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.outbox import Outbox
+from bridge.postgres.whose import Owned
 from tests.support.servers import Database
 
 STREAM = "outbox_bridge_warehouse"
@@ -37,7 +38,7 @@ class Plan:
 
 async def look(metrics: Metrics, plans: list[Plan]) -> None:
     """One look, over connections of its own."""
-    backlog = Backlog(metrics)
+    backlog = Backlog(metrics, Owned())
     try:
         await backlog.look(plans)
     finally:
@@ -49,6 +50,14 @@ def halted_stream() -> tuple[Metrics, StreamState]:
     state = metrics.health.add(StreamState(STREAM, "warehouse"))
     state.halt(Halt("a table is gone", reason="table_missing"))
     return metrics, state
+
+
+def started(target: Database) -> None:
+    """The stream has a ledger, which does not say of which source."""
+    target.execute(
+        "insert into bridge.checkpoint (stream, session, mode, floor) values (%s, gen_random_uuid(), 'new', '3:3:')",
+        [STREAM],
+    )
 
 
 def register(source: Database, slot: str) -> None:
@@ -128,6 +137,7 @@ def test_a_starting_stream_looks_for_itself_unless_something_is_wrong() -> None:
 
 
 def test_open_dead_letters_are_counted_by_pipeline(source: Database, target: Database) -> None:
+    started(target)
     target.execute(
         "insert into bridge.dead_letter (id, stream, pipeline, destination, event_id, event_seq, event_type, code,"
         " cause, state) select gen_random_uuid(), %s, 'p', 'd', n::text, n, 't', '23502', 'c',"
@@ -140,6 +150,7 @@ def test_open_dead_letters_are_counted_by_pipeline(source: Database, target: Dat
 
 
 def test_messages_that_wait_for_a_sink_are_counted_with_the_oldest_ones_age(target: Database) -> None:
+    started(target)
     target.execute(
         "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, body,"
         " state, created_at) select gen_random_uuid(), %s, 'p', 'nudge', n::text, n, 't', '{}',"
@@ -169,7 +180,7 @@ def test_a_server_that_is_away_costs_nothing_but_the_news(target: Database) -> N
 
     async def story() -> None:
         stop = asyncio.Event()
-        watching = asyncio.create_task(watch_backlog(metrics, lambda: [Plan(away, away)], stop))
+        watching = asyncio.create_task(watch_backlog(metrics, lambda: [Plan(away, away)], Owned(), stop))
         await look(metrics, [Plan(away, target.bridge_dsn)])
         stop.set()
         async with asyncio.timeout(10):

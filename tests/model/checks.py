@@ -144,6 +144,19 @@ def legal_end(simulation: Simulation, error: BridgeError) -> None:
         simulation.halted = error
 
 
+def other_end(simulation: Simulation, bridge: Bridge, why: BridgeError | str) -> None:
+    """A bridge of another source learns that the name is taken, and never waits for its turn."""
+    if isinstance(why, BridgeError):
+        reasons = ("stream_name_taken", "other_system") if bridge.copied else ("stream_name_taken",)
+        simulation.counts[f"another source ended: {why.reason}"] += 1
+        require(
+            why.verdict is Verdict.RETRY or why.reason in reasons,
+            "a bridge of another source ended otherwise:",
+            why.reason,
+            why,
+        )
+
+
 # --- at rest ----------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from bridge.protocol.events import NOTHING
 from bridge.protocol.requests import Receive, Register, SlotMade, TakeSnapshot, Wait
-from tests.model.simulation import KEYS, SLOT, Bridge, Simulation
+from tests.model.simulation import KEYS, OTHERS, SLOT, Bridge, Simulation
 from tests.model.source import Making, Slot, Source
 
 Act = Callable[[Simulation], None]
@@ -98,6 +98,18 @@ def second_bridge(simulation: Simulation) -> None:
     if 0 < len(simulation.bridges) < 3:
         simulation.counts["second bridge beside a live one"] += 1
         simulation.start_bridge()
+
+
+def another_source(simulation: Simulation) -> None:
+    """A second source whose stream has the same name: each of its requests at another moment."""
+    of, copied = simulation.rng.choice(OTHERS), simulation.chance(0.3)
+    if len(simulation.others) < 2 and not (copied and simulation.source.registration is None):
+        simulation.counts["a bridge of another source"] += 1
+        simulation.start_bridge(of, copied=copied)
+    for bridge in list(simulation.others):
+        for _ in range(simulation.rng.randint(0, 3)):
+            if bridge in simulation.others:
+                simulation.step(bridge)
 
 
 def reader_noticed(simulation: Simulation) -> None:
@@ -490,7 +502,7 @@ WORK: dict[Act, float] = {
     slot_ahead_of_visibility: 0.5, slot_behind_a_poll: 0.5,
 }  # fmt: skip
 FAULTS: dict[Act, float] = {
-    move_row: 2, stranger: 0.05,
+    move_row: 2, stranger: 0.05, another_source: 1.5,
     crash_bridge: 2, second_bridge: 1, switch_capture: 0.6, connection_lost: 1, crash_target: 0.7,
     copy_target: 1.5, restore_target: 0.7, drop_slot: 0.7, advance_slot: 1.5, recreate_slot: 0.6,
     foreign_slot: 0.1, lose_slot: 0.7, toggle_publish: 0.4, drop_publication: 0.2, recreate_publication: 2,

@@ -127,6 +127,40 @@ def checks_that_the_publication_exists() -> list[Patch]:
     ]
 
 
+# --- two sources with one name ----------------------------------------------------------------------
+
+
+def _without_looking() -> Patch:
+    return session, "check_identity", lambda *_: None
+
+
+def _without_comparing() -> Patch:
+    return target_module, "of_source", lambda *_: True
+
+
+@mutant
+def compares_the_source_after_the_fence() -> list[Patch]:
+    return [_without_looking(), _without_comparing()]
+
+
+@mutant
+def compares_the_source_before_the_fence_alone() -> list[Patch]:
+    return [_without_comparing()]
+
+
+@mutant
+def stands_by_behind_another_source() -> list[Patch]:
+    return [_without_looking()]
+
+
+@mutant
+def compares_the_cluster_alone() -> list[Patch]:
+    def belongs(ledger: Any, source: Any) -> bool:
+        return ledger.system_identifier in (None, source.system)
+
+    return [(preflight, "belongs", belongs), (target_module, "of_source", belongs)]
+
+
 # --- the ledger -------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,18 @@ from random import Random
 from typing import Any, Literal
 
 from bridge.errors import BridgeError, Fenced, Retry
-from bridge.protocol import requests, session
+from bridge.protocol import preflight, requests, session
 from bridge.protocol.events import NOTHING, Batch, Event, Listed, Lsn, Snapshot
-from bridge.protocol.facts import Ledger, Mode, Pruned, Registration, SlotFacts, SourceFacts, TargetFacts
+from bridge.protocol.facts import (
+    Ledger,
+    Mode,
+    Pruned,
+    Registration,
+    SlotFacts,
+    SourceFacts,
+    SourceIdentity,
+    TargetFacts,
+)
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import MissingRows, Observation, Received, Request
 from tests.model import checks
@@ -26,6 +35,9 @@ from tests.model.source import Commit, Making, Row, Slot, Source, Transaction
 from tests.model.target import Sent, Target, outcome
 
 SLOT = "outbox_bridge_t"
+OWN = SourceIdentity("source", "app", 16384)
+OTHERS = (SourceIdentity("source", "app", 16385), SourceIdentity("elsewhere", "app", 16384))
+"""Sources whose stream has the same name: another database of the cluster, another cluster."""
 KEYS = (1, 2, -1)
 
 
@@ -60,6 +72,8 @@ class Bridge:
     )  # and the one that it has found to be its own: where the witness is gone, once it applies
     idle: int = 0  # requests since anything was found to do
     ended: BridgeError | str | None = None
+    of: SourceIdentity = OWN  # another one's: what it asks of its source is answered by `Other`
+    copied: bool = False  # and its source is a copy of ours, with the registration
 
 
 class Simulation:
@@ -86,6 +100,7 @@ class Simulation:
         self.target_generation = 0
         self.target_restores = 0
         self.bridges: list[Bridge] = []
+        self.others: list[Bridge] = []  # of another source, with the same name for its stream
         self.orphans: list[Sent] = []
         self.dead_readers: list[Slot] = []
         self.source_copies: list[Source] = []
@@ -109,7 +124,7 @@ class Simulation:
 
     # --- bridges ------------------------------------------------------------------------------
 
-    def start_bridge(self) -> Bridge:
+    def start_bridge(self, of: SourceIdentity = OWN, *, copied: bool = False) -> Bridge:
         self.births += 1
         settings = StreamSettings(
             stream="s", slot=SLOT, session=f"session-{self.births}", capture=self.capture, since=self.since
@@ -122,8 +137,10 @@ class Simulation:
             self.source_generation,
             self.target_generation,
             self.target_restores,
+            of=of,
+            copied=copied,
         )
-        self.bridges.append(bridge)
+        (self.bridges if of == OWN else self.others).append(bridge)
         return bridge
 
     def step(self, bridge: Bridge) -> None:
@@ -152,6 +169,10 @@ class Simulation:
         """A crash, an error and an orderly end leave the same things behind."""
         bridge.generator.close()
         bridge.ended = why
+        if bridge.of != OWN:
+            self.others.remove(bridge)
+            checks.other_end(self, bridge, why)
+            return
         self.bridges.remove(bridge)
         if bridge.sent is not None and bridge.sent.state in ("sent", "locked"):
             bridge.sent.orphan = True
@@ -185,7 +206,36 @@ class Simulation:
                 raise Retry("the target connection is gone")
         elif name in _SOURCE and bridge.source_generation != self.source_generation:
             raise Retry("the source connection is gone")
+        if bridge.of != OWN:
+            return self.of_another(bridge, request)
         return getattr(self, f"do_{name}")(bridge, request)
+
+    def of_another(self, bridge: Bridge, request: Request[Any]) -> Any:
+        """A bridge of another source: its own source answers it, and this target is what both have."""
+        match request:
+            case requests.ReadTarget():
+                facts = self.do_ReadTarget(bridge, request)
+                busy = facts.ledger is not None and bool(self.bridges) and self.chance(0.5)
+                return replace(facts, busy=busy)
+            case requests.ReadRegistration():
+                return self.source.registration if bridge.copied else None
+            case requests.ReadFormer():
+                return ()
+            case requests.ReadSource():
+                return SourceFacts(
+                    bridge.of.system,
+                    1,
+                    Lsn(5000),
+                    "pub-9",
+                    None,
+                    database=bridge.of.database,
+                    database_oid=bridge.of.oid,
+                )
+            case requests.Fence() if self.target.ledger is None:
+                raise Retry("it would be the first, and the name its own")
+            case requests.Fence():
+                return self.do_Fence(bridge, request)
+        raise checks.Violation(f"another source's bridge went on to {request}")
 
     # target
 
@@ -211,7 +261,10 @@ class Simulation:
         if row is None:
             if not request.create:
                 return None
-            row = Ledger("s", 0, "", since=request.since)
+            row = Ledger("s", 0, "", since=request.since).of_source(request.source)
+        if not target_module.of_source(row, request.source):
+            self.counts["refused in the fence"] += 1
+            raise preflight.name_taken("s", row, request.source)
         row = replace(row, epoch=row.epoch + 1, session=request.session)
         self.target.ledger = row
         bridge.fenced_as = row
@@ -323,7 +376,9 @@ class Simulation:
             if witness is not None or request.witness_id is None or promoted:
                 bridge.judged = bridge.looked
         return SourceFacts(
-            system_identifier="source",
+            system_identifier=OWN.system,
+            database=OWN.database,
+            database_oid=OWN.oid,
             timeline=source.timeline,
             flush_lsn=Lsn(source.flushed),
             publication=source.identity(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from bridge.errors import Fenced, Retry
 from bridge.protocol.events import Event, Listed, Lsn, Seqs, Snapshot, listed
-from bridge.protocol.facts import Ledger
+from bridge.protocol.facts import Ledger, SourceIdentity
 from bridge.protocol.requests import Apply
 
 
@@ -27,6 +27,11 @@ def same_row(stored: Ledger | None, before: Ledger) -> bool:
     if stored is None:
         return False
     return _token(stored) == _token(before)
+
+
+def of_source(row: Ledger, source: SourceIdentity) -> bool:
+    """The fence's predicate: the row belongs to this source, or does not say whose it is."""
+    return row.system_identifier in (None, source.system) and row.database_oid in (None, source.oid)
 
 
 def _token(row: Ledger) -> tuple[object, ...]:

@@ -38,6 +38,8 @@ MUST_HAPPEN = (
     *("ended: publication_changed", "ended: slot_advanced", "ended: ledger_missing", "ended: slot_in_use"),
     *("strangers in the table", "a first catch-up took strangers", "a stranger came by the stream"),
     *("a row moved to another partition", "ended: foreign_xids"),
+    *("a bridge of another source", "another source ended: stream_name_taken", "refused in the fence"),
+    *("another source ended: other_system",),
     *("ended: stand_by", "target restored under open connections"),
 )
 

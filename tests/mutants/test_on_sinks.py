@@ -13,6 +13,7 @@ import pytest
 from bridge.dispatch.dispatcher import Dispatcher
 from bridge.dispatch.schedule import DispatchSpec, LaneSpec, Pacer
 from bridge.errors import BridgeError
+from bridge.postgres.whose import Owned
 from bridge.sinks.http import HttpClient
 from bridge.sinks.model import SINKS
 from tests.support.receiver import Received, Receiver, Reply
@@ -69,11 +70,16 @@ def dispatch(
     when: a query, and what to do in between, as soon as it answers true."""
     watcher = Watcher()
     sink = SINKS[connection["type"]].model_validate(connection)
-    plan = DispatchSpec("s", target.bridge_dsn, [LaneSpec("p", "d", "c", sink, **lane)])
+    plan = DispatchSpec("s", target.bridge_dsn, target.bridge_dsn, [LaneSpec("p", "d", "c", sink, **lane)])
+
+    target.execute(
+        "insert into bridge.checkpoint (stream, session, mode, floor) values ('s', gen_random_uuid(), 'new', '3:3:')"
+        " on conflict do nothing"
+    )
 
     async def run() -> None:
         client = HttpClient()
-        dispatcher = Dispatcher(plan, client, Pacer(), watcher)
+        dispatcher = Dispatcher(plan, client, Pacer(), watcher, Owned())
         running = asyncio.create_task(dispatcher.run())
         try:
             async with asyncio.timeout(20):

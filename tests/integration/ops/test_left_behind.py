@@ -41,6 +41,10 @@ def test_a_connection_that_was_taken_out_is_told_until_it_is_ended(world: World,
         )
         assert bridge.terminate() == 0
         world.text = before
+        assert OTHER not in world.command("doctor")  # another configuration's, whose bridge is restarted?
+        world.source.execute(
+            "update outbox.stream set updated_at = now() - interval '11 minutes' where stream = %s", [OTHER]
+        )
         bridge = world.bridge().start().wait_ready()
         line = bridge.wait_log('"left behind"')
         assert OTHER in line

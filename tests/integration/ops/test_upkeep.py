@@ -8,6 +8,7 @@ import pytest
 
 from bridge.config.load import load
 from bridge.plans import stream_plans
+from bridge.postgres.whose import Owned
 from bridge.repair.upkeep import Upkeep
 from tests.support.bridge_process import FAILPOINTS
 from tests.support.servers import Database
@@ -25,7 +26,7 @@ def test_upkeep_prunes_what_is_delivered_and_old_and_ends_when_asked(
     source.execute(_ALL_APPLIED)
     dsns = {"SOURCE_DSN": source.bridge_dsn, "WAREHOUSE_DSN": target.bridge_dsn}
     plans = stream_plans(load(world.config, dsns))
-    upkeep = Upkeep(lambda: plans, lambda: timedelta(days=7), retry_every=0.05, prune_every=0.0)
+    upkeep = Upkeep(lambda: plans, lambda: timedelta(days=7), Owned(), retry_every=0.05, prune_every=0.0)
     upkeep.start()
     until(lambda: source.value("select count(*) from outbox.event") == 1, "the old row is gone")
     upkeep.stop()

@@ -82,7 +82,7 @@ def test_an_older_program_stops_at_the_next_ledger_and_goes_on_after_it(
         bridge.wait_log('"dispatcher fault"')
         assert world.checkpoint("(applied_lsn, epoch)") == before
         said = world.command("status", code=1)
-        assert "ledger_newer  the ledger is at version 3 (next)" in said
+        assert "ledger_newer  the ledger is at version 4 (next)" in said
         assert bridge.terminate() == 0
         bridge = world.bridge().start()
         bridge.wait_halted("ledger_newer")
@@ -97,7 +97,7 @@ def test_an_older_program_stops_at_the_next_ledger_and_goes_on_after_it(
         ):
             ran = world.run(*command)
             assert ran.returncode == 1, command
-            assert "the ledger is at version 3 (next), made by a newer release" in ran.stderr, command
+            assert "the ledger is at version 4 (next), made by a newer release" in ran.stderr, command
         assert world.checkpoint("(applied_lsn, epoch)") == before
         assert len(receiver.requests) == 3
         _go_back(target, "bridge.migration")
