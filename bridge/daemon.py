@@ -25,8 +25,10 @@ from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.plans import dispatch_plans, stream_plans, types_taken
 from bridge.postgres.login import try_again
+from bridge.postgres.safe_error import safe_error
 from bridge.postgres.whose import Owned
 from bridge.repair.upkeep import Upkeep
+from bridge.stream.lookup_check import require_columns
 from bridge.stream.planned import FailureGuard
 from bridge.stream.spec import StreamSpec
 from bridge.stream.worker import Worker
@@ -65,6 +67,7 @@ class Daemon:
         self._log = Log("bridge.daemon")
         self._dispatchers: Dispatchers | None = None
         self._stop = asyncio.Event()
+        self._reload_asked = asyncio.Event()
         self._failed: BaseException | None = None
         self._taken: set[str] = set()  # keys of the addresses whose port another program has
 
@@ -74,7 +77,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         plans = stream_plans(self._config)
         self._health.unmatched.use(types_taken(self._config))
         admin = self._config.admin
@@ -91,11 +94,13 @@ class Daemon:
             looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._owned, self._stop))
             following = asyncio.create_task(self._follow_secrets())
             answering = asyncio.create_task(self._answer_operators())
+            reloading = asyncio.create_task(self._follow_reloads())
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait(
                 [serving, stopping, *([taking] if taking else [])], return_when=asyncio.FIRST_COMPLETED
             )
             self._stop.set()
+            reloading.cancel()
             sending = [self._dispatchers.stop()] if self._dispatchers is not None else []
             await asyncio.gather(self._drain(), *sending)
             await looking
@@ -298,12 +303,23 @@ class Daemon:
                 self._ingress.reload(ingress)
             self._log.info("secrets were read again")
 
-    def _reload(self) -> None:
-        """SIGHUP: reload. If the file has errors, the old configuration stays."""
+    async def _follow_reloads(self) -> None:
+        """One reload after another; a SIGHUP that comes meanwhile asks for one more."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            try:
+                await self._reload()
+            except Exception as error:  # the next SIGHUP is heard all the same
+                self._log.error("defect", **safe_error(error))
+
+    async def _reload(self) -> None:
+        """SIGHUP: reload. If the file has errors, or reads what a lookup does not have, the old configuration stays."""
         try:
             config = self._reread()
             plans = {plan.stream: plan for plan in stream_plans(config)}
             ingress = _ingress_settings(config)
+            await asyncio.to_thread(require_columns, list(plans.values()))
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
             self._health.reload_refused = {

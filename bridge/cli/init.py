@@ -65,7 +65,7 @@ def init(
         event, fields, table = _asked()
     chosen = recipe_of(name or STARTER)
     yaml, ddl = chosen.text("bridge.yaml"), chosen.text("target.sql")
-    if event:
+    if event is not None:
         yaml, made = own_event(event, [field_of(one) for one in fields], table or usual_table(event))
         ddl = f"{_OWN_HEAD}{made}"
     contents = {
@@ -74,7 +74,7 @@ def init(
         ".env.example": env_example(yaml),
         "target.sql": _TARGET_HEAD.format(file="target.sql") + ddl,
     }
-    if chosen.text("source.sql") and not event:
+    if chosen.text("source.sql") and event is None:
         contents["source.sql"] = chosen.text("source.sql")
     in_the_way = [file for file in contents if (directory / file).exists()]
     if in_the_way and not force:

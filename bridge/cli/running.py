@@ -144,6 +144,8 @@ def _not_found(
         fixes.append(f"a bridge that runs here has another file: {told}")
     elif hidden:
         fixes.append(f"a bridge that runs here is another user's: sudo {command}")
+    elif not unset_only:
+        fixes.append("correct the file; `bridge lint` shows every error and its place")
     else:
         fixes.append(
             "start the bridge: a command asks the one that runs with this file, as root or as its user"

@@ -189,7 +189,8 @@ def check_place(found: list[Ledger], wanted: Selection) -> None:
     search = wanted.search
     kept = [row for one in found for row in kinds(one.connection, one.plan.stream)]
     known = {unit for one in found for unit in one.lanes} | {(row.pipeline, row.destination) for row in kept}
-    if not any(
+    named = search.pipeline is not None or search.destination is not None
+    if named and not any(
         search.pipeline in (None, pipeline) and search.destination in (None, destination)
         for pipeline, destination in known
     ):

@@ -22,6 +22,14 @@ _OF_CONTRACT: dict[str, Group] = {
     "array": "array",
     "object": "object",
 }
+_CHECKED: dict[Group, str] = {
+    "number": "number",
+    "moment": "timestamp",
+    "boolean": "boolean",
+    "array": "array",
+}
+"""Where a contract says `string`: the type that says the same of the event as the column's group does. The others, a
+uuid say, can only be a string."""
 _OF_META: dict[str, Group] = {"occurred_at": "moment", "seq": "number", "headers": "object"}
 """An outbox of the user's own may have any id."""
 
@@ -95,6 +103,7 @@ class ColumnLint:
             yield from self._kind(place, node.text, groups)
             for field in self._fields.of(rest[0]):
                 yield from self._words(place, node.text, field.enum or ())
+            yield from self._unchecked(place, node.text, rest[0], self._fields)
         elif root == "meta" and len(rest) == 1:
             yield from self._kind(place, node.text, {"": _OF_META.get(rest[0], "")})
         elif not rest:
@@ -121,6 +130,22 @@ class ColumnLint:
             sure: Level = "error" if level == "error" and len(events) == len(groups) else "warning"
             fix = "map another field, or change the column's type"
             yield Remark(sure, path, f"{told}{where}: {then}", fix, name="column-type")
+
+    def _unchecked(self, place: _Place, text: str, field: str, fields: EventFields) -> Iterator[Remark]:
+        """A field that may be any text, for a column that takes only some."""
+        path, name, column = place
+        better = _CHECKED.get(column.group)
+        events = [
+            event
+            for event, known in fields.by_type.items()
+            if field in known and known[field].type == "string" and known[field].enum is None
+        ]
+        if better is None or not events:
+            return
+        where = f" in events of {', '.join(events)}" if len(events) < len(fields.by_type) else ""
+        message = f"column {name} is {column.shown}, and {text} is any text{where}: what does not fit is a dead letter"
+        fix = f"let the contract say `{field}: {better}`, so that the producer is told"
+        yield Remark("warning", path, message, fix, name="column-type")
 
     def _words(self, place: _Place, text: str, words: Sequence[Any]) -> Iterator[Remark]:
         path, name, column = place

@@ -12,6 +12,7 @@ from bridge.config.contract import EventField
 from bridge.config.known import EventFields, Kind, Roots
 from bridge.config.lint_columns import ColumnLint
 from bridge.config.lint_comparisons import check_operators
+from bridge.config.lint_templates import check_template_operators
 from bridge.config.lint_values import (
     Absences,
     expression_names,
@@ -194,6 +195,7 @@ class _Scope:
             yield from self._absences.check(path, value)
         for text in _templates(value):
             yield from self._absences.check_template(path, text)
+            yield from check_template_operators(path, text, self._roots, self.values, self._fields)
         for text in _literals(value):
             yield from self._literal(path, text)
 

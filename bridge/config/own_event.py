@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ _SAMPLES: dict[str, Any] = {
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.?-]*")
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 ROLE = "outbox_bridge"
+_SYSTEM = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+"""Every table has these columns already (PostgreSQL manual, 5.6)."""
+_LONGEST = 63
+"""Bytes of a name in Postgres, which cuts longer ones (PostgreSQL manual, 4.1.1)."""
 
 
 def field_of(text: str) -> tuple[str, str]:
@@ -55,10 +60,22 @@ def usual_table(event: str) -> str:
 
 def own_event(event: str, fields: Sequence[tuple[str, str]], table: str) -> tuple[str, str]:
     """bridge.yaml and target.sql. Raises ConfigError where the names would make a configuration that does not load."""
+    if not event or "${" in event:
+        raise ConfigError(f"{event!r} is no event type", hint="--event order.placed")
     if not fields:
         raise ConfigError("an event needs a field", hint="--field customer_id:string")
-    if split_table(table) is None:
+    twice = [name for name, _ in fields if [one for one, _ in fields].count(name) > 1]
+    if twice:
+        raise ConfigError(f"field {twice[0]} is there twice", hint="leave one of them out")
+    split = split_table(table)
+    if split is None:
         raise ConfigError(f"{table!r} is no table of a schema", hint="--table public.limits")
+    if split[0].startswith("pg_") or split[0] == "information_schema":
+        raise ConfigError(f"schema {split[0]} is PostgreSQL's own", hint="--table public.limits")
+    if any(len(one.encode()) > _LONGEST for one in split):
+        raise ConfigError(
+            f"{table!r} is too long: PostgreSQL cuts names at 63 bytes", hint="--table public.limits"
+        )
     text = _yaml(event, dict(fields), table)
     document = parse(text, {}, file="bridge.yaml", directory=Path())
     config = build(document, offline=True)
@@ -77,16 +94,21 @@ def own_event(event: str, fields: Sequence[tuple[str, str]], table: str) -> tupl
 
 def _word(text: str) -> str:
     """A text as YAML: in quotes where it could be read as something else."""
-    return text if _PLAIN.fullmatch(text) and text.lower() not in _WORDS else json.dumps(text)
+    return (
+        text
+        if _PLAIN.fullmatch(text) and text.lower() not in _WORDS
+        else json.dumps(text, ensure_ascii=False)
+    )
 
 
 def _yaml(event: str, fields: Mapping[str, str], table: str) -> str:
     pipeline = (re.sub(r"[^A-Za-z0-9]+", "-", event).strip("-") or "events")[:63]
-    identity = "event_id" if "event_id" not in fields else "outbox_event_id"
-    columns = {identity: "$meta.id"} | {name: f"$event.{name}" for name in fields}
-    columns |= {name: value for name, value in _BESIDE.items() if name not in fields}
+    identity = next(one for one in _identities() if one not in fields)
+    mapping = _mapping(fields)
+    columns = {identity: "$meta.id"} | mapping
+    columns |= {name: value for name, value in _BESIDE.items() if name not in columns}
     sample = {name: _SAMPLES[kind.removesuffix("?")] for name, kind in fields.items()}
-    first = next(iter(fields))
+    first = {next(iter(mapping)): next(iter(sample.values()))}
     return "\n".join(
         [
             "# Your event into your table. bridge lint, bridge test; docs/configuration.md has every key.",
@@ -119,11 +141,30 @@ def _yaml(event: str, fields: Mapping[str, str], table: str) -> str:
             "tests:",
             "  - name: an event lands in the table",
             f"    pipeline: {_word(pipeline)}",
-            f"    event: {json.dumps(sample)}",
-            f"    expect: {{ rows: {json.dumps({first: sample[first]})} }}",
+            f"    event: {json.dumps(sample, ensure_ascii=False)}",
+            f"    expect: {{ rows: {json.dumps(first, ensure_ascii=False)} }}",
             "",
         ]
     )
+
+
+def _identities() -> Iterator[str]:
+    """The names that the column of the event's id may have, the best first."""
+    yield "event_id"
+    yield "outbox_event_id"
+    yield from (f"outbox_event_id_{number}" for number in count(2))
+
+
+def _mapping(fields: Mapping[str, str]) -> dict[str, str]:
+    """Column -> value. A column is called as its field where Postgres has a column of that name."""
+    columns: dict[str, str] = {}
+    for name in fields:
+        wanted = f"{name}_" if name in _SYSTEM else name
+        cut = wanted.encode()[:_LONGEST].decode(errors="ignore")
+        others = (f"{cut[:40]}_{number}" for number in count(2))
+        free = next(one for one in chain([cut], others) if one not in columns)
+        columns[free] = f"$event.{name}" if name.isascii() else f"$event['{name}']"
+    return columns
 
 
 _BESIDE = {"occurred_at": "$meta.occurred_at", "payload": "$event"}

@@ -91,6 +91,19 @@ def numbers_only(code: str) -> str:
     return _REPEATS.sub(lambda found: found[1] or " ** 1 * - - ", code)
 
 
+def code_of(source: str) -> list[tuple[str, str]]:
+    """The code of a template, in its order: (tag, expression). tag: of a statement, such as `if`; empty for what is
+    printed."""
+    found = []
+    for part in _PARTS.finditer(source):
+        if part["printed"] is not None:
+            found.append(("", part["printed"].strip("-+ \t\n")))
+        elif part["statement"] is not None:
+            tag, _, rest = part["statement"].strip("-+ \t\n").partition(" ")
+            found.append((tag, rest.strip()))
+    return found
+
+
 def inert(source: str) -> str:
     """A template made safe. Raises ValueError for constructs that are not allowed."""
 

@@ -35,15 +35,18 @@ _FIELD = {
     "timestamp": "timestamptz",
     "any": "jsonb",
 }
-_PLAIN = re.compile(r"\$([A-Za-z_]\w*)(?:\.(\w+))?")
+_PLAIN = re.compile(r"""\$([A-Za-z_]\w*)(?:\.(\w+)|\[(['"])([^'"\\]+)\3\])?""")
 _WORD = re.compile(r"[a-z_][a-z0-9_]*")
-# Words that SQL reserves and that columns are called (PostgreSQL manual, appendix C); quoting more does no harm.
+# Words that cannot be a column's or a table's name without quotes: `pg_get_keywords()`, categories R and T, of all
+# supported versions (PostgreSQL manual, appendix C); quoting more does no harm.
 _WORDS = (
-    "all analyse analyze and any array as asc both case cast check collate column constraint create "
-    "current_date current_user default deferrable desc distinct do else end except false fetch for "
-    "foreign from grant group having in initially intersect into lateral leading limit localtime not "
-    "null offset on only or order placing primary references returning select session_user some "
-    "symmetric table then to trailing true union unique user using variadic when where window with "
+    "all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation "
+    "column concurrently constraint create cross current_catalog current_date current_role current_schema "
+    "current_time current_timestamp current_user default deferrable desc distinct do else end except false fetch for "
+    "foreign freeze from full grant group having ilike in initially inner intersect into is isnull join lateral "
+    "leading left like limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps "
+    "placing primary references returning right select session_user similar some symmetric system_user table "
+    "tablesample then to trailing true union unique user using variadic verbose when where window with"
 )
 _RESERVED = frozenset(_WORDS.split())
 
@@ -97,7 +100,7 @@ def _column(
     found = _PLAIN.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return _of_literal(name, value)
-    root, field = found[1], found[2]
+    root, field = found[1], found[2] or found[4]
     if value == "$event":
         return SuggestedColumn(name, "jsonb", not_null=True)
     if root == "meta":

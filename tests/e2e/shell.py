@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.demo.binaries import find_binaries
@@ -22,6 +23,12 @@ def transcript() -> tuple[list[str], str]:
     text = (REPOSITORY / "README.md").read_text().split(_MARK)[1]
     commands, printed = re.findall(r"```(?:sh)?\n(.*?)```", text, re.DOTALL)[:2]
     return commands.splitlines(), printed
+
+
+def typed_seconds(lines: Iterable[str]) -> float:
+    """How long a person types these, without their comments: 60 words a minute, of five characters each. Of the lines
+    alone, so it is the same on every machine."""
+    return sum(len(re.sub(r"\s+#.*", "", line)) for line in lines) / 5
 
 
 class Shell:
@@ -56,12 +63,13 @@ class Shell:
         assert ran.returncode == code, f"{line}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         return ran.stdout + ran.stderr
 
-    def init(self, line: str) -> None:
-        """And a port of the test's own: the machine may have a bridge already."""
-        self(line)
+    def init(self, line: str) -> str:
+        """What it prints. And a port of the test's own: the machine may have a bridge already."""
+        said = self(line)
         self.directory = self.directory / "my-bridge"
         with (self.directory / "bridge.yaml").open("a") as file:
             file.write(f"\nadmin: {{ listen: 127.0.0.1:{self.port} }}\n")
+        return said
 
     def edit(self, old: str, new: str) -> None:
         file = self.directory / "bridge.yaml"

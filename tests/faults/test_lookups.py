@@ -145,6 +145,15 @@ def test_a_column_that_the_lookup_does_not_have_is_never_written_as_null(world: 
             bridge.signal(signal.SIGHUP)
             bridge.wait_ready()
             world.caught_up()
+            world.configure(lambda document: _columns(document).update(csm="$customer.cms"))
+            bridge.signal(signal.SIGHUP)
+            refused = bridge.wait_log("reload refused")
+            assert "did you mean csm?" in refused
+            status = world.json("status", code=1)
+            assert "$customer.cms would be NULL" in status["reload_refused"]["message"]
+            producer.transaction(3)
+            world.caught_up()  # by the old configuration
+            world.configure(lambda document: _columns(document).update(csm="$customer.csm"))
             owner.execute(
                 "drop view crm.known; create view crm.known as select customer_id, mrr, renewal from crm.customer;"
                 " grant select on crm.known to outbox_bridge"

@@ -157,3 +157,10 @@ def _tried() -> Iterator[tuple[str, str]]:
     for words, _ in typos("connect"):
         name = " ".join(words[:2]) if " ".join(words[:2]) in names else words[0]
         yield from ((name, word) for word in words if word.startswith("-"))
+
+
+def test_without_a_sink_nothing_waits_and_a_name_is_still_an_error(world: World) -> None:
+    assert world.command("sink", "list") == "no message waits\n"
+    ran = world.run("sink", "list", "nope")
+    assert ran.returncode == 2
+    assert "there is no sink nope" in ran.stderr

@@ -69,7 +69,8 @@ connections:
   team: {{ type: slack, webhook_url: "https://hooks.slack.com/services/T0/B0/x" }}
 admin: {{ listen: "${{BRIDGE_ADMIN}}" }}
 events:
-  usage.limit_reached: {{ customer_id: string, metric: {{ enum: [seats, api-calls] }}, at: timestamp, used: number }}
+  usage.limit_reached:
+    {{ customer_id: string, metric: {{ enum: [seats, api-calls] }}, at: timestamp, used: number, said: string }}
 pipelines:
   hits:
     event: usage.limit_reached
@@ -109,6 +110,10 @@ LEAVES = {  # what is changed -> level, name, and some words of the finding
     ("n", "many"): ("error", "column-words", "the value is 'many'"),
     ("n", "$customer.renewal"): ("error", "column-type", "no value fits"),
     ("n", "$customer.csm"): ("warning", "column-type", "what does not fit is a dead letter"),
+    ("n", "$event.said"): ("warning", "column-type", "let the contract say `said: number`"),
+    ("since", "$event.said"): ("warning", "column-type", "let the contract say `said: timestamp`"),
+    ("body", "{{ 'x' if event.metric == 'seat' else 'y' }}"): ("error", "never-equal", "did you mean seats?"),
+    ("body", "{{ 'x' if customer.csm > 5 else 'y' }}"): ("error", "unlike-values", "is a text"),
     ("label", "$customer.csm"): ("fits", "", ""),
     ("label", "seat"): ("error", "column-words", "did you mean seats?"),
     ("since", "$customer.mrr"): ("warning", "column-type", "what does not fit is a dead letter"),

@@ -155,6 +155,12 @@ def test_without_a_running_bridge_a_command_says_so_and_what_to_do(
     [fix] = re.findall(r"fix: (bridge dead .*?--env-file \S+?);", ran.stderr)
     assert shell.typed(fix.replace("bridge dead", "bridge dead list")) == 0
     assert shell.run("dead", "list", BRIDGE_ENV_FILE=str(secrets)).returncode == 0
+    text = world.config.read_text()
+    world.config.write_text("version: [1\n")
+    ran = shell.run("status")
+    assert ran.returncode == 2
+    assert "fix: correct the file; `bridge lint` shows every error and its place" in ran.stderr
+    world.config.write_text(text)
     again = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
     assert not stale.exists(), "a killed bridge's socket stays"
     assert again.terminate() == 0

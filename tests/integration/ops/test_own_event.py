@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import cli
+from bridge.planning.suggested_table import quoted
 from tests.integration.ops.conftest import emit, rows, usage
 from tests.support.servers import Database
 from tests.support.world import World, until
 
+LONG = "x" * 70
 _OPTIONS = (
     *("--event", "order.placed", "--field", "order_id:string", "--field", "amount:number"),
     *(
@@ -24,6 +26,19 @@ _OPTIONS = (
         "at:timestamp",
         "--table",
         "public.limits",
+        # of another alphabet; that every table has already; longer than Postgres's names; words that it reserves
+        "--field",
+        "größe:integer",
+        "--field",
+        "ctid:string",
+        "--field",
+        f"{LONG}:string?",
+        "--field",
+        "is:boolean?",
+        "--field",
+        "event_id:string?",
+        "--field",
+        "outbox_event_id:string?",
     ),
 )
 
@@ -51,10 +66,15 @@ def test_an_own_event_passes_every_check_and_delivers(
     assert [one for one in _doctor(world) if one["level"] == "error"] == []
     bridge = world.bridge().start().wait_ready()
     event = {"order_id": "o1", "amount": 19.99, "items": [1, "2"], "at": "2027-01-01T00:00:00Z"}
+    event |= {"größe": 7, "ctid": "c", LONG: "l", "is": True}
     world.command("emit", "order.placed", json.dumps(event))
     until(lambda: target.value("select count(*) from public.limits") == 1, "the row")
     row = target.execute('select order_id, amount::text, "order", items, payload from public.limits')
     assert row == [("o1", "19.99", None, [1, "2"], event)]
+    odd = target.execute(f'select "größe", ctid_, {LONG[:63]}, "is", event_id from public.limits')
+    assert odd == [(7, "c", "l", True, None)]
+    reserved = target.execute("select word from pg_get_keywords() where catcode in ('R', 'T')")
+    assert {word for (word,) in reserved if quoted(word) == word} == set()
     assert world.dead_letters() == []
     assert bridge.terminate() == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -487,6 +488,33 @@ def test_a_condition_that_cannot_be_meant_is_told_of_every_type(
 @pytest.mark.parametrize("events", [BOTH, GLOB])
 def test_a_condition_that_can_match_is_left_alone(tmp_path: Path, events: str, when: str) -> None:
     assert several(tmp_path, events, when) == []
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ 'x' if event.metric == 'api-calls' else 'y' }}", "never-equal"),
+        ("{% if event.metric in ['calls', 'size'] %}x{% endif %}{{ event.used }}", "never-equal"),
+        ("{% if event.used > 5 %}x{% elif event.level == 4 %}y{% endif %}{{ what }}", "never-equal"),
+        ("{{ 'x' if what == 'api-calls' else 'y' }}", "never-equal"),
+        ("a {{ event.used }} b {{- event.used >= '0.8' -}} c", "unlike-values"),
+        ("{{ event.metric / 2 }}", "no-number"),
+        ("{{ 'x' if meta.type == 'quato.near' else event.metric }}", "never-equal"),
+        ("{{ 'x' if event.metric == 'api' else event.metric|upper }}", None),
+        ("{{ \"event.metric == 'api-calls'\" }}{{ event.used }}", None),
+        ("{# event.metric == 'z' #}{% raw %}{{ event.metric == 'z' }}{% endraw %}{{ event.used }}", None),
+        ("{% for event in [1, 2] %}{% if event == 'x' %}{{ event }}{% endif %}{% endfor %}", None),
+        ("{% set what = event.used %}{% if what == 5 %}{{ what }}{% endif %}", None),
+        ("{{ 'x' if event.metric is not none and event.used > 5 else 'y' }}", None),
+        ("{% for one in meta.headers %}{{ one.metric == 'z' }}{{ loop.index == 1 }}{% endfor %}", None),
+    ],
+)
+def test_what_a_template_compares_is_judged_as_an_expression_is(
+    tmp_path: Path, template: str, told: str | None
+) -> None:
+    found = several(tmp_path, BOTH, "$event.used > 1", json.dumps(template))
+    assert {(level, name) for level, name, _ in found} == ({("error", told)} if told else set())
+    assert not [message for _, _, message in found if "$" in message]
 
 
 def test_what_only_some_of_the_types_have_is_told_with_their_names(tmp_path: Path) -> None:
