@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     for reason, count in config.stash.get(_DESELECTED, {}).items():
         terminalreporter.write_line(f"deselected {count} tests: {reason}")
+
+
+@pytest.fixture
+def runtime_directory() -> Iterator[Path]:
+    """XDG_RUNTIME_DIR of the test's bridges and commands. Its path is short, for that of a socket has at most 107 bytes
+    (unix(7)), and every user can reach it, wherever TMPDIR is."""
+    with tempfile.TemporaryDirectory(prefix="bridge-", dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture(autouse=True)
+def _own_sockets(monkeypatch: pytest.MonkeyPatch, runtime_directory: Path) -> None:
+    """Bridges of tests that run at the same time do not meet."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_directory))
 
 
 @pytest.fixture(scope="session")
