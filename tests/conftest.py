@@ -92,19 +92,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"deselected {count} tests: {reason}")
 
 
-@pytest.fixture
-def runtime_directory() -> Iterator[Path]:
-    """XDG_RUNTIME_DIR of the test's bridges and commands. Its path is short, for that of a socket has at most 107 bytes
-    (unix(7)), and every user can reach it, wherever TMPDIR is."""
+@pytest.fixture(autouse=True)
+def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """XDG_RUNTIME_DIR of the test's bridges and commands, so that tests that run at the same time do not meet. Short, for a
+    socket's path has at most 107 bytes (unix(7)), and reachable for every user, wherever TMPDIR is."""
     with tempfile.TemporaryDirectory(prefix="bridge-", dir="/tmp") as made:
         Path(made).chmod(0o755)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", made)
         yield Path(made)
-
-
-@pytest.fixture(autouse=True)
-def _own_sockets(monkeypatch: pytest.MonkeyPatch, runtime_directory: Path) -> None:
-    """Bridges of tests that run at the same time do not meet."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_directory))
 
 
 @pytest.fixture(scope="session")
