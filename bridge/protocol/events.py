@@ -269,6 +269,10 @@ class Bound(NamedTuple):
     exact: bool
 
 
+FROM_ONE = Bound(0, 0, exact=True)
+"""Nothing is known of earlier rows."""
+
+
 class Behind(NamedTuple):
     """A row whose seq is not above that of its bound."""
 
@@ -289,13 +293,13 @@ class SeqOrder:
 
     def __init__(self) -> None:
         self.greatest = 0  # seq that has arrived
-        self._bounds: list[Bound] = [Bound(0, 0, exact=True)]  # xmax and seq ascend
+        self._bounds: list[Bound] = [FROM_ONE]  # xmax and seq ascend
         self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
 
-    def begin(self, bound: Bound) -> None:
-        """What the ledger knows as a session begins."""
-        self._bounds = [bound]
-        self.greatest = bound.seq
+    def begin(self, bounds: list[Bound]) -> None:
+        """What is known as a session begins; xmax and seq ascend."""
+        self._bounds = bounds
+        self.greatest = bounds[-1].seq
 
     def behind(self, batch: Batch) -> list[Behind]:
         """The rows that went back."""

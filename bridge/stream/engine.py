@@ -36,7 +36,7 @@ from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
-from bridge.stream.renumber import bound, numbered, read_again, renumber
+from bridge.stream.renumber import bounds, numbered, read_again, renumber
 from bridge.stream.sockets import TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
@@ -305,7 +305,7 @@ class Engine:
         self._enricher.checked(_PATIENCE)
         ledger = self._checkpoint.fence(request)
         if ledger is not None and self._order is not None:
-            self._order.begin(bound(self._control.connection, self._spec.outbox, ledger))
+            self._order.begin(bounds(self._control.connection, self._spec.outbox, ledger))
         return ledger
 
     def save(self, request: ask.Save) -> None:

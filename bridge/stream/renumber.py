@@ -15,7 +15,7 @@ from psycopg import sql
 from bridge.errors import Halt, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiled import ProfiledConnection
-from bridge.protocol.events import Behind, Bound, Event
+from bridge.protocol.events import FROM_ONE, Behind, Bound, Event, parse_snapshot
 from bridge.protocol.facts import Ledger
 
 
@@ -35,20 +35,21 @@ def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
     return bool(row and row[0])
 
 
-def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> Bound:
-    """The bound as a session begins. The witness is a row that was there. Where the floor does not show it, a later
-    transaction may have a lower seq by right, and only a sequence that is below it tells (exact); the table has the seq
-    that counts all the same."""
+def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[Bound]:
+    """As a session begins. The witness is a row that was there. Where the floor does not show it, a transaction that
+    is later than it, but began before now, may have a lower seq by right, and only a sequence that is below it tells
+    (exact); the table has the seq that counts all the same."""
     if ledger.witness_id is None or ledger.witness_xid is None:
-        return Bound(0, 0, exact=True)
-    query = sql.SQL("select {seq} from {table} where {id} = %s").format(
+        return [FROM_ONE]
+    query = sql.SQL("select {seq}, pg_current_snapshot()::text from {table} where {id} = %s").format(
         seq=outbox.column("seq"), table=outbox.name, id=outbox.column("id")
     )
     row = source.execute(query, [ledger.witness_id]).fetchone()
     if row is None or row[0] is None:
-        return Bound(0, 0, exact=True)
+        return [FROM_ONE]
+    seq = int(row[0])
     if ledger.floor.shows(ledger.witness_xid):
-        return Bound(ledger.floor.xmax, int(row[0]), exact=True)
+        return [Bound(ledger.floor.xmax, seq, exact=True)]
     try:
         last = source.execute(
             "select pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)",
@@ -56,8 +57,11 @@ def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> Bound:
         ).fetchone()
     except psycopg.errors.InsufficientPrivilege:
         last = None
-    went = last is not None and last[0] is not None and last[0] < row[0]
-    return Bound(ledger.witness_xid + 1, int(row[0]), exact=bool(went))
+    went = last is not None and last[0] is not None and last[0] < seq
+    after, now = ledger.witness_xid + 1, parse_snapshot(row[1]).xmax
+    if went or now <= after:
+        return [Bound(after, seq, exact=True)]
+    return [Bound(after, seq, exact=False), Bound(now, seq, exact=True)]
 
 
 def renumber(
