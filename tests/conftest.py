@@ -94,7 +94,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(autouse=True)
 def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """XDG_RUNTIME_DIR of the test's bridges and commands, so that tests that run at the same time do not meet. Short, for a
+    """XDG_RUNTIME_DIR of the test's bridges and commands, so that tests that run at once do not meet. Short, for a
     socket's path has at most 107 bytes (unix(7)), and reachable for every user, wherever TMPDIR is."""
     with tempfile.TemporaryDirectory(prefix="bridge-", dir="/tmp") as made:
         Path(made).chmod(0o755)
