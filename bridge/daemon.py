@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge import hangup
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.log import Log
@@ -90,6 +91,8 @@ class Daemon:
                 self._start(plan)
             self._upkeep.start()
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
+            if hangup.was_asked():
+                loop.call_soon(self._reload)
             serving = asyncio.create_task(self._serve_admin(listening), name="admin")
             looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._owned, self._stop))
             following = asyncio.create_task(self._follow_secrets())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     for reason, count in config.stash.get(_DESELECTED, {}).items():
         terminalreporter.write_line(f"deselected {count} tests: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """XDG_RUNTIME_DIR of the test's bridges and commands, so that tests that run at once do not meet. Short, for a
+    socket's path has at most 107 bytes (unix(7)), and reachable for every user, wherever TMPDIR is."""
+    with tempfile.TemporaryDirectory(prefix="bridge-", dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", made)
+        yield Path(made)
 
 
 @pytest.fixture(scope="session")

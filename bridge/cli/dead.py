@@ -47,6 +47,9 @@ def _chosen(command: _F) -> _F:
     return command
 
 
+_REASON = click.option("--reason", metavar="TEXT", help="Why; it is kept with each dead letter.")
+
+
 def _choice(
     ids: tuple[str, ...],
     pipeline: str | None,
@@ -256,72 +259,40 @@ def _tell(outcomes: list[RetryOutcome], *, dry_run: bool, as_json: bool) -> None
 @dead.command()
 @config_option
 @_chosen
-@click.option("--reason", metavar="TEXT", help="Why; it is kept with each dead letter.")
-def discard(
-    config_path: Path,
-    ids: tuple[str, ...],
-    pipeline: str | None,
-    destination: str | None,
-    cause: str | None,
-    *,
-    everything: bool,
-    dry_run: bool,
-    as_json: bool,
-    reason: str | None,
-) -> None:
+@_REASON
+def discard(config_path: Path, **given: Any) -> None:
     """Mark dead letters as not needed: they are not retried. `bridge dead restore` undoes it."""
     from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
 
-    choice = _choice(ids, pipeline, destination, cause, everything=everything)
-    by = f"discarded by {operator()}{f': {reason}' if reason else ''}"
-
-    def end(connection: psycopg.Connection, these: list[str]) -> int:
-        return dead_letters.discard(connection, these, by)
-
-    _settle(config_path, "dead discard", choice, end, dry_run=dry_run, as_json=as_json)
+    _settle(config_path, "dead discard", "discarded", given, dead_letters.discard)
 
 
 @dead.command()
 @config_option
 @_chosen
-@click.option("--reason", metavar="TEXT", help="Why; it is kept with each dead letter.")
-def restore(
-    config_path: Path,
-    ids: tuple[str, ...],
-    pipeline: str | None,
-    destination: str | None,
-    cause: str | None,
-    *,
-    everything: bool,
-    dry_run: bool,
-    as_json: bool,
-    reason: str | None,
-) -> None:
+@_REASON
+def restore(config_path: Path, **given: Any) -> None:
     """Undo `bridge dead discard`: the dead letters are open again. `bridge dead retry` applies them."""
     from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
 
-    choice = _choice(ids, pipeline, destination, cause, everything=everything, state="discarded")
-    by = f"restored by {operator()}{f': {reason}' if reason else ''}"
-
-    def begin(connection: psycopg.Connection, these: list[str]) -> int:
-        return dead_letters.restore(connection, these, by)
-
-    _settle(config_path, "dead restore", choice, begin, dry_run=dry_run, as_json=as_json)
+    _settle(config_path, "dead restore", "restored", given, dead_letters.restore, state="discarded")
 
 
 def _settle(
     path: Path,
     command: str,
-    choice: Choice,
-    act: Callable[[psycopg.Connection, list[str]], int],
+    done: str,
+    given: dict[str, Any],
+    act: Callable[[psycopg.Connection, list[str], str], int],
     *,
-    dry_run: bool,
-    as_json: bool,
+    state: str = "open",
 ) -> None:
-    """Do it to the chosen dead letters, and say to how many."""
+    """Do it to the chosen dead letters, and say to how many. given: the options of _chosen, and the reason."""
     from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
 
-    done = {"dead discard": "discarded", "dead restore": "restored"}[command]
+    dry_run, as_json, reason = (given.pop(name) for name in ("dry_run", "as_json", "reason"))
+    choice = _choice(**given, state=state)
+    note = f"{done} by {operator()}{f': {reason}' if reason else ''}"
     chosen: list[str] = []
     changed = 0
     with _ledgers(path, command, writes=True) as ledgers:
@@ -329,7 +300,7 @@ def _settle(
             these = dead_letters.choose(connection, plan.stream, choice)
             chosen += these
             if these and not dry_run:
-                changed += act(connection, these)
+                changed += act(connection, these, note)
         if not chosen:
             _check_words(ledgers, choice)
     if as_json:

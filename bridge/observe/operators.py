@@ -24,6 +24,8 @@ from typing import Any
 
 SYSTEM = Path("/run")
 """Where systemd makes a unit's RuntimeDirectory, and nobody but root makes anything."""
+SHARED = Path("/tmp")  # noqa: S108  what is there counts only if it is a known user's own, and nobody else's
+"""Where a bridge listens that neither systemd nor a session has given a directory."""
 
 _NAME = "outbox-bridge"
 _SECONDS = 4.0
@@ -50,7 +52,7 @@ def all_directories(owner: int | None) -> Iterator[Path]:
     yield from sorted(SYSTEM.glob(f"{_NAME}*"))
     for user in {os.geteuid(), *(() if owner is None else (owner,))}:
         yield SYSTEM / "user" / str(user) / _NAME
-        yield Path("/tmp") / f"{_NAME}-{user}"  # noqa: S108  only if it is that user's own, and nobody else's
+        yield SHARED / f"{_NAME}-{user}"
 
 
 def _safe(directory: Path, owners: set[int]) -> bool:

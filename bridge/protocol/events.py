@@ -257,37 +257,81 @@ def located(batch: Batch, lsn: Lsn) -> Batch:
     return replace(batch, end_lsns=[lsn] * len(batch.xids))
 
 
-class SeqOrder:
-    """Sees a `seq` that went back: every row of a transaction that began after an applied row was visible has a greater
-    `seq` than that row. Exact, and one number a batch: rows of older transactions are not compared.
+class Bound(NamedTuple):
+    """Rows of transactions from `xmax` on have a seq above `seq`.
 
-    (xmax, seq): transactions from xmax on began when `seq` was visible.
+    exact: such a row with a lower one went back. Otherwise it may be an older one: its seq in the table counts, and
+    stays.
     """
 
+    xmax: int
+    seq: int
+    exact: bool
+
+
+FROM_ONE = Bound(0, 0, exact=True)
+"""Nothing is known of earlier rows."""
+
+
+class Behind(NamedTuple):
+    """A row whose seq is not above that of its bound."""
+
+    event: Event
+    bound: Bound
+
+
+class SeqOrder:
+    """Sees a `seq` that went back: every row of a transaction that began after an applied row was visible has a greater
+    `seq` than that row. Exact: rows of older transactions are not compared.
+
+    A bound holds for ever. It is kept beside later ones, because rows may arrive that are older than the later ones.
+    """
+
+    KEPT = 4096
+    """Bounds, about one a second: transactions that are open for an hour are compared exactly. More bounds are thinned:
+    rows between two that are left are compared with the first."""
+
     def __init__(self) -> None:
-        self.xmax = 0
-        self.seq = 0
-        self.exact = True  # False: such a row may be an older one; its seq in the table counts, and stays
+        self.greatest = 0  # seq that has arrived
+        self._bounds: list[Bound] = [FROM_ONE]  # xmax and seq ascend
         self._applied: deque[tuple[list[int], int]] = deque()  # of each batch: its xids, its greatest seq
 
-    def behind(self, batch: Batch) -> list[Event]:
-        """The rows that went back. If there are none, the batch is learned: it will be visible with its seqs."""
-        if not batch.events:
-            return []
+    def begin(self, bounds: list[Bound]) -> None:
+        """What is known as a session begins; xmax and seq ascend."""
+        self._bounds = bounds
+        self.greatest = bounds[-1].seq
+
+    def behind(self, batch: Batch) -> list[Behind]:
+        """The rows that went back."""
         seqs = numbers(map(seq_of, batch.events))
-        if min(seqs) <= self.seq:
-            found = [
-                row
-                for row in batch.events
-                if int(row.seq) <= self.seq and int(row.xid) >= self.xmax and row.seq != NULL_SEQ
-            ]
-            if found:
-                return found
-        self._applied.append((batch.xids or [int(batch.events[0].xid)], max(seqs)))
-        return []
+        self.greatest = max(self.greatest, max(seqs, default=0))
+        if min(seqs, default=0) > self._bounds[-1].seq:
+            return []
+        found = [Behind(row, self._bound_of(int(row.xid))) for row in batch.events if row.seq != NULL_SEQ]
+        return [one for one in found if int(one.event.seq) <= one.bound.seq]
+
+    def _bound_of(self, xid: int) -> Bound:
+        at = bisect_right(self._bounds, xid, key=itemgetter(0))
+        return self._bounds[at - 1] if at else Bound(0, -(1 << 63), exact=True)
+
+    def learn(self, batch: Batch) -> None:
+        """It will be visible with its seqs."""
+        if batch.events:
+            greatest = max(numbers(map(seq_of, batch.events)))
+            self.greatest = max(self.greatest, greatest)
+            self._applied.append((batch.xids or [int(batch.events[0].xid)], greatest))
 
     def seen(self, snapshot: Snapshot) -> None:
         """Everything learned that this snapshot shows was visible to whoever begins from now on."""
+        last = self._bounds[-1]
+        new = last
         while self._applied and all(map(snapshot.shows, self._applied[0][0])):
-            self.xmax, self.seq = snapshot.xmax, max(self.seq, self._applied.popleft()[1])
-            self.exact = True
+            seq = max(new.seq, self._applied.popleft()[1])
+            new = Bound(max(last.xmax, snapshot.xmax), seq, exact=True)
+        if new.seq == last.seq and new.exact == last.exact:
+            return
+        if new.xmax == last.xmax:
+            self._bounds.pop()
+        self._bounds.append(new)
+        if len(self._bounds) > self.KEPT:
+            del self._bounds[1:-1:2]

@@ -36,7 +36,7 @@ from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
-from bridge.stream.renumber import bound, numbered, read_again, renumber
+from bridge.stream.renumber import bounds, numbered, read_again, renumber
 from bridge.stream.sockets import TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
@@ -192,12 +192,11 @@ class Engine:
     def _in_order(self, batch: Batch, order: SeqOrder) -> Batch:
         """The batch with the seqs that count: the table's, where the sequence went back."""
         if behind := order.behind(batch):
-            seqs = renumber(self._control.connection, self._spec.outbox, behind, order.seq, exact=order.exact)
-            self._watcher.log("seq looked up", rows=len(behind), least=order.seq)
+            seqs = renumber(self._control.connection, self._spec.outbox, behind, order.greatest)
+            self._watcher.log("seq looked up", rows=len(behind), least=behind[0].bound.seq)
             events = [event._replace(seq=seqs.get(event.id, event.seq)) for event in batch.events]
             batch = replace(batch, events=events)
-            if order.exact:
-                order.behind(batch)
+        order.learn(batch)
         return batch
 
     def prepare(self, request: ask.Prepare) -> None:
@@ -306,9 +305,7 @@ class Engine:
         self._enricher.checked(_PATIENCE)
         ledger = self._checkpoint.fence(request)
         if ledger is not None and self._order is not None:
-            self._order.xmax, self._order.seq, self._order.exact = bound(
-                self._control.connection, self._spec.outbox, ledger
-            )
+            self._order.begin(bounds(self._control.connection, self._spec.outbox, ledger))
         return ledger
 
     def save(self, request: ask.Save) -> None:
@@ -346,20 +343,20 @@ class Engine:
         self._source.drop_slot(request)
 
     def take_snapshot(self, request: ask.TakeSnapshot) -> tuple[Snapshot, Lsn]:
-        taken = self._control.take_snapshot()
-        if self._order is not None:
-            self._order.seen(taken[0])
-        return taken
+        return self._control.take_snapshot()
 
     def still_running(self, request: ask.StillRunning) -> bool:
         return self._source.still_running(request)
 
     def read_missing(self, request: ask.ReadMissing) -> ask.MissingRows:
         missing = self._source.read_missing(request)
-        order = self._order
-        if order is not None and (behind := order.behind(missing.batch)) and order.exact:
-            renumber(self._control.connection, self._spec.outbox, behind, order.seq, exact=True)
-            raise read_again()
+        if (order := self._order) is not None:
+            behind = [one for one in order.behind(missing.batch) if one.bound.exact]
+            if behind:
+                renumber(self._control.connection, self._spec.outbox, behind, order.greatest)
+                raise read_again()
+            order.learn(missing.batch)
+            order.seen(request.upto)
         return missing
 
     def wait(self, request: ask.Wait) -> bool:

@@ -15,7 +15,7 @@ from psycopg import sql
 from bridge.errors import Halt, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiled import ProfiledConnection
-from bridge.protocol.events import Event
+from bridge.protocol.events import FROM_ONE, Behind, Bound, Event, parse_snapshot
 from bridge.protocol.facts import Ledger
 
 
@@ -35,20 +35,21 @@ def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
     return bool(row and row[0])
 
 
-def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> tuple[int, int, bool]:
-    """(xid, seq, exact) as a session begins: rows of transactions from xid on have a greater seq. The witness is a
-    row that was there. Where the floor does not show it, a later transaction may have a lower seq by right, and only a
-    sequence that is below it tells (exact); the table has the seq that counts all the same."""
+def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[Bound]:
+    """As a session begins. The witness is a row that was there. Where the floor does not show it, a transaction that
+    is later than it, but began before now, may have a lower seq by right, and only a sequence that is below it tells
+    (exact); the table has the seq that counts all the same."""
     if ledger.witness_id is None or ledger.witness_xid is None:
-        return 0, 0, True
-    query = sql.SQL("select {seq} from {table} where {id} = %s").format(
+        return [FROM_ONE]
+    query = sql.SQL("select {seq}, pg_current_snapshot()::text from {table} where {id} = %s").format(
         seq=outbox.column("seq"), table=outbox.name, id=outbox.column("id")
     )
     row = source.execute(query, [ledger.witness_id]).fetchone()
     if row is None or row[0] is None:
-        return 0, 0, True
+        return [FROM_ONE]
+    seq = int(row[0])
     if ledger.floor.shows(ledger.witness_xid):
-        return ledger.floor.xmax, int(row[0]), True
+        return [Bound(ledger.floor.xmax, seq, exact=True)]
     try:
         last = source.execute(
             "select pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)",
@@ -56,37 +57,42 @@ def bound(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> tuple[i
         ).fetchone()
     except psycopg.errors.InsufficientPrivilege:
         last = None
-    went = last is not None and last[0] is not None and last[0] < row[0]
-    return ledger.witness_xid + 1, int(row[0]), went
+    went = last is not None and last[0] is not None and last[0] < seq
+    after, now = ledger.witness_xid + 1, parse_snapshot(row[1]).xmax
+    if went or now <= after:
+        return [Bound(after, seq, exact=True)]
+    return [Bound(after, seq, exact=False), Bound(now, seq, exact=True)]
 
 
 def renumber(
-    source: ProfiledConnection, outbox: Outbox, events: list[Event], least: int, *, exact: bool
+    source: ProfiledConnection, outbox: Outbox, behind: list[Behind], greatest: int
 ) -> dict[bytes, bytes]:
-    """By id, the seq that each of these rows has in the table: above `least`, in this order. Raises Halt where the
-    bridge's role may not write it (an outbox of the customer's own), with the statements that do."""
+    """By id, the seq that each of these rows has in the table. That of a row that went back is above `greatest`, in
+    this order. Raises Halt where the bridge's role may not write it (an outbox of the customer's own), with the
+    statements that do."""
     names = {"table": outbox.name, "seq": outbox.column("seq"), "id": outbox.column("id")}
     now = sql.SQL("select {seq}::text from {table} where {id} = %s").format(**names)
     update = sql.SQL("update {table} set {seq} = default where {id} = %s and {seq} <= %s").format(**names)
     found: dict[bytes, bytes] = {}
 
-    def look(event: Event) -> int:
+    def went(one: Behind) -> bool:
+        event, bound = one
         row = source.execute(now, [event.id.decode()]).fetchone()
         found[event.id] = row[0].encode() if row is not None else event.seq
-        return int(found[event.id])
+        return bound.exact and int(found[event.id]) <= bound.seq
 
     try:
         with source.transaction():
-            behind = [event for event in events if look(event) <= least and exact]
-            if behind:
-                _raise_sequence(source, outbox, least)
-            for event in behind:
-                source.execute(update, [event.id.decode(), least])
-                look(event)
+            back = [one for one in behind if went(one)]
+            if back:
+                _raise_sequence(source, outbox, greatest)
+            for event, bound in back:
+                source.execute(update, [event.id.decode(), bound.seq])
+            still = [one for one in back if went(one)]
     except psycopg.errors.InsufficientPrivilege:
-        raise went_back(outbox, events[0], least) from None
-    if exact and any(int(value) <= least for value in found.values()):
-        raise went_back(outbox, events[0], least)
+        raise went_back(outbox, *behind[0]) from None
+    if still:
+        raise went_back(outbox, *still[0])
     return found
 
 
@@ -105,7 +111,8 @@ def _raise_sequence(source: ProfiledConnection, outbox: Outbox, least: int) -> N
         source.execute("select setval(pg_get_serial_sequence(%s, %s), %s)", [*sequence, least])
 
 
-def went_back(outbox: Outbox, event: Event, least: int) -> Halt:
+def went_back(outbox: Outbox, event: Event, bound: Bound) -> Halt:
+    least = bound.seq
     table, column = outbox.name.as_string(), sql.Identifier(outbox.columns["seq"]).as_string()
     return Halt(
         f"seq went back: event {event.id.decode(errors='replace')} has {event.seq.decode()}, and one that was there "

@@ -73,14 +73,62 @@ def test_a_newer_event_counts_as_newer_though_seq_went_back(
         _put(world, n)
     if not runs:
         bridge.start()
-    until(lambda: _n(world) == 3, "the newest one")
+    try:
+        until(lambda: _n(world) == 3, "the newest one")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{world.log_tails()}") from None
     if capture == "slot":
         world.drop_slot()  # catch-up reads the same seqs from the table
     _put(world, 4)
     until(lambda: _n(world) == 4, "and the next")
     world.law()
-    repeated = "select count(*) from (select seq from outbox.event group by seq having count(*) > 1) as twice"
-    assert world.source.value(repeated) == 0
+    repeated = (
+        "select seq, array_agg(xid::text || ' ' || type) from outbox.event group by seq having count(*) > 1"
+    )
+    assert world.source.execute(repeated) == [], world.log_tails()
+
+
+@pytest.mark.fault(84)
+def test_a_transaction_left_open_beside_renumbered_rows_is_renumbered_too(world: World) -> None:
+    _keeps_the_latest(world, "slot")
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(20)
+
+    def risen() -> None:
+        before = world.checkpoint("floor_lsn")
+        until(lambda: world.checkpoint("floor_lsn") != before, "the floor has risen")
+
+    _put(world, 1)
+    until(lambda: _n(world) == 1, "the old one")
+    risen()
+    world.source.execute(_RESTART)
+    with world.source.connect() as late, late.transaction():
+        late.execute("insert into outbox.event (type, key, payload) values ('latest', 'k', '{\"n\": 3}')")
+        _put(world, 2)
+        until(lambda: _n(world) == 2, "the one that committed")
+        risen()
+    until(lambda: _n(world) == 3, "the open one")
+    world.law()
+
+
+@pytest.mark.fault(84)
+def test_a_session_sees_it_that_began_before_the_floor_had_risen(world: World) -> None:
+    _keeps_the_latest(world, "slot")
+    bridge = world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(20)
+    _put(world, 1)
+    until(lambda: _n(world) == 1, "the old one")
+    bridge.kill()
+    since = len(bridge.lines)
+    bridge.start()
+    bridge.wait_log('"phase":"streaming"', since=since)
+    world.source.execute(_RESTART)
+    for n in (2, 3):
+        _put(world, n)
+    until(lambda: _n(world) == 3, "the newest one")
+    world.law()
 
 
 @pytest.mark.fault(84)
