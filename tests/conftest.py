@@ -19,6 +19,7 @@ import hypothesis
 import psycopg
 import pytest
 
+from tests.support import fixes
 from tests.support.bridge_process import BridgeProcess
 from tests.support.proxy import FaultProxy
 from tests.support.servers import (
@@ -89,6 +90,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     for reason, count in config.stash.get(_DESELECTED, {}).items():
         terminalreporter.write_line(f"deselected {count} tests: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that is named for a printed fix has run it, as it was printed."""
+    fixes.begin()
+    yield
+    left = fixes.missing(item.nodeid)
+    assert not left, f"printed, and to be run by this test by `typed`: {left}"
 
 
 @pytest.fixture(scope="session")
