@@ -39,7 +39,10 @@ def stream_plans(config: Config) -> list[StreamSpec]:
     kept = _entity_homes(pipelines, homes, list(targets))
     used = dict.fromkeys([*homes.values(), *kept.values()])
     if not used:
-        raise ConfigError("no pipeline has a destination", hint="bridge init --recipe usage-limits")
+        raise ConfigError(
+            "no pipeline has a destination",
+            hint="name one in a pipeline, or begin with one of ours: bridge recipe add usage-limits",
+        )
     source = config.source
     start = str(source.start)
     check_compiles(pipelines, contract_specs(config))

@@ -20,6 +20,7 @@ import hypothesis
 import psycopg
 import pytest
 
+from tests.support import fixes
 from tests.support.bridge_process import BridgeProcess
 from tests.support.proxy import FaultProxy
 from tests.support.servers import (
@@ -100,6 +101,15 @@ def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         Path(made).chmod(0o755)
         monkeypatch.setenv("XDG_RUNTIME_DIR", made)
         yield Path(made)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that is named for a printed fix has run it, as it was printed."""
+    fixes.begin()
+    yield
+    left = fixes.missing(item.nodeid)
+    assert not left, f"printed, and to be run by this test by `typed`: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -55,9 +55,13 @@ def connect_source(
                 raise CannotConnect(
                     f"the connection to the source was lost during `bridge {command}`"
                 ) from None
-            from bridge.postgres.catalog import HIDDEN, hides_rows  # noqa: PLC0415  only where it is needed
+            from bridge.postgres.advice import IS_MEMBER, grant_fix  # noqa: PLC0415  only where it is needed
+            from bridge.postgres.catalog import HIDDEN, hides_rows  # noqa: PLC0415
 
-            hint = f'grant {grant} to "{connection.info.user}";' if error.sqlstate == "42501" else ""
+            hint = ""
+            if error.sqlstate == "42501" and grant:
+                has = connection.execute(IS_MEMBER, [grant]).fetchone()
+                hint = grant_fix(grant, connection.info.user, member=has == (True,))
             if hides_rows(error):
                 hint = HIDDEN
             raise SourceRefused(

@@ -16,6 +16,7 @@ from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
 from bridge.errors import BridgeError
+from bridge.postgres.advice import IS_MEMBER, grant_fix
 from bridge.postgres.target import text_array
 
 DELIVERY_MEMORY = "35 days"
@@ -157,11 +158,17 @@ async def prepare(connection: psycopg.AsyncConnection) -> None:
     """Prepare a connection for insert(). Raises psycopg errors (also if the outbox is missing), and IngressDown if the
     role may not insert."""
     connection.adapters.register_dumper(_TextArray, _TextArrayDumper)
-    row = await (await connection.execute(_READY)).fetchone()
+    try:
+        row = await (await connection.execute(_READY)).fetchone()
+    except psycopg.errors.InsufficientPrivilege:  # it may not even look into schema outbox
+        await connection.rollback()
+        row = None
     if row is None or not row[0]:
+        user, role = connection.info.user, "outbox_bridge"
+        has = await (await connection.execute(IS_MEMBER, [role])).fetchone()
         raise IngressDown(
-            f"role {connection.info.user} may not insert events into the outbox",
-            hint=f'grant outbox_bridge to "{connection.info.user}";',
+            f"role {user} may not insert events into the outbox",
+            hint=grant_fix(role, user, member=has == (True,)),
         )
     if not row[1]:
         raise IngressDown(

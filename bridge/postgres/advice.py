@@ -9,10 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, LiteralString
 
-from psycopg import pq
+from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict
+
+IS_MEMBER: LiteralString = """
+    select exists (select from pg_catalog.pg_roles where rolname = %s and pg_has_role(current_user, oid, 'member'))"""
+
+
+def grant_fix(role: str, user: str, *, member: bool) -> str:
+    """For `user`, who lacks what `role` is given by the install. member: IS_MEMBER; it is that role itself or has it
+    already, so the role lost its rights."""
+    return "bridge install" if member else f"grant {role} to {sql.Identifier(user).as_string()};"
+
 
 FixKind = Literal["sql", "config", "advice"]
 

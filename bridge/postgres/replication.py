@@ -45,7 +45,7 @@ _MENDS = {
 
 PLUGIN = "output_plugin_libraries"
 PLUGIN_FIX = (
-    "alter system set output_plugin_libraries = 'pgoutput, test_decoding';   -- or add pgoutput to what is there\n"
+    "alter system set output_plugin_libraries = 'pgoutput', 'test_decoding';   -- or add pgoutput to what is there\n"
     "select pg_reload_conf();"
 )
 

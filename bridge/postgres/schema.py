@@ -24,6 +24,8 @@ from bridge.postgres.capture import provider_of
 from bridge.postgres.versions import newer
 
 OUTBOX = "outbox.event"
+_NOT_GRANTED = "01007"
+"""A GRANT by a role that has a privilege and may not pass it on: Postgres warns, and grants nothing."""
 _LOCK = 0x6F7574626F78  # "outbox": the advisory lock that installs take turns by
 _MIGRATION = re.compile(r"(\d{3})_(\w+)\.sql")
 _COMPATIBLE = re.compile(r"^-- compatible from: (\d+)$", re.MULTILINE)
@@ -323,12 +325,21 @@ def _grant(cursor: Cursor[TupleRow], table: str, installation: Installation) -> 
 
 def _try(cursor: Cursor[TupleRow], statements: str) -> str:
     """Run the statements in a savepoint. Returns why the role may not, or an empty text."""
+    warned: list[str] = []
+
+    def hear(said: errors.Diagnostic) -> None:
+        if said.sqlstate == _NOT_GRANTED:
+            warned.append(said.message_primary or "not granted")
+
+    cursor.connection.add_notice_handler(hear)
     try:
         with cursor.connection.transaction():
             cursor.execute(statements.encode())
     except (errors.InsufficientPrivilege, errors.UndefinedObject) as error:
         return error.diag.message_primary or "not permitted"
-    return ""
+    finally:
+        cursor.connection.remove_notice_handler(hear)
+    return "; ".join(dict.fromkeys(warned))
 
 
 def _replicates(cursor: Cursor[TupleRow], role: str) -> bool | None:

@@ -99,10 +99,14 @@ def test_a_server_that_does_not_trust_pgoutput_says_so(
     assert bridge.terminate() == 0
     world.source.execute("alter system set output_plugin_libraries = 'test_decoding'")
     world.source.execute("select pg_reload_conf()")
-    assert "error  source: output_plugin_libraries" in world.command("doctor", code=1)
+    [wrong] = [
+        one for one in world.json("doctor", code=1)["checks"] if one["check"] == "output_plugin_libraries"
+    ]
+    assert wrong["level"] == "error"
     body = bridge.start().wait_halted("output_plugin_libraries")
     assert "add pgoutput" in body
-    world.source.execute("alter system reset output_plugin_libraries")
-    world.source.execute("select pg_reload_conf()")
+    world.source.typed(wrong["fix"])
     bridge.wait_ready()
     world.law()
+    world.source.execute("alter system reset output_plugin_libraries")
+    world.source.execute("select pg_reload_conf()")

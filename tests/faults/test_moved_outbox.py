@@ -10,6 +10,7 @@ import pytest
 
 from bridge.postgres.schema import install_source
 from tests.integration.test_foreign_xids import burn
+from tests.support.fixes import line_in
 from tests.support.servers import Database, EmbeddedServer, Servers, Workspace, drop_database
 from tests.support.variants import first_fast
 from tests.support.world import World, make_database, until
@@ -223,10 +224,11 @@ def test_blue_green_by_native_replication_goes_on_exactly(
         "select min(seq) from (select seq from outbox.event order by xid desc limit 3) as e"
     ) > (blue.value("select max(seq) from outbox.event"))
     bridge = world.bridge().start()
-    bridge.wait_halted("other_system")
+    body = bridge.wait_halted("other_system")
     bridge.terminate()
-    assert "--old-source" in world.run("recover", "--adopt-outbox").stderr
-    said = world.command("recover", "--adopt-outbox", "--old-source", blue.bridge_dsn)
+    refused = world.typed(line_in(body, "bridge recover --adopt-outbox"), code=1)
+    old = line_in(refused, "bridge recover --adopt-outbox --old-source")
+    said = world.typed(old, fill={"DSN": f"'{blue.bridge_dsn}'"})
     assert "will be applied       8" in said
     world.bridge().start().wait_ready()
     world.law()
@@ -304,7 +306,7 @@ def test_an_own_outbox_that_is_replicated_needs_the_trigger(
     bridge = world.bridge().start()
     bridge.wait_halted("foreign_xids")
     [finding] = [one for one in world.json("doctor", code=1)["checks"] if one["check"] == "foreign_xids"]
-    world.source.execute(finding["fix"])
+    world.source.typed(finding["fix"])
     bridge.wait_ready()
     event = "insert into public.orders (type, payload) values ('usage.limit_reached', '{}')"
     for _ in range(3):

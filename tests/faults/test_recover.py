@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.support.bridge_process import BridgeProcess
+from tests.support.fixes import line_in
 from tests.support.servers import Database, EmbeddedServer, create_database, drop_database
 from tests.support.truth import conservation
 from tests.support.world import STREAM, World, until
@@ -21,10 +22,9 @@ def recover(like: BridgeProcess, *arguments: str, **environment: str) -> subproc
     return like.command("recover", *arguments, **environment)
 
 
-def decide(like: BridgeProcess, *arguments: str) -> None:
-    done = recover(like, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert STREAM in done.stdout
+def decide(world: World, said: str, way: str) -> None:
+    """Type what was printed: `bridge recover`, with this way of it."""
+    assert STREAM in world.typed(line_in(said, f"bridge recover {way}"))
 
 
 def state(world: World) -> list[tuple[object, ...]]:
@@ -62,11 +62,9 @@ def test_an_older_copy_of_the_source_is_accepted_and_what_follows_comes_once(
     source_cluster.start()
     forgotten -= world.source.value("select count(*) from outbox.event")
     assert forgotten > 0
-    assert "bridge recover" in bridge.start().wait_readyz(
-        lambda _, body: "source_behind" in body or "history_diverged" in body
-    )
+    said = bridge.start().wait_readyz(lambda _, body: "source_behind" in body or "history_diverged" in body)
     bridge.terminate()
-    decide(bridge, "--accept-source")
+    decide(world, said, "--accept-source")
     with world.producer("after") as producer:
         producer.transaction(30)  # while no bridge runs, after the decision; their xids were given out before
     bridge.start()
@@ -88,7 +86,8 @@ def test_accepting_the_source_from_a_time_brings_what_occurred_since(world: Worl
         producer.transaction(7)
     bridge.start().wait_halted("history_diverged")
     bridge.terminate()
-    decide(bridge, "--accept-source", "--since", since)
+    done = recover(bridge, "--accept-source", "--since", since)
+    assert (done.returncode, STREAM in done.stdout) == (0, True), done.stderr
     bridge.start().wait_ready()
     world.law()
 
@@ -100,9 +99,9 @@ def test_a_target_that_was_moved_is_accepted_and_caught_up(world: World) -> None
             producer.transaction(4)
         world.target = copy
         moved = world.bridge().start()
-        assert "bridge recover --accept-target" in moved.wait_halted("other_target")
+        said = moved.wait_halted("other_target")
         moved.terminate()
-        decide(moved, "--accept-target")
+        decide(world, said, "--accept-target")
         moved.start().wait_ready()
         world.law()
         world.close()
@@ -123,9 +122,9 @@ def test_a_gap_that_is_accepted_loses_what_was_pruned_and_nothing_else(world: Wo
         world.source.execute("update outbox.stream set target_database = %s", [backup.name])
         kept = {row[0] for row in world.source.execute("select id from outbox.event")}
         restored = world.bridge().start()
-        assert "bridge recover --accept-gap" in restored.wait_halted("outbox_pruned")
+        said = restored.wait_halted("outbox_pruned")
         restored.terminate()
-        decide(restored, "--accept-gap")
+        decide(world, said, "--accept-gap")
         restored.start().wait_ready()
         with world.producer("after") as producer:
             producer.transaction(5)
@@ -153,9 +152,9 @@ def test_a_stream_whose_ledger_is_lost_starts_anew_with_a_slot_of_its_own(world:
     for table in ("events.usage_limits", "rig.effects", "bridge.checkpoint", "bridge.applied"):
         world.target.execute(f"truncate {table}")  # the target was made anew, without a backup
     old = world.slot
-    bridge.start().wait_halted("ledger_missing")
+    said = bridge.start().wait_halted("ledger_missing")
     bridge.terminate()
-    decide(bridge, "--restart-stream")
+    decide(world, said, "--restart-stream")
     assert world.source.execute("select 1 from pg_replication_slots where slot_name = %s", [old]) == []
     bridge.start().wait_ready()
     world.law()

@@ -150,8 +150,8 @@ def test_where_the_bridge_may_not_write_seq_the_statements_are_printed(world: Wo
     assert _n(world) == 1
     hint = body.partition("as the table's owner: ")[2].replace('\\"', '"')
     setval, _, update = hint.partition("   then: ")
-    world.source.execute(setval)
-    world.source.execute(update.partition(";")[0])
+    world.source.typed(setval)
+    world.source.typed(update.partition(";")[0])
     until(lambda: _n(world) == 2, "the newer one")
     bridge.wait_ready()
     world.law()

@@ -146,7 +146,7 @@ def test_a_version_is_kept_where_a_later_one_is_greater(target: Database) -> Non
             assert one.reason == "column_type"
             assert "'v'" in one.message
         if found and not found[0].fix.startswith("if "):
-            target.execute(found[0].fix)
+            target.typed(found[0].fix)
             assert look(target, columns, key=["k"], version=source, kinds=kinds) == [], type_sql
         zones = {"column_zone"}
         assert {one.reason for one in look(target, columns, kinds=kinds)} <= zones, (
@@ -187,11 +187,11 @@ def test_a_table_that_a_crash_empties_is_refused_with_its_partitions(target: Dat
         "error",
         "alter table t.x set logged;",
     )
-    target.execute(found.fix)
+    target.typed(found.fix)
     assert look(target, {"k": "$event.k"}) == []
     [found] = look(target, {"k": "$event.k"}, table="p")
     assert (found.reason, found.fix) == ("table_unlogged", 'alter table t."P3" set logged;')
-    target.execute(found.fix)
+    target.typed(found.fix)
     assert look(target, {"k": "$event.k"}, table="p") == []
 
 
@@ -201,7 +201,7 @@ def test_an_unlogged_ledger_is_refused(target: Database) -> None:
         target.execute("alter table bridge.applied set unlogged")
         [found] = ledger_findings(connection)
         assert (found.reason, found.fix) == ("table_unlogged", "alter table bridge.applied set logged;")
-        target.execute(found.fix)
+        target.typed(found.fix)
         assert ledger_findings(connection) == []
 
 
@@ -241,7 +241,7 @@ def test_a_key_that_may_be_null_is_warned_of(target: Database) -> None:
     assert look(target, columns, key=["k"], nulls={"k": ""}) == [], "the contract requires it"
     assert look(target, {**columns, "k": "$meta.id"}, key=["k"]) == [], "each event has an id"
     for one in found:
-        target.execute(one.fix)
+        target.typed(one.fix)
     assert look(target, columns, key=["k", "r"]) == []
     if target.value("show server_version_num") >= "150000":
         make(
@@ -425,7 +425,7 @@ def test_what_the_server_would_refuse_is_named_with_the_grant_that_mends_it(targ
         assert len(found) == bool(names), (name, found)
         for one in found:
             assert names in one.message, (name, one)
-            target.execute(one.fix)
+            target.typed(one.fix)
         assert _insert(target) is None, name
         assert look(target, columns, key=["k"], nulls={"k": "", "v": "null"}) == [], name
 
@@ -453,7 +453,7 @@ def test_a_types_schema_must_be_open_to_the_role(target: Database) -> None:
             if missing:
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(statement.encode(), [[value]])
-                target.execute(found[0].fix)
+                target.typed(found[0].fix)
                 assert look(target, {"v": "$event.v"}) == []
             connection.execute(statement.encode(), [[value]])
         target.execute(f"revoke usage on schema hidden from {_ROLE}")
@@ -500,7 +500,7 @@ def test_grants_on_columns_that_are_enough_are_enough(target: Database) -> None:
                 assert not written(), (privilege, name)
                 [one] = found()
                 assert one.fix == f'grant {privilege} ("{name}") on "t"."{table}" to {_ROLE};'
-                target.execute(one.fix)
+                target.typed(one.fix)
                 assert written()
                 assert found() == []
             target.execute(f"revoke {privilege} ({', '.join(names)}) on t.{table} from {_ROLE}")
@@ -508,7 +508,7 @@ def test_grants_on_columns_that_are_enough_are_enough(target: Database) -> None:
             assert one.fix == f'grant {privilege} on "t"."{table}" to {_ROLE};', (
                 "it has none: the whole table"
             )
-            target.execute(one.fix)
+            target.typed(one.fix)
             assert written()
 
 
@@ -551,7 +551,7 @@ def test_what_may_never_run_is_a_warning(target: Database) -> None:
         [found] = look(target, columns, nulls={"k": ""}, key=["k"])
         assert (found.reason, found.level) == ("privilege_missing", "warn"), body
         assert "t.audit" in found.message
-        target.execute(found.fix)
+        target.typed(found.fix)
         assert look(target, columns, nulls={"k": ""}, key=["k"]) == []
 
 

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from bridge.demo.process import CONFIG, Bridge, Process
-from tests.support import forked
+from tests.support import fixes, forked
 from tests.support.servers import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,6 +47,15 @@ class BridgeProcess(Bridge):
         self._lines: list[str] = []
         self._read_to = 0  # bytes of the log that are in _lines
         self._reading = threading.Lock()
+
+    def typed(self, printed: str) -> Self:
+        """`bridge run ...`, started as it was printed. One before it must have ended."""
+        fixes.note(printed)
+        self.wait()
+        command = [*forked.MODULE, *printed.split()[1:], "-c", str(self.config)]
+        with self.log.open("ab") as log:
+            self._process = self._spawn(command, self.environment, log)
+        return self
 
     def _spawn(self, command: list[str], environment: Mapping[str, str], log: IO[Any]) -> Process:
         if forked.can_fork(command, environment):

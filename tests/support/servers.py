@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from itertools import cycle
@@ -23,6 +24,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from bridge.demo.servers import Cluster, ClusterError, Workspace
+from tests.support import fixes
 
 Provider = Literal["embedded", "testcontainers", "dsn"]
 StopMode = Literal["smart", "fast", "immediate"]
@@ -328,6 +330,23 @@ class Database:
         with self.connect() as connection:
             cursor = connection.execute(statement.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
+
+    def typed(self, printed: str, fill: Mapping[str, str] | None = None) -> None:
+        """SQL that was printed, as it was printed, typed into psql as superuser. fill: for its placeholders."""
+        fixes.note(printed)
+        for place, value in (fill or {}).items():
+            assert place in printed
+            printed = printed.replace(place, value)
+            fixes.note(printed)
+        ran = subprocess.run(
+            ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.dsn],
+            input=printed,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, f"{ran.stderr}\n{printed}"
 
     def value(self, statement: str, parameters: Any = None) -> Any:
         """The only column of the only row."""

@@ -7,12 +7,14 @@ committed, what came of it, and the law that compares the two.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bridge.demo import world as customer
-from tests.support import truth
+from tests.support import fixes, truth
 from tests.support.bridge_process import DEFAULT_CONFIG, REPOSITORY, BridgeProcess, run_command
 from tests.support.producers import Producer
 from tests.support.servers import Database, Server, create_database, drop_database, free_port
@@ -150,6 +152,9 @@ class World:
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """`bridge COMMAND -c bridge.yaml`, as the bridge's own role; how it ended."""
         command = [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)]
+        return run_command(command, {**self._environment(), **environment}, stdin)
+
+    def _environment(self) -> dict[str, str]:
         given = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         given |= {
             "SOURCE_DSN": self.source.bridge_dsn,
@@ -157,13 +162,44 @@ class World:
             "BRIDGE_ADMIN": self.bridges[-1].admin if self.bridges else self._admin,
             "PYTHONPATH": str(REPOSITORY),
         }
-        return run_command(command, {**given, **self.environment, **environment}, stdin)
+        return given | self.environment
 
     def command(self, *arguments: str, code: int = 0, stdin: str = "") -> str:
         """What it printed to standard output, after an exit with `code`."""
         ran = self.run(*arguments, stdin=stdin)
         assert ran.returncode == code, f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         return ran.stdout
+
+    def typed(
+        self,
+        printed: str,
+        *more: str,
+        fill: Mapping[str, str] | None = None,
+        owner: bool = False,
+        code: int = 0,
+    ) -> str:
+        """A line that was printed, as it was printed, typed into a shell in the configuration's folder; its output, and
+        its errors if it fails. more: words behind it, where it says so. fill: for its placeholders. owner: with a
+        source.dsn of the customer's."""
+        fixes.note(printed)
+        for place, value in (fill or {}).items():
+            assert place in printed
+            printed = printed.replace(place, value)
+            fixes.note(printed)
+        printed = " ".join([printed, *more])
+        given = {
+            **self._environment(),
+            **({"SOURCE_DSN": self.source.dsn} if owner else {}),
+            "PGUSER": "postgres",
+            "BRIDGE_CONFIG": str(self.config),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        simple = re.fullmatch(r"bridge [\w :=./@-]+", printed)
+        line = [sys.executable, "-m", "bridge", *printed.split()[1:]] if simple else ["sh", "-c", printed]
+        with contextlib.chdir(self.directory):
+            ran = run_command(line, given)
+        assert ran.returncode == code, f"exit {ran.returncode}\n{printed}\n{ran.stdout}\n{ran.stderr}"
+        return ran.stdout + (ran.stderr if code else "")
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         """The same with --json, read."""

@@ -119,11 +119,17 @@ def test_a_server_that_falls_silent_is_503_in_bounded_time(
 def test_a_role_without_the_grant_is_told_the_grant(
     serving: Callable[..., IngressServer], source: Database
 ) -> None:
-    source.execute("revoke insert (payload) on outbox.event from outbox_bridge")
-    server = serving()
+    source.execute("drop role if exists newcomer; create role newcomer login")
+    server = serving(dsn=source.server.dsn(source.name, user="newcomer"))
     until(lambda: server.troubles, "a trouble is told")
-    assert server.troubles[0].hint == 'grant outbox_bridge to "outbox_bridge";'
     assert server.event().status == 503
+    source.typed(str(server.troubles[0].hint))
+    until(lambda: server.event().status != 503, "it takes events")
+    source.execute("revoke outbox_bridge from newcomer")
+    source.execute("revoke insert (payload) on outbox.event from outbox_bridge")
+    itself = serving()
+    until(lambda: itself.troubles, "a trouble is told")
+    assert itself.troubles[0].hint == "bridge install", "a role is no member of itself"
 
 
 def test_the_queue_is_bounded(

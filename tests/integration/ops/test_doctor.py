@@ -15,8 +15,8 @@ from bridge.doctor.check import Check
 from bridge.doctor.examine import examine
 from bridge.doctor.source import history
 from bridge.postgres.replication import command, open_replication
-from bridge.postgres.schema import install_source, source_sql, target_sql
 from tests.support.bridge_process import BridgeProcess
+from tests.support.fixes import line_in, not_here
 from tests.support.servers import Database, EmbeddedServer
 from tests.support.world import World, until
 
@@ -56,23 +56,11 @@ def mend(world: World, finding: Check) -> None:
     """Do what is printed, as the customer's superuser."""
     database = world.source if finding.where == "source" else world.target
     if finding.kind == "sql":
-        statements = [finding.fix] if "$$" in finding.fix else finding.fix.splitlines()
-        for statement in statements:
-            if not statement.startswith("--"):
-                database.execute(statement)
-    elif finding.fix == "bridge install":
-        with world.source.connect() as connection:
-            install_source(connection)
-    elif finding.fix.startswith("bridge schema source"):
-        assert f"dbname={world.source.name}" in finding.fix
-        world.source.execute(source_sql())
-    elif finding.fix.startswith("bridge schema target | psql"):
-        assert f"dbname={world.target.name}" in finding.fix
-        world.target.execute(target_sql())
-    elif finding.fix.startswith("bridge decommission "):
-        world.command(*finding.fix.split()[1:], "--yes")
+        database.typed(finding.fix)
     else:
-        raise AssertionError(f"nothing to run: {finding}")
+        world.typed(finding.fix, owner=finding.fix == "bridge install")
+        if finding.fix.startswith("bridge decommission "):
+            world.typed(finding.fix, "--yes")  # it says what it would do, and then this
 
 
 def mend_all(world: World) -> None:
@@ -119,74 +107,70 @@ def test_a_slot_that_a_promotion_leaves_behind_is_told_under_failover(
     assert findings(world) == []
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize(
-    ("broken", "check"),
-    [
-        ("drop publication outbox_bridge", "publication"),
-        ("alter publication outbox_bridge set (publish = 'insert, update')", "publication"),
-        ("alter publication outbox_bridge set (publish = 'update')", "publication"),
-        ("alter publication outbox_bridge set table crm.customer", "publication"),
-        ("revoke usage on schema outbox from outbox_bridge", "privilege_missing"),
-        ("revoke select on outbox.event from outbox_bridge", "privilege_missing"),
-        ("revoke delete on outbox.event from outbox_bridge", "privilege_missing"),
-        ("revoke update (payload, headers) on outbox.event from outbox_bridge", "privilege_missing"),
-        ("revoke all on outbox.stream from outbox_bridge", "privilege_missing"),
-        ("revoke update on outbox.pruned from outbox_bridge", "privilege_missing"),
-        ("revoke select on outbox.migration from outbox_bridge", "privilege_missing"),
-        ("drop schema outbox cascade", "outbox"),
-        ("drop table outbox.stream", "outbox"),
-        ("delete from outbox.migration", "migrations"),
-        ("alter role outbox_bridge noreplication", "replication"),
-        (
-            "insert into outbox.event (type, payload) select 'usage.limit_reached', '{}' from generate_series(1, 9);"
-            " select setval('outbox.event_seq_seq', 3)",
-            "seq_behind",
-        ),
-        ("alter role outbox_bridge bypassrls", "role_bypassrls"),
-        ("alter table outbox.event owner to outbox_bridge", "role_owner"),
-        ("revoke select on crm.customer from outbox_bridge", "privilege_missing"),
-        ("revoke usage on schema crm from outbox_bridge", "privilege_missing"),
-        (
-            "insert into outbox.stream (stream, floor) values ('outbox_bridge_gone', '3:3:')",
-            "stream_left_over",
-        ),
-        ("select pg_create_logical_replication_slot('outbox_bridge_gone_1', 'pgoutput')", "slot_left_over"),
-    ],
-)
-def test_what_is_wrong_at_the_source_is_mended_by_what_is_printed(
-    world: World, source: Database, broken: str, check: str
-) -> None:
-    source.execute(broken)
-    found = findings(world)
-    assert check in {one.check for one in found}, found
-    mend_all(world)
+_AT_SOURCE = [
+    ("drop publication outbox_bridge", "publication"),
+    ("alter publication outbox_bridge set (publish = 'insert, update')", "publication"),
+    ("alter publication outbox_bridge set (publish = 'update')", "publication"),
+    ("alter publication outbox_bridge set table crm.customer", "publication"),
+    ("revoke usage on schema outbox from outbox_bridge", "privilege_missing"),
+    ("revoke select on outbox.event from outbox_bridge", "privilege_missing"),
+    ("revoke delete on outbox.event from outbox_bridge", "privilege_missing"),
+    ("revoke update (payload, headers) on outbox.event from outbox_bridge", "privilege_missing"),
+    ("revoke all on outbox.stream from outbox_bridge", "privilege_missing"),
+    ("revoke update on outbox.pruned from outbox_bridge", "privilege_missing"),
+    ("revoke select on outbox.migration from outbox_bridge", "privilege_missing"),
+    ("drop schema outbox cascade", "outbox"),
+    ("drop table outbox.stream", "outbox"),
+    ("delete from outbox.migration", "migrations"),
+    ("alter role outbox_bridge noreplication", "replication"),
+    (
+        "insert into outbox.event (type, payload) select 'usage.limit_reached', '{}' from generate_series(1, 9);"
+        " select setval('outbox.event_seq_seq', 3)",
+        "seq_behind",
+    ),
+    ("alter role outbox_bridge bypassrls", "role_bypassrls"),
+    ("alter table outbox.event owner to outbox_bridge", "role_owner"),
+    ("revoke select on crm.customer from outbox_bridge", "privilege_missing"),
+    ("revoke usage on schema crm from outbox_bridge", "privilege_missing"),
+    (
+        "insert into outbox.stream (stream, floor) values ('outbox_bridge_gone', '3:3:')",
+        "stream_left_over",
+    ),
+    ("select pg_create_logical_replication_slot('outbox_bridge_gone_1', 'pgoutput')", "slot_left_over"),
+]
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(
-    ("broken", "check"),
-    [
-        ("drop schema bridge cascade", "ledger_schema_missing"),
-        ("revoke usage on schema bridge from outbox_bridge", "privilege_missing"),
-        ("revoke update on bridge.checkpoint from outbox_bridge", "privilege_missing"),
-        ("revoke select on bridge.migration from outbox_bridge", "privilege_missing"),
-        ("revoke usage on schema events from outbox_bridge", "privilege_missing"),
-        ("revoke insert on events.usage_limits from outbox_bridge", "privilege_missing"),
-        ("revoke update on events.usage_limits from outbox_bridge", "privilege_missing"),
-        ("revoke select on events.usage_limits from outbox_bridge", "privilege_missing"),
-        ("alter table events.usage_limits drop constraint usage_limits_pkey", "key_not_unique"),
-        ("alter table events.usage_limits owner to outbox_bridge", "role_owner"),
-        ("alter role outbox_bridge bypassrls", "role_bypassrls"),
-    ],
-)
-def test_what_is_wrong_at_the_target_is_mended_by_what_is_printed(
-    world: World, target: Database, broken: str, check: str
-) -> None:
-    target.execute(broken)
-    found = findings(world)
-    assert check in {one.check for one in found}, found
-    mend_all(world)
+def test_what_is_wrong_at_the_source_is_mended_by_what_is_printed(world: World, source: Database) -> None:
+    for broken, check in _AT_SOURCE:
+        source.execute(broken)
+        found = findings(world)
+        assert check in {one.check for one in found}, (broken, found)
+        mend_all(world)
+
+
+_AT_TARGET = [
+    ("drop schema bridge cascade", "ledger_schema_missing"),
+    ("revoke usage on schema bridge from outbox_bridge", "privilege_missing"),
+    ("revoke update on bridge.checkpoint from outbox_bridge", "privilege_missing"),
+    ("revoke select on bridge.migration from outbox_bridge", "privilege_missing"),
+    ("revoke usage on schema events from outbox_bridge", "privilege_missing"),
+    ("revoke insert on events.usage_limits from outbox_bridge", "privilege_missing"),
+    ("revoke update on events.usage_limits from outbox_bridge", "privilege_missing"),
+    ("revoke select on events.usage_limits from outbox_bridge", "privilege_missing"),
+    ("alter table events.usage_limits drop constraint usage_limits_pkey", "key_not_unique"),
+    ("alter table events.usage_limits owner to outbox_bridge", "role_owner"),
+    ("alter role outbox_bridge bypassrls", "role_bypassrls"),
+]
+
+
+@pytest.mark.matrix
+def test_what_is_wrong_at_the_target_is_mended_by_what_is_printed(world: World, target: Database) -> None:
+    for broken, check in _AT_TARGET:
+        target.execute(broken)
+        found = findings(world)
+        assert check in {one.check for one in found}, (broken, found)
+        mend_all(world)
 
 
 @pytest.mark.parametrize(
@@ -230,28 +214,27 @@ def test_what_only_the_owner_of_a_table_can_decide_is_told(
     assert findings(world) == []
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "check"),
-    [
-        ("max_slot_wal_keep_size", "-1", "max_slot_wal_keep_size"),
-        ("max_slot_wal_keep_size", "1GB", "max_slot_wal_keep_size"),
-        ("idle_replication_slot_timeout", "1h", "idle_replication_slot_timeout"),
-        ("synchronous_commit", "off", "synchronous_commit"),
-    ],
-)
-def test_settings_of_the_source_that_cost_safety_are_warned_of(
-    world: World, source: Database, setting: str, value: str, check: str
-) -> None:
-    if not source.execute("select 1 from pg_settings where name = %s", [setting]):
-        assert setting == "idle_replication_slot_timeout"  # from 18 on
-        return
-    source.execute(f"alter system set {setting} = '{value}'")
-    source.execute("select pg_reload_conf()")
-    until(lambda: [one.check for one in findings(world)] == [check], f"{check} is told")
-    [finding] = findings(world)
-    assert finding.level == "warn"
-    mend(world, finding)
-    until(lambda: findings(world) == [], "the reload")
+_SETTINGS = [
+    ("max_slot_wal_keep_size", "-1", "max_slot_wal_keep_size"),
+    ("max_slot_wal_keep_size", "1GB", "max_slot_wal_keep_size"),
+    ("idle_replication_slot_timeout", "1h", "idle_replication_slot_timeout"),
+    ("synchronous_commit", "off", "synchronous_commit"),
+]
+
+
+def test_settings_of_the_source_that_cost_safety_are_warned_of(world: World, source: Database) -> None:
+    for setting, value, check in _SETTINGS:
+        if not source.execute("select 1 from pg_settings where name = %s", [setting]):
+            assert setting == "idle_replication_slot_timeout"  # from 18 on
+            not_here("alter system set idle_replication_slot_timeout = 0")
+            continue
+        source.execute(f"alter system set {setting} = '{value}'")
+        source.execute("select pg_reload_conf()")
+        until(lambda: [one.check for one in findings(world)] == [check], f"{check} is told")  # noqa: B023
+        [finding] = findings(world)
+        assert finding.level == "warn"
+        mend(world, finding)
+        until(lambda: findings(world) == [], "the reload")
 
 
 def test_a_superuser_is_a_warning_and_under_strict_an_error(world: World, source: Database) -> None:
@@ -359,6 +342,13 @@ def test_a_server_without_logical_wal_is_told_what_to_set(
     source_cluster.restart()
     world.text = world.text.replace("capture: poll", "capture: slot")
     assert not [one for one in findings(world) if one.level == "error"]
+    source.execute("alter system set max_replication_slots = 1")
+    source_cluster.restart()
+    source.execute("select pg_create_physical_replication_slot('of_a_standby')")
+    [finding] = [one for one in findings(world) if one.check == "max_replication_slots"]
+    mend(world, finding)
+    source_cluster.restart()
+    assert not [one for one in findings(world) if one.level == "error"]
 
 
 @pytest.mark.parametrize(
@@ -405,6 +395,8 @@ def test_a_server_that_never_answers_is_told_as_such(world: World, source: Datab
         port = silent.getsockname()[1]
         world.environment["SOURCE_DSN"] = f"host=127.0.0.1 port={port} dbname=app connect_timeout=2"
         found = findings(world)
+        network = line_in(found[0].fix, "bridge doctor --network")
+        assert f"port: 127.0.0.1:{port} answers" in world.typed(network.removesuffix(" shows which"), code=3)
     assert [one.check for one in found] == ["reach_timeout"]
     assert f"no answer from 127.0.0.1:{port} within 2 s" in found[0].message
 

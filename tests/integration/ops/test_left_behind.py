@@ -94,5 +94,5 @@ def test_an_old_number_of_our_own_slot_is_told_and_its_statement_ends_it(world: 
     world.source.execute(f"select pg_create_logical_replication_slot('{STREAM}_7', 'pgoutput')")
     [one] = world.json("status", code=1)["left_behind"]
     assert (one["kind"], one["name"]) == ("slot", f"{STREAM}_7")
-    world.source.execute(one["fix"])
+    world.source.typed(one["fix"])
     assert world.json("status", code=1)["left_behind"] == []

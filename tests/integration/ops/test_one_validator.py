@@ -177,6 +177,6 @@ def test_what_the_servers_say_is_joined_by_doctor_and_offline_by_a_snapshot(worl
     world.target.execute("alter table public.hits add column more int")
     [told] = [one for one in world.json("doctor")["checks"] if one["check"] == "snapshot"]
     assert (told["level"], told["fix"]) == ("warn", "bridge doctor --snapshot")
-    world.command(*told["fix"].split()[1:])
+    world.typed(told["fix"])
     assert by_lint() == []
     assert written.read_text() != first

@@ -94,8 +94,7 @@ def test_the_printed_table_has_the_types_of_what_is_looked_up(
     assert "mrr numeric" in finding["fix"]
     assert "renewal date" in finding["fix"]
     assert "/*" not in finding["fix"]
-    for statement in finding["fix"].splitlines():
-        target.execute(statement)
+    target.typed(finding["fix"])
     assert [one for one in _doctor(world) if one["level"] == "error"] == []
     bridge = world.bridge().start().wait_ready()
     emit(source, usage())

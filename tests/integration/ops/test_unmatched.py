@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import BridgeProcess
+from tests.support.fixes import line_in
 from tests.support.servers import Database, drop_database
 from tests.support.world import World, make_database, until
 
@@ -91,8 +92,8 @@ def test_a_misspelt_type_is_named_everywhere_and_the_fix_delivers_it(
         bridge.signal(signal.SIGHUP)
         bridge.wait_log('"reloaded"')
         assert [one["type"] for one in counted(bridge)["types"]] == ["trial.ended"]
-        assert "replay --destination PIPELINE/DESTINATION --since TIME" in found["fix"]
-        world.command("replay", "--destination", "usage-limit-hits/events", "--since", "1h")
+        replay = line_in(found["fix"], "bridge replay --destination PIPELINE/DESTINATION --since TIME")
+        world.typed(replay, fill={"PIPELINE/DESTINATION": "usage-limit-hits/events", "TIME": "1h"})
         until(lambda: rows(target) == 4, "the three that were passed over")
     finally:
         drop_database(other)

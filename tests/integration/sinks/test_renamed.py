@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from tests.integration.sinks.conftest import Start
 from tests.integration.sinks.test_delivery import until_it_is
 from tests.integration.sinks.test_recipients import command
 from tests.support.bridge_process import BridgeProcess
+from tests.support.fixes import line_in, note
 from tests.support.producers import Producer
 from tests.support.receiver import Received, Receiver, Reply
 from tests.support.servers import Database
@@ -38,8 +40,13 @@ def left(bridge: BridgeProcess) -> dict[str, Any]:
     return {one["name"]: one for one in told if one["kind"] == "messages"}
 
 
-def printed(bridge: BridgeProcess, fix: str, *more: str) -> str:
-    """A printed fix, run as it is printed."""
+def typed(bridge: BridgeProcess, fix: str, *more: str, fill: Mapping[str, str] | None = None) -> str:
+    """A printed fix, run as it is printed. fill: for its placeholders."""
+    note(fix)
+    for place, value in (fill or {}).items():
+        assert place in fix
+        fix = fix.replace(place, value)
+        note(fix)
     program, *words = shlex.split(fix)
     assert program == "bridge"
     return command(bridge, *words, *more)
@@ -77,7 +84,9 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
         told = json.loads(command(bridge, "status", "--json"))["left_behind"]
         assert {one["kind"] for one in told if one["fix"] == found["fix"]} == {"messages", "dead_letters"}
         assert found["fix"] in command(bridge, "doctor")
-        assert "usage/hook is not a sink of this configuration" in command(bridge, "explain", events[0])
+        explained = command(bridge, "explain", events[0])
+        assert "usage/hook is not a sink of this configuration" in explained
+        move = line_in(explained, "bridge sink move usage/hook NEW")
         assert "usage -> hook: waits: usage/hook is not a sink" in command(
             bridge, "tail", "--no-follow", "-n", "50"
         )
@@ -93,18 +102,17 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
         )
         refuses = False
         before = len(receiver.requests)
-        assert "5 messages would be moved" in printed(bridge, found["fix"], "--dry-run")
+        assert "5 messages would be moved" in typed(bridge, found["fix"], "--dry-run")
+        assert "5 messages would be moved" in typed(bridge, move, "--dry-run", fill={"NEW": "alerts/hook"})
         assert left(bridge)["usage/hook"]["count"] == 6
-        said = printed(bridge, found["fix"], "--reason", "it has another name")
+        said = typed(bridge, found["fix"], "--reason", "it has another name")
         assert "5 messages moved to alerts/hook" in said
         assert "1 open dead letters moved to alerts/hook" in said
         assert "1 discarded: their event has a message at alerts/hook already" in said
         until_it_is(
             sql, "select count(*) from bridge.delivery where state = 'sent' and pipeline = 'alerts'", 6
         )
-        assert "0 messages moved" in printed(bridge, found["fix"]), (
-            "nothing is left, and nothing is sent twice"
-        )
+        assert "0 messages moved" in typed(bridge, found["fix"]), "nothing is left, and nothing is sent twice"
     sent = receiver.requests[before:]
     assert sorted(request.json["data"]["n"] for request in sent) == [0, 2, 3, 4, 5]
     assert {request.identity for request in sent} <= {row[1] for row in rows}, (
@@ -120,7 +128,8 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
     assert "http_500: HTTP 500" in explained, "what the receiver answered before"
     # The dead letter is the new destination's: it is rendered by its template, and has the id that it had.
     receiver.decide = lambda _: None
-    command(bridge, "dead", "retry", "--all")
+    retry = line_in(said, "bridge dead retry --cause CODE").removesuffix(" sends them")
+    typed(bridge, retry, fill={"CODE": sql.execute("select code from bridge.dead_letter").fetchall()[0][0]})
     until_it_is(sql, "select count(*) from bridge.delivery where state = 'sent' and pipeline = 'alerts'", 7)
     [identity] = [row[1] for row in rows if row[0] == events[-1]]
     assert receiver.requests[-1].identity == identity
@@ -165,7 +174,7 @@ def test_messages_of_a_removed_destination_become_dead_letters_in_time(
         until(lambda: "usage/hook" in left(bridge), "told")
         assert "which is not a sink of stream" in left(bridge)["usage/hook"]["message"]
         assert left(bridge)["usage/hook"]["fix"] == "bridge sink discard usage/hook --all"
-        assert "1 discarded" in printed(bridge, left(bridge)["usage/hook"]["fix"])
+        assert "1 discarded" in typed(bridge, left(bridge)["usage/hook"]["fix"])
         assert "1 waiting again" in command(bridge, "sink", "restore", "usage/hook", "--all")
         # Put back: they are sent.
         receiver.always = Reply()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from tests.integration.sinks.conftest import Start
 from tests.integration.sinks.test_delivery import until_it_is
 from tests.integration.sinks.test_recipients import command
 from tests.support.bridge_process import BridgeProcess
+from tests.support.fixes import line_in, note
 from tests.support.producers import Producer
 from tests.support.receiver import Received, Receiver, Reply
 from tests.support.servers import Database
@@ -117,8 +119,9 @@ def test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part(
         assert "resumed" in command(bridge, "sink", "resume", "hook", "--cause", "http_500")
         assert came("quiet") == 0
         [held] = messages(bridge, "--recipient", to("quiet"))
-        digest = held["recipient"].split()[-1]
-        assert "resumed" in command(bridge, "sink", "resume", "hook", "--recipient", digest)
+        resume = line_in(held["waits"], "bridge sink resume")
+        note(resume)
+        assert "resumed" in command(bridge, *shlex.split(resume)[1:])
         sql.execute(
             "update bridge.delivery set next_attempt_at = now() + interval '1 hour' where state = 'pending'"
         )

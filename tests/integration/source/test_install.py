@@ -89,7 +89,7 @@ def test_a_changed_checksum_stops_the_install_and_says_what_to_do(empty: Databas
     ) as caught:
         install(empty)
     statement = caught.value.hint[caught.value.hint.index("update ") :]
-    empty.execute(statement)
+    empty.typed(statement)
     assert install(empty).done == GRANTS
 
 
@@ -133,9 +133,9 @@ def test_a_publication_of_another_table_is_reported_with_the_sql_to_fix_it(
     empty.execute("create table public.other (id integer primary key)")
     if " where " in statement and int(empty.value("show server_version_num")) < 150000:
         with pytest.raises(errors.SyntaxError):  # row filters came with 15
-            empty.execute(statement)
+            empty.typed(statement)
         return
-    empty.execute(statement)
+    empty.typed(statement)
     [remaining] = install(empty).remaining
     assert "it should publish every row of outbox.event" in remaining.reason
     with pytest.raises(AssertionError, match=reason):

@@ -1,0 +1,217 @@
+"""Fixes that are printed, and the test that runs each as it is printed.
+
+A test runs them by `Database.typed` and `World.typed`, which note what they ran. A test that is named in RUN and passes
+without having run its fixes fails: see `missing`, which conftest.py asks after each test. What is printed and stands in
+neither list fails in unit/test_printed_fixes.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_DOCTOR = "integration/ops/test_doctor.py::"
+_AT_SOURCE = f"{_DOCTOR}test_what_is_wrong_at_the_source_is_mended_by_what_is_printed"
+_AT_TARGET = f"{_DOCTOR}test_what_is_wrong_at_the_target_is_mended_by_what_is_printed"
+_SETTINGS = f"{_DOCTOR}test_settings_of_the_source_that_cost_safety_are_warned_of"
+_RULES = "integration/test_target_rules.py::"
+_RIGHTS = f"{_RULES}test_what_the_server_would_refuse_is_named_with_the_grant_that_mends_it"
+_RECOVER = "faults/test_recover.py::"
+_MOVED = "faults/test_moved_outbox.py::"
+_TABLE = "integration/ops/test_own_event.py::test_the_printed_table_has_the_types_of_what_is_looked_up"
+_PRINTED_SQL = "integration/ops/test_printed_run.py::test_what_is_printed_for_a_target_is_run_as_printed"
+_INSTALL = (
+    "integration/ops/test_printed_run.py::test_what_install_leaves_for_an_administrator_is_run_as_printed"
+)
+_ROLE = "integration/ops/test_printed_run.py::test_what_a_role_lacks_for_a_command_is_granted_as_printed"
+_ROWS = (
+    "integration/ops/test_printed_run.py::test_what_doctor_prints_of_the_ledger_and_of_rows_is_run_as_printed"
+)
+_OWN = "integration/ops/test_printed_run.py::test_an_outbox_of_ones_own_gets_its_columns_as_printed"
+_RECIPES = (
+    "integration/ops/test_printed_run.py::test_recipes_are_begun_and_added_by_the_lines_that_are_printed"
+)
+_WAL = f"{_DOCTOR}test_a_server_without_logical_wal_is_told_what_to_set"
+_OWN_ROWS = "integration/test_own_rows.py::test_doctor_says_what_may_go_wrong_with_rows_of_an_own_outbox"
+_RENAMED = (
+    "integration/sinks/test_renamed.py::test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids"
+)
+_PRINTED = "integration/ops/test_printed_run.py::test_commands_that_are_printed_are_run_as_printed"
+
+RUN = {
+    "alter publication x set (publish = 'insert')": _AT_SOURCE,
+    "alter role x nobypassrls": _AT_SOURCE,
+    "alter role x replication": _AT_SOURCE,
+    "alter table x owner to x": _AT_SOURCE,
+    "drop publication x": _AT_SOURCE,
+    "grant select on x to x": _AT_SOURCE,
+    "grant select, insert, update, delete on x to x": _AT_SOURCE,
+    "grant usage on schema x to x": _AT_SOURCE,
+    "grant xx on x to x": _AT_SOURCE,
+    'grant usage on schema "x" to x': _AT_SOURCE,
+    "select setval(pg_get_serial_sequence('x', 'x'), (select max(x) from x))": _AT_SOURCE,
+    "bridge decommission x": _AT_SOURCE,
+    "create unique index concurrently on x (x)": _AT_TARGET,
+    "grant select on bridge.migration to x": _AT_TARGET,
+    "grant usage on schema bridge to x": _AT_TARGET,
+    "grant select, insert, update, delete on all tables in schema bridge to x": _AT_TARGET,
+    "alter system set idle_replication_slot_timeout = 0": _SETTINGS,
+    "alter system set max_slot_wal_keep_size = 'xGB'": _SETTINGS,
+    "alter system set synchronous_commit = 'on'": _SETTINGS,
+    "select pg_reload_conf()": _SETTINGS,
+    "grant execute on function x to x": f"{_DOCTOR}test_an_ingress_needs_rights_of_its_own_and_its_port",
+    "grant x on x to x": _RIGHTS,
+    "grant usage on sequence x to x": _RIGHTS,
+    "alter table x set logged": f"{_RULES}test_a_table_that_a_crash_empties_is_refused_with_its_partitions",
+    "alter table x alter column x set not null": f"{_RULES}test_a_key_that_may_be_null_is_warned_of",
+    "alter table x alter column x type x using x": f"{_RULES}test_a_version_is_kept_where_a_later_one_is_greater",
+    "alter publication x set (publish_generated_columns = 'stored')": (
+        "integration/test_own_rows.py::test_a_generated_column_is_the_same_by_stream_and_by_table_or_halts"
+    ),
+    "create or replace trigger outbox_local_xid before insert or update on x for each row execute function "
+    "outbox.local_xid(x)": f"{_MOVED}test_an_own_outbox_that_is_replicated_needs_the_trigger",
+    "alter table x enable replica trigger outbox_local_xid": (
+        f"{_MOVED}test_an_own_outbox_that_is_replicated_needs_the_trigger"
+    ),
+    "create schema if not exists x": _TABLE,
+    "create table if not exists x (x)": _TABLE,
+    "select pg_drop_replication_slot('x')": (
+        "integration/ops/test_left_behind.py::test_an_old_number_of_our_own_slot_is_told_and_its_statement_ends_it"
+    ),
+    "update outbox.migration set checksum = 'x' where version = x": (
+        "integration/source/test_install.py::test_a_changed_checksum_stops_the_install_and_says_what_to_do"
+    ),
+    "bridge doctor --snapshot": (
+        "integration/ops/test_one_validator.py::"
+        "test_what_the_servers_say_is_joined_by_doctor_and_offline_by_a_snapshot"
+    ),
+    "bridge recover --accept-target": f"{_RECOVER}test_a_target_that_was_moved_is_accepted_and_caught_up",
+    "bridge recover --accept-gap": (
+        f"{_RECOVER}test_a_gap_that_is_accepted_loses_what_was_pruned_and_nothing_else"
+    ),
+    "bridge recover --accept-source": (
+        f"{_RECOVER}test_an_older_copy_of_the_source_is_accepted_and_what_follows_comes_once"
+    ),
+    "bridge recover --restart-stream": (
+        f"{_RECOVER}test_a_stream_whose_ledger_is_lost_starts_anew_with_a_slot_of_its_own"
+    ),
+    "bridge recover --adopt-outbox --old-source x": (
+        f"{_MOVED}test_blue_green_by_native_replication_goes_on_exactly"
+    ),
+    "bridge recover --adopt-outbox": f"{_MOVED}test_blue_green_by_native_replication_goes_on_exactly",
+    "bridge rename-stream x x": "faults/test_identity.py::test_a_renamed_stream_applies_nothing_again",
+    "bridge sink move x x": (
+        "integration/sinks/test_renamed.py::test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids"
+    ),
+    "bridge sink resume x": (
+        "integration/sinks/test_sink_queue.py::"
+        "test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part"
+    ),
+    'alter role "x" login': _PRINTED_SQL,
+    'grant connect on database "x" to "x"': _PRINTED_SQL,
+    "alter table x add column x x": _PRINTED_SQL,
+    "alter table x alter column x drop not null": _PRINTED_SQL,
+    "alter table x disable row level security": _PRINTED_SQL,
+    "alter role x bypassrls": _PRINTED_SQL,
+    "bridge dead show ID": _PRINTED,
+    "bridge dead show x": _PRINTED,
+    "bridge dead retry --cause x --dry-run": _PRINTED,
+    "bridge explain x": _PRINTED,
+    "bridge recover --help": _PRINTED,
+    "select pg_terminate_backend(x)": _PRINTED,
+    "bridge schema event TYPE": _PRINTED,
+    "alter publication \"x\" set (publish = 'insert')": _INSTALL,
+    'drop publication "x"': _INSTALL,
+    "alter role x with replication": _INSTALL,
+    "grant rds_replication to x": _INSTALL,
+    "grant select on x to outbox_bridge": _INSTALL,
+    "grant usage on schema x to outbox_bridge": _INSTALL,
+    "alter sequence x set logged": _ROWS,
+    "alter table x add column if not exists compatible_from integer": _ROWS,
+    "alter table x alter column x type timestamptz using x at time zone 'UTC'": _ROWS,
+    "bridge schema target --after 1": _ROWS,
+    "update x set x = x where x": _ROWS,
+    "alter system set output_plugin_libraries = 'pgoutput', 'test_decoding'": (
+        "faults/test_managed.py::test_a_server_that_does_not_trust_pgoutput_says_so"
+    ),
+    "alter system set wal_level = 'logical'": _WAL,
+    "alter system set x = x": _WAL,
+    "alter table x add column seq bigint generated always as identity": _OWN,
+    "create index on x (xid, seq)": _OWN,
+    "alter table x alter column x x": _OWN_ROWS,
+    "bridge dead retry --cause x": _RENAMED,
+    "bridge sink move x NEW": _RENAMED,
+    "bridge doctor --network": f"{_DOCTOR}test_a_server_that_never_answers_is_told_as_such",
+    "bridge init --recipe signups": _RECIPES,
+    "bridge init --recipe x": _RECIPES,
+    "bridge lint -c x": _RECIPES,
+    "bridge test -c x": _RECIPES,
+    "bridge recipe list --markdown": _RECIPES,
+    "bridge schema event --typescript": _RECIPES,
+    "bridge schema recipe x": _RECIPES,
+    "bridge schema recipe x --source": _RECIPES,
+    "bridge recover --accept-source --since now": (
+        "integration/test_own_outbox.py::"
+        "test_an_outbox_of_debezium_shape_is_delivered_once_over_a_kill[without xid]"
+    ),
+    "bridge replay --destination x --since 24h": (
+        "integration/ops/test_unmatched.py::test_a_misspelt_type_is_named_everywhere_and_the_fix_delivers_it"
+    ),
+    "bridge run --allow-storm": (
+        "integration/test_bad_input.py::test_most_events_failing_of_one_cause_halt_the_stream_in_time"
+    ),
+    "bridge schema source --publication x": _AT_SOURCE,
+    "grant x to x": _ROLE,
+    "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'x'": (
+        "faults/test_identity.py::test_who_reads_the_slot_and_is_no_bridge_is_named"
+    ),
+    "update x set x = default where x >= 'x'::xid8 and x <= x": (
+        "faults/test_seq_restart.py::test_where_the_bridge_may_not_write_seq_the_statements_are_printed"
+    ),
+}
+
+
+ONLY_READ = {"grant select, insert, update on outbox.entity to outbox_bridge"}
+"""Read by Postgres's parser, and run by no test as printed: the halt has it where doctor prints a grant for each right,
+which is run. Nothing may be added."""
+
+_ran: list[str] = []
+
+
+def note(text: str) -> None:
+    """A printed text is run by the present test, as it was printed: before its placeholders are filled in."""
+    _ran.append(" ".join(text.split()))
+
+
+def not_here(*templates: str) -> None:
+    """This server has no such thing, so that nothing is printed of it."""
+    _ran.extend(templates)
+
+
+def begin() -> None:
+    """A test begins: nothing was run by it."""
+    _ran.clear()
+
+
+def missing(nodeid: str) -> Sequence[str]:
+    """The fixes that this test should have run and has not. A name in RUN is of every variant of a test, or of one."""
+    path = nodeid.removeprefix("tests/")
+    names = (path, path.partition("[")[0])
+    return [
+        one
+        for one, test in RUN.items()
+        if test in names and not any(_pattern(one).search(text) for text in _ran)
+    ]
+
+
+def line_in(text: str, begins: str) -> str:
+    """The command line that begins so, out of a sentence that was printed; to where the sentence goes on."""
+    found = re.search(re.escape(begins) + r"""[^;,:()\n"`\\]*?(?=\s*(?:[;,:()\n"`\\]|   |$))""", text)
+    assert found, f"no {begins!r} in {text!r}"
+    return found[0]
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What is printed from a template of printed.typed(), where `x` stands for what is filled in."""
+    parts = re.split(r"(?<![a-z])x+(?![a-z])|24h", template)
+    return re.compile(".+?".join(re.escape(one) for one in parts))
