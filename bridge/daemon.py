@@ -73,6 +73,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGHUP}
+        )  # held since the process began (cli/run.py)
         plans = stream_plans(self._config)
         self._health.unmatched.use(types_taken(self._config))
         admin = self._config.admin

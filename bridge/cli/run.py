@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def run(config_path: Path, allow_lint: tuple[str, ...], log_level: str, allow_st
 
     What `bridge lint` calls an error stops the start (exit code 2) and refuses a reload. Warnings are logged.
     """
+    # The default action ends the process, and systemd takes that for a clean end, after which it starts none. The
+    # file may change after it was read here: so the reload is done once the bridge runs.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from bridge.daemon import run_daemon  # noqa: PLC0415  `bridge --help` must not import everything
     from bridge.observe.logs import configure  # noqa: PLC0415
 

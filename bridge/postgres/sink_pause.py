@@ -49,8 +49,8 @@ def paused(connection: psycopg.Connection, stream: str) -> dict[tuple[str, str],
 def carry(
     old: psycopg.Connection, before: tuple[str, Unit], new: psycopg.Connection, after: tuple[str, Unit]
 ) -> list[tuple[str, str]]:
-    """The pauses of a (stream, unit) that has another name now, of all of it or of a part, are that one's. Of each: what
-    is paused, with the option of `bridge sink resume` that ends it, and by whom and why."""
+    """The pauses of a (stream, unit) that has another name now, of all of it or of a part, are that one's. Of each: the
+    option of `bridge sink resume` that ends it (empty: all of it is paused), and by whom and why."""
     told = []
     if said := _carry_all(old, before, new, after):
         told.append(("", said))

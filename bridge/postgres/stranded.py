@@ -107,7 +107,9 @@ _FORMER: LiteralString = """
     order by 1, 2"""
 
 
-def former(connection: psycopg.Connection[Any], stream: str, unit: Unit, lanes: Collection[Unit]) -> list[Unit]:
+def former(
+    connection: psycopg.Connection[Any], stream: str, unit: Unit, lanes: Collection[Unit]
+) -> list[Unit]:
     """The units that the configuration no longer has, and that this one may have been before it was renamed: the
     ledger has their messages, and no event has one of each from the same transaction. lanes: as find()."""
     values = {

@@ -222,3 +222,18 @@ def test_an_env_file_is_read_as_systemd_reads_it() -> None:
         "D": "",
         "E": "one two",
     }
+
+
+def test_a_reload_while_the_bridge_starts_is_done_once_it_runs(world: World) -> None:
+    text, held = world.text, world.config.with_name("held")
+    world.config.unlink()
+    os.mkfifo(world.config)
+    bridge = world.bridge().start()
+    with world.config.open("w") as reading:  # it is open: the bridge waits for the text
+        held.write_text(text.replace("cache: 5m", "cache: 6m"))
+        held.rename(world.config)
+        bridge.signal(signal.SIGHUP)
+        reading.write(text)
+    bridge.wait_log('"reloaded"')
+    bridge.wait_ready()
+    assert bridge.terminate() == 0
