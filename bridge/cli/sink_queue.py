@@ -189,7 +189,8 @@ def check_place(found: list[Ledger], wanted: Selection) -> None:
     search = wanted.search
     kept = [row for one in found for row in kinds(one.connection, one.plan.stream)]
     known = {unit for one in found for unit in one.lanes} | {(row.pipeline, row.destination) for row in kept}
-    if not any(
+    anywhere = search.pipeline is None and search.destination is None
+    if not anywhere and not any(
         search.pipeline in (None, pipeline) and search.destination in (None, destination)
         for pipeline, destination in known
     ):

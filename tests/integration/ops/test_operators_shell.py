@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rich_click as click
 
 from bridge.cli.env_file import variables
 from tests.integration.ops.conftest import emit, letters, rows, usage
@@ -140,20 +141,25 @@ def test_without_a_running_bridge_a_command_says_so_and_what_to_do(
     world: World, source: Database, target: Database, session: Path, tmp_path: Path
 ) -> None:
     bridge = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
+    [event] = emit(source, {"customer_id": 1})
+    until(lambda: letters(target) == 1, "a dead letter")
     bridge.kill()
     [stale] = (session / "outbox-bridge").glob("*.sock")
     shell = Shell(tmp_path, world.config, session)
     secrets = world.config.parent / "secrets.env"
     secrets.write_text(
-        f'# read by the unit\nSOURCE_DSN={world.source.bridge_dsn}\nexport WAREHOUSE_DSN="{world.target.bridge_dsn}"\n'
+        f"\ufeff# read by the unit\nSOURCE_DSN={world.source.bridge_dsn}\n"
+        f'export WAREHOUSE_DSN="{world.target.bridge_dsn}"\n'
     )
     for command in ("status", "top", "tail", "dead"):
         ran = shell.run(command, *(["list"] if command == "dead" else []))
         assert ran.returncode == 3, ran.stderr
         assert "SOURCE_DSN is not set" in ran.stderr
         assert "no running bridge was found" in ran.stderr
-    [fix] = re.findall(r"fix: (bridge dead .*?--env-file \S+?);", ran.stderr)
-    assert shell.typed(fix.replace("bridge dead", "bridge dead list")) == 0
+    for words in (["dead", "list", "--cause", "contract"], ["sink", "list"], ["explain", event]):
+        ran = shell.run(*words)
+        [fix] = re.findall(r"fix: (bridge .*?--env-file \S+?);", ran.stderr)
+        assert shell.typed(fix) == 0, fix  # of a configuration without sinks, too
     assert shell.run("dead", "list", BRIDGE_ENV_FILE=str(secrets)).returncode == 0
     again = world.bridge(XDG_RUNTIME_DIR=str(session)).start().wait_ready()
     assert not stale.exists(), "a killed bridge's socket stays"
@@ -222,6 +228,8 @@ def test_an_env_file_is_read_as_systemd_reads_it() -> None:
         "D": "",
         "E": "one two",
     }
+    with pytest.raises(click.BadParameter, match="line 2 has a NUL"):
+        variables("A=1\nB=\0\n")
 
 
 def test_a_reload_while_the_bridge_starts_is_done_once_it_runs(world: World) -> None:
