@@ -13,7 +13,7 @@ def use_env_file(_context: click.Context, _option: click.Parameter, path: Path |
     if path is None:
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except PermissionError:
         raise click.BadParameter(f"{path} cannot be read by this user: run the command with sudo") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -41,5 +41,7 @@ def variables(text: str) -> dict[str, str]:
             if quote == '"':
                 for letter in '"$`\\':
                     value = value.replace(f"\\{letter}", letter)
+        if "\0" in value:
+            raise click.BadParameter(f"line {number} has a NUL, which no variable can have")
         found[name] = value
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _SECONDS = 4.0
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  where to ask, not to listen
 _SECRETS = (Path("/etc/outbox-bridge/secrets.env"),)
+_A_FILE = "FILE (the unit's EnvironmentFile, such as /etc/outbox-bridge/secrets.env)"
 _NEAR = ("secrets.env", ".env")
 
 
@@ -125,11 +127,17 @@ def _first(error: ConfigError) -> str:
     return (lines[1] if len(lines) > 1 else lines[0]).strip()
 
 
+def _typed(path: Path) -> str:
+    """The command as it was typed, with the file: sudo takes no BRIDGE_CONFIG along."""
+    words = sys.argv[1:] or ["status"]
+    given = any(word in ("-c", "--config") or word.startswith(("-c", "--config=")) for word in words)
+    return shlex.join(["bridge", *words, *([] if given else ["-c", str(path)])])
+
+
 def _not_found(
     path: Path, error: ConfigError, bridges: list[dict[str, Any]], *, hidden: bool, unset_only: bool
 ) -> CannotConnect | ConfigError:
-    name = sys.argv[1] if len(sys.argv) > 1 else "status"
-    command = f"bridge {name} -c {path}"
+    command = _typed(path)
     fixes = []
     secrets = next(
         (each for each in (*_SECRETS, *(path.parent / name for name in _NEAR)) if each.exists()), None
@@ -137,10 +145,10 @@ def _not_found(
     if unset_only:
         readable = secrets is not None and os.access(secrets, os.R_OK)
         sudo = "" if secrets is None or readable else "sudo "
-        file = secrets or "FILE (the unit's EnvironmentFile, such as /etc/outbox-bridge/secrets.env)"
+        file = _A_FILE if secrets is None else shlex.quote(str(secrets))
         fixes.append(f"{sudo}{command} --env-file {file}")
     if bridges:
-        told = ", ".join(f"-c {one['file']} (pid {one['pid']})" for one in bridges)
+        told = ", ".join(f"-c {shlex.quote(one['file'])} (pid {one['pid']})" for one in bridges)
         fixes.append(f"a bridge that runs here has another file: {told}")
     elif hidden:
         fixes.append(f"a bridge that runs here is another user's: sudo {command}")

@@ -41,7 +41,7 @@ def move_sink(
         names = ", ".join("/".join(lane.name) for _, lane in places)
         raise click.UsageError(f"several pipelines have a sink {destination}: NEW is one of {names}")
     [(spec, lane)] = places
-    told = Moved()
+    told, known = Moved(), False
     with ledgers(config, "sink move", writes=True) as every:
         [home] = [one for one in every if one.plan.stream == spec.stream]
         for one in every:
@@ -53,18 +53,17 @@ def move_sink(
                         f"{'/'.join(unit)} is in the configuration: its messages are sent there",
                         hint="rename it in bridge.yaml first; to give its messages up: bridge sink discard",
                     )
+                known = True
                 need_history(one.connection, "sink move")
                 need_history(home.connection, "sink move")
-                if not dry_run and (
-                    carried := carry(
-                        one.connection, (one.plan.stream, unit), home.connection, (spec.stream, lane.name)
-                    )
-                ):
-                    click.echo(
-                        f"{'/'.join(unit)} was paused by {carried}: {'/'.join(lane.name)} is paused now,"
-                        f" bridge sink resume {'/'.join(lane.name)}",
-                        err=True,
-                    )
+                if not dry_run:
+                    before, after = (one.plan.stream, unit), (spec.stream, lane.name)
+                    for part, said in carry(one.connection, before, home.connection, after):
+                        resume = f"bridge sink resume {'/'.join(lane.name)} {part}".rstrip()
+                        click.echo(
+                            f"{'/'.join(unit)} was paused by {said}: {'/'.join(lane.name)} is paused now, {resume}",
+                            err=True,
+                        )
                 told.add(
                     move(
                         Place(one.connection, one.plan.stream, unit),
@@ -75,7 +74,7 @@ def move_sink(
                         dry_run=dry_run,
                     )
                 )
-        if told == Moved():
+        if not known:
             check_place(every, Selection(Search(*named(old, None))))
     if as_json:
         from dataclasses import asdict  # noqa: PLC0415
@@ -92,14 +91,18 @@ def move_sink(
 
 
 def _units(one: Ledger, pipeline: str | None, destination: str) -> list[tuple[str, str]]:
-    """Of this name, those that the ledger has unsent messages or dead letters of."""
+    """Of this name, those that the ledger has unsent messages or dead letters of, or that a person has paused."""
+    from bridge.postgres.sink_pause import holds, paused  # noqa: PLC0415  as above
+
+    stream = one.plan.stream
     rows = one.connection.execute(
-        "select distinct pipeline, destination from bridge.delivery where stream = %(stream)s"
-        " and destination = %(destination)s and state in ('pending', 'dead')"
-        " and pipeline = coalesce(%(pipeline)s, pipeline) order by 1",
-        {"stream": one.plan.stream, "destination": destination, "pipeline": pipeline},
+        "select distinct pipeline, destination from bridge.delivery where stream = %s and destination = %s"
+        " and state in ('pending', 'dead')",
+        [stream, destination],
     )
-    return [(row[0], row[1]) for row in rows]
+    units = {(row[0], row[1]) for row in rows} | set(paused(one.connection, stream))
+    units |= {each.unit for each in holds(one.connection, stream)}
+    return sorted(unit for unit in units if unit[1] == destination and pipeline in (None, unit[0]))
 
 
 def _moved(told: Any, name: str, *, dry_run: bool) -> Iterator[str]:

@@ -22,6 +22,31 @@ if TYPE_CHECKING:
 
 _TYPES_TOLD = 10
 
+# What only a bridge that runs knows, or only the servers, as it stands where it is not known: one shape for programs.
+_UNKNOWN: dict[str, Any] = {
+    **dict.fromkeys(
+        ("pid", "config", "python", "started_at", "now", "last_reload_successful", "reload_refused")
+    ),
+    "live": False,
+    "others": [],
+    "deliveries": {},
+    "left_alone": [],
+}
+_UNKNOWN_OF_STREAM: dict[str, Any] = {
+    **dict.fromkeys(
+        ("since", "reason", "last_event_at", "oldest_pending_event_age_seconds", "events", "batches")
+    ),
+    **dict.fromkeys(("events_per_second", "pending_events", "floor", "last_change_at", "registered")),
+    **dict.fromkeys(("message", "hint", "waiting_for", "altered"), ""),
+}
+_UNKNOWN_OF_PIPELINE: dict[str, Any] = {
+    "events": {},
+    **dict.fromkeys(("latency_p50_seconds", "latency_p99_seconds")),
+}
+_UNKNOWN_OF_SLOT: dict[str, Any] = dict.fromkeys(
+    ("name", "active", "retained_wal_bytes", "safe_wal_bytes", "full_in_seconds", "wal_status", "lag_bytes")
+)
+
 
 @click.command(panel="Run and watch")
 @config_option
@@ -51,7 +76,13 @@ def state_of(config: Config) -> dict[str, Any]:
         from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
         state = _from_servers(stream_plans(config), types_taken(config))
-    return state
+    streams = [
+        {**_UNKNOWN_OF_STREAM, **one, "slot": {**_UNKNOWN_OF_SLOT, **one["slot"]}} for one in state["streams"]
+    ]
+    pipelines = [{**_UNKNOWN_OF_PIPELINE, **one} for one in state["pipelines"]]
+    told = state.get("unmatched")  # an older bridge may answer
+    unmatched = told and {"newest": None, **told}
+    return {**_UNKNOWN, **state, "streams": streams, "pipelines": pipelines, "unmatched": unmatched}
 
 
 def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
@@ -243,13 +274,15 @@ def _repeats(counts: dict[str, int]) -> str:
 
 def _position(stream: dict[str, Any]) -> str:
     words = [f"applied to {stream['applied_lsn']}", f"epoch {stream['epoch']}"]
+    if not stream["epoch"] and stream["phase"] != "stopped":  # it has not read its ledger
+        words = ["what is applied is not known yet"]
     if stream.get("pending_events") is not None:
         words.append(f"{stream['pending_events']} events wait")
     if (age := stream.get("oldest_pending_event_age_seconds")) is not None:
         words.append(f"oldest event waits {age:.1f} s" if age else "nothing waits")
-    elif "oldest_pending_event_age_seconds" in stream:
+    elif stream.get("pending_events") is None:
         words.append("what waits is not known yet")
-    if "events_per_second" in stream:
+    if stream.get("events_per_second") is not None:
         words.append(f"{stream['events_per_second']:.0f} events/s")
     return ", ".join(words)
 

@@ -56,13 +56,13 @@ def screen(state: dict[str, Any]) -> Group:
     )
     for one in state["streams"]:
         held = one["slot"].get("retained_wal_bytes")
-        waits = one.get("oldest_pending_event_age_seconds")
+        waits, pending = one["oldest_pending_event_age_seconds"], one["pending_events"]
         streams.add_row(
             one["stream"],
             one["phase"],
             one["applied_lsn"],
-            f"{one['events_per_second']:.0f}" if "events_per_second" in one else "",
-            f"{waits:.1f} s" if waits is not None else f"{one.get('pending_events', '?')} events",
+            "" if one["events_per_second"] is None else f"{one['events_per_second']:.0f}",
+            f"{waits:.1f} s" if waits is not None else f"{'?' if pending is None else pending} events",
             "" if held is None else f"{held >> 20} MiB",
             str(one["epoch"]),
         )

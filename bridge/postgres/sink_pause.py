@@ -5,7 +5,7 @@ recipient (bridge.sink_hold). The dispatcher reads both at every look for messag
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import psycopg
@@ -48,8 +48,22 @@ def paused(connection: psycopg.Connection, stream: str) -> dict[tuple[str, str],
 
 def carry(
     old: psycopg.Connection, before: tuple[str, Unit], new: psycopg.Connection, after: tuple[str, Unit]
+) -> list[tuple[str, str]]:
+    """The pauses of a (stream, unit) that has another name now, of all of it or of a part, are that one's. Of each: the
+    option of `bridge sink resume` that ends it (empty: all of it is paused), and by whom and why."""
+    told = []
+    if said := _carry_all(old, before, new, after):
+        told.append(("", said))
+    for one in holds(old, before[0]):
+        if one.unit == before[1]:
+            _carry_part(old, before[0], new, after, one)
+            told.append((one.option, one.said))
+    return told
+
+
+def _carry_all(
+    old: psycopg.Connection, before: tuple[str, Unit], new: psycopg.Connection, after: tuple[str, Unit]
 ) -> str | None:
-    """The pause of a (stream, unit) that has another name now is that one's. Who paused it, and why; None: nobody."""
     row = old.execute(
         "select paused_by, reason from bridge.sink_pause where stream = %s and pipeline = %s and destination = %s",
         [before[0], *before[1]],
@@ -113,6 +127,19 @@ def hold(connection: psycopg.Connection, stream: str, one: Hold, by: str, reason
         " do update set paused_by = excluded.paused_by, reason = excluded.reason, paused_at = now()",
         [stream, *one.unit, one.kind, one.value, one.label, by, reason],
     )
+
+
+def _carry_part(
+    old: psycopg.Connection, stream: str, new: psycopg.Connection, after: tuple[str, Unit], one: Hold
+) -> None:
+    row = old.execute(
+        "select paused_by, reason from bridge.sink_hold where stream = %s and pipeline = %s and destination = %s"
+        " and kind = %s and value = %s",
+        [stream, *one.unit, one.kind, one.value],
+    ).fetchone()
+    if row is not None:
+        hold(new, after[0], replace(one, unit=after[1]), *row)
+        release(old, stream, one)
 
 
 def release(connection: psycopg.Connection, stream: str, one: Hold) -> None:

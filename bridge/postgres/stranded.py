@@ -93,6 +93,35 @@ def find(connection: psycopg.Connection[Any], stream: str, lanes: Collection[Uni
     return [Stranded(*one) for one in connection.execute(query.encode(), values)]
 
 
+# Two that were destinations at one time wrote their messages of an event in one transaction.
+_FORMER: LiteralString = """
+    select g.pipeline, g.destination from (
+        select distinct d.pipeline, d.destination from bridge.delivery d
+        where d.stream = %(stream)s and not exists (
+            select from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as k(pipeline, destination)
+            where (k.pipeline, k.destination) = (d.pipeline, d.destination))) g
+    where not exists (
+        select from bridge.delivery theirs join bridge.delivery ours using (stream, event_id, created_at)
+        where theirs.stream = %(stream)s and (theirs.pipeline, theirs.destination) = (g.pipeline, g.destination)
+            and (ours.pipeline, ours.destination) = (%(pipeline)s, %(destination)s))
+    order by 1, 2"""
+
+
+def former(
+    connection: psycopg.Connection[Any], stream: str, unit: Unit, lanes: Collection[Unit]
+) -> list[Unit]:
+    """The units that the configuration no longer has, and that this one may have been before it was renamed: the
+    ledger has their messages, and no event has one of each from the same transaction. lanes: as find()."""
+    values = {
+        "stream": stream,
+        "pipelines": [pipeline for pipeline, _ in lanes],
+        "destinations": [destination for _, destination in lanes],
+        "pipeline": unit[0],
+        "destination": unit[1],
+    }
+    return [(row[0], row[1]) for row in connection.execute(_FORMER, values)]
+
+
 # Not while another process dispatches this stream: its configuration may have the destination.
 _EXPIRE: LiteralString = (
     """

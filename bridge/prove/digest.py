@@ -99,10 +99,13 @@ class Digest:
         identity = sql.SQL("t.{}::text").format(sql.Identifier(subject.identity or ""))
         wanted = sql.SQL("t.{} is not null").format(sql.Identifier(subject.identity or ""))
         if subject.sink:
-            ((pipeline, destination),) = subject.units
+            names = sql.SQL(", ").join(
+                sql.SQL("({}, {})").format(sql.Literal(pipeline), sql.Literal(destination))
+                for pipeline, destination in (*subject.units, *subject.former)
+            )
             wanted = sql.SQL(
-                "t.pipeline = {} and t.destination = {} and t.state in ('pending', 'sent')"  # else: a dead letter
-            ).format(sql.Literal(pipeline), sql.Literal(destination))
+                "(t.pipeline, t.destination) in ({}) and t.state in ('pending', 'sent')"  # else: read_dead()
+            ).format(names)
         columns = [
             sql.SQL(", t.{} as {}").format(sql.Identifier(column.name), _place(n))
             for n, column in enumerate(subject.columns)

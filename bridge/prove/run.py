@@ -149,6 +149,11 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
         found.notes.append(
             f"not compared, because no recent event has such a field: {', '.join(subject.unnamed)}"
         )
+    if subject.former:
+        names = ", ".join("/".join(unit) for unit in subject.former)
+        found.notes.append(
+            f"with the messages of {names}, which the configuration no longer has: a former name"
+        )
     dead = read_dead(ground.target, subject, window)
     found.dead_open = sum(dead.opened.values())
     found.dead_discarded = sorted(event for event, _ in dead.states if dead.discarded[event])

@@ -105,12 +105,24 @@ class Report:
 _DEAD: LiteralString = """
     select event_id, pipeline, destination, state from bridge.dead_letter
     where state in ('open', 'discarded') and (pipeline, destination) in
-        (select p, d from unnest(%s::text[], %s::text[]) as units(p, d))"""
+        (select p, d from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as units(p, d))"""
+
+# A person has discarded what waited. Where a replay has sent the event again, or a move was the second of its name,
+# its other message counts.
+_DISCARDED: LiteralString = """
+    union all
+    select d.event_id, d.pipeline, d.destination, 'discarded' from bridge.delivery d
+    where d.state = 'discarded' and (d.pipeline, d.destination) in
+        (select p, d from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as units(p, d))
+        and not exists (select from bridge.dead_letter l where l.id = d.id and l.state <> 'resolved')
+        and not exists (select from bridge.delivery other where other.event_id = d.event_id
+            and other.stream = d.stream and other.state in ('pending', 'sent') and (other.pipeline, other.destination)
+                in (select p, d from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as units(p, d)))"""
 
 
 @dataclass(slots=True)
 class Dead:
-    """(event id, unit) -> "open" or "discarded"."""
+    """(event id, unit) -> "open" or "discarded"; of a sink, also messages that were discarded before they were sent."""
 
     states: dict[tuple[str, Unit], str]
     opened: Counter[str]  # by event
@@ -122,14 +134,20 @@ class Dead:
 
 def read_dead(target: Link, subject: Subject, window: Window) -> Dead:
     """The open and discarded dead letters of the subject's units and the period's events."""
-    pipelines, destinations = zip(*subject.units, strict=True)
+    pipelines, destinations = zip(*subject.units, *subject.former, strict=True)
     query = sql.SQL(_DEAD) + sql.SQL(" and ") + window.predicate(sql.SQL("event_id"))
-    rows = target.execute(query, [list(pipelines), list(destinations)]).fetchall()
-    states = {(event, (pipeline, name)): state for event, pipeline, name, state in rows}
+    if subject.sink:
+        query += sql.SQL(_DISCARDED) + sql.SQL(" and ") + window.predicate(sql.SQL("d.event_id"))
+    units = {"pipelines": list(pipelines), "destinations": list(destinations)}
+    rows = [
+        (event, subject.units[0] if (pipeline, name) in subject.former else (pipeline, name), state)
+        for event, pipeline, name, state in target.execute(query, units)
+    ]
+    states = {(event, unit): state for event, unit, state in rows}
     return Dead(
         states,
-        Counter(event for event, _, _, state in rows if state == "open"),
-        Counter(event for event, _, _, state in rows if state == "discarded"),
+        Counter(event for event, _, state in rows if state == "open"),
+        Counter(event for event, _, state in rows if state == "discarded"),
     )
 
 

@@ -23,6 +23,7 @@ from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec, Unit
 from bridge.planning.steps.step import StepContext, StepSpec
 from bridge.postgres.catalog import table_shape
 from bridge.postgres.outbox import Outbox
+from bridge.postgres.stranded import former
 from bridge.stream.spec import StreamSpec
 
 NEWEST = 10_000
@@ -122,6 +123,7 @@ class Subject:
     lacking: tuple[str, ...] = ()  # columns whose field some event does not have
     certain: bool = True  # routing does not depend on an enrichment
     sink: bool = False
+    former: tuple[Unit, ...] = ()  # of a sink: names that it may have had, whose messages are its own
     pipelines: tuple[PipelineSpec, ...] = ()  # to be planned without lookups
     shapes: Mapping[Unit, TableShape] | None = None
 
@@ -165,6 +167,7 @@ def subjects(
                     identity="event_id",
                     certain=certain,
                     sink=True,
+                    former=tuple(former(target, plan.stream, unit, plan.sinks)),
                     pipelines=(spec,),
                 )
             )

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rich_click as click
 
 from bridge.cli.env_file import variables
 from tests.integration.ops.conftest import emit, letters, rows, usage
@@ -147,20 +148,25 @@ def test_without_a_running_bridge_a_command_says_so_and_what_to_do(
     world: World, source: Database, target: Database, runtime_directory: Path, tmp_path: Path
 ) -> None:
     bridge = world.bridge().start().wait_ready()
+    [event] = emit(source, {"customer_id": 1})
+    until(lambda: letters(target) == 1, "a dead letter")
     bridge.kill()
     [stale] = (runtime_directory / "outbox-bridge").glob("*.sock")
     shell = Shell(tmp_path, world.config, runtime_directory)
     secrets = world.config.parent / "secrets.env"
     secrets.write_text(
-        f'# read by the unit\nSOURCE_DSN={world.source.bridge_dsn}\nexport WAREHOUSE_DSN="{world.target.bridge_dsn}"\n'
+        f"\ufeff# read by the unit\nSOURCE_DSN={world.source.bridge_dsn}\n"
+        f'export WAREHOUSE_DSN="{world.target.bridge_dsn}"\n'
     )
     for command in ("status", "top", "tail", "dead"):
         ran = shell.run(command, *(["list"] if command == "dead" else []))
         assert ran.returncode == 3, ran.stderr
         assert "SOURCE_DSN is not set" in ran.stderr
         assert "no running bridge was found" in ran.stderr
-    [fix] = re.findall(r"fix: (bridge dead .*?--env-file \S+?);", ran.stderr)
-    assert shell.typed(fix.replace("bridge dead", "bridge dead list")) == 0
+    for words in (["dead", "list", "--cause", "contract"], ["sink", "list"], ["explain", event]):
+        ran = shell.run(*words)
+        [fix] = re.findall(r"fix: (bridge .*?--env-file \S+?);", ran.stderr)
+        assert shell.typed(fix) == 0, fix  # of a configuration without sinks, too
     assert shell.run("dead", "list", BRIDGE_ENV_FILE=str(secrets)).returncode == 0
     text = world.config.read_text()
     world.config.write_text("version: [1\n")
@@ -236,3 +242,20 @@ def test_an_env_file_is_read_as_systemd_reads_it() -> None:
         "D": "",
         "E": "one two",
     }
+    with pytest.raises(click.BadParameter, match="line 2 has a NUL"):
+        variables("A=1\nB=\0\n")
+
+
+def test_a_reload_while_the_bridge_starts_is_done_once_it_runs(world: World) -> None:
+    text, held = world.text, world.config.with_name("held")
+    world.config.unlink()
+    os.mkfifo(world.config)
+    bridge = world.bridge().start()
+    with world.config.open("w") as reading:  # it is open: the bridge waits for the text
+        held.write_text(text.replace("cache: 5m", "cache: 6m"))
+        held.rename(world.config)
+        bridge.signal(signal.SIGHUP)
+        reading.write(text)
+    bridge.wait_log('"reloaded"')
+    bridge.wait_ready()
+    assert bridge.terminate() == 0

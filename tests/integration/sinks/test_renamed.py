@@ -71,13 +71,16 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
         until_it_is(
             sql, "select least(count(*), 3) from bridge.delivery where attempts > 0 and state <> 'dead'", 3
         )
+        command(bridge, "sink", "pause", "hook", "--cause", "http_500", "--reason", "they know")
         reload(bridge, "  usage:", "  alerts:")
         bridge.wait_log('"left behind"')  # and the dispatcher that had the claims is gone
         ids = {request.identity for request in receiver.requests}
         rows = sql.execute(
-            "select event_id, id::text, event_seq from bridge.delivery order by event_seq"
+            "select event_id, id::text, event_seq, state = 'pending' and attempts > 0 from bridge.delivery"
+            " order by event_seq"
         ).fetchall()
         events = [row[0] for row in rows]
+        held = [row[0] for row in rows if row[3] and row[0] != events[1]]
         found = left(bridge)["usage/hook"]
         assert (found["name"], found["count"]) == ("usage/hook", 6)
         assert found["fix"] == "bridge sink move usage/hook alerts/hook"
@@ -90,7 +93,9 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
         assert "usage -> hook: waits: usage/hook is not a sink" in command(
             bridge, "tail", "--no-follow", "-n", "50"
         )
-        assert "usage/hook" in command(bridge, "prove")
+        proven = command(bridge, "prove")
+        assert "usage/hook: 6 messages wait for a sink" in proven
+        assert proven.endswith("no difference\n"), "they are not lost"
         assert 'outbox_bridge_left_behind{kind="messages",name="usage/hook"} 6.0' in bridge.get("/metrics")[1]
         assert "usage/hook is not in the configuration any more" in command(bridge, "dead", "retry", "--all")
         # One of these events has a message under the new name already, as after a dead letter that was retried.
@@ -106,6 +111,13 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
         assert "5 messages would be moved" in typed(bridge, move, "--dry-run", fill={"NEW": "alerts/hook"})
         assert left(bridge)["usage/hook"]["count"] == 6
         said = typed(bridge, found["fix"], "--reason", "it has another name")
+        waits = {
+            one["event_id"]: one["waits"]
+            for one in json.loads(command(bridge, "sink", "list", "--json"))["messages"]
+        }
+        assert all("cause http_500 is paused by" in waits[event] for event in held), waits
+        [resume] = [line for line in said.splitlines() if "usage/hook was paused by" in line]
+        typed(bridge, resume[resume.index("bridge sink resume") :])
         assert "5 messages moved to alerts/hook" in said
         assert "1 open dead letters moved to alerts/hook" in said
         assert "1 discarded: their event has a message at alerts/hook already" in said
@@ -133,6 +145,9 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
     until_it_is(sql, "select count(*) from bridge.delivery where state = 'sent' and pipeline = 'alerts'", 7)
     [identity] = [row[1] for row in rows if row[0] == events[-1]]
     assert receiver.requests[-1].identity == identity
+    proven = command(bridge, "prove")
+    assert "the messages of usage/hook, which the configuration no longer has" in proven
+    assert proven.endswith("no difference\n"), proven
 
 
 def test_messages_of_a_removed_destination_become_dead_letters_in_time(
@@ -146,6 +161,7 @@ def test_messages_of_a_removed_destination_become_dead_letters_in_time(
     with Producer(source.dsn) as producer:
         producer.transaction(payloads=[{"n": 1, "customer_id": "c"}])
         until_it_is(sql, "select count(*) from bridge.delivery where state = 'pending'", 2)
+        [event] = {row[0] for row in sql.execute("select event_id from bridge.delivery")}
         # Another stream's message, of a destination with this name: not ours, and no bridge serves it.
         sql.execute(
             "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, body,"
@@ -175,6 +191,8 @@ def test_messages_of_a_removed_destination_become_dead_letters_in_time(
         assert "which is not a sink of stream" in left(bridge)["usage/hook"]["message"]
         assert left(bridge)["usage/hook"]["fix"] == "bridge sink discard usage/hook --all"
         assert "1 discarded" in typed(bridge, left(bridge)["usage/hook"]["fix"])
+        bridge.config.write_text(text)  # put back: what was discarded is told, and not lost
+        assert command(bridge, "prove").count(f"discarded: {event}") == 1
         assert "1 waiting again" in command(bridge, "sink", "restore", "usage/hook", "--all")
         # Put back: they are sent.
         receiver.always = Reply()
