@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge import hangup
 from bridge.config.model import Config
+from bridge.config.several import instance_of, one_source
 from bridge.errors import BridgeError, ConfigError
 from bridge.log import Log
 from bridge.observe import operators
@@ -63,7 +64,7 @@ class Daemon:
         self._metrics = Metrics(self._health)
         self._workers: dict[str, Worker] = {}
         self._owned = Owned()
-        self._upkeep = Upkeep(self._plans, lambda: self._config.source.retention, self._owned)
+        self._upkeep = Upkeep(self._plans, self._owned)
         self._ingress: Ingress | None = None
         self._log = Log("bridge.daemon")
         self._dispatchers: Dispatchers | None = None
@@ -162,7 +163,7 @@ class Daemon:
             openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
         )
         quiet_collector()
-        await serve_admin(app, listening, self._stop, instance=self._config.source.instance())
+        await serve_admin(app, listening, self._stop, instance=instance_of(self._config))
 
     def _open_ingress(self) -> asyncio.Task[None] | None:
         """Listen for events, if the configuration says so. Raises ConfigError when it cannot."""
@@ -173,7 +174,7 @@ class Daemon:
 
         self._ingress = Ingress(
             settings,
-            self._config.source.dsn,
+            one_source(self._config, ingress.source).source.dsn,
             count=lambda endpoint, code: self._metrics.ingress_requests.labels(endpoint, str(code)).inc(),
             failed=lambda error: self._health.part_failed("ingress", error),
             works=lambda: self._health.part_works("ingress"),
@@ -188,7 +189,7 @@ class Daemon:
         if listening is None:
             return
         self._log.info("ingress", listen=str(settings.listen))
-        instance = self._config.source.instance()
+        instance = instance_of(self._config)
         await serve_ingress(app, listening, self._stop, settings.max_connections, instance=instance)
 
     def _dispatch(self, config: Config) -> None:
@@ -213,6 +214,7 @@ class Daemon:
         state = StreamState(
             plan.stream,
             plan.connection,
+            plan.source,
             alive=lambda: self._alive(plan.stream),
             max_retained_wal=plan.max_retained_wal,
         )
@@ -367,8 +369,10 @@ def _ingress_settings(config: Config) -> IngressSettings | None:
 def _socket(config: Config) -> object:
     """Ingress settings that need a restart."""
     ingress = config.ingress
-    source = config.source  # without its password, which is followed
-    return ingress and (
+    if ingress is None:
+        return None
+    source = one_source(config, ingress.source).source  # without its password, which is followed
+    return (
         ingress.listen,
         ingress.max_connections,
         source.place(),

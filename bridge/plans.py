@@ -6,10 +6,13 @@ first postgres connection, otherwise of the source itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from bridge.config.connection import PostgresConnection, table_names
 from bridge.config.model import Config
+from bridge.config.several import each_source, source_sections
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.dispatch.noise import Quiet
 from bridge.dispatch.schedule import DispatchSpec, LaneSpec
@@ -21,14 +24,33 @@ from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
 from bridge.planning.taken import TypesTaken
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
+from bridge.section import SOURCE
 from bridge.sinks.model import SinkConnection
 from bridge.stream.spec import StreamSpec
 
-SOURCE = "source"
+_NOTHING = "name one in a pipeline, or begin with one of ours: bridge recipe add usage-limits"
 
 
 def stream_plans(config: Config) -> list[StreamSpec]:
-    """One plan per target database, in the order of the configuration."""
+    """One plan a source and target database, in the order of the configuration."""
+    plans = [plan for one in each_source(config) for plan in _of_source(one)]
+    if not plans:
+        raise ConfigError("no pipeline has a destination", hint=_NOTHING)
+    family = frozenset(plan.stream for plan in plans)
+    if len(family) < len(plans):
+        raise ConfigError(
+            f"two streams are called {_twice(plan.stream for plan in plans)}: a stream is called "
+            "<source.slot>_<connection>",
+            hint="give each source a slot of its own",
+        )
+    return [replace(plan, family=family) for plan in plans]
+
+
+def _twice(names: Iterable[str]) -> str:
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
+def _of_source(config: Config) -> list[StreamSpec]:
     targets = {
         name: connection.dsn
         for name, connection in config.connections.items()
@@ -38,11 +60,6 @@ def stream_plans(config: Config) -> list[StreamSpec]:
     homes = {unit: home for pipeline in pipelines for unit, home in _homes(pipeline, list(targets)).items()}
     kept = _entity_homes(pipelines, homes, list(targets))
     used = dict.fromkeys([*homes.values(), *kept.values()])
-    if not used:
-        raise ConfigError(
-            "no pipeline has a destination",
-            hint="name one in a pipeline, or begin with one of ours: bridge recipe add usage-limits",
-        )
     source = config.source
     start = str(source.start)
     check_compiles(pipelines, contract_specs(config))
@@ -50,6 +67,8 @@ def stream_plans(config: Config) -> list[StreamSpec]:
         StreamSpec(
             stream=f"{source.slot}_{name}",
             connection=name,
+            source=config.source_name,
+            retention=source.retention,
             publication=source.slot,
             source_dsn=source.dsn,
             target_dsn=source.dsn if name == SOURCE else targets[name],
@@ -62,7 +81,6 @@ def stream_plans(config: Config) -> list[StreamSpec]:
                 for unit, home in _homes(pipeline, list(targets)).items()
                 if home == name and not isinstance(pipeline.destinations[unit[1]], TableSpec)
             ),
-            family=frozenset(f"{source.slot}_{each}" for each in used),
             entities=frozenset(unit for unit, home in kept.items() if home == name),
             outbox=outbox_of(config),
             capture=source.capture,
@@ -84,7 +102,8 @@ def stream_plans(config: Config) -> list[StreamSpec]:
 
 def types_taken(config: Config) -> TypesTaken:
     """Which event types the configuration's pipelines take."""
-    return TypesTaken.of(pipeline_specs(config), config.events, config.source.ignore_types)
+    ignored = [pattern for section in source_sections(config).values() for pattern in section.ignore_types]
+    return TypesTaken.of(pipeline_specs(config), config.events, tuple(ignored))
 
 
 def check_compiles(pipelines: Sequence[PipelineSpec], contracts: Mapping[str, ContractSpec]) -> None:
@@ -161,7 +180,7 @@ def _entity_homes(
 
 
 def outbox_of(config: Config) -> Outbox:
-    """The outbox table. A customer's own outbox has the columns that the configuration names."""
+    """The outbox table of a configuration with one source. A customer's own outbox has the columns that are named."""
     schema, table = table_names(config.source.table)
     columns = config.source.columns
     if columns is None:

@@ -161,5 +161,9 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+SOURCE = "source"
+"""What the source is called where the file has one. Of several, the one of this name is called as it was alone: its
+slots, and the ids of its messages."""
+
 ONE_OR_MORE = BeforeValidator(as_list, json_schema_input_type=Text | list[Text])
 """Texts; one of them may be written without brackets."""

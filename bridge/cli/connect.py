@@ -41,6 +41,7 @@ def connect_source(
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to the source, named after the command in pg_stat_activity.
 
+    config: of one source (config/several.py).
     `grant`: the role that has the privileges that the command needs. `writes`: what the bridge itself writes there, so
     an outbox of a newer release is refused. Raises CannotConnect (exit code 3); SourceRefused for errors of statements,
     without their details, which may contain row values.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, read_one, source_option
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 from bridge.problem import suggestion
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 @click.command(panel="Repair")
 @config_option
+@source_option
 @click.argument("stream")
 @click.option("--target", "dsn", help="The DSN of its target, if no connection of bridge.yaml leads there.")
 @click.option("--source-gone", is_flag=True, help="Its source is not this one, and does not exist any more.")
@@ -38,7 +39,7 @@ def decommission(config_path: Path, stream: str, dsn: str | None, *, source_gone
     A stream of another source is refused: run it with that source's configuration. Where that source is gone for good,
     --source-gone ends what the target has of it.
     """
-    config = read_config(config_path)
+    config = read_one(config_path)
     from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import outbox_of, stream_plans  # noqa: PLC0415
     from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415

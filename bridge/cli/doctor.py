@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from bridge.cli.options import allow_lint_option, config_option, read_config
+from bridge.cli.options import allow_lint_option, config_option, read_config, source_option
 
 if TYPE_CHECKING:
     from bridge.doctor.check import Check
@@ -22,6 +22,7 @@ _RUN_WHERE = {"command": "run", "config": "in bridge.yaml", "advice": "fix", "":
 
 @click.command(panel="Check")
 @config_option
+@source_option
 @allow_lint_option
 @click.option(
     "--network", is_flag=True, help="Also test the network path: addresses, ports, TLS, round trips."

@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from bridge.cli.options import config_option, parse_payload, read_config
+from bridge.cli.options import config_option, parse_payload, read_one, source_option
 from bridge.config.model import Config
 from bridge.errors import BridgeError
 from bridge.producer import strict_json
@@ -23,6 +23,7 @@ class ContractBroken(BridgeError):
 
 @click.command(panel="Run and watch")
 @config_option
+@source_option
 @click.argument("event_type", metavar="TYPE")
 @click.argument("payload", metavar="JSON")
 @click.option(
@@ -51,7 +52,7 @@ def emit(
     force: bool,
 ) -> None:
     """Insert one event into the outbox and print its id. JSON is an object, or - to read standard input."""
-    config = read_config(config_path)
+    config = read_one(config_path)
     document = parse_payload(sys.stdin.read() if payload == "-" else payload)
     broken = contract_broken(config, event_type, document)
     if broken and not force:

@@ -14,7 +14,6 @@ from bridge.cli.connect import connect_ledger, target_errors
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
 from bridge.planning.pipeline import Pipeline
-from bridge.planning.plan import unit_id
 from bridge.plans import outbox_of, stream_plans
 from bridge.postgres.progress import Applied, deliveries, find, letters
 from bridge.protocol.events import Event
@@ -47,7 +46,7 @@ def outcome(config: Config, source: psycopg.Connection, event_id: str, seconds: 
 def _of_stream(plan: StreamSpec, event: Event, until: float) -> Iterator[str]:
     event_id = event.id.decode()
     units = {
-        str(unit_id(event_id, spec.name, name)): f"{spec.name}, {name}"
+        str(plan.owner.unit_id(event_id, spec.name, name)): f"{spec.name}, {name}"
         for spec in plan.pipelines
         for name in spec.destinations
     }

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, read_config, source_option
 
 if TYPE_CHECKING:
     import psycopg
 
     from bridge.cli.waits import Waits
     from bridge.config.model import Config
+    from bridge.planning.plan import Owner
     from bridge.protocol.events import Event
     from bridge.stream.spec import StreamSpec
 
 
 @click.command(panel="Run and watch")
 @config_option
+@source_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("event_id", metavar="EVENT_ID")
 def explain(config_path: Path, event_id: str, as_json: bool) -> None:
@@ -31,14 +33,18 @@ def explain(config_path: Path, event_id: str, as_json: bool) -> None:
     come from the ledger.
     """
     from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.config.several import each_source  # noqa: PLC0415
     from bridge.errors import BridgeError  # noqa: PLC0415
-    from bridge.plans import stream_plans, types_taken  # noqa: PLC0415
+    from bridge.plans import outbox_of, stream_plans, types_taken  # noqa: PLC0415
     from bridge.postgres.progress import find  # noqa: PLC0415
 
     config = read_config(config_path)
-    plans = stream_plans(config)
-    with connect_source(config, command="explain", grant="outbox_bridge") as source:
-        event = find(source, plans[0].outbox, event_id)
+    for one in each_source(config):
+        with connect_source(one, command="explain", grant="outbox_bridge") as source:
+            event = find(source, outbox_of(one), event_id)
+        if event is not None:
+            plans = stream_plans(one)
+            break
     if event is None:
         raise BridgeError(
             f"the outbox has no event {event_id}: it was never committed, or it was pruned",
@@ -91,7 +97,10 @@ def _traced(config: Config, plan: StreamSpec, event: Event) -> dict[str, Any]:
             if not pipeline.takes(kind):
                 continue
             walked = _answered(plan, trace(pipeline, Contract(contract) if contract else None, event))
-            units = {name: _unit(target, waits, event, (spec.name, name)) for name in _owned(plan, spec.name)}
+            units = {
+                name: _unit(target, waits, plan.owner, event, (spec.name, name))
+                for name in _owned(plan, spec.name)
+            }
             traces.append(
                 {
                     "pipeline": spec.name,
@@ -109,7 +118,7 @@ def _traced(config: Config, plan: StreamSpec, event: Event) -> dict[str, Any]:
             )
         told = {unit["id"] for one in traces for unit in one["destinations"].values()}
         others = [_told(row, waits) for row in messages_of(target, plan.stream, event, told)]
-        stray = None if traces else _unit(target, waits, event, ("", ""))["dead_letter"]
+        stray = None if traces else _unit(target, waits, plan.owner, event, ("", ""))["dead_letter"]
     return {
         "stream": plan.stream,
         "applied": how,
@@ -161,11 +170,12 @@ def _answered(plan: StreamSpec, work: Generator[Any, Any, Any]) -> Any:
         enricher.close()
 
 
-def _unit(target: psycopg.Connection, waits: Waits, event: Event, unit: tuple[str, str]) -> dict[str, Any]:
-    from bridge.planning.plan import unit_id  # noqa: PLC0415
+def _unit(
+    target: psycopg.Connection, waits: Waits, owner: Owner, event: Event, unit: tuple[str, str]
+) -> dict[str, Any]:
     from bridge.postgres.progress import deliveries, letters  # noqa: PLC0415
 
-    name = str(unit_id(event.id.decode(), *unit))
+    name = str(owner.unit_id(event.id.decode(), *unit))
     delivery = deliveries(target, [name]).get(name)
     return {
         "id": name,

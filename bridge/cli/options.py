@@ -77,6 +77,24 @@ def config_option(command: _F) -> _F:
     )(command)
 
 
+def source_option(command: _F) -> _F:
+    """Add `--source NAME`, which read_config() obeys: the configuration for that source alone."""
+
+    def chosen(context: click.Context, _option: click.Parameter, name: str | None) -> None:
+        context.meta[_SOURCE] = name
+
+    return click.option(
+        "--source",
+        metavar="NAME",
+        callback=chosen,
+        expose_value=False,
+        help="Of several sources, only this one.",
+    )(command)
+
+
+_SOURCE = "bridge.source"
+
+
 def _names_of_rules(
     _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
 ) -> tuple[str, ...]:
@@ -114,11 +132,25 @@ def read_config(path: Path, *, offline: bool = False) -> Config:
     if offline:
         return load(path, os.environ, offline=True)
     try:
-        return load(path, os.environ)
+        config = load(path, os.environ)
     except ConfigError as error:
         from bridge.cli.running import borrow  # noqa: PLC0415  only where it is needed
 
-        return borrow(path, error, unset_only=_unset_only(path))
+        config = borrow(path, error, unset_only=_unset_only(path))
+    context = click.get_current_context(silent=True)
+    name = context.meta.get(_SOURCE) if context is not None else None
+    if name is None:
+        return config
+    from bridge.config.several import one_source  # noqa: PLC0415  as above
+
+    return one_source(config, name)
+
+
+def read_one(path: Path) -> Config:
+    """As read_config(), for a command that works on one source: `--source` says which, where there are several."""
+    from bridge.config.several import one_source  # noqa: PLC0415  as in read_config
+
+    return one_source(read_config(path))
 
 
 def _unset_only(path: Path) -> bool:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import Moment, config_option, read_config
+from bridge.cli.options import Moment, config_option, read_config, source_option
 
 
 @click.command(panel="Check")
 @config_option
+@source_option
 @click.option("--since", type=Moment(), help="Only events since this time (or a duration ago, such as 24h).")
 @click.option("--until", type=Moment(), help="Only events before this time.")
 @click.option("--pipeline", help="Only what this pipeline writes.")
@@ -39,7 +40,6 @@ def prove(
     check_pipeline(plans, pipeline)
     report = compare(
         plans,
-        retention=config.source.retention,
         since=since,
         until=until,
         pipeline=pipeline,

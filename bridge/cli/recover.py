@@ -109,6 +109,7 @@ def recover(
         _adopt(config, stream, old_source, dry_run=dry_run)
         return
     from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
+    from bridge.config.several import one_source  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.whose import another  # noqa: PLC0415
     from bridge.repair import recover as choices  # noqa: PLC0415
@@ -122,7 +123,9 @@ def recover(
             hint="bridge recover --accept-source --since now",
         )
     with (
-        connect_source(config, command="recover", grant="outbox_bridge", writes=True) as source,
+        connect_source(
+            one_source(config, plan.source), command="recover", grant="outbox_bridge", writes=True
+        ) as source,
         connect_ledger(plan, "recover", writes=True, whose=False) as target,
         _refusals(),
     ):
@@ -154,6 +157,7 @@ def recover(
 def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_run: bool) -> None:
     """Survey every stream first: carrying out the first changes what the outbox says of itself."""
     from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
+    from bridge.config.several import one_source  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.profiles import COMMAND  # noqa: PLC0415
@@ -161,16 +165,18 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
     from bridge.repair.adopt import Adopter  # noqa: PLC0415
 
     plans = stream_plans(config)
+    chosen = plans if stream is None else [_chosen(plans, stream)]
     with ExitStack() as stack:
+        one = one_source(config, chosen[0].source if stream else None)
         source = stack.enter_context(
-            connect_source(config, command="recover", grant="outbox_bridge", writes=True)
+            connect_source(one, command="recover", grant="outbox_bridge", writes=True)
         )
         stack.enter_context(_refusals())
         old = None
         if old_source is not None:
             old = stack.enter_context(connect(old_source, COMMAND, "recover", where="the old source"))
         work = []
-        for plan in plans if stream is None else [_chosen(plans, stream)]:
+        for plan in chosen:
             target = stack.enter_context(connect_ledger(plan, "recover", writes=True, whose=False))
             if (found := another(source, target, plan.stream, moved=True)) is not None:
                 raise found

@@ -25,6 +25,7 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
     config = read_config(config_path)
     from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.cli.names import check_name  # noqa: PLC0415
+    from bridge.config.several import one_source  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
     from bridge.repair.rename import rename_stream as renamed  # noqa: PLC0415
@@ -39,7 +40,9 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
         raise ConfigError(f"stream {old} is still in this configuration", hint="rename it there first")
     plan = plans[new]
     with (
-        connect_source(config, command="rename-stream", grant="outbox_bridge", writes=True) as source,
+        connect_source(
+            one_source(config, plan.source), command="rename-stream", grant="outbox_bridge", writes=True
+        ) as source,
         connect_ledger(plan, "rename-stream", writes=True) as target,
         target_errors("rename-stream"),
     ):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import Moment, config_option, read_config
+from bridge.cli.options import Moment, config_option, read_config, source_option
 
 
 @click.command(panel="Repair")
 @config_option
+@source_option
 @click.option(
     "--destination", required=True, help="PIPELINE/NAME, or NAME if only one destination has that name."
 )

@@ -66,8 +66,8 @@ def move_sink(
                         )
                 told.add(
                     move(
-                        Place(one.connection, one.plan.stream, unit),
-                        Place(home.connection, spec.stream, lane.name),
+                        Place(one.connection, one.plan.owner, unit),
+                        Place(home.connection, home.plan.owner, lane.name),
                         lane,
                         by=operator(),
                         reason=reason,

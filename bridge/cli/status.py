@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from bridge import __version__
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, read_config, source_option
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
@@ -50,6 +50,7 @@ _UNKNOWN_OF_SLOT: dict[str, Any] = dict.fromkeys(
 
 @click.command(panel="Run and watch")
 @config_option
+@source_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: the answer of GET /status.")
 def status(config_path: Path, as_json: bool) -> None:
     """Show whether the bridge works: streams, lag, dead letters. Exit code 1 if it is not ready, or has refused its
@@ -97,7 +98,8 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
     streams = []
     dead: dict[str, int] = {}
     waiting: dict[str, dict[str, float]] = {}
-    suppressed: dict[str, int] | None = None
+    suppressed: dict[str, int] = {}
+    asked: set[str] = set()  # sources
     types: dict[str, int] = {}
     later: list[Finding] = []
     behind: list[LeftBehind] = []
@@ -105,9 +107,12 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
     for plan in plans:
         with target_errors("status"), connect_ledger(plan, "status", whose=False) as target:
             streams.append(_stream(plan, target))
-            suppressed = streams[-1].pop("suppressed")  # one source for all
-            at_source = streams[-1].pop("left_behind")
-            types = streams[-1].pop("types")
+            repeats, own, newest = (streams[-1].pop(key) for key in ("suppressed", "left_behind", "types"))
+            if plan.source not in asked:
+                asked.add(plan.source)
+                at_source += own
+                for into, some in ((suppressed, repeats), (types, newest)):
+                    into.update({name: into.get(name, 0) + count for name, count in (some or {}).items()})
             later += [
                 found for found in (newer(target, "target"), streams[-1].pop("newer")) if found is not None
             ]
@@ -169,6 +174,7 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
         slot = f"{plan.stream}_{row['slot_incarnation']}" if row and row["slot_incarnation"] else None
         return {
             "stream": plan.stream,
+            "source": plan.source,
             "connection": plan.connection,
             "phase": "stopped",
             "mode": row["mode"] if row else None,
@@ -200,8 +206,11 @@ def lines(state: dict[str, Any]) -> list[str]:
         if problem["hint"]:
             found.append(f"    fix: {problem['hint']}")
     found += _told_process(state)
+    several = len({stream["source"] for stream in state["streams"]}) > 1
     for stream in state["streams"]:
         found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
+        if several:
+            found.append(f"  of source {stream['source']}")
         slot = stream["slot"]
         if slot.get("name"):
             active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, read_one, source_option
 
 if TYPE_CHECKING:
     import psycopg
@@ -30,6 +30,7 @@ _CLOCK = re.compile(r"\d\d:\d\d:\d\d")
 
 @click.command(panel="Run and watch")
 @config_option
+@source_option
 @click.option("-n", "--last", default=10, show_default=True, help="Begin with the last N events.")
 @click.option("--values", is_flag=True, help="Print payloads too.")
 @click.option("--no-follow", is_flag=True, help="Print those and exit.")
@@ -45,7 +46,7 @@ def tail(config_path: Path, last: int, values: bool, no_follow: bool, pipeline: 
     from bridge.cli.waits import Waiting  # noqa: PLC0415
     from bridge.plans import stream_plans, types_taken  # noqa: PLC0415
 
-    config = read_config(config_path)
+    config = read_one(config_path)
     plans = stream_plans(config)
     check_pipeline(plans, pipeline)
     with ExitStack() as stack:
@@ -160,7 +161,6 @@ class Tail:
 
     def _fates(self, events: list[Event]) -> dict[bytes, list[str]]:
         """What the ledgers say of each event."""
-        from bridge.planning.plan import unit_id  # noqa: PLC0415
         from bridge.postgres.progress import Applied, letters  # noqa: PLC0415
 
         words: dict[bytes, list[str]] = {event.id: [] for event in events}
@@ -168,7 +168,7 @@ class Tail:
             target = self.targets[plan.stream]
             applied = Applied(target, plan.stream)
             units = {
-                str(unit_id(event.id.decode(), pipeline, name)): (
+                str(plan.owner.unit_id(event.id.decode(), pipeline, name)): (
                     event,
                     f"{pipeline} -> {name}: " if name else "",
                 )
@@ -177,7 +177,7 @@ class Tail:
             }
             if self._every:
                 units |= {
-                    str(unit_id(event.id.decode(), *unit)): (event, f"{unit[0]} -> {unit[1]}: ")
+                    str(plan.owner.unit_id(event.id.decode(), *unit)): (event, f"{unit[0]} -> {unit[1]}: ")
                     for event in events
                     for unit in self.waiting[plan.stream].gone()
                 }

@@ -8,13 +8,14 @@ from bridge.config.connection import Libpq, PostgresConnection
 from bridge.config.document import Document
 from bridge.config.from_files import FromFiles
 from bridge.config.model import Config
+from bridge.config.several import source_sections
 from bridge.config.substitution import Outside, substitute
 from bridge.problem import KeyPath
 
 
 def follow_files(document: Document, config: Config) -> None:
     """Let each connection string that a file has a part of be read again (by postgres/login.py, once it is refused)."""
-    sections: dict[KeyPath, Libpq] = {("source",): config.source}
+    sections: dict[KeyPath, Libpq] = {**source_sections(config)}
     for name, connection in config.connections.items():
         if isinstance(connection, PostgresConnection):
             sections["connections", name] = connection

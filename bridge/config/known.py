@@ -34,6 +34,7 @@ _OF_META: dict[str, Kind] = {
     "seq": "number",
     "occurred_at": "text",
     "idempotency_key": "text",
+    "source": "text",
 }
 _OF_FILTER: dict[str, Kind] = {
     **dict.fromkeys(("lower", "upper", "title", "capitalize", "trim", "replace", "string", "join"), "text"),

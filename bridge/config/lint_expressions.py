@@ -38,7 +38,7 @@ _KINDS: dict[Group, Kind] = {
     "time": "time",
     "array": "array",
 }
-META_FIELDS = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers")
+META_FIELDS = ("id", "type", "key", "seq", "occurred_at", "idempotency_key", "headers", "source")
 SURE: Level = "error"
 _DIGITS = re.compile(r"\d+")
 _LEAVES = {"string", "number", "integer", "boolean", "timestamp"}

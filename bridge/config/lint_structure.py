@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from bridge.config.connection import Libpq, PostgresConnection, split_table, unqualified
 from bridge.config.model import Config
 from bridge.config.pipeline import PipelineSection
+from bridge.config.several import each_source, source_sections
 from bridge.problem import KeyPath, Level, Remark, nearest
 
 
@@ -22,8 +23,19 @@ def check_structure(config: Config) -> Iterator[Remark]:
     yield from _events(config)
     yield from _entities(config)
     yield from _webhooks(config)
-    if split_table(config.source.table) is None:
-        yield unqualified(("source", "table"), config.source.table)
+    for path, section in source_sections(config).items():
+        if split_table(section.table) is None:
+            yield unqualified((*path, "table"), section.table)
+    for one in each_source(config) if config.sources else ():
+        if not one.pipelines:
+            yield Remark(
+                "warning",
+                ("sources", one.source_name),
+                "no pipeline takes events of this source: nobody reads it",
+                "remove it, or name it in the `sources` of a pipeline",
+                key=True,
+                name="unused-source",
+            )
     for name, pipeline in config.pipelines.items():
         path = ("pipelines", name)
         yield from _branches(path, pipeline)
@@ -46,7 +58,8 @@ def _connections(config: Config) -> Iterator[Remark]:
         if step.asks is not None
     }
     used |= {entity.source for entity in config.entities.values()}
-    yield from _tls(("source", "dsn"), config.source)
+    for path, section in source_sections(config).items():
+        yield from _tls((*path, "dsn"), section)
     seen: dict[str, str] = {}
     for name, connection in config.connections.items():
         path = ("connections", name)

@@ -20,7 +20,17 @@ from bridge.planning.entity import Entity
 from bridge.planning.rows import Literal as Written
 from bridge.planning.rows import classify, names_of
 from bridge.quantity import Address, Boolean, Duration, Integer, Listen, Origin, PublicUrl, Size, Start
-from bridge.section import ONE_OR_MORE, EventType, OpenSection, PlainName, RootName, Section, SlotWord, Text
+from bridge.section import (
+    ONE_OR_MORE,
+    SOURCE,
+    EventType,
+    OpenSection,
+    PlainName,
+    RootName,
+    Section,
+    SlotWord,
+    Text,
+)
 from bridge.signatures import BODY, SCHEMES
 from bridge.signatures.scheme import PLACEHOLDERS
 
@@ -227,6 +237,8 @@ class IngressSection(Section):
 
     listen: Address = Listen("127.0.0.1", 8378)
     """The address to listen on."""
+    source: SlotWord | None = None
+    """Of several sources, the one whose outbox gets the events."""
     api_keys: tuple[Secret, ...] = Field(default=(), repr=False)
     """Keys that may POST /v1/events/{type}. Several can be valid at once."""
     max_payload: Size = 1024 * 1024
@@ -275,6 +287,8 @@ class CaseMeta(Section):
 
     id: str = "00000000-0000-7000-8000-000000000001"
     """The event's id."""
+    source: SlotWord = SOURCE
+    """The name of its source."""
     key: str | None = None
     """The ordering key."""
     seq: int = 1
@@ -313,6 +327,8 @@ class Config(Section):
     """The version of this file's format."""
     source: SourceSection = SourceSection()
     """The database with the outbox."""
+    sources: dict[SlotWord, SourceSection] = Field(default_factory=dict)
+    """Several databases with an outbox, by name, in place of `source`."""
     connections: dict[SlotWord, Connection] = Field(default_factory=dict)
     """Target databases and sinks, by name."""
     events: dict[EventType, ContractSection] = Field(default_factory=dict)
@@ -330,6 +346,30 @@ class Config(Section):
     tests: tuple[Case, ...] = ()
     """The configuration's own tests, for `bridge test`."""
     _original: Original = PrivateAttr(default=NOTHING)
+    _source_name: str = PrivateAttr(default=SOURCE)
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Config:
+        """With several, there is no `source`: what has not chosen one fails, and reads no other database."""
+        wanted = self.ingress and self.ingress.source
+        if wanted and wanted not in self.sources:
+            raise ValueError(f"ingress.source is {wanted}, which is not under `sources`")
+        if not self.sources:
+            return self
+        if self.ingress and not wanted:
+            raise ValueError("`ingress` needs `source`: the one of `sources` whose outbox gets the events")
+        if "source" in self.model_fields_set:
+            raise ValueError("`source` and `sources` stand in one file: move the one under `sources`")
+        for name, section in self.sources.items():
+            if "slot" not in section.model_fields_set and name != SOURCE:
+                section.__dict__["slot"] = f"{section.slot}_{name}"  # frozen for everybody else
+        del self.__dict__["source"]
+        return self
+
+    @property
+    def source_name(self) -> str:
+        """The source's name in the file, `source` where it is the only one. Of a configuration for one source."""
+        return self._source_name
 
     @property
     def original(self) -> Original:

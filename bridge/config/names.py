@@ -31,13 +31,19 @@ def check_names(tree: Any) -> Iterator[Remark]:
         yield from _database(("entities", name), entity, kinds)
     for name, pipeline in _items(pipelines):
         yield from _pipeline(("pipelines", name), pipeline, kinds)
+        yield from _sources(("pipelines", name, "sources"), _get(pipeline, "sources"), tree)
         yield from _steps(("pipelines", name), pipeline, _step_names(tree, kinds))
     for index, case in enumerate(_list(_get(tree, "tests"))):
         yield from _case(("tests", index), case, pipelines)
 
 
 def _slots(tree: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:
-    slot = _get(_get(tree, "source"), "slot") or "outbox_bridge"
+    several = dict(_items(_get(tree, "sources")))
+    slots = [_get(section, "slot") or f"outbox_bridge_{name}" for name, section in several.items()]
+    slot = max(map(str, slots), key=len, default=_get(_get(tree, "source"), "slot") or "outbox_bridge")
+    for index, name in enumerate(several):
+        if slots[index] in slots[:index]:
+            yield _error(("sources", name, "slot"), "another source has this slot", "each needs its own")
     for name, kind in kinds.items():
         path = ("connections", name)
         if name == "source":
@@ -46,6 +52,16 @@ def _slots(tree: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:
         if kind == "postgres" and len(name) > room:
             message = f"{slot}_{name}_<n> is longer than the {SLOT_NAME_MAX} bytes of a slot's name"
             yield _taken(path, message, f"at most {room} characters with this source.slot")
+
+
+def _sources(path: KeyPath, written: Any, tree: Any) -> Iterator[Remark]:
+    known = dict(_items(_get(tree, "sources")))
+    for place, name in enumerate([written] if isinstance(written, str) else _list(written)):
+        at = path if isinstance(written, str) else (*path, place)
+        if not known:
+            yield _error(at, "there is one `source`, and no `sources`", "remove it")
+        elif isinstance(name, str) and name not in known:
+            yield _error(at, "is not a source", suggestion(name, known))
 
 
 def _pipeline(path: KeyPath, pipeline: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:
@@ -107,8 +123,9 @@ class _StepNames:
 def _step_names(tree: Any, kinds: Mapping[str, str]) -> _StepNames:
     entities = dict(_items(_get(tree, "entities")))
     kept = [name for name, entity in entities.items() if _get(entity, "kept_by") == "events"]
-    own = _get(_get(tree, "source"), "columns")
-    ordered = not isinstance(own, dict) or own.get("seq") is not None
+    sections = [_get(tree, "source"), *(section for _, section in _items(_get(tree, "sources")))]
+    own = [columns for section in sections if isinstance(columns := _get(section, "columns"), dict)]
+    ordered = all(columns.get("seq") is not None for columns in own)
     return _StepNames(kinds, list(entities), kept, ordered)
 
 

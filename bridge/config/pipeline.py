@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from bridge.config.destinations.destination import DESTINATIONS, DestinationSection, kind_of
 from bridge.planning.steps.step import StepSection, steps
-from bridge.section import ONE_OR_MORE, ExpressionText, PlainName, Section, Text
+from bridge.section import ONE_OR_MORE, ExpressionText, PlainName, Section, SlotWord, Text
 
 
 class _ByWord:
@@ -84,6 +84,8 @@ class PipelineSection(Section):
 
     events: Annotated[tuple[Text, ...], ONE_OR_MORE, Field(alias="event", min_length=1)]
     """A type, a list of types, or globs such as "usage.*"."""
+    sources: Annotated[tuple[SlotWord, ...] | None, ONE_OR_MORE, Field(min_length=1)] = None
+    """Of several sources, those whose events it takes. Absent: every one."""
     steps: tuple[Step, ...] = ()
     """The steps, in order."""
     branches: tuple[Branch, ...] | None = None

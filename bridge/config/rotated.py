@@ -13,6 +13,7 @@ from pathlib import Path
 from bridge.config.connection import PostgresConnection
 from bridge.config.load import again
 from bridge.config.model import Config
+from bridge.config.several import source_sections
 from bridge.config.substitution import BadReference, Outside
 
 
@@ -33,5 +34,7 @@ def rotated(config: Config) -> Config | None:
         new = fresh.connections[name]
         if isinstance(connection, PostgresConnection) and isinstance(new, PostgresConnection):
             new.__dict__["dsn"] = connection.dsn  # frozen for everybody else
-    fresh.source.__dict__["dsn"] = config.source.dsn
+    new_sources = source_sections(fresh)
+    for path, section in source_sections(config).items():
+        new_sources[path].__dict__["dsn"] = section.dsn
     return fresh

@@ -32,6 +32,7 @@ def _pipeline(name: str, pipeline: PipelineSection, config: Config) -> PipelineS
         branches = tuple(BranchSpec(branch.name, branch.when, branch.to) for branch in pipeline.branches)
     return PipelineSpec(
         name=name,
+        source=config.source_name,
         events=pipeline.events,
         steps=tuple(step.spec(config.entities) for step in pipeline.steps),
         branches=branches,

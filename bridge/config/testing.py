@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -111,6 +111,7 @@ def _fields(name: str, wanted: Mapping[str, Any], got: Mapping[str, Any]) -> Ite
 
 
 def _run(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, ContractSpec]) -> _Result:
+    pipeline = replace(pipeline, source=case.meta.source)
     kind = case.type or pipeline.events[0]
     units = [((pipeline.name, name), destination) for name, destination in pipeline.destinations.items()]
     tables = {

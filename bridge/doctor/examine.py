@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import psycopg
 
 from bridge.config.model import Config
+from bridge.config.several import each_source, instance_of
 from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source, unmatched
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError, CannotConnect
@@ -22,6 +24,7 @@ from bridge.postgres.connect import connect
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import DOCTOR, DOCTOR_ENRICH
 from bridge.postgres.whose import another
+from bridge.section import SOURCE
 from bridge.stream.spec import StreamSpec
 
 _KEY_COLUMN = re.compile(r"([\w\".]+)\s*=\s*any\s*\(\s*%\(keys\)s", re.IGNORECASE)
@@ -126,12 +129,24 @@ Links = dict[str, ProfiledConnection | None]
 def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
     """Every check, as it runs. Raises ConfigError if the configuration has nothing to run."""
     plans = stream_plans(config)
+    instance = instance_of(config)
+    yield from listen.listens("admin.listen", config.admin.listen, instance)
+    if config.ingress is not None:
+        yield from listen.listens("ingress.listen", config.ingress.listen, instance)
+    for one in each_source(config):
+        some = [plan for plan in plans if plan.source == one.source_name]
+        for check in _source_and_its_streams(one, some, network=network) if some else ():
+            named = config.sources and check.where == SOURCE
+            yield replace(check, where=f"source {one.source_name}") if named else check
+    yield from destinations.libraries(config)
+    if network:
+        yield from destinations.reach(config)
+
+
+def _source_and_its_streams(config: Config, plans: list[StreamSpec], *, network: bool) -> Iterator[Check]:
+    """config: of one source."""
     with ExitStack() as stack:
         links: Links = {}
-        instance = config.source.instance()
-        yield from listen.listens("admin.listen", config.admin.listen, instance)
-        if config.ingress is not None:
-            yield from listen.listens("ingress.listen", config.ingress.listen, instance)
         for where, dsn in plans[0].dsns.items():
             links[where] = yield from _open(stack, where, dsn, network=network)
         origin = links["source"]
@@ -147,9 +162,6 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
             yield from _asked("source", _slots(origin, plans, links))
             yield from _asked("source", _left_behind(origin, plans[0]))
         yield from _enrichments(plans[0], links)
-    yield from destinations.libraries(config)
-    if network:
-        yield from destinations.reach(config)
 
 
 def _asked(where: str, checks: Iterator[Check]) -> Iterator[Check]:

@@ -106,11 +106,12 @@ def ask(config: Config, checks: Sequence[Check]) -> tuple[Facts, bool]:
     lookups: dict[tuple[str, str], Columns] = {}
     tables: dict[tuple[str, str, str], Columns] = {}
     complete = not away
-    for source, queries in _queries(plans[0]).items():
+    first = {plan.source: plan for plan in reversed(plans)}.values()
+    for plan, source, queries in ((p, *asked) for p in first for asked in _queries(p).items()):
         if source in away:
             continue
         try:
-            with closing(connect(plans[0].dsns[source], DOCTOR_ENRICH, where=source)) as connection:
+            with closing(connect(plan.dsns[source], DOCTOR_ENRICH, where=source)) as connection:
                 for query in queries:
                     complete &= _described(connection, source, query, lookups)
         except (BridgeError, psycopg.Error):

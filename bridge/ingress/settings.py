@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from bridge.config.model import Config
+from bridge.config.several import one_source
 from bridge.config.specs import contract_specs
 from bridge.errors import ConfigError
 from bridge.ingress.openapi import openapi_document
@@ -94,10 +95,10 @@ def settings_of(config: Config) -> IngressSettings | None:
     ingress = config.ingress
     if ingress is None:
         return None
-    if config.source.table != OUTBOX:
+    table = one_source(config, ingress.source).source.table
+    if table != OUTBOX:
         raise ConfigError(
-            f"ingress inserts events into {OUTBOX}, but source.table is {config.source.table}, "
-            "your own table",
+            f"ingress inserts events into {OUTBOX}, but source.table is {table}, your own table",
             hint="remove ingress, or remove source.table to use the outbox that `bridge install` creates",
         )
     specs = contract_specs(config)

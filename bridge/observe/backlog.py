@@ -78,6 +78,8 @@ class Plan(Protocol):
     @property
     def stream(self) -> str: ...
     @property
+    def source(self) -> str: ...
+    @property
     def source_dsn(self) -> str: ...
     @property
     def target_dsn(self) -> str: ...
@@ -168,13 +170,18 @@ class Backlog:
             self._metrics.set_dead_letters(dead)
         if counted:
             self._metrics.set_waiting(waiting)
-        for plan in plans[:1]:  # one source for all
-            repeats = await self._ask(plan, "source", _suppressed)
-            if repeats is not None:
-                health.suppressed = repeats
+        repeats: Counter[str] = Counter()
+        told: list[left.LeftBehind] = []
+        for plan in {plan.source: plan for plan in plans}.values():
+            some = await self._ask(plan, "source", _suppressed)
             streams = await self._ask(plan, "source", _left_behind)
-            if placed and streams is not None:
-                self._left_behind([*streams, *behind])
+            if some is None or streams is None:
+                return
+            repeats.update(some)
+            told += streams
+        health.suppressed = repeats
+        if placed:
+            self._left_behind([*told, *behind])
 
     def _left_behind(self, found: Sequence[left.LeftBehind]) -> None:
         """What is new is logged as well."""

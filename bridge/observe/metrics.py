@@ -166,6 +166,9 @@ class StreamCollector(Collector):
             "active": gauge("slot_active", "1 while a connection reads from the stream's slot."),
             "halted": gauge("halted", "1 while the stream is halted for this reason, 0 after it.", "reason"),
             "phase": gauge("stream_phase", "1 for the stream's current phase, otherwise 0.", "phase"),
+            "info": gauge(
+                "stream_info", "1: the source and the connection of the stream.", "connection", "source"
+            ),
             "epoch": gauge("stream_epoch", "Fencing token of the stream, incremented at every start."),
         }
 
@@ -173,6 +176,7 @@ class StreamCollector(Collector):
         families, now = self._families(), self._health.clock()
         for name, state in self._health.streams.items():
             at, known = state.snapshot, state.halted_reasons
+            families["info"].add_metric([at.connection, at.source, name], 1)
             if at.pending_known:
                 families["pending"].add_metric([name], at.pending_age(now))
             if at.slot_retained_bytes is not None:

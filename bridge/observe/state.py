@@ -20,6 +20,7 @@ from bridge.observe.unmatched import Unmatched
 from bridge.postgres.left_behind import LeftBehind
 from bridge.protocol.events import format_lsn
 from bridge.protocol.facts import Phase
+from bridge.section import SOURCE
 
 _WINDOW_SECONDS = 300.0
 
@@ -75,6 +76,7 @@ class StreamSnapshot:
 
     stream: str
     connection: str
+    source: str
     phase: Phase = "starting"
     since: float = 0.0  # when this phase began
     mode: ModeName | None = None  # the ledger's
@@ -105,6 +107,7 @@ class StreamSnapshot:
         """The JSON form of /status. LSNs as Postgres prints them."""
         return {
             "stream": self.stream,
+            "source": self.source,
             "connection": self.connection,
             "phase": self.phase,
             "since": self.since,
@@ -144,6 +147,7 @@ class StreamState:
         self,
         stream: str,
         connection: str,
+        source: str = SOURCE,
         *,
         alive: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.time,
@@ -154,7 +158,7 @@ class StreamState:
         self._clock = clock
         self._alive = alive
         self._lock = threading.Lock()
-        self.snapshot = StreamSnapshot(stream, connection, since=clock())
+        self.snapshot = StreamSnapshot(stream, connection, source, since=clock())
         self.halted_reasons: frozenset[str] = frozenset()  # every reason it ever halted for, in this process
         self._trouble: BridgeError | None = None  # the last one; nothing has gone well since
         self._repeats = 0  # of its reason, one after the other

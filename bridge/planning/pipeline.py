@@ -156,7 +156,7 @@ def trace(pipeline: Pipeline, contract: Contract | None, event: Event) -> Genera
         if broken is not None:
             found.ended = f"dead letter, {broken.code}: {broken.cause}"
             return found
-    rows = Rows([0], [event], [document])
+    rows = Rows([0], [event], [document], source=pipeline.spec.source)
     answers = Answers()
     for spec, step in zip(pipeline.spec.steps, pipeline.steps, strict=True):
         rows = yield from _step(spec, step, rows, answers, found)

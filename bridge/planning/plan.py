@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 
 from bridge.planning.entity import Keep
@@ -23,10 +23,18 @@ from bridge.protocol.events import Event
 _NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78")
 
 
-def unit_id(event_id: str, pipeline: str, destination: str, again: str = "") -> UUID:
-    """The stable id of the unit (event, pipeline, destination), of its dead letter and of its delivery. again: the
-    name of a replay, whose deliveries have other ids."""
-    return uuid5(_NAMESPACE, f"{event_id}/{pipeline}/{destination}" + (f"/{again}" if again else ""))
+class Owner(NamedTuple):
+    """Whose a dead letter or a delivery is. ids: of several sources, the name of the stream's, which keeps the ids of
+    its units from those of another source's events: their own outboxes may number events alike."""
+
+    stream: str
+    ids: str = ""
+
+    def unit_id(self, event_id: str, pipeline: str, destination: str, again: str = "") -> UUID:
+        """The stable id of the unit (event, pipeline, destination), of its dead letter and of its delivery. again: the
+        name of a replay, whose deliveries have other ids."""
+        named = f"{event_id}/{pipeline}/{destination}" + (f"/{again}" if again else "")
+        return uuid5(_NAMESPACE, f"{self.ids}:{named}" if self.ids else named)
 
 
 ColumnKind = Literal["text", "json", "array", "bytea", "other"]

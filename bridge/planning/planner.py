@@ -25,6 +25,7 @@ from bridge.planning.rows import Failures, Rows, survivors
 from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
 from bridge.planning.steps.step import Answers
 from bridge.protocol.events import MUST_HAVE, NULL, Event, payload_of, type_of
+from bridge.section import SOURCE
 
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call
 _MARK = 1 << 62 | randbits(62)
@@ -131,6 +132,7 @@ class Planner:
             tables = {unit: shape for unit, shape in tables.items() if unit in only}
             sinks = [unit for unit in sinks if unit in only]
         self.pipelines = [Pipeline(spec, tables, sinks, entities, only) for spec in pipelines]
+        self._source = next((spec.source for spec in pipelines), SOURCE)  # they are of one source
         self._contracts = {name: Contract(spec) for name, spec in contracts.items()}
         self._unmatched = unmatched
         self._ignored = tuple(ignored)
@@ -236,7 +238,7 @@ class Planner:
         if len(groups) > 1:
             for chosen, _ in places.values():
                 chosen.sort()
-        return Rows(list(range(len(events))), events, documents), places
+        return Rows(list(range(len(events))), events, documents, source=self._source), places
 
     def _sound(self, events: list[Event], group: list[int]) -> tuple[list[int], Failures]:
         good, failures = _of_size(events, group, self._max_payload)

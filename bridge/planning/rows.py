@@ -29,6 +29,7 @@ from bridge.expressions.markup import PLAIN, Markup
 from bridge.expressions.operators import MISSING, Path, follow
 from bridge.expressions.template import Template, compile_template
 from bridge.protocol.events import Event, payload_of
+from bridge.section import SOURCE
 
 T = TypeVar("T")
 
@@ -36,9 +37,10 @@ META = {name: itemgetter(at) for at, name in enumerate(Event._fields) if name no
 """Readers of an event's own fields: text as bytes."""
 
 
-def meta_of(event: Event) -> dict[str, Any]:
-    """`$meta` as expressions and templates see it."""
+def meta_of(event: Event, source: str) -> dict[str, Any]:
+    """`$meta` as expressions and templates see it. source: the name of the event's source."""
     return {
+        "source": source,
         "id": event.id.decode(),
         "type": event.type.decode(),
         "key": None if event.key is None else event.key.decode(),
@@ -52,7 +54,7 @@ def meta_of(event: Event) -> dict[str, Any]:
 class Rows:
     """Events, their documents and every other root, as lists of one length. `at`: indexes in the batch."""
 
-    __slots__ = ("_values", "at", "documents", "events", "hidden", "roots")
+    __slots__ = ("_values", "at", "documents", "events", "hidden", "roots", "source")
 
     def __init__(
         self,
@@ -61,12 +63,15 @@ class Rows:
         documents: list[dict[str, Any]],
         roots: dict[str, list[Any]] | None = None,
         hidden: tuple[Path, ...] = (),
+        *,
+        source: str = SOURCE,
     ) -> None:
         self.at = at
         self.events = events
         self.documents = documents  # empty where nothing reads the payload
         self.roots = roots if roots is not None else {}
         self.hidden = hidden  # redacted fields
+        self.source = source  # its name in the file
         self._values: dict[Path, list[Any]] = {}
 
     def __len__(self) -> int:
@@ -80,6 +85,7 @@ class Rows:
             list(compress(self.documents, mask)),
             {name: list(compress(values, mask)) for name, values in self.roots.items()},
             self.hidden,
+            source=self.source,
         )
 
     def pick(self, chosen: Sequence[int]) -> Rows:
@@ -90,6 +96,7 @@ class Rows:
             [self.documents[row] for row in chosen],
             {name: [values[row] for row in chosen] for name, values in self.roots.items()},
             self.hidden,
+            source=self.source,
         )
 
     def part(self, start: int, stop: int) -> Rows:
@@ -100,11 +107,13 @@ class Rows:
             self.documents[start:stop],
             {name: values[start:stop] for name, values in self.roots.items()},
             self.hidden,
+            source=self.source,
         )
 
     def with_root(self, name: str, values: list[Any]) -> Rows:
         """The same rows with one more root."""
-        rows = Rows(self.at, self.events, self.documents, {**self.roots, name: values}, self.hidden)
+        roots = {**self.roots, name: values}
+        rows = Rows(self.at, self.events, self.documents, roots, self.hidden, source=self.source)
         rows._values = {path: kept for path, kept in self._values.items() if path[0] != name}
         return rows
 
@@ -113,7 +122,9 @@ class Rows:
         documents = self.documents
         for path in paths:
             documents = [without(document, path) for document in documents]
-        return Rows(self.at, self.events, documents, self.roots, self.hidden + tuple(paths))
+        return Rows(
+            self.at, self.events, documents, self.roots, self.hidden + tuple(paths), source=self.source
+        )
 
     def values(self, path: Path) -> list[Any]:
         """A path's value in every row, None where it does not exist. Floats of events may be rounded."""
@@ -140,7 +151,7 @@ class Rows:
             return self.documents
         if root == "meta":
             if "meta" not in self.roots:
-                self.roots["meta"] = [meta_of(event) for event in self.events]
+                self.roots["meta"] = [meta_of(event, self.source) for event in self.events]
             return self.roots["meta"]
         return self.roots.get(root) or [None] * len(self.events)
 

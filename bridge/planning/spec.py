@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from bridge.expressions.markup import Markup
 from bridge.planning.steps.step import StepSpec
+from bridge.section import SOURCE
 
 Unit = tuple[str, str]
 """(pipeline, destination): with an event, the unit of effect, dead letter, delivery and dedupe."""
@@ -106,3 +107,4 @@ class PipelineSpec:
     steps: tuple[StepSpec, ...]
     branches: tuple[BranchSpec, ...] | None  # None: every destination
     destinations: Mapping[str, DestinationSpec]
+    source: str = SOURCE  # the name of the source whose events it gets here

@@ -23,8 +23,9 @@ _META = {
     "occurred_at": "timestamptz",
     "idempotency_key": "text",
     "headers": "jsonb",
+    "source": "text",
 }
-_ALWAYS = ("$meta.id", "$meta.type", "$meta.seq", "$event")
+_ALWAYS = ("$meta.source", "$meta.id", "$meta.type", "$meta.seq", "$event")
 _FIELD = {
     "string": "text",
     "number": "numeric",

@@ -13,7 +13,7 @@ from struct import pack
 
 from psycopg import sql
 
-from bridge.planning.plan import Column, DeadLetter, Deliver, TableShape, Write, unit_id
+from bridge.planning.plan import Column, DeadLetter, Deliver, Owner, TableShape, Write
 from bridge.planning.spec import TableSpec
 from bridge.postgres.assignment import unaltered_sql, value_sql
 from bridge.postgres.stored import ascii_json, ascii_text, enveloped
@@ -186,13 +186,13 @@ RETRY_SECONDS = 10
 """Seconds after which a parked unit (`missing: retry`) is retried."""
 
 
-def dead_letter_statement(stream: str, letters: Sequence[DeadLetter], *, escaped: bool = False) -> Statement:
+def dead_letter_statement(owner: Owner, letters: Sequence[DeadLetter], *, escaped: bool = False) -> Statement:
     """escaped: the payloads as bytes and the other texts in ASCII, because the database refused them as they are."""
     kept = ascii_text if escaped else _safe
     rows = [
         (
-            str(unit_id(_text(letter.event.id), letter.pipeline, letter.destination)).encode(),
-            stream.encode(),
+            str(owner.unit_id(_text(letter.event.id), letter.pipeline, letter.destination)).encode(),
+            owner.stream.encode(),
             letter.pipeline.encode(),
             letter.destination.encode(),
             b"" if letter.event.id == NULL else kept(letter.event.id),
@@ -260,15 +260,17 @@ _DELIVER = b"""
 
 
 def delivery_statement(
-    stream: str, deliveries: Sequence[Deliver], *, again: str = "", escaped: bool = False
+    owner: Owner, deliveries: Sequence[Deliver], *, again: str = "", escaped: bool = False
 ) -> Statement:
     """Messages for sinks: rows of the apply transaction, sent by the dispatcher. again: a replay's name. escaped: the
     texts in ASCII and the body in an envelope, because the database refused them as they are."""
     kept = ascii_text if escaped else _safe
     rows = [
         (
-            str(unit_id(_text(delivery.event.id), delivery.pipeline, delivery.destination, again)).encode(),
-            stream.encode(),
+            str(
+                owner.unit_id(_text(delivery.event.id), delivery.pipeline, delivery.destination, again)
+            ).encode(),
+            owner.stream.encode(),
             delivery.pipeline.encode(),
             delivery.destination.encode(),
             kept(delivery.event.id),

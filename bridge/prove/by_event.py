@@ -94,7 +94,8 @@ def _value(sides: Sides, written: object, column: Column) -> sql.Composed | None
     payload = sql.SQL("{}::jsonb").format(sides.outbox.column("payload"))
     declared = sql.SQL(column.declared or column.type_sql)
     names = [str(name) for name in rest]
-    if root == "meta" and len(names) == 1 and column.kind != "json":
+    own = root == "meta" and len(names) == 1 and names[0] in sides.outbox.columns  # `source` is no column
+    if own and column.kind != "json":
         return sql.SQL("{}::text::{}").format(sides.outbox.column(names[0]), declared)
     if root != "event":
         return None

@@ -59,7 +59,6 @@ class _Ground:
 def prove(
     plans: Sequence[StreamSpec],
     *,
-    retention: timedelta,
     since: datetime | None = None,
     until: datetime | None = None,
     pipeline: str | None = None,
@@ -67,15 +66,13 @@ def prove(
     """Compare every stream. Raises BridgeError if something cannot be compared."""
     report = Report()
     for plan in plans:
-        _stream(plan, retention, Window(since, until), pipeline, report)
+        _stream(plan, Window(since, until), pipeline, report)
     if not report.comparisons:
         raise BridgeError("nothing to compare", reason="no_subject", hint="check the names with: bridge lint")
     return report
 
 
-def _stream(
-    plan: StreamSpec, retention: timedelta, window: Window, pipeline: str | None, report: Report
-) -> None:
+def _stream(plan: StreamSpec, window: Window, pipeline: str | None, report: Report) -> None:
     if not plan.outbox.has_xid:
         raise BridgeError(
             "the outbox has no xid column, so it is unknown which of its rows are applied",
@@ -94,7 +91,7 @@ def _stream(
             plan = replace(plan, outbox=plan.outbox.on(source))
             ground = _Ground(plan, source, target, cast, applied, read_pruning(source))
             report.outboxes.append(take(source, cast, plan, applied))
-            window = _window(ground, retention, window, report)
+            window = _window(ground, plan.retention, window, report)
             report.notes += [
                 f"{one.pipeline}/{one.destination}: {one.messages} messages wait for a sink that the configuration "
                 "does not have; bridge status has the command that moves them"

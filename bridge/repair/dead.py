@@ -254,7 +254,7 @@ class DeadLetterRetry:
         self._run(OUR_PATH)
         kept = PlannedBatch(Batch(), planned, [])
         record(
-            run, self._plan.stream, kept
+            run, self._plan.owner, kept
         )  # dead letters of other units, where no pipeline took the event before
         if kept.dead:
             self._run(_UNDO)

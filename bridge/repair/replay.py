@@ -19,7 +19,7 @@ from psycopg import sql
 from bridge.attempts import Backoff, bisect
 from bridge.errors import BridgeError, Retry
 from bridge.failpoints import hit
-from bridge.planning.plan import Planned, TableShape, Write, arrange, unit_id
+from bridge.planning.plan import Owner, Planned, TableShape, Write, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import TableSpec
 from bridge.postgres import wire
@@ -53,15 +53,17 @@ _RESOLVE = b"""
     where id = any($1::text[]::uuid[]) and state = 'open'"""
 
 
-def effects(stream: str, order: Order, way: Way, planned: Planned) -> list[Statement]:
+def effects(owner: Owner, order: Order, way: Way, planned: Planned) -> list[Statement]:
     """The writes, the deliveries with this replay's ids, and the dead letters that it resolves."""
     statements = [ROLE_PATH, *(_write(write, way) for write in arrange(planned.writes)), OUR_PATH]
     if planned.deliveries:
-        statements.append(delivery_statement(stream, planned.deliveries, again=order.name))
+        statements.append(delivery_statement(owner, planned.deliveries, again=order.name))
     events = [event for write in planned.writes for event in write.events]
     events += [delivery.event for delivery in planned.deliveries]
     if events:
-        ids = [str(unit_id(event.id.decode(errors="backslashreplace"), *order.unit)) for event in events]
+        ids = [
+            str(owner.unit_id(event.id.decode(errors="backslashreplace"), *order.unit)) for event in events
+        ]
         statements.append(Statement(_RESOLVE, [text_array([name.encode() for name in ids])], binary=True))
     return statements
 
@@ -279,7 +281,7 @@ class _Replay:
         ]
 
     def _attempt(self, planned: Planned) -> Refused | None:
-        statements = effects(self._plan.stream, self._order, self._way, planned)
+        statements = effects(self._plan.owner, self._order, self._way, planned)
         return attempt(lambda some: self._run(*some), statements)
 
     def _count(self, events: Sequence[Event], planned: Planned, failed: list[str]) -> None:

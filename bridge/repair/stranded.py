@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from bridge.dispatch.schedule import LaneSpec
 from bridge.expressions.document import json_text
-from bridge.planning.plan import unit_id
+from bridge.planning.plan import Owner
 from bridge.postgres.connect import connect
 from bridge.postgres.delivery import holder
 from bridge.postgres.profiles import CATALOG
@@ -76,8 +76,16 @@ class Place:
     """A unit in a stream's ledger. connection: in autocommit."""
 
     connection: psycopg.Connection[Any]
-    stream: str
+    owner: Owner
     unit: Unit
+
+    @property
+    def stream(self) -> str:
+        return self.owner.stream
+
+    def unit_id(self, event_id: str) -> UUID:
+        """Of its message about this event."""
+        return self.owner.unit_id(event_id, *self.unit)
 
 
 _ROWS: LiteralString = """
@@ -165,7 +173,7 @@ def _move_rows(
     dry_run: bool,
 ) -> None:
     """In a transaction of the old ledger, which has these rows locked."""
-    names = {row[0]: _renamed(row[0], row[1], old.unit, new.unit) for row in rows}
+    names = {row[0]: _renamed(row[0], row[1], old, new) for row in rows}
     there = {
         row[0]
         for row in new.connection.execute(
@@ -229,9 +237,9 @@ def _copy(old: Place, new: Place, bodies: Mapping[UUID, str], names: Mapping[UUI
         )
 
 
-def _renamed(identity: UUID, event_id: str, old: Unit, new: Unit) -> UUID:
+def _renamed(identity: UUID, event_id: str, old: Place, new: Place) -> UUID:
     """The unit's own id; of a replayed message, whose id is another, one that is made from it."""
-    return unit_id(event_id, *new) if identity == unit_id(event_id, *old) else unit_id(str(identity), *new)
+    return new.unit_id(event_id if identity == old.unit_id(event_id) else str(identity))
 
 
 def unfit(lane: LaneSpec, fields: Mapping[str, Any]) -> str:

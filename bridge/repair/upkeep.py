@@ -7,7 +7,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 import psycopg
 
@@ -31,20 +30,17 @@ STRANDED_SECONDS = 15.0
 
 
 class Upkeep:
-    """plans: returns the current plans, so that a reload takes effect at once. retention: of delivered rows. Times
-    in seconds."""
+    """plans: returns the current plans, so that a reload takes effect at once. Times in seconds."""
 
     def __init__(
         self,
         plans: Callable[[], Sequence[StreamSpec]],
-        retention: Callable[[], timedelta],
         owned: Owned,
         *,
         retry_every: float = RETRY_SECONDS,
         prune_every: float = PRUNE_SECONDS,
     ) -> None:
         self._plans = plans
-        self._retention = retention
         self._owned = owned
         self._stopping = threading.Event()
         self._log = Log("bridge.upkeep")
@@ -72,7 +68,8 @@ class Upkeep:
                     self._guarded(f"stranded messages of {plan.stream}", self._age, plan)
             if plans and time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + self._prune_every
-                self._guarded("pruning", self._prune, plans[0])
+                for plan in {plan.source: plan for plan in plans}.values():
+                    self._guarded(f"pruning of {plan.source}", self._prune, plan)
 
     def _guarded(self, what: str, work: Callable[[StreamSpec], None], plan: StreamSpec) -> None:
         """Log a fault only when it changes; the streams report the same faults."""
@@ -121,7 +118,7 @@ class Upkeep:
         if plan.outbox != Outbox():
             return  # an outbox of the customer's own is theirs to prune
         with connect(plan.source_dsn, UPKEEP, "prune") as source:
-            pruned = prune(source, self._retention(), go_on=lambda: not self._stopping.is_set())
+            pruned = prune(source, plan.retention, go_on=lambda: not self._stopping.is_set())
             fold(source, go_on=lambda: not self._stopping.is_set())
         if pruned.deleted or pruned.emptied:
             self._log.info("pruned", deleted=pruned.deleted, emptied=pruned.emptied, stopped=pruned.stopped)

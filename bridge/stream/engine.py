@@ -98,7 +98,7 @@ class Engine:
         )
         self._sockets = Sockets(self._link, self._decoder, waker, stop)
         self._transactions = Transactions(
-            spec.stream,
+            spec.owner,
             self._link,
             guard,
             pace,
@@ -206,7 +206,7 @@ class Engine:
         planned = answered(planning, lambda lookup: self._look_up(lookup, batch.xids))
         if planned.keeps:
             self._keep(planned)
-        self._prepared = encode(self._spec.stream, batch, planned, self._transactions.met)
+        self._prepared = encode(self._spec.owner, batch, planned, self._transactions.met)
         hit("plan.done")
 
     def _keep(self, planned: Planned) -> None:

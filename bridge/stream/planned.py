@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from bridge.errors import Halt
 from bridge.planning.entity import unit_name
-from bridge.planning.plan import DeadLetter, Planned, Write, arrange, by_event
+from bridge.planning.plan import DeadLetter, Owner, Planned, Write, arrange, by_event
 from bridge.planning.spec import Unit
 from bridge.postgres.entities import RefusedKeep
 from bridge.postgres.target import ROLE_PATH, Statement
@@ -56,7 +56,7 @@ class PlannedBatch:
         return replace(self, batch=batch, planned=replace(planned, writes=writes, keeps=keeps), effects=[])
 
 
-def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = ()) -> PlannedBatch:
+def encode(owner: Owner, batch: Batch, planned: Planned, met: Collection[Unit] = ()) -> PlannedBatch:
     """The statements of a plan.
 
     Rows whose key is the event are inserted as new, because the ledger ensures that each event is applied once. met:
@@ -64,9 +64,9 @@ def encode(stream: str, batch: Batch, planned: Planned, met: Collection[Unit] = 
     """
     effects, written = [], []
     if planned.deliveries:
-        effects.append(delivery_statement(stream, planned.deliveries))
+        effects.append(delivery_statement(owner, planned.deliveries))
     if planned.dead_letters:
-        effects.append(dead_letter_statement(stream, planned.dead_letters))
+        effects.append(dead_letter_statement(owner, planned.dead_letters))
     if planned.writes:
         effects.append(ROLE_PATH)
         for write in arrange(planned.writes):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from bridge.attempts import bisect
-from bridge.planning.plan import DeadLetter
+from bridge.planning.plan import DeadLetter, Owner
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import OUR_PATH, Refused, Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement
@@ -22,32 +22,32 @@ from bridge.stream.refusal import Run, structure
 T = TypeVar("T")
 
 
-def record(run: Run, stream: str, prepared: PlannedBatch) -> None:
+def record(run: Run, owner: Owner, prepared: PlannedBatch) -> None:
     """Store them inside the open transaction. A delivery that no form can hold becomes a dead letter in
     `prepared.dead`. Raises Halt where the ledger itself is refused."""
     run([OUR_PATH])
     deliveries = prepared.planned.deliveries
-    statements = [delivery_statement(stream, deliveries)] if deliveries else []
+    statements = [delivery_statement(owner, deliveries)] if deliveries else []
     if prepared.dead_letters:
-        statements.append(dead_letter_statement(stream, prepared.dead_letters))
+        statements.append(dead_letter_statement(owner, prepared.dead_letters))
     if attempt(run, statements, judged=False) is None:
         return
     for delivery, refused in _refused(
-        run, deliveries, lambda some, way: delivery_statement(stream, some, escaped=way)
+        run, deliveries, lambda some, way: delivery_statement(owner, some, escaped=way)
     ):
-        if attempt(run, [delivery_statement(stream, [])], judged=False) is not None:
+        if attempt(run, [delivery_statement(owner, [])], judged=False) is not None:
             raise structure(refused)  # without a message, too
         cause = f"the message cannot be stored: {safe_message(refused.error)}"
         prepared.dead.append(
             DeadLetter(delivery.pipeline, delivery.destination, delivery.event, refused.sqlstate, cause)
         )
-    bury(run, stream, prepared.dead_letters)
+    bury(run, owner, prepared.dead_letters)
 
 
-def bury(run: Run, stream: str, letters: Sequence[DeadLetter]) -> None:
+def bury(run: Run, owner: Owner, letters: Sequence[DeadLetter]) -> None:
     """Store these dead letters inside the open transaction. Raises Halt where the ledger is refused."""
     for _, refused in _refused(
-        run, letters, lambda some, way: dead_letter_statement(stream, some, escaped=way)
+        run, letters, lambda some, way: dead_letter_statement(owner, some, escaped=way)
     ):
         raise structure(refused)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Literal, Protocol
 
 from bridge.errors import BridgeError
+from bridge.planning.plan import Owner
 from bridge.planning.spec import ContractSpec, PipelineSpec
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.source import SlotHealth
 from bridge.protocol.events import Batch, Lsn
 from bridge.protocol.facts import Ledger, Phase
+from bridge.section import SOURCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class StreamSpec:
 
     stream: str  # <slot>_<connection>; slots are <stream>_<n>
     connection: str
+    source: str  # its name in the file
     publication: str
     source_dsn: str
     target_dsn: str
@@ -27,6 +31,7 @@ class StreamSpec:
     pipelines: Sequence[PipelineSpec]
     contracts: Mapping[str, ContractSpec]
     sinks: frozenset[tuple[str, str]]  # (pipeline, destination) whose deliveries this stream writes
+    retention: timedelta = timedelta(days=7)  # of delivered rows of the source
     # Units of upsert.entity whose dead letters are this stream's.
     entities: frozenset[tuple[str, str]] = frozenset()
     family: frozenset[str] = frozenset()  # all streams of the configuration
@@ -45,6 +50,11 @@ class StreamSpec:
     failover: bool = False
     poll_interval: float = 1.0
     strict: bool = False
+
+    @property
+    def owner(self) -> Owner:
+        """Of its rows in the ledger."""
+        return Owner(self.stream, "" if self.source == SOURCE else self.source)
 
     def units(self) -> Iterator[tuple[str, str]]:
         """Every (pipeline, destination) of the configuration, and the units of this stream's entities."""

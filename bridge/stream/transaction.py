@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bridge.attempts import Backoff, gathered
 from bridge.errors import Fenced, Retry, Verdict, verdict_of
 from bridge.failpoints import hit
-from bridge.planning.plan import DeadLetter, Write, arrange
+from bridge.planning.plan import DeadLetter, Owner, Write, arrange
 from bridge.planning.spec import Unit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres import versions
@@ -66,7 +66,7 @@ class Transactions:
 
     def __init__(
         self,
-        stream: str,
+        owner: Owner,
         link: TargetLink,
         guard: FailureGuard,
         pace: Pace,
@@ -76,7 +76,8 @@ class Transactions:
         retried: Callable[[str], None],
         troubled: Callable[[Retry], None],
     ) -> None:
-        self._stream = stream
+        self._owner = owner
+        self._stream = owner.stream
         self._link = link
         self._guard = guard
         self._pace = pace
@@ -285,7 +286,7 @@ class Transactions:
         for (_, letter, chunk), _ in failed:
             chunk.dead.append(letter)
         self._run([OUR_PATH])
-        bury(self._run, self._stream, [letter for (_, letter, _), _ in failed])
+        bury(self._run, self._owner, [letter for (_, letter, _), _ in failed])
         self._guard.check(self._chunks)
 
     def _slower(self, error: Retry, prepared: PlannedBatch) -> Retry:
@@ -324,5 +325,5 @@ class Transactions:
         recent, chunk = self._guard.failures_before, prepared.batch.chunk
         found = Bisection(self._run, writes, recent=recent, judged=judged, chunk=chunk)
         prepared.dead = found.dead_letters()
-        record(self._run, self._stream, prepared)
+        record(self._run, self._owner, prepared)
         return found.late

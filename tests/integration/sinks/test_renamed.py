@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from bridge.planning.plan import unit_id
+from bridge.planning.plan import Owner
 from tests.integration.sinks.conftest import Start
 from tests.integration.sinks.test_delivery import until_it_is
 from tests.integration.sinks.test_recipients import command
@@ -103,7 +103,7 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
             "insert into bridge.delivery (id, stream, pipeline, destination, event_id, event_seq, event_type, body,"
             " state) select %s, stream, 'alerts', destination, event_id, event_seq, event_type, body, 'sent'"
             " from bridge.delivery where event_id = %s",
-            [unit_id(events[1], "alerts", "hook"), events[1]],
+            [Owner("").unit_id(events[1], "alerts", "hook"), events[1]],
         )
         refuses = False
         before = len(receiver.requests)

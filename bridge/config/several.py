@@ -1,0 +1,64 @@
+"""Several sources in one file: a configuration for each, as if it were the only one.
+
+`sources: { eu: {...}, us: {...} }` stands in place of `source:`. Everything below works on one source at a time, so a
+file with several is taken apart here: each source with the pipelines that read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2s
+
+from bridge.config.model import Config, SourceSection
+from bridge.errors import ConfigError
+from bridge.problem import KeyPath, suggestion
+from bridge.section import SOURCE
+
+
+def source_sections(config: Config) -> Mapping[KeyPath, SourceSection]:
+    """Each source by where it stands in the file."""
+    if not config.sources:
+        return {(SOURCE,): config.source}
+    return {("sources", name): section for name, section in config.sources.items()}
+
+
+def each_source(config: Config) -> list[Config]:
+    """A configuration a source, in the order of the file; one with `source:` is its own."""
+    if not config.sources:
+        return [config]
+    return [_view(config, name, section) for name, section in config.sources.items()]
+
+
+def one_source(config: Config, name: str | None = None) -> Config:
+    """The configuration of the source of this name; None: of the only one. Raises ConfigError."""
+    found = [one for one in each_source(config) if name in (None, one.source_name)]
+    if len(found) == 1:
+        return found[0]
+    names = [one.source_name for one in each_source(config)]
+    if name is None:
+        raise ConfigError(
+            f"there are several sources: {', '.join(names)}", hint=f"say which: --source {names[0]}"
+        )
+    raise ConfigError(f"there is no source {name}", hint=suggestion(name, names))
+
+
+def instance_of(config: Config) -> str:
+    """SourceSection.instance(), of all sources."""
+    one, *more = (section.instance() for section in source_sections(config).values())
+    return f"1-{blake2s(' '.join([one, *more]).encode(), digest_size=8).hexdigest()}" if more else one
+
+
+def _view(config: Config, name: str, section: SourceSection) -> Config:
+    pipelines = {
+        key: pipeline
+        for key, pipeline in config.pipelines.items()
+        if pipeline.sources is None or name in pipeline.sources
+    }
+    ingress = config.ingress
+    if ingress is not None and ingress.source not in (None, name):
+        ingress = None
+    view = config.model_copy(
+        update={"source": section, "sources": {}, "pipelines": pipelines, "ingress": ingress}
+    )
+    view._source_name = name
+    return view
