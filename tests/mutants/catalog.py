@@ -111,10 +111,12 @@ if $BATCH.whole:
         (
             Sql(
                 "update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
-                " where stream = $1 returning {}",
+                " where stream = $1 and coalesce(system_identifier, $3) = $3"
+                " and coalesce(source_database_oid, $4::oid) = $4::oid returning {}",
                 "with old as materialized (select * from bridge.checkpoint where stream = $1),"
                 " taken as (update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
-                " where stream = $1 returning 1),"
+                " where stream = $1 and coalesce(system_identifier, $3) = $3"
+                " and coalesce(source_database_oid, $4::oid) = $4::oid returning 1),"
                 " read as (select (jsonb_populate_record(null::bridge.checkpoint, to_jsonb(old) || jsonb_build_object("
                 "'epoch', epoch + 1, 'session', $2::uuid))).* from old, taken)"
                 " select {} from read",

@@ -19,14 +19,20 @@ from bridge.postgres.profiles import SOURCE
 from bridge.postgres.source import Source
 from bridge.postgres.target import BEGIN, COMMIT, Refused, ResultRows, Statement, TargetLink
 from bridge.protocol.events import Lsn, Seqs, Snapshot
-from bridge.protocol.facts import Ledger
+from bridge.protocol.facts import Ledger, SourceIdentity
 from bridge.protocol.requests import ReadMissing
 from tests.support import truth
 from tests.support.servers import Database
 from tests.support.world import World, until
 
 STREAM = b"s"
+PLACE = SourceIdentity("1", "app", 5)
 Link = Callable[[], "Session"]
+
+
+def fence(*, create: bool) -> list[Statement]:
+    """Of a new session; its row is the last answer but one."""
+    return ledger_sql.fence(STREAM.decode(), str(uuid.uuid4()), PLACE, None, create=create)
 
 
 class Session:
@@ -42,10 +48,8 @@ class Session:
         return self.link.run(statements, self.wait)
 
     def fence(self) -> Ledger:
-        session = str(uuid.uuid4()).encode()
-        create = Statement(ledger_sql.CREATE, [STREAM, session, None])
-        answer = self.run(BEGIN, create, Statement(ledger_sql.FENCE, [STREAM, session]), COMMIT)
-        return ledger_sql.read_row(answer[2][0])
+        answer = self.run(BEGIN, *fence(create=True), COMMIT)
+        return ledger_sql.read_row(answer[-3][0])
 
 
 @pytest.fixture
@@ -85,8 +89,7 @@ def test_the_fence_waits_for_a_commit_in_flight_and_reads_what_it_wrote(
     first, second = session(), session()
     before = first.fence()
     first.run(BEGIN, ledger_sql.change(before, replace(before, applied_lsn=Lsn(16))), EFFECT)
-    mine = str(uuid.uuid4()).encode()
-    second.link.send([BEGIN, Statement(ledger_sql.FENCE, [STREAM, mine]), COMMIT])
+    second.link.send([BEGIN, *fence(create=False), COMMIT])
     waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     until(lambda: target.value(waiting), "the fence waits for the row")
     first.run(COMMIT)

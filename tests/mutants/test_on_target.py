@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import BridgeError
+from bridge.planning.plan import Owner
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import PipelineSpec, TableSpec
 from bridge.postgres.catalog import table_shape
@@ -42,7 +43,7 @@ class Target:
         self._ledger = self._session.fence()
         self._planner = self._planned_for(tables)
         self._transactions = Transactions(
-            "s",
+            Owner("s"),
             self._session.link,
             FailureGuard(),
             self.pace,
@@ -83,7 +84,7 @@ class Target:
         batch = Batch(events=events, chunk=chunks > 1, whole=chunk == chunks - 1)
         planned = answered(self._planner.plan(events), lambda _: {})
         after = replace(self._ledger, applied_lsn=Lsn(self._seq))
-        prepared = encode("s", batch, planned, self._transactions.met)
+        prepared = encode(Owner("s"), batch, planned, self._transactions.met)
         self._transactions.send(prepared, self._ledger, after, None, None)
         if batch.whole:
             self._transactions.settle()

@@ -1,0 +1,175 @@
+"""Several sources in one file and one process: what each command, each message and each row says of its source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from tests.integration.ops.conftest import emit, usage
+from tests.integration.sinks.conftest import SECRET
+from tests.support.receiver import Receiver
+from tests.support.servers import Database, create_database, drop_database, template_of
+from tests.support.world import STREAM, World, until
+
+EU = "outbox_bridge_eu_warehouse"
+
+
+@pytest.fixture
+def eu(source: Database) -> Iterator[Database]:
+    made = create_database(source.server, f"{source.name}_eu", template_of("source"))
+    yield made
+    drop_database(made)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with closing(Receiver()) as made:
+        yield made
+
+
+def several(world: World, eu: Database, *more: Callable[[dict[str, Any]], object]) -> None:
+    """The source that there was, and another."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["sources"] = {"source": document.pop("source"), "eu": {"dsn": "${EU_DSN}"}}
+        for one in more:
+            one(document)
+
+    world.configure(change)
+    world.environment["EU_DSN"] = eu.bridge_dsn
+
+
+def test_events_of_each_source_arrive_once_and_say_where_they_are_from(
+    world: World, source: Database, target: Database, eu: Database, receiver: Receiver
+) -> None:
+    target.execute("alter table events.usage_limits add column region text")
+
+    def change(document: dict[str, Any]) -> None:
+        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
+        document["connections"]["hook"] = hook
+        pipeline = document["pipelines"]["usage-limit-hits"]
+        pipeline["destinations"]["events"]["columns"]["region"] = "$meta.source"
+        pipeline["destinations"]["told"] = {"connection": "hook", "data": {"from": "$meta.source"}}
+        document["pipelines"]["eu-only"] = {**pipeline, "sources": "eu", "destinations": {}} | {
+            "destinations": {"told": {"connection": "hook", "data": {"from": "only $meta.source"}}}
+        }
+        for branch in pipeline.get("branches", ()):
+            branch["to"] = ["events", "told"]
+        document["pipelines"]["eu-only"].pop("branches", None)
+
+    several(world, eu, change)
+    world.environment["SOURCE_DSN"], world.environment["EU_DSN"] = source.dsn, eu.dsn
+    assert "source eu: database" in world.command("install")
+    world.environment["SOURCE_DSN"], world.environment["EU_DSN"] = source.bridge_dsn, eu.bridge_dsn
+    said = world.command("doctor")
+    assert "source eu: registry: stream outbox_bridge_eu_warehouse" in said
+    bridge = world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
+    emit(source, usage(), usage(used="many"))
+    [first, _] = emit(eu, usage(), usage(used="many"))
+    until(lambda: world.applied() == 2, "one row each")
+    assert target.execute("select region, count(*)::int from events.usage_limits group by 1 order by 1") == [
+        ("eu", 1),
+        ("source", 1),
+    ]
+    until(lambda: len(receiver.requests) >= 3, "a message each, and one more of eu")
+    assert sorted(request.json["data"]["from"] for request in receiver.requests) == [
+        "eu",
+        "only $meta.source",
+        "source",
+    ]
+
+    state = world.json("status")
+    assert {one["stream"]: one["source"] for one in state["streams"]} == {STREAM: "source", EU: "eu"}
+    assert "  of source eu" in world.command("status")
+    metrics = bridge.get("/metrics")[1]
+    assert f'outbox_bridge_stream_info{{connection="warehouse",source="eu",stream="{EU}"}} 1.0' in metrics
+    assert "applied" in world.command("explain", first)
+    assert "applied" in world.command("tail", "--source", "eu", "--no-follow")
+    ran = world.run("tail", "--no-follow")
+    assert ran.returncode == 2
+    assert "fix: say which: --source source" in ran.stderr
+    ran = world.run("emit", "--source", "ue", "usage.limit_reached", json.dumps(usage()))
+    assert ran.returncode == 2
+    assert "fix: available: eu, source" in ran.stderr
+    world.command("emit", "--source", "eu", "usage.limit_reached", json.dumps(usage()))
+    assert world.applied() == 3
+    assert eu.value("select count(*) from outbox.event") == 3
+
+    letters = world.json("dead", "list", "--json")
+    assert len(letters) >= 2
+    assert target.value("select count(distinct stream) from bridge.dead_letter where state = 'open'") == 2
+    assert "0 events deleted" in world.command("prune", "--source", "eu")
+    assert "source eu: 0 events deleted" in world.command("prune")
+    proof = world.run("prove", "--json")
+    assert proof.returncode == 1, "the dead letters"
+    assert '"lost": 0' in proof.stdout
+    assert bridge.terminate() == 0
+    offline = world.json("status", code=1)
+    assert {one["source"] for one in offline["streams"]} == {"source", "eu"}
+
+
+def test_one_source_becomes_several_and_nothing_comes_again(
+    world: World, source: Database, target: Database, eu: Database
+) -> None:
+    """docs/scale-out.md, From one source to several."""
+    eu.execute("create publication outbox_bridge_eu for table outbox.event with (publish = 'insert')")
+    bridge = world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
+    emit(source, usage(), usage(used="many"))
+    until(lambda: world.applied() == 1, "a row")
+    until(lambda: target.value("select count(*) from bridge.dead_letter") == 1, "a dead letter")
+    letter = target.value("select id from bridge.dead_letter")
+    before = world.checkpoint("applied_lsn")
+    assert bridge.terminate() == 0
+    several(world, eu)
+    bridge = world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
+    emit(eu, usage())
+    emit(source, usage())
+    until(lambda: world.applied() == 3, "one more of each")
+    assert target.value("select id from bridge.dead_letter") == letter
+    assert target.value(
+        "select %s::pg_lsn < applied_lsn from bridge.checkpoint where stream = %s", [before, STREAM]
+    )
+    assert bridge.get("/metrics")[1].count('outcome="applied"') >= 1
+    assert target.value("select count(distinct event_id) from events.usage_limits") == world.applied() == 3
+    assert target.value("select count(*) from bridge.checkpoint") == 2
+
+
+def test_outboxes_that_number_their_events_alike_do_not_meet(
+    world: World, source: Database, target: Database, eu: Database, receiver: Receiver
+) -> None:
+    """The same id in two sources: two events, of which each has its dead letter and its message."""
+
+    def change(document: dict[str, Any]) -> None:
+        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
+        document["connections"]["hook"] = hook
+        own = {"table": "public.own", "columns": {"seq": "id", "xid": "xid"}}
+        for one in document["sources"].values():
+            one.update(own)
+        document["pipelines"] = {
+            "all": {
+                "event": "t",
+                "destinations": {"told": {"connection": "hook", "data": {"from": "$meta.source"}}},
+            }
+        }
+        document.pop("tests", None)
+        document["events"] = {"t": {"n": "number"}}
+
+    for database, publication in ((source, "outbox_bridge"), (eu, "outbox_bridge_eu")):
+        database.execute(
+            "create table own (id bigserial primary key, type text not null, payload jsonb not null,"
+            " xid xid8 default pg_current_xact_id()); grant select on own to outbox_bridge;"
+            f" drop publication if exists {publication};"
+            f" create publication {publication} for table own with (publish = 'insert')"
+        )
+    several(world, eu, change)
+    world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
+    for database in (source, eu):
+        database.execute("""insert into own (type, payload) values ('t', '{"n": 1}'), ('t', '{"n": "x"}')""")
+    until(lambda: len(receiver.requests) == 2, "a message of each")
+    assert {request.json["data"]["from"] for request in receiver.requests} == {"source", "eu"}
+    assert len({request.identity for request in receiver.requests}) == 2
+    until(lambda: target.value("select count(*) from bridge.dead_letter") == 2, "a dead letter of each")
