@@ -93,7 +93,7 @@ class Daemon:
             self._upkeep.start()
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             if hangup.was_asked():
-                loop.call_soon(self._reload)
+                self._reload_asked.set()
             serving = asyncio.create_task(self._serve_admin(listening), name="admin")
             looking = asyncio.create_task(watch_backlog(self._metrics, self._plans, self._owned, self._stop))
             following = asyncio.create_task(self._follow_secrets())

@@ -170,7 +170,7 @@ def test_without_a_running_bridge_a_command_says_so_and_what_to_do(
     assert shell.run("dead", "list", BRIDGE_ENV_FILE=str(secrets)).returncode == 0
     text = world.config.read_text()
     world.config.write_text("version: [1\n")
-    ran = shell.run("status")
+    ran = shell.alone().run("status")
     assert ran.returncode == 2
     assert "fix: correct the file; `bridge lint` shows every error and its place" in ran.stderr
     world.config.write_text(text)
