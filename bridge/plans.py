@@ -43,7 +43,8 @@ def stream_plans(config: Config) -> list[StreamSpec]:
             "<source.slot>_<connection>",
             hint="give each source a slot of its own",
         )
-    return [replace(plan, family=family) for plan in plans]
+    several = len({plan.source for plan in plans}) > 1
+    return [replace(plan, family=family, several=several) for plan in plans]
 
 
 def _twice(names: Iterable[str]) -> str:

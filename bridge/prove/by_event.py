@@ -283,7 +283,9 @@ def _strangers(sides: Sides, names: list[str], found: Comparison) -> None:
     for name in names:
         found.present -= 1
         if name not in known:
-            if sides.may_be_pruned:
+            if sides.subject.mixed:
+                found.elsewhere += 1
+            elif sides.may_be_pruned:
                 found.pruned += 1
             else:
                 found.unexpected.add(f"{name} (no such event in the outbox)")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal, InvalidOperation
 from itertools import islice
@@ -68,7 +68,7 @@ def _partial(sides: Sides) -> bool:
 def _actual_rows(sides: Sides) -> sql.Composed:
     names = [sql.SQL("t.") + sql.Identifier(column.name) for column in sides.subject.columns]
     table = sql.Identifier(sides.subject.schema, sides.subject.table)
-    return sql.SQL("(select {} as h from {} as t)").format(whole(names), table)
+    return sql.SQL("(select {} as h from {} as t where {})").format(whole(names), table, sides.subject.own())
 
 
 def _sums(rows: sql.Composable) -> sql.Composed:
@@ -108,6 +108,11 @@ def _descend(sides: Sides, buckets: Sequence[int], found: Comparison) -> None:
                 found.lost.add(f"{name} (no row equals it)")
             else:
                 found.undecided += 1
+    _left_over(sides, left, asked, found)
+
+
+def _left_over(sides: Sides, left: Counter[int], asked: Mapping[int, str], found: Comparison) -> None:
+    """Rows that equal no event. asked: the events' own hashes."""
     for h, count in left.items():
         if not count:
             continue
@@ -115,6 +120,8 @@ def _descend(sides: Sides, buckets: Sequence[int], found: Comparison) -> None:
             found.pruned += count
         elif h in asked:
             found.doubled.add(f"{asked[h]} ({count} more equal rows than events)")
+        elif sides.subject.mixed:
+            found.elsewhere += count
         else:
             for _ in range(count):
                 found.unexpected.add("a row that equals no event")
@@ -224,10 +231,11 @@ def _actual(sides: Sides, form: KeyForm) -> Iterator[tuple[str, int]]:
     """(key, hash) of every row of the table."""
     subject = sides.subject
     names = [sql.SQL("t.") + sql.Identifier(column.name) for column in subject.columns]
-    query = sql.SQL("select {}, {} from {} as t").format(
+    query = sql.SQL("select {}, {} from {} as t where {}").format(
         form.text([sql.SQL("t.") + sql.Identifier(column.name) for column in subject.key]),
         whole(names) if names else sql.SQL("0"),
         sql.Identifier(subject.schema, subject.table),
+        subject.own(),
     )
     yield from stream(sides.target, query)
 

@@ -106,6 +106,7 @@ class Digest:
             wanted = sql.SQL(
                 "(t.pipeline, t.destination) in ({}) and t.state in ('pending', 'sent')"  # else: read_dead()
             ).format(names)
+        wanted = sql.SQL("{} and {}").format(wanted, subject.own())
         columns = [
             sql.SQL(", t.{} as {}").format(sql.Identifier(column.name), _place(n))
             for n, column in enumerate(subject.columns)

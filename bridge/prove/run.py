@@ -175,6 +175,11 @@ def _compare(ground: _Ground, subject: Subject, window: Window) -> Comparison:
         may_be_pruned=ground.pruning.at is not None,
     )
     {"event": compare_by_event, "key": compare_by_key, "rows": compare_by_rows}[subject.by](sides, found)
+    if found.elsewhere:
+        found.notes.append(
+            f"{found.elsewhere} rows belong to no event of source {plan.source}: of another source, or unexpected. "
+            "Map a column to $meta.source, and they are told apart"
+        )
     found.seconds = round(time.monotonic() - began, 3)
     if found.lost.count and found.lost.count == found.expected - found.dead_open:
         found.notes.append("nothing has arrived here; if this destination was added later, use --since TIME")

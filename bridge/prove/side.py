@@ -39,6 +39,7 @@ class Comparison:
     dead_discarded: list[str] = field(default_factory=list)
     undecided: int = 0  # absent, and only a lookup could tell whether it should be there
     pruned: int = 0  # in the target, no longer in the outbox
+    elsewhere: int = 0  # in the target, and perhaps another source's
     buckets: int = 0
     buckets_differing: int = 0
     lost: Named = field(default_factory=Named)  # in neither the target nor the dead letters
@@ -104,7 +105,7 @@ class Report:
 
 _DEAD: LiteralString = """
     select event_id, pipeline, destination, state from bridge.dead_letter
-    where state in ('open', 'discarded') and (pipeline, destination) in
+    where stream = %(stream)s and state in ('open', 'discarded') and (pipeline, destination) in
         (select p, d from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as units(p, d))"""
 
 # A person has discarded what waited. Where a replay has sent the event again, or a move was the second of its name,
@@ -112,7 +113,7 @@ _DEAD: LiteralString = """
 _DISCARDED: LiteralString = """
     union all
     select d.event_id, d.pipeline, d.destination, 'discarded' from bridge.delivery d
-    where d.state = 'discarded' and (d.pipeline, d.destination) in
+    where d.stream = %(stream)s and d.state = 'discarded' and (d.pipeline, d.destination) in
         (select p, d from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as units(p, d))
         and not exists (select from bridge.dead_letter l where l.id = d.id and l.state <> 'resolved')
         and not exists (select from bridge.delivery other where other.event_id = d.event_id
@@ -138,7 +139,7 @@ def read_dead(target: Link, subject: Subject, window: Window) -> Dead:
     query = sql.SQL(_DEAD) + sql.SQL(" and ") + window.predicate(sql.SQL("event_id"))
     if subject.sink:
         query += sql.SQL(_DISCARDED) + sql.SQL(" and ") + window.predicate(sql.SQL("d.event_id"))
-    units = {"pipelines": list(pipelines), "destinations": list(destinations)}
+    units = {"pipelines": list(pipelines), "destinations": list(destinations), "stream": subject.stream}
     rows = [
         (event, subject.units[0] if (pipeline, name) in subject.former else (pipeline, name), state)
         for event, pipeline, name, state in target.execute(query, units)

@@ -106,6 +106,7 @@ class Subject:
     without identity, a multiset."""
 
     name: str
+    stream: str
     units: tuple[Unit, ...]
     by: Literal["event", "key", "rows"]
     schema: str
@@ -124,8 +125,24 @@ class Subject:
     certain: bool = True  # routing does not depend on an enrichment
     sink: bool = False
     former: tuple[Unit, ...] = ()  # of a sink: names that it may have had, whose messages are its own
+    shared: bool = False  # other sources fill the table too
+    source: tuple[str, str] | None = None  # the column that has $meta.source, and what it is here
     pipelines: tuple[PipelineSpec, ...] = ()  # to be planned without lookups
     shapes: Mapping[Unit, TableShape] | None = None
+
+    @property
+    def mixed(self) -> bool:
+        """Rows of other sources are there, and nothing tells them from ours."""
+        return self.shared and self.source is None
+
+    def own(self) -> sql.Composed:
+        """Which rows `t` of the target are this stream's, as far as they say."""
+        if self.sink:
+            return sql.SQL("t.stream = {}").format(sql.Literal(self.stream))
+        if self.shared and self.source is not None:
+            column, name = self.source
+            return sql.SQL("t.{}::text = {}").format(sql.Identifier(column), sql.Literal(name))
+        return sql.SQL("true") + sql.SQL("")
 
 
 def subjects(
@@ -160,6 +177,7 @@ def subjects(
             found.append(
                 Subject(
                     "/".join(unit),
+                    plan.stream,
                     (unit,),
                     "event",
                     "bridge",
@@ -260,6 +278,7 @@ def _table(
         names = [name for name in names if some and name not in spec.key]
     return Subject(
         f"{shape.schema}.{shape.table}",
+        plan.stream,
         tuple(units),
         by,
         shape.schema,
@@ -274,9 +293,20 @@ def _table(
         unnamed=tuple(sorted(unnamed)),
         lacking=tuple(sorted(lacking)),
         certain=all(offline[unit[0]][1] for unit in units),
+        shared=plan.several,
+        source=_of_source(plan, [each for _, each in tables]),
         pipelines=tuple(offline[name][0] for name in dict.fromkeys(unit[0] for unit in units)),
         shapes=shapes,
     )
+
+
+def _of_source(plan: StreamSpec, tables: Sequence[TableSpec]) -> tuple[str, str] | None:
+    columns = {
+        next((name for name, value in (spec.columns or {}).items() if value == "$meta.source"), None)
+        for spec in tables
+    }
+    [column, *others] = columns
+    return None if column is None or others else (column, plan.source)
 
 
 def _pipeline(plan: StreamSpec, unit: Unit) -> PipelineSpec:

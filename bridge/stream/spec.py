@@ -35,6 +35,7 @@ class StreamSpec:
     # Units of upsert.entity whose dead letters are this stream's.
     entities: frozenset[tuple[str, str]] = frozenset()
     family: frozenset[str] = frozenset()  # all streams of the configuration
+    several: bool = False  # it has other sources
     outbox: Outbox = field(default_factory=Outbox)
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None

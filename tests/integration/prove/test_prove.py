@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.prove.conftest import Command
 from tests.support.producers import Traffic
-from tests.support.world import World, until
+from tests.support.world import STREAM, World, until
 
 KINDS = ("lost", "doubled", "differing", "unexpected", "both")
 
@@ -109,8 +109,8 @@ def test_dead_letters_are_accounted_for(world: World, command: Command) -> None:
     world.target.execute(
         "insert into bridge.dead_letter"
         " (id, stream, pipeline, destination, event_id, event_seq, event_type, code, cause)"
-        " values (gen_random_uuid(), 's', 'usage-limit-hits', 'events', %s, 1, 't', 'c', 'c')",
-        [str(fine[0])],
+        " values (gen_random_uuid(), %s, 'usage-limit-hits', 'events', %s, 1, 't', 'c', 'c')",
+        [STREAM, str(fine[0])],
     )
     one = command("prove", "--json").only
     assert counts(one) == {"lost": 2, "both": 1}
