@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config, source_option
+from bridge.cli.options import config_option, read_config
 from bridge.cli.sink_choice import operator
 
 if TYPE_CHECKING:
@@ -117,7 +117,6 @@ def _check_words(ledgers: list[tuple[StreamSpec, psycopg.Connection]], choice: C
 
 @dead.command("list")
 @config_option
-@source_option
 @click.option("--pipeline", metavar="P", help="Only those of this pipeline.")
 @click.option("--destination", metavar="D", help="Only those of this destination.")
 @click.option("--cause", metavar="CODE", help="Only those with this code.")
@@ -157,7 +156,6 @@ def list_(
 
 @dead.command()
 @config_option
-@source_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("letter_id", metavar="ID")
 def show(config_path: Path, letter_id: str, as_json: bool) -> None:
@@ -192,7 +190,6 @@ def show(config_path: Path, letter_id: str, as_json: bool) -> None:
 
 @dead.command()
 @config_option
-@source_option
 @_chosen
 @click.option("--force", is_flag=True, help="Also where a later event of the same key was applied.")
 @click.option("--as-sent", is_flag=True, help="Send refused messages as they were, not rendered anew.")
@@ -261,7 +258,6 @@ def _tell(outcomes: list[RetryOutcome], *, dry_run: bool, as_json: bool) -> None
 
 @dead.command()
 @config_option
-@source_option
 @_chosen
 @_REASON
 def discard(config_path: Path, **given: Any) -> None:
@@ -273,7 +269,6 @@ def discard(config_path: Path, **given: Any) -> None:
 
 @dead.command()
 @config_option
-@source_option
 @_chosen
 @_REASON
 def restore(config_path: Path, **given: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from bridge import __version__
-from bridge.cli.options import config_option, read_config, source_option
+from bridge.cli.options import config_option, read_config
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
@@ -50,7 +50,6 @@ _UNKNOWN_OF_SLOT: dict[str, Any] = dict.fromkeys(
 
 @click.command(panel="Run and watch")
 @config_option
-@source_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: the answer of GET /status.")
 def status(config_path: Path, as_json: bool) -> None:
     """Show whether the bridge works: streams, lag, dead letters. Exit code 1 if it is not ready, or has refused its
