@@ -102,6 +102,7 @@ def decommission(
             return
         if messages is None or letters is None:
             raise _undecided(found, messages, letters)
+        check_unused(None if source_gone else source, target, stream, watch=found.lately)
         end(source, target, found, messages=messages, letters=letters)
     click.echo(f"stream {stream} has ended")
 

@@ -54,10 +54,11 @@ def slot(source: psycopg.Connection, name: str) -> dict[str, Any] | None:
 
 
 def registered(source: psycopg.Connection, stream: str) -> dict[str, Any] | None:
-    """The stream's row in the registry: target_system, target_database, slot, floor."""
+    """The stream's row in the registry: target_system, target_database, slot, floor, dated (seconds ago)."""
     with source.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
-            "select target_system, target_database, slot, floor::text from outbox.stream where stream = %s",
+            "select target_system, target_database, slot, floor::text,"
+            " extract(epoch from now() - updated_at)::float8 as dated from outbox.stream where stream = %s",
             [stream],
         ).fetchone()
 

@@ -11,7 +11,7 @@ from typing import LiteralString
 
 import psycopg
 
-from bridge.postgres.profiles import DISPATCH, LISTEN, SOURCE, STREAM, working
+from bridge.postgres.profiles import DISPATCH, LISTEN, SOURCE, STREAM, fitted, working
 
 DATED_SECONDS = 60.0
 LATELY: LiteralString = "interval '10 minutes'"
@@ -44,9 +44,12 @@ def at_target(target: psycopg.Connection, stream: str) -> list[int]:
     return [int(pid) for (pid,) in target.execute(_WORKING, [working(stream)]).fetchall()]
 
 
-def dispatching(target: psycopg.Connection, stream: str) -> list[int]:
-    """The pids of the sessions that send its messages, which a halted stream's bridge does as well."""
-    return [int(pid) for (pid,) in target.execute(_NAMED, [[DISPATCH.session_name(stream)]]).fetchall()]
+def attending(target: psycopg.Connection, stream: str) -> list[int]:
+    """The pids of the sessions that a bridge has for it beside that: it sends its messages; or the stream is halted or
+    stands by, and is looked at every few seconds."""
+    names = [DISPATCH.session_name(stream)]
+    names += [fitted(f"bridge-{what}/{stream}") for what in ("check", "start", "dead")]
+    return [int(pid) for (pid,) in target.execute(_NAMED, [names]).fetchall()]
 
 
 def at_source(source: psycopg.Connection, stream: str) -> list[int]:

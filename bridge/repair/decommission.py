@@ -8,7 +8,7 @@ target commits, then the slots go: what is interrupted is finished by running it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from bridge.errors import BridgeError
 from bridge.failpoints import hit
 from bridge.postgres import progress
 from bridge.postgres.outbox import Outbox
-from bridge.postgres.served import at_source, at_target, dispatching
+from bridge.postgres.served import DATED_SECONDS, at_source, at_target, attending
 from bridge.postgres.slots import drop_slot, slots_of
 from bridge.repair.recover import BridgeRuns
 
@@ -27,12 +27,17 @@ Choice = Literal["discard", "keep"]
 _ENDING_SECONDS = 2.0
 """A session ends a moment after its process."""
 
+_WATCH_SECONDS = 4.0
+"""A bridge whose stream is halted or stands by has a session every 3 seconds (worker.py, upkeep.py), for a moment."""
+_LOOK_SECONDS = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Remains:
     """What there is of a stream. pending: events that it has not applied, at most progress.PENDING_LIMIT; None: not
     known. letters, messages: open dead letters and unsent messages; None: its target cannot be asked. written: seconds
-    since its ledger was written; None: there is none."""
+    since its ledger was written; None: there is none. dated: seconds since its registration was; None: there is none.
+    """
 
     stream: str
     database: str | None  # that it is registered for
@@ -41,6 +46,13 @@ class Remains:
     letters: int | None = None
     messages: int | None = None
     written: float | None = None
+    dated: float | None = None
+
+    @property
+    def lately(self) -> bool:
+        """A bridge may have it still: it would have dated it by now (served.py)."""
+        seconds = self.written if self.dated is None else self.dated
+        return seconds is not None and seconds < 2 * DATED_SECONDS
 
     @property
     def nothing(self) -> bool:
@@ -74,33 +86,41 @@ def remains(
         letters,
         messages,
         written,
+        registered["dated"] if registered else None,
     )
 
 
 def check_unused(
-    source: psycopg.Connection | None,
-    target: psycopg.Connection | None,
-    stream: str,
-    *,
-    wait: Callable[[float], None] = time.sleep,
+    source: psycopg.Connection | None, target: psycopg.Connection | None, stream: str, *, watch: bool = False
 ) -> None:
-    """Raise BridgeRuns while a bridge has a session for this stream at either side, of whatever kind: one that is
-    halted or stands by would make the stream anew. source: None where the stream is not this source's."""
+    """Raise BridgeRuns while a bridge has a session for this stream at either side. source: None where the stream is
+    not this source's. watch: for as long as a bridge whose stream is halted or stands by would need to show itself; it
+    would make the stream anew."""
     end = time.monotonic() + _ENDING_SECONDS
-    while True:
-        there = [*at_target(target, stream), *dispatching(target, stream)] if target is not None else []
-        here = at_source(source, stream) if source is not None else []
-        if not there and not here:
-            return
-        if time.monotonic() > end:
-            break
-        wait(0.1)
-    side, pids = ("target", there) if there else ("source", here)
-    raise BridgeRuns(
-        f"a bridge has stream {stream} (pid {', '.join(map(str, pids))} at the {side}): nothing was changed",
-        hint=f"stop every bridge that has this stream first; left behind by one that is gone, at the {side}: "
-        f"select pg_terminate_backend({pids[0]});",
-    )
+    while (found := _sessions(source, target, stream)) is not None and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+    end = time.monotonic() + _WATCH_SECONDS
+    while watch and found is None and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+        found = _sessions(source, target, stream)
+    if found is not None:
+        side, pids = found
+        raise BridgeRuns(
+            f"a bridge has stream {stream} (pid {', '.join(map(str, pids))} at the {side}): nothing was changed",
+            hint=f"stop every bridge that has this stream first; left behind by one that is gone, at the {side}: "
+            f"select pg_terminate_backend({pids[0]});",
+        )
+
+
+def _sessions(
+    source: psycopg.Connection | None, target: psycopg.Connection | None, stream: str
+) -> tuple[str, list[int]] | None:
+    """At which side, and their pids."""
+    there = [*at_target(target, stream), *attending(target, stream)] if target is not None else []
+    if there:
+        return "target", there
+    here = at_source(source, stream) if source is not None else []
+    return ("source", here) if here else None
 
 
 def decommission(

@@ -13,7 +13,7 @@ import pytest
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import DISPATCH, SOURCE, working
 from bridge.postgres.profiles import STREAM as READS
-from bridge.postgres.served import at_source, at_target, dispatching
+from bridge.postgres.served import at_source, at_target, attending
 from tests.integration.ops.conftest import emit, usage
 from tests.integration.sinks.conftest import SECRET
 from tests.support.bridge_process import FAILPOINTS
@@ -220,7 +220,7 @@ def test_streams_whose_long_names_begin_alike_are_told_apart(source: Database) -
         for asked, ask, profile in (
             (source, at_source, SOURCE),
             (source, at_source, READS),
-            (source, dispatching, DISPATCH),
+            (source, attending, DISPATCH),
         ):
             with connect(asked.dsn, profile, stream) as link, connect(asked.dsn, SOURCE, "asks") as asking:
                 assert ask(asking, stream) == [link.info.backend_pid]
