@@ -38,12 +38,11 @@ class LeftBehind:
 # A slot is ours by its name: <stream>_<n> of a registered stream, or of a stream of our prefix (a stream's own name may
 # end with a number: only the last one is n). Of a stream that we have, another number than the registered one is left
 # behind. What we do not have may be another configuration's, whose bridge is being restarted: only what was left alone
-# for a while is told. A slot that no stream is registered with is read by no bridge; 17 and later know since when.
+# for a while is told. A slot that no stream is registered with is read by no bridge: the registration is written first.
 SOURCE: LiteralString = (
     """
     with slots as (
         select s.slot_name::text as name, regexp_replace(s.slot_name::text, '_[0-9]+$', '') as stream, s.active,
-            coalesce((to_jsonb(s) ->> 'inactive_since')::timestamptz, '-infinity') as since,
             coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
                 else pg_current_wal_lsn() end, s.restart_lsn), 0)::bigint as retained
         from pg_catalog.pg_replication_slots s
@@ -56,9 +55,7 @@ SOURCE: LiteralString = (
         when r.stream is not null then r.updated_at < now() - """
     + LATELY
     + """
-        else starts_with(s.name, %(prefix)s) and s.since < now() - """
-    + LATELY
-    + """ end)
+        else starts_with(s.name, %(prefix)s) end)
     union all
     select 'stream', r.stream, coalesce(r.target_database, '?'), 0, false from outbox.stream r
     where not r.stream = any(%(streams)s)

@@ -133,7 +133,8 @@ _AT_SOURCE = [
     ("revoke select on crm.customer from outbox_bridge", "privilege_missing"),
     ("revoke usage on schema crm from outbox_bridge", "privilege_missing"),
     (
-        "insert into outbox.stream (stream, floor) values ('outbox_bridge_gone', '3:3:')",
+        "insert into outbox.stream (stream, floor, updated_at)"
+        " values ('outbox_bridge_gone', '3:3:', now() - interval '11 minutes')",
         "stream_left_over",
     ),
     ("select pg_create_logical_replication_slot('outbox_bridge_gone_1', 'pgoutput')", "slot_left_over"),
