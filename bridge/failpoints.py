@@ -53,6 +53,11 @@ POINTS = {
     "deliver.sent": "the sink has answered, the delivery is not settled",
     "replay.batch": "a batch of a replay was written, its transaction is open",
     "prune.batch": "a batch of rows was deleted, its transaction is open",
+    "decommission.source": "the source has forgotten the stream, the target's transaction is open",
+    "decommission.target": "the target has forgotten it too, its slots are not dropped",
+    "rename.copied": "the slot is copied under the new name, nothing else is durable",
+    "rename.source": "the source has the new name, the target's transaction is open",
+    "rename.target": "the target has the new name too, the old slot is not dropped",
 }
 """Every failpoint and where it is. A test hits each one."""
 

@@ -87,9 +87,9 @@ def slot(source: psycopg.Connection, plan: StreamSpec, name: str) -> Iterator[Ch
         " coalesce('database ' || database, 'a standby'),"
         " (select concat_ws(' ', 'pid', a.pid, 'of', a.usename, '(' || nullif(a.application_name, '') || ')')"
         "  from pg_catalog.pg_stat_activity a where a.pid = s.active_pid"
-        "  and a.application_name is distinct from left(%s, 63))"
+        "  and a.application_name is distinct from %s)"
         " from pg_catalog.pg_replication_slots s where slot_name = %s",
-        [STREAM.name.format(plan.stream), name],
+        [STREAM.session_name(plan.stream), name],
     ).fetchone()
     if plan.failover and source.info.server_version < 170000:
         yield Check(

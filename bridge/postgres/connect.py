@@ -56,7 +56,7 @@ _PROBE_SECONDS = 5.0  # a pool in session mode may have no free server, and the 
 def complete(dsn: str, profile: Profile, part: str = "", **parameters: str) -> str:
     """The conninfo for this profile, with our defaults for parameters that the dsn does not have."""
     given = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
-    ours = {"application_name": profile.name.format(part), "client_encoding": "UTF8", **parameters}
+    ours = {"application_name": profile.session_name(part), "client_encoding": "UTF8", **parameters}
     if profile.connect_seconds is not None:
         ours["connect_timeout"] = str(profile.connect_seconds)
     return make_conninfo(**{**_KEEPALIVE, **given, **ours})
@@ -341,7 +341,7 @@ class Pool:
             reconnect_timeout=_GIVE_UP_SECONDS,
             num_workers=most,
             open=False,
-            name=profile.name.format(part),
+            name=profile.session_name(part),
         )
 
     async def __aenter__(self) -> Self:

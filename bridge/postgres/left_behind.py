@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, LiteralString
 
+from bridge.postgres.served import LATELY
+
 Unit = tuple[str, str]
 """(pipeline, destination)"""
 Kind = Literal["slot", "stream", "dead_letters", "messages"]
@@ -33,10 +35,12 @@ class LeftBehind:
         return asdict(self)
 
 
-# A slot is ours by its name: <stream>_<n> of a registered stream, or of a stream of our prefix. Of a stream that we
-# have, another number than the registered one is left behind. A stream that we do not have may be another
-# configuration's, whose bridge is being restarted: only one that was left alone for a while is told.
-SOURCE: LiteralString = """
+# A slot is ours by its name: <stream>_<n> of a registered stream, or of a stream of our prefix (a stream's own name may
+# end with a number: only the last one is n). Of a stream that we have, another number than the registered one is left
+# behind. What we do not have may be another configuration's, whose bridge is being restarted: only what was left alone
+# for a while is told. A slot that no stream is registered with is read by no bridge: the registration is written first.
+SOURCE: LiteralString = (
+    """
     with slots as (
         select s.slot_name::text as name, regexp_replace(s.slot_name::text, '_[0-9]+$', '') as stream, s.active,
             coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
@@ -48,19 +52,25 @@ SOURCE: LiteralString = """
     left join outbox.stream r on r.stream = s.stream
     where not s.active and (
         case when s.stream = any(%(streams)s) then r.stream is not null and r.slot is distinct from s.name
-        when r.stream is not null then r.updated_at < now() - interval '10 minutes'
+        when r.stream is not null then r.updated_at < now() - """
+    + LATELY
+    + """
         else starts_with(s.name, %(prefix)s) end)
     union all
     select 'stream', r.stream, coalesce(r.target_database, '?'), 0, false from outbox.stream r
     where not r.stream = any(%(streams)s)
         and not exists (select from slots s where s.name = r.slot and s.active)
         and r.updated_at < now() - case when r.slot is null and r.target_system is not null then interval '1 day'
-            else interval '10 minutes' end
+            else """
+    + LATELY
+    + """ end
     order by 1, 2"""
+)
 
 # Of this stream, units that the configuration does not have, and messages of what this stream does not send; of others
 # of this source, all, unless a bridge serves them or did so lately.
-TARGET: LiteralString = """
+TARGET: LiteralString = (
+    """
     with known as (select * from unnest(%(pipelines)s::text[], %(destinations)s::text[]) as k(pipeline, destination)),
     sent as (select * from unnest(%(sink_pipelines)s::text[], %(sinks)s::text[]) as k(pipeline, destination)),
     found as (
@@ -80,12 +90,15 @@ TARGET: LiteralString = """
             where k.pipeline = f.pipeline and (k.destination = f.destination or f.destination = ''))
         else not stream = any(%(streams)s) and not exists (select from pg_catalog.pg_stat_activity a
             where a.datname = current_database()
-                and starts_with(a.application_name, left('bridge/' || f.stream || '/', 63)))
+                and starts_with(a.application_name, 'bridge/' || f.stream || '/'))
             and not exists (select from bridge.checkpoint c, bridge.checkpoint ours
                 where c.stream = f.stream and ours.stream = %(stream)s
-                and (c.updated_at > now() - interval '10 minutes' or c.system_identifier <> ours.system_identifier
+                and (c.updated_at > now() - """
+    + LATELY
+    + """ or c.system_identifier <> ours.system_identifier
                     or to_jsonb(c) ->> 'source_database_oid' <> to_jsonb(ours) ->> 'source_database_oid')) end
     order by 1, 2, 3, 4"""
+)
 
 
 def source_parameters(prefix: str, streams: Collection[str]) -> dict[str, object]:

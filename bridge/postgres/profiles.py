@@ -8,11 +8,28 @@ and month and the money of the role, because they may depend on them. How their 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 _ANSWER_MARGIN_SECONDS = 20.0
 """Added to statement_timeout: after that, the link is dead."""
 
+_NAME_BYTES = 63
+"""Postgres cuts an application_name there (NAMEDATALEN - 1)."""
+
 _Settings = tuple[tuple[str, str], ...]
+
+
+def fitted(name: str) -> str:
+    """An application_name that Postgres does not cut: two long names that begin alike would be one."""
+    if len(name.encode()) <= _NAME_BYTES:
+        return name
+    digest = sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: _NAME_BYTES - 9].decode(errors='ignore')}~{digest}"
+
+
+def working(stream: str) -> str:
+    """How the application_name of a session begins that has fenced this stream; the epoch follows."""
+    return fitted(f"bridge/{stream}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,10 @@ class Profile:
     durable: bool = False
     prepares: bool = False
     connect_seconds: int | None = None  # per host; None: the dsn's connect_timeout
+
+    def session_name(self, part: str) -> str:
+        """The application_name."""
+        return fitted(self.name.format(part))
 
     @property
     def answer_seconds(self) -> float | None:

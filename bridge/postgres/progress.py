@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 
 from bridge.planning.taken import name_of
 from bridge.postgres.outbox import Outbox, events_of, floor_values
+from bridge.postgres.served import at_target
 from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
@@ -53,10 +54,11 @@ def slot(source: psycopg.Connection, name: str) -> dict[str, Any] | None:
 
 
 def registered(source: psycopg.Connection, stream: str) -> dict[str, Any] | None:
-    """The stream's row in the registry: target_system, target_database, slot, floor."""
+    """The stream's row in the registry: target_system, target_database, slot, floor, dated (seconds ago)."""
     with source.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
-            "select target_system, target_database, slot, floor::text from outbox.stream where stream = %s",
+            "select target_system, target_database, slot, floor::text,"
+            " extract(epoch from now() - updated_at)::float8 as dated from outbox.stream where stream = %s",
             [stream],
         ).fetchone()
 
@@ -71,16 +73,6 @@ def ledger_streams(target: psycopg.Connection) -> list[str]:
     return [row[0] for row in target.execute("select stream from bridge.checkpoint order by 1")]
 
 
-def is_served(target: psycopg.Connection, stream: str) -> bool:
-    """Does a bridge work on the stream? It has a session at the target then (Postgres keeps 63 bytes of its name)."""
-    row = target.execute(
-        "select exists (select from pg_catalog.pg_stat_activity where datname = current_database()"
-        " and starts_with(application_name, left(%s, 63)))",
-        [f"bridge/{stream}/"],
-    ).fetchone()
-    return bool(row and row[0])
-
-
 def former(source: psycopg.Connection, target: psycopg.Connection, known: Collection[str]) -> list[str]:
     """The streams but `known` that are registered for this target and that no bridge serves."""
     here = target.execute(
@@ -91,7 +83,7 @@ def former(source: psycopg.Connection, target: psycopg.Connection, known: Collec
         " and not stream = any(%s) order by stream",
         [*(here or ("", "")), list(known)],
     ).fetchall()
-    return [name for (name,) in rows if not is_served(target, name)]
+    return [name for (name,) in rows if not at_target(target, name)]
 
 
 def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: list[str]) -> int | None:

@@ -143,14 +143,31 @@ def _give_up(dsn: str, stream: str, where: LiteralString, values: Mapping[str, o
         return str(row[0])
 
 
+def slots_of(connection: psycopg.Connection, stream: str) -> list[tuple[str, int, bool]]:
+    """Slots of this database by the stream's name, <stream>_<n>: name, bytes of WAL that it retains, whether somebody
+    reads it."""
+    rows = connection.execute(
+        "select slot_name::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, active"
+        f" from pg_catalog.pg_replication_slots where {_OURS}"
+        " and starts_with(slot_name::text, %(name)s) and substr(slot_name::text, length(%(name)s) + 1) ~ '^[0-9]+$'"
+        " order by 1",
+        {"name": f"{stream}_"},
+    ).fetchall()
+    return [(str(name), int(retained), bool(active)) for name, retained, active in rows]
+
+
 def copy_slot(connection: psycopg.Connection, name: str, other: str) -> bool:
     """Make a slot `other` at the position of the slot `name`, which nobody reads. False: there is none to copy, or it
-    lost its WAL. A slot `other` that is there already is taken for the copy of an attempt that was interrupted."""
+    lost its WAL, or the server has no room for another, or another database has one of that name. A slot `other` that
+    is there already is taken for the copy of an attempt that was interrupted."""
     if connection.execute(f"{_USABLE} slot_name = %s", [other]).fetchone():
         return True
     if not connection.execute(f"{_USABLE} not active and slot_name = %s", [name]).fetchone():
         return False
-    connection.execute("select pg_copy_logical_replication_slot(%s::name, %s::name)", [name, other])
+    try:
+        connection.execute("select pg_copy_logical_replication_slot(%s::name, %s::name)", [name, other])
+    except (psycopg.errors.DuplicateObject, psycopg.errors.ConfigurationLimitExceeded):
+        return False
     return True
 
 

@@ -35,13 +35,13 @@ _HIDES: LiteralString = """
     (row_security_active(to_regclass(%(table)s)) or row_security_active(to_regclass('outbox.stream'))
         or row_security_active(to_regclass('outbox.pruned')))"""
 
-# A bridge of this stream reads it as bridge-stream/<stream> (profiles.py; Postgres keeps 63 bytes).
+# A bridge of this stream reads it as bridge-stream/<stream> (profiles.py).
 _SLOT: LiteralString = """
     select slot_type, plugin, database is not distinct from current_database(), active, wal_status,
            confirmed_flush_lsn::text, to_jsonb(s) ->> 'invalidation_reason',
            (select concat_ws(' ', 'pid', a.pid, 'of', a.usename, '(' || nullif(a.application_name, '') || ')')
             from pg_catalog.pg_stat_activity a
-            where a.pid = s.active_pid and a.application_name is distinct from left(%(reader)s, 63))
+            where a.pid = s.active_pid and a.application_name is distinct from %(reader)s)
     from pg_catalog.pg_replication_slots s where slot_name = %(slot)s"""
 
 _TAKEN: LiteralString = """
@@ -146,7 +146,7 @@ class Source:
         return tuple(columns), kind == "p", counted, int(next_xid), int(oid)
 
     def _slot(self, name: str) -> SlotFacts | None:
-        names = {"slot": name, "reader": STREAM.name.format(self._stream)}
+        names = {"slot": name, "reader": STREAM.session_name(self._stream)}
         row = self.connection.execute(_SLOT, names).fetchone()
         if row is None:
             return None

@@ -90,8 +90,8 @@ def name_taken(stream: str, ledger: Ledger, source: SourceIdentity) -> Halt:
         "was changed here or there",
         reason="stream_name_taken",
         hint="give this one a name of its own: another source.slot in bridge.yaml (the stream is <slot>_<connection>), "
-        "then: bridge install, and start the bridge. If the other source is gone for good, and this one takes its "
-        "place: docs/operations.md, stream_name_taken",
+        "then: bridge install, and start the bridge. If the other source is gone for good: "
+        f"bridge decommission {stream} --source-gone",
     )
 
 

@@ -18,7 +18,8 @@ from bridge.expressions.document import json_text, parse_exact
 from bridge.postgres.connect import connect
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.profiles import SOURCE
-from bridge.postgres.progress import deliveries, find, is_served, letters
+from bridge.postgres.progress import deliveries, find, letters
+from bridge.postgres.served import at_target
 from bridge.postgres.stored import message_fields, storable
 from bridge.protocol.events import Event
 from bridge.sinks.joining import IDENTITY
@@ -76,7 +77,7 @@ def settled(
     deadline = time.monotonic() + seconds
     while True:
         found = deliveries(target, waiting)
-        served = is_served(target, stream)
+        served = bool(at_target(target, stream))
         pending = any(row["state"] == "pending" for row in found.values())
         if not pending or not served or time.monotonic() >= deadline:
             break

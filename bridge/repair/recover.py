@@ -11,6 +11,7 @@ import psycopg
 
 from bridge.errors import BridgeError
 from bridge.postgres.origin import adopt_origin
+from bridge.postgres.served import at_target
 from bridge.postgres.slots import drop_slot
 
 _FORGET = (
@@ -32,17 +33,10 @@ class BridgeRuns(BridgeError):
 def check_stopped(target: psycopg.Connection, stream: str) -> None:
     """Raise BridgeRuns while a bridge has a session at the target: a decision beside a working stream would lose or
     duplicate events."""
-    pids = [
-        str(pid)
-        for (pid,) in target.execute(
-            "select pid from pg_catalog.pg_stat_activity where datname = current_database()"
-            " and starts_with(application_name, left(%s, 63)) order by pid",
-            [f"bridge/{stream}/"],
-        )
-    ]
+    pids = at_target(target, stream)
     if pids:
         raise BridgeRuns(
-            f"a bridge is working on stream {stream} (pid {', '.join(pids)} at the target): "
+            f"a bridge is working on stream {stream} (pid {', '.join(map(str, pids))} at the target): "
             "nothing was changed",
             hint="stop every bridge of this configuration first; left behind by one that is gone, at the target: "
             f"select pg_terminate_backend({pids[0]});",

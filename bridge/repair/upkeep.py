@@ -1,5 +1,6 @@
 """The daemon's background work: retry parked dead letters, end messages of destinations that are gone, prune the
-outbox, add up its counts of repeats. It has its own thread and connections, so that it never delays a stream.
+outbox, add up its counts of repeats, date the streams that it has. It has its own thread and connections, so that it
+never delays a stream.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import Outbox, fold
-from bridge.postgres.profiles import UPKEEP
+from bridge.postgres.profiles import CATALOG, UPKEEP
 from bridge.postgres.safe_error import safe_message
+from bridge.postgres.served import DATED_SECONDS, date_ledger, date_registration
 from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import Refused
 from bridge.postgres.whose import Owned
@@ -49,6 +51,7 @@ class Upkeep:
         self._prune_every = prune_every
         self._prune_at = time.monotonic() + prune_every
         self._age_at: dict[str, float] = {}
+        self._date_at: dict[str, float] = {}
         self.thread = threading.Thread(target=self._body, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +69,9 @@ class Upkeep:
                 if time.monotonic() >= self._age_at.get(plan.stream, 0.0):
                     self._age_at[plan.stream] = time.monotonic() + STRANDED_SECONDS
                     self._guarded(f"stranded messages of {plan.stream}", self._age, plan)
+                if time.monotonic() >= self._date_at.get(plan.stream, 0.0):
+                    self._date_at[plan.stream] = time.monotonic() + DATED_SECONDS
+                    self._guarded(f"the registration of {plan.stream}", self._date, plan)
             if plans and time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + self._prune_every
                 for plan in {plan.source: plan for plan in plans}.values():
@@ -113,6 +119,18 @@ class Upkeep:
             )
         if soonest is not None:
             self._age_at[plan.stream] = time.monotonic() + min(STRANDED_SECONDS, soonest)
+
+    def _date(self, plan: StreamSpec) -> None:
+        """Whatever the stream does: it is not left behind as long as a bridge has it."""
+        if not self._owned(plan.stream, plan.source_dsn, plan.target_dsn):
+            self._date_at.pop(plan.stream)  # it may be made at any moment
+            return
+        with connect(plan.source_dsn, UPKEEP, "upkeep") as source:
+            date_registration(source, plan.stream)
+        with connect(
+            plan.target_dsn, CATALOG, "bridge upkeep", where=f"the target of stream {plan.stream}"
+        ) as target:
+            date_ledger(target, plan.stream)
 
     def _prune(self, plan: StreamSpec) -> None:
         if plan.outbox != Outbox():

@@ -8,6 +8,7 @@ import psycopg
 
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
+from bridge.postgres.profiles import working
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
 from bridge.postgres.versions import ledger_older
 from bridge.protocol.events import Listed, listed
@@ -42,8 +43,8 @@ class Checkpoint:
         self._judged = False
 
     def _prefix(self) -> bytes:
-        """The prefix of the application_name of this stream's working sessions (Postgres keeps 63 bytes)."""
-        return f"bridge/{self._spec.stream}/".encode()[:63]
+        """The prefix of the application_name of this stream's working sessions."""
+        return working(self._spec.stream).encode()
 
     def _lately(self) -> float:
         """Seconds within which a bridge that works on this stream sends something to the target."""
@@ -90,7 +91,7 @@ class Checkpoint:
         ledger = ledger_sql.read_row(there[0])
         if not fenced:
             raise name_taken(stream, ledger, source)
-        name = f"bridge/{self._spec.stream}/{ledger.epoch}"
+        name = f"{working(stream)}{ledger.epoch}"
         self._run(Statement(b"select set_config('application_name', $1, false)", [name.encode()]))
         self._watcher.phase("starting", ledger)
         hit("session.fenced")

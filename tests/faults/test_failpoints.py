@@ -39,6 +39,10 @@ ELSEWHERE = {
     "deliver.sent": "passed by the dispatcher; tests/integration/sinks stops it there",
     "prune.batch": "passed by `bridge prune`; its tests stop it there",
     "replay.batch": "passed by `bridge replay`; its tests stop it there",
+    **dict.fromkeys(
+        ("decommission.source", "decommission.target", "rename.copied", "rename.source", "rename.target"),
+        "passed by commands; test_stream_life.py kills them there",
+    ),
 }
 """Points that a stream does not pass."""
 

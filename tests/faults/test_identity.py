@@ -310,7 +310,13 @@ def test_a_decommissioned_stream_leaves_nothing_behind(world: World) -> None:
     with world.producer() as producer:
         producer.transaction(4)
     assert "is in this configuration" in world.run("decommission", STREAM).stderr
+    world.target.execute("alter table events.usage_limits rename to aside")
+    halted = world.bridge().start()
+    halted.wait_halted("table_missing")
     world.configure(_renamed)
+    assert f"a bridge has stream {STREAM}" in world.run("decommission", STREAM, "--yes").stderr
+    assert halted.terminate() == 0
+    world.target.execute("alter table events.aside rename to usage_limits")
     said = world.command("decommission", STREAM)
     assert "4 events that it has not applied are given up" in said
     assert "nothing was changed" in said

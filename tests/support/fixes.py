@@ -51,6 +51,12 @@ RUN = {
     'grant usage on schema "x" to x': _AT_SOURCE,
     "select setval(pg_get_serial_sequence('x', 'x'), (select max(x) from x))": _AT_SOURCE,
     "bridge decommission x": _AT_SOURCE,
+    "bridge decommission x --source-gone": (
+        "faults/test_two_sources.py::test_a_stream_whose_source_is_gone_is_ended_by_name"
+    ),
+    "bridge decommission x --target-gone": (
+        "faults/test_stream_life.py::test_a_stream_that_ends_takes_what_a_person_says_and_nothing_else"
+    ),
     "create unique index concurrently on x (x)": _AT_TARGET,
     "grant select on bridge.migration to x": _AT_TARGET,
     "grant usage on schema bridge to x": _AT_TARGET,

@@ -138,6 +138,7 @@ FREE = {
         "--events",
         "--tamper",
     ),
+    *("--messages", "--dead-letters"),  # discard or keep
     *("--recipe", "--field", "--table"),  # of init: unit/config/test_own_event.py, test_recipe.py
 }
 """Options with a value that names nothing that must exist, or that click itself checks."""

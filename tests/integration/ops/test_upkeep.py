@@ -35,6 +35,25 @@ def test_upkeep_prunes_what_is_delivered_and_old_and_ends_when_asked(
     assert source.value("select count(*) from outbox.event") == 1
 
 
+def test_a_bridge_dates_what_it_has(world: World, source: Database, target: Database) -> None:
+    """Idle for an hour when a deployment stops it: nobody takes it for what is left behind."""
+    world.applied_some()
+    dsns = {"SOURCE_DSN": source.bridge_dsn, "WAREHOUSE_DSN": target.bridge_dsn}
+    plans = stream_plans(load(world.config, dsns))
+    before = world.checkpoint("(epoch, session, applied_lsn, safe_lsn)")
+    rows = ((source, "outbox.stream"), (target, "bridge.checkpoint"))
+    for database, table in rows:
+        database.execute(f"update {table} set updated_at = now() - interval '1 hour'")
+    upkeep = Upkeep(lambda: plans, lambda: timedelta(days=7), Owned(), retry_every=0.05, prune_every=60)
+    upkeep.start()
+    for database, table in rows:
+        fresh = f"select updated_at > now() - interval '5 minutes' from {table}"
+        until(lambda database=database, fresh=fresh: database.value(fresh), table)  # type: ignore[misc]
+    upkeep.stop()
+    upkeep.thread.join(20)
+    assert world.checkpoint("(epoch, session, applied_lsn, safe_lsn)") == before
+
+
 @pytest.mark.parametrize(("act", "code"), [("kill", -9), ("raise", 1), ("hang", -9)])
 def test_a_prune_that_ends_in_a_batch_has_deleted_nothing(
     world: World, source: Database, act: str, code: int

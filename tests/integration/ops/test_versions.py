@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from bridge.postgres.schema import Migration, migrations
+from bridge.postgres.schema import Migration, migrations, sql_directory
 from bridge.postgres.versions import KNOWN, NEWER_LEDGER, NEWER_OUTBOX
 from tests.integration.ops.conftest import emit, usage
+from tests.integration.ops.test_doctor import findings
 from tests.integration.sinks.conftest import SECRET
+from tests.support.fixes import line_in
 from tests.support.receiver import Receiver
 from tests.support.servers import Database
 from tests.support.world import STREAM, World, until
@@ -132,3 +134,39 @@ def test_an_older_program_stops_at_the_next_outbox(world: World, source: Databas
     _go_back(source, "outbox.migration")
     until(lambda: world.applied() == 3, "it goes on by itself")
     world.check_confirmed()
+
+
+def test_a_ledger_of_version_1_is_migrated_under_load_and_back(world: World, target: Database) -> None:
+    """A stream of a release before 002 and 003, whose row does not say which database its source is."""
+    world.applied_some()
+    tables = "drop table bridge.sink, bridge.sink_hold; alter table bridge.delivery drop column history;"
+    columns = "source_database, drop column source_database_oid"
+    target.execute(
+        f"begin; {tables} alter table bridge.dead_letter drop column settled_by;"
+        f" alter table bridge.checkpoint drop column {columns};"
+        " alter table bridge.migration drop column compatible_from;"
+        " delete from bridge.migration where version > 1; commit"
+    )
+    bridge = world.bridge().start()
+    halted = bridge.wait_halted("ledger_version")
+    printed = line_in(halted, "bridge schema target | psql <target>").partition("   (")[0]
+    place = {"<target>": f"'{target.dsn}'"}
+    [finding] = [one for one in findings(world) if one.check == "ledger_version"]
+    with world.producer() as producer:
+        producer.transaction(5)
+        world.typed(finding.fix, fill=place)
+        producer.transaction(5)
+        bridge.wait_ready()
+        world.caught_up()
+        assert world.checkpoint("source_database") == world.source.name
+        # -- back, as the file says, and forward again, while it is written
+        producer.transaction(5)
+        undo = (sql_directory() / "target" / "003_source.sql").read_text().partition("--   begin;")[2]
+        target.execute("begin; " + undo.replace("--   ", ""))
+        producer.transaction(5)
+        bridge.wait_halted("ledger_version")
+        world.typed(printed, fill=place)
+        producer.transaction(5)
+        bridge.wait_ready()
+    assert world.law().expected > 25
+    assert world.checkpoint("source_database") == world.source.name
