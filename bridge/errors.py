@@ -46,10 +46,11 @@ class ConfigError(BridgeError):
 
 
 class CannotConnect(BridgeError):
-    """A server could not be reached."""
+    """A server could not be reached. sent_password: a password was sent, and the server refused the login then."""
 
     verdict = Verdict.RETRY
     reason = "cannot_connect"
+    sent_password = False
 
 
 class Retry(BridgeError):

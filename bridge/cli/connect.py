@@ -49,26 +49,32 @@ def connect_source(
     with connect(config.source.dsn, COMMAND, command) as connection:
         if writes:
             refuse_newer(connection, "source")
-        try:
+        with source_errors(connection, command, grant=grant):
             yield connection
-        except psycopg.Error as error:
-            if error.sqlstate is None or connection.closed:
-                raise CannotConnect(
-                    f"the connection to the source was lost during `bridge {command}`"
-                ) from None
-            from bridge.postgres.advice import IS_MEMBER, grant_fix  # noqa: PLC0415  only where it is needed
-            from bridge.postgres.catalog import HIDDEN, hides_rows  # noqa: PLC0415
 
-            hint = ""
-            if error.sqlstate == "42501" and grant:
-                has = connection.execute(IS_MEMBER, [grant]).fetchone()
-                hint = grant_fix(grant, connection.info.user, member=has == (True,))
-            if hides_rows(error):
-                hint = HIDDEN
-            raise SourceRefused(
-                f"the source refused `bridge {command}`: {error.diag.message_primary} ({error.sqlstate})",
-                hint=hint or _MENDS.get(error.sqlstate),
-            ) from None
+
+@contextmanager
+def source_errors(connection: psycopg.Connection[Any], command: str, *, grant: str = "") -> Iterator[None]:
+    """Errors of statements on this connection to the source, as connect_source() raises them; for statements among
+    others on a target."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if error.sqlstate is None or connection.closed:
+            raise CannotConnect(f"the connection to the source was lost during `bridge {command}`") from None
+        from bridge.postgres.advice import IS_MEMBER, grant_fix  # noqa: PLC0415  only where it is needed
+        from bridge.postgres.catalog import HIDDEN, hides_rows  # noqa: PLC0415
+
+        hint = ""
+        if error.sqlstate == "42501" and grant:
+            has = connection.execute(IS_MEMBER, [grant]).fetchone()
+            hint = grant_fix(grant, connection.info.user, member=has == (True,))
+        if hides_rows(error):
+            hint = HIDDEN
+        raise SourceRefused(
+            f"the source refused `bridge {command}`: {error.diag.message_primary} ({error.sqlstate})",
+            hint=hint or _MENDS.get(error.sqlstate),
+        ) from None
 
 
 def need_own_outbox(config: Config, *, command: str) -> None:

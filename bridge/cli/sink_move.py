@@ -113,6 +113,9 @@ def _moved(told: Any, name: str, *, dry_run: bool) -> Iterator[str]:
     if told.already:
         yield f"{told.already} {would}discarded: their event has a message at {name} already"
     if told.claimed:
-        yield f"{told.claimed} are being sent by a bridge with the old configuration: reload it, and run this again"
+        yield (
+            f"{told.claimed} are being sent by a bridge with the old configuration: reload it, and run this again"
+            f"; if it was killed, they are free in {told.claimed_seconds} s"
+        )
     for why, count in told.unfit.items():
         yield f"{count} do not fit {name}: {why}"

@@ -104,9 +104,12 @@ class Tail:
 
     def news(self, limit: int) -> Iterator[tuple[Event, str]]:
         """(event, outcome) of at most `limit` newest events."""
+        from bridge.cli.connect import source_errors  # noqa: PLC0415  (loads psycopg)
         from bridge.postgres.progress import newest  # noqa: PLC0415
 
-        events = [one for one in newest(self._source, self._plans[0].outbox, _WINDOW) if self._wanted(one)]
+        with source_errors(self._source, "tail", grant="outbox_bridge"):
+            found = newest(self._source, self._plans[0].outbox, _WINDOW)
+        events = [one for one in found if self._wanted(one)]
         fates = self._fates(events)
         present = {event.id for event in events}
         self._told = {name: fate for name, fate in self._told.items() if name in present}

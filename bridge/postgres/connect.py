@@ -62,10 +62,15 @@ def complete(dsn: str, profile: Profile, part: str = "", **parameters: str) -> s
     return make_conninfo(**{**_KEEPALIVE, **given, **ours})
 
 
-def cannot_connect(where: str, dsn: str, error: Exception | str) -> CannotConnect:
+def cannot_connect(
+    where: str, dsn: str, error: Exception | str, *, sent_password: bool = False
+) -> CannotConnect:
     """libpq's message, which names hosts and roles but no passwords, and its fix."""
     said = " ".join(str(error).split())
-    return CannotConnect(f"cannot connect to {where}: {said}", hint=advice(said, dsn))
+    found = CannotConnect(f"cannot connect to {where}: {said}", hint=advice(said, dsn))
+    link = error.pgconn if isinstance(error, psycopg.Error) else None
+    found.sent_password = sent_password or (link is not None and link.used_password)
+    return found
 
 
 def connect(dsn: str, profile: Profile, part: str = "", *, where: str = "") -> ProfiledConnection:
@@ -216,8 +221,9 @@ def _link(conninfo: str, where: str) -> PGconn:
     if status != pq.PollingStatus.OK:
         failed = status == pq.PollingStatus.FAILED
         message = link.get_error_message() if failed else "connection timeout expired"
+        sent_password = failed and link.used_password
         link.finish()
-        raise cannot_connect(where, conninfo, message)
+        raise cannot_connect(where, conninfo, message, sent_password=sent_password)
     link.nonblocking = 1
     return link
 

@@ -5,8 +5,9 @@ from then on, every connection of the process uses it. A value that is in the fi
 not take yet, costs nothing: the old one stays until it is refused. (libpq itself reads `passfile`, the service file and
 the certificates at every connect.)
 
-A process has a dozen connections to a server, each with a back-off of its own. Where the password is wrong, they share
-one: fail2ban, an account lock and auth_delay count what all of them try.
+A process has a dozen connections to a server, each with a back-off of its own. Where a login is refused, they share
+one: fail2ban, an account lock and auth_delay count what all of them try. There is no SQLSTATE before a session exists,
+and the server's message may be in any language (lc_messages), so a password that was sent counts as well as the words.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from bridge.errors import CannotConnect
 from bridge.postgres.advice import cause_of
 
 _BACKOFF = Backoff(first=1.0, longest=30.0, jitter=NO_JITTER)
-"""Between two logins with a refused password. A password that is mended on the server is noticed within `longest`; one
-that is mended in a file, with the next attempt of any connection."""
+"""Between two logins that are refused. What is mended on the server is noticed within `longest`; a
+password that is mended in a file, with the next attempt of any connection."""
 
 _ELSEWHERE = frozenset({"name", "database", "pooler", "connections", "starting", "port", "closed", "timeout"})
 """Causes (advice.py) that no other value of a file mends. Any other may be about the login, in any language."""
+
+_REFUSED = frozenset({"password", "role", "login", "pg_hba"})
+"""Causes for which the server is left alone."""
 
 
 @dataclass(slots=True)
@@ -58,7 +62,8 @@ class Login:
         with self.lock:
             if text != self.text or self._changed():  # another connection may have been faster
                 return self.text
-            if cause is not None and cause.name == "password" and time.monotonic() >= self.again:
+            refused = error.sent_password if cause is None else cause.name in _REFUSED
+            if refused and time.monotonic() >= self.again:
                 self.again = time.monotonic() + self.retries.failed()
                 self.refused = error
         raise error

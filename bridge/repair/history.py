@@ -106,10 +106,13 @@ _AGAIN = Backoff(first=0.01, longest=5.12, jitter=NO_JITTER)  # 10 s in all; nob
 
 
 class AppliedRows(NamedTuple):
-    """The ledger's values as Postgres text: a snapshot, the xids listed beyond it (`xid8[]`) and the seqs of their
-    rows (`int8multirange`)."""
+    """The ledger's position as Postgres text: the floor's snapshot; while the table is read, the goal's, and the seq up
+    to which its rows are applied; the xids listed beyond the floor (`xid8[]`) and the seqs of their rows
+    (`int8multirange`)."""
 
     floor: str
+    goal: str
+    goal_seq: str
     xids: str
     seqs: str
 
@@ -136,7 +139,9 @@ class History:
         query = sql.SQL(
             "declare history no scroll cursor for select {columns} from {table} as e"
             " where (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot)"
-            " or ({xid} = any(%(xids)s::xid8[]) and {seq}::bigint <@ %(seqs)s::int8multirange))"
+            " or ({xid} = any(%(xids)s::xid8[]) and {seq}::bigint <@ %(seqs)s::int8multirange)"
+            " or (pg_visible_in_snapshot({xid}, nullif(%(goal)s, '')::pg_snapshot)"
+            " and {seq} <= nullif(%(goal_seq)s, '')::bigint))"
             " and {at} >= %(since)s and (%(until)s::timestamptz is null or {at} < %(until)s) order by {seq}"
         ).format(
             columns=outbox.placed_list(),

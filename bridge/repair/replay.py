@@ -4,7 +4,7 @@ It is safe to kill and repeat, because it stores no progress: an upsert accepts 
 `$meta.id` is asked which rows it has, and a sink gets ids of this replay. A table with neither is written in one
 transaction, under the checkpoint's lock, and only if it is empty.
 
-Only events that the stream has applied are replayed, so the two never write the same event at once.
+Only events that the stream has applied are replayed, and all of those, so the two never write the same event at once.
 docs/guarantees.md, "Order across plans".
 """
 
@@ -196,37 +196,35 @@ class _Replay:
             raise BridgeError("another replay of this destination is running", reason="replay_running")
 
     def _applied(self, *, hold: bool) -> AppliedRows:
-        """The floor, and the xids and seqs of the rows listed beyond it. hold: with the checkpoint locked until this
-        transaction ends, so that the stream waits and all are exact; otherwise only the floor, which only rises."""
-        lock = b" for update" if hold else b""
+        """Which rows are applied: the ledger's whole position (I6), read in one statement, because a row that leaves
+        the list is in the floor from then on. What is applied stays so. hold: with the checkpoint locked until this
+        transaction ends, so that the stream waits."""
+        stream = self._plan.stream.encode()
+        if hold:
+            self._run(Statement(b"select from bridge.checkpoint where stream = $1 for update", [stream]))
         rows = self._run(
             Statement(
-                b"select floor::text, coalesce(next::text, '') from bridge.checkpoint where stream = $1"
-                + lock,
-                [self._plan.stream.encode()],
-            ),
-            Statement(
-                b"select coalesce((select array_agg(x)::text from bridge.applied, unnest(xids) as x"
-                b" where stream = $1), '{}'), coalesce((select range_agg(r)::text from bridge.applied,"
-                b" unnest(seqs) as r where stream = $1), '{}')",
-                [self._plan.stream.encode()],
-            ),
-        )
-        if not rows[-2]:
+                b"select floor::text, coalesce(next::text, ''), next_seq::text,"
+                b" coalesce((select array_agg(x)::text from bridge.applied as a, unnest(a.xids) as x"
+                b" where a.stream = c.stream), '{}'), coalesce((select range_agg(r)::text from bridge.applied as a,"
+                b" unnest(a.seqs) as r where a.stream = c.stream), '{}') from bridge.checkpoint as c where stream = $1",
+                [stream],
+            )
+        )[-1]
+        if not rows:
             raise BridgeError(
                 f"stream {self._plan.stream} has applied nothing yet",
                 reason="ledger_missing",
                 hint="bridge run",
             )
-        floor, goal = rows[-2][0]
-        if hold and goal:
+        found = AppliedRows(*((value or b"").decode() for value in rows[0]))
+        if hold and found.goal:
             raise BridgeError(
                 "the stream is catching up: what it has applied is known only afterwards",
                 reason="catching_up",
                 hint="wait until bridge status says streaming",
             )
-        xids, seqs = rows[-1][0] if hold else (b"{}", b"{}")
-        return AppliedRows((floor or b"").decode(), (xids or b"{}").decode(), (seqs or b"{}").decode())
+        return found
 
     def _only_when_empty(self) -> None:
         if self._shape is None:

@@ -54,19 +54,22 @@ def age(plan: StreamSpec) -> tuple[list[tuple[Stranded, int]], float | None]:
 @dataclass(slots=True)
 class Moved:
     """waiting, letters: unsent messages and open dead letters that were moved. already: discarded, because their event
-    has a message there. claimed: being sent by a bridge that still has the destination. unfit: code and cause to the
-    number of messages that the other destination cannot send."""
+    has a message there. claimed: being sent by a bridge that still has the destination; claimed_seconds: one that was
+    killed keeps them no longer. unfit: code and cause to the number of messages that the other destination cannot
+    send."""
 
     waiting: int = 0
     letters: int = 0
     already: int = 0
     claimed: int = 0
+    claimed_seconds: int = 0
     unfit: dict[str, int] = field(default_factory=dict)
 
     def add(self, more: Moved) -> None:
         """And those."""
         for name in ("waiting", "letters", "already", "claimed"):
             setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.claimed_seconds = max(self.claimed_seconds, more.claimed_seconds)
         for why, count in more.unfit.items():
             self.unfit[why] = self.unfit.get(why, 0) + count
 
@@ -96,7 +99,8 @@ _ROWS: LiteralString = """
     order by d.id limit %(limit)s for update of d skip locked"""
 
 _CLAIMED: LiteralString = """
-    select count(*)::int from bridge.delivery d where d.destination = %(destination)s and d.pipeline = %(pipeline)s
+    select count(*)::int, coalesce(ceil(extract(epoch from max(d.lease_until) - now())), 0)::int
+    from bridge.delivery d where d.destination = %(destination)s and d.pipeline = %(pipeline)s
         and d.stream = %(stream)s and d.state = 'pending' and d.lease_until >= now()"""
 
 _MOVE: LiteralString = (
@@ -158,7 +162,7 @@ def move(
                 _move_rows(rows, old, new, lane, noted=noted, told=told, dry_run=dry_run)
         if len(rows) < _BATCH:
             break
-    [told.claimed] = old.connection.execute(_CLAIMED, values).fetchone() or (0,)
+    told.claimed, told.claimed_seconds = old.connection.execute(_CLAIMED, values).fetchone() or (0, 0)
     return told
 
 

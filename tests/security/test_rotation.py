@@ -188,6 +188,18 @@ def test_a_refused_password_is_tried_once_for_all_and_a_changed_file_at_once(
     by_password("three")  # mended on the server; SIGHUP says so
     try_again()
     opens(dsn)
+    admin = tls_world.source
+    admin.execute(f"alter role {ROLE} nologin")
+    try:
+        before = tls.cluster.log.read_text().count("not permitted to log in")
+        for _ in range(30):
+            with pytest.raises(CannotConnect, match="not permitted to log in"):
+                opens(dsn)
+        assert before < tls.cluster.log.read_text().count("not permitted to log in") < before + 5
+    finally:
+        admin.execute(f"alter role {ROLE} login")
+    try_again()
+    opens(dsn)
 
 
 @pytest.mark.security(9)

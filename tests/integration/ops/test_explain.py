@@ -86,6 +86,10 @@ def test_tail_prints_what_became_of_each_event_and_no_values_unasked(
     ran = world.run("tail", "usage")
     assert ran.returncode == 2
     assert "usage-limit-hits" in ran.stderr
+    source.execute("revoke select on outbox.event from outbox_bridge")
+    ran = world.run("tail", "--no-follow")
+    assert ran.returncode == 1
+    assert "the source refused `bridge tail`: permission denied for table event" in ran.stderr
 
 
 def test_tail_follows_until_it_is_interrupted(world: World, source: Database, target: Database) -> None:

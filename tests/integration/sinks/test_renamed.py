@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 from collections.abc import Mapping
@@ -201,3 +202,22 @@ def test_messages_of_a_removed_destination_become_dead_letters_in_time(
         command(bridge, "sink", "resume", "hook")
         command(bridge, "dead", "retry", "--cause", "no_destination", "--as-sent")
         receiver.wait(1)
+
+
+def test_messages_a_killed_bridge_was_sending_are_said_to_be_free_soon(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    bridge = bridge_with(HOOK, failpoints="deliver.claimed=kill@1").start()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[{"n": 1}])
+        assert bridge.wait() == -signal.SIGKILL
+    bridge.config.write_text(bridge.config.read_text().replace("  usage:", "  alerts:"))
+    query = "select ceil(extract(epoch from max(lease_until) - now()))::int from bridge.delivery"
+    [most] = target_connection.execute(query).fetchone() or (0,)
+    said = command(bridge, "sink", "move", "usage/hook", "alerts/hook")
+    found = re.search(r"1 are being sent .*; if it was killed, they are free in (\d+) s", said)
+    assert found, said
+    assert 0 < int(found[1]) <= most
+    assert json.loads(command(bridge, "sink", "move", "usage/hook", "alerts/hook", "--json"))[
+        "claimed_seconds"
+    ]
