@@ -1,5 +1,7 @@
 """The daemon's background work: retry parked dead letters, end messages of destinations that are gone, prune the
-outbox, add up its counts of repeats. It has its own thread and connections, so that it never delays a stream.
+outbox, add up its counts of repeats. It has its own threads and connections, so that it never delays a stream: one
+thread for the sources, and one look at a time at each target, over a connection that is kept. So the streams of one
+target wait for no other target.
 """
 
 from __future__ import annotations
@@ -8,19 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 
 from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.postgres.connect import connect
+from bridge.postgres.dead_letters import due
 from bridge.postgres.outbox import Outbox, fold
-from bridge.postgres.profiles import UPKEEP
+from bridge.postgres.profiles import CATALOG, UPKEEP
 from bridge.postgres.safe_error import safe_message
-from bridge.postgres.stranded import NO_DESTINATION
+from bridge.postgres.stranded import NO_DESTINATION, find
 from bridge.postgres.target import Refused
+from bridge.postgres.versions import refuse_newer
 from bridge.postgres.whose import Owned
-from bridge.repair.dead import retry_due
+from bridge.repair.dead import retry_parked
 from bridge.repair.prune import prune
 from bridge.repair.stranded import age
 from bridge.stream.spec import StreamSpec
@@ -53,6 +58,8 @@ class Upkeep:
         self._prune_every = prune_every
         self._prune_at = time.monotonic() + prune_every
         self._age_at: dict[str, float] = {}
+        self._looks: dict[str, threading.Thread] = {}  # by target, each the last one
+        self._targets: dict[str, psycopg.Connection] = {}  # used by its look alone
         self.thread = threading.Thread(target=self._body, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -65,17 +72,60 @@ class Upkeep:
     def _body(self) -> None:
         while not self._stopping.wait(self._retry_every):
             plans = self._plans()
-            for plan in plans:
-                self._guarded(f"dead letters of {plan.stream}", self._retry, plan)
-                if time.monotonic() >= self._age_at.get(plan.stream, 0.0):
-                    self._age_at[plan.stream] = time.monotonic() + STRANDED_SECONDS
-                    self._guarded(f"stranded messages of {plan.stream}", self._age, plan)
+            self._look_at_targets(plans)
             if plans and time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + self._prune_every
                 self._guarded("pruning", self._prune, plans[0])
+        for look in self._looks.values():
+            look.join()
+        for connection in self._targets.values():
+            connection.close()
 
-    def _guarded(self, what: str, work: Callable[[StreamSpec], None], plan: StreamSpec) -> None:
-        """Log a fault only when it changes; the streams report the same faults."""
+    def _look_at_targets(self, plans: Sequence[StreamSpec]) -> None:
+        """Begin a look at each target whose last one has ended."""
+        by_target: dict[str, list[StreamSpec]] = {}
+        for plan in plans:
+            by_target.setdefault(plan.target_dsn, []).append(plan)
+        for dsn in [dsn for dsn, look in self._looks.items() if not look.is_alive()]:
+            self._looks.pop(dsn)
+            if dsn not in by_target and (unused := self._targets.pop(dsn, None)) is not None:
+                unused.close()
+        for dsn, streams in by_target.items():
+            if dsn not in self._looks:
+                name = f"upkeep {streams[0].connection}"
+                self._looks[dsn] = threading.Thread(target=self._look, args=[streams], name=name, daemon=True)
+                self._looks[dsn].start()
+
+    def _look(self, plans: Sequence[StreamSpec]) -> None:
+        """At one target, for all of its streams."""
+        known = {plan.stream: plan for plan in plans}
+        parked: dict[str, list[str]] = {}
+
+        def ask(_: StreamSpec) -> None:
+            connection = self._target(plans[0])
+            refuse_newer(connection, "target")
+            parked.update(due(connection, known))
+
+        if not self._guarded(f"the ledger of {plans[0].connection}", ask, plans[0]):
+            return
+        for stream, ids in parked.items():
+            self._guarded(f"dead letters of {stream}", partial(self._retry, ids), known[stream])
+        for plan in plans:
+            if time.monotonic() >= self._age_at.get(plan.stream, 0.0):
+                self._age_at[plan.stream] = time.monotonic() + STRANDED_SECONDS
+                self._guarded(f"stranded messages of {plan.stream}", self._age, plan)
+
+    def _target(self, plan: StreamSpec) -> psycopg.Connection:
+        """The connection to the plan's target, made anew where it was lost."""
+        known = self._targets.get(plan.target_dsn)
+        if known is None or known.broken or known.closed:
+            self._targets.pop(plan.target_dsn, None)
+            known = connect(plan.target_dsn, CATALOG, f"bridge-dead/{plan.connection}")
+            self._targets[plan.target_dsn] = known
+        return known
+
+    def _guarded(self, what: str, work: Callable[[StreamSpec], None], plan: StreamSpec) -> bool:
+        """Log a fault only when it changes; the streams report the same faults. True: there was none."""
         try:
             work(plan)
         except (BridgeError, psycopg.Error) as error:
@@ -89,11 +139,12 @@ class Upkeep:
         if trouble and trouble != self._troubles.get(what):
             self._log.warning("upkeep failed", what=what, message=trouble)
         self._troubles[what] = trouble
+        return not trouble
 
-    def _retry(self, plan: StreamSpec) -> None:
+    def _retry(self, ids: Sequence[str], plan: StreamSpec) -> None:
         if not self._owned(plan.stream, plan.source_dsn, plan.target_dsn):
             return
-        outcomes = retry_due(plan)
+        outcomes = retry_parked(plan, ids)
         for result in ("applied", "filtered", "failed", "refused"):
             letters = sum(one.result == result for one in outcomes)
             if letters:
@@ -102,9 +153,11 @@ class Upkeep:
                 )
 
     def _age(self, plan: StreamSpec) -> None:
+        if not find(self._target(plan), plan.stream, plan.sinks):
+            return  # a source that does not answer is not asked for nothing: the others' letters would wait
         if not self._owned(plan.stream, plan.source_dsn, plan.target_dsn):
             return
-        died, soonest = age(plan)
+        died, soonest = age(self._target(plan), plan)
         for one, count in died:
             self._log.warning(
                 "dead letters",
