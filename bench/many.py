@@ -9,6 +9,7 @@ from pathlib import Path
 from bridge import daemon
 from bridge.config.load import load
 from bridge.config.model import Config
+from bridge.observe.logs import configure
 from bridge.plans import stream_plans
 from bridge.stream.spec import StreamSpec
 
@@ -24,6 +25,7 @@ def run(folder: Path) -> None:
     def plans(_: object) -> list[StreamSpec]:
         return [plan for config in configs for plan in stream_plans(config)]
 
+    configure()
     daemon.stream_plans = plans
     daemon.run_daemon(folder / "source-00.yaml", read)
 
