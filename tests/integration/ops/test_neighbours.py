@@ -87,7 +87,7 @@ def test_a_halted_and_a_slow_stream_delay_no_other(
     assert beside < 5 * alone, f"{beside:.3f} s beside them, {alone:.3f} s before"
 
 
-def test_upkeep_of_a_target_waits_for_no_other_and_keeps_its_connection(
+def test_upkeep_of_a_target_waits_for_no_other(
     world: World, source: Database, target: Database, other: Database
 ) -> None:
     _into(world, other)
