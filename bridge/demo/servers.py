@@ -78,6 +78,8 @@ class Cluster:
     server is found at its old address. It ends with its workspace, and with us.
     """
 
+    listen_addresses = "127.0.0.1"
+
     def __init__(
         self,
         workspace: Workspace,
@@ -165,7 +167,7 @@ class Cluster:
         # Of a killed server: only ours use this directory.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.listen_addresses,
             "port": self.port,
             "unix_socket_directories": self.directory,
             "unix_socket_permissions": "0700",

@@ -4,7 +4,7 @@ inserts dead letters with their batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
@@ -137,14 +137,17 @@ def show(connection: psycopg.Connection, streams: Sequence[str], beginning: str)
     return found[0] if found else None
 
 
-def due(connection: psycopg.Connection, stream: str, limit: int = 500) -> list[str]:
-    """The parked dead letters that are due."""
+def due(connection: psycopg.Connection, streams: Collection[str], limit: int = 500) -> dict[str, list[str]]:
+    """The parked dead letters that are due, of each stream that has some."""
     rows = connection.execute(
-        "select id::text from bridge.dead_letter where stream = %s and state = 'open' and retry_at <= now()"
-        " order by event_seq limit %s",
-        [stream, limit],
+        "select stream, id::text from bridge.dead_letter where stream = any(%s) and state = 'open'"
+        " and retry_at <= now() order by event_seq limit %s",
+        [list(streams), limit],
     )
-    return [row[0] for row in rows]
+    found: dict[str, list[str]] = {}
+    for stream, letter in rows:
+        found.setdefault(stream, []).append(letter)
+    return found
 
 
 def open_letters(connection: psycopg.Connection, stream: str) -> dict[str, int]:

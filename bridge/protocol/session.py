@@ -362,8 +362,8 @@ class _Life:
         return not batch.whole
 
     def look_at_source(self, look: _Look) -> Asking[None]:
-        """About once a second, with no batch in flight: is the publication unchanged, may the floor rise, and what
-        may the slot be told?
+        """At a tick, with no batch in flight: is the publication unchanged, may the floor rise, and what may the slot
+        be told?
 
         The check runs after `position` was received, so it covers that position. The floor rises to a snapshot S
         when everything up to L, a WAL position read after S, has been received, applied and covered.

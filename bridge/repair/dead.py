@@ -17,13 +17,11 @@ from bridge.planning.plan import Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
-from bridge.postgres.connect import connect
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
 from bridge.postgres.ledger import LISTED, read_listed
 from bridge.postgres.left_behind import likely
-from bridge.postgres.profiles import CATALOG
 from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import (
     BEGIN,
@@ -35,7 +33,6 @@ from bridge.postgres.target import (
     Statement,
     TargetLink,
 )
-from bridge.postgres.versions import refuse_newer
 from bridge.protocol.events import Batch, Event
 from bridge.repair.late_effects import LateEffects
 from bridge.repair.messages import OldEvents, rendered
@@ -283,12 +280,7 @@ class DeadLetterRetry:
             pass  # the link is gone, and the transaction with it
 
 
-def retry_due(plan: StreamSpec) -> list[RetryOutcome]:
-    """Retry the parked dead letters that are due. Raises what DeadLetterRetry.retry raises, and psycopg.Error."""
-    with connect(plan.target_dsn, CATALOG, f"bridge-dead/{plan.stream}") as connection:
-        refuse_newer(connection, "target")
-        ids = letters_sql.due(connection, plan.stream)
-    if not ids:
-        return []
+def retry_parked(plan: StreamSpec, ids: Sequence[str]) -> list[RetryOutcome]:
+    """Retry parked dead letters. Raises what DeadLetterRetry.retry raises, and psycopg.Error."""
     with DeadLetterRetry(plan) as retrying:
         return list(retrying.retry(ids))

@@ -18,13 +18,10 @@ from psycopg.types.json import Jsonb
 from bridge.dispatch.schedule import LaneSpec
 from bridge.expressions.document import json_text
 from bridge.planning.plan import Owner
-from bridge.postgres.connect import connect
 from bridge.postgres.delivery import holder
-from bridge.postgres.profiles import CATALOG
 from bridge.postgres.queued import NOTED, note
 from bridge.postgres.stored import message_fields, storable
 from bridge.postgres.stranded import Stranded, Unit, expire, find
-from bridge.postgres.versions import refuse_newer
 from bridge.sinks.joining import DIGEST, IDENTITY
 from bridge.sinks.model import SendError
 from bridge.stream.spec import StreamSpec
@@ -32,19 +29,17 @@ from bridge.stream.spec import StreamSpec
 _BATCH = 500
 
 
-def age(plan: StreamSpec) -> tuple[list[tuple[Stranded, int]], float | None]:
+def age(connection: psycopg.Connection, plan: StreamSpec) -> tuple[list[tuple[Stranded, int]], float | None]:
     """What became dead letters because it waited too long for a destination that is gone, and the seconds until more
-    will; None: nothing waits so. Raises psycopg.Error, and Halt where the ledger is of a newer release."""
-    with connect(plan.target_dsn, CATALOG, f"bridge-dead/{plan.stream}") as connection:
-        refuse_newer(connection, "target")
-        found = find(connection, plan.stream, plan.sinks)
-        died = []
-        for one in found:
-            count = 0
-            while one.expires_in <= 0 and (some := expire(connection, plan.stream, one, holder())):
-                count += some
-            if count:
-                died.append((one, count))
+    will; None: nothing waits so. Raises psycopg.Error."""
+    found = find(connection, plan.stream, plan.sinks)
+    died = []
+    for one in found:
+        count = 0
+        while one.expires_in <= 0 and (some := expire(connection, plan.stream, one, holder())):
+            count += some
+        if count:
+            died.append((one, count))
     return died, min((one.expires_in for one in found if one.expires_in > 0), default=None)
 
 

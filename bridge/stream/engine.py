@@ -37,7 +37,7 @@ from bridge.stream.decode import Decoder, Layout
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
 from bridge.stream.renumber import bounds, numbered, read_again, renumber
-from bridge.stream.sockets import TICK_SECONDS, Sockets
+from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.transaction import Transactions
@@ -126,6 +126,7 @@ class Engine:
         self._prepared: PlannedBatch | None = None
         self._sent: deque[tuple[float, Ledger]] = deque()  # when, and what the ledger becomes
         self._next_tick = 0.0
+        self._last_batch = time.monotonic()
         self._suppressed: set[Unit] = set()
 
     def _opened(self, thing: Closes) -> Closes:
@@ -144,6 +145,7 @@ class Engine:
     def open_stream(self, request: ask.OpenStream) -> None:
         hit("stream.opening")
         spec = self._spec
+        self._source.end_reading()
         self._source.slot = request.slot
         self._decoder.expect(Layout(*self._control.layout()))
         stream = ReplicationStream(
@@ -161,7 +163,8 @@ class Engine:
                 return ask.Received(None, sockets.position, stop=True)
             tick = time.monotonic() >= self._next_tick
             if tick:
-                self._next_tick = time.monotonic() + TICK_SECONDS
+                quiet = time.monotonic() - self._last_batch >= QUIET_SECONDS
+                self._next_tick = time.monotonic() + (QUIET_TICK_SECONDS if quiet else TICK_SECONDS)
                 self._enricher.checked()
             sockets.pump()
             settled = self._transactions.arrived
@@ -170,6 +173,8 @@ class Engine:
                 if self._order is not None:
                     batch = self._in_order(batch, self._order)
                 hit("stream.received")
+                self._last_batch = time.monotonic()
+                self._next_tick = min(self._next_tick, self._last_batch + TICK_SECONDS)
                 if batch.whole:
                     sockets.position = batch.end_lsn
                 return ask.Received(batch, sockets.position, settled, tick)

@@ -19,6 +19,11 @@ from bridge.protocol.events import Lsn
 from bridge.stream.decode import Decoder
 
 TICK_SECONDS = 1.0
+"""Between two looks at the source, and the longest wait."""
+QUIET_SECONDS = 10.0
+QUIET_TICK_SECONDS = 5.0
+"""Between two looks of a stream that has got no event for QUIET_SECONDS: many such streams would ask the source much
+for nothing. No position is confirmed without a look, so a later one is as safe."""
 # while `behind` is true, keepalives are not read: send a status update within any wal_sender_timeout
 _STATUS_SECONDS = 1.0
 _SILENCE_SECONDS = 60.0  # a stream that does not answer, although asked every second, is a half-open link

@@ -11,6 +11,7 @@ from bridge.postgres import wire
 from bridge.postgres.connect import connect
 from bridge.postgres.missing import MissingReader
 from bridge.postgres.outbox import Listener
+from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.postgres.slots import SlotMaker, drop_slot
 from bridge.postgres.source import Source
@@ -37,7 +38,7 @@ class SourceSide:
         self._sockets = sockets
         self._watcher = watcher
         self.slot: str | None = None  # the one that is streamed from
-        self._reader: MissingReader | None = None
+        self._reader: tuple[MissingReader, ProfiledConnection] | None = None
         self._maker: SlotMaker | None = None
         self._maker_asked = 0
         self._listener: Listener | None = None
@@ -47,8 +48,16 @@ class SourceSide:
     def close(self) -> None:
         if self._maker is not None:
             self._maker.abandon()
+        self.end_reading()
         for close in self._closers:
             close()
+
+    def end_reading(self) -> None:
+        """The table is read; another read connects again. A stream that works needs no connection for it."""
+        if self._reader is not None:
+            _, connection = self._reader
+            self._reader = None
+            connection.close()
 
     def register(self, request: ask.Register) -> None:
         hit("registry.before")
@@ -96,10 +105,10 @@ class SourceSide:
         self._sockets.stop_if_asked()
         if self._reader is None:
             connection = connect(self._plan.source_dsn, SOURCE_ROWS, self._plan.stream)
-            self._closers.append(connection.close)
-            self._reader = MissingReader(connection, self._plan.outbox, self._pace.batch.now)
-        self._reader.max_events = self._pace.batch.now
-        missing = self._reader.read(request)
+            self._reader = MissingReader(connection, self._plan.outbox, self._pace.batch.now), connection
+        reader, _ = self._reader
+        reader.max_events = self._pace.batch.now
+        missing = reader.read(request)
         hit("missing.read")
         if missing.batch.events:
             self._watcher.pending(None)
