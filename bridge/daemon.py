@@ -8,18 +8,19 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge import hangup
 from bridge.config.model import Config
-from bridge.errors import BridgeError, ConfigError
+from bridge.errors import BridgeError, ConfigError, Fenced
 from bridge.log import Log
 from bridge.observe import operators
 from bridge.observe.backlog import watch_backlog
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health
+from bridge.observe.watch import ShareWatch
 from bridge.plans import dispatch_plans, stream_plans, types_taken
 from bridge.postgres.login import try_again
 from bridge.postgres.safe_error import safe_error
@@ -27,7 +28,11 @@ from bridge.postgres.whose import Owned
 from bridge.repair.upkeep import Upkeep
 from bridge.serving import Serving, ingress_settings, ingress_socket
 from bridge.stream.lookup_check import require_columns
-from bridge.streams import Streams
+from bridge.stream.spec import StreamSpec
+from bridge.streams import Streams, chosen
+
+if TYPE_CHECKING:
+    from bridge.sharing import Sharing
 
 SECRETS_SECONDS = 5.0
 """Between two looks at the files of secrets."""
@@ -36,8 +41,16 @@ SECRETS_SECONDS = 5.0
 class Daemon:
     """One process: one worker per stream, the admin server, signals."""
 
-    def __init__(self, config: Config, reread: Callable[[], Config], *, guarded: bool = True) -> None:
-        """guarded: False dead-letters whatever fails, however much it is (`--allow-storm`)."""
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config],
+        *,
+        guarded: bool = True,
+        only: Collection[str] = (),
+    ) -> None:
+        """guarded: False dead-letters whatever fails, however much it is (`--allow-storm`). only: the streams to run
+        (`--stream`); empty: all of the file."""
         self._config = config
         self._reread = reread
         self._health = Health()
@@ -48,6 +61,8 @@ class Daemon:
         self._serving = Serving(self._metrics, self._stop)
         self._upkeep = Upkeep(self._streams.plans, lambda: self._config.source.retention, self._owned)
         self._log = Log("bridge.daemon")
+        self._only = only
+        self._sharing: Sharing | None = None
         self._reload_asked = asyncio.Event()
         self._failed: BaseException | None = None
 
@@ -58,15 +73,15 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
-        plans = stream_plans(self._config)
+        plans = chosen(stream_plans(self._config), self._only)
         self._health.unmatched.use(types_taken(self._config))
         admin = self._config.admin
         # An address that cannot be listened on must be reported before anything is fenced.
         listening = self._serving.bind(admin.listen, "admin.listen")
         with listening or contextlib.nullcontext():
             taking = self._serving.open_ingress(self._config)
-            self._streams.dispatch(dispatch_plans(self._config))
-            self._streams.use(plans)
+            self._dispatch(self._config)
+            self._run_streams(self._config, plans)
             self._upkeep.start()
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             if hangup.was_asked():
@@ -85,7 +100,7 @@ class Daemon:
             self._stop.set()
             reloading.cancel()
             self._upkeep.stop()
-            await self._streams.drain()
+            await asyncio.gather(self._streams.drain(), *([self._sharing.stop()] if self._sharing else []))
             await looking
             await following
             await answering
@@ -96,8 +111,30 @@ class Daemon:
             raise self._failed
         self._log.info("stopped")
 
+    def _run_streams(self, config: Config, plans: Sequence[StreamSpec]) -> None:
+        """These, or this bridge's share of them."""
+        shares = config.scale is not None and config.scale.share
+        if self._sharing is None and (not shares or self._streams.plans()):
+            self._streams.use(plans)
+            return
+        if self._sharing is None:
+            from bridge.sharing import Sharing  # noqa: PLC0415  only where bridges share
+
+            self._sharing = Sharing(self._streams, ShareWatch(self._metrics))
+        every = stream_plans(config)  # those of others too: `bridge status` shows them
+        self._streams.share(every)
+        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=self._only)
+
+    def _dispatch(self, config: Config) -> None:
+        plans = dispatch_plans(config)
+        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in self._only])
+
     def _ended(self, stream: str, error: BaseException | None) -> None:
-        """A stream's thread has ended. Unless it was asked to stop, this ends the process."""
+        """A stream's thread has ended. Unless it was asked to stop, or lost a stream that is shared, this ends the
+        process."""
+        if self._sharing is not None:
+            self._sharing.stopped(stream, fenced=isinstance(error, Fenced))
+            error = None if isinstance(error, Fenced) else error
         if error is None or self._stop.is_set():
             return
         self._failed = error
@@ -153,7 +190,7 @@ class Daemon:
                 continue
             said = ""
             self._config = fresh
-            self._streams.dispatch(dispatch_plans(fresh))
+            self._dispatch(fresh)
             self._serving.reload_ingress(ingress)
             self._log.info("secrets were read again")
 
@@ -171,9 +208,9 @@ class Daemon:
         """SIGHUP: reload. If the file has errors, or reads what a lookup does not have, the old configuration stays."""
         try:
             config = self._reread()
-            plans = {plan.stream: plan for plan in stream_plans(config)}
+            plans = chosen(stream_plans(config), self._only)
             ingress = ingress_settings(config)
-            await asyncio.to_thread(require_columns, list(plans.values()))
+            await asyncio.to_thread(require_columns, plans)
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
             self._health.reload_refused = {
@@ -187,18 +224,22 @@ class Daemon:
         self._health.reload_refused = None
         try_again()
         self._health.unmatched.use(types_taken(config))
-        self._streams.use(list(plans.values()))
-        self._streams.dispatch(dispatch_plans(config))
+        self._run_streams(config, plans)
+        self._dispatch(config)
         if config.admin != self._config.admin:
             self._log.warning("admin changed: restart the bridge to use it")
         if ingress_socket(config) != ingress_socket(self._config):
             self._log.warning("ingress was added, removed or moved: restart the bridge to use it")
+        if (config.scale and config.scale.share) != (self._config.scale and self._config.scale.share):
+            self._log.warning("scale.share changed: restart the bridge to use it")
         self._serving.reload_ingress(ingress)
         self._config = config
-        self._log.info("reloaded", streams=list(plans))
+        self._log.info("reloaded", streams=[plan.stream for plan in plans])
 
 
-def run_daemon(path: Path, read: Callable[[Path], Config], *, guarded: bool = True) -> None:
-    """Read the configuration and run until told to stop. guarded: as Daemon."""
+def run_daemon(
+    path: Path, read: Callable[[Path], Config], *, guarded: bool = True, only: Collection[str] = ()
+) -> None:
+    """Read the configuration and run until told to stop. guarded, only: as Daemon."""
     config = read(path)
-    asyncio.run(Daemon(config, lambda: read(path), guarded=guarded).run())
+    asyncio.run(Daemon(config, lambda: read(path), guarded=guarded, only=only).run())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from bridge.dispatch.schedule import DispatchSpec
+from bridge.errors import ConfigError
 from bridge.log import Log
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
@@ -21,6 +23,19 @@ if TYPE_CHECKING:  # only a configuration that has sinks pays for their librarie
 
 GRACE_SECONDS = 20.0
 """Seconds that SIGTERM waits for batches in flight. The end of the process rolls back those that have not settled."""
+
+
+def chosen(plans: Sequence[StreamSpec], only: Collection[str]) -> list[StreamSpec]:
+    """The streams that were named; empty: all. Raises ConfigError for one that the file does not have."""
+    names = [plan.stream for plan in plans]
+    for name in only:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            raise ConfigError(
+                f"no stream {name} in this file",
+                hint=f"did you mean {near[0]}?" if near else f"its streams are {', '.join(names)}",
+            )
+    return [plan for plan in plans if not only or plan.stream in only]
 
 
 class Streams:
@@ -41,6 +56,9 @@ class Streams:
         self._told = ended
         self._guarded = guarded
         self._workers: dict[str, Worker] = {}
+        self._shared: dict[str, StreamSpec] = {}  # empty: not shared
+        self._ending: set[str] = set()
+        self._sends: Sequence[DispatchSpec] = ()
         self._dispatchers: Dispatchers | None = None
         self._log = Log("bridge.daemon")
 
@@ -59,6 +77,33 @@ class Streams:
                 self._workers[name].reload(plan)
             else:
                 self.start(plan)
+
+    def share(self, plans: Sequence[StreamSpec]) -> None:
+        """What begin() may start, and what runs here as it is from now on (sharing.py says what runs)."""
+        self._shared = {plan.stream: plan for plan in plans}
+        for name, worker in self._workers.items():
+            if name in self._shared and name not in self._ending:
+                worker.reload(self._shared[name])
+
+    def begin(self, stream: str) -> None:
+        """Start it, unless it runs."""
+        if stream in self._shared and stream not in self._workers:
+            self.start(self._shared[stream])
+            self._dispatch()
+
+    def end(self, stream: str) -> None:
+        """Stop it. Its thread settles the batch in flight first; until it has ended, it runs."""
+        if stream in self._workers and stream not in self._ending:
+            self._ending.add(stream)
+            self._workers[stream].stop()
+            self._dispatch()
+
+    def runs(self, stream: str) -> bool:
+        return stream in self._workers
+
+    def stands_by(self, stream: str) -> bool:
+        state = self._metrics.health.streams.get(stream)
+        return state is not None and state.snapshot.phase == "standby"
 
     def start(self, plan: StreamSpec) -> None:
         loop = asyncio.get_running_loop()
@@ -80,14 +125,26 @@ class Streams:
 
     def _ended(self, stream: str) -> None:
         worker = self._workers.get(stream)
-        if worker is not None:
-            self._told(stream, worker.failed)
+        if worker is None:
+            return
+        if self._shared:
+            del self._workers[stream]
+            self._ending.discard(stream)
+            self._metrics.health.remove(stream)
+            self._dispatch()
+        self._told(stream, worker.failed)
 
     def _alive(self, stream: str) -> bool:
         return stream in self._workers and self._workers[stream].thread.is_alive()
 
     def dispatch(self, plans: Sequence[DispatchSpec]) -> None:
-        """From now on, send the deliveries of these."""
+        """From now on, send the deliveries of these; of shared streams, where they run."""
+        self._sends = plans
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        here = self._workers.keys() - self._ending
+        plans = [plan for plan in self._sends if not self._shared or plan.stream in here]
         if plans and self._dispatchers is None:
             from bridge.dispatch.dispatcher import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
 
@@ -102,6 +159,7 @@ class Streams:
 
     async def drain(self) -> None:
         """Stop everything; batches in flight get GRACE_SECONDS."""
+        self._sends = ()
         sending = [self._dispatchers.stop()] if self._dispatchers is not None else []
         await asyncio.gather(self._drain(), *sending)
 

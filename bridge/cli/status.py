@@ -31,6 +31,7 @@ _UNKNOWN: dict[str, Any] = {
     "others": [],
     "deliveries": {},
     "left_alone": [],
+    "shared": None,
 }
 _UNKNOWN_OF_STREAM: dict[str, Any] = {
     **dict.fromkeys(
@@ -238,6 +239,8 @@ def _told_process(state: dict[str, Any]) -> list[str]:
     """What the last reload refused, and who else runs this file."""
     others, refused = state.get("others"), state.get("reload_refused")
     beside = [f"others with this file stand by: pid {', '.join(map(str, others))}"] if others else []
+    if shared := state.get("shared"):
+        beside = _told_shared(shared)
     if not refused:
         return beside
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(refused["at"]))
@@ -248,6 +251,19 @@ def _told_process(state: dict[str, Any]) -> list[str]:
         *(f"  {line.strip()}" for line in said),
         f"    fix: correct the file, then: kill -HUP {refused['pid']}",
     ]
+
+
+def _told_shared(shared: dict[str, Any]) -> list[str]:
+    """Who runs which of the streams that are shared."""
+    members = shared["members"]
+    found = [f"{len(members)} bridge{'s share' if len(members) != 1 else ' shares'} this file's streams"]
+    for one in members:
+        where = f"{one['host']}, pid {one['pid']}" if one["pid"] else one["member"]
+        mark = " (this one)" if one["member"] == shared["member"] else ""
+        found.append(f"  {where}{mark}: {', '.join(one['streams']) or 'stands by'}")
+    if shared["free"]:
+        found.append(f"  nobody runs {', '.join(shared['free'])}")
+    return found
 
 
 def left_alone(one: dict[str, Any]) -> str:

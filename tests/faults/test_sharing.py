@@ -1,0 +1,131 @@
+"""Several bridges with one file divide its streams: they join, die, freeze and leave, under load."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from tests.support import truth
+from tests.support.bridge_process import BridgeProcess
+from tests.support.producers import Traffic
+from tests.support.truth import Unit
+from tests.support.world import World, until
+
+pytestmark = pytest.mark.timeout(300)
+
+NAMES = ("warehouse", "two", "three", "four")
+STREAMS = {f"outbox_bridge_{name}" for name in NAMES}
+UNITS = (Unit(), *(Unit(f"usage-{name}", name, table=f"events.usage_{name}") for name in NAMES[1:]))
+
+
+def several(world: World, **scale: Any) -> None:
+    """Four streams: each fills a table of its own, in one database."""
+    for name in NAMES[1:]:
+        table = sql.Identifier("events", f"usage_{name}")
+        with world.target.connect() as connection:
+            connection.execute(
+                sql.SQL("create table {} (like events.usage_limits including all)").format(table)
+            )
+            connection.execute(sql.SQL("grant select, insert, update on {} to bridge").format(table))
+            truth.watch(connection, f"events.usage_{name}")
+
+    def change(document: dict[str, Any]) -> None:
+        document["scale"] = {"share": True, **scale}
+        pipeline = document["pipelines"]["usage-limit-hits"]
+        for name in NAMES[1:]:
+            document["connections"][name] = document["connections"]["warehouse"]
+            events = {**pipeline["destinations"]["events"], "connection": name, "table": f"events.usage_{name}"}
+            document["pipelines"][f"usage-{name}"] = {**pipeline, "destinations": {name: events}}
+
+    world.configure(change)
+
+
+def status(bridge: BridgeProcess) -> dict[str, Any]:
+    code, text = bridge.get("/status")
+    found: dict[str, Any] = json.loads(text) if code == 200 else {"shared": None, "streams": []}
+    return found
+
+
+def shared(bridge: BridgeProcess) -> dict[int, set[str]]:
+    """Who runs what, as this bridge sees it: pid to streams."""
+    picture = status(bridge)["shared"] or {"members": []}
+    return {one["pid"]: set(one["streams"]) for one in picture["members"]}
+
+
+def agreed(*bridges: BridgeProcess, streams: set[str] = STREAMS, deadline: float = 20.0) -> list[set[str]]:
+    """Wait until these bridges see each other, every stream runs and the split is fair; what each runs."""
+
+    def fair() -> list[set[str]]:
+        seen = shared(bridges[0])
+        if seen.keys() != {bridge.pid for bridge in bridges} or any(shared(one) != seen for one in bridges):
+            return []
+        loads = sorted(map(len, seen.values()))
+        if set().union(*seen.values()) != streams or loads[-1] - loads[0] > 1:
+            return []
+        running = [{one["stream"] for one in status(bridge)["streams"]} for bridge in bridges]
+        return running if running == [seen[bridge.pid] for bridge in bridges] else []
+
+    found: list[set[str]] = until(fair, "a fair split", deadline)
+    return found
+
+
+def laws(world: World) -> None:
+    for unit in UNITS:
+        world.law(unit)
+
+
+def test_a_bridge_joins_leaves_dies_and_the_streams_go_on(world: World) -> None:
+    several(world)
+    first, second, third = world.bridge(), world.bridge(), world.bridge()
+    first.start().wait_ready()
+    assert agreed(first) == [STREAMS]
+    with Traffic(world.source.dsn, producers=1, burst=50):
+        second.start().wait_ready()
+        assert sorted(map(len, agreed(first, second))) == [2, 2]
+        third.start().wait_ready()
+        assert sorted(map(len, agreed(first, second, third))) == [1, 1, 2]
+
+        said = world.command("status")
+        assert "3 bridges share this file" in said
+        for bridge in (first, second, third):
+            assert f"pid {bridge.pid}" in said
+        metrics = second.get("/metrics")[1]
+        assert "outbox_bridge_members 3.0" in metrics
+        assert "outbox_bridge_streams_free 0.0" in metrics
+
+        third.kill()
+        began = time.monotonic()
+        agreed(first, second)
+        killed = time.monotonic() - began
+        assert second.terminate() == 0, second.log_tail()
+        began = time.monotonic()
+        agreed(first)
+        left = time.monotonic() - began
+        print(f"killed: {killed:.1f} s, left: {left:.1f} s")
+    laws(world)
+
+
+def test_a_frozen_bridge_is_replaced_and_writes_nothing_on_waking(world: World) -> None:
+    several(world)
+    frozen, other = world.bridge(), world.bridge()
+    frozen.start().wait_ready()
+    other.start().wait_ready()
+    agreed(frozen, other)
+    with Traffic(world.source.dsn, producers=1, burst=50) as traffic:
+        before = traffic.transactions
+        until(lambda: traffic.transactions > before + 20, "traffic")
+        began = time.monotonic()
+        frozen.pause()
+        until(lambda: shared(other) == {other.pid: STREAMS}, "it takes over")
+        claimed = time.monotonic() - began
+        until(lambda: {one["phase"] for one in status(other)["streams"]} == {"streaming"}, "all stream")
+        until(lambda: len(status(other)["streams"]) == 4, "all run")
+        print(f"claimed after {claimed:.1f} s, streaming after {time.monotonic() - began:.1f} s")
+        until(lambda: traffic.transactions > before + 60, "traffic")
+        frozen.resume()
+        agreed(frozen, other)  # it is a member again, and has not ended
+    laws(world)
