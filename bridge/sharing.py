@@ -29,7 +29,7 @@ from bridge.postgres.sharing import (
     end_reader,
     this_process,
 )
-from bridge.protocol.sharing import Share, View, share
+from bridge.protocol.sharing import Share, View, share, still_declined
 
 PART = "sharing"
 
@@ -39,7 +39,8 @@ _FIRST_PICTURE_SECONDS = 2.0
 
 _WAITED_SECONDS = 3 * LOOK_SECONDS
 _DECLINED_SECONDS = 5.0
-"""A stream that was given up, or whose fence another bridge has passed, is left to others."""
+"""A stream that was given up, or whose fence another bridge has passed, is left to others for so long at most: until
+one of them has it."""
 
 _UNCLAIMED_SECONDS = 10.0
 """A stream that is free for so long is a problem: longer than any takeover."""
@@ -153,7 +154,9 @@ class Sharing:
             else:
                 self._free_since.pop(stream, None)
         self._tell(view, now)
-        declined = {stream for stream, until in self._declined.items() if until > now}
+        declined = still_declined(view, self.member.name, self._declined)
+        declined = {stream for stream in declined if self._declined[stream] > now}
+        self._declined = {stream: self._declined[stream] for stream in declined}
         if self._only is not None:
             declined |= self._plans.keys() - self._only
         waited = {stream for stream, since in self._free_since.items() if now - since > _WAITED_SECONDS}
@@ -225,6 +228,7 @@ class Post:
         self._dsn = dsn
         self._giving_up: set[str] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
+        self._ousted: set[str] = set()  # streams of bridges that said nothing any more
         self._closing = False
         self._awake = asyncio.Event()
 
@@ -284,6 +288,7 @@ class Post:
                     streams=sorted(set().union(*seen.silent.values())),
                 )
                 await session.end_silent(seen.silent)
+                self._ousted.update(*seen.silent.values())
             share = Share() if self._closing else self._sharing.decide()
             if share is not None:
                 await self._act(session, seen, share)
@@ -297,7 +302,7 @@ class Post:
         for stream in claims:  # before anything is awaited: the other targets' tasks count them
             seen.claims[stream] = self._sharing.member.name
         for stream in self.streams:
-            willing = stream in share.willing
+            willing = stream in share.willing and stream not in self._giving_up
             if willing != (stream in seen.our_willing):
                 await session.be_willing(stream, willing=willing)
         for stream in claims:
@@ -329,20 +334,21 @@ class Post:
                 seen.claims.pop(stream, None)
                 self._sharing.log.info("released", stream=stream)
         elif stream not in self._starting and (not runs or self._sharing.runs.stands_by(stream)):
-            quiet = not await session.busy(stream)
-            if runs and not quiet:
+            alone = runs and not await session.busy(stream)  # and yet it stands by
+            if runs and not alone:
                 return
-            task = asyncio.create_task(self._start(stream, quiet=quiet), name=f"start {stream}")
+            ousts = alone or stream in self._ousted
+            self._ousted.discard(stream)
+            task = asyncio.create_task(self._start(stream, ousts=ousts), name=f"start {stream}")
             self._starting[stream] = task
             task.add_done_callback(lambda _: self._starting.pop(stream, None))
 
-    async def _start(self, stream: str, *, quiet: bool) -> None:
-        """quiet: nobody works on it at the target, so whoever still reads its slot is gone, frozen, or on the way
-        out."""
+    async def _start(self, stream: str, *, ousts: bool) -> None:
+        """ousts: whoever still reads its slot is frozen or gone; the source would wait for him much longer."""
         plan = self._sharing.plan(stream)
         if plan is None:
             return
-        if quiet:
+        if ousts:
             with contextlib.suppress(BridgeError, psycopg.Error, OSError):  # the stream will say it
                 await asyncio.to_thread(end_reader, plan.source_dsn, stream)
         held = self.seen is not None and stream in self.seen.our_claims

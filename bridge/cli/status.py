@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bridge.config.model import Config
     from bridge.planning.taken import TypesTaken
     from bridge.postgres.left_behind import LeftBehind
+    from bridge.postgres.sharing import Member
     from bridge.postgres.target_rules import Finding
     from bridge.stream.spec import StreamSpec
 
@@ -76,7 +77,10 @@ def state_of(config: Config) -> dict[str, Any]:
     if state is None:
         from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
-        state = _from_servers(stream_plans(config), types_taken(config))
+        plans = stream_plans(config)
+        state = _from_servers(plans, types_taken(config))
+        if config.scale is not None and config.scale.share:
+            state["shared"] = _shared(plans)
     streams = [
         {**_UNKNOWN_OF_STREAM, **one, "slot": {**_UNKNOWN_OF_SLOT, **one["slot"]}} for one in state["streams"]
     ]
@@ -149,6 +153,20 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
         "unmatched": of_newest(taken, types),
         "left_behind": [one.as_dict() for one in (*at_source, *behind)],
     }
+
+
+def _shared(plans: list[StreamSpec]) -> dict[str, Any]:
+    """Who runs which stream, as the targets' locks tell it. Raises as a connection does."""
+    from bridge.postgres.sharing import who_claims  # noqa: PLC0415  only where bridges share
+    from bridge.sharing import picture  # noqa: PLC0415
+
+    members: dict[str, Member] = {}
+    claims: dict[str, str] = {}
+    for dsn in dict.fromkeys(plan.target_dsn for plan in plans):
+        seen = who_claims(dsn, [plan.stream for plan in plans if plan.target_dsn == dsn])
+        members |= seen.members
+        claims |= seen.claims
+    return picture([plan.stream for plan in plans], claims, members, me=None)
 
 
 def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ rules below have one answer for each picture, so bridges need not talk to each o
 
 - A free stream belongs to the willing bridge with the fewest streams.
 - Streams move one at a time from the bridge with the most to the one with the fewest, until these differ by at most
-  one. Each move makes the split more even, so moves end. Nothing moves while a stream is free.
+  one. Each move makes the split more even, so moves end. Nothing moves while a stream is free that somebody may take.
+- A bridge at its limit gives a stream to one that may have it, to take one that nobody else may.
 
 Two bridges that see different pictures for a moment do no harm: one of them gets the lock, and whatever happens the
 ledger's fence lets one epoch commit.
@@ -68,10 +69,26 @@ def share(
     to does not take them: any willing bridge may."""
     mine = [stream for stream in view.streams if view.claims.get(stream) == me]
     room = len(view.streams) if most is None else max(0, most - len(mine))
-    willing = frozenset(
-        stream for stream in view.streams if stream in mine or (room > 0 and stream not in declined)
-    )
-    return Share(_claims(view, me, waited)[:room], _give_ups(view, me), willing)
+    give_up = _give_ups(view, me) or (_swap(view, me, mine, declined) if not room else [])
+    wanted = (stream for stream in view.streams if stream in mine or (room > 0 and stream not in declined))
+    claim = [stream for stream in _claims(view, me, waited) if stream not in declined][:room]
+    return Share(claim, give_up, frozenset(wanted) - set(give_up))
+
+
+def still_declined(view: View, me: str, declined: Collection[str]) -> set[str]:
+    """Of the streams that I gave up for others, those that no other has yet. Where nobody else is left, none."""
+    if view.members <= {me}:
+        return set()
+    return {stream for stream in declined if view.claims.get(stream, me) == me}
+
+
+def _swap(view: View, me: str, mine: Sequence[str], declined: Collection[str]) -> list[str]:
+    """I am full, and nobody else may take a stream that is free: one of mine that another may have makes room."""
+    if any(not view.willing.get(stream) and stream not in declined for stream in view.free()):
+        for stream in reversed(mine):
+            if set(view.willing.get(stream, ())) - {me}:
+                return [stream]
+    return []
 
 
 def _claims(view: View, me: str, waited: Collection[str]) -> list[str]:

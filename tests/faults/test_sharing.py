@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ def several(world: World, **scale: Any) -> None:
             connection.execute(
                 sql.SQL("create table {} (like events.usage_limits including all)").format(table)
             )
-            connection.execute(sql.SQL("grant select, insert, update on {} to bridge").format(table))
+            connection.execute(sql.SQL("grant select, insert, update on {} to outbox_bridge").format(table))
             truth.watch(connection, f"events.usage_{name}")
 
     def change(document: dict[str, Any]) -> None:
@@ -38,7 +40,11 @@ def several(world: World, **scale: Any) -> None:
         pipeline = document["pipelines"]["usage-limit-hits"]
         for name in NAMES[1:]:
             document["connections"][name] = document["connections"]["warehouse"]
-            events = {**pipeline["destinations"]["events"], "connection": name, "table": f"events.usage_{name}"}
+            events = {
+                **pipeline["destinations"]["events"],
+                "connection": name,
+                "table": f"events.usage_{name}",
+            }
             document["pipelines"][f"usage-{name}"] = {**pipeline, "destinations": {name: events}}
 
     world.configure(change)
@@ -74,8 +80,27 @@ def agreed(*bridges: BridgeProcess, streams: set[str] = STREAMS, deadline: float
 
 
 def laws(world: World) -> None:
+    """Of each stream; world.law() also compares the one stream's slot."""
     for unit in UNITS:
-        world.law(unit)
+        world.caught_up(unit)
+        verdict = truth.conservation(world.source.dsn, world.target.dsn, unit)
+        assert verdict.holds, f"{verdict}\n{world.log_tails()}"
+
+
+def told(bridge: BridgeProcess, event: str, stream: str) -> float:
+    """When it said so last, unix seconds."""
+    at = [
+        one["time"]
+        for one in bridge.logs
+        if one.get("stream") == stream and event in (one["event"], one.get("phase"))
+    ]
+    return datetime.fromisoformat(at[-1]).timestamp()
+
+
+def keep(document: dict[str, Any], *names: str) -> None:
+    """Only these streams."""
+    for name in set(NAMES[1:]) - set(names):
+        del document["connections"][name], document["pipelines"][f"usage-{name}"]
 
 
 def test_a_bridge_joins_leaves_dies_and_the_streams_go_on(world: World) -> None:
@@ -129,3 +154,59 @@ def test_a_frozen_bridge_is_replaced_and_writes_nothing_on_waking(world: World) 
         frozen.resume()
         agreed(frozen, other)  # it is a member again, and has not ended
     laws(world)
+
+
+def test_limits_choices_and_a_lost_session(world: World) -> None:
+    several(world, max_streams=1)
+    first = world.bridge()
+    first.start().wait_ready()
+    second = world.bridge()
+    second.arguments = ("--stream", "outbox_bridge_two")
+    second.start().wait_ready()
+    third = world.bridge()
+    third.start().wait_ready()
+
+    # Three bridges of one stream each: the fourth is said to be nobody's, with what to do.
+    until(lambda: sorted(map(len, shared(first).values())) == [1, 1, 1], "one each")
+    until(lambda: shared(first)[second.pid] == {"outbox_bridge_two"}, "the one that it was told")
+    body = first.wait_halted("stream_unclaimed")
+    (free,) = status(first)["shared"]["free"]
+    assert f"no bridge takes {free}" in body
+
+    # Without the limit, after a reload.
+    world.configure(lambda document: document["scale"].pop("max_streams"))
+    for bridge in (first, second, third):
+        bridge.signal(signal.SIGHUP)
+    running = agreed(first, second, third)
+    assert running[1] == {"outbox_bridge_two"}
+    first.wait_ready()
+
+    # A session that somebody ends costs its bridge the streams for a moment, and nothing else.
+    with world.producer() as producer:
+        producer.transaction(5)
+        world.target.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where starts_with(application_name, 'bridge-share/')"
+        )
+        producer.transaction(5)
+        agreed(first, second, third)
+    laws(world)
+
+    # More bridges than streams: one that has none is ready. What runs where is also told without a bridge here.
+    world.configure(lambda document: keep(document, "warehouse", "two"))
+    for bridge in (first, second, third):
+        bridge.signal(signal.SIGHUP)
+    kept = {"outbox_bridge_warehouse", "outbox_bridge_two"}
+    assert sorted(map(len, agreed(first, second, third, streams=kept))) == [0, 1, 1]
+    idle = next(bridge for bridge in (first, second, third) if not shared(first)[bridge.pid])
+    assert idle.get("/readyz")[0] == 200
+    for bridge in (first, second, third):
+        if bridge is not idle:
+            assert bridge.terminate() == 0, bridge.log_tail()
+    if idle is second:
+        assert until(lambda: shared(second) == {second.pid: {"outbox_bridge_two"}}, "what it was given")
+    else:
+        agreed(idle, streams=kept)
+    ran = world.run("run", "--stream", "outbox_bridge_tow")
+    assert ran.returncode == 2
+    assert "did you mean outbox_bridge_two?" in ran.stderr

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bridge.protocol.sharing import MOVES_AT_ONCE, Share, View, share
+from bridge.protocol.sharing import MOVES_AT_ONCE, Share, View, share, still_declined
 
 STREAMS = [f"s{number}" for number in range(20)]
 
@@ -17,7 +17,7 @@ def view(streams: int, *loads: int, willing: str = "abcdefgh") -> View:
     names = STREAMS[:streams]
     owners = [member for member, load in zip("abcdefgh", loads, strict=False) for _ in range(load)]
     members = set(willing[: len(loads)])
-    return View(names, {name: members for name in names}, dict(zip(names, owners, strict=False)))
+    return View(names, dict.fromkeys(names, members), dict(zip(names, owners, strict=False)))
 
 
 def test_one_bridge_takes_everything() -> None:
@@ -60,6 +60,13 @@ def test_a_full_bridge_takes_and_wants_no_more() -> None:
     assert list(share(view(5, 0), "a", most=2).claim) == ["s0", "s1"]
 
 
+def test_a_full_bridge_makes_room_for_a_stream_that_nobody_else_may_take() -> None:
+    """b takes only s0, and a, which takes one at a time, has it."""
+    found = View(STREAMS[:2], {"s0": {"a", "b"}, "s1": set()}, {"s0": "a"})
+    assert list(share(found, "a", most=1).give_up) == ["s0"]
+    assert share(found, "b", declined={"s1"}).give_up == []
+
+
 def test_what_nobody_takes_is_for_everybody_who_is_willing() -> None:
     found = view(3, 2, 0)
     assert share(found, "a").claim == []
@@ -79,6 +86,7 @@ class Walker:
 
     most: int | None = None
     only: set[str] = field(default_factory=set)
+    declined: set[str] = field(default_factory=set)
     decided: Share | None = None
     frozen: bool = False
 
@@ -107,8 +115,9 @@ class World:
     def look(self, name: str) -> None:
         walker = self.members[name]
         seen = View(self.streams, {s: set(m) for s, m in self.willing.items()}, dict(self.claims))
-        declined = set(self.streams) - walker.only if walker.only else set()
-        walker.decided = share(seen, name, most=walker.most, declined=declined)
+        walker.declined = still_declined(seen, name, walker.declined)
+        unwanted = set(self.streams) - walker.only if walker.only else set()
+        walker.decided = share(seen, name, most=walker.most, declined=walker.declined | unwanted)
 
     def act(self, name: str) -> None:
         walker = self.members[name]
@@ -122,6 +131,7 @@ class World:
         for stream in decided.give_up:
             if self.claims.get(stream) == name:
                 del self.claims[stream]
+                walker.declined.add(stream)
                 self.moved += 1
         if walker.most is not None:
             assert sum(member == name for member in self.claims.values()) <= walker.most
@@ -157,7 +167,7 @@ class World:
         return sorted(load for load, one in zip(loads, self.members.values(), strict=True) if not one.frozen)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_whatever_happens_every_stream_runs_and_the_split_is_fair(seed: int) -> None:
     world = World(random.Random(seed))
     world.join()
@@ -175,7 +185,7 @@ def test_whatever_happens_every_stream_runs_and_the_split_is_fair(seed: int) -> 
     assert (world.claims, world.moved) == (before, moved), "streams move although nothing happens"
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_one_that_joins_or_ends_moves_no_more_than_a_fair_share(seed: int) -> None:
     """And, of these, no stream twice."""
     world = World(random.Random(seed))
@@ -201,7 +211,7 @@ def test_one_that_joins_or_ends_moves_no_more_than_a_fair_share(seed: int) -> No
         assert sum(world.claims[stream] != member for stream, member in kept.items()) <= len(its)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_limits_and_choices_are_kept_and_nothing_runs_in_circles(seed: int) -> None:
     chance = random.Random(seed)
     world = World(chance)
