@@ -29,7 +29,7 @@ from bridge.repair.upkeep import Upkeep
 from bridge.serving import Serving, ingress_settings, ingress_socket
 from bridge.stream.lookup_check import require_columns
 from bridge.stream.spec import StreamSpec
-from bridge.streams import Streams, chosen
+from bridge.streams import GRACE_SECONDS, Streams, chosen
 
 if TYPE_CHECKING:
     from bridge.sharing import Sharing
@@ -100,7 +100,9 @@ class Daemon:
             self._stop.set()
             reloading.cancel()
             self._upkeep.stop()
-            await asyncio.gather(self._streams.drain(), *([self._sharing.stop()] if self._sharing else []))
+            await asyncio.gather(
+                self._streams.drain(), *([self._sharing.stop(GRACE_SECONDS)] if self._sharing else [])
+            )
             await looking
             await following
             await answering

@@ -19,7 +19,7 @@ from bridge.errors import BridgeError, CannotConnect
 from bridge.log import Log
 from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import SHARE
-from bridge.postgres.safe_error import safe_message
+from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.sharing import (
     LOOK_SECONDS,
     SILENT_SECONDS,
@@ -115,12 +115,16 @@ class Sharing:
                 self._posts[dsn] = Post(self, dsn, streams)
                 self._tasks[dsn] = asyncio.create_task(self._posts[dsn].run(), name="claims")
 
-    async def stop(self) -> None:
-        """Stop every stream, each claim returned as soon as its stream has stopped."""
+    async def stop(self, grace: float) -> None:
+        """Stop every stream, each claim returned as soon as its stream has stopped; after `grace` seconds in any
+        case, with the sessions."""
         for post in self._posts.values():
             post.close()
         if tasks := {*self._tasks.values(), *self._leaving}:
-            await asyncio.wait(tasks)
+            _, late = await asyncio.wait(tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def stopped(self, stream: str, *, fenced: bool) -> None:
         """A stream's thread has ended. fenced: another bridge has taken it over, claim or not."""
@@ -260,7 +264,7 @@ class Post:
                             await self._session(ClaimSession(connection, self.streams))
                         finally:
                             await connection.close()  # its locks with it
-                except (BridgeError, psycopg.Error, OSError) as error:
+                except Exception as error:  # whatever it is, nothing runs without its claim
                     self._lost(error)
                     retries.ran(loop.time() - began)
                     await self._sleep(retries.failed())
@@ -269,6 +273,8 @@ class Post:
 
     def _lost(self, error: Exception) -> None:
         self.seen, self.answered = None, True
+        if not isinstance(error, BridgeError | psycopg.Error | OSError):
+            self._sharing.log.error("defect", **safe_error(error))
         self.failed = error if isinstance(error, BridgeError) else _told(error)
         self._giving_up.clear()
         for stream in self.streams:

@@ -157,13 +157,15 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
 
 def _shared(plans: list[StreamSpec]) -> dict[str, Any]:
     """Who runs which stream, as the targets' locks tell it. Raises as a connection does."""
+    from bridge.cli.connect import target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.sharing import who_claims  # noqa: PLC0415  only where bridges share
     from bridge.sharing import picture  # noqa: PLC0415
 
     members: dict[str, Member] = {}
     claims: dict[str, str] = {}
     for dsn in dict.fromkeys(plan.target_dsn for plan in plans):
-        seen = who_claims(dsn, [plan.stream for plan in plans if plan.target_dsn == dsn])
+        with target_errors("status"):
+            seen = who_claims(dsn, [plan.stream for plan in plans if plan.target_dsn == dsn])
         members |= seen.members
         claims |= seen.claims
     return picture([plan.stream for plan in plans], claims, members, me=None)

@@ -118,6 +118,8 @@ def test_a_bridge_joins_leaves_dies_and_the_streams_go_on(world: World) -> None:
         assert "3 bridges share this file" in said
         for bridge in (first, second, third):
             assert f"pid {bridge.pid}" in said
+        page = second.get("/")[1]
+        assert all(f"pid {bridge.pid}" in page for bridge in (first, second, third))
         metrics = second.get("/metrics")[1]
         assert "outbox_bridge_members 3.0" in metrics
         assert "outbox_bridge_streams_free 0.0" in metrics
@@ -126,12 +128,17 @@ def test_a_bridge_joins_leaves_dies_and_the_streams_go_on(world: World) -> None:
         began = time.monotonic()
         agreed(first, second)
         killed = time.monotonic() - began
+        its = shared(second)[second.pid]
         assert second.terminate() == 0, second.log_tail()
-        began = time.monotonic()
         agreed(first)
-        left = time.monotonic() - began
-        print(f"killed: {killed:.1f} s, left: {left:.1f} s")
+        until(lambda: {one["phase"] for one in status(first)["streams"]} == {"streaming"}, "all stream")
+        gaps = [told(first, "streaming", stream) - told(second, "stopped", stream) for stream in its]
+        print(f"killed: {killed:.1f} s, handed over: {', '.join(f'{gap:.1f} s' for gap in gaps)}")
     laws(world)
+
+    # Without a bridge: nobody runs anything.
+    assert first.terminate() == 0, first.log_tail()
+    assert set(world.json("status", code=1)["shared"]["free"]) == STREAMS
 
 
 def test_a_frozen_bridge_is_replaced_and_writes_nothing_on_waking(world: World) -> None:
