@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from bridge.dispatch.schedule import DispatchSpec
@@ -14,6 +13,7 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.postgres.whose import Owned
+from bridge.problem import suggestion
 from bridge.stream.planned import FailureGuard
 from bridge.stream.spec import StreamSpec
 from bridge.stream.worker import Worker
@@ -30,11 +30,7 @@ def chosen(plans: Sequence[StreamSpec], only: Collection[str]) -> list[StreamSpe
     names = [plan.stream for plan in plans]
     for name in only:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            raise ConfigError(
-                f"no stream {name} in this file",
-                hint=f"did you mean {near[0]}?" if near else f"its streams are {', '.join(names)}",
-            )
+            raise ConfigError(f"no stream {name} in this file", hint=suggestion(name, names))
     return [plan for plan in plans if not only or plan.stream in only]
 
 
