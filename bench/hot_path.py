@@ -18,11 +18,11 @@ from typing import Any
 
 from bridge.config.load import load
 from bridge.config.specs import contract_specs, pipeline_specs
-from bridge.daemon import quiet_collector
 from bridge.expressions.server_text import Date
 from bridge.planning.plan import Column, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.protocol.events import Batch, Event
+from bridge.serving import quiet_collector
 from bridge.stream.decode import Decoder
 from bridge.stream.planned import PlannedBatch, encode
 

@@ -20,7 +20,6 @@ import time
 import psycopg
 import psycopg_pool
 
-from bridge.daemon import serve_ingress
 from bridge.demo.servers import Cluster, Workspace
 from bridge.ingress import store
 from bridge.ingress.app import Ingress
@@ -29,6 +28,7 @@ from bridge.ingress.store import Item
 from bridge.ingress.writer import StoreOutcome
 from bridge.observe.listen import bind
 from bridge.postgres.schema import source_sql
+from bridge.serving import serve_ingress
 
 CLIENTS = 32
 PAYLOAD = {

@@ -25,7 +25,20 @@ from bridge.cli.options import allow_lint_option, config_option, read_checked
     is_flag=True,
     help="Keep writing dead letters even when most events of a destination fail.",
 )
-def run(config_path: Path, allow_lint: tuple[str, ...], log_level: str, allow_storm: bool) -> None:
+@click.option(
+    "--stream",
+    "streams",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this stream of the file. Repeatable.",
+)
+def run(
+    config_path: Path,
+    allow_lint: tuple[str, ...],
+    log_level: str,
+    allow_storm: bool,
+    streams: tuple[str, ...],
+) -> None:
     """Run the bridge until SIGTERM. SIGHUP reads the configuration again.
 
     What `bridge lint` calls an error stops the start (exit code 2) and refuses a reload. Warnings are logged.
@@ -34,4 +47,5 @@ def run(config_path: Path, allow_lint: tuple[str, ...], log_level: str, allow_st
     from bridge.observe.logs import configure  # noqa: PLC0415
 
     configure(log_level)
-    run_daemon(config_path, partial(read_checked, allow=allow_lint), guarded=not allow_storm)
+    reads = partial(read_checked, allow=allow_lint)
+    run_daemon(config_path, reads, guarded=not allow_storm, only=streams)

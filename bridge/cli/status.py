@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bridge.config.model import Config
     from bridge.planning.taken import TypesTaken
     from bridge.postgres.left_behind import LeftBehind
+    from bridge.postgres.sharing import Member
     from bridge.postgres.target_rules import Finding
     from bridge.stream.spec import StreamSpec
 
@@ -31,6 +32,7 @@ _UNKNOWN: dict[str, Any] = {
     "others": [],
     "deliveries": {},
     "left_alone": [],
+    "shared": None,
 }
 _UNKNOWN_OF_STREAM: dict[str, Any] = {
     **dict.fromkeys(
@@ -75,7 +77,10 @@ def state_of(config: Config) -> dict[str, Any]:
     if state is None:
         from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
-        state = _from_servers(stream_plans(config), types_taken(config))
+        plans = stream_plans(config)
+        state = _from_servers(plans, types_taken(config))
+        if config.scale is not None and config.scale.share:
+            state["shared"] = _shared(plans)
     streams = [
         {**_UNKNOWN_OF_STREAM, **one, "slot": {**_UNKNOWN_OF_SLOT, **one["slot"]}} for one in state["streams"]
     ]
@@ -152,6 +157,22 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
         "unmatched": of_newest(taken, types),
         "left_behind": [one.as_dict() for one in (*at_source, *behind)],
     }
+
+
+def _shared(plans: list[StreamSpec]) -> dict[str, Any]:
+    """Who runs which stream, as the targets' locks tell it. Raises as a connection does."""
+    from bridge.cli.connect import target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.postgres.sharing import who_claims  # noqa: PLC0415  only where bridges share
+    from bridge.sharing import picture  # noqa: PLC0415
+
+    members: dict[str, Member] = {}
+    claims: dict[str, str] = {}
+    for dsn in dict.fromkeys(plan.target_dsn for plan in plans):
+        with target_errors("status"):
+            seen = who_claims(dsn, [plan.stream for plan in plans if plan.target_dsn == dsn])
+        members |= seen.members
+        claims |= seen.claims
+    return picture([plan.stream for plan in plans], claims, members, me=None)
 
 
 def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
@@ -246,6 +267,8 @@ def _told_process(state: dict[str, Any]) -> list[str]:
     """What the last reload refused, and who else runs this file."""
     others, refused = state.get("others"), state.get("reload_refused")
     beside = [f"others with this file stand by: pid {', '.join(map(str, others))}"] if others else []
+    if shared := state.get("shared"):
+        beside = _told_shared(shared)
     if not refused:
         return beside
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(refused["at"]))
@@ -256,6 +279,19 @@ def _told_process(state: dict[str, Any]) -> list[str]:
         *(f"  {line.strip()}" for line in said),
         f"    fix: correct the file, then: kill -HUP {refused['pid']}",
     ]
+
+
+def _told_shared(shared: dict[str, Any]) -> list[str]:
+    """Who runs which of the streams that are shared."""
+    members = shared["members"]
+    found = [f"{len(members)} bridge{'s share' if len(members) != 1 else ' shares'} this file's streams"]
+    for one in members:
+        where = f"{one['host']}, pid {one['pid']}" if one["pid"] else one["member"]
+        mark = " (this one)" if one["member"] == shared["member"] else ""
+        found.append(f"  {where}{mark}: {', '.join(one['streams']) or 'stands by'}")
+    if shared["free"]:
+        found.append(f"  nobody runs {', '.join(shared['free'])}")
+    return found
 
 
 def left_alone(one: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from bridge.config.connection import Connection, Libpq
 from bridge.config.contract import ContractSection
 from bridge.config.original import NOTHING, Original
 from bridge.config.pipeline import PipelineSection
+from bridge.config.scale import ScaleSection
 from bridge.errors import ConfigError
 from bridge.planning.entity import Entity
 from bridge.planning.rows import Literal as Written
@@ -341,6 +342,8 @@ class Config(Section):
     """Metrics, health and the status page."""
     ingress: IngressSection | None = None
     """Accept events over HTTP. Absent: no ingress."""
+    scale: ScaleSection | None = None
+    """Several machines that share this file's streams. Absent: one runs them all."""
     strict: Boolean = False
     """Refuse roles with more privileges than the bridge needs (superuser, BYPASSRLS, table owner)."""
     tests: tuple[Case, ...] = ()

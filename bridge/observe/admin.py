@@ -229,6 +229,7 @@ def status_of(metrics: Metrics) -> dict[str, Any]:
         "unmatched": health.unmatched.as_dict(),
         "left_behind": [one.as_dict() for one in health.left_behind],
         "left_alone": alone_of(health),
+        "shared": None if health.shared is None else dict(health.shared),
     }
 
 

@@ -12,6 +12,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from operator import mul
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -290,6 +291,7 @@ class Metrics:
         self.config_last_reload_successful.set(1)
         self.build_info = gauge("build_info", "1; the version is in the labels.", "version", "python")
         self.build_info.labels(__version__, platform.python_version()).set(1)
+        self._shared: tuple[Gauge, Gauge, Gauge] | None = None
         self.registry.register(StreamCollector(self.health))
         self.registry.register(ReadyCollector(self.health))
         ProcessCollector(registry=self.registry)
@@ -324,6 +326,22 @@ class Metrics:
         self.destination_paused.labels(lane[1]).set(any(one.until is None for one in here))
         named = [one for one in here if one.recipient and not one.recipient.startswith(CAUSE)]
         self.recipients_left_alone.labels(lane[1]).set(len(named))
+
+    def set_shared(self, picture: Mapping[str, Any]) -> None:
+        """Replace who runs which stream, where bridges share a file (sharing.py). Without that there are no such
+        metrics."""
+        if self._shared is None:
+            self._shared = (
+                Gauge(f"{PREFIX}_members", "Bridges that share this file's streams.", registry=self.registry),
+                Gauge(f"{PREFIX}_streams_claimed", "Streams that this bridge runs.", registry=self.registry),
+                Gauge(f"{PREFIX}_streams_free", "Streams that no bridge runs.", registry=self.registry),
+            )
+        members, claimed, free = self._shared
+        self.health.shared = picture
+        members.set(len(picture["members"]))
+        mine = [one for one in picture["members"] if one["member"] == picture["member"]]
+        claimed.set(sum(len(one["streams"]) for one in mine))
+        free.set(len(picture["free"]))
 
     def set_left_behind(self, found: Sequence[LeftBehind]) -> None:
         """Replace what nothing serves any more."""

@@ -312,6 +312,7 @@ class Health:
         )
         self.suppressed: Mapping[str, int] | None = None  # by event type, of all time; None: not looked yet
         self.left_behind: Sequence[LeftBehind] = ()
+        self.shared: Mapping[str, Any] | None = None  # who runs which stream, where bridges share a file
         self.unmatched = Unmatched(clock=clock)
         self.left_alone: dict[tuple[str, str], Sequence[AloneUntil]] = {}  # by pipeline and destination
 
@@ -351,7 +352,7 @@ class Health:
             now = state.snapshot
             if now.phase not in READY_PHASES or now.reason is not None:
                 found.append(HealthProblem(now.stream, now.reason or now.phase, now.message, now.hint))
-        if not self._streams:
+        if not self._streams and self.shared is None:  # one that shares may have none to run
             found.append(HealthProblem("bridge", "starting", "no stream has been set up yet"))
         return found + list(self._parts.values())
 

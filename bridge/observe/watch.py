@@ -62,6 +62,23 @@ class DispatchWatch:
         getattr(self._log, level)(event, **fields)
 
 
+class ShareWatch:
+    """Receives what this bridge sees of those that share its file."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def shared(self, picture: Mapping[str, Any]) -> None:
+        """picture: as /status shows it."""
+        self._metrics.set_shared(picture)
+
+    def part_failed(self, where: str, error: BridgeError) -> None:
+        self._metrics.health.part_failed(where, error)
+
+    def part_works(self, where: str) -> None:
+        self._metrics.health.part_works(where)
+
+
 class StreamWatch:
     """Receives one stream's reports."""
 

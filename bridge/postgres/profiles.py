@@ -224,6 +224,24 @@ DISPATCH = Profile(
 )
 """Claims and settles deliveries."""
 
+SHARE = Profile(
+    "bridge-share/{}",
+    "the target",
+    (
+        *_WRITES_TARGET,
+        ("lock_timeout", "1s"),
+        # A machine that is gone must not hold its claims: the server asks after a second, and gives up after four.
+        ("tcp_keepalives_idle", "1"),
+        ("tcp_keepalives_interval", "1"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "4s"),
+    ),
+    statement_seconds=2,
+    needs_session=True,
+    connect_seconds=3,
+)
+"""Holds the claims of the streams that this bridge runs, where several share a file."""
+
 # The text of a result that any server reads as the same value, whatever it is set to. A moment's text has its offset.
 # `ISO` alone leaves the order of day and month as it is; lc_monetary decides what an amount is, not only how it looks.
 _LOOKUP: _Settings = (

@@ -100,7 +100,11 @@ def test_a_target_behind_a_transaction_pool_is_refused_before_any_setting(
         producer.transaction(3)
     bridge = world.bridge(target=pooler.dsn(world.target.bridge_dsn)).start()
     assert "pool_mode = session" in bridge.wait_halted("target_pooled")
+    world.configure(lambda document: document.update(scale={"share": True}))
+    sharing = world.bridge(target=pooler.dsn(world.target.bridge_dsn)).start()
+    assert "pool_mode = session" in sharing.wait_halted("target_pooled")
     assert world.applied() == 0
+    assert world.target.value("select count(*) from pg_locks where locktype = 'advisory'") == 0
     left = world.target.value(
         "select count(*) from pg_stat_activity where application_name like 'bridge/%' and datname = current_database()"
     )

@@ -44,6 +44,7 @@ class BridgeProcess(Bridge):
             {**given, **(environment or {})}, directory / f"{name}.log", config, port=free_port()
         )
         self.log = directory / f"{name}-{self.port}.log"
+        self.arguments: tuple[str, ...] = ()  # of `bridge run`
         self._lines: list[str] = []
         self._read_to = 0  # bytes of the log that are in _lines
         self._reading = threading.Lock()
@@ -58,6 +59,7 @@ class BridgeProcess(Bridge):
         return self
 
     def _spawn(self, command: list[str], environment: Mapping[str, str], log: IO[Any]) -> Process:
+        command = [*command, *self.arguments]
         if forked.can_fork(command, environment):
             return forked.start(command, environment, log)
         return super()._spawn(command, environment, log)

@@ -255,7 +255,8 @@ def test_every_package_and_manifest_has_the_version() -> None:
         json.loads(text_of(f"sdk/typescript/{name}.json")) for name in ("package", "package-lock")
     )
     assert package["version"] == lock["version"] == lock["packages"][""]["version"] == __version__
-    assert f"image: outbox-bridge:{__version__}\n" in text_of("deploy/kubernetes/outbox-bridge.yaml")
+    for manifest in ("outbox-bridge.yaml", "outbox-bridge-shared.yaml"):
+        assert f"image: outbox-bridge:{__version__}\n" in text_of(f"deploy/kubernetes/{manifest}")
     major, minor, *_ = __version__.split(".")
     assert f"| {major}.{minor}.x | yes |" in text_of("SECURITY.md")
 

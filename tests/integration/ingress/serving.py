@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bridge.config.load import load
-from bridge.daemon import serve_ingress
 from bridge.errors import BridgeError
 from bridge.ingress.app import Ingress
 from bridge.ingress.settings import settings_of
 from bridge.observe.listen import bind
+from bridge.serving import serve_ingress
 
 KEY = "key-of-the-tests"
 INSTANCE = "1-00000000000000ab"

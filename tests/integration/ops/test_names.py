@@ -83,6 +83,7 @@ def typos(code: str) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     yield ("tail", "--no-follow", MISSPELT), PIPELINE
     yield ("prove", "--pipeline", MISSPELT), PIPELINE
+    yield ("run", "--stream", f"{STREAM}s"), STREAM
     yield ("recover", "--accept-gap", "--stream", f"{STREAM}s"), STREAM
     yield ("recover", "--adopt-outbox", "--dry-run", "--stream", f"{STREAM}s"), STREAM
     yield ("rename-stream", "outbox_bridge_old", f"{STREAM}s"), STREAM

@@ -31,6 +31,7 @@ from bridge.config.model import (
 )
 from bridge.config.noise import SinkDigest, SinkQuiet
 from bridge.config.pipeline import Branch, PipelineSection
+from bridge.config.scale import ScaleSection
 from bridge.config.testing import run_cases
 from bridge.planning.entity import Entity
 from bridge.planning.steps.step import StepSection, steps
@@ -62,6 +63,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "admin": (Admin, set()),
     "ingress": (IngressSection, set()),
     "ingress.webhooks": (Webhook, set()),
+    "scale": (ScaleSection, set()),
     "tests": (Case, set()),
     "tests: meta": (CaseMeta, set()),
     "tests: expect": (Expectation, set()),

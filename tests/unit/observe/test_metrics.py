@@ -65,6 +65,7 @@ def used_metrics() -> Metrics:
     metrics.set_waiting({"nudge": (2, 61.04)})
     metrics.set_left_alone(("usage", "nudge"), [AloneUntil("usage", "nudge", "", 1010.0, "timeout")])
     metrics.set_left_behind([LeftBehind("slot", "outbox_bridge_gone_1", "m", "f", retained=9)])
+    metrics.set_shared({"member": "a", "members": [{"member": "a", "streams": ["x"]}], "free": []})
     metrics.enrich_lookups.labels("customer", "hit").inc()
     metrics.ingress_requests.labels("events", "202").inc()
     return metrics

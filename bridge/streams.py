@@ -1,0 +1,174 @@
+"""The streams that run in this process: a worker each, and a dispatcher for each that has messages to send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
+
+from bridge.dispatch.schedule import DispatchSpec
+from bridge.errors import ConfigError
+from bridge.log import Log
+from bridge.observe.metrics import Metrics
+from bridge.observe.state import StreamState
+from bridge.observe.watch import DispatchWatch, StreamWatch
+from bridge.postgres.whose import Owned
+from bridge.problem import suggestion
+from bridge.stream.planned import FailureGuard
+from bridge.stream.spec import StreamSpec
+from bridge.stream.worker import Worker
+
+if TYPE_CHECKING:  # only a configuration that has sinks pays for their libraries
+    from bridge.dispatch.dispatcher import Dispatchers
+
+GRACE_SECONDS = 20.0
+"""Seconds that SIGTERM waits for batches in flight. The end of the process rolls back those that have not settled."""
+
+
+def chosen(plans: Sequence[StreamSpec], only: Collection[str]) -> list[StreamSpec]:
+    """The streams that were named; empty: all. Raises ConfigError for one that the file does not have."""
+    names = [plan.stream for plan in plans]
+    for name in only:
+        if name not in names:
+            raise ConfigError(f"no stream {name} in this file", hint=suggestion(name, names))
+    return [plan for plan in plans if not only or plan.stream in only]
+
+
+class Streams:
+    """Starts, reloads and ends them. Everything but `plans` is called in the loop."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        owned: Owned,
+        ended: Callable[[str, BaseException | None], None],
+        *,
+        guarded: bool,
+    ) -> None:
+        """ended: called with a stream whose thread has ended, and its error; None: it was asked to. guarded: as
+        Daemon."""
+        self._metrics = metrics
+        self._owned = owned
+        self._told = ended
+        self._guarded = guarded
+        self._workers: dict[str, Worker] = {}
+        self._shared: dict[str, StreamSpec] = {}  # empty: not shared
+        self._ending: set[str] = set()
+        self._sends: Sequence[DispatchSpec] = ()
+        self._dispatchers: Dispatchers | None = None
+        self._log = Log("bridge.daemon")
+
+    def plans(self) -> list[StreamSpec]:
+        """Of what runs here now. From any thread."""
+        return [worker.plan for worker in list(self._workers.values())]
+
+    def use(self, plans: Sequence[StreamSpec]) -> None:
+        """Run exactly these."""
+        wanted = {plan.stream: plan for plan in plans}
+        for name in [name for name in self._workers if name not in wanted]:
+            self._workers.pop(name).stop()
+            self._metrics.health.remove(name)
+        for name, plan in wanted.items():
+            if name in self._workers:
+                self._workers[name].reload(plan)
+            else:
+                self.start(plan)
+
+    def share(self, plans: Sequence[StreamSpec]) -> None:
+        """What begin() may start, and what runs here as it is from now on (sharing.py says what runs)."""
+        self._shared = {plan.stream: plan for plan in plans}
+        for name, worker in self._workers.items():
+            if name in self._shared and name not in self._ending:
+                worker.reload(self._shared[name])
+
+    def begin(self, stream: str) -> None:
+        """Start it, unless it runs."""
+        if stream in self._shared and stream not in self._workers:
+            self.start(self._shared[stream])
+            self._dispatch()
+
+    def end(self, stream: str) -> None:
+        """Stop it. Its thread settles the batch in flight first; until it has ended, it runs."""
+        if stream in self._workers and stream not in self._ending:
+            self._ending.add(stream)
+            self._workers[stream].stop()
+            self._dispatch()
+
+    def runs(self, stream: str) -> bool:
+        return stream in self._workers
+
+    def stands_by(self, stream: str) -> bool:
+        state = self._metrics.health.streams.get(stream)
+        return state is not None and state.snapshot.phase == "standby"
+
+    def start(self, plan: StreamSpec) -> None:
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.call_soon_threadsafe(self._ended, plan.stream)
+
+        state = StreamState(
+            plan.stream,
+            plan.connection,
+            plan.source,
+            alive=lambda: self._alive(plan.stream),
+            max_retained_wal=plan.max_retained_wal,
+        )
+        watch = StreamWatch(self._metrics, state, self._nudge)
+        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended)
+        self._workers[plan.stream] = worker
+        self._metrics.health.add(state)
+        worker.start()
+
+    def _ended(self, stream: str) -> None:
+        worker = self._workers.get(stream)
+        if worker is None:
+            return
+        if self._shared:
+            del self._workers[stream]
+            self._ending.discard(stream)
+            self._metrics.health.remove(stream)
+            self._dispatch()
+        self._told(stream, worker.failed)
+
+    def _alive(self, stream: str) -> bool:
+        return stream in self._workers and self._workers[stream].thread.is_alive()
+
+    def dispatch(self, plans: Sequence[DispatchSpec]) -> None:
+        """From now on, send the deliveries of these; of shared streams, where they run."""
+        self._sends = plans
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        here = self._workers.keys() - self._ending
+        plans = [plan for plan in self._sends if not self._shared or plan.stream in here]
+        if plans and self._dispatchers is None:
+            from bridge.dispatch.dispatcher import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
+
+            self._dispatchers = Dispatchers(DispatchWatch(self._metrics), self._owned)
+        if self._dispatchers is not None:
+            self._dispatchers.use(plans)
+
+    def _nudge(self, stream: str) -> None:
+        """A stream committed deliveries; called from its thread."""
+        if self._dispatchers is not None:
+            self._dispatchers.nudge(stream)
+
+    async def drain(self) -> None:
+        """Stop everything; batches in flight get GRACE_SECONDS."""
+        self._sends = ()
+        sending = [self._dispatchers.stop()] if self._dispatchers is not None else []
+        await asyncio.gather(self._drain(), *sending)
+
+    async def _drain(self) -> None:
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.stop()
+        end = asyncio.get_running_loop().time() + GRACE_SECONDS
+        for worker in workers:
+            left = max(0.0, end - asyncio.get_running_loop().time())
+            await asyncio.to_thread(worker.thread.join, left)
+            if worker.thread.is_alive():
+                self._log.warning(
+                    "grace period is over: batches in flight are rolled back", stream=worker.plan.stream
+                )
