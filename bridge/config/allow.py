@@ -26,7 +26,7 @@ RULES = frozenset(
         "may-divide-by-zero", "float64", "dollar-in-text", "missing-dollar", "no-template",
         "unknown-redaction", "nullable-key",
         "unordered-upsert", "idle-key", "weak-tls", "same-database", "unset-variable",
-        "unused-connection", "unused-event", "unused-entity", "unkept-entity", "unused-webhook",
+        "unused-connection", "unused-source", "unused-event", "unused-entity", "unkept-entity", "unused-webhook",
         "unreached-destination", "old-snapshot", "unused-allow", "allow-without-reason", "invalid",
         "syntax",
     }

@@ -87,7 +87,7 @@ CORPUS = {
     "a word that $meta has not": (
         {"columns": '{ event_id: "$meta.id", used: "$meta.sequence" }'},
         f":20:48: error: {EVENTS}.columns.used: $meta has no sequence; "
-        "there is: id, type, key, seq, occurred_at, idempotency_key, headers",
+        "there is: id, type, key, seq, occurred_at, idempotency_key, headers, source",
     ),
     "a branch after one that takes all": (
         {"branch": "{ name: all, to: [events] }"},

@@ -232,7 +232,7 @@ def test_dead_letters_fall_to_zero_when_a_pipeline_has_none_left() -> None:
 @pytest.mark.fault(78)
 def test_labels_come_from_a_short_list_of_names() -> None:
     allowed = {"pipeline", "outcome", "destination", "entity", "result", "endpoint", "code", "reason"}
-    allowed |= {"stream", "kind", "name", "phase", "version", "python"}
+    allowed |= {"stream", "source", "connection", "kind", "name", "phase", "version", "python"}
     assert set().union(*labels_by_name(used_metrics()).values()) <= allowed
 
 

@@ -14,7 +14,7 @@ from bridge.stream.planned import FailureGuard
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.worker import Worker
 
-SPEC = StreamSpec("s_w", "w", "p", "", "", {}, [], {}, frozenset())
+SPEC = StreamSpec("s_w", "w", "source", "p", "", "", {}, [], {}, frozenset())
 FIRST, SECOND, THIRD = (replace(SPEC, stream=name) for name in ("first", "second", "third"))
 MOST = 4  # sessions
 
