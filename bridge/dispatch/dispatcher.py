@@ -128,11 +128,15 @@ class Dispatcher:
 
     async def _place(self, connection: queue.AsyncLink) -> int | None:
         """Wait for the lease; None: told to stop."""
+        soon = 0.05
         while not self._stop.is_set():
             await self._refuse_newer(connection)
-            if not await self._is_ours():
+            if (
+                not await self._is_ours()
+            ):  # soon at first: the stream may begin, and the file change, at any moment
                 self._watcher.works(self.plan.stream)
-                await self._sleep(_STAND_BY_SECONDS)
+                await self._sleep(soon)
+                soon = min(2 * soon, _STAND_BY_SECONDS)
                 continue
             epoch = await queue.hold(connection, self.plan.stream, self._holder)
             if epoch is not None:

@@ -27,6 +27,7 @@ class Plan:
     source_dsn: str
     target_dsn: str
     stream: str = STREAM
+    source: str = "source"
     outbox: Outbox = field(default_factory=Outbox)
     publication: str = "outbox_bridge"
     family: frozenset[str] = frozenset({STREAM})

@@ -113,6 +113,7 @@ def test_a_rotated_password_is_read_again_by_every_connection_of_a_bridge(
             "the new key is taken",
         )
         assert _posts(port, "one") == 401
+        producer.transaction(1)
         until(lambda: any(request.path.endswith("/two") for request in receiver.requests), "the new address")
     names = tls.cluster.execute(
         f"select distinct application_name from pg_stat_activity where usename = '{ROLE}'"

@@ -140,6 +140,7 @@ FREE = {
         "--tamper",
     ),
     *("--messages", "--dead-letters"),  # discard or keep
+    *("--source",),  # where there are several: ops/test_sources.py
     *("--recipe", "--field", "--table"),  # of init: unit/config/test_own_event.py, test_recipe.py
 }
 """Options with a value that names nothing that must exist, or that click itself checks."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 
 from bridge.config.load import load
@@ -26,7 +24,7 @@ def test_upkeep_prunes_what_is_delivered_and_old_and_ends_when_asked(
     source.execute(_ALL_APPLIED)
     dsns = {"SOURCE_DSN": source.bridge_dsn, "WAREHOUSE_DSN": target.bridge_dsn}
     plans = stream_plans(load(world.config, dsns))
-    upkeep = Upkeep(lambda: plans, lambda: timedelta(days=7), Owned(), retry_every=0.05, prune_every=0.0)
+    upkeep = Upkeep(lambda: plans, Owned(), retry_every=0.05, prune_every=0.0)
     upkeep.start()
     until(lambda: source.value("select count(*) from outbox.event") == 1, "the old row is gone")
     upkeep.stop()
@@ -44,7 +42,7 @@ def test_a_bridge_dates_what_it_has(world: World, source: Database, target: Data
     rows = ((source, "outbox.stream"), (target, "bridge.checkpoint"))
     for database, table in rows:
         database.execute(f"update {table} set updated_at = now() - interval '1 hour'")
-    upkeep = Upkeep(lambda: plans, lambda: timedelta(days=7), Owned(), retry_every=0.05, prune_every=60)
+    upkeep = Upkeep(lambda: plans, Owned(), retry_every=0.05, prune_every=60)
     upkeep.start()
     for database, table in rows:
         fresh = f"select updated_at > now() - interval '5 minutes' from {table}"
