@@ -314,6 +314,11 @@ class SeqOrder:
         at = bisect_right(self._bounds, xid, key=itemgetter(0))
         return self._bounds[at - 1] if at else Bound(0, -(1 << 63), exact=True)
 
+    @property
+    def waits(self) -> bool:
+        """Is there anything that a snapshot may show?"""
+        return bool(self._applied)
+
     def learn(self, batch: Batch) -> None:
         """It will be visible with its seqs."""
         if batch.events:
@@ -322,7 +327,8 @@ class SeqOrder:
             self._applied.append((batch.xids or [int(batch.events[0].xid)], greatest))
 
     def seen(self, snapshot: Snapshot) -> None:
-        """Everything learned that this snapshot shows was visible to whoever begins from now on."""
+        """Everything learned that this snapshot shows was visible to whoever begins from now on. Not for a snapshot
+        beside which a transaction had drawn its seq before it had an xid (stream/renumber.py, drawn_ahead)."""
         last = self._bounds[-1]
         new = last
         while self._applied and all(map(snapshot.shows, self._applied[0][0])):

@@ -36,7 +36,7 @@ from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
-from bridge.stream.renumber import bounds, numbered, read_again, renumber
+from bridge.stream.renumber import bounds, drawn_ahead, numbered, read_again, renumber
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
 from bridge.stream.spec import StreamSpec, Watcher
@@ -82,6 +82,7 @@ class Engine:
         stop: Callable[[], bool],
     ) -> None:
         self._spec = spec
+        self._owner = spec.owner
         self._planner = planner
         self._pace = pace
         self._watcher = watcher
@@ -98,7 +99,7 @@ class Engine:
         )
         self._sockets = Sockets(self._link, self._decoder, waker, stop)
         self._transactions = Transactions(
-            spec.owner,
+            self._owner,
             self._link,
             guard,
             pace,
@@ -211,7 +212,7 @@ class Engine:
         planned = answered(planning, lambda lookup: self._look_up(lookup, batch.xids))
         if planned.keeps:
             self._keep(planned)
-        self._prepared = encode(self._spec.owner, batch, planned, self._transactions.met)
+        self._prepared = encode(self._owner, batch, planned, self._transactions.met)
         hit("plan.done")
 
     def _keep(self, planned: Planned) -> None:
@@ -289,10 +290,18 @@ class Engine:
             )
 
     def observe(self, request: ask.Observe) -> ask.Observation:
+        in_order = self._in_order_now()
         seen = self._source.observe(request)
-        if self._order is not None:
-            self._order.seen(seen.snapshot)
+        if in_order is not None:
+            in_order.seen(seen.snapshot)
         return seen
+
+    def _in_order_now(self) -> SeqOrder | None:
+        """Where a snapshot that is taken next says what was there before; otherwise the next one will."""
+        order = self._order
+        if order is None or not order.waits or drawn_ahead(self._control.connection, self._spec.outbox):
+            return None
+        return order
 
     def confirm(self, request: ask.Confirm) -> None:
         hit("confirm.before")

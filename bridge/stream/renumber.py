@@ -9,6 +9,9 @@ the old one, so that the stream asks the table for it.
 
 from __future__ import annotations
 
+import time
+from typing import LiteralString
+
 import psycopg
 from psycopg import sql
 
@@ -41,7 +44,7 @@ def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[B
     (exact); the table has the seq that counts all the same."""
     if ledger.witness_id is None or ledger.witness_xid is None:
         return [FROM_ONE]
-    query = sql.SQL("select {seq}, pg_current_snapshot()::text from {table} where {id} = %s").format(
+    query = sql.SQL("select {seq} from {table} where {id} = %s").format(
         seq=outbox.column("seq"), table=outbox.name, id=outbox.column("id")
     )
     row = source.execute(query, [ledger.witness_id]).fetchone()
@@ -57,11 +60,34 @@ def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[B
         ).fetchone()
     except psycopg.errors.InsufficientPrivilege:
         last = None
-    went = last is not None and last[0] is not None and last[0] < seq
-    after, now = ledger.witness_xid + 1, parse_snapshot(row[1]).xmax
-    if went or now <= after:
+    after = ledger.witness_xid + 1
+    if last is not None and last[0] is not None and last[0] < seq:
         return [Bound(after, seq, exact=True)]
-    return [Bound(after, seq, exact=False), Bound(now, seq, exact=True)]
+    for _ in range(_ATTEMPTS):
+        if not drawn_ahead(source, outbox):
+            [snapshot] = source.execute("select pg_current_snapshot()::text").fetchone() or [""]
+            now = max(after, parse_snapshot(snapshot).xmax)
+            return [Bound(after, seq, exact=False), Bound(now, seq, exact=True)]
+        time.sleep(_PAUSE_SECONDS)
+    return [Bound(after, seq, exact=False)]
+
+
+_ATTEMPTS, _PAUSE_SECONDS = 10, 0.01
+
+# nextval() locks the sequence until the end of its transaction; a transaction that has an xid holds the lock of it.
+_DRAWN_AHEAD: LiteralString = """
+    select exists (select from pg_catalog.pg_locks s
+        where s.locktype = 'relation' and s.relation = pg_get_serial_sequence(%s, %s)::regclass
+            and s.database = (select oid from pg_catalog.pg_database where datname = current_database())
+            and not exists (select from pg_catalog.pg_locks x where x.locktype = 'transactionid' and x.granted
+                and x.mode = 'ExclusiveLock' and x.virtualtransaction = s.virtualtransaction))"""
+
+
+def drawn_ahead(source: psycopg.Connection, outbox: Outbox) -> bool:
+    """Has a transaction drawn a number, and no xid yet? Its row will have an xid that a snapshot taken now does not
+    show, and a seq below those that are visible: by right. Asked before such a snapshot is compared with."""
+    row = source.execute(_DRAWN_AHEAD, [outbox.name.as_string(), outbox.columns["seq"]]).fetchone()
+    return row is None or bool(row[0])
 
 
 def renumber(
