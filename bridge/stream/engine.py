@@ -297,7 +297,8 @@ class Engine:
         return seen
 
     def _in_order_now(self) -> SeqOrder | None:
-        """Where a snapshot that is taken next says what was there before; otherwise the next one will."""
+        """Where a snapshot that is taken next says what was there before; otherwise the next one will. What is learned
+        was drawn before now, and nobody else who has drawn by now is without an xid."""
         order = self._order
         if order is None or not order.waits or drawn_ahead(self._control.connection, self._spec.outbox):
             return None
@@ -357,7 +358,11 @@ class Engine:
         self._source.drop_slot(request)
 
     def take_snapshot(self, request: ask.TakeSnapshot) -> tuple[Snapshot, Lsn]:
-        return self._control.take_snapshot()
+        in_order = self._in_order_now()
+        taken = self._control.take_snapshot()
+        if in_order is not None:
+            in_order.seen(taken[0])
+        return taken
 
     def still_running(self, request: ask.StillRunning) -> bool:
         return self._source.still_running(request)
@@ -370,7 +375,6 @@ class Engine:
                 renumber(self._control.connection, self._spec.outbox, behind, order.greatest)
                 raise read_again()
             order.learn(missing.batch)
-            order.seen(request.upto)
         return missing
 
     def wait(self, request: ask.Wait) -> bool:

@@ -39,9 +39,9 @@ def numbered(source: psycopg.Connection, outbox: Outbox) -> bool:
 
 
 def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[Bound]:
-    """As a session begins. The witness is a row that was there. Where the floor does not show it, a transaction that
-    is later than it, but began before now, may have a lower seq by right, and only a sequence that is below it tells
-    (exact); the table has the seq that counts all the same."""
+    """As a session begins. The witness is a row that was there. A transaction that is later than it, but had drawn its
+    seq before, may have a lower one by right; of those before now only a sequence that is below the witness tells
+    (exact). The table has the seq that counts all the same."""
     if ledger.witness_id is None or ledger.witness_xid is None:
         return [FROM_ONE]
     query = sql.SQL("select {seq} from {table} where {id} = %s").format(
@@ -51,8 +51,6 @@ def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[B
     if row is None or row[0] is None:
         return [FROM_ONE]
     seq = int(row[0])
-    if ledger.floor.shows(ledger.witness_xid):
-        return [Bound(ledger.floor.xmax, seq, exact=True)]
     try:
         last = source.execute(
             "select pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass)",
@@ -60,7 +58,8 @@ def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[B
         ).fetchone()
     except psycopg.errors.InsufficientPrivilege:
         last = None
-    after = ledger.witness_xid + 1
+    shown = ledger.floor.shows(ledger.witness_xid)
+    after = ledger.floor.xmax if shown else ledger.witness_xid + 1
     if last is not None and last[0] is not None and last[0] < seq:
         return [Bound(after, seq, exact=True)]
     for _ in range(_ATTEMPTS):
