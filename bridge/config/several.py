@@ -6,8 +6,9 @@ file with several is taken apart here: each source with the pipelines that read 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2s
+from typing import Protocol, TypeVar
 
 from bridge.config.model import Config, SourceSection
 from bridge.errors import ConfigError
@@ -40,6 +41,24 @@ def one_source(config: Config, name: str | None = None) -> Config:
             f"there are several sources: {', '.join(names)}", hint=f"say which: --source {names[0]}"
         )
     raise ConfigError(f"there is no source {name}", hint=suggestion(name, names))
+
+
+class OfSource(Protocol):
+    """Anything that says which source it belongs to."""
+
+    @property
+    def source(self) -> str: ...
+
+
+_OfSource = TypeVar("_OfSource", bound=OfSource)
+
+
+def one_a_source(plans: Iterable[_OfSource]) -> list[_OfSource]:
+    """The first of each source: for what is the source's, and not each stream's."""
+    first: dict[str, _OfSource] = {}
+    for plan in plans:
+        first.setdefault(plan.source, plan)
+    return list(first.values())
 
 
 def instance_of(config: Config) -> str:

@@ -131,9 +131,8 @@ class Dispatcher:
         soon = 0.05
         while not self._stop.is_set():
             await self._refuse_newer(connection)
-            if (
-                not await self._is_ours()
-            ):  # soon at first: the stream may begin, and the file change, at any moment
+            if not await self._is_ours():
+                # Soon at first: the stream may begin, and the file change, at any moment.
                 self._watcher.works(self.plan.stream)
                 await self._sleep(soon)
                 soon = min(2 * soon, _STAND_BY_SECONDS)

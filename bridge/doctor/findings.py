@@ -16,6 +16,7 @@ from bridge.config.lint import LintFinding, examined
 from bridge.config.load import document_of
 from bridge.config.model import Config
 from bridge.config.original import Original
+from bridge.config.several import one_a_source
 from bridge.config.snapshot import UNKNOWN, Columns, Facts, digest_of
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError
@@ -106,8 +107,7 @@ def ask(config: Config, checks: Sequence[Check]) -> tuple[Facts, bool]:
     lookups: dict[tuple[str, str], Columns] = {}
     tables: dict[tuple[str, str, str], Columns] = {}
     complete = not away
-    first = {plan.source: plan for plan in reversed(plans)}.values()
-    for plan, source, queries in ((p, *asked) for p in first for asked in _queries(p).items()):
+    for plan, source, queries in ((p, *asked) for p in one_a_source(plans) for asked in _queries(p).items()):
         if source in away:
             continue
         try:

@@ -17,6 +17,7 @@ from typing import Literal, LiteralString, Protocol, TypeVar
 import psycopg
 from psycopg import sql
 
+from bridge.config.several import one_a_source
 from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.observe.metrics import Metrics
@@ -133,6 +134,7 @@ class Backlog:
         self._metrics = metrics
         self._owned = owned
         self._pools: dict[str, Pool] = {}
+        self._repeats: dict[str, dict[str, int]] = {}  # by source, as it answered last
 
     async def close(self) -> None:
         await self._keep(set())
@@ -170,16 +172,18 @@ class Backlog:
             self._metrics.set_dead_letters(dead)
         if counted:
             self._metrics.set_waiting(waiting)
-        repeats: Counter[str] = Counter()
+        sources = one_a_source(plans)
         told: list[left.LeftBehind] = []
-        for plan in {plan.source: plan for plan in plans}.values():
-            some = await self._ask(plan, "source", _suppressed)
+        for plan in sources:
+            repeats = await self._ask(plan, "source", _suppressed)
+            if repeats is not None:
+                self._repeats[plan.source] = repeats
             streams = await self._ask(plan, "source", _left_behind)
-            if some is None or streams is None:
-                return
-            repeats.update(some)
-            told += streams
-        health.suppressed = repeats
+            placed = placed and streams is not None
+            told += streams or []
+        known_repeats = [self._repeats[plan.source] for plan in sources if plan.source in self._repeats]
+        if known_repeats:
+            health.suppressed = dict(sum(map(Counter, known_repeats), Counter[str]()))
         if placed:
             self._left_behind([*told, *behind])
 

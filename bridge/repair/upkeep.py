@@ -13,6 +13,7 @@ from functools import partial
 
 import psycopg
 
+from bridge.config.several import one_a_source
 from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.postgres.connect import connect
@@ -71,7 +72,7 @@ class Upkeep:
         while not self._stopping.wait(self._retry_every):
             plans = self._plans()
             self._look_at_targets(plans)
-            for plan in {plan.source: plan for plan in plans}.values():
+            for plan in one_a_source(plans):
                 streams = [
                     one for one in plans if one.source == plan.source and self._is_due(one.source, one)
                 ]
@@ -83,7 +84,7 @@ class Upkeep:
                     )
             if plans and time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + self._prune_every
-                for plan in {plan.source: plan for plan in plans}.values():
+                for plan in one_a_source(plans):
                     self._guarded(f"pruning of {plan.source}", self._prune, plan)
         for look in self._looks.values():
             look.join()
