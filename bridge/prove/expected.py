@@ -34,7 +34,7 @@ from bridge.prove.subject import EMPTIED, Subject
 _VISIBLE_SECONDS = 60.0
 
 _LEDGER: LiteralString = """
-    select floor::text, coalesce(next::text, '3:3:'), next_seq, since, started_at, system_identifier,
+    select floor::text, coalesce(next::text, '3:3:'), next_seq, since, started_at,
            (select coalesce(array_agg(distinct x)::text, '{}') from bridge.applied a, unnest(a.xids) as x
             where a.stream = c.stream),
            (select coalesce(range_agg(r)::text, '{}') from bridge.applied a, unnest(a.seqs) as r
@@ -55,7 +55,6 @@ class AppliedPosition:
         None  # a stream that has not finished its first catch-up: older rows are not its own
     )
     started_at: datetime | None = None
-    system_identifier: str | None = None
 
     def position(self, outbox: Outbox) -> sql.Composed:
         """Over a row of the outbox: does the ledger cover it?"""
@@ -94,8 +93,8 @@ def read_applied(target: Link, stream: str) -> AppliedPosition:
     row = target.execute(_LEDGER, [stream]).fetchone()
     if row is None:
         return AppliedPosition()
-    floor, goal, goal_seq, since, started_at, system, listed, seqs = row
-    return AppliedPosition(floor, goal, goal_seq, listed, seqs, since, started_at, system)
+    floor, goal, goal_seq, since, started_at, listed, seqs = row
+    return AppliedPosition(floor, goal, goal_seq, listed, seqs, since, started_at)
 
 
 def begin_source(source: Link, applied: AppliedPosition) -> None:
@@ -105,20 +104,11 @@ def begin_source(source: Link, applied: AppliedPosition) -> None:
     while True:
         begin(source)
         row = source.execute(
-            "select (select system_identifier::text from pg_control_system()),"
-            " (select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
+            "select (select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
             "  from unnest(%s::xid8[]) as x)",
             [applied.listed],
         ).fetchone()
-        system, visible = row or (None, False)
-        if applied.system_identifier not in (None, system):
-            raise BridgeError(
-                "the ledger belongs to another source: its system identifier is "
-                f"{applied.system_identifier}, this one is {system}",
-                reason="other_system",
-                hint="point source.dsn back, or see bridge recover --help",
-            )
-        if visible:
+        if row == (True,):
             return
         source.rollback()
         if time.monotonic() > end:

@@ -21,6 +21,7 @@ from bridge.postgres.connect import connect
 from bridge.postgres.profiles import PROVE_SOURCE, PROVE_TARGET
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.stranded import find
+from bridge.postgres.whose import another
 from bridge.prove.by_event import compare_by_event
 from bridge.prove.by_key import compare_by_key, compare_by_rows
 from bridge.prove.census import take
@@ -85,6 +86,8 @@ def _stream(plan: StreamSpec, window: Window, pipeline: str | None, report: Repo
         closing(connect(plan.source_dsn, PROVE_SOURCE, plan.stream)) as source,
     ):
         try:
+            if (halt := another(source, target, plan.stream)) is not None:
+                raise halt
             begin(target)
             applied = read_applied(target, plan.stream)
             begin_source(source, applied)

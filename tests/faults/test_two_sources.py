@@ -107,6 +107,7 @@ def test_the_second_source_of_a_name_changes_nothing_and_says_why(
                 ("dead", "discard", "--all"),
                 ("sink", "pause", "told"),
                 ("recover", "--accept-source"),
+                ("prove",),
                 ("decommission", STREAM),
             ):
                 ran = there.run(*command)
