@@ -166,6 +166,7 @@ def _target(
     gone. Raises CannotConnect where it may be one that does not answer."""
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.profiles import CATALOG  # noqa: PLC0415
+    from bridge.postgres.progress import here  # noqa: PLC0415
     from bridge.postgres.versions import refuse_newer  # noqa: PLC0415
 
     row = source.execute(
@@ -179,11 +180,8 @@ def _target(
             silent = error
             continue
         with link:
-            here = link.execute(
-                "select (select system_identifier::text from pg_control_system()), current_database()"
-            ).fetchone()
             has = link.execute("select to_regclass('bridge.checkpoint') is not null").fetchone()
-            if has == (True,) and row in (None, here) and (row is not None or _knows(link, stream)):
+            if has == (True,) and row in (None, here(link)) and (row is not None or _knows(link, stream)):
                 refuse_newer(link, "target")
                 yield link
                 return

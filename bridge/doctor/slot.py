@@ -10,7 +10,7 @@ import psycopg
 from bridge.doctor.check import Check, Kind, ok
 from bridge.postgres import left_behind as left
 from bridge.postgres.profiles import STREAM
-from bridge.postgres.progress import checkpoint, former, registered
+from bridge.postgres.progress import checkpoint, former, here, registered
 from bridge.stream.spec import StreamSpec
 
 _GIB = 1 << 30
@@ -50,10 +50,7 @@ def registry(
         known = "registered at the next start" if ledger else "registered at the first start"
         yield ok("source", "registry", f"stream {plan.stream}: {known}")
         return
-    here = target.execute(
-        "select (select system_identifier::text from pg_control_system()), current_database()"
-    ).fetchone()
-    if here is not None and (row["target_system"], row["target_database"]) != here:
+    if (row["target_system"], row["target_database"]) != here(target):
         yield Check(
             "error",
             "source",

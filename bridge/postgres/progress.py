@@ -73,15 +73,20 @@ def ledger_streams(target: psycopg.Connection) -> list[str]:
     return [row[0] for row in target.execute("select stream from bridge.checkpoint order by 1")]
 
 
-def former(source: psycopg.Connection, target: psycopg.Connection, known: Collection[str]) -> list[str]:
-    """The streams but `known` that are registered for this target and that no bridge serves."""
-    here = target.execute(
+def here(target: psycopg.Connection) -> tuple[str, str]:
+    """The system identifier and the database, as a registration has them."""
+    row = target.execute(
         "select (select system_identifier::text from pg_control_system()), current_database()"
     ).fetchone()
+    return row or ("", "")
+
+
+def former(source: psycopg.Connection, target: psycopg.Connection, known: Collection[str]) -> list[str]:
+    """The streams but `known` that are registered for this target and that no bridge serves."""
     rows = source.execute(
         "select stream from outbox.stream where (target_system, target_database) = (%s, %s)"
         " and not stream = any(%s) order by stream",
-        [*(here or ("", "")), list(known)],
+        [*here(target), list(known)],
     ).fetchall()
     return [name for (name,) in rows if not at_target(target, name)]
 

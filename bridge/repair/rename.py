@@ -14,7 +14,7 @@ import psycopg
 
 from bridge.errors import BridgeError
 from bridge.failpoints import hit
-from bridge.postgres.progress import checkpoint, registered
+from bridge.postgres.progress import checkpoint, here, registered
 from bridge.postgres.slots import copy_slot, drop_slot, slots_of
 from bridge.postgres.whose import another
 from bridge.repair.decommission import check_unused
@@ -91,10 +91,7 @@ def _drop(source: psycopg.Connection, left: Sequence[tuple[str, int, bool]], new
 def _check_registered_here(source: psycopg.Connection, target: psycopg.Connection, old: str) -> None:
     """A copy of the target has the same ledger rows: the registration says which of the two is filled."""
     row = registered(source, old)
-    here = target.execute(
-        "select (select system_identifier::text from pg_control_system()), current_database()"
-    ).fetchone()
-    if row is not None and here != (row["target_system"], row["target_database"]):
+    if row is not None and here(target) != (row["target_system"], row["target_database"]):
         raise BridgeError(
             f"stream {old} is registered for another target, database {row['target_database']}: nothing was changed",
             hint="point the connection at that database; or, if this copy is the target now, under the old name "

@@ -108,6 +108,15 @@ def test_a_slot_that_a_promotion_leaves_behind_is_told_under_failover(
     assert findings(world) == []
 
 
+def each_is_mended(world: World, database: Database, cases: list[tuple[str, str]]) -> None:
+    """(what breaks it, the check that tells it): one after the other, each mended by what is printed."""
+    for broken, check in cases:
+        database.execute(broken)
+        found = findings(world)
+        assert check in {one.check for one in found}, (broken, found)
+        mend_all(world)
+
+
 _AT_SOURCE = [
     ("drop publication outbox_bridge", "publication"),
     ("alter publication outbox_bridge set (publish = 'insert, update')", "publication"),
@@ -144,11 +153,7 @@ _AT_SOURCE = [
 
 @pytest.mark.matrix
 def test_what_is_wrong_at_the_source_is_mended_by_what_is_printed(world: World, source: Database) -> None:
-    for broken, check in _AT_SOURCE:
-        source.execute(broken)
-        found = findings(world)
-        assert check in {one.check for one in found}, (broken, found)
-        mend_all(world)
+    each_is_mended(world, source, _AT_SOURCE)
 
 
 _AT_TARGET = [
@@ -168,11 +173,7 @@ _AT_TARGET = [
 
 @pytest.mark.matrix
 def test_what_is_wrong_at_the_target_is_mended_by_what_is_printed(world: World, target: Database) -> None:
-    for broken, check in _AT_TARGET:
-        target.execute(broken)
-        found = findings(world)
-        assert check in {one.check for one in found}, (broken, found)
-        mend_all(world)
+    each_is_mended(world, target, _AT_TARGET)
 
 
 @pytest.mark.parametrize(
