@@ -191,3 +191,13 @@ def test_a_server_that_is_away_costs_nothing_but_the_news(target: Database) -> N
     assert state.snapshot.pending_since == 5.0
     asyncio.run(look(metrics, [Plan(away, away)]))
     assert b'outbox_bridge_dead_letters{pipeline="p"} 0.0' in metrics.exposition()
+
+
+def test_a_silent_source_hides_nothing_of_another(source: Database, target: Database) -> None:
+    for _ in range(2):
+        source.execute("select outbox.emit('t', '{}', 'the same')")
+    metrics, _ = halted_stream()
+    away = "host=127.0.0.1 port=1 dbname=app"
+    plans = [Plan(away, target.bridge_dsn, "s", "away"), Plan(source.bridge_dsn, target.bridge_dsn)]
+    asyncio.run(look(metrics, plans))
+    assert metrics.health.suppressed == {"t": 1}
