@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -48,7 +49,15 @@ _numbers = itertools.count(1)
 _DESELECTED = pytest.StashKey[dict[str, int]]()
 
 
+_OPEN_FILES = 8192
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    soft, hard = resource.getrlimit(
+        resource.RLIMIT_NOFILE
+    )  # a login shell's 1024 are fewer than one test's connections
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
     for marker in (
         "matrix: run on every PostgreSQL major by `make test-matrix`",
         "fault(row, ...): proves these rows of the fault matrix (the one in docs/guarantees.md is made from them)",
