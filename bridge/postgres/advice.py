@@ -38,6 +38,9 @@ class Cause:
     kind: FixKind
 
 
+_NO_WALSENDER = r"(?i)\bwal[ -]?send"
+"""A login that worked, for a role without REPLICATION; most translations leave this word as it is."""
+
 # The first match counts.
 _CAUSES = (
     Cause(
@@ -69,6 +72,7 @@ _CAUSES = (
     Cause(
         "login", r"permission denied for database", 'grant connect on database "{dbname}" to "{user}";', "sql"
     ),
+    Cause("replication", _NO_WALSENDER, 'alter role "{user}" replication;', "sql"),
     Cause(
         "pg_hba",
         r"no pg_hba.conf entry|pg_hba.conf rejects",
@@ -130,6 +134,12 @@ _CAUSES = (
         "the server does not support this `sslmode`: turn TLS on in the server (ssl = on); sslmode=verify-full needs "
         "sslrootcert=<the CA's file, or system> and a certificate for the host in the dsn",
         "config",
+    ),
+    Cause(
+        "connections",
+        r"max_wal_senders",
+        "all replication connections that the server allows are in use: raise max_wal_senders and restart it",
+        "advice",
     ),
     Cause(
         "connections",

@@ -25,7 +25,9 @@ _BACKOFF = Backoff(first=1.0, longest=30.0, jitter=NO_JITTER)
 """Between two logins that are refused. What is mended on the server is noticed within `longest`; a
 password that is mended in a file, with the next attempt of any connection."""
 
-_ELSEWHERE = frozenset({"name", "database", "pooler", "connections", "starting", "port", "closed", "timeout"})
+_ELSEWHERE = frozenset(
+    {"name", "database", "replication", "pooler", "connections", "starting", "port", "closed", "timeout"}
+)
 """Causes (advice.py) that no other value of a file mends. Any other may be about the login, in any language."""
 
 _REFUSED = frozenset({"password", "role", "login", "pg_hba"})

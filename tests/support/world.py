@@ -190,7 +190,7 @@ class World:
         given = {
             **self._environment(),
             **({"SOURCE_DSN": self.source.dsn} if owner else {}),
-            "PGUSER": "postgres",
+            **self._owners_login(),
             "BRIDGE_CONFIG": str(self.config),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
@@ -200,6 +200,15 @@ class World:
             ran = run_command(line, given)
         assert ran.returncode == code, f"exit {ran.returncode}\n{printed}\n{ran.stdout}\n{ran.stderr}"
         return ran.stdout + (ran.stderr if code else "")
+
+    def _owners_login(self) -> dict[str, str]:
+        """What the owner of the databases has in a shell: printed lines name no user and no password."""
+        both = [conninfo_to_dict(database.dsn) for database in (self.source, self.target)]
+        ways = [(w["host"], w["port"], "*", w["user"], w["password"]) for w in both if "password" in w]
+        passfile = self.directory / "pgpass"
+        passfile.write_text("".join(":".join(str(part) for part in way) + "\n" for way in ways))
+        passfile.chmod(0o600)  # libpq reads no other
+        return {"PGUSER": str(both[0]["user"]), "PGPASSFILE": str(passfile)}
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         """The same with --json, read."""

@@ -79,9 +79,17 @@ def test_a_refused_login_is_one_for_all_in_every_language(
     assert len(said) == 1  # the server's words, told to whoever waits
 
 
+_NO_REPLICATION = _refusal("42501", "SCHWERWIEGEND", "keine Berechtigung, um WAL-Sender zu starten")
+_NO_SLOTS = _refusal(
+    "53300", "FATAL", 'number of requested standby connections exceeds "max_wal_senders" (currently 0)'
+)
+
+
 @pytest.mark.parametrize("opener", _OPENERS)
-@pytest.mark.parametrize("server", [(False, _STARTING)], indirect=True)
-def test_a_server_that_starts_is_tried_by_each_connection(
+@pytest.mark.parametrize(
+    "server", [(False, _STARTING), (True, _NO_REPLICATION), (True, _NO_SLOTS)], indirect=True
+)
+def test_what_is_no_refusal_of_a_login_is_tried_by_each_connection(
     server: tuple[str, list[bytes]], opener: Callable[[str], Any]
 ) -> None:
     dsn, began = server
