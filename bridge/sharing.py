@@ -29,7 +29,7 @@ from bridge.postgres.sharing import (
     end_reader,
     this_process,
 )
-from bridge.protocol.sharing import Share, View, share, still_declined
+from bridge.protocol.sharing import Share, Step, View, next_step, share, still_declined
 
 PART = "sharing"
 
@@ -327,27 +327,31 @@ class Post:
             await self._keep(session, seen, stream)
 
     async def _keep(self, session: ClaimSession, seen: Seen, stream: str) -> None:
-        """A stream runs if, and only if, its claim is held."""
-        runs = self._sharing.runs.runs(stream)
-        if stream not in seen.our_claims:
+        """One step of one stream."""
+        claimed = stream in seen.our_claims
+        if not claimed:
             self._giving_up.discard(stream)
-            self._stop(stream)
-        elif stream in self._giving_up:
-            if not runs and stream not in self._starting:
+        runs, alone = self._sharing.runs.runs(stream), False
+        if claimed and runs and stream not in self._starting and self._sharing.runs.stands_by(stream):
+            alone = not await session.busy(stream)  # and yet it stands by
+        giving_up = stream in self._giving_up
+        match next_step(
+            claimed=claimed, giving_up=giving_up, runs=runs and not alone, starts=stream in self._starting
+        ):
+            case Step.STOP:
+                self._stop(stream)
+            case Step.RELEASE:
                 await session.release(stream)
                 self._giving_up.discard(stream)
                 seen.our_claims.discard(stream)
                 seen.claims.pop(stream, None)
                 self._sharing.log.info("released", stream=stream)
-        elif stream not in self._starting and (not runs or self._sharing.runs.stands_by(stream)):
-            alone = runs and not await session.busy(stream)  # and yet it stands by
-            if runs and not alone:
-                return
-            ousts = alone or stream in self._ousted
-            self._ousted.discard(stream)
-            task = asyncio.create_task(self._start(stream, ousts=ousts), name=f"start {stream}")
-            self._starting[stream] = task
-            task.add_done_callback(lambda _: self._starting.pop(stream, None))
+            case Step.START:
+                ousts = alone or stream in self._ousted
+                self._ousted.discard(stream)
+                task = asyncio.create_task(self._start(stream, ousts=ousts), name=f"start {stream}")
+                self._starting[stream] = task
+                task.add_done_callback(lambda _: self._starting.pop(stream, None))
 
     async def _start(self, stream: str, *, ousts: bool) -> None:
         """ousts: whoever still reads its slot is frozen or gone; the source would wait for him much longer."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 MOVES_AT_ONCE = 2
 """Streams that are handed over at a time: each is without a bridge for the moment of a start, and starts cost CPU."""
@@ -80,6 +81,27 @@ def still_declined(view: View, me: str, declined: Collection[str]) -> set[str]:
     if view.members <= {me}:
         return set()
     return {stream for stream in declined if view.claims.get(stream, me) == me}
+
+
+class Step(Enum):
+    """What a bridge does about one stream now. START, STOP: the stream. RELEASE: its claim."""
+
+    NOTHING = "nothing"
+    START = "start"
+    STOP = "stop"
+    RELEASE = "release"
+
+
+def next_step(*, claimed: bool, giving_up: bool, runs: bool, starts: bool) -> Step:
+    """A stream runs if, and only if, its claim is held; a claim is returned once its stream has stopped. claimed: the
+    last look saw the claim as ours. starts: it will run in a moment."""
+    if not claimed or (giving_up and runs):
+        return Step.STOP if runs else Step.NOTHING
+    if starts:
+        return Step.NOTHING
+    if giving_up:
+        return Step.RELEASE
+    return Step.NOTHING if runs else Step.START
 
 
 def _swap(view: View, me: str, mine: Sequence[str], declined: Collection[str]) -> list[str]:
