@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from bridge.dispatch.schedule import DispatchSpec
-from bridge.errors import ConfigError
+from bridge.errors import CannotConnect, ConfigError
 from bridge.log import Log
 from bridge.observe.metrics import Metrics
-from bridge.observe.state import StreamState
+from bridge.observe.state import READY_PHASES, StreamSnapshot, StreamState
 from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.postgres.whose import Owned
 from bridge.problem import suggestion
@@ -100,6 +100,18 @@ class Streams:
     def stands_by(self, stream: str) -> bool:
         state = self._metrics.health.streams.get(stream)
         return state is not None and state.snapshot.phase == "standby"
+
+    def cannot_connect(self) -> set[str]:
+        """Of those that run here, the ones that reach no server of theirs."""
+        return {name for name, now in self._snapshots() if now.reason == CannotConnect.reason}
+
+    def ready(self) -> set[str]:
+        """Of those that run here, the ones that work, or would."""
+        return {name for name, now in self._snapshots() if now.phase in READY_PHASES and now.reason is None}
+
+    def _snapshots(self) -> list[tuple[str, StreamSnapshot]]:
+        states = self._metrics.health.streams
+        return [(name, states[name].snapshot) for name in self._workers if name in states]
 
     def start(self, plan: StreamSpec) -> None:
         loop = asyncio.get_running_loop()

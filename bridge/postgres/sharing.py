@@ -200,6 +200,11 @@ def _positional(query: bytes) -> bytes:
     return query.replace(b"%", b"%%").replace(b"$1", b"%s::text").replace(b"$2", b"%s::text")
 
 
+def reach(source_dsn: str) -> None:
+    """Log in and out. Raises CannotConnect, Halt, psycopg.Error."""
+    connect(source_dsn, SOURCE, "reach").close()
+
+
 def end_reader(source_dsn: str, stream: str) -> bool:
     """End whoever reads the slot of a stream that is ours now: a walsender notices only after wal_sender_timeout that
     its bridge is gone. Raises CannotConnect, psycopg.Error."""

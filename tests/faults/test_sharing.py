@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from psycopg import sql
 from tests.support import truth
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Traffic
+from tests.support.proxy import FaultProxy
 from tests.support.truth import Unit
 from tests.support.world import World, until
 
@@ -217,3 +219,28 @@ def test_limits_choices_and_a_lost_session(world: World) -> None:
     ran = world.run("run", "--stream", "outbox_bridge_tow")
     assert ran.returncode == 2
     assert "did you mean outbox_bridge_two?" in ran.stderr
+
+
+def test_a_bridge_that_cannot_reach_the_source_leaves_it_to_others(
+    world: World, proxy_to: Callable[[str], FaultProxy]
+) -> None:
+    """Its target answers, so its claims stay; and the one that it leaves them to keeps them while it is cut off."""
+    several(world)
+    link = proxy_to(world.source.bridge_dsn)
+    cut, other = world.bridge(), world.bridge()
+    cut.environment["SOURCE_DSN"] = link.dsn
+    cut.start().wait_ready()
+    other.start().wait_ready()
+    agreed(cut, other)
+    with Traffic(world.source.dsn, producers=1, burst=50) as traffic:
+        link.refuse()
+        link.reset_all()
+        until(lambda: shared(other)[other.pid] == STREAMS, "the other has all streams", 60)
+        until(lambda: {one["phase"] for one in status(other)["streams"]} == {"streaming"}, "all stream")
+        before = traffic.transactions
+        until(lambda: traffic.transactions > before + 60, "traffic")
+        # Where this machine is so busy that one of them was silent for a while, they had to settle once more.
+        until(lambda: shared(other)[other.pid] == STREAMS, "the other still has all streams", 60)
+        link.clear()
+        agreed(cut, other, deadline=60)  # it has its share again
+    laws(world)
