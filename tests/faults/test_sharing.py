@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.support import truth
 from tests.support.bridge_process import BridgeProcess
 from tests.support.producers import Traffic
 from tests.support.proxy import FaultProxy
+from tests.support.receiver import Receiver, Reply
 from tests.support.truth import Unit
 from tests.support.world import World, until
 
@@ -244,3 +247,55 @@ def test_a_bridge_that_cannot_reach_the_source_leaves_it_to_others(
         link.clear()
         agreed(cut, other, deadline=60)  # it has its share again
     laws(world)
+
+
+def test_messages_are_sent_wherever_their_stream_runs(world: World) -> None:
+    """Lanes move with their streams: with a bridge that leaves, one that is killed and one that joins, nothing is
+    forgotten, and what is sent again has the id that it had."""
+    several(world)
+    with closing(Receiver()) as receiver:
+        receiver.decide = lambda _: Reply(after=0.02)  # so that some wait, whenever a stream moves
+
+        def change(document: dict[str, Any]) -> None:
+            for name in NAMES:
+                document["connections"][f"hook_{name}"] = {
+                    "type": "webhook",
+                    "url": f"{receiver.url}/{name}",
+                    "allow": ["127.0.0.0/8"],
+                    "secret": f"whsec_{'QQ' * 16}",
+                }
+                pipeline = "usage-limit-hits" if name == "warehouse" else f"usage-{name}"
+                document["pipelines"][pipeline]["destinations"]["told"] = {"connection": f"hook_{name}"}
+
+        world.configure(change)
+        first, second, third = world.bridge(), world.bridge(), world.bridge()
+        first.start().wait_ready()
+        second.start().wait_ready()
+        agreed(first, second)
+        with Traffic(world.source.dsn, producers=1, burst=5) as traffic:
+            _go_on(traffic, 10)
+            second.kill()
+            agreed(first)
+            _go_on(traffic, 10)
+            third.start().wait_ready()
+            agreed(first, third)
+            _go_on(traffic, 10)
+            assert first.terminate() == 0, first.log_tail()
+            agreed(third)
+        events = world.source.value("select count(*) from rig.truth where type = 'usage.limit_reached'")
+
+        def told() -> dict[str, Counter[str]]:
+            found: dict[str, Counter[str]] = defaultdict(Counter)
+            for request in receiver.requests:
+                found[request.path].update([request.identity])
+            return found
+
+        until(lambda: [len(ids) for ids in told().values()] == [events] * 4, "every message", 120)
+        again = sum(times - 1 for ids in told().values() for times in ids.values())
+        print(f"{events} events, {4 * events} messages, {again} sent again")
+    laws(world)
+
+
+def _go_on(traffic: Traffic, transactions: int) -> None:
+    before = traffic.transactions
+    until(lambda: traffic.transactions > before + transactions, "traffic")
