@@ -105,7 +105,8 @@ def due_again(config: Config, stream: str, held: Hold) -> None:
 def retry_sink(config_path: Path, **given: Any) -> None:
     """Send messages that wait now, whatever they wait for.
 
-    A destination that is left alone is tried when that ends, within a minute. For dead letters: `bridge dead retry`.
+    A destination or recipient that is left alone is tried at once, with one of them; if it arrives, the others follow.
+    Pauses, throttles and quiet hours stay. For dead letters: `bridge dead retry`.
     """
     from bridge.postgres.queued import hurry  # noqa: PLC0415
 
