@@ -165,7 +165,8 @@ def test_retry_now_is_tried_at_once_where_a_destination_is_left_alone(
         # -- it is back: the message that a person names goes before what has waited for longer
         receiver.always = Reply()
         ids = {
-            row[0]: row[1] for row in sql.execute("select (body #>> '{data,n}')::int, id::text from bridge.delivery")
+            row[0]: row[1]
+            for row in sql.execute("select (body #>> '{data,n}')::int, id::text from bridge.delivery")
         }
         command(bridge, "sink", "retry", "--id", ids[5])
         receiver.wait(5)
