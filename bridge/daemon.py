@@ -22,7 +22,7 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health
 from bridge.observe.watch import ShareWatch
 from bridge.plans import dispatch_plans, stream_plans, types_taken
-from bridge.postgres.login import try_again
+from bridge.postgres.login import in_use, try_again
 from bridge.postgres.safe_error import safe_error
 from bridge.postgres.whose import Owned
 from bridge.repair.upkeep import Upkeep
@@ -167,7 +167,10 @@ class Daemon:
             await self._backlog.fresh()
             return {"config": path, **status_of(self._metrics)}
 
-        await operators.serve(listening, {"config": config, "status": status}, self._stop)
+        async def logins() -> dict[str, Any]:
+            return {"config": path, "logins": [[recipe, text] for recipe, text in in_use().items()]}
+
+        await operators.serve(listening, {"config": config, "status": status, "logins": logins}, self._stop)
 
     async def _follow_secrets(self) -> None:
         """Use the secrets of sinks and the ingress as their files have them now."""
@@ -240,8 +243,7 @@ class Daemon:
 
 
 def run_daemon(
-    path: Path, read: Callable[[Path], Config], *, guarded: bool = True, only: Collection[str] = ()
+    config: Config, reread: Callable[[], Config], *, guarded: bool = True, only: Collection[str] = ()
 ) -> None:
-    """Read the configuration and run until told to stop. guarded, only: as Daemon."""
-    config = read(path)
-    asyncio.run(Daemon(config, lambda: read(path), guarded=guarded, only=only).run())
+    """Run until told to stop. guarded, only: as Daemon."""
+    asyncio.run(Daemon(config, reread, guarded=guarded, only=only).run())

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,28 @@ def borrow(path: Path, error: ConfigError, *, unset_only: bool) -> Config:
             return config
     click.echo(f"bridge: {_first(error)}; using the configuration of {whose}", err=True)
     return again(original, {**os.environ, **original.variables}, original.files)
+
+
+def follow_logins(path: Path, config: Config) -> None:
+    """Where the files have a password that the server does not take yet, or one that is half written, this command logs
+    in as the bridge that runs this file does; it says so on standard error."""
+    if not config.original.files:
+        return
+    from bridge.postgres import login  # noqa: PLC0415  (loads psycopg)
+
+    @cache
+    def known() -> dict[login.Recipe, str]:
+        bridges, _ = operators.ask("logins", _owner(path))
+        ours = [one for one in bridges if _same(path, str(one.get("config", ""))) and one.get("logins")]
+        if ours:
+            click.echo(
+                "bridge: the server refuses the login that is in the files; trying the one that the running bridge"
+                f" (pid {ours[0]['pid']}) uses",
+                err=True,
+            )
+        return {tuple(recipe): text for one in reversed(ours) for recipe, text in one["logins"]}
+
+    login.others = known
 
 
 def _by_socket(path: Path) -> dict[str, Any] | None:

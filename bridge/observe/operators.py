@@ -4,7 +4,8 @@ An operator's shell has neither the unit's variables nor always a bridge.yaml wi
 socket is for its own user and root, who can read the same in /proc/PID/environ: it has mode 0600 in a directory of the
 bridge's user, and who asks is looked up (SO_PEERCRED).
 
-A request is one word and the end of the stream; the answer is a JSON object: `config` (an Original), `status`.
+A request is one word and the end of the stream; the answer is a JSON object: `config` (an Original), `status`, `logins`
+(the connection strings from files that servers take).
 """
 
 from __future__ import annotations
