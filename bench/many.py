@@ -27,7 +27,7 @@ def run(folder: Path) -> None:
 
     configure()
     daemon.stream_plans = plans
-    daemon.run_daemon(folder / "source-00.yaml", read)
+    daemon.run_daemon(configs[0], lambda: read(folder / "source-00.yaml"))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError, Fenced
 from bridge.log import Log
 from bridge.observe import operators
-from bridge.observe.backlog import watch_backlog
+from bridge.observe.backlog import BacklogWatch
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health
 from bridge.observe.watch import ShareWatch
 from bridge.plans import dispatch_plans, stream_plans, types_taken
-from bridge.postgres.login import try_again
+from bridge.postgres.login import in_use, try_again
 from bridge.postgres.safe_error import safe_error
 from bridge.postgres.whose import Owned
 from bridge.repair.upkeep import Upkeep
@@ -58,7 +58,8 @@ class Daemon:
         self._stop = asyncio.Event()
         self._owned = Owned()
         self._streams = Streams(self._metrics, self._owned, self._ended, guarded=guarded)
-        self._serving = Serving(self._metrics, self._stop)
+        self._backlog = BacklogWatch(self._metrics, self._streams.plans, self._owned, self._stop)
+        self._serving = Serving(self._metrics, self._stop, self._backlog.fresh)
         self._upkeep = Upkeep(self._streams.plans, self._owned)
         self._log = Log("bridge.daemon")
         self._only = only
@@ -87,9 +88,7 @@ class Daemon:
             if hangup.was_asked():
                 self._reload_asked.set()
             serving = asyncio.create_task(self._serving.admin(self._config, listening), name="admin")
-            looking = asyncio.create_task(
-                watch_backlog(self._metrics, self._streams.plans, self._owned, self._stop)
-            )
+            looking = asyncio.create_task(self._backlog.run())
             following = asyncio.create_task(self._follow_secrets())
             answering = asyncio.create_task(self._answer_operators())
             reloading = asyncio.create_task(self._follow_reloads())
@@ -153,7 +152,7 @@ class Daemon:
             self._log.warning("commands on this machine cannot ask this bridge", message=str(error))
             return
 
-        def config() -> dict[str, Any]:
+        async def config() -> dict[str, Any]:
             made_of = self._config.original
             return {
                 "file": path,
@@ -162,12 +161,16 @@ class Daemon:
                 "files": made_of.files,
             }
 
-        def status() -> dict[str, Any]:
+        async def status() -> dict[str, Any]:
             from bridge.observe.admin import status_of  # noqa: PLC0415  as in Serving.admin
 
+            await self._backlog.fresh()
             return {"config": path, **status_of(self._metrics)}
 
-        await operators.serve(listening, {"config": config, "status": status}, self._stop)
+        async def logins() -> dict[str, Any]:
+            return {"config": path, "logins": [[recipe, text] for recipe, text in in_use().items()]}
+
+        await operators.serve(listening, {"config": config, "status": status, "logins": logins}, self._stop)
 
     async def _follow_secrets(self) -> None:
         """Use the secrets of sinks and the ingress as their files have them now."""
@@ -240,8 +243,7 @@ class Daemon:
 
 
 def run_daemon(
-    path: Path, read: Callable[[Path], Config], *, guarded: bool = True, only: Collection[str] = ()
+    config: Config, reread: Callable[[], Config], *, guarded: bool = True, only: Collection[str] = ()
 ) -> None:
-    """Read the configuration and run until told to stop. guarded, only: as Daemon."""
-    config = read(path)
-    asyncio.run(Daemon(config, lambda: read(path), guarded=guarded, only=only).run())
+    """Run until told to stop. guarded, only: as Daemon."""
+    asyncio.run(Daemon(config, reread, guarded=guarded, only=only).run())

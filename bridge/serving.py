@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from bridge.config.model import Config
@@ -28,8 +29,10 @@ PORT_SECONDS = 1.0
 class Serving:
     """The servers of one process, until `stop` is set."""
 
-    def __init__(self, metrics: Metrics, stop: asyncio.Event) -> None:
+    def __init__(self, metrics: Metrics, stop: asyncio.Event, fresh: Callable[[], Awaitable[None]]) -> None:
+        """fresh: counts anew what a status is about to tell."""
         self._metrics = metrics
+        self._fresh = fresh
         self._stop = stop
         self._log = Log("bridge.daemon")
         self._ingress: Ingress | None = None
@@ -78,6 +81,7 @@ class Serving:
             self._metrics,
             host=admin.listen.host,
             token=admin.token,
+            fresh=self._fresh,
             openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
         )
         quiet_collector()

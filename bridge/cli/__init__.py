@@ -16,7 +16,7 @@ from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 _BESIDE = (
     *("connect", "emitted", "env_file", "names", "options", "running"),
-    *("sink_choice", "sink_move", "sink_queue", "sink_samples", "waits"),
+    *("sink_change", "sink_choice", "sink_list", "sink_move", "sink_samples", "sink_search", "waits"),
 )
 COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=_BESIDE)}
 """Command -> its module in this package, in which a function of the same name is the command."""

@@ -239,7 +239,7 @@ def _pipeline_lines(pipeline: dict[str, Any]) -> list[str]:
 
 def delivery_lines(delivery: Mapping[str, Any]) -> list[str]:
     """The state of a delivery, what it waits for, and the answers to its last attempts."""
-    from bridge.cli.sink_queue import history_line  # noqa: PLC0415
+    from bridge.cli.sink_list import history_line  # noqa: PLC0415
 
     attempts = delivery["attempts"]
     words = f"delivery {delivery['state']} after {attempts} attempt{'' if attempts == 1 else 's'}"

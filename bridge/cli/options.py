@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +19,9 @@ import rich_click as click
 
 from bridge.cli.env_file import use_env_file
 from bridge.errors import ConfigError
+
+_FILES_SECONDS = 5.0
+"""How long a start waits for a file that is being replaced. What is wrong for good is told after it."""
 
 
 class Moment(click.ParamType[datetime] if TYPE_CHECKING else click.ParamType):  # type: ignore[misc]
@@ -137,6 +141,10 @@ def read_config(path: Path, *, offline: bool = False) -> Config:
         from bridge.cli.running import borrow  # noqa: PLC0415  only where it is needed
 
         config = borrow(path, error, unset_only=_unset_only(path))
+    if config.original.files:
+        from bridge.cli.running import follow_logins  # noqa: PLC0415  as above
+
+        follow_logins(path, config)
     context = click.get_current_context(silent=True)
     name = context.meta.get(_SOURCE) if context is not None else None
     if name is None:
@@ -176,6 +184,27 @@ def read_checked(path: Path, allow: Collection[str] = ()) -> Config:
     for one in warnings:
         log.warning("lint", finding=one.text(str(path)), name=one.name)
     return config
+
+
+def read_to_start(path: Path, allow: Collection[str] = ()) -> Config:
+    """As read_checked(). Files of secrets that are away or empty are waited for: somebody may be replacing them, and
+    systemd does not start a unit again that ended with exit code 2."""
+    from bridge.config.substitution import files_away  # noqa: PLC0415  as in read_config
+    from bridge.log import Log  # noqa: PLC0415
+
+    end = time.monotonic() + _FILES_SECONDS
+    said = False
+    while True:
+        try:
+            return read_checked(path, allow)
+        except ConfigError:
+            away = files_away(path.read_text(errors="replace"), path.parent) if path.is_file() else []
+            if not away or time.monotonic() > end:
+                raise
+        if not said:
+            Log("bridge.config").warning("waiting for files of secrets", files=away)
+            said = True
+        time.sleep(0.1)
 
 
 def parse_payload(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import allow_lint_option, config_option, read_checked
+from bridge.cli.options import allow_lint_option, config_option, read_checked, read_to_start
 
 
 @click.command(panel="Run and watch")
@@ -47,5 +47,5 @@ def run(
     from bridge.observe.logs import configure  # noqa: PLC0415
 
     configure(log_level)
-    reads = partial(read_checked, allow=allow_lint)
-    run_daemon(config_path, reads, guarded=not allow_storm, only=streams)
+    config = read_to_start(config_path, allow_lint)
+    run_daemon(config, partial(read_checked, config_path, allow_lint), guarded=not allow_storm, only=streams)

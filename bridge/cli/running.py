@@ -9,6 +9,8 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import rich_click as click
 
 from bridge.errors import CannotConnect, ConfigError
 from bridge.observe import operators
+from bridge.observe.listen import INSTANCE_HEADER
 
 if TYPE_CHECKING:
     from bridge.config.model import Admin, Config
@@ -59,6 +62,28 @@ def borrow(path: Path, error: ConfigError, *, unset_only: bool) -> Config:
     return again(original, {**os.environ, **original.variables}, original.files)
 
 
+def follow_logins(path: Path, config: Config) -> None:
+    """Where the files have a password that the server does not take yet, or one that is half written, this command logs
+    in as the bridge that runs this file does; it says so on standard error."""
+    if not config.original.files:
+        return
+    from bridge.postgres import login  # noqa: PLC0415  (loads psycopg)
+
+    @cache
+    def known() -> dict[login.Recipe, str]:
+        bridges, _ = operators.ask("logins", _owner(path))
+        ours = [one for one in bridges if _same(path, str(one.get("config", ""))) and one.get("logins")]
+        if ours:
+            click.echo(
+                "bridge: the server refuses the login that is in the files; trying the one that the running bridge"
+                f" (pid {ours[0]['pid']}) uses",
+                err=True,
+            )
+        return {tuple(recipe): text for one in reversed(ours) for recipe, text in one["logins"]}
+
+    login.others = known
+
+
 def _by_socket(path: Path) -> dict[str, Any] | None:
     """The status of the bridge that runs this file, first of one that does not stand by; None: none was found."""
     bridges, _ = operators.ask("status", _owner(path))
@@ -73,24 +98,30 @@ def _by_socket(path: Path) -> dict[str, Any] | None:
 def status_of(config: Config) -> dict[str, Any] | None:
     """The status of the bridge that runs with this configuration, asked by its socket or its port; None: none does.
     Raises BridgeError if it refuses us."""
-    return _by_socket(Path(config.original.file)) or _by_port(config.admin)
+    return _by_socket(Path(config.original.file)) or _by_port(config)
 
 
-def _by_port(admin: Admin) -> dict[str, Any] | None:
-    """GET /status of the running bridge; None if none answers. Raises BridgeError if it refuses us."""
+def who_listens(config: Config) -> str | None:
+    """The identity of the bridge that answers on admin.listen (INSTANCE_HEADER); None: no bridge does."""
+    answer = _get(config.admin, "/livez", {})  # no token: it may be another program
+    return None if answer is None else answer[2]
+
+
+def _by_port(config: Config) -> dict[str, Any] | None:
+    """GET /status of the running bridge; None if none answers, or another configuration's: several on one machine may
+    have the default port. Raises BridgeError if it refuses us."""
+    from bridge.config.several import instance_of  # noqa: PLC0415
     from bridge.errors import BridgeError  # noqa: PLC0415
 
-    host = _EVERY_INTERFACE.get(admin.listen.host.strip("[]"), admin.listen.host.strip("[]"))
-    connection = http.client.HTTPConnection(host, admin.listen.port, timeout=_SECONDS)
-    try:
-        headers = {"authorization": f"Bearer {admin.token}"} if admin.token else {}
-        connection.request("GET", "/status", headers=headers)
-        answer = connection.getresponse()
-        code, text = answer.status, answer.read()
-    except (OSError, http.client.HTTPException):
+    admin, wanted = config.admin, instance_of(config)
+    found = who_listens(config)
+    if found is None or (found != wanted and found.partition("-")[0] == wanted.partition("-")[0]):
         return None
-    finally:
-        connection.close()
+    headers = {"authorization": f"Bearer {admin.token}"} if admin.token else {}
+    answer = _get(admin, "/status", headers)
+    if answer is None:
+        return None
+    code, text, _ = answer
     if code == 401:
         raise BridgeError(
             f"the bridge on {admin.listen} refuses admin.token",
@@ -100,9 +131,23 @@ def _by_port(admin: Admin) -> dict[str, Any] | None:
     try:
         state = json.loads(text)
     except ValueError:
-        return None  # another program has the port; `bridge run` says so
+        return None
     ours = code == 200 and isinstance(state, dict) and "streams" in state
     return {"running": True, **state} if ours else None
+
+
+def _get(admin: Admin, path: str, headers: Mapping[str, str]) -> tuple[int, bytes, str | None] | None:
+    """Status, body and identity of what answers on admin.listen; None: nothing does."""
+    host = _EVERY_INTERFACE.get(admin.listen.host.strip("[]"), admin.listen.host.strip("[]"))
+    connection = http.client.HTTPConnection(host, admin.listen.port, timeout=_SECONDS)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.getheader(INSTANCE_HEADER)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def _owner(path: Path) -> int | None:

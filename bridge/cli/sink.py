@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rich_click as click
 
 from bridge.cli.options import config_option, read_config
+from bridge.cli.sink_change import discard_sink, due_again, restore_sink, retry_sink
 from bridge.cli.sink_choice import chosen, named, operator
+from bridge.cli.sink_list import list_sink
 from bridge.cli.sink_move import move_sink
-from bridge.cli.sink_queue import (
-    discard_sink,
-    due_again,
-    list_sink,
-    restore_sink,
-    retry_sink,
-)
 
 if TYPE_CHECKING:
     from bridge.config.model import Config

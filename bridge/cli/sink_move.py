@@ -11,7 +11,7 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.cli.sink_choice import chosen, named, operator
-from bridge.cli.sink_queue import Ledger, Selection, check_place, ledgers
+from bridge.cli.sink_search import Ledger, Selection, check_place, ledgers
 from bridge.errors import BridgeError, ConfigError
 
 

@@ -78,7 +78,7 @@ def state_of(config: Config) -> dict[str, Any]:
         from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
         plans = stream_plans(config)
-        state = _from_servers(plans, types_taken(config))
+        state = _from_servers(plans, types_taken(config), _why_not(config))
         if config.scale is not None and config.scale.share:
             state["shared"] = _shared(plans)
     streams = [
@@ -90,7 +90,18 @@ def state_of(config: Config) -> dict[str, Any]:
     return {**_UNKNOWN, **state, "streams": streams, "pipelines": pipelines, "unmatched": unmatched}
 
 
-def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
+def _why_not(config: Config) -> tuple[str, str]:
+    """Why no running bridge was asked, and the fix."""
+    from bridge.cli.running import who_listens  # noqa: PLC0415  as in state_of
+
+    if who_listens(config) is None:
+        return "no bridge answers on admin.listen", "bridge run"
+    said = f"this bridge does not run: another bridge answers on {config.admin.listen}, with another source or slot"
+    return said, "bridge run, after another address in `admin.listen`; to ask the other one: its file with -c"
+
+
+def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, str]) -> dict[str, Any]:
+    """why: no running bridge was asked, and the fix."""
     from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.observe.unmatched import of_newest  # noqa: PLC0415
     from bridge.postgres import left_behind as left  # noqa: PLC0415
@@ -142,8 +153,8 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken) -> dict[str, Any]:
             {
                 "where": "bridge",
                 "reason": "not_running",
-                "message": "no bridge answers on admin.listen",
-                "hint": "bridge run",
+                "message": why[0],
+                "hint": why[1],
             },
             *(
                 {"where": "bridge", "reason": one.reason, "message": one.message, "hint": one.fix}

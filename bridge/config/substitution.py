@@ -29,7 +29,8 @@ class BadReference(ValueError):
 
 
 class Unset(BadReference):
-    """The variable or file does not exist on this machine; it may exist on the machine that runs the bridge."""
+    """The variable or file does not exist on this machine, or the file has nothing in it (yet); it may exist on the
+    machine that runs the bridge."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -59,7 +60,8 @@ class Outside:
         return found
 
     def file(self, path: str) -> str:
-        """The text without its last line break. Raises Unset, or BadReference if it is no text."""
+        """The text without its last line break. Raises Unset, also if nothing is in it, or BadReference if it is no
+        text."""
         known = self.contents.get(path)
         self.files[path] = found = _read(self.directory / path) if known is None else known
         return found
@@ -68,6 +70,19 @@ class Outside:
 def in_files(text: str) -> bool:
     """Whether a file has a part of this value."""
     return any(match["file"] for match in _REFERENCE.finditer(text))
+
+
+def files_away(text: str, directory: Path) -> list[str]:
+    """Paths of `${file:...}` references in this text that cannot be read now, or have nothing in them."""
+    outside = Outside({}, directory)
+    away = []
+    for match in _REFERENCE.finditer(text):
+        try:
+            if match["file"]:
+                outside.file(match["file"])
+        except Unset as unset:
+            away.append(unset.name)
+    return away
 
 
 def substitute(text: str, outside: Outside, put: dict[str, str] | None = None) -> str:
@@ -121,4 +136,7 @@ def _read(path: Path) -> str:
         raise BadReference(f"{path} is not UTF-8 text") from None
     if len(content) > _FILE_MAX or "\0" in text:
         raise BadReference(f"{path} is not a file of at most one MiB")
-    return text.rstrip("\r\n")
+    text = text.rstrip("\r\n")
+    if not text:  # it is being written, and what is made with no secret would be refused, or answered 404
+        raise Unset(str(path), f"{path} is empty")
+    return text

@@ -189,10 +189,12 @@ class Dispatcher:
     async def _look(self, connection: queue.AsyncLink, lanes: Sequence[Lane], *, keeps: bool) -> None:
         """Tell each lane whether messages are due, and what a person has paused."""
         names = [lane.plan.name for lane in lanes]
-        states = await queue.look(connection, self.plan.stream, names, keeps=keeps)
+        alone = [lane.alone for lane in lanes]
+        states = await queue.look(connection, self.plan.stream, names, alone, keeps=keeps)
         for lane, state in zip(lanes, states, strict=True):
             lane.pause(state.paused)
             lane.hold(state.holds)
+            lane.hurry(state.hurried_at)
             if state.due:
                 lane.wake()
 

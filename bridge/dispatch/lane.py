@@ -18,6 +18,7 @@ from bridge.dispatch.parcels import Parcels
 from bridge.dispatch.recipients import Recipients
 from bridge.dispatch.schedule import Breaker, DispatchWatcher, LaneSpec, LeftAlone, Pacer
 from bridge.dispatch.settling import Settler
+from bridge.dispatch.turns import Turns
 from bridge.failpoints import hit
 from bridge.postgres.claims import Claim
 from bridge.postgres.delivery import AsyncLink
@@ -26,7 +27,6 @@ from bridge.sinks.model import QUIET_HOURS, Delivery, Http, SendError, SendOutco
 
 CAPACITY = 64
 _CAPACITY_PACED = 8  # where the vendor has a rate limit: more would only wait
-_FIRST = -(2**63)  # before every event's seq
 _HELD = 16  # of one recipient, until there is a place for it
 _PAUSED_SECONDS = 600.0  # a resume makes what it held due at once
 _MARGIN_SECONDS = 5.0  # of a lease beyond the longest send
@@ -74,19 +74,17 @@ class Lane:
         self._settler = Settler(connection, epoch, self._settled, keeps=keeps)
         self._outcomes = Outcomes(plan, self._settler, self._breaker, self._recipients, watcher)
         self._parcels = Parcels(plan, self.claim, connection, self._outcomes)
+        self._turns = Turns(self.claim, connection, digests=plan.digest is not None)
         self._changed = asyncio.Event()
-        self._keyless = self._keyed = True  # whether a claim of such events may find something
         self._claimed: dict[str, Delivery] = {}
         self._sending = 0
         self._woken = False
-        self._keyless_first = False
-        self._after: str | None = None
-        self._after_seq = _FIRST
         self._loop = asyncio.get_running_loop()
         self._told: list[LeftAlone] = []
         self._paused: str | None = None
         self._holds: Sequence[Hold] = ()
         self._told_until = 0.0  # the breaker's, when it was told last
+        self._hurried_at = 0.0  # when a person said `bridge sink retry` last, by the ledger's clock
 
     @property
     def claimed(self) -> list[str]:
@@ -120,7 +118,7 @@ class Lane:
             if 2 * room < self._capacity and not self._breaker.tripped and not self._woken:
                 return  # several in one statement: a send that ends will ask again
             self._woken = False
-            claimed = await self._claim(room)
+            claimed = await self._turns.take(room)
             for _ in claimed:
                 hit("deliver.claimed")
             self._claimed.update((one.id, one) for one in claimed)
@@ -141,52 +139,17 @@ class Lane:
             return 0
         return self._breaker.room(self._loop.time(), self._sending, self._capacity)
 
-    async def _claim(self, room: int) -> list[Delivery]:
-        """Take keys in turn, after the last one taken; alternate between events with and without a key."""
-        if self.plan.digest is not None:
-            return await self.claim.any(self._connection, room)
-        self._keyless_first = not self._keyless_first
-        claimed: list[Delivery] = []
-        for keyless in (self._keyless_first, not self._keyless_first):
-            left = room - len(claimed)
-            if not left:
-                break
-            if not keyless:
-                claimed += await self._claim_keyed(left)
-            elif self._keyless:
-                self._keyless = False  # wake() while the statement runs is about a later state
-                found = await self.claim.keyless(self._connection, left, self._after_seq)
-                self._keyless = self._keyless or len(found) == left
-                self._after_seq = found[-1].event_seq if len(found) == left else _FIRST
-                claimed += found
-        return claimed
-
-    async def _claim_keyed(self, room: int) -> list[Delivery]:
-        if not self._keyed:
-            return []
-        self._keyed = False
-        found, last = await self.claim.keyed(self._connection, room, self._after)
-        if len(found) < room and self._after is not None:
-            more, last = await self.claim.keyed(self._connection, room - len(found), None)
-            found += more
-        self._keyed = self._keyed or len(found) == room
-        self._after = last
-        return found
-
     async def _pause(self) -> None:
         """Wait until something may have changed: a nudge, a tick, a finished send, the end of a pause."""
         wait = self._breaker.open_until - self._loop.time()
-        if wait > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), wait)
-            return
-        await self._changed.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), wait if wait > 0 else None)
         self._changed.clear()
 
     def wake(self) -> None:
         """Messages may be due. Called in the loop."""
-        self._keyless = self._keyed = self._woken = True
-        self._after_seq = _FIRST  # what failed before may be due again
+        self._woken = True
+        self._turns.again()
         self._changed.set()
 
     def pause(self, said: str | None) -> None:
@@ -208,6 +171,25 @@ class Lane:
                 self._outcomes.log("info", "resumed", only=f"{one.kind} {one.label}", by="")
         self._holds = holds
         self.tell()
+
+    @property
+    def alone(self) -> bool:
+        """Is nothing sent for a while to the destination, or to a recipient?"""
+        now = self._loop.time()
+        return self._breaker.open_until > now or self._recipients.any_alone(now)
+
+    def hurry(self, at: float | None) -> None:
+        """A person said, at this time, that messages are to go now: who is left alone is tried, once for each time that
+        it is said. Called in the loop."""
+        if at is None or at <= self._hurried_at:
+            return
+        self._hurried_at = at
+        now = self._loop.time()
+        if self._breaker.try_now(now) | self._recipients.try_now(now):
+            self._turns.hurry()
+            self._outcomes.log("info", "tried now, as a person asked")
+            self.tell()
+            self.wake()
 
     def _is_paused(self, parcel: Parcel) -> bool:
         """Has a person paused its recipient, or what it was refused for?"""
@@ -345,7 +327,8 @@ class Lane:
             delivery = self._claimed.pop(identity, None)
             if delivery is None:
                 continue
-            self._keyed = self._keyed or delivery.event_key is not None  # the next of its key may go
+            if delivery.event_key is not None:
+                self._turns.next_of_a_key()
             if identity in lost:
                 self._outcomes.log("warning", "lease lost", delivery)
         self._changed.set()

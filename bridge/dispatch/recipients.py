@@ -89,6 +89,14 @@ class Recipients:
             if known.breaker.open_until > now:
                 yield LeftAlone(label(name), known.breaker.open_until - now, known.code)
 
+    def try_now(self, now: float) -> bool:
+        """A person says so: each that is left alone may have a message. False: none was."""
+        return sum(known.breaker.try_now(now) for known in self._known.values()) > 0
+
+    def any_alone(self, now: float) -> bool:
+        """Is one of them left alone?"""
+        return any(known.breaker.open_until > now for known in self._known.values())
+
     @property
     def remembered(self) -> int:
         """How many recipients are in flight or in trouble."""

@@ -20,7 +20,7 @@ import math
 import platform
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -248,15 +248,20 @@ def _nothing() -> None:
     return None
 
 
+async def _fresh() -> None:
+    return None
+
+
 def build_admin(
     metrics: Metrics,
     *,
     host: str = "127.0.0.1",
     token: str | None = None,
     openapi: Callable[[], Mapping[str, Any] | None] = _nothing,
+    fresh: Callable[[], Awaitable[None]] = _fresh,
 ) -> Starlette:
     """The admin application. Raises ConfigError if `host` is not loopback and there is no token. `openapi`: the
-    ingress's current document; None without an ingress."""
+    ingress's current document; None without an ingress. `fresh`: what /status waits for."""
     if not token and not is_loopback(host):
         raise ConfigError(
             f"admin.listen is {host}, which other machines can reach, but admin.token is not set",
@@ -288,8 +293,9 @@ def build_admin(
     def exposition() -> Response:
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def status() -> Response:
-        return JSONResponse(status_of(metrics))
+    async def status(_: Request) -> Response:
+        await fresh()
+        return JSONResponse(status_of(metrics), headers=_HEADERS)
 
     def contracts() -> Response:
         document = openapi()
@@ -312,7 +318,7 @@ def build_admin(
             Route("/livez", answer(livez)),
             Route("/readyz", answer(readyz)),
             Route("/metrics", answer(exposition)),
-            Route("/status", answer(status)),
+            Route("/status", status),
             Route("/openapi.json", answer(contracts)),
             Route("/", answer(page)),
         ],

@@ -36,6 +36,10 @@ EVERY_SECONDS = 15.0
 SOON_SECONDS = 1.0
 """Until the next look after a reload, or where a stream was halted before it has begun: what waits for it is not
 known."""
+FRESH_SECONDS = 2.0
+"""Most that an answer waits for a look: a command waits 4 s for it, and a server may be away."""
+_REST = 4.0
+"""Times as long as a look took, before one that somebody asks for: counting a long queue is work for the ledger."""
 
 _SLOT: LiteralString = """
     select s.slot, r.slot_name is not null, coalesce(r.active, false),
@@ -95,36 +99,76 @@ class Plan(Protocol):
     def units(self) -> Iterator[tuple[str, str]]: ...
 
 
-async def watch_backlog(
-    metrics: Metrics, plans: Callable[[], Sequence[Plan]], owned: Owned, stop: asyncio.Event
-) -> None:
-    """Read every EVERY_SECONDS, and after a reload, until `stop` is set. Values of unreachable servers stay as they
+class BacklogWatch:
+    """Looks every EVERY_SECONDS, after a reload, and when it is asked. Values of unreachable servers stay as they
     are; a ledger that is another source's is not read."""
-    stopping = asyncio.create_task(stop.wait(), name="backlog-stop")
-    backlog = Backlog(metrics, owned)
-    try:
-        while not stop.is_set():
-            looking = asyncio.create_task(backlog.look(plans()), name="backlog")
-            await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await looking
-            await _pause(metrics, plans, stopping)
-    finally:
-        stopping.cancel()
-        await backlog.close()
 
+    def __init__(
+        self, metrics: Metrics, plans: Callable[[], Sequence[Plan]], owned: Owned, stop: asyncio.Event
+    ) -> None:
+        self._metrics = metrics
+        self._plans = plans
+        self._owned = owned
+        self._stop = stop
+        self._asked: list[asyncio.Future[None]] = []
+        self._wish = asyncio.Event()
+        self._not_before = 0.0  # a time of the loop; of a look that somebody asks for
 
-async def _pause(metrics: Metrics, plans: Callable[[], Sequence[Plan]], stopping: asyncio.Task[bool]) -> None:
-    """Until the next look: EVERY_SECONDS, or a reload, or a stream of which nothing is known."""
-    known = list(map(id, plans()))
-    end = asyncio.get_running_loop().time() + EVERY_SECONDS
-    while not stopping.done() and asyncio.get_running_loop().time() < end:
-        await asyncio.wait({stopping}, timeout=SOON_SECONDS)
-        states = metrics.health.streams.values()
-        new = any(idle(one.snapshot) and not one.snapshot.pending_known for one in states)
-        if new or list(map(id, plans())) != known:
+    async def run(self) -> None:
+        """Until `stop` is set."""
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.create_task(self._stop.wait(), name="backlog-stop")
+        backlog = Backlog(self._metrics, self._owned)
+        try:
+            while not self._stop.is_set():
+                asked, self._asked = self._asked, []
+                self._wish.clear()
+                began = loop.time()
+                looking = asyncio.create_task(backlog.look(self._plans()), name="backlog")
+                await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                looking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await looking
+                self._not_before = loop.time() + _REST * (loop.time() - began)
+                for one in asked:
+                    if not one.done():
+                        one.set_result(None)
+                await self._pause(stopping)
+        finally:
+            stopping.cancel()
+            await backlog.close()
+
+    async def fresh(self) -> None:
+        """Where something is left behind, or dead letters are open: return when that was counted again, or after
+        FRESH_SECONDS. A person who has just ended it wants to see so."""
+        if not self._metrics.needs_a_person() or self._stop.is_set():
             return
+        counted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(counted)
+        self._wish.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(counted, FRESH_SECONDS)
+
+    async def _pause(self, stopping: asyncio.Task[bool]) -> None:
+        """Until the next look: EVERY_SECONDS, or a reload, or a stream of which nothing is known, or somebody asks."""
+        loop = asyncio.get_running_loop()
+        known = list(map(id, self._plans()))
+        end = loop.time() + EVERY_SECONDS
+        wishing = asyncio.create_task(self._wish.wait(), name="backlog-asked")
+        try:
+            while not stopping.done() and loop.time() < end:
+                await asyncio.wait(
+                    {stopping, wishing}, timeout=SOON_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if wishing.done():
+                    await asyncio.wait({stopping}, timeout=max(0.0, self._not_before - loop.time()))
+                    return
+                states = self._metrics.health.streams.values()
+                new = any(idle(one.snapshot) and not one.snapshot.pending_known for one in states)
+                if new or list(map(id, self._plans())) != known:
+                    return
+        finally:
+            wishing.cancel()
 
 
 class Backlog:

@@ -307,6 +307,11 @@ class Metrics:
         for pipeline in self._dead_letter_pipelines:
             self.dead_letters.labels(pipeline).set(open_letters.get(pipeline, 0))
 
+    def needs_a_person(self) -> bool:
+        """Is something left behind, or a dead letter open, as it was counted last?"""
+        letters = next(iter(self.dead_letters.collect())).samples
+        return bool(self.health.left_behind) or any(sample.value for sample in letters)
+
     def set_waiting(self, waiting: Mapping[str, tuple[int, float]]) -> None:
         """Replace the gauges: by destination, the unsent messages and the oldest one's age in seconds. Destinations
         that are not named have none."""

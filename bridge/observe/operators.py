@@ -4,7 +4,8 @@ An operator's shell has neither the unit's variables nor always a bridge.yaml wi
 socket is for its own user and root, who can read the same in /proc/PID/environ: it has mode 0600 in a directory of the
 bridge's user, and who asks is looked up (SO_PEERCRED).
 
-A request is one word and the end of the stream; the answer is a JSON object: `config` (an Original), `status`.
+A request is one word and the end of the stream; the answer is a JSON object: `config` (an Original), `status`, `logins`
+(the connection strings from files that servers take).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import socket
 import stat
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _NAME = "outbox-bridge"
 _SECONDS = 4.0
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
-Answers = Mapping[str, Callable[[], Mapping[str, Any]]]
+Answers = Mapping[str, Callable[[], Awaitable[Mapping[str, Any]]]]
 
 
 def own_directories() -> Iterator[Path]:
@@ -115,7 +116,8 @@ async def serve(listening: socket.socket, answers: Answers, stop: asyncio.Event)
             _, uid = peer(writer.get_extra_info("socket"))
             if uid in (0, os.geteuid()):
                 word = await asyncio.wait_for(reader.read(64), _SECONDS)
-                said = answers.get(word.decode(errors="replace").strip(), dict)()
+                made = answers.get(word.decode(errors="replace").strip())
+                said = {} if made is None else await made()
                 writer.write(json.dumps({"pid": os.getpid(), **said}).encode())
                 await writer.drain()
         writer.close()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from bridge.postgres.delivery import AsyncLink
+from bridge.postgres.delivery import HURRIED, AsyncLink
 from bridge.postgres.stored import message_fields
 from bridge.sinks.joining import DIGEST, take_group, take_identity
 from bridge.sinks.model import Delivery
@@ -56,6 +56,17 @@ _KEYLESS = _claim(
 
 # Whatever their keys are: of a destination whose messages go together as digests, what is due longest first.
 _ANY = _claim("d.next_attempt_at <= now()", "d.destination, d.next_attempt_at")
+
+# What a person wants sent now, if it is the first of its key.
+_HURRIED = _claim(
+    """d.next_attempt_at <= now() and d.history -> -1 ->> 'did' = %(hurried)s
+              and not exists (
+                select from bridge.delivery earlier
+                where earlier.destination = d.destination and earlier.event_key = d.event_key
+                  and earlier.event_seq < d.event_seq and earlier.state = 'pending'
+                  and earlier.pipeline = d.pipeline and earlier.stream = d.stream)""",
+    "d.destination, d.next_attempt_at desc",
+)
 
 # All that wait in one digest's group, also those that were put off.
 _GROUP = _claim(
@@ -132,6 +143,10 @@ class Claim:
     async def any(self, connection: AsyncLink, limit: int) -> list[Delivery]:
         """Due messages, whatever their keys are."""
         return list(map(_delivery, await self._take(connection, _ANY, limit=limit)))
+
+    async def hurried(self, connection: AsyncLink, limit: int) -> list[Delivery]:
+        """Messages that a person wants sent now. The ledger keeps their history."""
+        return list(map(_delivery, await self._take(connection, _HURRIED, limit=limit, hurried=HURRIED)))
 
     async def group(self, connection: AsyncLink, group: str, limit: int) -> list[Delivery]:
         """The messages of a digest's group that nobody has claimed, due or not."""

@@ -82,44 +82,59 @@ _LOOK_OLDER: LiteralString = """
             select from bridge.delivery d
             where d.destination = lane.destination and d.state = 'pending' and d.next_attempt_at <= now()
               and d.pipeline = lane.pipeline and d.stream = %(stream)s),
-        p.paused_by || coalesce(': ' || p.reason, ''), null
-    from unnest(%(pipelines)s::text[], %(destinations)s::text[]) with ordinality
-        as lane(pipeline, destination, ordinality)
+        p.paused_by || coalesce(': ' || p.reason, ''), null, null
+    from unnest(%(pipelines)s::text[], %(destinations)s::text[], %(alone)s::boolean[]) with ordinality
+        as lane(pipeline, destination, alone, ordinality)
     left join bridge.sink_pause p
         on p.stream = %(stream)s and p.pipeline = lane.pipeline and p.destination = lane.destination
     order by lane.ordinality"""
 
+HURRIED = "retry now"
+"""What the history of a message says that a person wants sent now."""
+
+# Whoever is hurried is due since then: of what is due, it is looked for among what is due for the shortest time.
 _LOOK: LiteralString = _LOOK_OLDER.replace(
-    ", null",
+    ", null, null",
     """,
         (select jsonb_agg(jsonb_build_array(h.kind, h.value, h.label, h.paused_by || coalesce(': ' || h.reason, '')))
          from bridge.sink_hold h where h.stream = %(stream)s and h.pipeline = lane.pipeline
-            and h.destination = lane.destination)""",
+            and h.destination = lane.destination),
+        (select extract(epoch from max((r.last ->> 'at')::timestamptz))::float8
+         from (select d.history -> -1 as last from bridge.delivery d
+            where lane.alone and d.destination = lane.destination and d.state = 'pending'
+              and d.next_attempt_at <= now() and d.pipeline = lane.pipeline and d.stream = %(stream)s
+            order by d.destination, d.next_attempt_at desc limit 1000) r
+         where r.last ->> 'did' = %(hurried)s)""",
 )
 
 
 class LaneState(NamedTuple):
-    """Of a (pipeline, destination): are messages due, who has paused it and why, and the messages within it that a
-    person has paused."""
+    """Of a (pipeline, destination): are messages due, who has paused it and why, the messages within it that a person
+    has paused, and when a person last said that some are to go now: seconds since 1970; known only of one that is left
+    alone."""
 
     due: bool
     paused: str | None
     holds: Sequence[Hold] = ()
+    hurried_at: float | None = None
 
 
 async def look(
-    connection: AsyncLink, stream: str, lanes: Sequence[Unit], *, keeps: bool = True
+    connection: AsyncLink, stream: str, lanes: Sequence[Unit], alone: Sequence[bool], *, keeps: bool = True
 ) -> list[LaneState]:
-    """The state of each (pipeline, destination), in their order. keeps: the ledger has bridge.sink_hold."""
+    """The state of each (pipeline, destination), in their order. alone: whether it, or a recipient there, is left
+    alone. keeps: the ledger has bridge.sink_hold and the history of messages."""
     values = {
         "stream": stream,
         "pipelines": [pipeline for pipeline, _ in lanes],
         "destinations": [destination for _, destination in lanes],
+        "alone": list(alone),
+        "hurried": HURRIED,
     }
     rows = await (await connection.execute(_LOOK if keeps else _LOOK_OLDER, values)).fetchall()
     return [
-        LaneState(due, paused, [Hold(lane, *one) for one in holds or ()])
-        for lane, (due, paused, holds) in zip(lanes, rows, strict=True)
+        LaneState(due, paused, [Hold(lane, *one) for one in holds or ()], hurried_at)
+        for lane, (due, paused, holds, hurried_at) in zip(lanes, rows, strict=True)
     ]
 
 

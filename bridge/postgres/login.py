@@ -5,6 +5,9 @@ from then on, every connection of the process uses it. A value that is in the fi
 not take yet, costs nothing: the old one stays until it is refused. (libpq itself reads `passfile`, the service file and
 the certificates at every connect.)
 
+A command is a process of its own, and may begin when only the files are new: what its server refuses, it asks the
+bridge that runs beside it for (`others`), whose login works.
+
 A process has a dozen connections to a server, each with a back-off of its own. Where a login is refused, they share
 one: fail2ban, an account lock and auth_delay count what all of them try. There is no SQLSTATE before a session exists,
 and the server's message may be in any language (lc_messages), so a password that was sent counts as well as the words.
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bridge.attempts import NO_JITTER, Backoff, Retries
@@ -34,6 +38,13 @@ _REFUSED = frozenset({"password", "role", "login", "pg_hba"})
 """Causes for which the server is left alone."""
 
 
+Recipe = tuple[str, ...]
+"""How a connection string is made from files (FromFiles), without the name of the configuration."""
+
+others: Callable[[], Mapping[Recipe, str]] | None = None
+"""For a command: what connection strings a running bridge logs in with."""
+
+
 @dataclass(slots=True)
 class Login:
     """The state of one connection string, for all connections of this process that are given it.
@@ -46,6 +57,8 @@ class Login:
     refused: CannotConnect | None = None
     again: float = 0.0
     retries: Retries = field(default_factory=lambda: Retries(_BACKOFF))
+    works: bool = False
+    asked_others: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self) -> str:
@@ -65,6 +78,9 @@ class Login:
             if text != self.text or self._changed():  # another connection may have been faster
                 return self.text
             refused = error.sent_password if cause is None else cause.name in _REFUSED
+            if refused and self._others_know():
+                return self.text
+            self.works = False
             if refused and time.monotonic() >= self.again:
                 self.again = time.monotonic() + self.retries.failed()
                 self.refused = error
@@ -72,6 +88,7 @@ class Login:
 
     def worked(self) -> None:
         """A login with `text` has worked."""
+        self.works = True
         if self.refused is not None:
             with self.lock:
                 self.refused = None
@@ -91,6 +108,17 @@ class Login:
             self.retries.worked()
         return changed
 
+    def _others_know(self) -> bool:
+        """Whether a running bridge logs in otherwise, which is `text` then. It is asked once."""
+        if others is None or self.asked_others or not isinstance(self.given, FromFiles):
+            return False
+        self.asked_others = True
+        known = others().get(self.given.recipe[1:])
+        if known is None or known == self.text:
+            return False
+        self.text = known
+        return True
+
 
 _logins: dict[tuple[str, ...], Login] = {}
 _making = threading.Lock()
@@ -107,6 +135,15 @@ def login_of(dsn: str) -> Login:
                 del _logins[next(iter(_logins))]
             login = _logins[known] = Login(dsn, str(dsn))
         return login
+
+
+def in_use() -> dict[Recipe, str]:
+    """The connection strings from files that servers take: what works now, whatever is in the files by now."""
+    return {
+        login.given.recipe[1:]: login.text
+        for login in list(_logins.values())
+        if isinstance(login.given, FromFiles) and login.works
+    }
 
 
 def try_again() -> None:

@@ -10,6 +10,7 @@ that producers never wait for each other and a rollback counts nothing; those ro
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -208,27 +209,41 @@ def floor_values(floor: Snapshot) -> dict[str, str]:
 
 CHANNEL = "outbox_bridge"
 _PROBE_SECONDS = 2.0
+_LISTEN_SECONDS = 5.0
+"""Between two attempts to listen: the timer reads meanwhile."""
 
 
 class Listener:
-    """`descriptor` is readable after a notification; None: notifications do not arrive."""
+    """`descriptor` is readable after a notification; None: notifications do not arrive. A connection that is lost, or
+    refused, is made again: a password may be rotated, or a session ended."""
 
     def __init__(self, dsn: str, stream: str) -> None:
+        self._dsn, self._stream = dsn, stream
         self._connection: psycopg.Connection | None = None
         self.descriptor: int | None = None
+        self._again: float | None = 0.0  # when to connect; None: a pooler swallows notifications
+
+    def listen(self) -> bool:
+        """If it is time to: True, when notifications arrive from now on; what came before has to be looked for."""
+        if self.descriptor is not None or self._again is None or time.monotonic() < self._again:
+            return False
+        self._again = time.monotonic() + _LISTEN_SECONDS
         try:
-            connection = connect(dsn, LISTEN, stream)
+            connection = connect(self._dsn, LISTEN, self._stream)
         except (psycopg.Error, BridgeError):
-            return
+            return False
         try:
             proved = self._proves(connection)
         except psycopg.Error:
-            proved = False
-        if not proved:
             connection.close()
-            return
+            return False
+        if not proved:
+            self._again = None
+            connection.close()
+            return False
         self._connection = connection
         self.descriptor = connection.fileno()
+        return True
 
     def _proves(self, connection: psycopg.Connection) -> bool:
         token = str(uuid.uuid4())
@@ -240,7 +255,7 @@ class Listener:
         )
 
     def drain(self) -> None:
-        """Discard notifications. If the connection is broken, only the timer remains."""
+        """Discard notifications. If the connection is broken, the timer remains until it is made again."""
         if self._connection is None:
             return
         try:

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from bridge.errors import BridgeError
-from bridge.postgres.delivery import HISTORY
+from bridge.postgres.delivery import HISTORY, HURRIED
 
 State = Literal["pending", "sent", "dead", "discarded"]
 _PART = 1000
@@ -173,8 +173,9 @@ def _changed(
 
 
 def hurry(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:
-    """Those that wait are due now, whatever they waited for. Returns how many; one that is being sent is left out."""
-    return _changed(connection, "next_attempt_at = now()", _WAITS, ids, note("retry now", by, reason))
+    """Those that wait are due now, whatever they waited for, and their dispatcher tries who is left alone. Returns how
+    many; one that is being sent is left out."""
+    return _changed(connection, "next_attempt_at = now()", _WAITS, ids, note(HURRIED, by, reason))
 
 
 def discard(connection: psycopg.Connection[Any], ids: Collection[str], by: str, reason: str | None) -> int:

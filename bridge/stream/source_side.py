@@ -118,10 +118,15 @@ class SourceSide:
         hit("poll.wait")
         self._watcher.pending(None)
         self._watcher.phase("polling")
+        first = self._listener is None
         if self._listener is None:
             self._listener = Listener(self._plan.source_dsn, self._plan.stream)
             self._closers.append(self._listener.close)
+        listens = self._listener.listen()
+        if first or listens:
             self._watcher.log("polling", wakes_by="notify" if self._listener.descriptor else "timer")
+        if listens and not first:
+            return self._sockets.asked_to_stop()  # what came while nobody listened is read first
         if not self._sockets.asked_to_stop():
             readable = [self._sockets.waker.descriptor]
             if self._listener.descriptor is not None:

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from bridge.errors import Halt, Retry
-from bridge.observe.backlog import Backlog, idle, pending_query, watch_backlog
+from bridge.observe.backlog import Backlog, BacklogWatch, idle, pending_query
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamState
 from bridge.postgres.outbox import Outbox
@@ -181,7 +181,7 @@ def test_a_server_that_is_away_costs_nothing_but_the_news(target: Database) -> N
 
     async def story() -> None:
         stop = asyncio.Event()
-        watching = asyncio.create_task(watch_backlog(metrics, lambda: [Plan(away, away)], Owned(), stop))
+        watching = asyncio.create_task(BacklogWatch(metrics, lambda: [Plan(away, away)], Owned(), stop).run())
         await look(metrics, [Plan(away, target.bridge_dsn)])
         stop.set()
         async with asyncio.timeout(10):

@@ -14,7 +14,7 @@ from bridge.demo.servers import Workspace
 from tests.security.certificates import Authority
 from tests.security.pgbouncer import PgBouncer
 from tests.support.servers import Database, EmbeddedServer, drop_database
-from tests.support.world import World, make_database
+from tests.support.world import Document, World, make_database, until
 
 
 @pytest.fixture
@@ -74,6 +74,67 @@ def tls() -> Iterator[TlsServer]:
         (cluster.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
         cluster.start()
         yield server
+
+
+ROLE = "outbox_bridge"
+AT_TARGET = "bridge_at_target"
+"""A role of the target alone, with the rights of ROLE."""
+TRUST = "hostssl all all 127.0.0.1/32 trust\n"
+_SCRAM = f"hostssl all {ROLE},{AT_TARGET} 127.0.0.1/32 scram-sha-256\n" + TRUST
+
+
+@pytest.fixture
+def by_password(tls: TlsServer) -> Iterator[Callable[..., None]]:
+    """The bridge's roles log in with a password. `by_password("new", role=ROLE)` changes it on the server and ends its
+    sessions; `sessions=False` leaves them."""
+    if not tls.cluster.execute("select 1 from pg_roles where rolname = %s", [AT_TARGET]):
+        tls.cluster.execute(f"create role {AT_TARGET} login in role {ROLE}")
+
+    def change(password: str, role: str = ROLE, *, sessions: bool = True) -> None:
+        tls.cluster.execute(f"alter role {role} password '{password}'")
+        if sessions:
+            end_sessions(tls, role)
+
+    log_in_by(tls, _SCRAM)
+    yield change
+    log_in_by(tls, TRUST)
+
+
+def end_sessions(tls: TlsServer, role: str = ROLE, like: str = "%") -> None:
+    """All of the role's whose application_name is like this."""
+    tls.cluster.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s and application_name like %s",
+        [role, like],
+    )
+
+
+def log_in_by(tls: TlsServer, rules: str) -> None:
+    """The server's pg_hba.conf from now on."""
+    (tls.cluster.data / "pg_hba.conf").write_text(rules)
+    tls.cluster.execute("select pg_reload_conf()")
+    until(
+        lambda: tls.cluster.execute("select count(*) from pg_hba_file_rules")[0][0] == rules.count("\n"),
+        "the server reads pg_hba.conf",
+    )
+
+
+def files(world: World, tls: TlsServer, secret: Path, at_target: Path | None = None) -> None:
+    """Both databases' passwords are in this file; at_target: the target's in that one, of a role of its own."""
+
+    def change(document: Document) -> None:
+        for section, database, file, role in (
+            (document["source"], world.source, secret, ROLE),
+            (
+                document["connections"]["warehouse"],
+                world.target,
+                at_target or secret,
+                ROLE if at_target is None else AT_TARGET,
+            ),
+        ):
+            section["dsn"] = tls.dsn(database, role)
+            section["password"] = f"${{file:{file}}}"
+
+    world.configure(change)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,56 +19,14 @@ from bridge.postgres.connect import Pool, connect, connect_pq
 from bridge.postgres.login import try_again
 from bridge.postgres.profiles import BACKLOG, COMMAND, STREAM
 from tests.security.certificates import Authority
-from tests.security.conftest import TlsServer
+from tests.security.conftest import ROLE, TRUST, TlsServer, files, log_in_by
 from tests.support.receiver import Receiver
 from tests.support.servers import free_port
 from tests.support.world import Document, World, until
 
-ROLE = "outbox_bridge"
-_TRUST = "hostssl all all 127.0.0.1/32 trust\n"
-_SCRAM = f"hostssl all {ROLE} 127.0.0.1/32 scram-sha-256\n" + _TRUST
-
-
-@pytest.fixture
-def by_password(tls: TlsServer) -> Iterator[Callable[[str], None]]:
-    """The bridge's role logs in with a password. The function changes it on the server, and ends its sessions."""
-
-    def change(password: str) -> None:
-        tls.cluster.execute(f"alter role {ROLE} password '{password}'")
-        tls.cluster.execute(
-            f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{ROLE}'"
-        )
-
-    _log_in_by(tls, _SCRAM)
-    yield change
-    _log_in_by(tls, _TRUST)
-
-
-def _log_in_by(tls: TlsServer, rules: str) -> None:
-    (tls.cluster.data / "pg_hba.conf").write_text(rules)
-    tls.cluster.execute("select pg_reload_conf()")
-    until(
-        lambda: tls.cluster.execute("select count(*) from pg_hba_file_rules")[0][0] == rules.count("\n"),
-        "the server reads pg_hba.conf",
-    )
-
 
 def _refusals(tls: TlsServer) -> int:
     return tls.cluster.log.read_text().count(f'password authentication failed for user "{ROLE}"')
-
-
-def _files(world: World, tls: TlsServer, secret: Path) -> None:
-    """Both databases' passwords are in this file."""
-
-    def change(document: Document) -> None:
-        for section, database in (
-            (document["source"], world.source),
-            (document["connections"]["warehouse"], world.target),
-        ):
-            section["dsn"] = tls.dsn(database)
-            section["password"] = f"${{file:{secret}}}"
-
-    world.configure(change)
 
 
 @pytest.mark.security(9)
@@ -82,7 +40,7 @@ def test_a_rotated_password_is_read_again_by_every_connection_of_a_bridge(
     for file in (secret, token, key):
         file.write_text("one\n")
     by_password("one")
-    _files(world, tls, secret)
+    files(world, tls, secret)
     port = free_port()
 
     def more(document: Document) -> None:
@@ -160,7 +118,7 @@ def test_a_refused_password_is_tried_once_for_all_and_a_changed_file_at_once(
     secret = tmp_path / "secret"
     secret.write_text("one")
     by_password("one")
-    _files(tls_world, tls, secret)
+    files(tls_world, tls, secret)
     dsn = load(tls_world.config, {"WAREHOUSE_DSN": "host=x"}).source.dsn
     opens = OPENERS[opener]
     opens(dsn)
@@ -210,7 +168,7 @@ def test_a_wrong_password_is_told_and_the_server_is_left_alone(
     world, secret = tls_world, tmp_path / "secret"
     secret.write_text("one")
     by_password("one")
-    _files(world, tls, secret)
+    files(world, tls, secret)
     bridge = world.bridge().start().wait_ready()
     before = {each.name: len(_refused_at(tls, each.name)) for each in (world.source, world.target)}
     by_password("two")
@@ -277,7 +235,7 @@ def test_a_rotated_client_certificate_and_its_passphrase(
 
     issue(first, "alpha")
     trust(first)
-    _log_in_by(tls, f"hostssl all {ROLE} 127.0.0.1/32 cert\n{_TRUST}")
+    log_in_by(tls, f"hostssl all {ROLE} 127.0.0.1/32 cert\n{TRUST}")
     try:
         tls_world.configure(change)
         bridge = tls_world.bridge().start().wait_ready()
@@ -289,7 +247,7 @@ def test_a_rotated_client_certificate_and_its_passphrase(
         bridge.wait_ready()
         assert bridge.terminate() == 0
     finally:
-        _log_in_by(tls, _TRUST)
+        log_in_by(tls, TRUST)
 
 
 def test_no_password_is_in_what_is_said(

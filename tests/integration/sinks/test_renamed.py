@@ -151,6 +151,37 @@ def test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids(
     assert proven.endswith("no difference\n"), proven
 
 
+def test_what_a_person_has_just_ended_is_not_told_again_by_status(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    """The bridge counts every 15 s, and when somebody asks."""
+    receiver.decide = lambda request: Reply(400 if request.json["data"]["n"] == 9 else 500)
+    bridge = bridge_with(HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        for number in (1, 2, 3, 9):
+            producer.transaction(payloads=[{"n": number}])
+        until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'dead'", 1)
+        until_it_is(target_connection, "select count(*) from bridge.delivery where attempts > 0", 4)
+    reload(bridge, "    hook:", "    siren:")
+    bridge.wait_log('"left behind"')
+    until(lambda: _letters(bridge) == 1, "the dead letter is told")
+    assert left(bridge)["usage/hook"]["count"] == 3
+    identity = json.loads(command(bridge, "sink", "list", "usage/hook", "--json"))["messages"][0]["id"]
+    discard = ("sink", "discard", "--id", identity)
+    until(lambda: "1 discarded" in command(bridge, *discard), "the old dispatcher does not send it any more")
+    assert left(bridge)["usage/hook"]["count"] == 2
+    assert "2 messages moved" in command(bridge, "sink", "move", "usage/hook", "usage/siren")
+    assert json.loads(bridge.get("/status")[1])["left_behind"] == [], "over HTTP too"
+    assert left(bridge) == {}
+    assert "1 discarded" in command(bridge, "dead", "discard", "--all")
+    assert _letters(bridge) == 0
+
+
+def _letters(bridge: BridgeProcess) -> int:
+    told = json.loads(command(bridge, "status", "--json"))["pipelines"]
+    return sum(one["dead_letters"] for one in told)
+
+
 def test_messages_of_a_removed_destination_become_dead_letters_in_time(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:

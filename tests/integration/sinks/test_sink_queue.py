@@ -133,6 +133,83 @@ def test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part(
     assert "hook: resumed" in command(bridge, "sink", "resume", "--all")
 
 
+AWAY = Reply(503, headers={"Retry-After": "3600"})
+FIXED = "hook: { connection: hook, data: { n: $event.n } }\n"
+
+
+def left_alone(bridge: BridgeProcess) -> list[str]:
+    """Who is, as status tells: a recipient's label; "" for the destination."""
+    return [one["recipient"] for one in json.loads(command(bridge, "status", "--json"))["left_alone"]]
+
+
+def test_retry_now_is_tried_at_once_where_a_destination_is_left_alone(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    sql = target_connection
+    receiver.always = AWAY
+    bridge = bridge_with(FIXED).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[{"n": 0}])
+        until(lambda: left_alone(bridge) == [""], "it is left alone for an hour")
+        for number, key in ((1, None), (2, None), (3, "k"), (4, "k"), (5, None)):
+            producer.transaction(payloads=[{"n": number}], **({"key": key} if key else {}))
+        until_it_is(sql, "select count(*) from bridge.delivery", 6)
+        assert len(receiver.requests) == 1
+        # -- it is still away: one message each time that a person says so, however many they are
+        for number in (2, 3, 4):
+            assert "6 due now" in command(bridge, "sink", "retry", "hook", "--all")
+            receiver.wait(number)
+            until_it_is(sql, "select sum(attempts)::int from bridge.delivery", number)
+            until(lambda: left_alone(bridge) == [""], "it is left alone again")
+        assert len(receiver.requests) == 4
+        # -- it is back: the message that a person names goes before what has waited for longer
+        receiver.always = Reply()
+        ids = {
+            row[0]: row[1]
+            for row in sql.execute("select (body #>> '{data,n}')::int, id::text from bridge.delivery")
+        }
+        command(bridge, "sink", "retry", "--id", ids[5])
+        receiver.wait(5)
+        assert receiver.requests[4].identity == ids[5]
+    until(lambda: left_alone(bridge) == [], "it works again")
+
+
+def test_retry_now_does_not_break_the_order_of_a_key(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    receiver.always = AWAY
+    bridge = bridge_with(FIXED).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        producer.transaction(payloads=[{"n": 0}])
+        until(lambda: left_alone(bridge) == [""], "it is left alone for an hour")
+        for number in (1, 2):
+            producer.transaction(payloads=[{"n": number}], key="k")
+        until_it_is(target_connection, "select count(*) from bridge.delivery", 3)
+        receiver.always = Reply()
+        command(bridge, "sink", "retry", "--key", "k", "hook")
+        receiver.wait(3)
+    assert [request.json["data"]["n"] for request in receiver.requests[1:]] == [1, 2]
+
+
+def test_retry_now_tries_a_recipient_that_is_left_alone(
+    source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
+) -> None:
+    away = {"/one", "/two"}
+    receiver.decide = lambda request: AWAY if request.path in away else None
+    bridge = bridge_with(HOOK).start().wait_ready()
+    with Producer(source.dsn) as producer:
+        for name in ("one", "two"):
+            url = {"url": f"{receiver.url}/{name}", "n": 1, "secret": "s"}
+            producer.transaction(payloads=[url], key=name)
+        until(lambda: len(left_alone(bridge)) == 2, "both are left alone for an hour")
+        away.clear()
+        command(bridge, "sink", "retry", "hook", "--recipient", f"{receiver.url}/one")
+        until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 1)
+    assert [request.path for request in receiver.requests].count("/two") == 1
+    command(bridge, "sink", "retry", "hook", "--all")
+    until_it_is(target_connection, "select count(*) from bridge.delivery where state = 'sent'", 2)
+
+
 def test_a_discarded_dead_letter_comes_back(
     source: Database, target_connection: Connection, receiver: Receiver, bridge_with: Start
 ) -> None:

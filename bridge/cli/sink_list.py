@@ -1,0 +1,98 @@
+"""`bridge sink list`: what waits. It prints no values of events but ids, types and keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from bridge.cli.options import config_option, read_config
+from bridge.cli.sink_search import check_place, ledgers, searches, selection
+
+_SHOWN = 20
+
+
+@click.command("list")
+@config_option
+@searches
+@click.option(
+    "--state",
+    type=click.Choice(["pending", "sent", "dead", "discarded"]),
+    default="pending",
+    show_default=True,
+    help="Those in this state.",
+)
+@click.option(
+    "-n", "--limit", default=_SHOWN, show_default=True, type=click.IntRange(1), help="At most so many."
+)
+def list_sink(config_path: Path, *, as_json: bool, state: str, limit: int, **given: Any) -> None:
+    """List messages: what waits, for what, and until when.
+
+    First how many by destination and last answer, then the oldest of them. --json has the answer to each attempt.
+    """
+    from bridge.cli.waits import Waits  # noqa: PLC0415
+    from bridge.dispatch.recipients import label  # noqa: PLC0415
+    from bridge.postgres.queued import counts  # noqa: PLC0415
+
+    wanted = selection(given, state)
+    config = read_config(config_path)
+    groups: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    with ledgers(config, "sink list") as every:
+        for one in every:
+            waits = Waits.of(config, one.connection, one.plan.stream)
+            if wanted.recipient is None:
+                names = ("pipeline", "destination", "code", "messages", "oldest_seconds")
+                found = counts(one.connection, one.plan.stream, wanted.search)
+                groups += [dict(zip(names, row, strict=True)) for row in found]
+            for row in one.found(wanted, limit):
+                pending = row["state"] == "pending"
+                expires = waits.expires(row) if pending else None
+                recipient = one.recipient(row)
+                rows.append(
+                    {
+                        **{name: value for name, value in row.items() if name not in ("body", "now")},
+                        "recipient": None if recipient is None else label(recipient),
+                        "waits": waits.why(row) if pending else None,
+                        "expires_at": expires,
+                    }
+                )
+        if not rows:
+            check_place(every, wanted)
+    if as_json:
+        click.echo(json.dumps({"groups": groups, "messages": rows[:limit]}, default=str, indent=2))
+        return
+    for line in _listed(groups, rows[:limit], state):
+        click.echo(line)
+
+
+def _listed(groups: list[dict[str, Any]], rows: list[dict[str, Any]], state: str) -> Iterator[str]:
+    if not rows:
+        yield "no message waits" if state == "pending" else f"no message is {state}"
+    for one in groups:
+        after = f"after {one['code']}" if one["code"] else "without an answer yet"
+        yield (
+            f"{one['messages']:>6}  {one['pipeline']}/{one['destination']}  {after}, the oldest for"
+            f" {one['oldest_seconds']:.0f} s"
+        )
+    if rows and groups:
+        yield ""
+    for row in rows:
+        key = f"  key {row['event_key']}" if row["event_key"] is not None else ""
+        yield f"{row['id']}  {row['pipeline']}/{row['destination']}  {row['event_type']}  event {row['event_id']}{key}"
+        attempts = f"{row['attempts']} attempt{'' if row['attempts'] == 1 else 's'}"
+        yield f"        {row['waits'] or row['state']}; {attempts}, written {row['created_at']:%Y-%m-%d %H:%M:%S%z}"
+        for entry in row["history"] or ():
+            yield f"        {history_line(entry)}"
+
+
+def history_line(entry: dict[str, Any]) -> str:
+    """An answer, or what a person did."""
+    at = str(entry.get("at", ""))[:19].replace("T", " ")
+    if "did" in entry:
+        why = f": {entry['reason']}" if entry.get("reason") else ""
+        return f"{at}  {entry['did']} by {entry.get('by', '')}{why}"
+    return f"{at}  {entry.get('said', '')}"
