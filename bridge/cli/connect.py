@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import rich_click as click
 
 from bridge.config.model import Config
 from bridge.errors import BridgeError, CannotConnect, ConfigError
@@ -112,6 +113,26 @@ def connect_ledger(
         if whose:
             refuse_another(plan.source_dsn, connection, plan.stream)
         yield connection
+
+
+def refuse_newer_ledgers(config: Config, command: str) -> None:
+    """Raise Halt where a target has a ledger of a newer release. For a command that needs no target: one that cannot be
+    asked is named on standard error, and passed over."""
+    from bridge.config.connection import PostgresConnection  # noqa: PLC0415
+
+    for name, target in config.connections.items():
+        if not isinstance(target, PostgresConnection):
+            continue
+        try:
+            with connect(
+                target.dsn, CATALOG, f"bridge {command}", where=f"the target ({name})"
+            ) as connection:
+                refuse_newer(connection, "target")
+        except CannotConnect as error:
+            click.echo(
+                f"the target ({name}) could not be asked for the version of its ledger: {error.args[0]}",
+                err=True,
+            )
 
 
 @contextmanager

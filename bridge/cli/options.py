@@ -72,7 +72,7 @@ def config_option(command: _F) -> _F:
         "-c",
         "--config",
         "config_path",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),  # what cannot be read is said with its fix
         envvar="BRIDGE_CONFIG",
         show_envvar=True,
         default="bridge.yaml",

@@ -111,6 +111,7 @@ def recover(
     from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.config.several import one_source  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.postgres.versions import refuse_older  # noqa: PLC0415
     from bridge.postgres.whose import another  # noqa: PLC0415
     from bridge.repair import recover as choices  # noqa: PLC0415
 
@@ -129,6 +130,7 @@ def recover(
         connect_ledger(plan, "recover", writes=True, whose=False) as target,
         _refusals(),
     ):
+        refuse_older(target)
         if (found := another(source, target, plan.stream, moved=True)) is not None:
             raise found
         choices.check_stopped(target, plan.stream)
@@ -161,6 +163,7 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.profiles import COMMAND  # noqa: PLC0415
+    from bridge.postgres.versions import refuse_older  # noqa: PLC0415
     from bridge.postgres.whose import another  # noqa: PLC0415
     from bridge.repair.adopt import Adopter  # noqa: PLC0415
 
@@ -178,6 +181,7 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
         work = []
         for plan in chosen:
             target = stack.enter_context(connect_ledger(plan, "recover", writes=True, whose=False))
+            refuse_older(target)
             if (found := another(source, target, plan.stream, moved=True)) is not None:
                 raise found
             adopter = Adopter(plan, source, target, old)

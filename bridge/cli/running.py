@@ -43,7 +43,7 @@ def borrow(path: Path, error: ConfigError, *, unset_only: bool) -> Config:
 
     bridges, hidden = operators.ask("config", _owner(path))
     ours = [one for one in bridges if _same(path, str(one.get("file", "")))]
-    if not ours and not path.exists() and path == Path("bridge.yaml") and len(bridges) == 1:
+    if not ours and path == Path("bridge.yaml") and not os.path.exists(path) and len(bridges) == 1:
         ours = bridges  # nobody said which
     if not ours:
         raise _not_found(path, error, bridges, hidden=hidden, unset_only=unset_only)
@@ -179,13 +179,24 @@ def _typed(path: Path) -> str:
     return shlex.join(["bridge", *words, *([] if given else ["-c", str(path)])])
 
 
+def _denied(path: Path) -> bool:
+    """Is the file another user's? Also one in a directory that this user may not enter."""
+    try:
+        path.stat()
+        return not os.access(path, os.R_OK)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
 def _not_found(
     path: Path, error: ConfigError, bridges: list[dict[str, Any]], *, hidden: bool, unset_only: bool
 ) -> CannotConnect | ConfigError:
     command = _typed(path)
     fixes = []
     secrets = next(
-        (each for each in (*_SECRETS, *(path.parent / name for name in _NEAR)) if each.exists()), None
+        (each for each in (*_SECRETS, *(path.parent / name for name in _NEAR)) if os.path.exists(each)), None
     )
     if unset_only:
         readable = secrets is not None and os.access(secrets, os.R_OK)
@@ -197,6 +208,8 @@ def _not_found(
         fixes.append(f"a bridge that runs here has another file: {told}")
     elif hidden:
         fixes.append(f"a bridge that runs here is another user's: sudo {command}")
+    elif _denied(path):
+        fixes.append(f"sudo {command}")
     elif not unset_only:
         fixes.append("correct the file; `bridge lint` shows every error and its place")
     else:

@@ -107,7 +107,11 @@ def read(path: Path, environ: Mapping[str, str]) -> Document:
     try:
         content = path.read_bytes()
     except OSError as error:
-        failure = Problem(TOP, (), f"cannot be read: {error.strerror}", "bridge init writes a new one")
+        theirs = isinstance(error, PermissionError)
+        fix = (
+            "run the command with sudo, or as the bridge's user" if theirs else "bridge init writes a new one"
+        )
+        failure = Problem(TOP, (), f"cannot be read: {error.strerror}", fix)
         raise InvalidConfig(str(path), [failure], unreadable=True) from None
     try:
         text = content.decode("utf-8-sig")

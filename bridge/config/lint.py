@@ -17,7 +17,7 @@ from bridge.config.lint_expressions import check_expressions
 from bridge.config.lint_structure import check_structure
 from bridge.config.load import build, config_of
 from bridge.config.model import Config
-from bridge.config.snapshot import Facts
+from bridge.config.snapshot import ALTERED_SINCE, UNKNOWN, Facts
 from bridge.problem import (
     TOP,
     InvalidConfig,
@@ -106,8 +106,18 @@ def _findings(document: Document, config: Config | None, facts: Facts) -> Iterat
         yield LintFinding("warning", document.position(path), path, message, name="unset-variable")
     if config is None:
         return
-    for remark in (*check_structure(config), *check_expressions(config, facts)):
+    for remark in (*check_structure(config), *_of_expressions(config, facts)):
         yield placed(document, remark)
+
+
+def _of_expressions(config: Config, facts: Facts) -> Iterator[Remark]:
+    """What only a snapshot says may be out of date, and its fix says so."""
+    alone = set(check_expressions(config, UNKNOWN)) if facts.written else set()
+    for remark in check_expressions(config, facts):
+        if facts.written and remark not in alone and remark.name != "old-snapshot":
+            yield replace(remark, fix=f"{remark.fix}; " * bool(remark.fix) + ALTERED_SINCE)
+        else:
+            yield remark
 
 
 def placed(document: Document, remark: Remark) -> LintFinding:

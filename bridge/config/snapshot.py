@@ -8,19 +8,21 @@ committed with the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bridge.planning.column_fit import ColumnType
 from bridge.problem import TOP, InvalidConfig, Problem
 
 Columns = Mapping[str, ColumnType]
+Key = TypeVar("Key", bound=tuple[str, ...])
 
 _FORM = 1
 _FIX = "write it again: bridge doctor --snapshot"
+ALTERED_SINCE = "or, if the server was altered since the snapshot: `bridge doctor --snapshot` writes it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,36 @@ def _read(columns: Mapping[str, Any]) -> Columns:
         )
         for name, one in columns.items()
     }
+
+
+def differences(before: Facts, now: Facts) -> list[str]:
+    """What is not the same, in words: a sentence a table or lookup."""
+    return [
+        *_altered(before.tables, now.tables, lambda at: f"{at[0]}: {at[1]}.{at[2]}"),
+        *_altered(before.lookups, now.lookups, lambda at: f"a lookup from {at[0]}"),
+    ]
+
+
+def _altered(
+    before: Mapping[Key, Columns], now: Mapping[Key, Columns], name: Callable[[Key], str]
+) -> Iterator[str]:
+    for key in sorted({*before, *now}):
+        if key not in now or key not in before:
+            yield f"{name(key)} is {'only in the snapshot' if key in before else 'not in it'}"
+            continue
+        old, new = before[key], now[key]
+        said = [f"{column} is {'gone' if column in old else 'new'}" for column in sorted({*old} ^ {*new})]
+        said += [
+            f"{column} was {_told(old[column])} and is {_told(new[column])}"
+            for column in new
+            if column in old and old[column] != new[column]
+        ]
+        if said:
+            yield f"{name(key)}: {', '.join(said)}"
+
+
+def _told(column: ColumnType) -> str:
+    return column.shown + (f" ({', '.join(column.labels)})" if column.labels else "")
 
 
 def _unreadable(path: Path, why: str) -> InvalidConfig:

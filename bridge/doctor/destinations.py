@@ -16,7 +16,7 @@ from bridge.doctor.check import Check, kind_of, ok
 from bridge.doctor.missing_table import missing_table
 from bridge.doctor.reach import place
 from bridge.planning.spec import TableSpec
-from bridge.postgres.catalog import LEDGER_TABLES, hidden_rows, ledger_findings
+from bridge.postgres.catalog import LEDGER_TABLES, hidden_rows, later_findings, ledger_findings
 from bridge.postgres.schema import migrations
 from bridge.postgres.target_rules import Finding
 from bridge.sinks.model import Server, SinkConnection
@@ -108,6 +108,8 @@ def ledger(target: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
             yield _found(plan.connection, finding)
     if findings:
         return
+    for finding in later_findings(target):
+        yield _found(plan.connection, finding)
     newest = max(each.version for each in migrations("target"))
     row = target.execute(
         "select has_table_privilege('bridge.migration', 'select'), quote_ident(current_user)"

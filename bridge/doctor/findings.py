@@ -32,6 +32,7 @@ _TOLD = {"unknown-column"}
 """What the checks of a table tell themselves."""
 _LATER = {"unused-allow"}
 """What only the servers' answers decide."""
+_SHOWN = 3  # of what a snapshot does not say; one write corrects all
 
 
 class FileLint:
@@ -77,11 +78,10 @@ class FileLint:
         """Does the snapshot beside the file say what the servers say?"""
         path = snapshot.snapshot_of(self._path)
         written = snapshot.read(path)
-        if written.written and (written.lookups != facts.lookups or written.tables != facts.tables):
-            fix = "bridge doctor --snapshot"
-            yield Check(
-                "warn", "bridge", "snapshot", f"{path} is not what the servers say now", fix, "command"
-            )
+        if written.written and (said := snapshot.differences(written, facts)):
+            more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+            message = f"{path} is not what the servers say now: {'; '.join(said[:_SHOWN])}{more}"
+            yield Check("warn", "bridge", "snapshot", message, "bridge doctor --snapshot", "command")
 
 
 def of(file: Path, finding: LintFinding) -> Check:

@@ -30,13 +30,44 @@ from bridge.postgres.target_rules import quoted as _quoted
 from bridge.postgres.versions import newer
 
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery", "sink_pause")
+LATER_TABLES = ("sink", "sink_hold")  # since version 2: the grants of a ledger from before do not have them
 
 
 def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
     """Does the ledger exist, and may this role use it?"""
-    missing = []
-    refused = []
-    for name in LEDGER_TABLES:
+    missing, refused = _unusable(connection, LEDGER_TABLES)
+    if missing:
+        return [
+            Finding(
+                "ledger_schema_missing",
+                f"the ledger is not in this database: no {', '.join(missing)}",
+                "bridge schema target | psql <target>   (as the owner of the database)",
+            )
+        ]
+    if refused:
+        return [_not_granted(connection, refused)]
+    later = newer(connection, "target")
+    if later is not None:
+        return [later]
+    oids = connection.execute(
+        "select array_agg(c.oid) from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = 'bridge' and c.relname = any(%s)",
+        [list(LEDGER_TABLES)],
+    ).fetchone()
+    return list(volatile(connection, oids[0] if oids else [], "the ledger", halts=True))
+
+
+def later_findings(connection: psycopg.Connection) -> list[Finding]:
+    """May this role use the tables that only sinks need? Where the ledger has them."""
+    _, refused = _unusable(connection, LATER_TABLES)
+    return [_not_granted(connection, refused)] if refused else []
+
+
+def _unusable(connection: psycopg.Connection, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of the ledger's tables that are not there, and those that this role may not use."""
+    missing: list[str] = []
+    refused: list[str] = []
+    for name in names:
         # by oid: to_regclass() fails in a schema that the role may not use
         row = connection.execute(
             "select true, has_schema_privilege(n.oid, 'usage') and"
@@ -50,33 +81,17 @@ def ledger_findings(connection: psycopg.Connection) -> list[Finding]:
             missing.append(f"bridge.{name}")
         elif not row[1]:
             refused.append(f"bridge.{name}")
-    if missing:
-        return [
-            Finding(
-                "ledger_schema_missing",
-                f"the ledger is not in this database: no {', '.join(missing)}",
-                "bridge schema target | psql <target>   (as the owner of the database)",
-            )
-        ]
-    if refused:
-        (role,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
-        return [
-            Finding(
-                "privilege_missing",
-                f"role {role} may not use {', '.join(refused)}",
-                f"grant usage on schema bridge to {role}; "
-                f"grant select, insert, update, delete on all tables in schema bridge to {role};",
-            )
-        ]
-    later = newer(connection, "target")
-    if later is not None:
-        return [later]
-    oids = connection.execute(
-        "select array_agg(c.oid) from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname = 'bridge' and c.relname = any(%s)",
-        [list(LEDGER_TABLES)],
-    ).fetchone()
-    return list(volatile(connection, oids[0] if oids else [], "the ledger", halts=True))
+    return missing, refused
+
+
+def _not_granted(connection: psycopg.Connection, refused: Sequence[str]) -> Finding:
+    (role,) = connection.execute("select quote_ident(current_user)").fetchone() or ("",)
+    return Finding(
+        "privilege_missing",
+        f"role {role} may not use {', '.join(refused)}",
+        f"grant usage on schema bridge to {role}; "
+        f"grant select, insert, update, delete on all tables in schema bridge to {role};",
+    )
 
 
 def table_shape(

@@ -81,6 +81,13 @@ def ledger_older() -> Halt:
     )
 
 
+def refuse_older(connection: psycopg.Connection) -> None:
+    """Raise Halt where the ledger lacks what this program reads; the connection is in autocommit, and to a ledger."""
+    row = connection.execute("select max(version) from bridge.migration").fetchone()
+    if row is None or row[0] is None or row[0] < KNOWN["target"]:
+        raise ledger_older()
+
+
 def refuse_newer(connection: psycopg.Connection, side: Side) -> None:
     """Raise Halt where this program must not write."""
     found = newer(connection, side)

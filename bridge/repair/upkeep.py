@@ -24,7 +24,7 @@ from bridge.postgres.safe_error import safe_message
 from bridge.postgres.served import DATED_SECONDS, date_ledger, date_registration
 from bridge.postgres.stranded import NO_DESTINATION, find
 from bridge.postgres.target import Refused
-from bridge.postgres.versions import refuse_newer
+from bridge.postgres.versions import halt, newer
 from bridge.postgres.whose import Owned
 from bridge.repair.dead import retry_parked
 from bridge.repair.prune import prune
@@ -59,6 +59,7 @@ class Upkeep:
         self._date_at: dict[tuple[str, str], float] = {}  # by side and stream
         self._looks: dict[str, threading.Thread] = {}  # by target, each the last one
         self._targets: dict[str, psycopg.Connection] = {}  # used by its look alone
+        self._newer: dict[str, bool] = {}  # by target: did its last look find a ledger of a newer release?
         self.thread = threading.Thread(target=self._body, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -82,10 +83,15 @@ class Upkeep:
                         partial(self._date_registrations, streams),
                         plan,
                     )
-            if plans and time.monotonic() >= self._prune_at:
+            if (
+                plans
+                and time.monotonic() >= self._prune_at
+                and all(p.target_dsn in self._newer for p in plans)
+            ):
                 self._prune_at = time.monotonic() + self._prune_every
                 for plan in one_a_source(plans):
-                    self._guarded(f"pruning of {plan.source}", self._prune, plan)
+                    if not any(self._newer[one.target_dsn] for one in plans if one.source == plan.source):
+                        self._guarded(f"pruning of {plan.source}", self._prune, plan)
         for look in self._looks.values():
             look.join()
         for connection in self._targets.values():
@@ -113,10 +119,17 @@ class Upkeep:
 
         def ask(_: StreamSpec) -> None:
             connection = self._target(plans[0])
-            refuse_newer(connection, "target")
+            if (found := newer(connection, "target")) is not None:
+                self._newer[plans[0].target_dsn] = True
+                raise halt(found)
+            self._newer[plans[0].target_dsn] = False
             parked.update(due(connection, known))
 
-        if not self._guarded(f"the ledger of {plans[0].connection}", ask, plans[0]):
+        asked = self._guarded(f"the ledger of {plans[0].connection}", ask, plans[0])
+        self._newer.setdefault(
+            plans[0].target_dsn, False
+        )  # one that is away keeps no source from being pruned
+        if not asked:
             return
         for stream, ids in parked.items():
             self._guarded(f"dead letters of {stream}", partial(self._retry, ids), known[stream])

@@ -6,7 +6,9 @@ import re
 import signal
 
 from bridge.config.lint import lint
+from bridge.config.snapshot import ALTERED_SINCE
 from bridge.problem import format_path
+from tests.support.fixes import line_in
 from tests.support.world import World, until
 
 WRONG = {
@@ -136,7 +138,7 @@ def test_what_the_servers_say_is_joined_by_doctor_and_offline_by_a_snapshot(worl
 
     def by_lint() -> list[tuple[str, str, str]]:
         return [
-            (one.level, one.name, f"{format_path(one.path)}: {one.message}; {one.fix}")
+            (one.level, one.name, f"{format_path(one.path)}: {one.message}; {_beside_its_age(one.fix)}")
             for one in lint(world.config, {"BRIDGE_ADMIN": "127.0.0.1:1"})
             if one.name != "unset-variable"
         ]
@@ -177,6 +179,22 @@ def test_what_the_servers_say_is_joined_by_doctor_and_offline_by_a_snapshot(worl
     world.target.execute("alter table public.hits add column more int")
     [told] = [one for one in world.json("doctor")["checks"] if one["check"] == "snapshot"]
     assert (told["level"], told["fix"]) == ("warn", "bridge doctor --snapshot")
+    assert "warehouse: public.hits: more is new" in told["message"]
     world.typed(told["fix"])
     assert by_lint() == []
     assert written.read_text() != first
+    # -- an enum that has other words since: the snapshot refuses what the server takes
+    world.target.execute("alter type public.metric rename value 'api-calls' to 'calls'")
+    put(label="calls")
+    refused = world.run("run")
+    assert refused.returncode == 2
+    assert "column label is public.metric (seats, api-calls), and the value is 'calls'" in refused.stderr
+    again = line_in(refused.stderr.partition("altered since the snapshot: `")[2], "bridge doctor --snapshot")
+    [told] = [one for one in world.json("doctor")["checks"] if one["check"] == "snapshot"]
+    assert "label was public.metric (seats, api-calls) and is public.metric (seats, calls)" in told["message"]
+    world.typed(again)
+    assert by_lint() == []
+
+
+def _beside_its_age(fix: str) -> str:
+    return fix.removesuffix(ALTERED_SINCE).removesuffix("; ")

@@ -32,6 +32,19 @@ runpy.run_module("bridge", run_name="__main__", alter_sys=True)
 """
 
 
+_AS_NOBODY = """
+import os, sys
+from click.testing import CliRunner
+from bridge.cli import cli
+words = sys.argv[1:]
+CliRunner().invoke(cli, words)  # imports everything: nobody may read the interpreter of root's home
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.argv = ["bridge", *words]
+ran = CliRunner().invoke(cli, words)
+print(ran.exit_code, ran.output, ran.exception)
+"""
+
+
 class Shell:
     """An operator's shell: no DSN in it, a directory of its own."""
 
@@ -214,6 +227,25 @@ print(found, hidden)
         [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True, timeout=60
     )
     assert ran.stdout.strip() == "[] True"
+    readable = runtime_directory / "bridge.yaml"
+    readable.write_text(world.text)
+    readable.chmod(0o644)
+    closed = runtime_directory / "closed.yaml"
+    closed.write_text(world.text)
+    closed.chmod(0o600)
+    inside = world.config  # of a directory that only we may enter
+    for file, why in ((readable, "SOURCE_DSN is not set"), (closed, "denied"), (inside, "denied")):
+        for words in (["status"], ["dead", "list"]):
+            ran = subprocess.run(
+                [sys.executable, "-c", _AS_NOBODY, *words, "-c", str(file)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+            )
+            assert why in ran.stdout
+            assert f"sudo bridge {' '.join(words)} -c {file}" in ran.stdout, ran.stdout
     socket = next((runtime_directory / "outbox-bridge").iterdir())
     socket.parent.chmod(0o755)
     socket.chmod(0o666)  # as if both modes were wrong: who asks is looked up

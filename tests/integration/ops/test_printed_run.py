@@ -144,6 +144,9 @@ def test_what_doctor_prints_of_the_ledger_and_of_rows_is_run_as_printed(world: W
     world.typed(finding.fix, fill={"<target>": f"'{target.dsn}'"})
     whole = line_in(finding.fix, "bridge schema target").partition(" --after")[0]
     target.typed(world.typed(whole))  # it can be run again
+    [finding] = others(world)
+    assert (finding.check, "bridge.sink_hold" in finding.message) == ("privilege_missing", True)
+    target.typed(finding.fix)
     assert others(world) == []
     # -- a row with an xid that this cluster has not given out
     emit(source, usage())

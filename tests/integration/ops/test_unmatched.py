@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import BridgeProcess
 from tests.support.fixes import line_in
-from tests.support.servers import Database, drop_database
+from tests.support.servers import Database, drop_database, free_port
 from tests.support.world import World, make_database, until
 
 Start = Callable[[], BridgeProcess]
@@ -126,6 +127,43 @@ def test_a_million_types_take_no_room(world: World, source: Database) -> None:
     again = world.bridge().start().wait_ready()
     assert counted(again)["events"] == 0
     assert counted(again)["since"] > found["since"]
+
+
+def test_types_beside_a_glob_that_the_ingress_takes_are_named_after_a_restart_too(
+    world: World, source: Database, target: Database
+) -> None:
+    """A pipeline that takes a glob, and a bridge that is killed."""
+    port = free_port()
+
+    def change(document: dict[str, Any]) -> None:
+        document["pipelines"]["usage-limit-hits"]["event"] = "usage.*"
+        document["events"]["trial.ended"] = {"customer_id": "string"}
+        document["ingress"] = {"listen": f"127.0.0.1:{port}", "api_keys": ["k" * 32]}
+
+    def post(event_type: str) -> tuple[int, str]:
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        headers = {"authorization": f"Bearer {'k' * 32}", "content-type": "application/json"}
+        link.request("POST", f"/v1/events/{event_type}", json.dumps(usage()), headers)
+        answer = link.getresponse()
+        said = answer.status, answer.read().decode()
+        link.close()
+        return said
+
+    world.configure(change)
+    bridge = world.bridge().start().wait_ready()
+    code, said = post("usge.limit_reached")  # neither a contract nor a pipeline: not even accepted
+    assert (code, "usage.limit_reached" in said) == (404, True), said
+    assert post("trial.ended")[0] == post("usage.limit_reached")[0] == 202
+    put(source, "usge.limit_reached")
+    until(lambda: counted(bridge)["events"] == 2 and rows(target) == 1, "two that nothing takes, and a row")
+    near = {one["type"]: one["near"] for one in counted(bridge)["types"]}
+    assert near == {"trial.ended": "", "usge.limit_reached": "usage.limit_reached"}
+    bridge.kill()
+    bridge = world.bridge().start().wait_ready()
+    assert post("trial.ended")[0] == 202
+    until(lambda: [one["type"] for one in counted(bridge)["types"]] == ["trial.ended"], "counted anew")
+    looked = world.command("doctor")  # at the outbox, whatever was restarted
+    assert "2 trial.ended, 1 usge.limit_reached (did you mean usage.limit_reached?)" in looked
 
 
 @pytest.mark.parametrize("fate", ["filtered out", "branch rest has no destination"])

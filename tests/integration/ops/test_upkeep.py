@@ -8,6 +8,7 @@ from bridge.config.load import load
 from bridge.plans import stream_plans
 from bridge.postgres.whose import Owned
 from bridge.repair.upkeep import Upkeep
+from bridge.stream.spec import StreamSpec
 from tests.support.bridge_process import FAILPOINTS
 from tests.support.servers import Database
 from tests.support.world import World, until
@@ -31,6 +32,29 @@ def test_upkeep_prunes_what_is_delivered_and_old_and_ends_when_asked(
     upkeep.thread.join(20)
     assert not upkeep.thread.is_alive()
     assert source.value("select count(*) from outbox.event") == 1
+
+
+def test_nothing_is_pruned_while_a_target_has_a_newer_ledger(
+    world: World, source: Database, target: Database
+) -> None:
+    source.execute(_OLD)
+    source.execute(_ALL_APPLIED)
+    target.execute("insert into bridge.migration (version, name, checksum) values (99, 'next', '')")
+    dsns = {"SOURCE_DSN": source.bridge_dsn, "WAREHOUSE_DSN": target.bridge_dsn}
+    turns: list[int] = []
+
+    def plans() -> list[StreamSpec]:
+        turns.append(1)
+        return stream_plans(load(world.config, dsns))
+
+    upkeep = Upkeep(plans, Owned(), retry_every=0.05, prune_every=0.0)
+    upkeep.start()
+    until(lambda: len(turns) > 20, "many turns, of which each would prune")
+    assert source.value("select count(*) from outbox.event") == 1
+    target.execute("delete from bridge.migration where version = 99")
+    until(lambda: source.value("select count(*) from outbox.event") == 0, "the old row is gone")
+    upkeep.stop()
+    upkeep.thread.join(20)
 
 
 def test_a_bridge_dates_what_it_has(world: World, source: Database, target: Database) -> None:

@@ -96,6 +96,8 @@ def test_an_older_program_stops_at_the_next_ledger_and_goes_on_after_it(
             ("recover", "--stream", STREAM, "--accept-source", "--since", "now"),
             ("sink", "pause", "told"),
             ("sink", "resume", "told"),
+            ("sink", "resume", "told", "--recipient", "x"),
+            ("prune",),
         ):
             ran = world.run(*command)
             assert ran.returncode == 1, command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import random
@@ -72,6 +73,42 @@ def test_what_the_documentation_shows_is_accepted() -> None:
     trees = [tree for tree in documented() if tree is not None]
     assert len(trees) > 15
     assert [found for tree in trees if (found := refused(tree))] == []
+
+
+def written() -> Iterator[tuple[str, Any]]:
+    """Every other configuration of the repository that the loader accepts: files, and the texts of the tests."""
+    for folder in ("bridge", "deploy", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.y*ml")):
+            yield str(path), tree_of(path.read_text())
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and "version: 1\n" in node.value
+            ):
+                yield f"{path}:{node.lineno}", tree_of(node.value)
+
+
+def test_every_configuration_of_the_repository_is_accepted() -> None:
+    found = [(where, tree) for where, tree in written() if tree is not None]
+    assert {Path(where).parent.name for where, _ in found} >= {
+        "usage-limits",
+        "_starter",
+        "demo",
+        "compose",
+    }
+    assert sum(".py:" in where for where, _ in found) > 10
+    assert {where: wrong for where, tree in found if (wrong := refused(tree))} == {}
+
+
+def test_what_init_writes_for_an_own_event_is_accepted(tmp_path: Path) -> None:
+    given = ["--event", "order.placed", "--field", "order_id:string", "--field", "total:number?"]
+    ran = CliRunner().invoke(cli, ["init", *given, str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    tree = tree_of((tmp_path / "bridge.yaml").read_text())
+    assert "order.placed" in tree["events"]
+    assert refused(tree) == []
 
 
 def places(tree: Any, at: Place = ()) -> Iterator[Place]:
