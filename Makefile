@@ -46,11 +46,12 @@ test-all: setup ## the tests, all of them; writes docs/test-report.md
 test-matrix: setup ## the tests marked `matrix`, on PostgreSQL 14 to 18
 	$(PY) -m tests.matrix $(ARGS)
 
-check: setup ## lint, format, types, import rules
+check: setup ## lint, format, types, import rules, what an event costs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	$(PY) -m bench.budget
 
 bench: setup ## throughput and latency against native replication; writes build/bench.json
 	$(PY) -m bench $(ARGS)

@@ -38,8 +38,8 @@ _TYPES = {"id": 2950, "seq": 20, "xid": 5069, "payload": 3802, "headers": 3802, 
 _COLUMNS = {name: name for name in Event._fields}
 
 
-def messages(events: int, rows: int) -> Iterator[bytes]:
-    """CopyData messages of transactions of `rows` events, protocol version 1, text."""
+def messages(events: int, rows: int, *, note: int = 150) -> Iterator[bytes]:
+    """CopyData messages of transactions of `rows` events, protocol version 1, text. note: bytes of a value."""
     yield _data(
         b"R" + pack("!I", 16400) + b"outbox\0event\0d" + pack("!H", len(_COLUMNS))
         + b"".join(b"\0" + name.encode() + b"\0" + pack("!Ii", _TYPES.get(name, 25), -1) for name in Event._fields)
@@ -48,7 +48,9 @@ def messages(events: int, rows: int) -> Iterator[bytes]:
         lsn = 1 << 33 | first * 512
         yield _data(b"B" + pack("!QQI", lsn, 8 * 10**14 + first, 700 + first))
         for n in range(first, min(events, first + rows)):
-            yield _data(b"I" + pack("!I", 16400) + b"N" + pack("!H", len(_COLUMNS)) + _row(n, 700 + first))
+            yield _data(
+                b"I" + pack("!I", 16400) + b"N" + pack("!H", len(_COLUMNS)) + _row(n, 700 + first, note)
+            )
         yield _data(b"C" + pack("!BQQQ", 0, lsn, lsn + 48, 8 * 10**14 + first))
 
 
@@ -56,12 +58,12 @@ def _data(message: bytes) -> bytes:
     return b"w" + bytes(24) + message
 
 
-def _row(n: int, xid: int) -> bytes:
+def _row(n: int, xid: int, note: int) -> bytes:
     metric = (b"seats", b"api-calls", b"storage")[n % 3]
     payload = (
         b'{"note": "%b", "plan": "pro", "tags": ["billing", "limit"], "used": %d, "limit": 100000, '
         b'"metric": "%b", "region": "eu-central-1", "workspace": "ws_%d", "customer_id": "cus_%d"}'
-    ) % (b"n" * 150, 90000 + n % 20000, metric, n % 9973, 1 + n % 500)
+    ) % (b"n" * note, 90000 + n % 20000, metric, n % 9973, 1 + n % 500)
     values = (
         b"0190f1c2-0000-7000-8000-%012d" % n,
         b"%d" % (n + 1),
@@ -87,17 +89,22 @@ def planner() -> Planner:
     return Planner(pipelines, contract_specs(config), {(pipelines[0].name, "events"): shape})
 
 
-def decode(data: list[bytes]) -> list[Batch]:
-    """All batches, through the decoder as the replication stream feeds it."""
+def customers() -> dict[str, dict[str, Any]]:
+    """What the lookup finds."""
+    found = {"mrr": Decimal("1490.50"), "csm": "ada", "renewal": Date("2027-01-01")}
+    return {f"cus_{n}": {"customer_id": f"cus_{n}", **found} for n in range(1, 501)}
+
+
+def decode(parts: list[list[bytes]]) -> Iterator[Batch]:
+    """All batches, through the decoder as the replication stream feeds it: what has come is taken after each part."""
     decoder = Decoder("outbox", "event", _COLUMNS)
-    batches = []
-    for at in range(0, len(data), 100):
-        decoder.feed(data[at : at + 100])
-        while decoder.ready:
-            batches.append(decoder.ready.popleft())
-    if (last := decoder.take()) is not None:
-        batches.append(last)
-    return batches
+    for data in parts:
+        for at in range(0, len(data), 100):
+            decoder.feed(data[at : at + 100])
+            while decoder.ready:
+                yield decoder.ready.popleft()
+        if (last := decoder.take()) is not None:
+            yield last
 
 
 def prepare(plans: Planner, batch: Batch, customers: dict[str, dict[str, Any]]) -> PlannedBatch:
@@ -119,22 +126,14 @@ def timed(work: Callable[[], Any], events: int, rounds: int = 9) -> float:
 def main() -> None:
     """Print both kinds of backlog."""
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-    customers: dict[str, dict[str, Any]] = {
-        f"cus_{n}": {
-            "customer_id": f"cus_{n}",
-            "mrr": Decimal("1490.50"),
-            "csm": "ada",
-            "renewal": Date("2027-01-01"),
-        }
-        for n in range(1, 501)
-    }
+    known = customers()
     quiet_collector()
     plans = planner()
     for rows in (1, 1000):
         data = list(chain(messages(events, rows)))
-        batches = decode(data)
-        decoding = timed(lambda data=data: decode(data), events)  # type: ignore[misc]
-        preparing = timed(lambda some=batches: [prepare(plans, b, customers) for b in some], events)  # type: ignore
+        batches = list(decode([data]))
+        decoding = timed(lambda data=data: list(decode([data])), events)  # type: ignore[misc]
+        preparing = timed(lambda some=batches: [prepare(plans, b, known) for b in some], events)  # type: ignore
         print(f"{rows:5} rows a transaction: decode {decoding:.2f}, plan and encode {preparing:.2f} us/event")
 
 
