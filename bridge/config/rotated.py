@@ -7,6 +7,7 @@ stands in the file is valid as soon as it stands there: whoever rotates one issu
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,14 +20,14 @@ from bridge.config.substitution import BadReference, Outside
 
 def rotated(config: Config) -> Config | None:
     """The configuration as the files with its secrets make it now, from the text and variables that it was made of:
-    what bridge.yaml says by now is not read. Its databases' connection strings stay. None: nothing has changed, or a
-    file is away for a moment. Raises ConfigError if it cannot be used."""
+    what bridge.yaml says by now is not read. Its databases' connection strings stay, and so does the value of a file
+    that is away, or empty, for a moment. None: nothing has changed. Raises ConfigError if it cannot be used."""
     made_of = config.original
     outside = Outside({}, Path(made_of.file).parent)
-    try:
-        contents = {path: outside.file(path) for path in made_of.files}
-    except BadReference:
-        return None
+    contents = dict(made_of.files)
+    for name in contents:
+        with contextlib.suppress(BadReference):
+            contents[name] = outside.file(name)
     if contents == made_of.files:
         return None
     fresh = again(made_of, {**os.environ, **made_of.variables}, contents)

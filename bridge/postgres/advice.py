@@ -130,6 +130,22 @@ _CAUSES = (
     ),
     Cause(
         "tls",
+        r"private key|could not read certificate file",
+        "the client certificate and its key: sslcert and sslkey have to be one pair (while they are being replaced "
+        "they are not, and this ends by itself), sslpassword is the key's, and the key's file belongs to the "
+        "bridge's user and has mode 0600",
+        "config",
+    ),
+    Cause(
+        "tls",
+        r"valid client certificate|certificate authentication failed|\balert\b.*(unknown ca|certificate)",
+        "the server does not take the client certificate, or was given none: sslcert names one that a CA in the "
+        "server's ssl_ca_file has signed, that has not expired and whose CN is {user}; to see it: openssl "
+        "x509 -noout -dates -issuer -subject -in <sslcert>",
+        "config",
+    ),
+    Cause(
+        "tls",
         r"certificate|SSL|sslmode|TLS",
         "the server does not support this `sslmode`: turn TLS on in the server (ssl = on); sslmode=verify-full needs "
         "sslrootcert=<the CA's file, or system> and a certificate for the host in the dsn",

@@ -6,14 +6,17 @@ from __future__ import annotations
 import contextlib
 import http.client
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bridge.errors import CannotConnect
+from bridge.postgres.connect import connect
+from bridge.postgres.profiles import COMMAND
 from bridge.postgres.schema import install_source
 from tests.security.certificates import Authority
-from tests.security.conftest import AT_TARGET, ROLE, TlsServer, end_sessions, files
+from tests.security.conftest import AT_TARGET, ROLE, TRUST, TlsServer, end_sessions, files, log_in_by
 from tests.support.receiver import Receiver
 from tests.support.servers import free_port
 from tests.support.world import Document, World, until
@@ -239,6 +242,85 @@ def test_another_authority_of_the_server_is_taken_from_its_file(
     finally:
         with contextlib.suppress(AssertionError):
             serve(tls.authority)
+    assert bridge.terminate() == 0
+    receiver.close()
+
+
+@pytest.fixture
+def by_certificate(tls: TlsServer, tmp_path: Path) -> Iterator[Authority]:
+    """The bridge's role logs in with a client certificate of this authority."""
+    authority = Authority(tmp_path / "clients")
+    to = tls.cluster.data / "clients.crt"
+    shutil.copy(authority.file, to)
+    tls.cluster.binaries.identity.own(to)
+    tls.cluster.configure(ssl_ca_file="clients.crt")
+    tls.cluster.restart()
+    log_in_by(tls, f"hostssl all {ROLE} 127.0.0.1/32 cert\n{TRUST}")
+    yield authority
+    log_in_by(tls, TRUST)
+
+
+def issued(authority: Authority, name: str, role: str = ROLE, days: int = 2) -> dict[str, str]:
+    """sslcert and sslkey."""
+    certificate, key = authority.certificate(name, role, days=days)
+    key.chmod(0o600)
+    return {"sslcert": str(certificate), "sslkey": str(key)}
+
+
+@pytest.mark.security(9)
+def test_a_client_certificate_that_is_refused_is_told_with_its_own_fix(
+    tls: TlsServer, tls_world: World, by_certificate: Authority, tmp_path: Path
+) -> None:
+    right, other = issued(by_certificate, "right"), issued(Authority(tmp_path / "other"), "other")
+    connect(tls.dsn(tls_world.source, **right), COMMAND, "test").close()
+    away, opened = {"sslkey": str(tmp_path / "nothing")}, tmp_path / "open.key"
+    shutil.copy(right["sslkey"], opened)
+    opened.chmod(0o644)
+    pair, theirs = "have to be one pair", f"whose CN is {ROLE}"
+    for given, fix in (
+        (right | {"sslkey": other["sslkey"]}, pair),
+        (right | away, pair),
+        (right | {"sslkey": str(opened)}, pair),
+        (right | {"sslkey": right["sslcert"]}, pair),
+        (right | {"sslcert": right["sslkey"]}, pair),
+        (other, theirs),
+        ({}, theirs),
+        (issued(by_certificate, "old", days=-1), theirs),
+        (issued(by_certificate, "who", "somebody"), theirs),
+    ):
+        with pytest.raises(CannotConnect) as caught:
+            connect(tls.dsn(tls_world.source, **given), COMMAND, "test")
+        assert fix in caught.value.hint, caught.value
+
+
+@pytest.mark.security(9)
+def test_a_new_certificate_whose_key_comes_later_is_waited_for(
+    tls: TlsServer, tls_world: World, by_certificate: Authority, tmp_path: Path
+) -> None:
+    world, receiver = tls_world, Receiver()
+    files = {"sslcert": str(tmp_path / "client.crt"), "sslkey": str(tmp_path / "client.key")}
+    first, second = issued(by_certificate, "first"), issued(by_certificate, "second")
+    for name, path in files.items():
+        shutil.copy(first[name], path)
+
+    def change(document: Document) -> None:
+        document["source"]["dsn"] = tls.dsn(world.source, **files)
+        document["connections"]["warehouse"]["dsn"] = tls.dsn(world.target, **files)
+
+    world.configure(change)
+    port = with_sink_and_ingress(world, receiver)
+    bridge = world.bridge().start().wait_ready()
+    shutil.copy(second["sslcert"], files["sslcert"])
+    end_sessions(tls)
+    body = bridge.wait_readyz(lambda status, text: status == 503 and "key values mismatch" in text)
+    assert "have to be one pair" in body
+    shutil.copy(second["sslkey"], files["sslkey"])
+    with world.producer() as producer:
+        producer.transaction(3)
+        world.law()
+        receiver.wait(3)
+    until(lambda: posted(port) == 202, "the ingress accepts")
+    bridge.wait_ready()
     assert bridge.terminate() == 0
     receiver.close()
 

@@ -114,6 +114,9 @@ RUN = {
         "test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part"
     ),
     'alter role "x" login': _PRINTED_SQL,
+    'alter role "x" replication': (
+        "integration/ops/test_printed_run.py::test_a_role_without_replication_gets_it_as_printed"
+    ),
     'grant connect on database "x" to "x"': _PRINTED_SQL,
     "alter table x add column x x": _PRINTED_SQL,
     "alter table x alter column x drop not null": _PRINTED_SQL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email
+import ssl
 import threading
 from collections.abc import Callable
 from email.message import Message
@@ -58,9 +59,17 @@ class _Speaker(SMTP):
 
 class MailServer:
     """On 127.0.0.1. `answers` are given to DATA, one a mail, then 250; "cut": hang up without an answer; "wait": when
-    `gate` is set. utf8: it offers SMTPUTF8."""
+    `gate` is set. utf8: it offers SMTPUTF8. tls: from the first byte. authenticator: as aiosmtpd's, for
+    AUTH."""
 
-    def __init__(self, *, say: Say = lambda _verb, _argument: None, utf8: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        say: Say = lambda _verb, _argument: None,
+        utf8: bool = False,
+        tls: ssl.SSLContext | None = None,
+        authenticator: Any = None,
+    ) -> None:
         self.answers: list[str] = []
         self.refuse: set[str] = set()  # recipients that get 550
         self.mails: list[tuple[list[str], Message]] = []
@@ -75,10 +84,14 @@ class MailServer:
 
         class Listener(Controller):
             def factory(self) -> SMTP:
-                made: SMTP = speaker(self.handler, enable_SMTPUTF8=utf8, hostname="mx.example")
+                logins = {
+                    "authenticator": authenticator,
+                    "auth_require_tls": False,  # the socket has it
+                }
+                made: SMTP = speaker(self.handler, enable_SMTPUTF8=utf8, hostname="mx.example", **logins)
                 return made
 
-        self._controller = Listener(self, hostname="127.0.0.1", port=self.port)
+        self._controller = Listener(self, hostname="127.0.0.1", port=self.port, ssl_context=tls)
         self._controller.start()
 
     def _heard(self, say: Say) -> Say:

@@ -6,12 +6,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from bridge.doctor.check import Check
+from bridge.errors import CannotConnect
+from bridge.postgres.connect import connect_pq
+from bridge.postgres.profiles import STREAM
 from tests.integration.ops.conftest import emit, usage
 from tests.integration.ops.test_doctor import findings
 from tests.support.bridge_process import REPOSITORY
 from tests.support.fixes import line_in
 from tests.support.printed import statements_in
+from tests.support.servers import Database
 from tests.support.world import World, until
 
 _TABLE = "events.usage_limits"
@@ -214,3 +220,14 @@ def test_recipes_are_begun_and_added_by_the_lines_that_are_printed(world: World)
     refused = world.run("status")
     world.typed(line_in(refused.stderr, "bridge recipe add usage-limits"))
     world.command("lint")
+
+
+def test_a_role_without_replication_gets_it_as_printed(source: Database) -> None:
+    source.execute("alter role outbox_bridge noreplication")
+    try:
+        with pytest.raises(CannotConnect) as refused:
+            connect_pq(source.bridge_dsn, STREAM, "test", replication="database")
+        source.typed(refused.value.hint)
+        connect_pq(source.bridge_dsn, STREAM, "test", replication="database").finish()
+    finally:
+        source.execute("alter role outbox_bridge replication")

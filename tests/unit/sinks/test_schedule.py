@@ -49,6 +49,20 @@ def test_a_success_between_keeps_it_closed() -> None:
     assert breaker.room(0.0, 0, 8) == 8
 
 
+def test_a_person_closes_an_open_breaker_for_one_message() -> None:
+    breaker = Breaker()
+    assert not breaker.try_now(10.0), "it is not open"
+    breaker.pause(3600.0)
+    assert breaker.room(10.0, 0, 64) == 0
+    assert breaker.try_now(10.0)
+    assert (breaker.room(10.0, 0, 64), breaker.room(10.0, 1, 64)) == (1, 0)
+    assert not breaker.failed(10.0, chance=0.0), "it was told that it is left alone"
+    assert breaker.room(10.1, 0, 64) == 0
+    assert breaker.try_now(10.1)
+    breaker.succeeded()
+    assert breaker.room(10.1, 0, 64) == 64
+
+
 def test_a_pause_that_was_asked_for_is_kept() -> None:
     breaker = Breaker()
     breaker.pause(30.0)
