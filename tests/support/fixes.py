@@ -259,7 +259,7 @@ ELSEWHERE = {
     "pip install --upgrade outbox-bridge": "of an index: integration/test_distribution.py installs the wheel",
     "python -m bench.idle_streams 20 2": "a measurement of minutes",
     "ssh -L 8377:127.0.0.1:8377 host": "needs another machine",
-    "systemctl status outbox-bridge": "needs systemd: unit/observe/test_deploy_files.py reads the unit",
+    "systemctl status outbox-bridge": "needs systemd: e2e/test_deploy_unit.py has it read the unit",
     "systemctl status": "needs systemd",
 }
 """Not run by a test, and why."""
