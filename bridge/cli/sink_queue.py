@@ -290,6 +290,14 @@ def history_line(entry: dict[str, Any]) -> str:
     return f"{at}  {entry.get('said', '')}"
 
 
+def _states(found: list[Ledger], wanted: Selection) -> dict[str, str]:
+    """The states of the messages that are asked for by their ids, whatever else is asked for."""
+    from bridge.postgres.queued import states  # noqa: PLC0415
+
+    ids = wanted.search.ids
+    return {each: state for one in found for each, state in states(one.connection, one.plan.stream, ids)}
+
+
 def _act(
     path: Path,
     command: str,
@@ -300,6 +308,7 @@ def _act(
     state: str = "pending",
 ) -> None:
     """Find the messages, do it to them, and say how many."""
+    from bridge.cli.names import check_messages  # noqa: PLC0415
     from bridge.postgres.queued import need_history  # noqa: PLC0415
 
     dry_run, as_json, everything, reason = (
@@ -328,6 +337,7 @@ def _act(
             counted.update(f"{pipeline}/{destination}" for _, pipeline, destination in rows)
         if not ids:
             check_place(every, wanted)
+            check_messages(wanted.search.ids, _states(every, wanted), state)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "ids": ids, "changed": changed, "left": left}, indent=2))
         return
