@@ -188,6 +188,10 @@ RUN = {
     "bridge schema target --after 2": _RUNBOOK,
     "bridge schema target --after 2 | psql x": _RUNBOOK,
     "bridge sink list x": _RUNBOOK,
+    "bridge sink list --state pending": (
+        "integration/sinks/test_sink_queue.py::"
+        "test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part"
+    ),
     "bridge sink test x": _RUNBOOK,
     "bridge status --json": _RUNBOOK,
     "bridge status -c /etc/outbox-bridge/bridge.yaml": _RUNBOOK,
