@@ -6,11 +6,11 @@ An answer such as "no open dead letter matches" to a misspelt name reads as if a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from bridge.errors import ConfigError, UnitFailure
+from bridge.errors import BridgeError, ConfigError, UnitFailure
 from bridge.problem import nearest, suggestion
 
 if TYPE_CHECKING:
@@ -52,6 +52,22 @@ def check_cause(said: str, word: str, here: Collection[str], kept: Collection[st
             hint = suggestion(word, {*here, *kept})
     if hint:
         raise ConfigError(f"{said} {word}", hint=hint)
+
+
+def check_messages(ids: Collection[str], states: Mapping[str, str], wanted: str) -> None:
+    """Ids of messages, or their beginnings, of which none is in the state that is wanted. states: of those that there
+    are, by id. Raises BridgeError."""
+    for each in ids:
+        known = {state for one, state in states.items() if one.startswith(each)}
+        if known:
+            said = f"message {each} is {' and '.join(sorted(known))}, not {wanted}"
+            raise BridgeError(said, hint="bridge sink list --state " + min(known))
+    if ids:
+        raise BridgeError(
+            f"there is no message {' or '.join(ids)}; one that was sent or discarded is kept for 7 days",
+            hint="bridge sink list has the ids; to send an event again: bridge replay --destination "
+            "PIPELINE/DESTINATION --since TIME",
+        )
 
 
 def _our_codes() -> Iterator[str]:

@@ -12,7 +12,7 @@ import rich_click as click
 
 from bridge.cli.options import config_option, read_config
 from bridge.cli.sink_choice import operator
-from bridge.cli.sink_search import Selection, check_place, ledgers, searches, selection
+from bridge.cli.sink_search import Ledger, Selection, check_place, ledgers, searches, selection
 
 if TYPE_CHECKING:
     import psycopg
@@ -34,6 +34,14 @@ def changes(command: _F) -> _F:
     return command
 
 
+def _states(found: list[Ledger], wanted: Selection) -> dict[str, str]:
+    """The states of the messages that are asked for by their ids, whatever else is asked for."""
+    from bridge.postgres.queued import states  # noqa: PLC0415
+
+    ids = wanted.search.ids
+    return {each: state for one in found for each, state in states(one.connection, one.plan.stream, ids)}
+
+
 def _act(
     path: Path,
     command: str,
@@ -44,6 +52,7 @@ def _act(
     state: str = "pending",
 ) -> None:
     """Find the messages, do it to them, and say how many."""
+    from bridge.cli.names import check_messages  # noqa: PLC0415
     from bridge.postgres.queued import need_history  # noqa: PLC0415
 
     dry_run, as_json, everything, reason = (
@@ -72,6 +81,7 @@ def _act(
             counted.update(f"{pipeline}/{destination}" for _, pipeline, destination in rows)
         if not ids:
             check_place(every, wanted)
+            check_messages(wanted.search.ids, _states(every, wanted), state)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "ids": ids, "changed": changed, "left": left}, indent=2))
         return

@@ -111,6 +111,12 @@ def named(connection: psycopg.Connection[Any], stream: str, asked: Search) -> li
     return connection.execute(query, values).fetchall()
 
 
+def states(connection: psycopg.Connection[Any], stream: str, ids: Collection[str]) -> list[tuple[str, str]]:
+    """(id, state) of the messages whose ids begin so."""
+    query = "select id::text, state from bridge.delivery where stream = %s and id::text like any(%s)"
+    return connection.execute(query, [stream, [f"{each}%" for each in ids]]).fetchall()
+
+
 def counts(connection: psycopg.Connection[Any], stream: str, asked: Search) -> Iterator[tuple[Any, ...]]:
     """(pipeline, destination, code of the last answer, messages, seconds of the oldest), the most frequent first."""
     where, values = asked.where(stream)

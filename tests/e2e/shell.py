@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -12,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.demo.binaries import find_binaries
+from tests.support import fixes
 from tests.support.bridge_process import REPOSITORY
 from tests.support.servers import free_port
 
@@ -48,6 +52,7 @@ class Shell:
         self.port = free_port()
 
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        fixes.note(line)
         return subprocess.run(
             ["/bin/sh", "-c", line],
             cwd=self.directory,
@@ -87,6 +92,37 @@ class Shell:
                 stderr=log,
                 text=True,
             )
+
+    def pasted(self, text: str, shows: str, deadline: float = 60.0) -> str:
+        """What a terminal shows, into which this is pasted at once, until it shows that. What was started there has
+        ended then."""
+        ours, theirs = pty.openpty()
+        os.set_blocking(ours, False)
+        shell = subprocess.Popen(
+            ["setsid", "--ctty", "/bin/sh", "-i"],  # with job control, as a person's
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=self.directory,
+            env={**self.environment, "TERM": "dumb", "PAGER": "cat", "ENV": ""},
+        )
+        os.close(theirs)
+        said, end = b"", time.monotonic() + deadline
+        try:
+            os.write(ours, text.encode())
+            while shows not in said.decode(errors="replace"):
+                assert time.monotonic() < end, said.decode(errors="replace")
+                if select.select([ours], [], [], 0.2)[0]:
+                    said += os.read(ours, 65536)
+            return said.decode(errors="replace")
+        finally:
+            os.write(ours, b"kill %1; wait; exit\n")  # the bridge has a process group of its own
+            with contextlib.suppress(OSError):  # the terminal is gone when nobody has it open
+                while shell.poll() is None or select.select([ours], [], [], 0.2)[0]:
+                    if select.select([ours], [], [], 0.2)[0]:
+                        os.read(ours, 65536)
+            os.close(ours)
+            shell.wait(30)
 
     def until(self, line: str, shows: str, deadline: float = 30.0) -> str:
         """The same line again, until it prints this."""

@@ -36,6 +36,13 @@ def test_ten_commands_lead_from_the_wheel_to_the_first_enriched_row(shell: Shell
     shell.until("bridge status", "ready\n")
 
 
+def test_the_first_block_may_be_pasted_at_once(shell: Shell) -> None:
+    """Into a terminal, where commands might ask, or read what comes next."""
+    lines, printed = transcript()
+    said = shell.pasted("\n".join(lines[2:]) + "\n", "(1 row)")
+    assert printed.splitlines()[2].strip() in said.replace("\r", "")
+
+
 def test_an_event_of_ones_own_needs_only_what_init_prints(shell: Shell) -> None:
     """No recipe: one command, the lines that it prints, as printed, an event, and a look at the row."""
     shell.environment["EDITOR"] = "true"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,9 @@ def test_a_server_that_is_not_proven_is_refused_with_what_to_do(
         bridge = world.bridge(source=good, target=target).start()
         body = bridge.wait_readyz(lambda status, text: status == 503 and "cannot_connect" in text)
         assert advice in body, f"{what}: {body}"
+        if what == "the wrong authority":
+            look = re.findall(r"openssl s_client -starttls [^\"]*subject", body)
+            assert "notAfter" in world.typed(look[0])
         bridge.kill()
     tls.show(*tls.authority.certificate("expired", "localhost", days=-1))
     tls.cluster.restart()

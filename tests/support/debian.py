@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridge.demo.binaries import Identity
+
+if TYPE_CHECKING:
+    from tests.support.world import World
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outbox-bridge-tests"
 _OURSELVES = Identity()
@@ -35,6 +40,16 @@ def tool(name: str, *packages: str, identity: Identity = _OURSELVES) -> tuple[st
         return found, environment
     root = _unpacked(name, packages, identity)
     return str(_program(root, name)), environment | _libraries(root)
+
+
+def at_hand(world: World, name: str, *packages: str) -> None:
+    """The tool is in the PATH of `world.typed`, on a machine that lacks it too."""
+    path, environment = tool(name, *packages)
+    script = world.directory / "bin" / name
+    script.parent.mkdir(exist_ok=True)
+    libraries = shlex.quote(f"LD_LIBRARY_PATH={environment.get('LD_LIBRARY_PATH', '')}")
+    script.write_text(f'#!/bin/sh\nexec env {libraries} {shlex.quote(path)} "$@"\n')
+    script.chmod(0o755)
 
 
 def browser() -> tuple[str, dict[str, str]]:

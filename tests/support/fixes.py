@@ -8,7 +8,9 @@ neither list fails in unit/test_printed_fixes.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from tests.support.printed import SQL_VERBS
 
 _DOCTOR = "integration/ops/test_doctor.py::"
 _AT_SOURCE = f"{_DOCTOR}test_what_is_wrong_at_the_source_is_mended_by_what_is_printed"
@@ -37,6 +39,12 @@ _RENAMED = (
     "integration/sinks/test_renamed.py::test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids"
 )
 _PRINTED = "integration/ops/test_printed_run.py::test_commands_that_are_printed_are_run_as_printed"
+_LINES = "integration/ops/test_printed_lines.py::test_lines_that_errors_print_are_run_as_printed"
+_RUNBOOK = "integration/ops/test_printed_lines.py::test_lines_of_the_runbook_are_run_as_printed"
+_ALERTS = "integration/ops/test_printed_lines.py::test_the_alerts_lines_are_run_as_printed"
+_LEFT_BEHIND = "integration/ops/test_left_behind.py::test_dead_letters_and_messages_of_what_is_gone_are_told"
+_FIRST_ROW = "e2e/test_first_five_minutes.py::test_ten_commands_lead_from_the_wheel_to_the_first_enriched_row"
+_OWN_EVENT = "e2e/test_first_five_minutes.py::test_an_event_of_ones_own_needs_only_what_init_prints"
 
 RUN = {
     "alter publication x set (publish = 'insert')": _AT_SOURCE,
@@ -109,10 +117,7 @@ RUN = {
     "bridge sink move x x": (
         "integration/sinks/test_renamed.py::test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids"
     ),
-    "bridge sink resume x": (
-        "integration/sinks/test_sink_queue.py::"
-        "test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part"
-    ),
+    "bridge sink resume x": _RUNBOOK,
     'alter role "x" login': _PRINTED_SQL,
     'alter role "x" replication': (
         "integration/ops/test_printed_run.py::test_a_role_without_replication_gets_it_as_printed"
@@ -174,22 +179,114 @@ RUN = {
     "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'x'": (
         "faults/test_identity.py::test_who_reads_the_slot_and_is_no_bridge_is_named"
     ),
+    'alter role "x" replication': _LINES,
+    'bridge schema target | psql "x"': _LINES,
+    "bridge schema source | psql -d x": _LINES,
+    "getent ahosts x": _LINES,
+    "getent hosts x": _LINES,
+    "psql -l": _LINES,
+    "alter role outbox_bridge bypassrls": _RUNBOOK,
+    "bridge dead retry --dry-run": _RUNBOOK,
+    "bridge recover --adopt-outbox --dry-run": _RUNBOOK,
+    "bridge schema target --after 2": _RUNBOOK,
+    "bridge schema target --after 2 | psql x": _RUNBOOK,
+    "bridge sink list x": _RUNBOOK,
+    "bridge sink list --state pending": (
+        "integration/sinks/test_sink_queue.py::"
+        "test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part"
+    ),
+    "bridge sink test x": _RUNBOOK,
+    "bridge status --json": _RUNBOOK,
+    "bridge status -c /etc/outbox-bridge/bridge.yaml": _RUNBOOK,
+    "bridge status -c /etc/outbox-bridge/bridge.yaml --env-file /etc/outbox-bridge/secrets.env": _RUNBOOK,
+    "pg_dump --schema-only": _RUNBOOK,
+    "pg_dump --schema-only --no-publications": _RUNBOOK,
+    "pg_dumpall --roles-only": _RUNBOOK,
+    "python -m bridge.observe.probe livez": _RUNBOOK,
+    "python -m bridge.observe.probe livez|readyz": _RUNBOOK,
+    "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'outbox_bridge%' and "
+    "not active": _RUNBOOK,
+    "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')": _RUNBOOK,
+    "select pid, state, wait_event_type, xact_start, left(query, 60) from pg_stat_activity where datname = "
+    "current_database() order by xact_start": _RUNBOOK,
+    "ss -ltnp 'sport = :8377'": _RUNBOOK,
+    "sudo outbox-bridge status -c /etc/outbox-bridge/bridge.yaml": _RUNBOOK,
+    "sudo outbox-bridge status -c /etc/outbox-bridge/bridge.yaml --env-file /etc/outbox-bridge/secrets.env": _RUNBOOK,
+    "systemctl reload outbox-bridge": _RUNBOOK,
+    "promtool test rules rules_test.yml": _ALERTS,
+    "sed -i 's#https://github.com/.*/operations.md#https://wiki.example.com/outbox-bridge#' rules.yml": _ALERTS,
+    "ss -ltnp 'sport = :x'": "integration/ops/test_ports.py::test_ports_that_are_taken_are_waited_for_and_told_once",
+    "kill -HUP x": (
+        "integration/ops/test_operators_shell.py::"
+        "test_every_command_works_without_variables_or_with_a_broken_file"
+    ),
+    "openssl s_client -connect x -servername x </dev/null": (
+        "integration/ops/test_doctor_network.py::"
+        "test_a_mail_servers_own_authority_is_trusted_and_another_is_not"
+    ),
+    "openssl s_client -starttls postgres -connect x:x </dev/null | openssl x509 -noout -dates -issuer -subject": (
+        "security/test_tls.py::test_a_server_that_is_not_proven_is_refused_with_what_to_do"
+    ),
+    "grant select, insert, update on outbox.entity to outbox_bridge": (
+        "integration/ops/test_entities.py::"
+        "test_rights_on_the_entities_that_are_missing_are_granted_as_printed"
+    ),
+    "bridge dead discard --pipeline x --destination x": _LEFT_BEHIND,
+    "bridge sink discard x --all": _LEFT_BEHIND,
+    "bridge decommission x --yes": (
+        "integration/ops/test_left_behind.py::test_a_connection_that_was_taken_out_is_told_until_it_is_ended"
+    ),
+    "grant rds_replication to outbox_bridge": _INSTALL,
+    "alter role outbox_bridge with replication": _INSTALL,
+    "bridge schema target | psql x": "integration/ops/test_versions.py::"
+    "test_a_ledger_of_version_1_is_migrated_under_load_and_back",
+    "bridge schema target --after x | psql x": _ROWS,
+    'bridge schema source --publication x | psql "x"': _AT_SOURCE,
+    'bridge schema recipe x | psql "$WAREHOUSE_DSN"': _RECIPES,
+    'bridge schema recipe x --source | psql "$SOURCE_DSN"': _RECIPES,
+    'bridge schema recipe failed-payments | psql "$WAREHOUSE_DSN"': _RECIPES,
+    'bridge schema recipe failed-payments --source | psql "$SOURCE_DSN"': _RECIPES,
+    'bridge schema target | psql "$WAREHOUSE_DSN"': _OWN_EVENT,
+    'psql "$WAREHOUSE_DSN" -f target.sql': _OWN_EVENT,
+    'psql "$WAREHOUSE_DSN" -f x': _OWN_EVENT,
+    'psql "$SOURCE_DSN" -f source.sql': _FIRST_ROW,
     "update x set x = default where x >= 'x'::xid8 and x <= x": (
         "faults/test_seq_restart.py::test_where_the_bridge_may_not_write_seq_the_statements_are_printed"
     ),
 }
 
 
-ONLY_READ = {"grant select, insert, update on outbox.entity to outbox_bridge"}
-"""Read by Postgres's parser, and run by no test as printed: the halt has it where doctor prints a grant for each right,
-which is run. Nothing may be added."""
+_NO_CONTAINERS = "no container runtime where the tests run: deploy/try-image.sh runs the image"
+ELSEWHERE = {
+    "docker build -f deploy/Dockerfile -t outbox-bridge": _NO_CONTAINERS,
+    "docker compose exec bridge bridge status": _NO_CONTAINERS,
+    "docker compose ps": _NO_CONTAINERS,
+    "kubectl exec deploy/outbox-bridge": _NO_CONTAINERS,
+    "pip install 'outbox-bridge[apprise]'": "of an index: integration/test_distribution.py installs the wheel",
+    "pip install --upgrade outbox-bridge": "of an index: integration/test_distribution.py installs the wheel",
+    "python -m bench.idle_streams 20 2": "a measurement of minutes",
+    "ssh -L 8377:127.0.0.1:8377 host": "needs another machine",
+    "systemctl status outbox-bridge": "needs systemd: e2e/test_deploy_unit.py has it read the unit",
+    "systemctl status": "needs systemd",
+}
+"""Not run by a test, and why."""
 
 _ran: list[str] = []
 
 
 def note(text: str) -> None:
     """A printed text is run by the present test, as it was printed: before its placeholders are filled in."""
-    _ran.append(" ".join(text.split()))
+    _ran.extend(_lines_of(text))
+
+
+def _lines_of(text: str) -> Iterator[str]:
+    """The lines that a text has for a shell or psql, without what is said behind them: the whole, its statements, and
+    the commands before and behind a pipe."""
+    bare = re.sub(r"   \(.*|\s+-- .*|\s{2,}#.*", "", text, flags=re.MULTILINE)
+    whole = " ".join(bare.split()).rstrip("; ")
+    for part in (whole, *re.split(r"; ?| \| | && ", whole)):
+        yield part.removesuffix(" ...")
+        yield part.removeprefix("sudo ").removeprefix("outbox-")
 
 
 def not_here(*templates: str) -> None:
@@ -209,7 +306,7 @@ def missing(nodeid: str) -> Sequence[str]:
     return [
         one
         for one, test in RUN.items()
-        if test in names and not any(_pattern(one).search(text) for text in _ran)
+        if test in names and not any(_pattern(one).fullmatch(text) for text in _ran)
     ]
 
 
@@ -221,6 +318,11 @@ def line_in(text: str, begins: str) -> str:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """What is printed from a template of printed.typed(), where `x` stands for what is filled in."""
-    parts = re.split(r"(?<![a-z])x+(?![a-z])|24h", template)
-    return re.compile(".+?".join(re.escape(one) for one in parts))
+    """What is printed from a template of printed.typed(), where `x` stands for what is filled in: one word of a
+    command, whatever SQL has there."""
+    first, *more = re.split(r"(?<![a-z])x+(?![a-z0-9])|24h", template)
+    pattern, sql = re.escape(first), re.match(SQL_VERBS, template)
+    for before, part in zip((first, *more), more, strict=False):
+        quoted = r"[^'\"]*" if before.endswith(("'", '"')) else r"(?:\S+|\"[^\"]*\"|'[^']*')"
+        pattern += (".+?" if sql else quoted) + re.escape(part)
+    return re.compile(pattern)

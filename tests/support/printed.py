@@ -28,8 +28,10 @@ _PROSE = frozenset(
 )
 _ENDS = ("|", "&&", "||", "#", "--", ">", "or", "and", "\\")
 _CREATED = "or replace|unique|table|index|role|schema|trigger|publication|function"
-_VERBS = f"alter|grant|revoke|create (?:{_CREATED})|drop|select|update|insert into|delete from|reset|truncate"
-_STATEMENT = re.compile(rf"(?:^|(?<=[;:,(] )|(?<=\n)|(?<=   ))((?:{_VERBS}) [^;]*);", re.MULTILINE)
+SQL_VERBS = (
+    f"alter|grant|revoke|create (?:{_CREATED})|drop|select|update|insert into|delete from|reset|truncate"
+)
+_STATEMENT = re.compile(rf"(?:^|(?<=[;:,(] )|(?<=\n)|(?<=   ))((?:{SQL_VERBS}) [^;]*);", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ def _text(node: ast.AST) -> str | None:
         left, right = _text(node.left), _text(node.right)
         if left is not None or right is not None:
             return f"{HOLE if left is None else left}{HOLE if right is None else right}"
+    if isinstance(node, ast.Call) and node.args:  # words that a function joins to a command
+        words = [HOLE if (said := _text(one)) is None else said for one in node.args]
+        if len(words) > 1 and words[0].startswith("bridge "):
+            return " ".join(words)
     return None
 
 
@@ -212,20 +218,71 @@ def statements_in(text: str) -> Iterator[str]:
         )
 
 
-# -- both -----------------------------------------------------------------------------------------------
+# -- the shell's programs --------------------------------------------------------------------------------
+
+_PROGRAMS = (
+    r"kill -|systemctl |getent |ss -|openssl \w|psql -|psql \"|pip install |sed -i|docker |kubectl |ssh -|"
+    r"pg_dump(?:all)? -|promtool |sudo outbox-bridge |python -m |bridge [^\n`|;]*\| psql"
+)
+_LINE = re.compile(
+    rf"(?<![\w-])((?:{_PROGRAMS})[^\n`;]*?)(?=\s*(?:[;`\n)]|,? \(|   |, | --?  | -- |  #|: |\.$|$))"
+)
+
+
+def lines_in(text: str) -> Iterator[str]:
+    """Lines for a shell that begin with another program than ours, or end in one; `x` where something is filled in."""
+    for found in _LINE.finditer(text):
+        yield re.sub(rf"{HOLE}|\{{\w+\}}|<[\w ]+>|(?<=psql )\.\.\.", "x", found[1])
+
+
+# -- all of them ----------------------------------------------------------------------------------------
 
 
 def typed() -> dict[str, list[str]]:
-    """SQL, and commands with arguments, that the program prints -> where. `x` stands for what is filled in."""
+    """SQL, commands with arguments and lines for a shell that the program and the runbook print -> where. `x` stands
+    for what is filled in."""
     found: dict[str, list[str]] = {}
-    for one in source_texts():
-        if one.where.startswith("bridge/demo/"):
+    for one in (*source_texts(), *runbook_texts()):
+        if one.where.startswith(("bridge/demo/", "bridge/cli/demo.py")):
             continue
-        for statement in statements_in(one.text):
-            found.setdefault(" ".join(statement.split()), []).append(one.where)
-        for written in commands_in(one.text):
-            words, path = written.split(), list[str]()
-            command = _found(words, path)
-            if not isinstance(command, click.Group) and (given := _arguments(command, words)[0]):
-                found.setdefault(" ".join(["bridge", *path, *given]), []).append(one.where)
+        for line in (*statements_in(one.text), *_with_arguments(one.text), *lines_in(one.text)):
+            found.setdefault(" ".join(line.split()), []).append(one.where)
     return found
+
+
+def _with_arguments(text: str) -> Iterator[str]:
+    for written in commands_in(text):
+        words, path = written.split(), list[str]()
+        command = _found(words, path)
+        if not isinstance(command, click.Group) and (given := _arguments(command, words)[0]):
+            yield " ".join(["bridge", *path, *given])
+
+
+def runbook_line(begins: str) -> str:
+    """The first line of docs/operations.md to be typed that begins so, as it stands there."""
+    return next(one.text for one in _runbook() if one.text.startswith(begins))
+
+
+def runbook_texts() -> Iterator[Text]:
+    """The same lines, where names in capitals are to be filled in."""
+    for one in _runbook():
+        sql = re.match(SQL_VERBS, one.text) and "..." not in one.text
+        yield Text(one.where, _filled(f"{one.text.rstrip(';')};" if sql else one.text))
+
+
+def _runbook() -> Iterator[Text]:
+    """What docs/operations.md gives to be typed: its blocks, and what is set as code in its sentences."""
+    path = ROOT / "docs" / "operations.md"
+    fenced = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        where = f"{path.relative_to(ROOT)}:{number}"
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    bridge "):
+            yield Text(where, line.strip().partition("  ")[0])
+        else:
+            yield from (Text(where, quoted) for quoted in re.findall(r"`([^`]+)`", line))
+
+
+def _filled(text: str) -> str:
+    return re.sub(r"(?<![-\w])[A-Z][A-Z_]+(?:/[A-Z]+)?\b(?!-)|(?<=psql )\.\.\.", HOLE, text)

@@ -23,6 +23,7 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bridge.demo import world as customer
+from bridge.demo.binaries import find_binaries
 from tests.support import fixes, truth
 from tests.support.bridge_process import DEFAULT_CONFIG, REPOSITORY, BridgeProcess, run_command
 from tests.support.producers import Producer
@@ -179,21 +180,23 @@ class World:
         code: int = 0,
     ) -> str:
         """A line that was printed, as it was printed, typed into a shell in the configuration's folder; its output, and
-        its errors if it fails. more: words behind it, where it says so. fill: for its placeholders. owner: with a
-        source.dsn of the customer's."""
+        its errors if it fails. more: words behind it, where it says so. fill: for its placeholders. owner: with both
+        DSNs of the customer's. Tools that this machine may lack are in `bin` of that folder (debian.at_hand)."""
         fixes.note(printed)
         for place, value in (fill or {}).items():
             assert place in printed
             printed = printed.replace(place, value)
             fixes.note(printed)
         printed = " ".join([printed, *more])
+        postgres = find_binaries().directory
         given = {
             **self._environment(),
-            **({"SOURCE_DSN": self.source.dsn} if owner else {}),
             **self._owners_login(),
             "BRIDGE_CONFIG": str(self.config),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{self.directory / 'bin'}:{Path(sys.executable).parent}:{postgres}:{os.environ['PATH']}",
         }
+        if owner:
+            given["SOURCE_DSN"], given["WAREHOUSE_DSN"] = self.source.dsn, self.target.dsn
         simple = re.fullmatch(r"bridge [\w :=./@-]+", printed)
         line = [sys.executable, "-m", "bridge", *printed.split()[1:]] if simple else ["sh", "-c", printed]
         with contextlib.chdir(self.directory):
@@ -208,7 +211,10 @@ class World:
         passfile = self.directory / "pgpass"
         passfile.write_text("".join(":".join(str(part) for part in way) + "\n" for way in ways))
         passfile.chmod(0o600)  # libpq reads no other
-        return {"PGUSER": str(both[0]["user"]), "PGPASSFILE": str(passfile)}
+        stops = self.directory / "psqlrc"
+        stops.write_text("\\set ON_ERROR_STOP 1\n")  # a script that fails is a failure
+        place = {"PGHOST": str(both[0]["host"]), "PGPORT": str(both[0]["port"]), "PSQLRC": str(stops)}
+        return {**place, "PGUSER": str(both[0]["user"]), "PGPASSFILE": str(passfile)}
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         """The same with --json, read."""

@@ -301,3 +301,24 @@ def test_a_message_that_its_receiver_refused_is_sent_again_with_the_same_id(
         until(lambda: "sink nudge:" in world.command("status"), "status counts it")
     finally:
         receiver.close()
+
+
+def test_what_was_discarded_comes_back_after_its_event_is_pruned(
+    world: World, refused: BridgeProcess, source: Database, target: Database
+) -> None:
+    """A dead letter has its event: pruning takes nothing of it."""
+    [group] = world.json("dead", "list")
+    assert "3 discarded" in world.command("dead", "discard", "--all")
+    source.execute("update outbox.event set occurred_at = now() - interval '9 days'")
+    left = "select count(*) from outbox.event where payload ->> 'used' in ('5000', '6000')"
+
+    def pruned() -> bool:
+        emit(source, usage(used=1))  # the floor rises with events
+        world.command("prune")
+        return source.value(left) == 0
+
+    until(pruned, "the events are pruned", 10)
+    assert "3 restored" in world.command("dead", "restore", *group["ids"])
+    target.execute(_ANY)
+    assert "3  applied" in world.command("dead", "retry", "--all")
+    assert "0 restored" in world.command("dead", "restore", "--all")

@@ -174,8 +174,9 @@ def test_a_mail_servers_own_authority_is_trusted_and_another_is_not(world: World
 
     def answer(link: socket.socket) -> None:
         try:
-            with context.wrap_socket(link, server_side=True):
-                pass
+            with context.wrap_socket(link, server_side=True) as secured:
+                secured.recv(1)
+                secured.unwrap()  # says that it ends, as a server does
         except OSError:
             pass  # the client did not like it
 
@@ -189,6 +190,8 @@ def test_a_mail_servers_own_authority_is_trusted_and_another_is_not(world: World
         world.text = plain
         with_sink(world, f"{{ {sink} }}")
         [finding] = [one for one in findings(world, "hook") if one.check != "port"]
+        fix = finding.fix.partition("certificate: ")[2]
+        assert "CN" in world.typed(fix)
     assert finding.check == "reach_tls"
     assert "certificate" in finding.message
 

@@ -181,6 +181,19 @@ def test_a_bridge_killed_between_entity_and_commit_repeats_nothing(
     assert target.value("select count(*) from rig.effects") == 3
 
 
+def test_rights_on_the_entities_that_are_missing_are_granted_as_printed(
+    kept: World, bridge: Start, source: Database
+) -> None:
+    source.execute("revoke all on outbox.entity from outbox_bridge")
+    running = kept.bridge().start()
+    running.wait_log("streaming")
+    say(source, customer(csm="eve"))
+    running.wait_halted("privilege_missing")
+    [problem] = kept.json("status", code=1)["problems"]
+    source.typed(problem["hint"])
+    until(lambda: entity(source) is not None, "the entity is kept")
+
+
 def test_a_retried_dead_letter_of_an_entity_overwrites_nothing_newer(
     kept: World, bridge: Start, source: Database
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.printed import runbook_line
 from tests.support.servers import drop_database
 from tests.support.world import STREAM, World, make_database, until
 
@@ -60,7 +61,8 @@ def test_a_connection_that_was_taken_out_is_told_until_it_is_ended(world: World,
         offline = json.loads(world.command("status", "--json", code=1))
         assert {one["kind"] for one in offline["left_behind"]} == {"slot", "stream"}
         assert "(--target DSN)" in world.command("decommission", OTHER)
-        world.command("decommission", OTHER, "--target", other.bridge_dsn, "--yes")
+        line = runbook_line("bridge decommission STREAM --yes")
+        world.typed(line, "--target", shlex.quote(other.bridge_dsn), fill={"STREAM": OTHER})
         assert json.loads(world.command("status", "--json", code=1))["left_behind"] == []
         assert other.value("select count(*) from bridge.checkpoint") == 0
         assert world.slot is not None
@@ -84,7 +86,7 @@ def test_dead_letters_and_messages_of_what_is_gone_are_told(world: World) -> Non
     found = {one["kind"]: one for one in world.json("status", code=1)["left_behind"]}
     assert found["dead_letters"]["fix"] == "bridge dead discard --pipeline gone --destination table"
     for one in found.values():
-        world.command(*shlex.split(one["fix"])[1:])
+        world.typed(one["fix"])
     assert world.json("status", code=1)["left_behind"] == []
 
 

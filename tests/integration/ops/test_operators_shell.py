@@ -17,6 +17,7 @@ import rich_click as click
 from bridge.cli.env_file import variables
 from tests.integration.ops.conftest import emit, letters, rows, usage
 from tests.support.bridge_process import REPOSITORY
+from tests.support.fixes import note
 from tests.support.servers import Database
 from tests.support.world import World, until
 
@@ -80,6 +81,7 @@ class Shell:
 
     def typed(self, line: str) -> int:
         """A line that was printed, as it was printed."""
+        note(line)
         (self.cwd / "bin").mkdir(exist_ok=True)
         command = self.cwd / "bin" / "bridge"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m bridge "$@"\n')

@@ -4,6 +4,7 @@ by. How each of them ends, and what systemd does then by deploy/systemd's unit."
 from __future__ import annotations
 
 import configparser
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from tests.integration.ops.conftest import emit, rows, usage
 from tests.support.bridge_process import REPOSITORY, BridgeProcess
+from tests.support.debian import at_hand
 from tests.support.servers import Database, free_port
 from tests.support.world import IMPATIENT, Document, World, until
 
@@ -40,7 +42,9 @@ def test_ports_that_are_taken_are_waited_for_and_told_once(
             ("admin.listen", "port_in_use"),
             ("ingress.listen", "port_in_use"),
         }
-        assert "ss -ltnp" in state["problems"][0]["hint"]
+        busy = re.findall(r"ss -ltnp 'sport = :\d+'", state["problems"][0]["hint"])
+        at_hand(world, "ss", "iproute2")
+        assert str(bridge.port) in world.typed(busy[0])
     bridge.wait_ready()
     until(lambda: _listens(port), "the ingress listens")
     assert sum("waiting for a port" in line for line in bridge.lines) == 2

@@ -207,11 +207,13 @@ def test_recipes_are_begun_and_added_by_the_lines_that_are_printed(world: World)
     world.text = there
     said = world.command("recipe", "add", "failed-payments").replace(f"{world.config}.", "")
     for line in said.splitlines()[1:]:
-        world.typed(line.strip())
+        world.typed(line.strip(), owner=True)
     page = (REPOSITORY / "docs" / "recipes.md").read_text()
     for line in page.splitlines():
         if line.startswith("bridge init "):
             world.typed(line)
+        elif line.startswith("bridge schema recipe "):
+            world.typed(line, owner=True)
     assert (world.directory / "my-bridge" / "bridge.yaml").exists()
     assert world.typed(line_in(page, "bridge recipe list --markdown")) == page
     types = world.command("schema", "event", "--typescript")

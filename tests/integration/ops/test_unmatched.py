@@ -129,7 +129,7 @@ def test_a_million_types_take_no_room(world: World, source: Database) -> None:
     assert counted(again)["since"] > found["since"]
 
 
-def test_types_beside_a_glob_that_the_ingress_takes_are_named_after_a_restart_too(
+def test_types_beside_a_glob_that_the_ingress_takes_are_named_after_a_kill(
     world: World, source: Database, target: Database
 ) -> None:
     """A pipeline that takes a glob, and a bridge that is killed."""

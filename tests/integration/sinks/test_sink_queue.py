@@ -110,6 +110,13 @@ def test_what_waits_is_listed_hurried_discarded_restored_and_paused_in_part(
         assert [one["id"] for one in messages(bridge, "--cause", "http_500")] == [second["id"]]
         assert "too late" in command(bridge, "explain", first["event_id"])
         assert "1 waiting again" in command(bridge, "sink", "restore", "--id", first["id"][:8])
+        again = bridge.command("sink", "restore", "--id", first["id"][:8])
+        assert (again.returncode, "is pending, not discarded" in again.stderr) == (1, True), again.stderr
+        there = line_in(again.stderr, "bridge sink list --state")
+        note(there)
+        assert first["id"] in command(bridge, *shlex.split(there)[1:])
+        gone = bridge.command("sink", "restore", "--id", "00000000")
+        assert (gone.returncode, "kept for 7 days" in gone.stderr) == (1, True), gone.stderr
         assert {"discarded", "restored"} <= {
             e.get("did") for e in messages(bridge, "--id", first["id"])[0]["history"]
         }
