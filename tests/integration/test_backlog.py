@@ -176,7 +176,7 @@ def test_messages_that_wait_for_a_sink_are_counted_with_the_oldest_ones_age(targ
 def test_a_server_that_is_away_costs_nothing_but_the_news(target: Database) -> None:
     away = "host=127.0.0.1 port=1 dbname=app"
     metrics, state = halted_stream()
-    metrics.set_dead_letters({"p": 2})
+    metrics.set_dead_letters({("", "p"): 2})
     state.update(pending_since=5.0)
 
     async def story() -> None:
