@@ -302,3 +302,41 @@ def test_a_renamed_sinks_messages_stay_with_their_source(
     world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
     until(lambda: len(receiver.requests) == 2, "both are sent")
     assert sorted(one.json["data"]["from"] for one in receiver.requests) == ["eu", "source"]
+
+
+def test_a_stream_that_is_fenced_stands_by_and_the_others_go_on(
+    world: World, source: Database, target: Database, eu: Database
+) -> None:
+    def poll(document: dict[str, Any]) -> None:
+        for one in document["sources"].values():
+            one.update(capture="poll", poll_interval="100ms")
+
+    several(world, eu, poll)
+    bridge = world.bridge(failpoints="apply.before=sleep:1@2", EU_DSN=eu.bridge_dsn).start().wait_ready()
+    emit(eu, usage())
+    until(lambda: world.applied() == 1, "the first")
+    emit(eu, usage())
+    until(lambda: any("apply.before: sleep" in line for line in bridge.lines), "in a batch of eu")
+    bridge.pause()
+    successor = world.bridge(EU_DSN=eu.bridge_dsn)
+    successor.arguments = ("--stream", EU)
+    successor.start()
+    until(lambda: world.applied() == 2, "the successor has applied it")
+    bridge.resume()
+    bridge.wait_log('"reason":"fenced"')
+    emit(source, usage())
+    until(lambda: world.applied() == 3, "the other stream goes on")
+
+    def phases() -> dict[str, tuple[str, str | None]]:
+        state = json.loads(bridge.get("/status")[1])
+        return {one["stream"]: (one["phase"], one["reason"]) for one in state["streams"]}
+
+    until(lambda: phases() == {STREAM: ("polling", None), EU: ("standby", None)}, "it stands by")
+    assert bridge.get("/readyz")[0] == 200
+    emit(eu, usage())
+    until(lambda: world.applied() == 4, "the successor has the stream")
+    assert successor.terminate() == 0
+    emit(eu, usage())
+    until(lambda: world.applied() == 5, "it takes the stream again")
+    assert target.value("select count(*) from rig.effects") == 5
+    assert bridge.terminate() == 0
