@@ -76,6 +76,29 @@ CORPUS = {
         f":3:3: connections.w: {'s' * 55}_w_<n> is longer than the 63 bytes of a slot's name; "
         "at most 0 characters with this source.slot",
     ),
+    "slot of messages too long": (
+        "version: 1\n"
+        f"sources: {{ eu: {{ dsn: dbname=e, slot: {'s' * 50} }}, {'u' * 41}: {{ dsn: dbname=u }} }}\n"
+        "connections:\n  w: { type: slack, webhook_url: 'https://hooks.slack.com/services/a' }\n"
+        "pipelines:\n  p: { event: e, destinations: { d: { connection: w } } }\n",
+        f":2:12: sources.eu: {'s' * 50}_source_<n> is longer than the 63 bytes of a slot's name; "
+        "slot: at most 49 characters",
+    ),
+    "slot of one of several sources too long": (
+        "version: 1\n"
+        f"sources: {{ source: {{ dsn: dbname=s }}, eu: {{ dsn: dbname=e, slot: {'s' * 55} }} }}\n"
+        "connections:\n  w: { type: postgres, dsn: dbname=w }\n"
+        "pipelines:\n  p: { event: e, destinations: { d: { connection: w, table: a.b } } }\n",
+        f":4:3: connections.w: {'s' * 55}_w_<n> is longer than the 63 bytes of a slot's name; "
+        "at most 0 characters with the slot of source eu",
+    ),
+    "two sources with one slot": (
+        "version: 1\n"
+        "sources: { source: { dsn: dbname=s }, eu: { dsn: dbname=e, slot: outbox_bridge } }\n"
+        "connections:\n  w: { type: postgres, dsn: dbname=w }\n"
+        "pipelines:\n  p: { event: e, destinations: { d: { connection: w, table: a.b } } }\n",
+        ":2:66: sources.eu.slot: `outbox_bridge` is the slot of another source, too; each needs its own",
+    ),
     "reserved connection": (
         changed("  w: {", "  source: { type: slack }\n  w: {"),
         ":3:3: connections.source: `source` is reserved for the source; a connection needs another name",
