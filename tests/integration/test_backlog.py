@@ -162,7 +162,7 @@ def test_messages_that_wait_for_a_sink_are_counted_with_the_oldest_ones_age(targ
     metrics, _ = halted_stream()
     plan = Plan(target.bridge_dsn, target.bridge_dsn)
     asyncio.run(look(metrics, [plan]))
-    [count, age] = metrics.waiting["nudge"]
+    [count, age] = metrics.waiting["", "nudge"]
     assert (count, 3 * 3600 <= age < 3 * 3600 + 600) == (3, True)
     assert b'outbox_bridge_deliveries_pending{destination="nudge"} 3.0' in metrics.exposition()
     target.execute("update bridge.delivery set state = 'sent'")
