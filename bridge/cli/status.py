@@ -256,7 +256,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
         found += [
             f"  source {source}: {count} open dead letters"
-            for source, of in state["by_source"].items()
+            for source, of in state.get("by_source", {}).items()
             if (count := of["dead_letters"].get(pipeline["pipeline"], 0))
         ]
     found += unmatched_lines(state.get("unmatched"))
@@ -269,7 +269,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         found.append(f"sink {destination}: {_messages(destination, sent, waiting) or 'nothing yet'}")
         found += [
             f"  source {source}: {words}"
-            for source, of in state["by_source"].items()
+            for source, of in state.get("by_source", {}).items()
             if (words := _messages(destination, of["deliveries"], of["waiting_deliveries"]))
         ]
         found += [

@@ -89,7 +89,7 @@ def screen(state: dict[str, Any]) -> Group:
             _milliseconds(one.get("latency_p99_seconds")),
             str(one["dead_letters"]),
         )
-        for source, of in state["by_source"].items():
+        for source, of in state.get("by_source", {}).items():
             events = of["events"].get(one["pipeline"], {})
             pipelines.add_row(
                 f"  source {source}",
@@ -104,7 +104,7 @@ def screen(state: dict[str, Any]) -> Group:
         alone = [one for one in state.get("left_alone", ()) if one["destination"] == name]
         why = "; ".join(left_alone(one, several=several) for one in alone)
         sinks.add_row(name, *_messages(name, sent, waiting), why)
-        for source, of in state["by_source"].items():
+        for source, of in state.get("by_source", {}).items():
             sinks.add_row(f"  source {source}", *_messages(name, of["deliveries"], of["waiting_deliveries"]))
     parts = [streams, pipelines, *([sinks] if sinks.row_count else [])]
     stranded = [
