@@ -356,8 +356,6 @@ class Config(Section):
     @model_validator(mode="after")
     def _one_or_several(self) -> Config:
         """With several, there is no `source`: what has not chosen one fails, and reads no other database."""
-        if self.ingress is not None:
-            self._ingress_knows_its_sources(self.ingress)
         if not self.sources:
             return self
         if "source" in self.model_fields_set:
@@ -367,18 +365,6 @@ class Config(Section):
                 section.__dict__["slot"] = f"{section.slot}_{name}"  # frozen for everybody else
         del self.__dict__["source"]
         return self
-
-    def _ingress_knows_its_sources(self, ingress: IngressSection) -> None:
-        named = {"": ingress.source} | {
-            f".webhooks.{name}": webhook.source for name, webhook in ingress.webhooks.items()
-        }
-        for path, wanted in named.items():
-            if wanted and wanted not in self.sources:
-                raise ValueError(f"ingress{path}.source is {wanted}, which is not under `sources`")
-            if path and len(self.sources) > 1 and not (wanted or ingress.source):
-                raise ValueError(
-                    f"ingress{path} needs `source`: the one of `sources` whose outbox gets its events"
-                )
 
     @property
     def source_name(self) -> str:

@@ -28,6 +28,7 @@ def check_names(tree: Any) -> Iterator[Remark]:
     """Every name that leads nowhere or may not be used: errors."""
     kinds = connection_kinds(tree)
     yield from _slots(tree, kinds)
+    yield from _ingress(tree)
     pipelines = _get(tree, "pipelines")
     for name, entity in _items(_get(tree, "entities")):
         yield from _database(("entities", name), entity, kinds)
@@ -80,6 +81,19 @@ def _sources(path: KeyPath, written: Any, tree: Any) -> Iterator[Remark]:
             yield _error(at, "there is one `source`, and no `sources`", "remove it")
         elif isinstance(name, str) and name not in known:
             yield _error(at, "is not a source", suggestion(name, known))
+
+
+def _ingress(tree: Any) -> Iterator[Remark]:
+    """The source that it writes to, of several."""
+    ingress = _get(tree, "ingress")
+    yield from _sources(("ingress", "source"), _get(ingress, "source"), tree)
+    several = len(_items(_get(tree, "sources"))) > 1
+    for name, webhook in _items(_get(ingress, "webhooks")):
+        path = ("ingress", "webhooks", name)
+        yield from _sources((*path, "source"), _get(webhook, "source"), tree)
+        if several and not (_get(webhook, "source") or _get(ingress, "source")):
+            hint = "add source, or ingress.source"
+            yield _taken(path, "does not say which of the `sources` gets its events", hint)
 
 
 def _pipeline(path: KeyPath, pipeline: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:

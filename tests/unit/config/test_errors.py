@@ -10,6 +10,12 @@ from bridge.config.load import load
 from bridge.problem import InvalidConfig
 
 SECRET = "CANARY-5f2c"
+TWO_SOURCES = (
+    "version: 1\n"
+    "sources: { eu: { dsn: dbname=e }, us: { dsn: dbname=u } }\n"
+    "connections:\n  w: { type: postgres, dsn: dbname=w }\n"
+    "pipelines:\n  p: { event: e, destinations: { d: { connection: w, table: a.b } } }\n"
+)
 SOUND = """\
 version: 1
 connections:
@@ -91,6 +97,14 @@ CORPUS = {
         "pipelines:\n  p: { event: e, destinations: { d: { connection: w, table: a.b } } }\n",
         f":4:3: connections.w: {'s' * 55}_w_<n> is longer than the 63 bytes of a slot's name; "
         "at most 0 characters with the slot of source eu",
+    ),
+    "webhook of nobody": (
+        f"{TWO_SOURCES}ingress: {{ webhooks: {{ h: {{ scheme: github, secrets: [s] }} }} }}\n",
+        ":7:24: ingress.webhooks.h: does not say which of the `sources` gets its events; add source, or ingress.source",
+    ),
+    "webhook of an unknown source": (
+        f"{TWO_SOURCES}ingress: {{ source: eu, webhooks: {{ h: {{ scheme: github, secrets: [s], source: uk }} }} }}\n",
+        ":7:79: ingress.webhooks.h.source: `uk` is not a source; available: eu, us",
     ),
     "two sources with one slot": (
         "version: 1\n"
