@@ -33,6 +33,14 @@ dist: setup ## the sdist and the wheel, in dist/, checked
 	$(PY) -m build --no-isolation --outdir dist .
 	$(PY) -m twine check --strict dist/*
 
+# The shell takes `make demo ARGS=--sources 3` apart: the 3 arrives as a target.
+NUMBER := $(filter 1 2 3 4 5 6 7 8,$(MAKECMDGOALS))
+ifneq ($(and $(filter demo,$(MAKECMDGOALS)),$(filter --sources,$(lastword $(ARGS))),$(NUMBER)),)
+override ARGS += $(NUMBER)
+.PHONY: $(NUMBER)
+$(NUMBER): ; @:
+endif
+
 demo: setup ## embedded Postgres, producers, a bridge killed mid-stream, and the verdict
 	.venv/bin/bridge demo $(ARGS)
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import psycopg
 import yaml
 
 from bench.report import machine
-from bridge.demo.process import Bridge, Process, spawn
+from bridge.demo.process import CONFIG, Bridge
 from bridge.demo.servers import Cluster, Workspace
 from bridge.demo.world import make_roles, make_source, make_target
 
@@ -74,12 +73,8 @@ class Rig:
         self.directory = workspace.root / "bridge"
         self.directory.mkdir()
         self.streams = sources * targets
-        self.bridge = _Many({}, self.directory / "bridge.log", self.directory / "bridge.yaml")
-        for number, name in enumerate(self.sources):
-            document = self._document(name, f"outbox_s{number}")
-            (self.directory / f"source-{number:02}.yaml").write_text(
-                yaml.safe_dump(document, sort_keys=False)
-            )
+        self.bridge = Bridge({}, self.directory / "bridge.log", self.directory / "bridge.yaml")
+        self.bridge.config.write_text(yaml.safe_dump(self._document(), sort_keys=False))
 
     @staticmethod
     def _server(workspace: Workspace, name: str) -> Cluster:
@@ -98,9 +93,15 @@ class Rig:
                 make_source(connection) if kind == "app" else make_target(connection)
         return names
 
-    def _document(self, source: str, slot: str) -> dict[str, Any]:
-        document: dict[str, Any] = yaml.safe_load(Bridge({}, Path(os.devnull)).config.read_text())
-        document["source"] |= {"dsn": self.source.dsn(source, user="outbox_bridge"), "slot": slot}
+    def _document(self) -> dict[str, Any]:
+        """One file for all sources."""
+        document: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+        section = document.pop("source")
+        sections = {
+            name: {**section, "dsn": self.source.dsn(name, user="outbox_bridge"), "slot": f"outbox_s{number}"}
+            for number, name in enumerate(self.sources)
+        }
+        document |= {"sources": sections} if len(sections) > 1 else {"source": next(iter(sections.values()))}
         document["admin"] = {"listen": self.bridge.admin}
         [pipeline] = document["pipelines"].values()
         [table] = pipeline["destinations"].values()
@@ -109,10 +110,11 @@ class Rig:
             for name in self.targets
         }
         pipeline["destinations"] = {name: {**table, "connection": name} for name in self.targets}
-        with psycopg.connect(self.source.dsn(source), autocommit=True) as connection:
-            connection.execute(
-                f"create publication {slot} for table outbox.event with (publish = 'insert')".encode()
-            )
+        for name, one in sections.items():
+            with psycopg.connect(self.source.dsn(name), autocommit=True) as connection:
+                connection.execute(
+                    f"create publication {one['slot']} for table outbox.event with (publish = 'insert')".encode()
+                )
         return document
 
     def usage(self) -> Usage:
@@ -181,17 +183,6 @@ class Rig:
                 took.append(time.monotonic() - began)
                 time.sleep(0.05)
         return took
-
-
-class _Many(Bridge):
-    """`bridge run` of several files, in one process."""
-
-    def _spawn(self, command: list[str], environment: Any, log: Any) -> Process:
-        return spawn(
-            [sys.executable, "-m", "bench.many", str(self.config.parent)],
-            log,
-            env=environment,
-        )
 
 
 def _server(cluster: Cluster) -> dict[str, int]:

@@ -72,9 +72,11 @@ def serve_side(dsn: str, listening: socket.socket, gathered: bool, seconds: floa
 
     async def main() -> None:
         settings = IngressSettings(Keys(["k"]), 1 << 20, {}, (), {}, {})
-        ingress = Ingress(settings, dsn, count=lambda *_: None, failed=print, works=lambda: None)
+        ingress = Ingress(
+            settings, {"source": dsn}, count=lambda *_: None, failed=print, works=lambda _: None
+        )
         if not gathered:
-            ingress.writer = OneByOne(dsn)  # type: ignore[assignment]
+            ingress.writers["source"] = OneByOne(dsn)  # type: ignore[assignment]
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, stop.set)
         await serve_ingress(ingress, listening, stop, 200, instance="bench")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge import hangup
 from bridge.config.model import Config
+from bridge.config.several import each_source
 from bridge.errors import BridgeError, ConfigError, Fenced
 from bridge.log import Log
 from bridge.observe import operators
@@ -75,7 +76,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         plans = chosen(stream_plans(self._config), self._only)
-        self._health.unmatched.use(types_taken(self._config))
+        self._use_names(self._config)
         admin = self._config.admin
         # An address that cannot be listened on must be reported before anything is fenced.
         listening = self._serving.bind(admin.listen, "admin.listen")
@@ -126,6 +127,11 @@ class Daemon:
         self._streams.share(every)
         self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=self._only)
 
+    def _use_names(self, config: Config) -> None:
+        """The sources and types that metrics and status tell apart."""
+        self._metrics.use_sources([one.source_name for one in each_source(config)])
+        self._health.unmatched.use(types_taken(config))
+
     def _dispatch(self, config: Config) -> None:
         plans = dispatch_plans(config)
         self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in self._only])
@@ -162,7 +168,7 @@ class Daemon:
             }
 
         async def status() -> dict[str, Any]:
-            from bridge.observe.admin import status_of  # noqa: PLC0415  as in Serving.admin
+            from bridge.observe.status import status_of  # noqa: PLC0415  only when somebody asks
 
             await self._backlog.fresh()
             return {"config": path, **status_of(self._metrics)}
@@ -228,7 +234,7 @@ class Daemon:
         self._metrics.config_last_reload_successful.set(1)
         self._health.reload_refused = None
         try_again()
-        self._health.unmatched.use(types_taken(config))
+        self._use_names(config)
         self._run_streams(config, plans)
         self._dispatch(config)
         if config.admin != self._config.admin:

@@ -128,17 +128,26 @@ def dispatch_plans(config: Config) -> list[DispatchSpec]:
     plans = []
     for stream in stream_plans(config):
         lanes = [
-            _lane(pipeline.name, spec, config)
+            _lane(pipeline.name, spec, config, stream.source)
             for pipeline in stream.pipelines
             for name, spec in pipeline.destinations.items()
             if isinstance(spec, SinkSpec) and (pipeline.name, name) in stream.sinks
         ]
         if lanes:
-            plans.append(DispatchSpec(stream.stream, stream.source_dsn, stream.target_dsn, lanes))
+            plans.append(
+                DispatchSpec(
+                    stream.stream,
+                    stream.source_dsn,
+                    stream.target_dsn,
+                    lanes,
+                    source=stream.source,
+                    several=stream.several,
+                )
+            )
     return plans
 
 
-def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
+def _lane(pipeline: str, spec: SinkSpec, config: Config, source: str) -> LaneSpec:
     sink = config.connections[spec.connection]
     if not isinstance(sink, SinkConnection):
         raise ConfigError(f"{spec.connection} is not a sink")
@@ -154,6 +163,7 @@ def _lane(pipeline: str, spec: SinkSpec, config: Config) -> LaneSpec:
         digest=spec.digest,
         throttle=spec.throttle,
         quiet=None if spec.quiet is None else Quiet(*spec.quiet),
+        source=source,
     )
 
 

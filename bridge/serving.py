@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from bridge.config.model import Config
-from bridge.config.several import instance_of, one_source
+from bridge.config.several import ingress_sources, instance_of, one_source
 from bridge.errors import BridgeError, ConfigError
 from bridge.log import Log
 from bridge.observe.listen import bind, is_taken
@@ -94,12 +94,17 @@ class Serving:
             return None
         from bridge.ingress.app import Ingress  # noqa: PLC0415  as at TYPE_CHECKING
 
+        several = len(ingress_sources(config)) > 1
+
+        def part(source: str) -> str:
+            return f"ingress to {source}" if several else "ingress"
+
         self._ingress = Ingress(
             settings,
-            one_source(config, ingress.source).source.dsn,
+            {name: one_source(config, name).source.dsn for name in ingress_sources(config)},
             count=lambda endpoint, code: self._metrics.ingress_requests.labels(endpoint, str(code)).inc(),
-            failed=lambda error: self._metrics.health.part_failed("ingress", error),
-            works=lambda: self._metrics.health.part_works("ingress"),
+            failed=lambda name, error: self._metrics.health.part_failed(part(name), error),
+            works=lambda name: self._metrics.health.part_works(part(name)),
         )
         bound = self.bind(ingress.listen, "ingress.listen")
         serving = self._serve_ingress(self._ingress, ingress, bound, instance_of(config))
@@ -134,12 +139,12 @@ def ingress_socket(config: Config) -> object:
     ingress = config.ingress
     if ingress is None:
         return None
-    source = one_source(config, ingress.source).source  # without its password, which is followed
+    sources = [(name, one_source(config, name).source) for name in ingress_sources(config)]
     return (
         ingress.listen,
         ingress.max_connections,
-        source.place(),
-        source.parameters().get("user"),
+        # without their passwords, which are followed
+        [(name, source.place(), source.parameters().get("user")) for name, source in sources],
     )
 
 
@@ -149,7 +154,7 @@ async def serve_ingress(
     """Accept events until `stop` is set; the writer ends after the last answer."""
     from bridge.observe.server import serve  # noqa: PLC0415  as in Serving.admin
 
-    writing = asyncio.create_task(ingress.writer.run(), name="ingress-writer")
+    writing = asyncio.create_task(ingress.write(), name="ingress-writers")
     serving = asyncio.create_task(
         serve(ingress.app, listening, stop, instance=instance, limit_concurrency=connections),
         name="ingress-http",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.dispatch.schedule import DispatchSpec
@@ -127,10 +128,17 @@ class Streams:
             max_retained_wal=plan.max_retained_wal,
         )
         watch = StreamWatch(self._metrics, state, self._nudge)
-        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended)
+        outlives = partial(self._needed_without, plan.stream)
+        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended, outlives)
         self._workers[plan.stream] = worker
         self._metrics.health.add(state)
         worker.start()
+
+    def _needed_without(self, stream: str) -> bool:
+        """Does another stream work here? Then a fence of this one must not end the process. Shared streams are for
+        sharing.py to begin again. From the stream's thread."""
+        others = [one for name, one in list(self._workers.items()) if name != stream]
+        return not self._shared and any(one.thread.is_alive() and not one.fenced for one in others)
 
     def _ended(self, stream: str) -> None:
         worker = self._workers.get(stream)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, of_source, read_config, source_option
 from bridge.cli.sink_choice import operator
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def _chosen(command: _F) -> _F:
         ),
         click.option("--destination", metavar="D", help="Only those of this destination."),
         click.option("--pipeline", metavar="P", help="Only those of this pipeline."),
+        source_option,
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
         command = option(command)
@@ -117,6 +118,7 @@ def _check_words(ledgers: list[tuple[StreamSpec, psycopg.Connection]], choice: C
 
 @dead.command("list")
 @config_option
+@source_option
 @click.option("--pipeline", metavar="P", help="Only those of this pipeline.")
 @click.option("--destination", metavar="D", help="Only those of this destination.")
 @click.option("--cause", metavar="CODE", help="Only those with this code.")
@@ -131,20 +133,25 @@ def list_(
 
     with _ledgers(config_path, "dead list") as ledgers:
         choice = Choice((), pipeline, destination, cause)
-        found = [group for plan, connection in ledgers for group in groups(connection, plan.stream, choice)]
+        found = [
+            (plan, group) for plan, connection in ledgers for group in groups(connection, plan.stream, choice)
+        ]
         if not found:
             _check_words(ledgers, choice)
     if as_json:
-        click.echo(json.dumps([asdict(group) for group in found], default=str, indent=2))
+        rows = [{"source": plan.source, **asdict(group)} for plan, group in found]
+        click.echo(json.dumps(rows, default=str, indent=2))
         return
     if not found:
         click.echo(
             "no open dead letter matches" if pipeline or destination or cause else "no open dead letters"
         )
-    for group in found:
+    for plan, group in found:
         where = f"{group.pipeline} -> {group.destination}" if group.pipeline else "no pipeline"
         parked = f", {group.parked} are retried automatically" if group.parked else ""
-        click.echo(f"{group.letters:>6}  {where}  {group.code}: {group.cause}{parked}")
+        click.echo(
+            f"{group.letters:>6}  {of_source(plan.source_label)}{where}  {group.code}: {group.cause}{parked}"
+        )
         click.echo(
             f"        {group.oldest:%Y-%m-%d %H:%M} to {group.newest:%Y-%m-%d %H:%M}, such as {group.ids[0]}"
         )
@@ -156,6 +163,7 @@ def list_(
 
 @dead.command()
 @config_option
+@source_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("letter_id", metavar="ID")
 def show(config_path: Path, letter_id: str, as_json: bool) -> None:
@@ -167,7 +175,7 @@ def show(config_path: Path, letter_id: str, as_json: bool) -> None:
     with _ledgers(config_path, "dead show") as ledgers:
         found = next(
             (
-                row
+                {"source": plan.source, **row}
                 for plan, connection in ledgers
                 if (row := show_letter(connection, [plan.stream], letter_id.lower())) is not None
             ),
@@ -226,22 +234,27 @@ def retry(
 
     choice = _choice(ids, pipeline, destination, cause, everything=everything)
     outcomes: list[RetryOutcome] = []
+    sources: dict[str, str] = {}  # of each dead letter
     with _ledgers(config_path, "dead retry", writes=True) as ledgers:
         for plan, connection in ledgers:
             chosen = choose(connection, plan.stream, choice)
+            sources |= dict.fromkeys(chosen, plan.source)
             if chosen:
                 with DeadLetterRetry(plan, force=force, dry_run=dry_run, as_sent=as_sent) as retrying:
                     these = list(retrying.retry(chosen))
                 outcomes += these if dry_run else settled(connection, plan.stream, these, wait)
         if not outcomes:
             _check_words(ledgers, choice)
-    _tell(outcomes, dry_run=dry_run, as_json=as_json)
+    _tell(outcomes, sources, dry_run=dry_run, as_json=as_json)
     sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
 
 
-def _tell(outcomes: list[RetryOutcome], *, dry_run: bool, as_json: bool) -> None:
+def _tell(outcomes: list[RetryOutcome], sources: dict[str, str], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        rows = [{"id": one.id, "result": one.result, "code": one.code, "why": one.why} for one in outcomes]
+        rows = [
+            {"source": sources[one.id], "id": one.id, "result": one.result, "code": one.code, "why": one.why}
+            for one in outcomes
+        ]
         click.echo(json.dumps({"dry_run": dry_run, "letters": rows}, indent=2))
         return
     counts = Counter((one.result, one.code, one.why) for one in outcomes)

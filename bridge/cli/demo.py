@@ -16,8 +16,19 @@ if TYPE_CHECKING:
     from bridge.demo.world import World
 
 
+_SOURCES = ("eu", "us", "asia", "africa", "oceania", "latam", "nordics", "gulf")
+
+
 @click.command(panel="Set up")
 @click.option("--events", default=20_000, show_default=True, type=click.IntRange(min=100), help="How many.")
+@click.option(
+    "--sources",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, len(_SOURCES)),
+    metavar="N",
+    help="Source databases, each with producers, into one target.",
+)
 @click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C, to look around.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report to FILE."
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
     hidden=True,
     help="Change one row before the check: the verdict must be a failure.",
 )
-def demo(events: int, keep: bool, report: Path | None, tamper: Tamper | None) -> None:
+def demo(events: int, sources: int, keep: bool, report: Path | None, tamper: Tamper | None) -> None:
     """Show exactly-once delivery on throw-away Postgres servers, with a bridge killed mid-stream.
 
     Needs no set-up and leaves nothing behind. Exit code 1 if an event was lost, duplicated or altered, or if a
@@ -42,14 +53,16 @@ def demo(events: int, keep: bool, report: Path | None, tamper: Tamper | None) ->
     from bridge.demo.process import Bridge, BridgeFailed  # noqa: PLC0415
     from bridge.demo.servers import ClusterError  # noqa: PLC0415
     from bridge.demo.story import Story  # noqa: PLC0415
-    from bridge.demo.world import WITH_SLACK, Slack, World  # noqa: PLC0415
+    from bridge.demo.world import Slack, World  # noqa: PLC0415
 
     console = Console(highlight=False)
     try:
-        console.print("starting two throw-away PostgreSQL servers")
-        with World() as world, Slack() as slack:
+        names = _SOURCES[:sources] if sources > 1 else ()
+        of = f", with the sources {', '.join(names)}" if names else ""
+        console.print(f"starting two throw-away PostgreSQL servers{of}")
+        with World(names) as world, Slack() as slack:
             environment = world.bridge_environment | slack.environment
-            bridge = Bridge(environment, world.workspace.root / "bridge.log", WITH_SLACK)
+            bridge = Bridge(environment, world.workspace.root / "bridge.log", world.configuration())
             try:
                 story = Story(world, slack, bridge, events)
                 with shown.live(console, story.progress):
@@ -69,7 +82,9 @@ def demo(events: int, keep: bool, report: Path | None, tamper: Tamper | None) ->
 
 
 def _look_around(world: World, admin: str) -> None:
-    click.echo(f'\nstill running, until Ctrl-C:\n  psql "{world.source_dsn}"\n  psql "{world.target_dsn}"')
+    click.echo("\nstill running, until Ctrl-C:")
+    for dsn in (*world.source_dsns.values(), world.target_dsn):
+        click.echo(f'  psql "{dsn}"')
     click.echo(f"  curl http://{admin}/metrics")
     with suppress(KeyboardInterrupt, EOFError):
         while True:

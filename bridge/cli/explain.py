@@ -91,7 +91,7 @@ def _traced(config: Config, plan: StreamSpec, event: Event) -> dict[str, Any]:
     with connect_ledger(plan, "explain") as target:
         how = Applied(target, plan.stream).how(event)
         columns = _planned(plan, event)
-        waits = Waits.of(config, target, plan.stream)
+        waits = Waits.of(config, target, plan)
         for spec in plan.pipelines:
             pipeline = Pipeline(spec, {}, ())
             if not pipeline.takes(kind):

@@ -9,7 +9,7 @@ from pathlib import Path
 import rich_click as click
 
 from bridge.config.own_event import field_of, own_event, usual_table
-from bridge.config.recipe import STARTER, env_example
+from bridge.config.recipe import STARTER, env_example, source_variable, with_sources
 from bridge.config.recipe import recipe as recipe_of
 from bridge.config.schema import config_json_schema
 from bridge.errors import BridgeError, ConfigError
@@ -41,6 +41,9 @@ class FilesInTheWay(BridgeError):
 @click.option("--event", metavar="TYPE", help="Start from an event of your own: its type.")
 @click.option("--field", "fields", multiple=True, metavar="NAME:TYPE", help="A field of it; may be repeated.")
 @click.option("--table", metavar="SCHEMA.TABLE", help="The table to write it to.")
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME", help="A source; repeat it for several in one file."
+)
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False))
 def init(
@@ -49,6 +52,7 @@ def init(
     event: str | None,
     fields: tuple[str, ...],
     table: str | None,
+    sources: tuple[str, ...],
     force: bool,
     directory: Path,
 ) -> None:
@@ -68,6 +72,8 @@ def init(
     if event is not None:
         yaml, made = own_event(event, [field_of(one) for one in fields], table or usual_table(event))
         ddl = f"{_OWN_HEAD}{made}"
+    if sources:
+        yaml = with_sources(yaml, sources)
     contents = {
         "bridge.yaml": EDITORS_LINE + yaml,
         SCHEMA_FILE: json.dumps(config_json_schema(), indent=1, ensure_ascii=False) + "\n",
@@ -91,9 +97,12 @@ def init(
         click.echo(f"  cd {directory}")
     click.echo("  cp .env.example .env && $EDITOR .env && set -a && . ./.env && set +a")
     click.echo("  bridge lint && bridge test")
-    click.echo("  bridge install                                    # the outbox, in the source")
+    where = "each source" if sources else "the source"
+    click.echo(f"  bridge install                                    # the outbox, in {where}")
     if "source.sql" in contents:
-        click.echo('  psql "$SOURCE_DSN" -f source.sql                  # an example table to enrich from')
+        for variable in map(source_variable, sources) if sources else ["SOURCE_DSN"]:
+            line = f'  psql "${variable}" -f source.sql'
+            click.echo(f"{line:<52}# an example table to enrich from")
     click.echo('  bridge schema target | psql "$WAREHOUSE_DSN"      # the ledger, run by you')
     click.echo('  psql "$WAREHOUSE_DSN" -f target.sql               # the table, run by you')
     click.echo("  bridge doctor && bridge run")

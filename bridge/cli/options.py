@@ -81,6 +81,11 @@ def config_option(command: _F) -> _F:
     )(command)
 
 
+def of_source(label: str) -> str:
+    """Before what a line tells; label: StreamSpec.source_label."""
+    return f"source {label}: " if label else ""
+
+
 def source_option(command: _F) -> _F:
     """Add `--source NAME`, which read_config() obeys: the configuration for that source alone."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, of_source, read_config, read_one, source_option
 from bridge.cli.sink_change import discard_sink, due_again, restore_sink, retry_sink
 from bridge.cli.sink_choice import chosen, named, operator
 from bridge.cli.sink_list import list_sink
@@ -41,6 +41,7 @@ def _destination(command: _F) -> _F:
     """The destination, and the pipeline where several have one of this name."""
     for option in (
         click.option("--pipeline", metavar="P", help="Only that of this pipeline."),
+        source_option,
         click.argument("destination"),
     ):
         command = option(command)
@@ -56,6 +57,7 @@ def _parts(command: _F) -> _F:
         ),
         click.option("--cause", metavar="CODE", help="Only the messages whose last answer has this code."),
         click.option("--pipeline", metavar="P", help="Only that of this pipeline."),
+        source_option,
         click.argument("destination", metavar="[[PIPELINE/]DESTINATION]", required=False),
     ):
         command = option(command)
@@ -96,9 +98,11 @@ def pause_sink(config_path: Path, *, reason: str | None, **given: Any) -> None:
             if not parts:
                 pause(connection, plan.stream, lane.name, operator(), reason)
         what = "".join(f", {part.kind} {part.label}" for part in parts)
-        back = f"{'/'.join(lane.name)}{''.join(f' {part.option}' for part in parts)}"
+        only = f" --source {plan.source_label}" if plan.source_label else ""
+        back = f"{'/'.join(lane.name)}{''.join(f' {part.option}' for part in parts)}{only}"
         click.echo(
-            f"{lane.pipeline} -> {lane.destination}{what}: paused. bridge sink resume {back} sends what waits"
+            f"{of_source(plan.source_label)}{lane.pipeline} -> {lane.destination}{what}: paused."
+            f" bridge sink resume {back} sends what waits"
         )
 
 
@@ -151,7 +155,10 @@ def resume_sink(config_path: Path, **given: Any) -> None:
             was = bool(ended) if only else resume(connection, plan.stream, lane.name) or bool(ended)
         for one in ended:
             due_again(config, plan.stream, one)
-        click.echo(f"{lane.pipeline} -> {lane.destination}: {'resumed' if was else 'was not paused'}")
+        click.echo(
+            f"{of_source(plan.source_label)}{lane.pipeline} -> {lane.destination}:"
+            f" {'resumed' if was else 'was not paused'}"
+        )
         for one in held:
             if one not in ended:
                 click.echo(
@@ -193,6 +200,7 @@ def _event_options(command: _F) -> _F:
 @config_option
 @_event_options
 @click.option("--pipeline", metavar="P", help="Only that of this pipeline.")
+@source_option
 @click.argument("destination", metavar="[DESTINATION]", required=False)
 def preview(
     config_path: Path,
@@ -213,11 +221,12 @@ def preview(
     told: list[dict[str, Any]] = []
     failed = False
     config = read_config(config_path, offline=given is None)
-    for one, lane in samples_of(config, _lanes(config, destination, pipeline), given, event_type):
+    for plan, one, lane in samples_of(config, _lanes(config, destination, pipeline), given, event_type):
         bodies, why = ([], one.why) if one.delivery is None else payloads(lane.sink, one.delivery)
         failed = failed or bool(why and not why.startswith("no message"))
         told.append(
             {
+                "source": plan.source,
                 "pipeline": one.pipeline,
                 "destination": one.destination,
                 "connection": one.connection,
@@ -230,9 +239,11 @@ def preview(
     if as_json:
         click.echo(dumped(told))
     else:
+        several = len({row["source"] for row in told}) > 1
         for row in told:
             click.echo(
-                f"{row['pipeline']}.{row['destination']}  ({row['kind']}, connection {row['connection']})"
+                f"{of_source(row['source'] if several else '')}{row['pipeline']}.{row['destination']}"
+                f"  ({row['kind']}, connection {row['connection']})"
             )
             for title, value in (
                 ("message", row["message"]),
@@ -266,12 +277,12 @@ def test_(
     from bridge.cli.sink_samples import dumped, indented, readable, samples_of  # noqa: PLC0415
     from bridge.errors import BridgeError  # noqa: PLC0415
 
-    config = read_config(config_path)
+    config = read_one(config_path)
     lanes = _lanes(config, destination, pipeline)
     if len(lanes) > 1:
         names = ", ".join(name for name, _ in lanes)
         raise click.UsageError(f"several pipelines have a sink {destination}: --pipeline, one of {names}")
-    [(one, lane)] = samples_of(config, lanes, given, event_type)
+    [(_, one, lane)] = samples_of(config, lanes, given, event_type)
     if one.delivery is None:
         raise BridgeError(
             f"{one.pipeline}.{one.destination} gets nothing of this event: {one.why}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, of_source, read_config
 from bridge.cli.sink_choice import operator
 from bridge.cli.sink_search import Ledger, Selection, check_place, ledgers, searches, selection
 
@@ -78,7 +78,8 @@ def _act(
             ids += names
             changed += done_here
             left += len(names) - done_here
-            counted.update(f"{pipeline}/{destination}" for _, pipeline, destination in rows)
+            of = of_source(one.plan.source_label)
+            counted.update(f"{of}{pipeline}/{destination}" for _, pipeline, destination in rows)
         if not ids:
             check_place(every, wanted)
             check_messages(wanted.search.ids, _states(every, wanted), state)

@@ -9,7 +9,7 @@ from typing import Any
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, of_source, read_config
 from bridge.cli.sink_search import check_place, ledgers, searches, selection
 
 _SHOWN = 20
@@ -41,19 +41,23 @@ def list_sink(config_path: Path, *, as_json: bool, state: str, limit: int, **giv
     config = read_config(config_path)
     groups: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    several = False
     with ledgers(config, "sink list") as every:
         for one in every:
-            waits = Waits.of(config, one.connection, one.plan.stream)
+            waits = Waits.of(config, one.connection, one.plan)
+            of = {"source": one.plan.source}
+            several = several or one.plan.several
             if wanted.recipient is None:
                 names = ("pipeline", "destination", "code", "messages", "oldest_seconds")
                 found = counts(one.connection, one.plan.stream, wanted.search)
-                groups += [dict(zip(names, row, strict=True)) for row in found]
+                groups += [{**of, **dict(zip(names, row, strict=True))} for row in found]
             for row in one.found(wanted, limit):
                 pending = row["state"] == "pending"
                 expires = waits.expires(row) if pending else None
                 recipient = one.recipient(row)
                 rows.append(
                     {
+                        **of,
                         **{name: value for name, value in row.items() if name not in ("body", "now")},
                         "recipient": None if recipient is None else label(recipient),
                         "waits": waits.why(row) if pending else None,
@@ -65,24 +69,26 @@ def list_sink(config_path: Path, *, as_json: bool, state: str, limit: int, **giv
     if as_json:
         click.echo(json.dumps({"groups": groups, "messages": rows[:limit]}, default=str, indent=2))
         return
-    for line in _listed(groups, rows[:limit], state):
+    for line in _listed(groups, rows[:limit], state, several=several):
         click.echo(line)
 
 
-def _listed(groups: list[dict[str, Any]], rows: list[dict[str, Any]], state: str) -> Iterator[str]:
+def _listed(
+    groups: list[dict[str, Any]], rows: list[dict[str, Any]], state: str, *, several: bool
+) -> Iterator[str]:
+    def place(row: dict[str, Any]) -> str:
+        return f"{of_source(row['source'] if several else '')}{row['pipeline']}/{row['destination']}"
+
     if not rows:
         yield "no message waits" if state == "pending" else f"no message is {state}"
     for one in groups:
         after = f"after {one['code']}" if one["code"] else "without an answer yet"
-        yield (
-            f"{one['messages']:>6}  {one['pipeline']}/{one['destination']}  {after}, the oldest for"
-            f" {one['oldest_seconds']:.0f} s"
-        )
+        yield (f"{one['messages']:>6}  {place(one)}  {after}, the oldest for {one['oldest_seconds']:.0f} s")
     if rows and groups:
         yield ""
     for row in rows:
         key = f"  key {row['event_key']}" if row["event_key"] is not None else ""
-        yield f"{row['id']}  {row['pipeline']}/{row['destination']}  {row['event_type']}  event {row['event_id']}{key}"
+        yield f"{row['id']}  {place(row)}  {row['event_type']}  event {row['event_id']}{key}"
         attempts = f"{row['attempts']} attempt{'' if row['attempts'] == 1 else 's'}"
         yield f"        {row['waits'] or row['state']}; {attempts}, written {row['created_at']:%Y-%m-%d %H:%M:%S%z}"
         for entry in row["history"] or ():

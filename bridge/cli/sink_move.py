@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from bridge.cli.options import config_option, read_config
+from bridge.cli.options import config_option, read_config, source_option
 from bridge.cli.sink_choice import chosen, named, operator
 from bridge.cli.sink_search import Ledger, Selection, check_place, ledgers
 from bridge.errors import BridgeError, ConfigError
 
+if TYPE_CHECKING:
+    from bridge.config.model import Config
+    from bridge.dispatch.schedule import LaneSpec
+
 
 @click.command("move")
 @config_option
+@source_option
 @click.argument("old", metavar="[PIPELINE/]OLD")
 @click.argument("new", metavar="[PIPELINE/]NEW")
 @click.option("--reason", metavar="TEXT", help="Why; it is kept with each message.")
@@ -35,16 +40,14 @@ def move_sink(
     from bridge.repair.stranded import Moved, Place, move  # noqa: PLC0415
 
     config = read_config(config_path)
-    pipeline, destination = named(new, None)
-    places = chosen(config, destination, pipeline)
-    if len(places) > 1:
-        names = ", ".join("/".join(lane.name) for _, lane in places)
-        raise click.UsageError(f"several pipelines have a sink {destination}: NEW is one of {names}")
-    [(spec, lane)] = places
+    lane, new_home = _new(config, new)
     told, known = Moved(), False
     with ledgers(config, "sink move", writes=True) as every:
-        [home] = [one for one in every if one.plan.stream == spec.stream]
+        homes = {one.plan.stream: one for one in every}
         for one in every:
+            if one.plan.source not in new_home:
+                continue  # the pipeline of NEW does not read this source
+            home = homes[new_home[one.plan.source]]
             for unit in _units(one, *named(old, None)):
                 if unit == lane.name and one is home:
                     continue
@@ -57,7 +60,7 @@ def move_sink(
                 need_history(one.connection, "sink move")
                 need_history(home.connection, "sink move")
                 if not dry_run:
-                    before, after = (one.plan.stream, unit), (spec.stream, lane.name)
+                    before, after = (one.plan.stream, unit), (home.plan.stream, lane.name)
                     for part, said in carry(one.connection, before, home.connection, after):
                         resume = f"bridge sink resume {'/'.join(lane.name)} {part}".rstrip()
                         click.echo(
@@ -88,6 +91,17 @@ def move_sink(
             f"{sum(told.unfit.values())} messages do not fit {'/'.join(lane.name)}, and stay where they are",
             hint="discard them (bridge sink discard), and send their events again with bridge replay",
         )
+
+
+def _new(config: Config, name: str) -> tuple[LaneSpec, dict[str, str]]:
+    """The sink of this name, and by source the stream whose ledger has its messages."""
+    pipeline, destination = named(name, None)
+    places = chosen(config, destination, pipeline)
+    lanes = {lane.name: lane for _, lane in places}
+    if len(lanes) > 1:
+        names = ", ".join(map("/".join, lanes))
+        raise click.UsageError(f"several pipelines have a sink {destination}: NEW is one of {names}")
+    return places[0][1], {spec.source: spec.stream for spec, _ in places}
 
 
 def _units(one: Ledger, pipeline: str | None, destination: str) -> list[tuple[str, str]]:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 def samples_of(
     config: Config, chosen: Lanes, given: str | None, event_type: str | None
-) -> list[tuple[Sample, LaneSpec]]:
-    """What these sinks would get of the event. Of those that stand in pipelines that do not take it there is nothing.
+) -> list[tuple[StreamSpec, Sample, LaneSpec]]:
+    """What these sinks would get of the event, from each source that it may come from. Of those that stand in
+    pipelines that do not take it there is nothing.
 
     Raises click.UsageError if the event is not told, ConfigError if none takes it.
     """
@@ -48,8 +49,9 @@ def samples_of(
     elif (text := _text(given)) is not None:
         event = _made(config, pipelines, text, event_type)
     else:
-        event = _from_outbox(config, plans[0], given)
-    found: list[tuple[Sample, LaneSpec]] = []
+        source, event = _from_outbox(config, given)
+        plans = [plan for plan in plans if plan.source == source]
+    found: list[tuple[StreamSpec, Sample, LaneSpec]] = []
     for plan in plans:
         units = frozenset(chosen) & plan.sinks
         if case is not None:
@@ -57,7 +59,8 @@ def samples_of(
         units = frozenset(unit for unit in units if _takes(config, unit[0], event.type.decode()))
         with _answers(plan, case) as answer:
             found += [
-                (one, chosen[one.pipeline, one.destination]) for one in samples(plan, event, units, answer)
+                (plan, one, chosen[one.pipeline, one.destination])
+                for one in samples(plan, event, units, answer)
             ]
     if not found:
         taken = {pattern for name in pipelines for pattern in config.pipelines[name].events}
@@ -113,19 +116,23 @@ def _text(given: str) -> str | None:
         ) from None
 
 
-def _from_outbox(config: Config, plan: StreamSpec, event_id: str) -> Event:
+def _from_outbox(config: Config, event_id: str) -> tuple[str, Event]:
+    """The source that has the event, and the event."""
     from bridge.cli.connect import connect_source  # noqa: PLC0415
+    from bridge.config.several import each_source  # noqa: PLC0415
     from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.plans import outbox_of  # noqa: PLC0415
     from bridge.postgres.progress import find  # noqa: PLC0415
 
-    with connect_source(config, command="sink", grant="outbox_bridge") as source:
-        event = find(source, plan.outbox, event_id)
-    if event is None:
-        raise BridgeError(
-            f"there is no file {event_id}, and the outbox has no event with this id",
-            hint='a payload begins with {: --event \'{"customer_id": "cus_1"}\'; bridge tail shows the newest events',
-        )
-    return event
+    for one in each_source(config):
+        with connect_source(one, command="sink", grant="outbox_bridge") as source:
+            event = find(source, outbox_of(one), event_id)
+        if event is not None:
+            return one.source_name, event
+    raise BridgeError(
+        f"there is no file {event_id}, and the outbox has no event with this id",
+        hint='a payload begins with {: --event \'{"customer_id": "cus_1"}\'; bridge tail shows the newest events',
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from bridge.cli.options import Moment
+from bridge.cli.options import Moment, source_option
 from bridge.cli.sink_choice import named
 from bridge.errors import ConfigError
 from bridge.problem import suggestion
@@ -48,6 +48,7 @@ def searches(command: _F) -> _F:
             "--id", "ids", multiple=True, metavar="ID", help="A message's id, or its first 8 characters."
         ),
         click.option("--pipeline", metavar="P", help="Only those of this pipeline."),
+        source_option,
         click.argument("destination", metavar="[[PIPELINE/]DESTINATION]", required=False),
     ):
         command = option(command)

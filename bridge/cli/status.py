@@ -32,6 +32,7 @@ _UNKNOWN: dict[str, Any] = {
     "others": [],
     "deliveries": {},
     "left_alone": [],
+    "by_source": {},
     "shared": None,
 }
 _UNKNOWN_OF_STREAM: dict[str, Any] = {
@@ -114,6 +115,7 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, st
     dead: dict[str, int] = {}
     waiting: dict[str, dict[str, float]] = {}
     suppressed: dict[str, int] = {}
+    by_source: dict[str, dict[str, Any]] = {}
     asked: set[str] = set()  # sources
     types: dict[str, int] = {}
     later: list[Finding] = []
@@ -122,6 +124,9 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, st
     for plan in plans:
         with target_errors("status"), connect_ledger(plan, "status", whose=False) as target:
             streams.append(_stream(plan, target))
+            of = by_source.setdefault(
+                plan.source, {"events": {}, "dead_letters": {}, "deliveries": {}, "waiting_deliveries": {}}
+            )
             repeats, own, newest = (streams[-1].pop(key) for key in ("suppressed", "left_behind", "types"))
             if plan.source not in asked:
                 asked.add(plan.source)
@@ -138,13 +143,15 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, st
                 parameters = left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
                 behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream, plan.sinks)
             for pipeline, letters in open_letters(target, plan.stream).items():
-                dead[pipeline] = dead.get(pipeline, 0) + letters
+                for counts in (dead, of["dead_letters"]):
+                    counts[pipeline] = counts.get(pipeline, 0) + letters
             for destination, messages, age in target.execute(WAITING, [plan.stream]).fetchall():
-                known = waiting.get(destination, {"messages": 0, "oldest_seconds": 0.0})
-                waiting[destination] = {
-                    "messages": known["messages"] + messages,
-                    "oldest_seconds": max(known["oldest_seconds"], round(age, 1)),
-                }
+                for waits in (waiting, of["waiting_deliveries"]):
+                    known = waits.get(destination, {"messages": 0, "oldest_seconds": 0.0})
+                    waits[destination] = {
+                        "messages": known["messages"] + messages,
+                        "oldest_seconds": max(known["oldest_seconds"], round(age, 1)),
+                    }
     return {
         "running": False,
         "version": __version__,
@@ -164,6 +171,7 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, st
         "streams": streams,
         "pipelines": [{"pipeline": name, "dead_letters": letters} for name, letters in dead.items()],
         "waiting_deliveries": waiting,
+        "by_source": by_source if len(by_source) > 1 else {},
         "suppressed": suppressed,
         "unmatched": of_newest(taken, types),
         "left_behind": [one.as_dict() for one in (*at_source, *behind)],
@@ -257,6 +265,11 @@ def lines(state: dict[str, Any]) -> list[str]:
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
         letters = f"{pipeline['dead_letters']} open dead letters" if pipeline["dead_letters"] else ""
         found.append(f"pipeline {name}: {', '.join(filter(None, (events, letters))) or 'nothing yet'}")
+        found += [
+            f"  source {source}: {count} open dead letters"
+            for source, of in state.get("by_source", {}).items()
+            if (count := of["dead_letters"].get(pipeline["pipeline"], 0))
+        ]
     found += unmatched_lines(state.get("unmatched"))
     if repeats := state.get("suppressed"):
         found.append(f"skipped, because the idempotency key was used before: {_repeats(repeats)}")
@@ -264,14 +277,25 @@ def lines(state: dict[str, Any]) -> list[str]:
         found += [f"left behind: {one['message']}", f"  to end it: {one['fix']}"]
     sent, waiting = state.get("deliveries", {}), state.get("waiting_deliveries", {})
     for destination in sorted(sent.keys() | waiting.keys()):
-        words = [f"{count} {outcome}" for outcome, count in sent.get(destination, {}).items()]
-        if at := waiting.get(destination):
-            words.append(f"{at['messages']} wait, the oldest for {at['oldest_seconds']:.0f} s")
-        found.append(f"sink {destination}: {', '.join(words) or 'nothing yet'}")
+        found.append(f"sink {destination}: {_messages(destination, sent, waiting) or 'nothing yet'}")
         found += [
-            f"  {left_alone(one)}" for one in state.get("left_alone", ()) if one["destination"] == destination
+            f"  source {source}: {words}"
+            for source, of in state.get("by_source", {}).items()
+            if (words := _messages(destination, of["deliveries"], of["waiting_deliveries"]))
+        ]
+        found += [
+            f"  {left_alone(one, several=several)}"
+            for one in state.get("left_alone", ())
+            if one["destination"] == destination
         ]
     return found
+
+
+def _messages(destination: str, sent: dict[str, Any], waiting: dict[str, Any]) -> str:
+    words = [f"{count} {outcome}" for outcome, count in sent.get(destination, {}).items()]
+    if at := waiting.get(destination):
+        words.append(f"{at['messages']} wait, the oldest for {at['oldest_seconds']:.0f} s")
+    return ", ".join(words)
 
 
 def _told_process(state: dict[str, Any]) -> list[str]:
@@ -305,11 +329,13 @@ def _told_shared(shared: dict[str, Any]) -> list[str]:
     return found
 
 
-def left_alone(one: dict[str, Any]) -> str:
-    """Who gets nothing, until when, and why."""
+def left_alone(one: dict[str, Any], *, several: bool) -> str:
+    """Who gets nothing, until when, and why. several: sources."""
     who = f"recipient {one['recipient']}" if one["recipient"] else "the destination"
     if one["recipient"].startswith("cause "):
         who = f"what was refused with {one['recipient'].removeprefix('cause ')}"
+    if several and "source" in one:  # an older bridge may answer
+        who = f"source {one['source']}: {who}"
     if one["until"] is None:
         return f"{who} of pipeline {one['pipeline']} is paused: {one['code']}"
     until = time.strftime("%H:%M:%S", time.localtime(one["until"]))

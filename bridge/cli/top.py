@@ -51,14 +51,25 @@ def screen(state: dict[str, Any]) -> Group:
         Text(f"{one['where']}: {one['reason']}  {one['message']}\n  fix: {one['hint']}", style="red")
         for one in state["problems"]
     ]
+    several = len({one["source"] for one in state["streams"]}) > 1
     streams = Table(
-        "stream", "phase", "applied", "events/s", "waits", "WAL held", "epoch", box=None, pad_edge=False
+        "stream",
+        *(["source"] if several else []),
+        "phase",
+        "applied",
+        "events/s",
+        "waits",
+        "WAL held",
+        "epoch",
+        box=None,
+        pad_edge=False,
     )
     for one in state["streams"]:
         held = one["slot"].get("retained_wal_bytes")
         waits, pending = one["oldest_pending_event_age_seconds"], one["pending_events"]
         streams.add_row(
             one["stream"],
+            *([one["source"]] if several else []),
             one["phase"],
             one["applied_lsn"],
             "" if one["events_per_second"] is None else f"{one['events_per_second']:.0f}",
@@ -78,18 +89,23 @@ def screen(state: dict[str, Any]) -> Group:
             _milliseconds(one.get("latency_p99_seconds")),
             str(one["dead_letters"]),
         )
+        for source, of in state.get("by_source", {}).items():
+            events = of["events"].get(one["pipeline"], {})
+            pipelines.add_row(
+                f"  source {source}",
+                *(str(events.get(outcome, 0)) for outcome in ("applied", "dead", "filtered")),
+                "",
+                "",
+                str(of["dead_letters"].get(one["pipeline"], 0)),
+            )
     sinks = Table("sink", "sent", "retries", "dead", "wait", "oldest", "why", box=None, pad_edge=False)
     sent, waiting = state.get("deliveries", {}), state.get("waiting_deliveries", {})
     for name in sorted(sent.keys() | waiting.keys()):
-        counts, at = sent.get(name, {}), waiting.get(name)
         alone = [one for one in state.get("left_alone", ()) if one["destination"] == name]
-        sinks.add_row(
-            name,
-            *(str(counts.get(outcome, 0)) for outcome in ("sent", "retry", "dead")),
-            str(at["messages"]) if at else "0",
-            f"{at['oldest_seconds']:.0f} s" if at else "",
-            "; ".join(left_alone(one) for one in alone),
-        )
+        why = "; ".join(left_alone(one, several=several) for one in alone)
+        sinks.add_row(name, *_messages(name, sent, waiting), why)
+        for source, of in state.get("by_source", {}).items():
+            sinks.add_row(f"  source {source}", *_messages(name, of["deliveries"], of["waiting_deliveries"]))
     parts = [streams, pipelines, *([sinks] if sinks.row_count else [])]
     stranded = [
         Text(f"left behind: {one['message']}\n  fix: {one['fix']}", style="red")
@@ -97,6 +113,15 @@ def screen(state: dict[str, Any]) -> Group:
     ]
     stray = [Text(line, style="yellow") for line in unmatched_lines(state.get("unmatched"))]
     return Group(head, *problems, *stranded, *(each for part in parts for each in (Text(""), part)), *stray)
+
+
+def _messages(destination: str, sent: dict[str, Any], waiting: dict[str, Any]) -> list[str]:
+    counts, at = sent.get(destination, {}), waiting.get(destination)
+    return [
+        *(str(counts.get(outcome, 0)) for outcome in ("sent", "retry", "dead")),
+        str(at["messages"]) if at else "0",
+        f"{at['oldest_seconds']:.0f} s" if at else "",
+    ]
 
 
 def _milliseconds(seconds: float | None) -> str:

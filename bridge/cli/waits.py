@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from bridge.section import SOURCE
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -31,6 +33,7 @@ class Waits:
         stream: str,
         lanes: Mapping[Unit, LaneSpec],
         state: Mapping[str, Any] | None,
+        source: str = SOURCE,
     ) -> None:
         from bridge.postgres.sink_pause import holds, paused  # noqa: PLC0415  (loads psycopg)
 
@@ -43,24 +46,27 @@ class Waits:
         self._alone = {
             (one["pipeline"], one["destination"], one["recipient"]): one
             for one in (state or {}).get("left_alone", ())
-            if one["until"] is not None
+            if one["until"] is not None and one.get("source", source) == source
         }
 
     @classmethod
-    def of(cls, config: Config, connection: psycopg.Connection[Any], stream: str) -> Waits:
+    def of(cls, config: Config, connection: psycopg.Connection[Any], plan: StreamSpec) -> Waits:
         """Asks the running bridge."""
         from bridge.cli.running import status_of  # noqa: PLC0415
         from bridge.errors import BridgeError  # noqa: PLC0415
         from bridge.plans import dispatch_plans  # noqa: PLC0415
 
         lanes = {
-            lane.name: lane for plan in dispatch_plans(config) if plan.stream == stream for lane in plan.lanes
+            lane.name: lane
+            for one in dispatch_plans(config)
+            if one.stream == plan.stream
+            for lane in one.lanes
         }
         try:
             state = status_of(config)
         except BridgeError:
             state = {}  # it runs, and tells us nothing
-        return cls(connection, stream, lanes, state)
+        return cls(connection, plan.stream, lanes, state, plan.source)
 
     def expires(self, row: Mapping[str, Any]) -> datetime | None:
         """When it becomes a dead letter if it is not sent; None: its destination is gone."""
@@ -166,7 +172,7 @@ class Waiting:
         rows = waiting(self._connection, units)
         if not rows:
             return {}
-        waits = Waits.of(self._config, self._connection, self._plan.stream)
+        waits = Waits.of(self._config, self._connection, self._plan)
         return {unit: waits.why(row) for unit, row in rows.items()}
 
 

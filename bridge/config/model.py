@@ -181,6 +181,8 @@ class Webhook(Section):
 
     scheme: SchemeName = "standard"
     """The sender ([ingress.md](ingress.md#senders) lists them), or hmac, bearer or basic, for any other."""
+    source: SlotWord | None = None
+    """Of several sources, the one whose outbox gets its events. Absent: ingress.source."""
     secrets: Annotated[tuple[Secret, ...], Field(min_length=1, repr=False)]
     """Signing secrets. Several can be valid at once during a rotation."""
     type: Readable | None = None
@@ -239,7 +241,7 @@ class IngressSection(Section):
     listen: Address = Listen("127.0.0.1", 8378)
     """The address to listen on."""
     source: SlotWord | None = None
-    """Of several sources, the one whose outbox gets the events."""
+    """Of several sources, the one whose outbox gets the events. Absent: each request names it in x-outbox-source."""
     api_keys: tuple[Secret, ...] = Field(default=(), repr=False)
     """Keys that may POST /v1/events/{type}. Several can be valid at once."""
     max_payload: Size = 1024 * 1024
@@ -354,13 +356,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _one_or_several(self) -> Config:
         """With several, there is no `source`: what has not chosen one fails, and reads no other database."""
-        wanted = self.ingress and self.ingress.source
-        if wanted and wanted not in self.sources:
-            raise ValueError(f"ingress.source is {wanted}, which is not under `sources`")
         if not self.sources:
             return self
-        if self.ingress and not wanted:
-            raise ValueError("`ingress` needs `source`: the one of `sources` whose outbox gets the events")
         if "source" in self.model_fields_set:
             raise ValueError("`source` and `sources` stand in one file: move the one under `sources`")
         for name, section in self.sources.items():

@@ -12,9 +12,11 @@ from bridge.config.destinations.destination import kind_of
 from bridge.config.model import RESERVED_EXPECTATIONS
 from bridge.planning.steps.step import StepSection, steps
 from bridge.problem import KeyPath, Remark, suggestion
+from bridge.section import SOURCE
 
 SLOT_NAME_MAX = 63  # NAMEDATALEN - 1
 _INCARNATION_DIGITS = 6
+_SLOT = "outbox_bridge"
 
 
 def connection_kinds(tree: Any) -> dict[str, str]:
@@ -26,6 +28,7 @@ def check_names(tree: Any) -> Iterator[Remark]:
     """Every name that leads nowhere or may not be used: errors."""
     kinds = connection_kinds(tree)
     yield from _slots(tree, kinds)
+    yield from _ingress(tree)
     pipelines = _get(tree, "pipelines")
     for name, entity in _items(_get(tree, "entities")):
         yield from _database(("entities", name), entity, kinds)
@@ -38,20 +41,36 @@ def check_names(tree: Any) -> Iterator[Remark]:
 
 
 def _slots(tree: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:
-    several = dict(_items(_get(tree, "sources")))
-    slots = [_get(section, "slot") or f"outbox_bridge_{name}" for name, section in several.items()]
-    slot = max(map(str, slots), key=len, default=_get(_get(tree, "source"), "slot") or "outbox_bridge")
-    for index, name in enumerate(several):
-        if slots[index] in slots[:index]:
-            yield _error(("sources", name, "slot"), "another source has this slot", "each needs its own")
+    slots = _slots_of(tree)
+    for index, (path, slot) in enumerate(slots.items()):
+        if slot in [*slots.values()][:index]:
+            yield _error((*path, "slot"), "is the slot of another source, too", "each needs its own")
+    longest, slot = max(slots.items(), key=lambda one: len(one[1]))
+    room = SLOT_NAME_MAX - len(f"{slot}__") - _INCARNATION_DIGITS
+    too_long = f"is longer than the {SLOT_NAME_MAX} bytes of a slot's name"
     for name, kind in kinds.items():
-        path = ("connections", name)
-        if name == "source":
-            yield _taken(path, "`source` is reserved for the source; a connection needs another name")
-        room = SLOT_NAME_MAX - len(f"{slot}__") - _INCARNATION_DIGITS
+        at = ("connections", name)
+        if name == SOURCE:
+            yield _taken(at, "`source` is reserved for the source; a connection needs another name")
         if kind == "postgres" and len(name) > room:
-            message = f"{slot}_{name}_<n> is longer than the {SLOT_NAME_MAX} bytes of a slot's name"
-            yield _taken(path, message, f"at most {room} characters with this source.slot")
+            with_it = "this source.slot" if longest == (SOURCE,) else f"the slot of source {longest[-1]}"
+            yield _taken(at, f"{slot}_{name}_<n> {too_long}", f"at most {room} characters with {with_it}")
+    if "postgres" not in kinds.values():  # messages are in the source's own ledger
+        room = SLOT_NAME_MAX - len(f"_{SOURCE}_") - _INCARNATION_DIGITS
+        for path, slot in slots.items():
+            if len(slot) > room:
+                yield _taken(path, f"{slot}_{SOURCE}_<n> {too_long}", f"slot: at most {room} characters")
+
+
+def _slots_of(tree: Any) -> dict[KeyPath, str]:
+    """The slot of each source, written or not, by where the source stands."""
+    several = dict(_items(_get(tree, "sources")))
+    if not several:
+        return {(SOURCE,): str(_get(_get(tree, SOURCE), "slot") or _SLOT)}
+    return {
+        ("sources", name): str(_get(section, "slot") or (_SLOT if name == SOURCE else f"{_SLOT}_{name}"))
+        for name, section in several.items()
+    }
 
 
 def _sources(path: KeyPath, written: Any, tree: Any) -> Iterator[Remark]:
@@ -62,6 +81,19 @@ def _sources(path: KeyPath, written: Any, tree: Any) -> Iterator[Remark]:
             yield _error(at, "there is one `source`, and no `sources`", "remove it")
         elif isinstance(name, str) and name not in known:
             yield _error(at, "is not a source", suggestion(name, known))
+
+
+def _ingress(tree: Any) -> Iterator[Remark]:
+    """The source that it writes to, of several."""
+    ingress = _get(tree, "ingress")
+    yield from _sources(("ingress", "source"), _get(ingress, "source"), tree)
+    several = len(_items(_get(tree, "sources"))) > 1
+    for name, webhook in _items(_get(ingress, "webhooks")):
+        path = ("ingress", "webhooks", name)
+        yield from _sources((*path, "source"), _get(webhook, "source"), tree)
+        if several and not (_get(webhook, "source") or _get(ingress, "source")):
+            hint = "add source, or ingress.source"
+            yield _taken(path, "does not say which of the `sources` gets its events", hint)
 
 
 def _pipeline(path: KeyPath, pipeline: Any, kinds: Mapping[str, str]) -> Iterator[Remark]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -84,6 +84,36 @@ class Recipe:
     def env_example(self) -> str:
         """`.env.example` for its bridge.yaml."""
         return env_example(self.text("bridge.yaml"))
+
+
+_SOURCE = "source:\n  dsn: ${SOURCE_DSN:?the database that holds the outbox}\n"
+
+
+def source_variable(name: str) -> str:
+    """The variable with the DSN of this one of several sources."""
+    return f"{name.upper()}_DSN"
+
+
+def with_sources(text: str, names: Sequence[str]) -> str:
+    """A whole configuration as the recipes have them, with these in place of its one source. Raises ConfigError if a
+    name cannot be one."""
+    for at, name in enumerate(names):
+        if not re.fullmatch(r"[a-z0-9_]{1,40}", name) or not source_variable(name)[0].isalpha():
+            raise ConfigError(
+                f"{name!r} cannot be a source's name: a lower-case letter first, then letters, digits and _",
+                hint="--source eu",
+            )
+        if name in names[:at]:
+            raise ConfigError(f"--source {name} is there twice", hint="give each source a name of its own")
+    if text.count(_SOURCE) != 1:
+        raise ConfigError(
+            "this configuration has not the source of a recipe", hint="write `sources:` by hand"
+        )
+    each = "".join(
+        f'  {name}: {{ dsn: "${{{source_variable(name)}:?the database with the outbox of {name}}}" }}\n'
+        for name in names
+    )
+    return text.replace(_SOURCE, f"sources:\n{each}")
 
 
 def env_example(text: str) -> str:

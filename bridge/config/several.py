@@ -67,15 +67,37 @@ def instance_of(config: Config) -> str:
     return f"1-{blake2s(' '.join([one, *more]).encode(), digest_size=8).hexdigest()}" if more else one
 
 
+def ingress_sources(config: Config) -> list[str]:
+    """The names of the sources that the ingress writes to, in the order of the file."""
+    wanted = {*rest_sources(config)}
+    if (ingress := config.ingress) is not None:
+        wanted |= {hook_source(config, hook.source) for hook in ingress.webhooks.values()}
+    return [name for name in _names(config) if name in wanted]
+
+
+def rest_sources(config: Config) -> list[str]:
+    """Those that a request with an API key may write to: one, or what it names."""
+    if config.ingress is None or not config.ingress.api_keys:
+        return []
+    return [config.ingress.source] if config.ingress.source else _names(config)
+
+
+def hook_source(config: Config, own: str | None) -> str:
+    """The source of a webhook whose `source` is `own`."""
+    return own or (config.ingress and config.ingress.source) or _names(config)[0]
+
+
+def _names(config: Config) -> list[str]:
+    return [*config.sources] or [config.source_name]
+
+
 def _view(config: Config, name: str, section: SourceSection) -> Config:
     pipelines = {
         key: pipeline
         for key, pipeline in config.pipelines.items()
         if pipeline.sources is None or name in pipeline.sources
     }
-    ingress = config.ingress
-    if ingress is not None and ingress.source not in (None, name):
-        ingress = None
+    ingress = config.ingress if name in ingress_sources(config) else None
     view = config.model_copy(
         update={"source": section, "sources": {}, "pipelines": pipelines, "ingress": ingress}
     )

@@ -7,8 +7,9 @@ latencies from the servers' own commit timestamps, source commit to target commi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,8 @@ order by event_id
 """
 _DEAD = "select event_id::uuid from bridge.dead_letter where state = 'open'"
 
+NOBODYS = "no source's"
+
 Row = dict[str, Any]
 
 
@@ -94,35 +97,69 @@ class Tally:
         return len(self.latencies.get(phase, ())) / (last - first) if last > first else 0.0
 
 
-def install(source_dsn: str, target_dsn: str) -> None:
+def install(source_dsns: Iterable[str], target_dsn: str) -> None:
     """What check() compares: demo.truth for producers to fill, and the trigger that notes every effect."""
-    for dsn, statements in ((source_dsn, _TRUTH_TABLE), (target_dsn, _EFFECT_TRIGGER)):
+    for dsn, statements in (*((dsn, _TRUTH_TABLE) for dsn in source_dsns), (target_dsn, _EFFECT_TRIGGER)):
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(statements.encode())
 
 
 def check(source_dsn: str, target_dsn: str) -> Tally:
     """Compare. Producers and bridge must have stopped."""
-    tally = Tally()
-    with _rows(source_dsn, _TRUTH) as truths, _rows(target_dsn, _EFFECTS) as effects:
+    return total(check_each({"": source_dsn}, target_dsn))
+
+
+def check_each(source_dsns: Mapping[str, str], target_dsn: str) -> dict[str, Tally]:
+    """A tally of each source's events; with names, the column `region` must have the source's. Effects of events
+    that no source has, and dead letters, are NOBODYS."""
+    tallies = {name: Tally() for name in source_dsns}
+    nobodys = Tally()
+    several = "" not in source_dsns
+    with ExitStack() as stack:
+        truths = heapq.merge(
+            *(_of(name, stack.enter_context(_rows(dsn, _TRUTH))) for name, dsn in source_dsns.items()),
+            key=lambda row: row["event_id"],
+        )
+        query = _EFFECTS.replace("u.customer_id,", "u.region, u.customer_id,") if several else _EFFECTS
+        effects = stack.enter_context(_rows(target_dsn, query))
         with psycopg.connect(target_dsn) as connection:
             dead = {row[0] for row in connection.execute(_DEAD)}
-        tally.dead_letters = len(dead)
+        nobodys.dead_letters = len(dead)
         truth, effect = next(truths, None), next(effects, None)
         while truth is not None or effect is not None:
             if truth is not None and effect is not None and truth["event_id"] == effect["event_id"]:
-                _pair(tally, truth, effect)
+                _pair(tallies[truth["region"]], truth, effect, (*COLUMNS, *(["region"] if several else [])))
                 truth, effect = next(truths, None), next(effects, None)
             elif truth is not None and (effect is None or truth["event_id"] < effect["event_id"]):
-                tally.events += 1
+                tallies[truth["region"]].events += 1
                 if truth["event_id"] not in dead:
-                    _note(tally, "lost", truth["event_id"])
+                    _note(tallies[truth["region"]], "lost", truth["event_id"])
                 truth = next(truths, None)
             elif effect is not None:
-                _note(tally, "unexpected", effect["event_id"])
-                tally.rows += effect["present"]
+                _note(nobodys, "unexpected", effect["event_id"])
+                nobodys.rows += effect["present"]
                 effect = next(effects, None)
-    return tally
+    return {**tallies, NOBODYS: nobodys}
+
+
+def total(tallies: Mapping[str, Tally]) -> Tally:
+    """All of them together."""
+    found = Tally()
+    for one in tallies.values():
+        for name in ("events", "rows", "lost", "duplicates", "altered", "unexpected", "dead_letters"):
+            setattr(found, name, getattr(found, name) + getattr(one, name))
+        found.examples += one.examples
+        for phase, seconds in one.latencies.items():
+            found.latencies.setdefault(phase, []).extend(seconds)
+        for phase, (first, last) in one.span.items():
+            known = found.span.get(phase, (first, last))
+            found.span[phase] = (min(first, known[0]), max(last, known[1]))
+    return found
+
+
+def _of(name: str, rows: Iterator[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield {**row, "region": name}
 
 
 @contextmanager
@@ -133,14 +170,14 @@ def _rows(dsn: str, query: str) -> Iterator[Iterator[Row]]:
         yield iter(cursor)
 
 
-def _pair(tally: Tally, truth: Row, effect: Row) -> None:
+def _pair(tally: Tally, truth: Row, effect: Row, columns: Iterable[str]) -> None:
     event_id, phase = truth["event_id"], truth["phase"]
     tally.events += 1
     tally.rows += effect["present"]
     if not effect["present"]:
         _note(tally, "lost", event_id)
         return
-    differs = [name for name in COLUMNS if truth[name] != effect[name]]
+    differs = [name for name in columns if truth[name] != effect[name]]
     if differs or effect["effects"] == 0:
         _note(tally, "altered", event_id, ", ".join(differs) or "written without a trace")
     if effect["effects"] > 1:

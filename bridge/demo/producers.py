@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -178,6 +178,56 @@ class Producers:
             if again != event_id:
                 raise AssertionError("a repeated idempotency key made a second event")
             self._add(repeated=1)
+
+
+class Crowd:
+    """The producers of several sources, as if they were one's. Each has its part of the events."""
+
+    def __init__(self, dsns: Sequence[str]) -> None:
+        self._each = [Producers(dsn, seed=number) for number, dsn in enumerate(dsns, 1)]
+
+    @property
+    def events(self) -> int:
+        return sum(one.events for one in self._each)
+
+    @property
+    def transactions(self) -> int:
+        return sum(one.transactions for one in self._each)
+
+    @property
+    def rolled_back(self) -> int:
+        return sum(one.rolled_back for one in self._each)
+
+    @property
+    def repeated(self) -> int:
+        return sum(one.repeated for one in self._each)
+
+    def stop(self) -> None:
+        for one in self._each:
+            one.stop()
+
+    def steady(self, events: int, rate: float) -> None:
+        share = self._share(events)
+        self._all(lambda _, one: one.steady(share, rate / len(self._each)))
+
+    def rush(self, allowance: Callable[[], int], rate: float) -> None:
+        self._all(lambda _, one: one.rush(lambda: self._share(allowance()), rate / len(self._each)))
+
+    def backlog(self, events: int) -> None:
+        self._all(lambda _, one: one.backlog(self._share(events)))
+
+    def twice_over(self, customers: Sequence[int], times: int) -> None:
+        """Each customer has an account in one of the sources."""
+        self._all(lambda number, one: one.twice_over(customers[number :: len(self._each)], times))
+
+    def _share(self, events: int) -> int:
+        """Rounded up, and so not less than `events` in all."""
+        return -(-events // len(self._each))
+
+    def _all(self, work: Callable[[int, Producers], None]) -> None:
+        with ThreadPoolExecutor(len(self._each)) as pool:
+            for done in [pool.submit(work, number, one) for number, one in enumerate(self._each)]:
+                done.result()
 
 
 def _only(row: tuple[Any, ...] | None) -> Any:

@@ -72,6 +72,13 @@ def figures(outcome: Outcome) -> list[tuple[str, str]]:
             "SIGKILL mid-stream",
             f"{len(outcome.kills)}, with {waiting} events waiting; back in {back:.1f} s",
         ),
+        *(
+            (
+                f"source {name}",
+                f"{one.events:,} events, {one.rows:,} rows; lost {one.lost}  duplicates {one.duplicates}",
+            )
+            for name, one in outcome.sources.items()
+        ),
         ("rows in the table", f"{verdict.rows:,}"),
         ("altered fields", f"{verdict.altered:,}"),
         ("effects of no event", f"{verdict.unexpected:,}"),

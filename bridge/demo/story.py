@@ -14,9 +14,9 @@ from typing import Literal, LiteralString
 
 import psycopg
 
-from bridge.demo.checker import Tally, check, install
+from bridge.demo.checker import NOBODYS, Tally, check_each, install, total
 from bridge.demo.process import Bridge
-from bridge.demo.producers import Producers
+from bridge.demo.producers import Crowd
 from bridge.demo.world import Delivered, Slack, World
 
 Tamper = Literal["lose", "double", "alter"]
@@ -70,6 +70,7 @@ class Outcome:
     seconds: float
     server_version: str
     sample: dict[str, str]  # column -> printed value, of one enriched row
+    sources: dict[str, Tally] = field(default_factory=dict)  # of several, each one's
 
     @property
     def holds(self) -> bool:
@@ -85,16 +86,17 @@ class Story:
         self.slack = slack
         self.bridge = bridge
         self.progress = Progress(events=events)
-        self.producers = Producers(world.producer_dsn)
+        self.producers = Crowd(world.producer_dsns)
         self._steady = min(int(STEADY_SECONDS * STEADY_RATE), events // 4)
         self._backlog = events // 3
         self._rush = events - self._steady - self._backlog
         self._allowance = 0
+        self._each = " at each source" if len(world.databases) > 1 else ""
 
     def run(self, tamper: Tamper | None = None, told: Callable[[str], None] = lambda _: None) -> Outcome:
         """Run everything, in about 20 s for 20,000 events. `told` is called with a sentence at each step."""
         began = time.monotonic()
-        install(self.world.source_dsn, self.world.target_dsn)
+        install(self.world.source_dsns.values(), self.world.target_dsn)
         with psycopg.connect(self.world.target_dsn, autocommit=True) as self._warehouse:
             try:
                 self._stream(told)
@@ -105,9 +107,10 @@ class Story:
             self.progress.phase = "check"
             if tamper is not None:
                 self._tamper(tamper)
-            verdict = check(self.world.source_dsn, self.world.target_dsn)
+            tallies = check_each(self.world.source_dsns, self.world.target_dsn)
             return Outcome(
-                verdict=verdict,
+                verdict=total(tallies),
+                sources={name: one for name, one in tallies.items() if name not in ("", NOBODYS)},
                 slack=self.slack.delivered(self._twice_over()),
                 kills=self.progress.kills,
                 transactions=self.producers.transactions,
@@ -128,7 +131,7 @@ class Story:
             self._watch(pool.submit(self.producers.twice_over, OVER[:6], REQUESTS))
             self._wait_until_delivered()
             self.progress.phase = "rush"
-            told(f"rush: three producers, {self._rush:,} events, {KILLS} kills")
+            told(f"rush: three producers{self._each}, {self._rush:,} events, {KILLS} kills")
             self._watch(pool.submit(self.producers.twice_over, OVER[6:], REQUESTS))
             self._rush_with_kills(pool, told)
             self._wait_until_delivered()
@@ -224,12 +227,15 @@ class Story:
 
     def _twice_over(self) -> list[str]:
         """The events that make a message each."""
-        with psycopg.connect(self.world.source_dsn) as connection:
-            rows = connection.execute(
-                "select event_id::text from demo.truth"
-                " where (payload ->> 'used')::numeric >= 2 * (payload ->> 'limit')::numeric"
-            )
-            return [row[0] for row in rows]
+        query = (
+            "select event_id::text from demo.truth"
+            " where (payload ->> 'used')::numeric >= 2 * (payload ->> 'limit')::numeric"
+        )
+        found: list[str] = []
+        for dsn in self.world.source_dsns.values():
+            with psycopg.connect(dsn) as connection:
+                found += [row[0] for row in connection.execute(query)]
+        return found
 
     def _wait_for_messages(self) -> None:
         """All of them, or nothing new for a while."""

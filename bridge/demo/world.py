@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 import psycopg
@@ -77,9 +78,9 @@ def make_roles(connection: Connection, password: str) -> None:
             connection.execute(statement.format(sql.Identifier(name), password))
 
 
-def make_source(connection: Connection) -> None:
+def make_source(connection: Connection, publication: str = "outbox_bridge") -> None:
     """The outbox as `bridge schema source` prints it, and customers to enrich with."""
-    connection.execute(source_sql().encode())
+    connection.execute(source_sql(publication).encode())
     connection.execute("grant outbox_producer to app")
     connection.execute(CRM)
 
@@ -92,32 +93,43 @@ def make_target(connection: Connection) -> None:
 
 
 class World:
-    """An application's database `app` and a `warehouse`, each on a server of its own."""
+    """An application's database `app` and a `warehouse`, each on a server of its own. With `sources`, a database of
+    the application for each of these names, and a column `region` that says which one a row is from."""
 
     settings: Mapping[str, str | int] = {"track_commit_timestamp": "on", "log_checkpoints": "off"}
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Sequence[str] = ()) -> None:
         self.workspace = Workspace()
+        self.databases = {name: f"app_{name}" for name in sources} or {"": "app"}
         self.password = secrets.token_hex(16)
-        self.source = self._server("app")
-        self.target = self._server("warehouse")
-        with psycopg.connect(self.source_dsn, autocommit=True) as connection:
-            make_source(connection)
+        self.source = self._server("app", *self.databases.values())
+        self.target = self._server("warehouse", "warehouse")
+        for name, dsn in self.source_dsns.items():
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                make_source(connection, f"outbox_bridge_{name}" if name else "outbox_bridge")
         with psycopg.connect(self.target_dsn, autocommit=True) as connection:
             make_target(connection)
+            if sources:
+                connection.execute("alter table events.usage_limits add column region text")
 
-    def _server(self, name: str) -> Cluster:
+    def _server(self, name: str, *databases: str) -> Cluster:
         cluster = Cluster(self.workspace, name, fsync=True, password=self.password, settings=self.settings)
         cluster.init().start()
-        cluster.execute(f"create database {name}")
-        with psycopg.connect(cluster.dsn(name), autocommit=True) as connection:
-            make_roles(connection, self.password)
+        for database in databases:
+            cluster.execute(f"create database {database}")
+            with psycopg.connect(cluster.dsn(database), autocommit=True) as connection:
+                make_roles(connection, self.password)
         return cluster
 
     @property
+    def source_dsns(self) -> dict[str, str]:
+        """As the owner, by the source's name; "": there is one, and it needs none."""
+        return {name: self.source.dsn(database) for name, database in self.databases.items()}
+
+    @property
     def source_dsn(self) -> str:
-        """As the owner."""
-        return self.source.dsn("app")
+        """As the owner; of several, the first."""
+        return next(iter(self.source_dsns.values()))
 
     @property
     def target_dsn(self) -> str:
@@ -125,17 +137,33 @@ class World:
         return self.target.dsn("warehouse")
 
     @property
-    def producer_dsn(self) -> str:
-        """As the application."""
-        return self.source.dsn("app", user="app", application_name="demo producer")
+    def producer_dsns(self) -> list[str]:
+        """As the application, of each source."""
+        return [
+            self.source.dsn(database, user="app", application_name="demo producer")
+            for database in self.databases.values()
+        ]
 
     @property
     def bridge_environment(self) -> dict[str, str]:
-        """What bridge.yaml refers to: both DSNs as the bridge's role, which may create nothing."""
-        return {
-            "SOURCE_DSN": self.source.dsn("app", user="outbox_bridge"),
-            "WAREHOUSE_DSN": self.target.dsn("warehouse", user="outbox_bridge"),
+        """What the configuration refers to: the DSNs as the bridge's role, which may create nothing."""
+        sources = {
+            f"{name}_source_dsn".lstrip("_").upper(): self.source.dsn(database, user="outbox_bridge")
+            for name, database in self.databases.items()
         }
+        return {**sources, "WAREHOUSE_DSN": self.target.dsn("warehouse", user="outbox_bridge")}
+
+    def configuration(self) -> Path:
+        """with_slack.yaml; of several sources the same, with `sources:` in place of `source:`."""
+        if "" in self.databases:
+            return WITH_SLACK
+        one = "source:\n  dsn: ${SOURCE_DSN}\n  capture: slot\n"
+        each = "".join(f'  {name}: {{ dsn: "${{{name.upper()}_SOURCE_DSN}}" }}\n' for name in self.databases)
+        column = "          event_id: $meta.id\n"
+        text = WITH_SLACK.read_text().replace(one, f"sources:\n{each}")
+        path = self.workspace.root / "bridge.yaml"
+        path.write_text(text.replace(column, f"{column}          region: $meta.source\n"))
+        return path
 
     def close(self) -> None:
         self.workspace.close()

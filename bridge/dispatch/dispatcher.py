@@ -222,7 +222,7 @@ class Dispatcher:
                 connection, self.plan.stream, lane.plan.name, epoch, lane.plan.max_age
             ):
                 for _ in range(count):
-                    self._watcher.delivered(lane.plan.destination, "dead", 0.0)
+                    self._watcher.delivered(lane.plan, "dead", 0.0)
                 await asyncio.sleep(POLL_SECONDS)
         while await queue.prune(connection, self.plan.stream, KEEP_SECONDS):
             await asyncio.sleep(POLL_SECONDS)

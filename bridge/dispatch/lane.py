@@ -108,7 +108,7 @@ class Lane:
         except ExceptionGroup as group:
             raise _first(group) from None
         finally:
-            self._watcher.left_alone(self.plan.pipeline, self.plan.destination, ())
+            self._watcher.left_alone(self.plan, ())
 
     # -- claims -----------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class Lane:
             who = hold.label if hold.kind == "recipient" else f"cause {hold.label}"
             found.append(LeftAlone(who, None, hold.said))
         if found or self._told:
-            self._watcher.left_alone(self.plan.pipeline, self.plan.destination, found)
+            self._watcher.left_alone(self.plan, found)
         self._told = found
 
     # -- one message ------------------------------------------------------------------------------------

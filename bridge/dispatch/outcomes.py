@@ -81,7 +81,7 @@ class Outcomes:
         else:
             verdict = self._failed(parcel, outcome)
         self._learn(parcel.recipient, outcome)
-        self._watcher.delivered(self._plan.destination, verdict, seconds)
+        self._watcher.delivered(self._plan, verdict, seconds)
 
     def _failed(self, parcel: Parcel, outcome: SendOutcome) -> str:
         """Each message of a digest has an age of its own: one that is too old takes no other with it."""

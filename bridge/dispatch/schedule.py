@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 from bridge.attempts import Backoff
 from bridge.dispatch.noise import Quiet
 from bridge.errors import BridgeError
+from bridge.section import SOURCE
 from bridge.sinks.model import SinkConnection
 
 RETRY = Backoff(first=1.0, longest=600.0)
@@ -115,6 +116,7 @@ class LaneSpec:
     throttle: tuple[int, int] | None = None
     """Most messages to one recipient in so many seconds."""
     quiet: Quiet | None = None
+    source: str = SOURCE  # its events' source, as the file names it
 
     @property
     def name(self) -> tuple[str, str]:
@@ -129,6 +131,13 @@ class DispatchSpec:
     source_dsn: str
     dsn: str
     lanes: Sequence[LaneSpec]
+    source: str = SOURCE  # its name in the file
+    several: bool = False  # the file has other sources
+
+    @property
+    def source_label(self) -> str:
+        """As the stream's."""
+        return self.source if self.several else ""
 
 
 class LeftAlone(NamedTuple):
@@ -143,11 +152,9 @@ class LeftAlone(NamedTuple):
 class DispatchWatcher(Protocol):
     """Receives a dispatcher's reports; called in the loop."""
 
-    def delivered(self, destination: str, outcome: str, seconds: float) -> None: ...
+    def delivered(self, lane: LaneSpec, outcome: str, seconds: float) -> None: ...
 
-    def left_alone(
-        self, pipeline: str, destination: str, found: Sequence[tuple[str, float | None, str]]
-    ) -> None: ...
+    def left_alone(self, lane: LaneSpec, found: Sequence[tuple[str, float | None, str]]) -> None: ...
 
     def works(self, stream: str) -> None: ...
 

@@ -6,7 +6,9 @@ document. An unknown webhook is answered like an invalid signature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+import asyncio
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
 from http import HTTPStatus
 
 import orjson
@@ -29,9 +31,9 @@ from bridge.ingress.body import (
     result_line,
 )
 from bridge.ingress.problem import Refusal, unauthorized
-from bridge.ingress.settings import IngressSettings, Keys
+from bridge.ingress.settings import SOURCE_HEADER, IngressSettings, Keys
 from bridge.ingress.store import Item, Stored
-from bridge.ingress.writer import StoreOutcome, Writer
+from bridge.ingress.writer import StoreOutcome, Writer, unavailable
 from bridge.log import Log
 from bridge.postgres.safe_error import safe_error
 from bridge.signatures import Scheme
@@ -42,28 +44,40 @@ PUBLIC_PATHS: frozenset[str] = frozenset()
 _WEBHOOKS = "/v1/webhooks/"
 _EVENTS = "/v1/events/"
 _JSON, _LINES = b"application/json", b"application/x-ndjson"
-_KEY_HEADERS = {"idempotency_key": b"idempotency-key", "key": b"x-outbox-key"}
+_KEY_HEADERS = {
+    "idempotency_key": b"idempotency-key",
+    "key": b"x-outbox-key",
+    "source": SOURCE_HEADER.encode(),
+}
 
 Count = Callable[[str, int], None]
 """(endpoint, HTTP status): one request more."""
 
 
 class Ingress:
-    """The application and its writer. `reload` replaces the settings while requests run."""
+    """The application and a writer for each source. `reload` replaces the settings while requests run."""
 
     def __init__(
         self,
         settings: IngressSettings,
-        source_dsn: str,
+        sources: Mapping[str, str],
         *,
         count: Count,
-        failed: Callable[[BridgeError], None],
-        works: Callable[[], None],
+        failed: Callable[[str, BridgeError], None],
+        works: Callable[[str], None],
     ) -> None:
+        """sources: the DSN of each that it writes to. failed, works: called with the source's name."""
         self.settings = settings
-        self.writer = Writer(
-            source_dsn, failed=failed, works=works, deliveries=lambda: bool(self.settings.webhooks)
-        )
+        self.writers = {
+            name: Writer(
+                dsn,
+                failed=partial(failed, name),
+                works=partial(works, name),
+                deliveries=lambda: bool(self.settings.webhooks),
+                source=f"source {name}" if len(sources) > 1 else "the source",
+            )
+            for name, dsn in sources.items()
+        }
         self.app = Starlette(
             routes=[
                 Route("/v1/events/{type}", self.events, methods=["POST"]),
@@ -83,30 +97,46 @@ class Ingress:
         """Use these keys, contracts, webhooks and limits from now on; running requests keep theirs."""
         self.settings = settings
 
+    async def write(self) -> None:
+        """Until cancelled. What one source refuses keeps no other waiting."""
+        async with asyncio.TaskGroup() as group:
+            for name, writer in self.writers.items():
+                group.create_task(writer.run(), name=f"ingress-writer {name}")
+
+    def _writer(self, source: str) -> Writer:
+        """Raises Refusal 503 if it was added by a reload."""
+        found = self.writers.get(source)
+        if found is None:
+            raise unavailable(f"the ingress writes to source {source} after a restart of the bridge")
+        return found
+
     async def events(self, request: Request) -> Response:
         """POST /v1/events/{type}"""
         settings, scope = self.settings, request.scope
         headers: dict[bytes, bytes] = dict(scope["headers"])
         event_type = check_text("type", request.path_params["type"])
         contract = settings.contract(event_type)
+        writer = self._writer(settings.source(_header(scope["headers"], "source")))
         media_type = check_headers(headers, settings.max_payload, (_JSON, _LINES))
         if media_type == _LINES:
-            return await self._lines(request, event_type, settings)
+            return await self._lines(request, event_type, settings, writer)
         key, idempotency_key = _header(scope["headers"], "key"), _header(scope["headers"], "idempotency_key")
         _take(settings, scope, 1)
         body = await read_body(request.receive, settings.max_payload)
         document = read_payload(body)
         if contract is not None:
             hold_to_contract(contract, document, body)
-        [outcome] = await self.writer.put([Item(event_type, body, key, idempotency_key)])
+        [outcome] = await writer.put([Item(event_type, body, key, idempotency_key)])
         return _answer(outcome)
 
-    async def _lines(self, request: Request, event_type: str, settings: IngressSettings) -> Response:
+    async def _lines(
+        self, request: Request, event_type: str, settings: IngressSettings, writer: Writer
+    ) -> Response:
         body = await read_body(request.receive, settings.max_payload)
         found = read_lines(body, event_type, settings.contract(event_type))
         _take(settings, request.scope, len(found))
         items = [one for one in found if isinstance(one, Item)]
-        stored = iter(await self.writer.put(items) if items else ())
+        stored = iter(await writer.put(items) if items else ())
         outcomes: list[StoreOutcome] = [next(stored) if isinstance(one, Item) else one for one in found]
         text = b"".join(result_line(outcome) + b"\n" for outcome in outcomes)
         return Response(text, 200, media_type=_LINES.decode())
@@ -122,11 +152,12 @@ class Ingress:
         body = await read_body(request.receive, settings.max_payload)
         taken = endpoint.take(headers, body, request.scope["query_string"])
         request.scope["bridge.trusted"] = True
+        writer = self._writer(settings.hook_sources[request.path_params["name"]])
         if isinstance(taken, Item):
-            [outcome] = await self.writer.put([taken])
+            [outcome] = await writer.put([taken])
             return _told(_answer(outcome), endpoint.scheme)
         if isinstance(taken, list):
-            return _told(_answers(await self.writer.put(taken) if taken else []), endpoint.scheme)
+            return _told(_answers(await writer.put(taken) if taken else []), endpoint.scheme)
         return Response(orjson.dumps(taken), media_type="application/json")
 
     async def openapi(self, _: Request) -> Response:

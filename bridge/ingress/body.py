@@ -71,7 +71,7 @@ async def read_body(receive: Receive, most: int) -> bytes:
     return b"".join(parts) if len(parts) > 1 else parts[0]
 
 
-LONGEST = {"type": 200, "key": 500, "idempotency_key": 255, "id": 255}
+LONGEST = {"type": 200, "key": 500, "idempotency_key": 255, "id": 255, "source": 63}
 """Maximum lengths in characters. `id`: a webhook delivery's id."""
 
 _TYPE = re.compile(r"[^\s*?\[\]/\x00-\x1f]+")

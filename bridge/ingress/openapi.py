@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge import __version__
@@ -41,9 +41,12 @@ _REFUSALS = {
 
 
 def openapi_document(
-    contracts: Mapping[str, ContractSpec], max_payload: int, webhooks: Iterable[str]
+    contracts: Mapping[str, ContractSpec],
+    max_payload: int,
+    webhooks: Iterable[str],
+    sources: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The document of one configuration. max_payload: bytes."""
+    """The document of one configuration. max_payload: bytes. sources: those that a request names one of."""
     paths: dict[str, Any] = {
         f"/v1/events/{name}": {"post": _events(name, _schema(spec), max_payload)}
         for name, spec in contracts.items()
@@ -52,6 +55,16 @@ def openapi_document(
         "parameters": [{"name": "type", "in": "path", "required": True, "schema": {"type": "string"}}],
         "post": _events("any other type", {"type": "object"}, max_payload),
     }
+    if len(sources) > 1:
+        named = {
+            "name": "x-outbox-source",
+            "in": "header",
+            "required": True,
+            "schema": {"enum": [*sources]},
+            "description": "The source whose outbox gets the event.",
+        }
+        for path in paths.values():
+            path["post"]["parameters"].append(named)
     for name in webhooks:
         paths[f"/v1/webhooks/{name}"] = {"post": _webhook(name)}
     return {

@@ -11,14 +11,14 @@ from hashlib import sha256
 from typing import Any
 
 from bridge.config.model import Config
-from bridge.config.several import one_source
+from bridge.config.several import hook_source, ingress_sources, one_source, rest_sources
 from bridge.config.specs import contract_specs
 from bridge.errors import ConfigError
 from bridge.ingress.openapi import openapi_document
 from bridge.ingress.problem import Refusal
 from bridge.ingress.webhook import Endpoint
 from bridge.planning.contract import Contract
-from bridge.problem import nearest
+from bridge.problem import nearest, suggestion
 
 BURST_SECONDS = 1.0  # an idle key has saved up so much
 
@@ -63,11 +63,13 @@ class Keys:
 
 
 OUTBOX = "outbox.event"
+SOURCE_HEADER = "x-outbox-source"
 
 
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
-    """max_payload: bytes. patterns: event types, exact or globs, that pipelines take. cors: origins of web pages."""
+    """max_payload: bytes. patterns: event types, exact or globs, that pipelines take. cors: origins of web pages.
+    sources: those that a request may name. hook_sources: by webhook."""
 
     keys: Keys
     max_payload: int
@@ -75,7 +77,23 @@ class IngressSettings:
     patterns: tuple[str, ...]
     webhooks: Mapping[str, Endpoint]
     openapi: Mapping[str, Any]
+    sources: tuple[str, ...]
+    hook_sources: Mapping[str, str]
     cors: tuple[str, ...] = ()
+
+    def source(self, named: str | None) -> str:
+        """The source that a request writes to. named: what its header says. Raises Refusal 400."""
+        if named is None and len(self.sources) == 1:
+            return self.sources[0]
+        if named in self.sources:
+            return named
+        if named is None:
+            detail = f"there are several sources: {SOURCE_HEADER} names one of {', '.join(self.sources)}"
+        elif len(self.sources) == 1:
+            detail = f"this ingress does not write to that source: leave {SOURCE_HEADER} out"
+        else:
+            detail = f"no such source; {nearest(named, self.sources) or suggestion('', self.sources)}"
+        raise Refusal(400, "malformed", detail, field=SOURCE_HEADER)
 
     def contract(self, event_type: str) -> Contract | None:
         """The type's contract; None: it has none but is accepted. Raises Refusal 404 if there are contracts and
@@ -95,12 +113,14 @@ def settings_of(config: Config) -> IngressSettings | None:
     ingress = config.ingress
     if ingress is None:
         return None
-    table = one_source(config, ingress.source).source.table
-    if table != OUTBOX:
-        raise ConfigError(
-            f"ingress inserts events into {OUTBOX}, but source.table is {table}, your own table",
-            hint="remove ingress, or remove source.table to use the outbox that `bridge install` creates",
-        )
+    for name in ingress_sources(config):
+        table = one_source(config, name).source.table
+        if table != OUTBOX:
+            path = f"sources.{name}.table" if config.sources else "source.table"
+            raise ConfigError(
+                f"ingress inserts events into {OUTBOX}, but {path} is {table}, your own table",
+                hint=f"remove ingress, or remove {path} to use the outbox that `bridge install` creates",
+            )
     specs = contract_specs(config)
     return IngressSettings(
         keys=Keys(ingress.api_keys, ingress.rate_limit),
@@ -108,6 +128,10 @@ def settings_of(config: Config) -> IngressSettings | None:
         contracts={name: Contract(spec) for name, spec in specs.items()},
         patterns=tuple(pattern for pipeline in config.pipelines.values() for pattern in pipeline.events),
         webhooks={name: Endpoint(name, webhook) for name, webhook in ingress.webhooks.items()},
-        openapi=openapi_document(specs, ingress.max_payload, tuple(ingress.webhooks)),
+        openapi=openapi_document(
+            specs, ingress.max_payload, tuple(ingress.webhooks), sources=rest_sources(config)
+        ),
+        sources=tuple(rest_sources(config)),
+        hook_sources={name: hook_source(config, hook.source) for name, hook in ingress.webhooks.items()},
         cors=ingress.cors,
     )

@@ -63,8 +63,11 @@ class Writer:
         failed: Callable[[BridgeError], None],
         works: Callable[[], None],
         deliveries: Callable[[], bool] = bool,
+        source: str = "the source",
     ) -> None:
-        """failed, works: report to the process's health. deliveries: are there old deliveries to delete?"""
+        """failed, works: report to the process's health. deliveries: are there old deliveries to delete? source: as
+        answers and errors call it."""
+        self._source = source
         self._dsn = dsn
         self._deliveries = deliveries
         self._failed = failed
@@ -95,7 +98,7 @@ class Writer:
                 return [await one.future for one in waiting]
         except TimeoutError:
             raise unavailable(
-                "the source did not answer in time; what was sent may still be stored: send the same "
+                f"{self._source} did not answer in time; what was sent may still be stored: send the same "
                 "idempotency key again"
             ) from None
 
@@ -141,8 +144,8 @@ class Writer:
     def _go_down(self, error: BaseException) -> None:
         if not self._down:
             self._log.warning("cannot store events", cause=safe_message(error))
-        self._down = "the source is not writable at present"
-        self._failed(error if isinstance(error, IngressDown) else _down(error))
+        self._down = f"{self._source} is not writable at present"
+        self._failed(error if isinstance(error, IngressDown) else _down(error, self._source))
         self._refuse_all()
 
     def _refuse_all(self) -> None:
@@ -211,7 +214,7 @@ class Writer:
                 self._keep_for_next(undecided)
             else:
                 for one in undecided:
-                    one.settle(unavailable("the source is not writable at present"))
+                    one.settle(unavailable(f"{self._source} is not writable at present"))
             raise
 
     async def _insert(self, connection: psycopg.AsyncConnection, batch: Sequence[_Waiting]) -> list[Stored]:
@@ -233,7 +236,7 @@ class Writer:
             if one.again or not one.item.names:
                 one.settle(
                     unavailable(
-                        "the connection to the source was lost: it is unknown whether the event "
+                        f"the connection to {self._source} was lost: it is unknown whether the event "
                         "is stored; with an idempotency key it can be sent again safely"
                     )
                 )
@@ -275,6 +278,6 @@ def _outcome_alone(error: BaseException) -> Refusal | None:
     return None
 
 
-def _down(error: BaseException) -> IngressDown:
+def _down(error: BaseException, source: str) -> IngressDown:
     hint = error.hint if isinstance(error, BridgeError) else None
-    return IngressDown(f"the ingress cannot write to the source: {safe_message(error)}", hint=hint)
+    return IngressDown(f"the ingress cannot write to {source}: {safe_message(error)}", hint=hint)

@@ -17,7 +17,6 @@ import contextlib
 import hmac
 import ipaddress
 import math
-import platform
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,13 +33,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bridge import __version__
 from bridge.errors import ConfigError
 from bridge.observe.metrics import Metrics
 from bridge.observe.server import serve
-from bridge.observe.state import Health
+from bridge.observe.status import status_of
 
-_ALONE_TOLD = 20
 _WIDTH, _HEIGHT = 240.0, 36.0
 
 
@@ -168,80 +165,6 @@ def _credential(authorization: str) -> bytes:
         with contextlib.suppress(binascii.Error, ValueError):
             return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
     return b""
-
-
-def waiting_of(waiting: Mapping[str, tuple[int, float]]) -> dict[str, dict[str, float]]:
-    """Destinations with waiting messages: how many, and the age of the oldest."""
-    return {
-        name: {"messages": count, "oldest_seconds": round(age, 1)}
-        for name, (count, age) in sorted(waiting.items())
-        if count
-    }
-
-
-def status_of(metrics: Metrics) -> dict[str, Any]:
-    """Everything that `bridge status` and the page show, as JSON values, without row values."""
-    health = metrics.health
-    now = health.clock()
-    outcomes: dict[str, dict[str, int]] = {}
-    dead: dict[str, int] = {}
-    deliveries: dict[str, dict[str, int]] = {}
-    for family, label, into in (
-        (metrics.events, "pipeline", outcomes),
-        (metrics.deliveries, "destination", deliveries),
-    ):
-        for sample in next(iter(family.collect())).samples:
-            if sample.value or sample.labels[label]:
-                into.setdefault(sample.labels[label], {})[sample.labels["outcome"]] = int(sample.value)
-    for sample in next(iter(metrics.dead_letters.collect())).samples:
-        dead[sample.labels["pipeline"]] = int(sample.value)
-    names = sorted({*outcomes, *dead})
-    problems = [problem.as_dict() for problem in health.problems()]
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "now": now,
-        "started_at": health.started_at,
-        "live": health.live,
-        "ready": not problems,
-        "problems": problems,
-        "last_reload_successful": bool(
-            next(iter(metrics.config_last_reload_successful.collect())).samples[0].value
-        ),
-        "reload_refused": None if health.reload_refused is None else dict(health.reload_refused),
-        "streams": [
-            {**state.snapshot.as_dict(now), "events_per_second": round(health.rate(name), 1)}
-            for name, state in health.streams.items()
-        ],
-        "pipelines": [
-            {
-                "pipeline": name,
-                "events": outcomes.get(name, {}),
-                "dead_letters": dead.get(name, 0),
-                "latency_p50_seconds": metrics.latency.quantile(name, 0.5),
-                "latency_p99_seconds": metrics.latency.quantile(name, 0.99),
-            }
-            for name in names
-        ],
-        "deliveries": deliveries,
-        "waiting_deliveries": waiting_of(metrics.waiting),
-        "suppressed": None if health.suppressed is None else dict(health.suppressed),
-        "unmatched": health.unmatched.as_dict(),
-        "left_behind": [one.as_dict() for one in health.left_behind],
-        "left_alone": alone_of(health),
-        "shared": None if health.shared is None else dict(health.shared),
-    }
-
-
-def alone_of(health: Health) -> list[dict[str, str | float | None]]:
-    """Destinations and recipients to which nothing is sent for a while: of each destination, the first of them."""
-    now = health.clock()
-    return [
-        one.as_dict()
-        for found in health.left_alone.values()
-        for one in sorted(found, key=lambda one: (one.recipient != "", one.until or 0.0))[:_ALONE_TOLD]
-        if one.until is None or one.until > now
-    ]
 
 
 def _nothing() -> None:

@@ -191,8 +191,8 @@ class Backlog:
         """Read once: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
         await self._keep({dsn for plan in plans for dsn in (plan.source_dsn, plan.target_dsn)})
         health = self._metrics.health
-        dead: Counter[str] = Counter()
-        waiting: dict[str, tuple[int, float]] = {}
+        dead: Counter[tuple[str, str]] = Counter()
+        waiting: dict[tuple[str, str], tuple[int, float]] = {}
         complete = counted = placed = True
         behind: list[left.LeftBehind] = []
         for plan in plans:
@@ -203,12 +203,13 @@ class Backlog:
                 continue
             found = await self._ask(plan, "target", _dead_letters)
             complete = complete and found is not None
-            dead.update(found or {})
+            source = self._metrics.label(plan.source)
+            dead.update({(source, pipeline): letters for pipeline, letters in (found or {}).items()})
             messages = await self._ask(plan, "target", _waiting)
             counted = counted and messages is not None
             for destination, count, age in messages or ():
-                known = waiting.get(destination, (0, 0.0))
-                waiting[destination] = (known[0] + count, max(known[1], age))
+                known = waiting.get((source, destination), (0, 0.0))
+                waiting[source, destination] = (known[0] + count, max(known[1], age))
             units = await self._ask(plan, "target", _units_left_behind)
             placed = placed and units is not None
             behind += units or []

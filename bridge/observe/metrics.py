@@ -10,12 +10,11 @@ from __future__ import annotations
 import platform
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from operator import mul
 from typing import Any
 
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -23,22 +22,22 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bridge import __version__
-from bridge.observe.state import CAUSE, PHASES, AloneUntil, Health
+from bridge.observe.collectors import PREFIX, ReadyCollector, Registry, StreamCollector
+from bridge.observe.state import CAUSE, AloneUntil, Health, Place
 from bridge.postgres.left_behind import LeftBehind
 from bridge.sinks.model import QUIET_HOURS
-
-PREFIX = "outbox_bridge"
 
 LATENCY_BUCKETS = (
     *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
 """Upper bounds in seconds: dense where a stream lives (0.5 to 25 ms), then up to an outage."""
+
 
 WORK_BUCKETS = (
     0.0005,
@@ -67,10 +66,14 @@ class LatencyHistogram(Collector):
     def __init__(self, name: str, documentation: str, bounds: tuple[float, ...] = LATENCY_BUCKETS) -> None:
         self._name, self._documentation, self._bounds = name, documentation, bounds
         self._lock = threading.Lock()
-        self._counts: dict[str, list[int]] = {}  # pipeline -> a count a bucket, the last one +Inf
-        self._sums: dict[str, float] = {}
+        self._counts: dict[
+            tuple[str, str], list[int]
+        ] = {}  # (pipeline, source) -> a count a bucket, then +Inf
+        self._sums: dict[tuple[str, str], float] = {}
 
-    def observe_many(self, pipeline: str, now: int, times: Sequence[int], events: Sequence[int]) -> None:
+    def observe_many(
+        self, pipeline: str, now: int, times: Sequence[int], events: Sequence[int], source: str = ""
+    ) -> None:
         """Add observations that began at `times` and ended `now` (unix microseconds), with the number of events for
         each. A negative duration (from clocks that differ) counts as 0."""
         bounds, found = self._bounds, [0] * (len(self._bounds) + 1)
@@ -85,21 +88,26 @@ class LatencyHistogram(Collector):
                 took = max(0, now - at)
                 found[bisect_left(bounds, took / 1e6)] += count
                 total += took * count
-        self._add(pipeline, found, total / 1e6)
+        self._add((pipeline, source), found, total / 1e6)
 
-    def _add(self, pipeline: str, found: list[int], total: float) -> None:
+    def _add(self, key: tuple[str, str], found: list[int], total: float) -> None:
         with self._lock:
-            counts = self._counts.get(pipeline)
+            counts = self._counts.get(key)
             if counts is None:
-                self._counts[pipeline], self._sums[pipeline] = found, total
+                self._counts[key], self._sums[key] = found, total
             else:
                 counts[:] = [a + b for a, b in zip(counts, found, strict=True)]
-                self._sums[pipeline] += total
+                self._sums[key] += total
+
+    def _of(self, pipeline: str) -> list[int]:
+        """A count a bucket, of all sources."""
+        with self._lock:
+            found = [counts for key, counts in self._counts.items() if key[0] == pipeline]
+            return [sum(column) for column in zip(*found, strict=True)]
 
     def quantile(self, pipeline: str, q: float) -> float | None:
         """Seconds, interpolated within the bucket like Prometheus's histogram_quantile; None: no events yet."""
-        with self._lock:
-            counts = list(self._counts.get(pipeline, ()))
+        counts = self._of(pipeline)
         wanted = q * sum(counts)
         if not wanted:
             return None
@@ -115,99 +123,25 @@ class LatencyHistogram(Collector):
 
     def count(self, pipeline: str) -> int:
         """How many events were observed."""
-        with self._lock:
-            return sum(self._counts.get(pipeline, ()))
+        return sum(self._of(pipeline))
 
     def describe(self) -> Iterator[Metric]:
-        yield HistogramMetricFamily(self._name, self._documentation, labels=["pipeline"])
+        yield self._family()
+
+    def _family(self) -> HistogramMetricFamily:
+        return HistogramMetricFamily(self._name, self._documentation, labels=["pipeline", "source"])
 
     def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=["pipeline"])
+        family = self._family()
         with self._lock:
             seen = {name: (list(counts), self._sums[name]) for name, counts in self._counts.items()}
-        for pipeline, (counts, total) in sorted(seen.items()):
+        for key, (counts, total) in sorted(seen.items()):
             buckets, running = [], 0
             for bound, count in zip([*map(str, self._bounds), "+Inf"], counts, strict=True):
                 running += count
                 buckets.append((bound, float(running)))
-            family.add_metric([pipeline], buckets=buckets, sum_value=total)
+            family.add_metric(key, buckets=buckets, sum_value=total)
         yield family
-
-
-class StreamCollector(Collector):
-    """Gauges of every stream, read from `Health` at the scrape."""
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-
-    def describe(self) -> Iterator[Metric]:
-        yield from self._families().values()
-
-    def _families(self) -> dict[str, GaugeMetricFamily]:
-        def gauge(name: str, documentation: str, *more: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"{PREFIX}_{name}", documentation, labels=[*more, "stream"])
-
-        return {
-            "pending": gauge(
-                "oldest_pending_event_age_seconds",
-                "Age of the oldest committed event that is not applied; 0 when nothing waits.",
-            ),
-            "retained": gauge(
-                "slot_retained_wal_bytes", "WAL that the source retains for the stream's slot."
-            ),
-            "safe": gauge(
-                "slot_safe_wal_bytes",
-                "WAL that may still be written before Postgres invalidates the slot; absent without a limit.",
-            ),
-            "full": gauge(
-                "slot_wal_full_seconds",
-                "Time until the WAL brake or the server's limit, at the rate of the last "
-                "minutes; absent unless growing.",
-            ),
-            "active": gauge("slot_active", "1 while a connection reads from the stream's slot."),
-            "halted": gauge("halted", "1 while the stream is halted for this reason, 0 after it.", "reason"),
-            "phase": gauge("stream_phase", "1 for the stream's current phase, otherwise 0.", "phase"),
-            "info": gauge(
-                "stream_info", "1: the source and the connection of the stream.", "connection", "source"
-            ),
-            "epoch": gauge("stream_epoch", "Fencing token of the stream, incremented at every start."),
-        }
-
-    def collect(self) -> Iterator[Metric]:
-        families, now = self._families(), self._health.clock()
-        for name, state in self._health.streams.items():
-            at, known = state.snapshot, state.halted_reasons
-            families["info"].add_metric([at.connection, at.source, name], 1)
-            if at.pending_known:
-                families["pending"].add_metric([name], at.pending_age(now))
-            if at.slot_retained_bytes is not None:
-                families["retained"].add_metric([name], at.slot_retained_bytes)
-            if at.slot_safe_bytes is not None:
-                families["safe"].add_metric([name], at.slot_safe_bytes)
-            if at.slot_full_in_seconds is not None:
-                families["full"].add_metric([name], at.slot_full_in_seconds)
-            if at.slot_active is not None:
-                families["active"].add_metric([name], int(at.slot_active))
-            for reason in sorted(known):
-                halted = at.phase == "halted" and at.reason == reason
-                families["halted"].add_metric([reason, name], int(halted))
-            for phase in PHASES:
-                families["phase"].add_metric([phase, name], int(at.phase == phase))
-            if at.epoch:
-                families["epoch"].add_metric([name], at.epoch)
-        yield from families.values()
-
-
-class ReadyCollector(Collector):
-    """`outbox_bridge_ready`: what /readyz answers, as a number."""
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-
-    def collect(self) -> Iterator[Metric]:
-        ready = GaugeMetricFamily(f"{PREFIX}_ready", "1 when /readyz answers 200.")
-        ready.add_metric([], int(self._health.ready))
-        yield ready
 
 
 class Metrics:
@@ -216,7 +150,8 @@ class Metrics:
     def __init__(self, health: Health | None = None) -> None:
         # one `_created` series more for each series, that nobody reads
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
-        self.registry = CollectorRegistry()
+        self.registry = Registry()
+        self.sources: tuple[str, ...] = ()  # of a file that has several
         self.health = health or Health()
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
@@ -229,46 +164,59 @@ class Metrics:
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"{PREFIX}_{name}", documentation, labels, registry=self.registry)
 
-        self.events = counter("events", "Events by pipeline and outcome.", "pipeline", "outcome")
-        self.events.labels("", "unmatched")  # from 0, so that the first one is an increase
+        self.events = counter("events", "Events by pipeline and outcome.", "pipeline", "outcome", "source")
         self.latency = LatencyHistogram(
             f"{PREFIX}_event_latency_seconds", "Time from the producer's commit to the target's commit."
         )
         self.registry.register(self.latency)
-        self.batch_seconds = work("batch_seconds", "Time to apply one batch, commit included.", "stream")
+        self.batch_seconds = work(
+            "batch_seconds", "Time to apply one batch, commit included.", "stream", "source"
+        )
         self.table_changes = counter(
-            "target_changes", "Target tables that were altered while the bridge ran.", "stream"
+            "target_changes", "Target tables that were altered while the bridge ran.", "stream", "source"
         )
         self.retries = counter(
-            "retries", "Retries of batches and connections, by SQLSTATE or reason.", "stream", "reason"
+            "retries",
+            "Retries of batches and connections, by SQLSTATE or reason.",
+            "stream",
+            "reason",
+            "source",
         )
-        self.dead_letters = gauge("dead_letters", "Open dead letters.", "pipeline")
-        self._dead_letter_pipelines: set[str] = set()
-        self.deliveries = counter("deliveries", "Sends to sinks by outcome.", "destination", "outcome")
-        self.delivery_seconds = work("delivery_seconds", "Duration of one send to a sink.", "destination")
+        self.dead_letters = gauge("dead_letters", "Open dead letters.", "pipeline", "source")
+        self.dead: dict[tuple[str, str], int] = {}
+        self.deliveries = counter(
+            "deliveries", "Sends to sinks by outcome.", "destination", "outcome", "source"
+        )
+        self.delivery_seconds = work(
+            "delivery_seconds", "Duration of one send to a sink.", "destination", "source"
+        )
         self.deliveries_pending = gauge(
-            "deliveries_pending", "Messages that are not sent yet.", "destination"
+            "deliveries_pending", "Messages that are not sent yet.", "destination", "source"
         )
         self.oldest_delivery = gauge(
             "oldest_pending_delivery_age_seconds",
             "Age of the oldest message that is not sent yet.",
             "destination",
+            "source",
         )
-        self.waiting: dict[str, tuple[int, float]] = {}
+        self.waiting: dict[tuple[str, str], tuple[int, float]] = {}
         self.destination_left_alone = gauge(
             "destination_left_alone",
             "1 while nothing is sent there, after failures, as the vendor asks or because it is paused.",
             "destination",
+            "source",
         )
         self.destination_paused = gauge(
             "destination_paused",
             "1 while a person has paused it, or messages of a cause or recipient there.",
             "destination",
+            "source",
         )
         self.recipients_left_alone = gauge(
             "recipients_left_alone",
             "Recipients that events name and that are left alone for a while.",
             "destination",
+            "source",
         )
         self.left_behind = gauge(
             "left_behind",
@@ -280,7 +228,7 @@ class Metrics:
             "left_behind_wal_bytes", "WAL that the source retains for a slot that nothing serves.", "name"
         )
         self.enrich_lookups = counter(
-            "enrich_lookups", "Keys looked up for enrichment, by result.", "entity", "result"
+            "enrich_lookups", "Keys looked up for enrichment, by result.", "entity", "result", "source"
         )
         self.ingress_requests = counter(
             "ingress_requests", "HTTP requests to the ingress, by status code.", "endpoint", "code"
@@ -292,45 +240,71 @@ class Metrics:
         self.build_info = gauge("build_info", "1; the version is in the labels.", "version", "python")
         self.build_info.labels(__version__, platform.python_version()).set(1)
         self._shared: tuple[Gauge, Gauge, Gauge] | None = None
-        self.registry.register(StreamCollector(self.health))
+        self.registry.register(StreamCollector(self.health, self.label))
         self.registry.register(ReadyCollector(self.health))
         ProcessCollector(registry=self.registry)
+        self.use_sources(())
 
-    def count_events(self, outcomes: Mapping[tuple[str, str], int]) -> None:
-        """Add a batch's (pipeline, outcome) -> events, as the planner counts them."""
+    def use_sources(self, names: Collection[str]) -> None:
+        """The sources of the file. Where there are several, the series of a stream, pipeline or destination have the
+        label `source`. What a reload makes of one source begins anew."""
+        several = tuple(names) if len(names) > 1 else ()
+        if bool(several) != bool(self.sources):
+            for gauge in (self.destination_left_alone, self.destination_paused, self.recipients_left_alone):
+                gauge.clear()
+        self.sources = several
+        for name in several or ("",):
+            self.events.labels("", "unmatched", name)  # from 0, so that the first one is an increase
+        for place in self.health.left_alone:
+            self._show_left_alone(place[0], place[2])
+
+    def label(self, source: str) -> str:
+        """The value of the label `source`: "", none, where the file has one source."""
+        return source if self.sources else ""
+
+    def count_events(self, outcomes: Mapping[tuple[str, str], int], source: str = "") -> None:
+        """Add a batch's (pipeline, outcome) -> events, as the planner counts them. source: as label() has it, here
+        and below."""
         for (pipeline, outcome), count in outcomes.items():
-            self.events.labels(pipeline, outcome).inc(count)
+            self.events.labels(pipeline, outcome, source).inc(count)
 
-    def set_dead_letters(self, open_letters: Mapping[str, int]) -> None:
-        """Replace the gauge: open dead letters by pipeline. Pipelines that are not named have 0."""
-        self._dead_letter_pipelines |= open_letters.keys()
-        for pipeline in self._dead_letter_pipelines:
-            self.dead_letters.labels(pipeline).set(open_letters.get(pipeline, 0))
+    def set_dead_letters(self, open_letters: Mapping[tuple[str, str], int]) -> None:
+        """Replace the gauge: open dead letters by (source, pipeline). Those that are not named have 0."""
+        self.dead = {key: open_letters.get(key, 0) for key in self.dead.keys() | open_letters.keys()}
+        for (source, pipeline), count in self.dead.items():
+            self.dead_letters.labels(pipeline, source).set(count)
 
     def needs_a_person(self) -> bool:
         """Is something left behind, or a dead letter open, as it was counted last?"""
-        letters = next(iter(self.dead_letters.collect())).samples
-        return bool(self.health.left_behind) or any(sample.value for sample in letters)
+        return bool(self.health.left_behind) or any(self.dead.values())
 
-    def set_waiting(self, waiting: Mapping[str, tuple[int, float]]) -> None:
-        """Replace the gauges: by destination, the unsent messages and the oldest one's age in seconds. Destinations
+    def set_waiting(self, waiting: Mapping[tuple[str, str], tuple[int, float]]) -> None:
+        """Replace the gauges: by (source, destination), the unsent messages and the oldest one's age in seconds. Those
         that are not named have none."""
         self.waiting = {name: waiting.get(name, (0, 0.0)) for name in self.waiting.keys() | waiting.keys()}
-        for destination, (count, age) in self.waiting.items():
-            self.deliveries_pending.labels(destination).set(count)
-            self.oldest_delivery.labels(destination).set(age)
+        for (source, destination), (count, age) in self.waiting.items():
+            self.deliveries_pending.labels(destination, source).set(count)
+            self.oldest_delivery.labels(destination, source).set(age)
 
-    def set_left_alone(self, lane: tuple[str, str], found: Sequence[AloneUntil]) -> None:
-        """Replace who is left alone, of one pipeline's destination."""
-        known = self.health.left_alone
-        self.health.left_alone = known = {**known, lane: found}
-        here = [one for each in known.values() for one in each if one.destination == lane[1]]
-        self.destination_left_alone.labels(lane[1]).set(
+    def set_left_alone(self, place: Place, found: Sequence[AloneUntil]) -> None:
+        """Replace who is left alone, of one source's messages to one pipeline's destination."""
+        self.health.left_alone = {**self.health.left_alone, place: found}
+        self._show_left_alone(place[0], place[2])
+
+    def _show_left_alone(self, source: str, destination: str) -> None:
+        here = [
+            one
+            for each in self.health.left_alone.values()
+            for one in each
+            if one.destination == destination and (one.source == source or not self.sources)
+        ]
+        labels = (destination, self.label(source))
+        self.destination_left_alone.labels(*labels).set(
             any(not one.recipient and one.code != QUIET_HOURS for one in here)
         )
-        self.destination_paused.labels(lane[1]).set(any(one.until is None for one in here))
+        self.destination_paused.labels(*labels).set(any(one.until is None for one in here))
         named = [one for one in here if one.recipient and not one.recipient.startswith(CAUSE)]
-        self.recipients_left_alone.labels(lane[1]).set(len(named))
+        self.recipients_left_alone.labels(*labels).set(len(named))
 
     def set_shared(self, picture: Mapping[str, Any]) -> None:
         """Replace who runs which stream, where bridges share a file (sharing.py). Without that there are no such

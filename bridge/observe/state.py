@@ -278,23 +278,29 @@ CAUSE = "cause "
 class AloneUntil:
     """A destination, or a recipient of it, to which nothing is sent before `until` (unix seconds; None: a person
     resumes it). recipient: its label; "" for the whole destination; CAUSE and a code. code: of the failure that is
-    the cause, or who paused it and why."""
+    the cause, or who paused it and why. source: that of its messages."""
 
     pipeline: str
     destination: str
     recipient: str
     until: float | None
     code: str
+    source: str = SOURCE
 
     def as_dict(self) -> dict[str, str | float | None]:
         """The JSON form of /status."""
         return {
+            "source": self.source,
             "pipeline": self.pipeline,
             "destination": self.destination,
             "recipient": self.recipient,
             "until": None if self.until is None else round(self.until, 1),
             "code": self.code,
         }
+
+
+Place = tuple[str, str, str]
+"""Source, pipeline and destination."""
 
 
 class Health:
@@ -314,7 +320,7 @@ class Health:
         self.left_behind: Sequence[LeftBehind] = ()
         self.shared: Mapping[str, Any] | None = None  # who runs which stream, where bridges share a file
         self.unmatched = Unmatched(clock=clock)
-        self.left_alone: dict[tuple[str, str], Sequence[AloneUntil]] = {}  # by pipeline and destination
+        self.left_alone: dict[Place, Sequence[AloneUntil]] = {}
 
     def add(self, state: StreamState) -> StreamState:
         """Register a stream. A reload that rebuilds a stream with the same name replaces it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from bridge.errors import BridgeError
 from bridge.log import Log
@@ -22,6 +22,17 @@ from bridge.protocol.facts import Ledger, Phase
 PART = "dispatcher"
 
 
+class SinkPlace(Protocol):
+    """One source's messages to one destination of one pipeline."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def destination(self) -> str: ...
+    @property
+    def name(self) -> tuple[str, str]: ...
+
+
 class DispatchWatch:
     """Receives the dispatchers' reports. A sink that is down does not make the bridge unready."""
 
@@ -32,19 +43,18 @@ class DispatchWatch:
         self._count = cache(metrics.deliveries.labels)  # finding a child costs more than counting
         self._time = cache(metrics.delivery_seconds.labels)
 
-    def delivered(self, destination: str, outcome: str, seconds: float) -> None:
-        self._count(destination, outcome).inc()
-        self._time(destination).observe(seconds)
+    def delivered(self, lane: SinkPlace, outcome: str, seconds: float) -> None:
+        source = self._metrics.label(lane.source)
+        self._count(lane.destination, outcome, source).inc()
+        self._time(lane.destination, source).observe(seconds)
 
-    def left_alone(
-        self, pipeline: str, destination: str, found: Sequence[tuple[str, float | None, str]]
-    ) -> None:
+    def left_alone(self, lane: SinkPlace, found: Sequence[tuple[str, float | None, str]]) -> None:
         """found: a recipient's label ("": the whole destination), the seconds that are left, the failure's code."""
         now = time.time()
         self._metrics.set_left_alone(
-            (pipeline, destination),
+            (lane.source, *lane.name),
             [
-                AloneUntil(pipeline, destination, who, None if seconds is None else now + seconds, code)
+                AloneUntil(*lane.name, who, None if seconds is None else now + seconds, code, lane.source)
                 for who, seconds, code in found
             ],
         )
@@ -92,7 +102,12 @@ class StreamWatch:
         self._stream = state.snapshot.stream
         self._log = Log("bridge.stream", stream=self._stream)
         self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
-        metrics.table_changes.labels(self._stream)  # from 0, so that the first change is an increase
+        self._source = state.snapshot.source
+        metrics.table_changes.labels(*self._labels())  # from 0, so that the first change is an increase
+
+    def _labels(self, *more: str) -> tuple[str, ...]:
+        """The values of `stream`, of those named, and of `source`."""
+        return self._stream, *more, self._metrics.label(self._source)
 
     def phase(self, phase: Phase, ledger: Ledger | None = None, *, slot: str | None = None) -> None:
         if self._state.snapshot.phase == phase and ledger is None and slot is None:
@@ -131,14 +146,15 @@ class StreamWatch:
         """A batch is durable."""
         now = time.time_ns() // 1000
         times, rows = batch.commit_times, batch.commit_rows
-        self._metrics.count_events(outcomes)
-        self._metrics.batch_seconds.labels(self._stream).observe(seconds)
+        source = self._metrics.label(self._source)
+        self._metrics.count_events(outcomes, source)
+        self._metrics.batch_seconds.labels(self._stream, source).observe(seconds)
         for (pipeline, outcome), count in outcomes.items():
             if outcome == "applied" and count > 0 and times:
                 if count == len(batch.events):
-                    self._metrics.latency.observe_many(pipeline, now, times, rows)
+                    self._metrics.latency.observe_many(pipeline, now, times, rows, source)
                 else:
-                    self._metrics.latency.observe_many(pipeline, now, times[:1], [count])
+                    self._metrics.latency.observe_many(pipeline, now, times[:1], [count], source)
         self._state.applied(
             len(batch.events),
             applied_lsn=ledger.applied_lsn,
@@ -174,10 +190,10 @@ class StreamWatch:
 
     def enriched(self, entity: str, result: str, count: int) -> None:
         if count:
-            self._metrics.enrich_lookups.labels(entity, result).inc(count)
+            self._metrics.enrich_lookups.labels(entity, result, self._metrics.label(self._source)).inc(count)
 
     def retried(self, reason: str) -> None:
-        self._metrics.retries.labels(self._stream, reason).inc()
+        self._metrics.retries.labels(*self._labels(reason)).inc()
         self._log.info("retry", reason=reason)
 
     def halted(self, error: BridgeError) -> None:
@@ -188,7 +204,7 @@ class StreamWatch:
 
     def troubled(self, error: BridgeError) -> None:
         self._state.trouble(error)
-        self._metrics.retries.labels(self._stream, error.reason).inc()
+        self._metrics.retries.labels(*self._labels(error.reason)).inc()
         if self._last != ("troubled", error.reason):
             self._log.warning("trouble", reason=error.reason, message=str(error.args[0]), fix=error.hint)
         self._last = ("troubled", error.reason)
@@ -196,7 +212,7 @@ class StreamWatch:
     def altered(self, table: str, what: str) -> None:
         """A target table was altered while the bridge ran."""
         self._state.altered(table, what)
-        self._metrics.table_changes.labels(self._stream).inc()
+        self._metrics.table_changes.labels(*self._labels()).inc()
         self._log.warning("target table altered", table=table, what=what)
 
     def log(self, event: str, **fields: object) -> None:

@@ -57,6 +57,11 @@ class StreamSpec:
         """Of its rows in the ledger."""
         return Owner(self.stream, "" if self.source == SOURCE else self.source)
 
+    @property
+    def source_label(self) -> str:
+        """Its source where the file has several; otherwise "": nobody needs to be told."""
+        return self.source if self.several else ""
+
     def units(self) -> Iterator[tuple[str, str]]:
         """Every (pipeline, destination) of the configuration, and the units of this stream's entities."""
         yield from ((pipeline.name, name) for pipeline in self.pipelines for name in pipeline.destinations)

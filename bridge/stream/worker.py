@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import psycopg
 
 from bridge.attempts import NO_JITTER, Backoff, Retries
-from bridge.errors import BridgeError, CannotConnect, Halt, Retry, Verdict, verdict_of
+from bridge.errors import BridgeError, CannotConnect, Fenced, Halt, Retry, Verdict, verdict_of
 from bridge.failpoints import FailpointRaised
 from bridge.planning.plan import TableShape
 from bridge.planning.planner import Planner
@@ -43,14 +43,23 @@ from bridge.stream.target_tables import connect_catalog, differences, examine_ta
 _BACKOFF = Backoff(first=0.1, longest=10.0, jitter=NO_JITTER)  # one stream: nobody to keep apart from
 _HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
 _STAND_BY_SECONDS = 1.0
+_FENCED_SECONDS = 5.0  # by then whoever took the stream is seen at it, so that this one stands by
 
 
 class Worker:
     """Runs one stream until it is stopped or fenced. `run` is the thread's body; `failed`: the error that ended it."""
 
     def __init__(
-        self, plan: StreamSpec, watcher: Watcher, guard: FailureGuard, ended: Callable[[], None]
+        self,
+        plan: StreamSpec,
+        watcher: Watcher,
+        guard: FailureGuard,
+        ended: Callable[[], None],
+        outlives: Callable[[], bool] = bool,
     ) -> None:
+        """outlives: is a fence no end, because others need the process? Then it begins anew after a while."""
+        self.fenced = False
+        self._outlives = outlives
         self.plan = plan
         self.watcher = watcher
         self.failed: BaseException | None = None
@@ -103,8 +112,13 @@ class Worker:
             if error.reason == "outbox_changed":
                 error = self._given_up_renamed() or error
             if error.verdict is Verdict.FATAL:
-                raise error
-            if error.verdict is Verdict.HALT:
+                if not (isinstance(error, Fenced) and self._outlives()):
+                    raise error
+                self.fenced = True
+                self.watcher.troubled(error)
+                self._sleep(_FENCED_SECONDS)
+                self.fenced = False
+            elif error.verdict is Verdict.HALT:
                 self.watcher.halted(error)
                 self._sleep(_HALT_SECONDS)
             elif error.verdict is Verdict.STAND_BY:

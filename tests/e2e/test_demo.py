@@ -34,6 +34,36 @@ def test_the_demo_loses_and_doubles_nothing_and_writes_its_report(tmp_path: Path
     assert "lost 0  duplicates 0" in report.read_text()
 
 
+def test_the_demo_of_three_sources_tells_of_each_and_of_all(tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    done = demo("--sources", "3", "--events", "1800", "--report", str(report))
+    assert done.returncode == 0, done.stdout + done.stderr
+    each = re.findall(r"source (\w+) +([\d,]+) events, ([\d,]+) rows; lost 0  duplicates 0", done.stdout)
+    assert [name for name, _, _ in each] == ["eu", "us", "asia"]
+    assert all(events == rows for _, events, rows in each)
+    assert re.search(r"SIGKILL mid-stream +3,", done.stdout)
+    assert re.search(r"messages at Slack +\d+ for 12 customers .* missing 0, repeated \d", done.stdout)
+    assert "lost 0  duplicates 0" in done.stdout.splitlines()
+    assert "source asia" in report.read_text()
+
+
+@pytest.mark.slow
+def test_the_demo_of_two_sources_says_whose_row_is_lost() -> None:
+    done = demo("--sources", "2", "--events", "400", "--tamper", "lose")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert len(re.findall(r"source \w+ .* lost 1  duplicates 0", done.stdout)) == 1
+    assert len(re.findall(r"source \w+ .* lost 0  duplicates 0", done.stdout)) == 1
+    assert "lost 1  duplicates 0" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("words", [["ARGS=--sources 3"], ["ARGS=--sources", "3"], ["ARGS=--sources=3"]])
+def test_make_passes_the_number_of_sources_quoted_or_not(words: list[str]) -> None:
+    made = subprocess.run(
+        ["make", "--dry-run", "demo", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert ".venv/bin/bridge demo --sources 3" in made.stdout.replace("=", " ")
+
+
 @pytest.mark.parametrize(
     ("tamper", "verdict"),
     [

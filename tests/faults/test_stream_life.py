@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -211,6 +215,56 @@ def test_a_stream_that_ends_takes_what_a_person_says_and_nothing_else(world: Wor
         assert "there is no stream" in world.run(*discard).stderr
         assert other() == before
         assert receiver.requests == []
+
+
+def answered(world: World, *words: str, answers: str) -> tuple[int, str]:
+    """A command at a terminal of its own, with these answers typed; its exit code and all it printed."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answers.encode())
+        ran = subprocess.run(
+            [sys.executable, "-m", "bridge", *words, "-c", str(world.config)],
+            env=world.shell_environment(),
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return ran.returncode, ran.stdout
+
+
+@pytest.mark.fault(87)
+def test_at_a_terminal_it_shows_asks_what_becomes_of_the_rest_and_ends(world: World) -> None:
+    with closing(Receiver()) as receiver:
+        world.configure(with_hook(receiver.url))
+        bridge = world.bridge().start().wait_ready()
+        world.command("sink", "pause", "told")
+        emit(world.source, usage(), usage(used="many"))
+        until(lambda: world.applied() == 1 and len(world.dead_letters()) > 0, "a row and dead letters")
+        letters = len(world.dead_letters())
+        assert bridge.terminate() == 0
+    world.configure(called("dwh"))
+    code, said = answered(world, "decommission", STREAM, answers="keep\ndiscard\nn\n")
+    assert (code, "nothing was changed" in said) == (0, True), said
+    shown, asked = (
+        said.index(f"{letters} open dead letters, 1 unsent messages"),
+        said.index("1 unsent messages ("),
+    )
+    assert shown < asked < said.index(f"{letters} open dead letters (") < said.index("End it? [y/N]")
+    assert world.slot == f"{STREAM}_1"
+
+    code, said = answered(world, "decommission", STREAM, answers="perhaps\nkeep\ndiscard\ny\n")
+    assert (code, f"stream {STREAM} has ended" in said) == (0, True), said
+    assert "'perhaps' is not one of 'discard', 'keep'" in said
+    assert world.source.value("select count(*) from outbox.stream") == 0
+    assert world.target.value("select count(*) from bridge.checkpoint") == 0
+    assert world.target.value("select count(*) from bridge.delivery where state = 'pending'") == 1
+    assert world.dead_letters() == []
 
 
 def test_streams_whose_long_names_begin_alike_are_told_apart(source: Database) -> None:

@@ -162,7 +162,7 @@ def test_messages_that_wait_for_a_sink_are_counted_with_the_oldest_ones_age(targ
     metrics, _ = halted_stream()
     plan = Plan(target.bridge_dsn, target.bridge_dsn)
     asyncio.run(look(metrics, [plan]))
-    [count, age] = metrics.waiting["nudge"]
+    [count, age] = metrics.waiting["", "nudge"]
     assert (count, 3 * 3600 <= age < 3 * 3600 + 600) == (3, True)
     assert b'outbox_bridge_deliveries_pending{destination="nudge"} 3.0' in metrics.exposition()
     target.execute("update bridge.delivery set state = 'sent'")
@@ -176,7 +176,7 @@ def test_messages_that_wait_for_a_sink_are_counted_with_the_oldest_ones_age(targ
 def test_a_server_that_is_away_costs_nothing_but_the_news(target: Database) -> None:
     away = "host=127.0.0.1 port=1 dbname=app"
     metrics, state = halted_stream()
-    metrics.set_dead_letters({"p": 2})
+    metrics.set_dead_letters({("", "p"): 2})
     state.update(pending_since=5.0)
 
     async def story() -> None:

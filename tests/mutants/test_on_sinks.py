@@ -28,9 +28,9 @@ class Watcher:
     def __init__(self) -> None:
         self.destination_left_alone = False
 
-    def delivered(self, destination: str, outcome: str, seconds: float) -> None: ...
+    def delivered(self, lane: LaneSpec, outcome: str, seconds: float) -> None: ...
 
-    def left_alone(self, pipeline: str, destination: str, found: Any) -> None:
+    def left_alone(self, lane: LaneSpec, found: Any) -> None:
         self.destination_left_alone |= any(not who for who, _, _ in found)
 
     def works(self, stream: str) -> None: ...

@@ -179,7 +179,6 @@ RUN = {
     "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'x'": (
         "faults/test_identity.py::test_who_reads_the_slot_and_is_no_bridge_is_named"
     ),
-    'alter role "x" replication': _LINES,
     'bridge schema target | psql "x"': _LINES,
     "bridge schema source | psql -d x": _LINES,
     "getent ahosts x": _LINES,

@@ -153,9 +153,10 @@ class World:
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """`bridge COMMAND -c bridge.yaml`, as the bridge's own role; how it ended."""
         command = [sys.executable, "-m", "bridge", *arguments, "-c", str(self.config)]
-        return run_command(command, {**self._environment(), **environment}, stdin)
+        return run_command(command, {**self.shell_environment(), **environment}, stdin)
 
-    def _environment(self) -> dict[str, str]:
+    def shell_environment(self) -> dict[str, str]:
+        """Of its commands."""
         given = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         given |= {
             "SOURCE_DSN": self.source.bridge_dsn,
@@ -190,7 +191,7 @@ class World:
         printed = " ".join([printed, *more])
         postgres = find_binaries().directory
         given = {
-            **self._environment(),
+            **self.shell_environment(),
             **self._owners_login(),
             "BRIDGE_CONFIG": str(self.config),
             "PATH": f"{self.directory / 'bin'}:{Path(sys.executable).parent}:{postgres}:{os.environ['PATH']}",

@@ -79,17 +79,13 @@ class Host:
 
 
 class HostedBridge(Bridge):
-    """`bridge run` on a machine. module: `python -m ...` in its place, with its arguments."""
+    """`bridge run` on a machine."""
 
-    def __init__(
-        self, host: Host, environment: Mapping[str, str], directory: Path, config: Path, module: list[str]
-    ) -> None:
+    def __init__(self, host: Host, environment: Mapping[str, str], directory: Path, config: Path) -> None:
         super().__init__(environment, directory / f"{host.name.replace(' ', '-')}.log", config)
         self.host = host
-        self._module = module
 
     def _spawn(self, command: list[str], environment: Mapping[str, str], log: IO[Any]) -> Process:
-        command = [command[0], "-m", *self._module] if self._module else command
         return spawn(self.host.command(command), log, env=dict(environment))
 
     def freeze(self) -> None:

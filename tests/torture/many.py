@@ -164,32 +164,36 @@ class Many:
         return [first, *(create_database(server, f"{kind}_{n}", first.name) for n in range(1, count))]
 
     def _bridge(self, host: Host, directory: Path) -> HostedBridge:
-        """One file a source, all in one process."""
+        """One file for all sources, in one process."""
         directory.mkdir()
-        for number, source in enumerate(self.sources):
-            document = yaml.safe_load(DEFAULT_CONFIG.read_text())
-            slot = f"outbox_{source.name}"
-            document["source"] |= {"dsn": self._dsn(host, source, IMPATIENT), "slot": slot}
-            document["connections"] = {
-                target.name: {"type": "postgres", "dsn": self._dsn(host, target)} for target in self.targets
-            }
-            [pipeline] = document["pipelines"].values()
-            [table] = pipeline["destinations"].values()
-            pipeline["destinations"] = {
-                target.name: {**table, "connection": target.name} for target in self.targets
-            }
-            document["admin"] = {"listen": f"127.0.0.1:{8400 + host.number}"}
-            if SHARES:
-                document["scale"] = {"share": True}
-            (directory / f"source-{number:02}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+        document = yaml.safe_load(DEFAULT_CONFIG.read_text())
+        section = document.pop("source")
+        slots = {source.name: f"outbox_{source.name}" for source in self.sources}
+        sections = {
+            source.name: {**section, "dsn": self._dsn(host, source, IMPATIENT), "slot": slots[source.name]}
+            for source in self.sources
+        }
+        document |= {"sources": sections} if len(sections) > 1 else {"source": next(iter(sections.values()))}
+        document["connections"] = {
+            target.name: {"type": "postgres", "dsn": self._dsn(host, target)} for target in self.targets
+        }
+        [pipeline] = document["pipelines"].values()
+        [table] = pipeline["destinations"].values()
+        pipeline["destinations"] = {
+            target.name: {**table, "connection": target.name} for target in self.targets
+        }
+        document["admin"] = {"listen": f"127.0.0.1:{8400 + host.number}"}
+        if SHARES:
+            document["scale"] = {"share": True}
+        config = directory / "bridge.yaml"
+        config.write_text(yaml.safe_dump(document, sort_keys=False))
+        for source in self.sources:
             with contextlib.suppress(psycopg.errors.DuplicateObject):
                 source.execute(
-                    f"create publication {slot} for table outbox.event with (publish = 'insert',"
+                    f"create publication {slots[source.name]} for table outbox.event with (publish = 'insert',"
                     " publish_via_partition_root = true)"
                 )
-        module = ["bench.many", str(directory)] if len(self.sources) > 1 else []
-        environment = {"PYTHONPATH": str(REPOSITORY)}
-        return HostedBridge(host, environment, directory, directory / "source-00.yaml", module)
+        return HostedBridge(host, {"PYTHONPATH": str(REPOSITORY)}, directory, config)
 
     @staticmethod
     def _dsn(host: Host, database: Database, options: str = "") -> str:

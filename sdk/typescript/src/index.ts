@@ -36,6 +36,8 @@ export interface IngestOptions {
   idempotencyKey?: string | undefined;
   /** Ordering key: events with the same one are applied in order. */
   key?: string | undefined;
+  /** Of several sources that the bridge reads, the one whose outbox gets the event. Default: configure's. */
+  source?: string | undefined;
   /** Gives up, also before its turn and between attempts. */
   signal?: AbortSignal | undefined;
 }
@@ -52,6 +54,8 @@ export interface Configuration {
   url?: string | undefined;
   /** One of its `ingress.api_keys`. Default: BRIDGE_API_KEY. */
   apiKey?: string | undefined;
+  /** Of several sources that the bridge reads, the one whose outbox gets the events. */
+  source?: string | undefined;
   /** For one attempt; waiting for a turn is not counted. Default: 10 s. */
   timeoutMs?: number | undefined;
   /** Attempts after the first. Default: 8, which outlast a restart of the bridge. */
@@ -104,6 +108,8 @@ export async function ingest<T extends EventType>(
     "idempotency-key": keyHeader("idempotencyKey", idempotencyKey),
   };
   if (options.key !== undefined) headers["x-outbox-key"] = keyHeader("key", options.key);
+  const source = options.source ?? shared.configured.source;
+  if (source !== undefined) headers["x-outbox-source"] = keyHeader("source", source);
   const target = url + pathOf(type);
   const request = { method: "POST", headers, body: json(payload) };
 

@@ -16,9 +16,12 @@ export function python() {
   return found;
 }
 
-/** A running bridge that takes `rate` events a second: { url, key, config, source_dsn, arrived(), close() }. */
-export async function startBridge(rate) {
-  const child = spawn(python(), ["-m", "tests.support.sdk_world", `${rate}`], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
+/**
+ * A running bridge that takes `rate` events a second, of `source` and the sources named:
+ * { url, key, config, source_dsn, arrived(), outbox(source), close() }.
+ */
+export async function startBridge(rate, ...sources) {
+  const child = spawn(python(), ["-m", "tests.support.sdk_world", `${rate}`, ...sources], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const next = async () => {
@@ -28,6 +31,7 @@ export async function startBridge(rate) {
   };
   return {
     ...(await next()),
+    outbox: (source) => (child.stdin.write(`outbox ${source}\n`), next()),
     arrived: () => (child.stdin.write("arrived\n"), next()),
     close: () => (child.stdin.end(), ended),
   };

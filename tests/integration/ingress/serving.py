@@ -90,14 +90,14 @@ class IngressServer:
         def count(endpoint: str, code: int) -> None:
             self.counts[endpoint, code] += 1
 
-        def failed(error: BridgeError) -> None:
+        def failed(_: str, error: BridgeError) -> None:
             self.troubles.append(error)
             self.healthy = False
 
-        def works() -> None:
+        def works(_: str) -> None:
             self.healthy = True
 
-        self.ingress = Ingress(settings, self.dsn, count=count, failed=failed, works=works)
+        self.ingress = Ingress(settings, {"source": self.dsn}, count=count, failed=failed, works=works)
         listening = bind("127.0.0.1", 0, "ingress.listen")
         self.port = listening.getsockname()[1]
         started.set()

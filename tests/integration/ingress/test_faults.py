@@ -359,7 +359,7 @@ def test_many_requests_share_a_commit(ingress: IngressServer, source: Database) 
     with ThreadPoolExecutor(24) as pool:
         assert {answer.status for answer in pool.map(lambda _: ingress.event(), range(240))} == {202}
     transactions = source.value("select count(distinct xid) from outbox.event")
-    assert transactions == ingress.ingress.writer.commits < 240
+    assert transactions == ingress.ingress.writers["source"].commits < 240
 
 
 def test_no_value_of_a_request_is_logged(ingress: IngressServer, capfd: pytest.CaptureFixture[str]) -> None:

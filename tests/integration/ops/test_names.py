@@ -140,6 +140,7 @@ FREE = {
         "--tamper",
     ),
     *("--messages", "--dead-letters"),  # discard or keep
+    *("--sources",),  # of demo: how many
     *("--source",),  # where there are several: ops/test_sources.py
     *("--recipe", "--field", "--table"),  # of init: unit/config/test_own_event.py, test_recipe.py
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -85,6 +86,19 @@ def test_events_of_each_source_arrive_once_and_say_where_they_are_from(
     state = world.json("status")
     assert {one["stream"]: one["source"] for one in state["streams"]} == {STREAM: "source", EU: "eu"}
     assert "  of source eu" in world.command("status")
+    until(
+        lambda: world.json("status")["by_source"]["eu"]["dead_letters"].get("usage-limit-hits") == 2,
+        "counted",
+    )
+    assert re.search(
+        r"pipeline usage-limit-hits: .*\n  source source: 2 open .*\n  source eu: 2 open",
+        world.command("status"),
+    )
+    assert "sink told: 3 sent\n  source source: 1 sent\n  source eu: 2 sent" in world.command("status")
+    assert re.findall(r"^  source (eu|source) .*2 *$", world.command("top"), re.M)[:2] == ["source", "eu"]
+    page = bridge.get("/")[1]
+    assert "from eu to warehouse" in page
+    assert "from eu</td><td>2 sent" in page
     metrics = bridge.get("/metrics")[1]
     assert f'outbox_bridge_stream_info{{connection="warehouse",source="eu",stream="{EU}"}} 1.0' in metrics
     assert "applied" in world.command("explain", first)
@@ -183,3 +197,146 @@ def test_outboxes_that_number_their_events_alike_do_not_meet(
     assert {request.json["data"]["from"] for request in receiver.requests} == {"source", "eu"}
     assert len({request.identity for request in receiver.requests}) == 2
     until(lambda: target.value("select count(*) from bridge.dead_letter") == 2, "a dead letter of each")
+
+
+def test_messages_and_dead_letters_of_one_source_are_told_apart(
+    world: World, source: Database, target: Database, eu: Database, receiver: Receiver
+) -> None:
+    """`dead` and `sink` name each row's source, and `--source` leaves the others alone."""
+    eu.execute("create publication outbox_bridge_eu for table outbox.event with (publish = 'insert')")
+
+    def change(document: dict[str, Any]) -> None:
+        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
+        document["connections"]["hook"] = hook
+        pipeline = document["pipelines"]["usage-limit-hits"]
+        pipeline["destinations"]["told"] = {"connection": "hook", "data": {"from": "$meta.source"}}
+        for branch in pipeline.get("branches", ()):
+            branch["to"] = ["events", "told"]
+
+    several(world, eu, change)
+    bridge = world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
+    said = world.command("sink", "pause", "told")
+    assert "source eu: usage-limit-hits -> told: paused." in said
+    assert "bridge sink resume usage-limit-hits/told --source eu" in said
+    assert "source source: usage-limit-hits -> told: paused." in said
+    for database in (source, eu):
+        [event, _] = emit(database, usage(), usage(used="many"))
+    waiting = "select count(*) from bridge.delivery where state = 'pending'"
+    until(lambda: target.value(waiting) == 2, "a message of each waits")
+    until(lambda: target.value("select count(*) from bridge.dead_letter") >= 2, "a dead letter of each")
+
+    for command in (
+        ("dead", "list"),
+        ("dead", "discard", "--all"),
+        ("sink", "list"),
+        ("sink", "pause", "told"),
+    ):
+        ran = world.run(*command, "--source", "ue")
+        assert (ran.returncode, "fix: available: eu, source" in ran.stderr) == (2, True), ran.stderr
+    listed = world.json("dead", "list")
+    assert {one["source"] for one in listed} == {"source", "eu"}
+    assert "source eu: usage-limit-hits" in world.command("dead", "list")
+    letter = world.json("dead", "list", "--source", "eu")[0]["ids"][0]
+    assert world.json("dead", "show", letter)["source"] == "eu"
+    tried = world.json("dead", "retry", "--all", "--dry-run", code=1)["letters"]
+    assert {one["source"] for one in tried} == {"source", "eu"}
+    world.command("dead", "discard", "--all", "--source", "eu")
+    assert {one["source"] for one in world.json("dead", "list")} == {"source"}
+
+    messages = world.json("sink", "list")
+    assert {one["source"] for one in messages["messages"]} == {"source", "eu"}
+    assert {one["source"] for one in messages["groups"]} == {"source", "eu"}
+    assert {one["waits"].split(" by ")[0] for one in messages["messages"]} == {"paused"}
+    assert "source eu: usage-limit-hits/told" in world.command("sink", "list")
+    [only] = world.json("sink", "list", "--source", "eu")["messages"]
+    assert only["source"] == "eu"
+    alone = world.json("status")["left_alone"]
+    assert {one["source"] for one in alone} == {"source", "eu"}
+    assert "usage-limit-hits -> told: resumed" in world.command("sink", "resume", "told", "--source", "eu")
+    until(lambda: [one.json["data"]["from"] for one in receiver.requests] == ["eu"], "only eu's message")
+    until(
+        lambda: [one["source"] for one in world.json("status")["left_alone"]] == ["source"], "one is paused"
+    )
+    assert "    1  source source: usage-limit-hits/told" in world.command("sink", "discard", "--all")
+
+    shown = world.json("sink", "preview", "told", "--event", event)
+    assert [one["source"] for one in shown] == ["eu"]
+    assert "'eu'" in str(shown[0]["payload"])
+    every = world.json("sink", "preview", "told", "--event", json.dumps(usage()))
+    assert {one["source"] for one in every} == {"source", "eu"}
+    ran = world.run("sink", "test", "told", "--event", json.dumps(usage()))
+    assert "fix: say which: --source source" in ran.stderr
+    world.command("sink", "test", "told", "--event", json.dumps(usage()), "--source", "eu")
+    assert bridge.terminate() == 0
+
+
+def test_a_renamed_sinks_messages_stay_with_their_source(
+    world: World, source: Database, target: Database, eu: Database, receiver: Receiver
+) -> None:
+    eu.execute("create publication outbox_bridge_eu for table outbox.event with (publish = 'insert')")
+
+    def change(document: dict[str, Any]) -> None:
+        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
+        document["connections"]["hook"] = hook
+        told = {"told": {"connection": "hook", "data": {"from": "$meta.source"}}}
+        document["pipelines"] = {"all": {"event": "usage.*", "destinations": told}}
+        document.pop("tests", None)
+
+    several(world, eu, change)
+    bridge = world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
+    world.command("sink", "pause", "told")
+    for database in (source, eu):
+        emit(database, usage())
+    until(lambda: target.value("select count(*) from bridge.delivery") == 2, "a message of each waits")
+    assert bridge.terminate() == 0
+
+    def rename(document: dict[str, Any]) -> None:
+        destinations = document["pipelines"]["all"]["destinations"]
+        destinations["said"] = destinations.pop("told")
+
+    world.configure(rename)
+    assert "2 messages moved to all/said" in world.command("sink", "move", "told", "said")
+    of = "select stream, destination from bridge.delivery where state = 'pending' order by 1"
+    assert target.execute(of) == [(EU, "said"), (STREAM, "said")]
+    world.command("sink", "resume", "said")
+    world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
+    until(lambda: len(receiver.requests) == 2, "both are sent")
+    assert sorted(one.json["data"]["from"] for one in receiver.requests) == ["eu", "source"]
+
+
+def test_a_stream_that_is_fenced_stands_by_and_the_others_go_on(
+    world: World, source: Database, target: Database, eu: Database
+) -> None:
+    def poll(document: dict[str, Any]) -> None:
+        for one in document["sources"].values():
+            one.update(capture="poll", poll_interval="100ms")
+
+    several(world, eu, poll)
+    bridge = world.bridge(failpoints="apply.before=sleep:1@2", EU_DSN=eu.bridge_dsn).start().wait_ready()
+    emit(eu, usage())
+    until(lambda: world.applied() == 1, "the first")
+    emit(eu, usage())
+    until(lambda: any("apply.before: sleep" in line for line in bridge.lines), "in a batch of eu")
+    bridge.pause()
+    successor = world.bridge(EU_DSN=eu.bridge_dsn)
+    successor.arguments = ("--stream", EU)
+    successor.start()
+    until(lambda: world.applied() == 2, "the successor has applied it")
+    bridge.resume()
+    bridge.wait_log('"reason":"fenced"')
+    emit(source, usage())
+    until(lambda: world.applied() == 3, "the other stream goes on")
+
+    def phases() -> dict[str, tuple[str, str | None]]:
+        state = json.loads(bridge.get("/status")[1])
+        return {one["stream"]: (one["phase"], one["reason"]) for one in state["streams"]}
+
+    until(lambda: phases() == {STREAM: ("polling", None), EU: ("standby", None)}, "it stands by")
+    assert bridge.get("/readyz")[0] == 200
+    emit(eu, usage())
+    until(lambda: world.applied() == 4, "the successor has the stream")
+    assert successor.terminate() == 0
+    emit(eu, usage())
+    until(lambda: world.applied() == 5, "it takes the stream again")
+    assert target.value("select count(*) from rig.effects") == 5
+    assert bridge.terminate() == 0

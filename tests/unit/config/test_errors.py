@@ -10,6 +10,12 @@ from bridge.config.load import load
 from bridge.problem import InvalidConfig
 
 SECRET = "CANARY-5f2c"
+TWO_SOURCES = (
+    "version: 1\n"
+    "sources: { eu: { dsn: dbname=e }, us: { dsn: dbname=u } }\n"
+    "connections:\n  w: { type: postgres, dsn: dbname=w }\n"
+    "pipelines:\n  p: { event: e, destinations: { d: { connection: w, table: a.b } } }\n"
+)
 SOUND = """\
 version: 1
 connections:
@@ -75,6 +81,37 @@ CORPUS = {
         SOUND + f"source: {{ slot: {'s' * 55} }}\n",
         f":3:3: connections.w: {'s' * 55}_w_<n> is longer than the 63 bytes of a slot's name; "
         "at most 0 characters with this source.slot",
+    ),
+    "slot of messages too long": (
+        "version: 1\n"
+        f"sources: {{ eu: {{ dsn: dbname=e, slot: {'s' * 50} }}, {'u' * 41}: {{ dsn: dbname=u }} }}\n"
+        "connections:\n  w: { type: slack, webhook_url: 'https://hooks.slack.com/services/a' }\n"
+        "pipelines:\n  p: { event: e, destinations: { d: { connection: w } } }\n",
+        f":2:12: sources.eu: {'s' * 50}_source_<n> is longer than the 63 bytes of a slot's name; "
+        "slot: at most 49 characters",
+    ),
+    "slot of one of several sources too long": (
+        "version: 1\n"
+        f"sources: {{ source: {{ dsn: dbname=s }}, eu: {{ dsn: dbname=e, slot: {'s' * 55} }} }}\n"
+        "connections:\n  w: { type: postgres, dsn: dbname=w }\n"
+        "pipelines:\n  p: { event: e, destinations: { d: { connection: w, table: a.b } } }\n",
+        f":4:3: connections.w: {'s' * 55}_w_<n> is longer than the 63 bytes of a slot's name; "
+        "at most 0 characters with the slot of source eu",
+    ),
+    "webhook of nobody": (
+        f"{TWO_SOURCES}ingress: {{ webhooks: {{ h: {{ scheme: github, secrets: [s] }} }} }}\n",
+        ":7:24: ingress.webhooks.h: does not say which of the `sources` gets its events; add source, or ingress.source",
+    ),
+    "webhook of an unknown source": (
+        f"{TWO_SOURCES}ingress: {{ source: eu, webhooks: {{ h: {{ scheme: github, secrets: [s], source: uk }} }} }}\n",
+        ":7:79: ingress.webhooks.h.source: `uk` is not a source; available: eu, us",
+    ),
+    "two sources with one slot": (
+        "version: 1\n"
+        "sources: { source: { dsn: dbname=s }, eu: { dsn: dbname=e, slot: outbox_bridge } }\n"
+        "connections:\n  w: { type: postgres, dsn: dbname=w }\n"
+        "pipelines:\n  p: { event: e, destinations: { d: { connection: w, table: a.b } } }\n",
+        ":2:66: sources.eu.slot: `outbox_bridge` is the slot of another source, too; each needs its own",
     ),
     "reserved connection": (
         changed("  w: {", "  source: { type: slack }\n  w: {"),

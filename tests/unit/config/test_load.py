@@ -11,6 +11,7 @@ import pytest
 from bridge.config.connection import PostgresConnection
 from bridge.config.load import load
 from bridge.config.model import Config, SourceSection
+from bridge.config.several import each_source, ingress_sources, rest_sources
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.planning.spec import SinkSpec, TableSpec
 from bridge.planning.steps.enrich import EnrichSpec
@@ -127,3 +128,30 @@ def test_an_instance_is_its_source_and_slot_and_nothing_secret() -> None:
     assert instance(retention="1d") == instance()  # a bridge that has not read the change yet is the same
     others = [instance("postgresql://db/other"), instance("postgresql://other/app"), instance(slot="other")]
     assert len({instance(), *others}) == 4
+
+
+@pytest.mark.parametrize(
+    ("ingress", "writes", "chosen"),
+    [
+        ("api_keys: [k]", ["eu", "us"], ["eu", "us"]),
+        ("api_keys: [k], source: us", ["us"], ["us"]),
+        ("webhooks: { h: { scheme: github, secrets: [s], source: eu } }", ["eu"], []),
+        (
+            "source: us, api_keys: [k], webhooks: { h: { scheme: github, secrets: [s], source: eu } }",
+            ["eu", "us"],
+            ["us"],
+        ),
+    ],
+)
+def test_the_ingress_is_of_the_sources_that_it_writes_to(
+    tmp_path: Path, ingress: str, writes: list[str], chosen: list[str]
+) -> None:
+    file = tmp_path / "bridge.yaml"
+    file.write_text(
+        "version: 1\nsources: { eu: { dsn: dbname=e }, us: { dsn: dbname=u } }\n"
+        f"ingress: {{ {ingress} }}\n"
+    )
+    config = load(file, {})
+    assert ingress_sources(config) == writes
+    assert rest_sources(config) == chosen
+    assert [one.source_name for one in each_source(config) if one.ingress is not None] == writes

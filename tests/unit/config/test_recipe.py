@@ -18,6 +18,7 @@ from bridge.config.load import load
 from bridge.config.model import Case
 from bridge.config.recipe import STARTER, Recipe, recipe, recipes
 from bridge.config.testing import run_cases
+from bridge.errors import ConfigError
 
 ALL = [*recipes(), recipe(STARTER)]
 NAMES = [one.name for one in ALL]
@@ -283,3 +284,44 @@ def test_lint_exits_by_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run("lint", "--strict") == (0, f"{path}: no findings\n")
     path.write_text("version: 3\n")
     assert run("lint")[0] == 1
+
+
+@pytest.mark.parametrize("name", [STARTER, *(one.name for one in recipes())])
+def test_init_writes_several_sources_for_each_recipe(tmp_path: Path, name: str) -> None:
+    words = [] if name == STARTER else ["--recipe", name]
+    done = CliRunner().invoke(cli, ["init", *words, "--source", "eu", "--source", "us", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    given = {"EU_DSN": "dbname=eu", "US_DSN": "dbname=us"}
+    variables = dict.fromkeys(
+        re.findall(r"^(\w+)=$", (tmp_path / ".env.example").read_text(), re.M), "https://example.com/x"
+    )
+    assert given.keys() <= variables.keys()
+    assert "SOURCE_DSN" not in done.output
+    config = load(tmp_path / "bridge.yaml", {**variables, "WAREHOUSE_DSN": "dbname=w", **given})
+    assert {one: section.dsn for one, section in config.sources.items()} == {
+        "eu": "dbname=eu",
+        "us": "dbname=us",
+    }
+    added = CliRunner().invoke(
+        cli,
+        [
+            "recipe",
+            "add",
+            "waitlist" if name != "waitlist" else "signups",
+            "-c",
+            str(tmp_path / "bridge.yaml"),
+        ],
+    )
+    assert added.exit_code == 0, added.output
+    assert "SOURCE_DSN" not in (tmp_path / "bridge.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["eu", "eu"], "twice"), (["E-U"], "source's name"), (["1"], "name")]
+)
+def test_init_refuses_what_cannot_be_sources(tmp_path: Path, names: list[str], said: str) -> None:
+    words = [word for name in names for word in ("--source", name)]
+    done = CliRunner().invoke(cli, ["init", *words, str(tmp_path / "made")])
+    assert isinstance(done.exception, ConfigError)
+    assert said in str(done.exception)
+    assert not (tmp_path / "made").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.dispatch.schedule import LaneSpec
 from bridge.errors import Halt
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import PHASES, AloneUntil, Health, StreamState
+from bridge.observe.status import status_of
+from bridge.observe.watch import DispatchWatch
 from bridge.postgres.left_behind import LeftBehind
+from bridge.sinks.model import SINKS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -43,30 +48,39 @@ FIXED_NAMES = {
 }
 
 
-def used_metrics() -> Metrics:
-    """One observation everywhere."""
+def used_metrics(sources: Sequence[str] = ()) -> Metrics:
+    """One observation everywhere. sources: of the file, where it has several."""
     health = Health(clock=lambda: 1000.0)
     metrics = Metrics(health)
-    state = health.add(StreamState("outbox_bridge_warehouse", "warehouse", clock=health.clock))
+    metrics.use_sources(sources)
+    source = sources[0] if sources else ""
+    state = health.add(
+        StreamState("outbox_bridge_warehouse", "warehouse", source or "source", clock=health.clock)
+    )
     state.enter("streaming", epoch=3, pending_since=990.0)
     state.update(
         slot="outbox_bridge_warehouse_1", slot_active=True, slot_retained_bytes=4096, slot_safe_bytes=1 << 30
     )
     state.update(slot_full_in_seconds=900.0)
     state.halt(Halt("the slot is gone", reason="slot_lost", hint="bridge doctor"))
-    metrics.count_events({("usage", "applied"): 3, ("usage", "filtered"): 1})
-    metrics.latency.observe_many("usage", NOW, [NOW - 400, NOW - 4000, NOW - 7_200_000_000], [2, 1, 1])
-    metrics.batch_seconds.labels("outbox_bridge_warehouse").observe(0.01)
-    metrics.retries.labels("outbox_bridge_warehouse", "40001").inc()
-    metrics.table_changes.labels("outbox_bridge_warehouse").inc()
-    metrics.set_dead_letters({"usage": 2})
-    metrics.deliveries.labels("nudge", "sent").inc()
-    metrics.delivery_seconds.labels("nudge").observe(0.2)
-    metrics.set_waiting({"nudge": (2, 61.04)})
-    metrics.set_left_alone(("usage", "nudge"), [AloneUntil("usage", "nudge", "", 1010.0, "timeout")])
+    metrics.count_events({("usage", "applied"): 3, ("usage", "filtered"): 1}, source)
+    metrics.latency.observe_many(
+        "usage", NOW, [NOW - 400, NOW - 4000, NOW - 7_200_000_000], [2, 1, 1], source
+    )
+    metrics.batch_seconds.labels("outbox_bridge_warehouse", source).observe(0.01)
+    metrics.retries.labels("outbox_bridge_warehouse", "40001", source).inc()
+    metrics.table_changes.labels("outbox_bridge_warehouse", source).inc()
+    metrics.set_dead_letters({(source, "usage"): 2})
+    metrics.deliveries.labels("nudge", "sent", source).inc()
+    metrics.delivery_seconds.labels("nudge", source).observe(0.2)
+    metrics.set_waiting({(source, "nudge"): (2, 61.04)})
+    metrics.set_left_alone(
+        (source or "source", "usage", "nudge"),
+        [AloneUntil("usage", "nudge", "", 1010.0, "timeout", source or "source")],
+    )
     metrics.set_left_behind([LeftBehind("slot", "outbox_bridge_gone_1", "m", "f", retained=9)])
     metrics.set_shared({"member": "a", "members": [{"member": "a", "streams": ["x"]}], "free": []})
-    metrics.enrich_lookups.labels("customer", "hit").inc()
+    metrics.enrich_lookups.labels("customer", "hit", source).inc()
     metrics.ingress_requests.labels("events", "202").inc()
     return metrics
 
@@ -221,8 +235,8 @@ def test_no_observation_is_lost_between_writing_and_scraping_threads() -> None:
 
 def test_dead_letters_fall_to_zero_when_a_pipeline_has_none_left() -> None:
     metrics = Metrics()
-    metrics.set_dead_letters({"a": 2, "b": 1})
-    metrics.set_dead_letters({"b": 4})
+    metrics.set_dead_letters({("", "a"): 2, ("", "b"): 1})
+    metrics.set_dead_letters({("", "b"): 4})
     values = samples(metrics)
     key = "outbox_bridge_dead_letters"
     assert values[key, frozenset({("pipeline", "a")})] == 0
@@ -243,3 +257,56 @@ def test_two_processes_worth_of_metrics_do_not_share_anything() -> None:
         "outbox_bridge_events_total",
         frozenset({("pipeline", "p"), ("outcome", "applied")}),
     ) not in samples(second)
+
+
+def test_with_several_sources_all_that_is_of_one_has_the_label() -> None:
+    found = labels_by_name(used_metrics(["eu", "us"]))
+    of_one = {
+        name for name, labels in found.items() if labels & {"stream", "pipeline", "destination", "entity"}
+    }
+    assert {name for name, labels in found.items() if "source" in labels} == of_one
+
+
+def test_a_file_with_several_sources_has_the_label_on_what_is_of_one() -> None:
+    metrics = used_metrics()
+    assert {name for name, labels in labels_by_name(metrics).items() if "source" in labels} == {
+        "outbox_bridge_stream_info"
+    }
+    metrics.use_sources(["eu", "us"])
+    metrics.health.add(StreamState("s_eu", "warehouse", "eu", clock=metrics.health.clock)).update(
+        pending_since=900.0
+    )
+    watch = DispatchWatch(metrics)
+    sink = SINKS["webhook"](type="webhook", url="https://example.com", secret="whsec_" + "A" * 32)
+    eu, us = (LaneSpec("usage", "nudge", "hook", sink, source=name) for name in ("eu", "us"))
+    metrics.count_events({("usage", "applied"): 5}, "eu")
+    metrics.set_dead_letters({("eu", "usage"): 1, ("us", "usage"): 2})
+    metrics.set_waiting({("us", "nudge"): (4, 9.0)})
+    watch.delivered(eu, "sent", 0.1)
+    watch.left_alone(eu, [("", None, "paused")])
+    watch.left_alone(us, [])  # of the same name, and it says nothing of eu's
+    values = {
+        (name.removeprefix("outbox_bridge_"), labels): at for (name, labels), at in samples(metrics).items()
+    }
+
+    def value(name: str, **labels: str) -> float:
+        return values[name, frozenset(labels.items())]
+
+    assert value("events_total", pipeline="usage", outcome="applied", source="eu") == 5
+    assert value("events_total", pipeline="", outcome="unmatched", source="us") == 0
+    assert value("oldest_pending_event_age_seconds", stream="s_eu", source="eu") == 100
+    assert value("dead_letters", pipeline="usage", source="us") == 2
+    assert value("dead_letters", pipeline="usage") == 0  # of before
+    assert value("deliveries_pending", destination="nudge", source="us") == 4
+    assert value("deliveries_total", destination="nudge", outcome="sent", source="eu") == 1
+    assert value("destination_paused", destination="nudge", source="eu") == 1
+    assert value("destination_paused", destination="nudge", source="us") == 0
+    assert ("destination_left_alone", frozenset({("destination", "nudge")})) not in values
+    state = status_of(metrics)
+    assert [one["dead_letters"] for one in state["pipelines"] if one["pipeline"] == "usage"] == [3]
+    assert state["by_source"]["us"]["dead_letters"] == {"usage": 2}
+    assert state["by_source"]["us"]["waiting_deliveries"]["nudge"]["messages"] == 4
+    assert state["deliveries"]["nudge"]["sent"] == 2
+    assert [(one["source"], one["destination"]) for one in state["left_alone"] if one["until"] is None] == [
+        ("eu", "nudge")
+    ]
