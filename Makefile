@@ -59,7 +59,7 @@ check: setup ## lint, format, types, import rules, what an event costs
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PY) -m bench.budget
+	.venv/bin/python -m bench.budget
 
 bench: setup ## throughput and latency against native replication; writes build/bench.json
 	$(PY) -m bench $(ARGS)
