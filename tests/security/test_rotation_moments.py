@@ -17,6 +17,7 @@ from bridge.postgres.profiles import COMMAND
 from bridge.postgres.schema import install_source
 from tests.security.certificates import Authority
 from tests.security.conftest import AT_TARGET, ROLE, TRUST, TlsServer, end_sessions, files, log_in_by
+from tests.support.fixes import line_in
 from tests.support.receiver import Receiver
 from tests.support.servers import free_port
 from tests.support.world import Document, World, until
@@ -291,6 +292,9 @@ def test_a_client_certificate_that_is_refused_is_told_with_its_own_fix(
         with pytest.raises(CannotConnect) as caught:
             connect(tls.dsn(tls_world.source, **given), COMMAND, "test")
         assert fix in caught.value.hint, caught.value
+        if fix is theirs and given:
+            look = line_in(caught.value.hint, "openssl x509").removesuffix("<sslcert>") + given["sslcert"]
+            assert "subject=CN" in tls_world.typed(look)
 
 
 @pytest.mark.security(9)

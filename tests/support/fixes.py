@@ -248,7 +248,11 @@ RUN = {
     'bridge schema target | psql "$WAREHOUSE_DSN"': _OWN_EVENT,
     'psql "$WAREHOUSE_DSN" -f target.sql': _OWN_EVENT,
     'psql "$WAREHOUSE_DSN" -f x': _OWN_EVENT,
-    'psql "$SOURCE_DSN" -f source.sql': _FIRST_ROW,
+    'psql "$x" -f source.sql': _FIRST_ROW,
+    "openssl x509 -noout -dates -issuer -subject -in x": (
+        "security/test_rotation_moments.py"
+        "::test_a_client_certificate_that_is_refused_is_told_with_its_own_fix"
+    ),
     "update x set x = default where x >= 'x'::xid8 and x <= x": (
         "faults/test_seq_restart.py::test_where_the_bridge_may_not_write_seq_the_statements_are_printed"
     ),
