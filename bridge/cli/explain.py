@@ -147,7 +147,7 @@ def _planned(plan: StreamSpec, event: Event) -> dict[tuple[str, str], Any]:
     from bridge.planning.plan import arrange  # noqa: PLC0415
     from bridge.stream.target_tables import plan_target  # noqa: PLC0415
 
-    planned = _answered(plan, plan_target(plan).plan([event]))
+    planned = _answered(plan, plan_target(plan, reads=True).plan([event]))
     found: dict[tuple[str, str], Any] = {}
     for write in arrange(planned.writes):
         texts = [column[0] for column in write.columns]

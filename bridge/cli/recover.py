@@ -182,7 +182,7 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
         for plan in chosen:
             target = stack.enter_context(connect_ledger(plan, "recover", writes=True, whose=False))
             refuse_older(target)
-            if (found := another(source, target, plan.stream, moved=True)) is not None:
+            if (found := another(source, target, plan.stream, moved=True, old=old)) is not None:
                 raise found
             adopter = Adopter(plan, source, target, old)
             work.append((adopter, adopter.survey()))

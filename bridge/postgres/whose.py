@@ -45,13 +45,22 @@ def owner(target: psycopg.Connection, stream: str) -> Ledger | None:
 
 
 def another(
-    source: psycopg.Connection, target: psycopg.Connection, stream: str, *, moved: bool = False
+    source: psycopg.Connection,
+    target: psycopg.Connection,
+    stream: str,
+    *,
+    moved: bool = False,
+    old: psycopg.Connection | None = None,
 ) -> Halt | None:
     """Why this source may not touch the stream of this name; None: it may. moved: a source that has the stream's
-    registration and is another one (a copy, a restored dump) may too: a person decides what becomes of it."""
+    registration and is another one (a copy, a restored dump) may too: a person decides what becomes of it. old: the
+    source whose rows this one has by replication, which brings no registration; a person has named it."""
     ledger, here = owner(target, stream), identity(source)
     if ledger is None or here is None or belongs(ledger, here):
         return None
+    before = identity(old) if old is not None else None
+    if old is not None and before is not None and belongs(ledger, before):
+        return None if registered(old, stream) is not None else name_taken(stream, ledger, here)
     if registered(source, stream) is None:
         return name_taken(stream, ledger, here)
     return None if moved else other_source(ledger, here)

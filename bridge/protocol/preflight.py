@@ -91,7 +91,8 @@ def name_taken(stream: str, ledger: Ledger, source: SourceIdentity) -> Halt:
         reason="stream_name_taken",
         hint="give this one a name of its own: another source.slot in bridge.yaml (the stream is <slot>_<connection>), "
         "then: bridge install, and start the bridge. If the other source is gone for good: "
-        f"bridge decommission {stream} --source-gone",
+        f"bridge decommission {stream} --source-gone. If this one has the other's outbox by replication and takes its "
+        "place: bridge recover --adopt-outbox --old-source DSN",
     )
 
 

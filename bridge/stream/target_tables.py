@@ -15,6 +15,7 @@ from bridge.postgres.catalog import ledger_findings, table_shape
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import CATALOG
 from bridge.postgres.target_rules import Finding, Lack
+from bridge.postgres.versions import REASONS
 from bridge.stream.spec import StreamSpec
 
 
@@ -23,17 +24,20 @@ def connect_catalog(plan: StreamSpec) -> psycopg.Connection:
     return connect(plan.target_dsn, CATALOG, f"bridge-check/{plan.stream}")
 
 
-def plan_target(plan: StreamSpec) -> Planner:
-    """Check the target's catalog and compile the pipelines for its tables. Raises Halt."""
+def plan_target(plan: StreamSpec, *, reads: bool = False) -> Planner:
+    """Check the target's catalog and compile the pipelines for its tables. reads: nothing will be written, so a ledger
+    of a newer release is as good. Raises Halt."""
     with connect_catalog(plan) as target:
-        return examine_target(plan, target)[0]
+        return examine_target(plan, target, reads=reads)[0]
 
 
-def examine_target(plan: StreamSpec, target: psycopg.Connection) -> tuple[Planner, list[Finding]]:
+def examine_target(
+    plan: StreamSpec, target: psycopg.Connection, *, reads: bool = False
+) -> tuple[Planner, list[Finding]]:
     """The same, and what does not stop the stream and may cost events."""
     shapes: dict[tuple[str, str], TableShape] = {}
     doubts: list[Finding] = []
-    findings = ledger_findings(target)
+    findings = [one for one in ledger_findings(target) if not (reads and one.reason == REASONS["target"])]
     for pipeline in plan.pipelines:
         for name, destination in pipeline.destinations.items():
             if isinstance(destination, TableSpec) and destination.connection == plan.connection:

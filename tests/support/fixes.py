@@ -112,7 +112,7 @@ RUN = {
     "bridge recover --adopt-outbox --old-source x": (
         f"{_MOVED}test_blue_green_by_native_replication_goes_on_exactly"
     ),
-    "bridge recover --adopt-outbox": f"{_MOVED}test_blue_green_by_native_replication_goes_on_exactly",
+    "bridge recover --adopt-outbox": f"{_MOVED}test_an_outbox_that_moves_by_dump_and_restore_goes_on_exactly",
     "bridge rename-stream x x": "faults/test_identity.py::test_a_renamed_stream_applies_nothing_again",
     "bridge sink move x x": (
         "integration/sinks/test_renamed.py::test_messages_of_a_renamed_pipeline_are_told_and_moved_with_their_ids"

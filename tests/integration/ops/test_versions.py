@@ -79,7 +79,7 @@ def test_an_older_program_stops_at_the_next_ledger_and_goes_on_after_it(
 
         _migrate(target, "bridge.migration", compatible=False)
         before = world.checkpoint("(applied_lsn, epoch)")
-        emit(source, usage())
+        [event] = emit(source, usage())
         bridge.wait_halted("ledger_newer")
         bridge.wait_log('"dispatcher fault"')
         assert world.checkpoint("(applied_lsn, epoch)") == before
@@ -102,6 +102,16 @@ def test_an_older_program_stops_at_the_next_ledger_and_goes_on_after_it(
             ran = world.run(*command)
             assert ran.returncode == 1, command
             assert "the ledger is at version 4 (next), made by a newer release" in ran.stderr, command
+        for command, words in (
+            (("tail", "--no-follow"), "usage.limit_reached"),
+            (("explain", event), "usage-limit-hits"),
+            (("dead", "list"), "no open dead letters"),
+            (("sink", "list"), "no message waits"),
+            (("top",), "ledger_newer"),
+            (("prove",), "lost 0"),
+        ):
+            ran = world.run(*command)
+            assert (ran.returncode, words in ran.stdout) == (0, True), f"{command}: {ran.stdout}{ran.stderr}"
         assert world.checkpoint("(applied_lsn, epoch)") == before
         assert len(receiver.requests) == 3
         _go_back(target, "bridge.migration")
