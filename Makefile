@@ -7,6 +7,9 @@ PYTEST := $(PY) -m pytest
 # Most tests wait for servers: four workers keep two cores busy, each with servers of its own. On a server of
 # yours (BRIDGE_TEST_DSN) they would meet.
 WORKERS ?= $(if $(BRIDGE_TEST_DSN),0,4)
+# A file's tests share servers. In the order of the folders the long ones come first; xdist would begin with the files
+# that have most tests, and end with one worker at a long file.
+SPREAD := --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
 .venv/.ready: pyproject.toml requirements-dev.txt
@@ -45,10 +48,10 @@ demo: setup ## embedded Postgres, producers, a bridge killed mid-stream, and the
 	.venv/bin/bridge demo $(ARGS)
 
 test: setup ## the tests, without the slow ones
-	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -m "not slow" -n $(WORKERS) $(SPREAD) $(ARGS)
 
 test-all: setup ## the tests, all of them; writes docs/test-report.md
-	$(PYTEST) -n $(WORKERS) --dist loadfile --junit-xml=build/test-all.xml $(ARGS); status=$$?; \
+	$(PYTEST) -n $(WORKERS) $(SPREAD) --junit-xml=build/test-all.xml $(ARGS); status=$$?; \
 	$(PY) -m tests.report build/test-all.xml "$$(git rev-parse --short HEAD)" > docs/test-report.md && exit $$status
 
 test-matrix: setup ## the tests marked `matrix`, on PostgreSQL 14 to 18

@@ -131,7 +131,9 @@ def test_a_file_that_is_written_before_the_server_knows_costs_nothing(
             listed = world.run("dead", "list")
             assert (listed.returncode, "no open dead letter" in listed.stdout) == (0, True), listed
             assert f"(pid {bridge.pid}" in listed.stderr
-            assert listed.stderr.count("the server refuses the login that is in the files") == 1
+            told = listed.stderr.count("the server refuses the login that is in the files")
+            # Where the bridge's own configuration is used, it depends on what it has read of the files by then.
+            assert told == 1 if text == "pw-two" else told <= 1
             assert "pw-" not in listed.stderr
             assert refusals(tls, ROLE) <= before + 3 * 2, "each of three commands tries each dsn once"
         secret.write_text("pw-two")

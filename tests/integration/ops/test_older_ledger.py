@@ -41,7 +41,7 @@ def test_commands_on_an_older_ledger_work_or_say_which_sql_upgrades_it(world: Wo
 
     works: dict[tuple[str, ...], tuple[int, str]] = {
         ("status",): (1, f"stream {STREAM}: stopped"),
-        ("top",): (0, STREAM),
+        ("top",): (0, STREAM[:15]),  # of 80 columns it gets what is left
         ("tail", "--no-follow"): (0, event),
         ("explain", event): (0, 'customer_id = "cus_1"'),
         ("dead", "list"): (0, "usage-limit-hits -> events"),
