@@ -23,7 +23,44 @@ def _pg_logical_replication(installed: Installed) -> Spec:
     )
 
 
-_PEERS: list[Callable[[Installed], Spec]] = [_pg_logical_replication]
+def _pg_boss(installed: Installed) -> Spec:
+    channel = (
+        "'pgboss_' || left(encode(sha224('pgboss'::bytea), 'hex'), 24)"  # as its own insert wakes workers
+    )
+    return Spec(
+        key="pg_boss",
+        name="pg-boss",
+        command=(installed.node, str(DRIVERS / "pg_boss.mjs")),
+        version=installed.versions["pg-boss"],
+        configured="a queue instead of a slot, filled by a trigger of the outbox; NOTIFY, batches of 2,000, a table of"
+        " its own, bursts; jobs of a killed worker expire after 10 s (its default is 15 min); lookup and upsert are"
+        " the driver's, one prepared statement a batch",
+        slot=False,
+        setup=True,
+        enqueue="insert into pgboss.job (id, name, data, expire_seconds, retry_limit)"
+        " values (new.id, 'events', new.payload, 10, 20);"
+        f" perform pg_notify({channel}, 'events')",
+        forget="delete from pgboss.job",
+    )
+
+
+def _graphile_worker(installed: Installed) -> Spec:
+    return Spec(
+        key="graphile_worker",
+        name="graphile-worker",
+        command=(installed.node, str(DRIVERS / "graphile_worker.mjs")),
+        version=installed.versions["graphile-worker"],
+        configured="a queue instead of a slot, filled by a trigger of the outbox (add_job); local queue of 1,000, 200"
+        " jobs at a time, completions in batches; the driver writes the rows of tasks that run together in one"
+        " statement; jobs of a killed worker stay locked for 4 hours unless an operator unlocks them",
+        slot=False,
+        setup=True,
+        enqueue="perform graphile_worker.add_job('event', json_build_object('id', new.id, 'payload', new.payload))",
+        forget="delete from graphile_worker._private_jobs",
+    )
+
+
+_PEERS: list[Callable[[Installed], Spec]] = [_pg_logical_replication, _pg_boss, _graphile_worker]
 
 
 def peers(installed: Installed) -> list[Spec]:
