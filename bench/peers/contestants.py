@@ -18,8 +18,8 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from bench.contestants import LIMITS_TABLE, Native, Ours, drop_slot, walsender
-from bench.servers import Servers
+from bench.contestants import EVENT_TABLE, LIMITS_TABLE, Native, Ours, drop_slot, walsender
+from bench.servers import LANDING, Servers
 from bridge.demo.process import ended, spawn
 from bridge.demo.world import CRM, USAGE_LIMITS
 
@@ -33,7 +33,7 @@ class Spec:
     command: without the environment SOURCE_URL, TARGET_URL, SLOT, PUBLICATION and STATE (a directory of its own).
     slot: it reads a replication slot. A queue has none: `enqueue` is the body of a trigger of the outbox that puts
     the event (new.id, new.payload) in; `setup` is the driver's argument that makes its schema; `forget` empties it.
-    configured: for the table's note.
+    copy: it only copies the outbox's rows. configured: for the table's note.
     """
 
     key: str
@@ -46,6 +46,7 @@ class Spec:
     enqueue: str = ""
     forget: str = ""
     forget_target: str = ""
+    copy: bool = False
 
 
 class NativeWorker(Native):
@@ -114,7 +115,7 @@ class Peer:
         self.name = spec.name
         self.spec = spec
         self.database = f"peer_{spec.key}"
-        self.table = LIMITS_TABLE
+        self.table = EVENT_TABLE if spec.copy else LIMITS_TABLE
         self._servers = servers
         self._state = directory / spec.key
         self._state.mkdir(exist_ok=True)
@@ -130,7 +131,7 @@ class Peer:
         }
         servers.target.execute(f"create database {self.database}")
         with psycopg.connect(servers.database_dsn(self.database), autocommit=True) as connection:
-            for statement in (CRM, USAGE_LIMITS):
+            for statement in (LANDING,) if spec.copy else (CRM, USAGE_LIMITS):
                 connection.execute(statement.encode())
         if spec.setup:
             self._setup()
@@ -158,7 +159,7 @@ class Peer:
 
     def prepare(self) -> None:
         """A new slot; of a queue an empty one, and the trigger that fills it."""
-        self._servers.on_target(self.database, "truncate events.usage_limits")
+        self._servers.on_target(self.database, f"truncate {self.table[0]}.{self.table[1]}")
         for file in self._state.iterdir():
             if file != self._log:
                 file.unlink()
