@@ -87,11 +87,11 @@ def _mq_bridge_copy(installed: Installed) -> Spec:
 def _mq_bridge(installed: Installed) -> Spec:
     return Spec(
         key="mq_bridge",
-        name="mq-bridge",
+        name="mq-bridge + work",
         command=(installed.python, str(DRIVERS / "mq_bridge_work.py")),
         version=installed.versions["mq-bridge"],
-        configured="its consumer, batches of 2,000 as JSON that go into the statement as they are, a durable"
-        " checkpoint; lookup and upsert are the driver's",
+        configured="a route from its CDC to an endpoint in Python, batches of 2,000 as JSON that go into the statement"
+        " as they are, a durable checkpoint; lookup and upsert are the driver's",
     )
 
 

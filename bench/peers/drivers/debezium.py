@@ -22,6 +22,9 @@ properties = {
     "topic.prefix": "bench",
     "plugin.name": "pgoutput",
     "slot.name": os.environ["SLOT"],
+    # a killed engine's slot is still taken for a moment: not ten seconds
+    "slot.max.retries": 100,
+    "slot.retry.delay.ms": 200,
     "publication.name": os.environ["PUBLICATION"],
     "publication.autocreate.mode": "disabled",
     "snapshot.mode": "no_data",
@@ -34,7 +37,6 @@ properties = {
     "offset.storage.file.filename": f"{os.environ['STATE']}/offsets",
     # after each batch, not every minute: fewer repeats after a kill
     "offset.flush.interval.ms": 0,
-    "offset.commit.policy": "io.debezium.engine.spi.OffsetCommitPolicy$AlwaysCommitOffsetPolicy",
     "transforms": "unwrap",
     "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
     "key.converter.schemas.enable": "false",
