@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 from bench import report
@@ -36,6 +37,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each trickle")
     parser.add_argument("--killed", type=int, default=30_000, help="events of the backlog for SIGKILLs")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds without an effect that end it")
+    parser.add_argument("--into", type=Path, help="also put the table into this document, between its marks")
     parser.add_argument("--only", action="append", help="these contestants (part of a name)")
     parser.add_argument(
         "--part", action="append", choices=["drain", "latency", "kills"], help="these parts only"
@@ -186,12 +188,14 @@ def main() -> None:
         options=vars(chosen),
     )
     print(f"\n{text}")
+    if chosen.into:
+        chosen.into.write_text(table.place(text, chosen.into.read_text()))
     table.write(
         text,
         {
             "machine": machine,
             "versions": versions,
-            "options": vars(chosen),
+            "options": {name: value for name, value in vars(chosen).items() if name != "into"},
             "failed": run.failed,
             "seconds": round(time.monotonic() - began),
             "figures": figures,

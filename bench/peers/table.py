@@ -16,20 +16,22 @@ from bench.peers.measure import Kills
 JSON = Path("build/bench-peers.json")
 MARKDOWN = Path("build/bench-peers.md")
 
-# column: the figure, less is better, and how it is printed
+# column: the figure and how it is printed
 _COLUMNS: dict[str, tuple[str, str]] = {
     "drain, events/s": ("events_per_second", "{:,.0f}"),
     "first row after, s": ("seconds_to_first_row", "{:.2f}"),
     "p50 ms": ("p50_ms", "{:.2f}"),
     "p99 ms": ("p99_ms", "{:.1f}"),
-    "CPU us/event, drain: process": ("drain_cpu_process", "{:.0f}"),
-    "Postgres": ("drain_cpu_postgres", "{:.0f}"),
-    "CPU us/event, trickle: process": ("trickle_cpu_process", "{:.0f}"),
-    "Postgres ": ("trickle_cpu_postgres", "{:.0f}"),
+    "drain CPU us/event, process": ("drain_cpu_process", "{:.0f}"),
+    "drain CPU, Postgres": ("drain_cpu_postgres", "{:.0f}"),
+    "trickle CPU us/event, process": ("trickle_cpu_process", "{:.0f}"),
+    "trickle CPU, Postgres": ("trickle_cpu_postgres", "{:.0f}"),
     "peak MB": ("peak_rss_megabytes", "{:.0f}"),
     "missing": ("missing", "{:,}"),
     "doubled": ("doubled", "{:,}"),
 }
+PRODUCT = "bridge"  # how its contestant's name begins
+_BEGIN, _END = "<!-- make bench-peers -->", "<!-- end of make bench-peers -->"
 _MORE_IS_BETTER = {"events_per_second"}
 
 
@@ -81,7 +83,7 @@ def markdown(
         f" {machine['load_average_at_start']:.1f} at the start, PostgreSQL {versions['postgres']}, two clusters,"
         f" TCP, payloads of {payload} bytes; `{command}`",
         "",
-        "| | " + " | ".join(title.strip() for title in _COLUMNS) + " |",
+        "| | " + " | ".join(_COLUMNS) + " |",
         "| --- |" + " --- |" * len(_COLUMNS),
     ]
     for name, one in sorted(found.items(), key=lambda item: -item[1].get("events_per_second", 0)):
@@ -96,13 +98,34 @@ def markdown(
         f" producer's commit to the row's, {options['rate']:.0f} commits a second for {options['seconds']:.0f} s"
         " (trickle). Postgres: all processes of both servers, at the trickle with the producer's inserts. Peak MB:"
         " of the process, while draining. Missing and doubled: two SIGKILLs on the way through"
-        f" {options['killed']:,} events, effects counted by a trigger of the target; missing is what had not come"
-        f" when nothing had come for {options['patience']:.0f} s.",
+        f" {options['killed']:,} events, each within milliseconds of a commit (native: of its apply worker, which takes"
+        " the target's whole server down and up), effects counted by a trigger of the target; missing is what had not"
+        f" come when nothing had come for {options['patience']:.0f} s. All but the two natives with"
+        " synchronous_commit = off are durable in the target.",
         "",
+        *_better(found),
         *(f"- {name} ({version}): {configured}" for name, version, configured in notes if name in found),
         *(f"- Not measured: {name}: {why}" for name, why in failed.items()),
     ]
     return "\n".join(lines)
+
+
+def _better(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Who has a better figure than the bridge, by column."""
+    ours = next((one for name, one in found.items() if name.startswith(PRODUCT)), {})
+    lines = []
+    for title, (key, form) in _COLUMNS.items():
+        sign = -1 if key in _MORE_IS_BETTER else 1
+        ahead = [
+            (sign * other[key], f"{name} {form.format(other[key])}")
+            for name, other in found.items()
+            if key in ours and key in other and sign * other[key] < sign * ours[key]
+        ]
+        if ahead:
+            lines.append(
+                f"- {title}, {form.format(ours[key])}: " + "; ".join(text for _, text in sorted(ahead))
+            )
+    return ["Better than the bridge in this run:", "", *lines, ""] if lines else []
 
 
 def _cell(found: Mapping[str, Mapping[str, float]], one: Mapping[str, float], key: str, form: str) -> str:
@@ -112,6 +135,15 @@ def _cell(found: Mapping[str, Mapping[str, float]], one: Mapping[str, float], ke
     best = max(values) if key in _MORE_IS_BETTER else min(values)
     text = form.format(one[key])
     return f"**{text}**" if text == form.format(best) and len(values) > 1 else text
+
+
+def place(text: str, document: str) -> str:
+    """The document with the table between its marks instead of the one that was there."""
+    before, begun, rest = document.partition(_BEGIN)
+    _, ended, after = rest.partition(_END)
+    if not begun or not ended:
+        raise ValueError(f"no place for the table: it goes between the lines {_BEGIN} and {_END}")
+    return f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}"
 
 
 def write(text: str, report: Mapping[str, Any]) -> None:
