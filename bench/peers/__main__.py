@@ -20,7 +20,7 @@ from bench.backlog import forget, payload_size, produce
 from bench.drain import Drain, drain
 from bench.latency import Latency, latency
 from bench.peers import table
-from bench.peers.catalog import peers
+from bench.peers.catalog import not_to_be_had, peers
 from bench.peers.contestants import NativeWorker, Peer, Product
 from bench.peers.install import Installed, install
 from bench.peers.measure import Killable, Kills, WholeCost, kills
@@ -38,7 +38,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--killed", type=int, default=30_000, help="events of the backlog for SIGKILLs")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds without an effect that end it")
     parser.add_argument("--into", type=Path, help="also put the table into this document, between its marks")
-    parser.add_argument("--only", action="append", help="these contestants (part of a name)")
+    parser.add_argument("--only", action="append", help="these contestants (how a name begins)")
     parser.add_argument(
         "--part", action="append", choices=["drain", "latency", "kills"], help="these parts only"
     )
@@ -53,7 +53,7 @@ class Run:
     def __init__(self, servers: Servers, installed: Installed, chosen: argparse.Namespace) -> None:
         self.servers = servers
         self.chosen = chosen
-        self.failed: dict[str, str] = {}
+        self.failed = not_to_be_had(installed)
         slots: list[Killable] = [Product(servers, servers.workspace.root), NativeWorker(servers)]
         slots.append(NativeWorker(servers, upsert=True))
         queues: list[list[Killable]] = []
@@ -79,7 +79,7 @@ class Run:
         self.backlog: set[UUID] = set()
 
     def _wanted(self, name: str) -> bool:
-        return not self.chosen.only or any(word in name for word in self.chosen.only)
+        return not self.chosen.only or any(name.startswith(word) for word in self.chosen.only)
 
     def round(self, number: int) -> None:
         """Drains, then trickles; every other round the other way round."""

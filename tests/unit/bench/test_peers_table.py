@@ -10,7 +10,7 @@ import pytest
 from bench.drain import Drain
 from bench.latency import Latency
 from bench.peers import install, table
-from bench.peers.catalog import peers
+from bench.peers.catalog import not_to_be_had, peers
 from bench.peers.install import DRIVERS, HERE, Installed
 from bench.peers.measure import Kills
 
@@ -90,13 +90,26 @@ def test_table_goes_between_its_marks_and_nowhere_else() -> None:
         table.place("new", "a document without marks")
 
 
+def pinned() -> dict[str, str]:
+    """Versions by package, as if all had been installed."""
+    python = dict(re.sub(r"\[.*\]", "", line).split("==") for line in install.requirements())
+    node = json.loads((HERE / "package.json").read_text())["dependencies"]
+    return {**python, **node, "python": "3.13"}
+
+
+def test_a_package_that_cannot_be_had_costs_its_peers_and_is_named() -> None:
+    versions = pinned()
+    everybody = {spec.key for spec in peers(Installed("python", "node", versions, {}))}
+    assert not_to_be_had(Installed("python", "node", versions, {})) == {}
+    del versions["node"]
+    installed = Installed("python", "node", versions, {"node": "npm is not installed"})
+    left = {spec.key for spec in peers(installed)}
+    assert everybody - left == {"pg_logical_replication", "pg_boss", "graphile_worker"}
+    assert not_to_be_had(installed)["pg-boss"] == "node: npm is not installed"
+
+
 def test_every_peer_has_a_driver_and_a_version_that_is_installed() -> None:
-    pinned = dict(
-        line.split("==") for line in (HERE / "requirements.txt").read_text().splitlines() if "==" in line
-    )
-    pinned = {re.sub(r"\[.*\]", "", name): version for name, version in pinned.items()}
-    pinned |= json.loads((HERE / "package.json").read_text())["dependencies"]
-    specs = peers(Installed("python", "node", {**pinned, "python": "3.13"}))
+    specs = peers(Installed("python", "node", pinned(), {}))
     drivers = {HERE / "drivers" / spec.command[-1].removeprefix(f"{DRIVERS}/") for spec in specs}
     helpers = {HERE / "drivers" / name for name in ("target.py", "target.mjs", "upsert.sql")}
     assert drivers | helpers == {path for path in (HERE / "drivers").iterdir() if path.is_file()}
