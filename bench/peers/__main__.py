@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from bench import report
@@ -159,7 +160,7 @@ class Run:
 
 
 def main() -> None:
-    """Install, run, print, write."""
+    """Install, run, print, write; after each part, so that a run that is ended keeps what it has measured."""
     chosen = options()
     machine = report.machine()
     began = time.monotonic()
@@ -170,37 +171,43 @@ def main() -> None:
         for number in range(chosen.rounds):
             print(f"round {number + 1}", flush=True)
             run.round(number)
+            text = tell(run, installed, machine, rounds=number + 1, seconds=time.monotonic() - began)
         if "kills" in chosen.part:
             print("two SIGKILLs", flush=True)
             run.killed()
-        size = payload_size(servers)
-        versions = {**report.versions(servers.version()), "peers": installed.versions}
-    figures = table.figures(run.drains, run.latencies, run.kills)
-    notes = [(spec.name, spec.version, spec.configured) for spec in peers(installed)]
-    text = table.markdown(
-        figures,
-        notes,
-        run.failed,
-        machine=machine,
-        versions=versions,
-        payload=size,
-        command="make bench-peers" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else ""),
-        options=vars(chosen),
-    )
+            text = tell(run, installed, machine, rounds=chosen.rounds, seconds=time.monotonic() - began)
     print(f"\n{text}")
+    print(f"\nwritten: {table.MARKDOWN}, {table.JSON}")
     if chosen.into:
         chosen.into.write_text(table.place(text, chosen.into.read_text()))
-    table.write(
-        text,
-        {
-            "machine": machine,
-            "versions": versions,
-            "options": {name: value for name, value in vars(chosen).items() if name != "into"},
-            "failed": run.failed,
-            "seconds": round(time.monotonic() - began),
-            "figures": figures,
-        },
+
+
+def tell(run: Run, installed: Installed, machine: dict[str, Any], *, rounds: int, seconds: float) -> str:
+    """Write both files; the table."""
+    settings = {name: value for name, value in vars(run.chosen).items() if name != "into"}
+    postgres = run.servers.version()
+    figures = table.figures(run.drains, run.latencies, run.kills)
+    arguments = " ".join(sys.argv[1:])
+    text = table.markdown(
+        figures,
+        [(spec.name, spec.version, spec.configured) for spec in peers(installed)],
+        run.failed,
+        machine=machine,
+        postgres=postgres,
+        payload=payload_size(run.servers),
+        command="make bench-peers" + (f" ARGS='{arguments}'" if arguments else ""),
+        options={**settings, "rounds": rounds},
     )
+    measured = {
+        "machine": machine,
+        "versions": {**report.versions(postgres), "peers": installed.versions},
+        "options": settings,
+        "failed": run.failed,
+        "seconds": round(seconds),
+        "figures": figures,
+    }
+    table.write(text, measured)
+    return text
 
 
 if __name__ == "__main__":

@@ -144,6 +144,7 @@ class Peer:
         with self._log.open("ab") as log:
             done = subprocess.run(
                 [*self.spec.command, "setup"],
+                cwd=self._state,
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -161,8 +162,8 @@ class Peer:
         """A new slot; of a queue an empty one, and the trigger that fills it."""
         self._servers.on_target(self.database, f"truncate {self.table[0]}.{self.table[1]}")
         for file in self._state.iterdir():
-            if file != self._log:
-                file.unlink()
+            if file.is_file() and file != self._log:
+                file.unlink()  # offsets and checkpoints; a folder has logs
         if self.spec.forget_target:
             self._servers.on_target(self.database, self.spec.forget_target)
         if self.spec.forget:
@@ -179,7 +180,7 @@ class Peer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = spawn(list(self.spec.command), log, env=self._environment)
+            self._process = spawn(list(self.spec.command), log, env=self._environment, cwd=self._state)
 
     def stop(self) -> None:
         """SIGTERM, or after ten seconds SIGKILL; then its slot or its trigger goes."""

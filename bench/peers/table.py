@@ -72,7 +72,7 @@ def markdown(
     failed: Mapping[str, str],
     *,
     machine: Mapping[str, Any],
-    versions: Mapping[str, Any],
+    postgres: str,
     payload: int,
     command: str,
     options: Mapping[str, Any],
@@ -80,7 +80,7 @@ def markdown(
     """The table with what it takes to read it. The best figure of each column is bold, whoever has it."""
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d}, {machine['cores']} cores ({machine['processor']}), load"
-        f" {machine['load_average_at_start']:.1f} at the start, PostgreSQL {versions['postgres']}, two clusters,"
+        f" {machine['load_average_at_start']:.1f} at the start, PostgreSQL {postgres}, two clusters,"
         f" TCP, payloads of {payload} bytes; `{command}`",
         "",
         "| | " + " | ".join(_COLUMNS) + " |",
@@ -152,4 +152,3 @@ def write(text: str, report: Mapping[str, Any]) -> None:
     MARKDOWN.write_text(text + "\n")
     stamped = {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), **report}
     JSON.write_text(json.dumps(stamped, indent=2) + "\n")
-    print(f"\nwritten: {MARKDOWN}, {JSON}")

