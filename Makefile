@@ -67,6 +67,9 @@ check: setup ## lint, format, types, import rules, what an event costs
 bench: setup ## throughput and latency against native replication; writes build/bench.json
 	$(PY) -m bench $(ARGS)
 
+bench-peers: setup ## the bridge beside other tools for the same work; writes build/bench-peers.md
+	$(PY) -m bench.peers $(ARGS)
+
 torture: setup ## faults at random under load, the conservation law every minute
 	$(PY) -m tests.torture $(ARGS)
 
@@ -83,4 +86,4 @@ clean: ## remove what the other targets made
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.PHONY: setup lock dist demo test test-all test-matrix check bench torture mutants test-sdk clean help
+.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers torture mutants test-sdk clean help

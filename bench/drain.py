@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID
 
 import psycopg
@@ -20,6 +22,7 @@ from bench.contestants import Contestant
 from bench.servers import Servers
 
 _LIMIT = 900.0  # seconds for a drain
+_START_LIMIT = 40.0  # for the first row, of a contestant that is given limited time; a JVM takes several
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -36,7 +39,42 @@ class Drain:
     memory: int | None = None
 
 
-def drain(servers: Servers, contestant: Contestant, last: UUID, *, at_most: float | None = None) -> Drain:
+class Meter(Protocol):
+    """What a contestant has used."""
+
+    def seconds(self) -> dict[str, float]:
+        """CPU so far, by part."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Bytes."""
+        ...
+
+
+class Parts:
+    """Meter: the processes that take part in an event's way, each of its own."""
+
+    def __init__(self, contestant: Contestant) -> None:
+        self._pids = contestant.processes()
+
+    def seconds(self) -> dict[str, float]:
+        """Of those that still run."""
+        used = {part: cpu_seconds(pid) for part, pid in self._pids.items()}
+        return {part: seconds for part, seconds in used.items() if seconds is not None}
+
+    def peak_memory(self) -> int | None:
+        """Of the bridge."""
+        return peak_memory(self._pids["bridge"]) if "bridge" in self._pids else None
+
+
+def drain(
+    servers: Servers,
+    contestant: Contestant,
+    last: UUID,
+    *,
+    at_most: float | None = None,
+    measure: Callable[[Contestant], Meter] = Parts,
+) -> Drain:
     """Start, wait until the event `last` is visible (or for `at_most` seconds after the first), stop."""
     servers.target.execute("checkpoint")
     schema, table, key = contestant.table
@@ -46,14 +84,16 @@ def drain(servers: Servers, contestant: Contestant, last: UUID, *, at_most: floa
     with psycopg.connect(servers.database_dsn(contestant.database), autocommit=True) as watch:
         started = servers_clock(watch)
         contestant.start()
-        _until(watch, some, None, 0.005, _LIMIT)
-        pids = contestant.processes()
-        used = {part: cpu_seconds(pid) for part, pid in pids.items()}
+        start_limit = _LIMIT if at_most is None else _START_LIMIT
+        if not _until(watch, some, None, 0.005, start_limit):
+            raise TimeoutError(f"{contestant.name} had no row in the target after {start_limit:.0f} s")
+        meter = measure(contestant)
+        used = meter.seconds()
         rows_then = _count(watch, place)
         done = _until(watch, final, [last], 0.02, at_most or _LIMIT)
-        after = {part: cpu_seconds(pid) for part, pid in pids.items()}
+        after = meter.seconds()
         rows_now = _count(watch, place)
-        memory = peak_memory(pids["bridge"]) if "bridge" in pids else None
+        memory = meter.peak_memory()
         if not done and at_most is None:
             raise TimeoutError(f"{contestant.name} had not drained its backlog after {_LIMIT:.0f} s")
         contestant.stop()
@@ -61,11 +101,7 @@ def drain(servers: Servers, contestant: Contestant, last: UUID, *, at_most: floa
             watch, place, sql.SQL(contestant.clock), started
         )
     between = max(1, rows_now - rows_then)
-    cpu = {
-        part: (ended - used_then) / between * 1e6
-        for part, ended in after.items()
-        if ended is not None and (used_then := used[part]) is not None
-    }
+    cpu = {part: (ended - used[part]) / between * 1e6 for part, ended in after.items() if part in used}
     return Drain(rows, commits, (rows - first_rows) / max(seconds, 1e-6), to_first, cpu, memory)
 
 

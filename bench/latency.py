@@ -9,7 +9,8 @@ target's is not, and only the durable wait for one: its mean is told beside.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import psycopg
@@ -17,20 +18,30 @@ from psycopg import sql
 
 from bench.backlog import last_id, trickle
 from bench.contestants import Contestant
+from bench.drain import Meter, Parts
 from bench.servers import Servers
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds, commit to commit. flush: mean of the target's WAL flushes meanwhile."""
+    """Milliseconds, commit to commit. flush: mean of the target's WAL flushes meanwhile. cpu:
+    microseconds an event by part, the producer's backend among them."""
 
     events: int
     p50: float
     p99: float
     flush: float
+    cpu: dict[str, float] = field(default_factory=dict)
 
 
-def latency(servers: Servers, contestant: Contestant, rate: float, seconds: float) -> Latency:
+def latency(
+    servers: Servers,
+    contestant: Contestant,
+    rate: float,
+    seconds: float,
+    *,
+    measure: Callable[[Contestant], Meter] = Parts,
+) -> Latency:
     """A contestant that is up and idle, `rate` single-event commits a second for `seconds`."""
     contestant.prepare()
     contestant.start()
@@ -42,8 +53,11 @@ def latency(servers: Servers, contestant: Contestant, rate: float, seconds: floa
         _wait_for(watch, there, last_id(servers))
         watch.execute(sql.SQL("truncate {}").format(place))
         watch.execute("select pg_stat_reset_shared('io')")
+        meter = measure(contestant)
+        used = meter.seconds()
         sent = trickle(servers, rate, seconds)
         _wait_for(watch, there, last_id(servers))
+        after = meter.seconds()
         flush = watch.execute(
             "select coalesce(sum(fsync_time) / nullif(sum(fsyncs), 0), 0) from pg_stat_io where object = 'wal'"
             if servers.version() >= "18"
@@ -64,7 +78,11 @@ def latency(servers: Servers, contestant: Contestant, rate: float, seconds: floa
     )
     waits = sorted((at - committed[event]) * 1000 for event, at in seen)
     return Latency(
-        len(waits), waits[len(waits) // 2], waits[len(waits) * 99 // 100], float(flush[0]) if flush else 0.0
+        len(waits),
+        waits[len(waits) // 2],
+        waits[len(waits) * 99 // 100],
+        float(flush[0]) if flush else 0.0,
+        {part: (ended - used[part]) / sent * 1e6 for part, ended in after.items() if part in used},
     )
 
 
