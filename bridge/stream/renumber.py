@@ -72,6 +72,7 @@ def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[B
 
 
 _ATTEMPTS, _PAUSE_SECONDS = 10, 0.01
+_VISIBLE_SECONDS = 5.0  # a commit waits longer for a synchronous standby
 
 # nextval() locks the sequence until the end of its transaction; a transaction that has an xid holds the lock of it.
 _DRAWN_AHEAD: LiteralString = """
@@ -97,12 +98,15 @@ def renumber(
     statements that do."""
     names = {"table": outbox.name, "seq": outbox.column("seq"), "id": outbox.column("id")}
     now = sql.SQL("select {seq}::text from {table} where {id} = %s").format(**names)
-    update = sql.SQL("update {table} set {seq} = default where {id} = %s and {seq} <= %s").format(**names)
+    update = sql.SQL("update {table} set {seq} = default where {id} = {one} and {seq} <= {bound}")
     found: dict[bytes, bytes] = {}
 
     def went(one: Behind) -> bool:
         event, bound = one
         row = source.execute(now, [event.id.decode()]).fetchone()
+        if row is None:  # deleted, or not visible yet: the WAL has a commit before others see it
+            _await_visible(source, event)
+            row = source.execute(now, [event.id.decode()]).fetchone()
         found[event.id] = row[0].encode() if row is not None else event.seq
         return bound.exact and int(found[event.id]) <= bound.seq
 
@@ -110,9 +114,13 @@ def renumber(
         with source.transaction():
             back = [one for one in behind if went(one)]
             if back:
-                _raise_sequence(source, outbox, greatest)
-            for event, bound in back:
-                source.execute(update, [event.id.decode(), bound.seq])
+                _may_raise(source, outbox)
+                # In one message: what a producer draws between the two is lower than what an older row gets.
+                steps = [_raise(outbox, greatest)]
+                steps += [
+                    update.format(one=event.id.decode(), bound=bound.seq, **names) for event, bound in back
+                ]
+                source.execute(sql.SQL("; ").join(steps))
             still = [one for one in back if went(one)]
     except psycopg.errors.InsufficientPrivilege:
         raise went_back(outbox, *behind[0]) from None
@@ -121,19 +129,37 @@ def renumber(
     return found
 
 
-def _raise_sequence(source: ProfiledConnection, outbox: Outbox, least: int) -> None:
-    """To `least`, unless it is above. One bridge at a time; never down, beside producers that take from it."""
-    name = outbox.name.as_string()
-    source.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"outbox bridge seq {name}"])
+def _await_visible(source: ProfiledConnection, event: Event) -> None:
+    """Until new snapshots show the event's transaction. Raises Retry."""
+    end = time.monotonic() + _VISIBLE_SECONDS
+    while True:
+        row = source.execute("select pg_current_snapshot()::text").fetchone()
+        if row is not None and parse_snapshot(row[0]).shows(int(event.xid)):
+            return
+        if time.monotonic() > end:
+            raise Retry(f"transaction {int(event.xid)} has committed, and is not visible yet")
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _may_raise(source: ProfiledConnection, outbox: Outbox) -> None:
+    """One bridge at a time. Raises Retry while a stream reads the rows as they are, by their seq."""
+    key = f"outbox bridge seq {outbox.name.as_string()}"
+    source.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
     row = source.execute("select stream from outbox.stream where floor::text = '3:3:' limit 1").fetchone()
-    if row is not None:  # it reads the rows as they are, by their seq
+    if row is not None:
         raise Retry(
             f"seq went back: waiting for the first catch-up of stream {row[0]}", reason="seq_went_back"
         )
-    sequence = [name, outbox.columns["seq"]]
-    taken = source.execute("select nextval(pg_get_serial_sequence(%s, %s))", sequence).fetchone()
-    if taken is not None and taken[0] is not None and taken[0] <= least:
-        source.execute("select setval(pg_get_serial_sequence(%s, %s), %s)", [*sequence, least])
+
+
+def _raise(outbox: Outbox, least: int) -> sql.Composed:
+    """The sequence to `least`, unless it is above. Never down, beside producers that take from it."""
+    sequence = sql.SQL("pg_get_serial_sequence({}, {})::regclass").format(
+        outbox.name.as_string(), outbox.columns["seq"]
+    )
+    return sql.SQL(
+        "select case when nextval({sequence}) <= {least} then setval({sequence}, {least}) end"
+    ).format(sequence=sequence, least=least)
 
 
 def went_back(outbox: Outbox, event: Event, bound: Bound) -> Halt:

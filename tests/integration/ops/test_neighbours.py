@@ -64,7 +64,7 @@ def _seconds(source: Database, target: Database, count: int = 15) -> float:
             there = "select from events.usage_limits where event_id = %s"
             while reader.execute(there, [event]).fetchone() is None:
                 assert time.monotonic() < began + 30
-                time.sleep(0.002)
+                time.sleep(0.002)  # what is shorter than a few of these is not told apart
             took.append(time.monotonic() - began)
     return median(took)
 
@@ -83,7 +83,7 @@ def test_a_halted_and_a_slow_stream_delay_no_other(
     behind = source.value("select count(*) from outbox.event")
     assert other.value("select count(*) from rig.effects") < behind  # it is slow, and was all the time
     bridge.wait_halted("table_missing")
-    assert beside < 5 * alone, f"{beside:.3f} s beside them, {alone:.3f} s before"
+    assert beside < 5 * max(alone, 0.01), f"{beside:.3f} s beside them, {alone:.3f} s before"
 
 
 def test_upkeep_of_a_target_waits_for_no_other(
