@@ -98,7 +98,7 @@ def test_an_outbox_that_moves_by_dump_and_restore_goes_on_exactly(
 def test_an_outbox_that_moves_to_a_cluster_of_the_same_image_goes_on_exactly(
     world: World, source_cluster: EmbeddedServer, twin: EmbeddedServer, counter: str
 ) -> None:
-    moves(world, twin, "slot", counter, "foreign_xids")
+    moves(world, twin, "slot", counter, "other_system")  # the database is another one of it
 
 
 @pytest.mark.slow
