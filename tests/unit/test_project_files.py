@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from datetime import date
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,16 @@ def test_every_make_target_that_a_document_names_exists() -> None:
             code = re.findall(r"```.*?```|`[^`\n]+`", path.read_text(), re.DOTALL)
             for command in re.findall(r"(?<![\w-])make ((?:[a-z-]+(?=[ `&\n])[ ]?)+)", "\n".join(code)):
                 assert set(command.split()) <= targets, f"{path}: make {command}"
+
+
+def test_nothing_is_left_at_the_top_but_what_belongs_there() -> None:
+    """What tools leave beside it has to be ignored by git, or not to be left."""
+    ignored = [line.rstrip("/") for line in text_of(".gitignore").splitlines()]
+    there = {path.name for path in REPOSITORY.iterdir() if not path.name.startswith(".")}
+    folders = {"bench", "bridge", "deploy", "docs", "sdk", "sql", "tests"}
+    files = {"LICENSE", "Makefile", "pyproject.toml", "requirements-dev.txt"}
+    documents = {
+        f"{name}.md" for name in ("CHANGELOG", "CODE_OF_CONDUCT", "CONTRIBUTING", "README", "SECURITY")
+    }
+    left = {name for name in there if not any(fnmatch(name, pattern) for pattern in ignored)}
+    assert left == folders | files | documents

