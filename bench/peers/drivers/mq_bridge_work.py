@@ -3,10 +3,10 @@ statement takes them as they are."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import mq_bridge
+from mq_bridge_route import run
 from target import STATEMENT, connect
 
 
@@ -23,20 +23,4 @@ class Upsert:
 
 
 mq_bridge.register_endpoint("upsert", lambda _route, _config: Upsert())
-mq_bridge.Route.from_config(
-    {
-        "input": {
-            "postgres_cdc": {
-                "url": os.environ["SOURCE_URL"],
-                "publication": os.environ["PUBLICATION"],
-                "slot_name": os.environ["SLOT"],
-                "create_slot": False,
-                # each acknowledgement durable: its documentation's remedy against repeats after a kill
-                "checkpoint_store": f"file://{os.environ['STATE']}/checkpoint.json",
-            }
-        },
-        "output": {"upsert": {}},
-        "batch_size": 2000,
-    },
-    "work",
-).run()
+run("work", {"upsert": {}})
