@@ -86,7 +86,7 @@ class Recipe:
         return env_example(self.text("bridge.yaml"))
 
 
-_SOURCE = "source:\n  dsn: ${SOURCE_DSN:?the database that holds the outbox}\n"
+_SOURCE = re.compile(r"^source:\n(?:  .*\n)+", re.MULTILINE)
 
 
 def source_variable(name: str) -> str:
@@ -95,8 +95,8 @@ def source_variable(name: str) -> str:
 
 
 def with_sources(text: str, names: Sequence[str]) -> str:
-    """A whole configuration as the recipes have them, with these in place of its one source. Raises ConfigError if a
-    name cannot be one."""
+    """A whole configuration as the recipes and the demo have them, with these in place of its one source. Raises
+    ConfigError if a name cannot be one."""
     for at, name in enumerate(names):
         if not re.fullmatch(r"[a-z0-9_]{1,40}", name) or not source_variable(name)[0].isalpha():
             raise ConfigError(
@@ -105,7 +105,7 @@ def with_sources(text: str, names: Sequence[str]) -> str:
             )
         if name in names[:at]:
             raise ConfigError(f"--source {name} is there twice", hint="give each source a name of its own")
-    if text.count(_SOURCE) != 1:
+    if len(_SOURCE.findall(text)) != 1:
         raise ConfigError(
             "this configuration has not the source of a recipe", hint="write `sources:` by hand"
         )
@@ -113,7 +113,7 @@ def with_sources(text: str, names: Sequence[str]) -> str:
         f'  {name}: {{ dsn: "${{{source_variable(name)}:?the database with the outbox of {name}}}" }}\n'
         for name in names
     )
-    return text.replace(_SOURCE, f"sources:\n{each}")
+    return _SOURCE.sub(lambda _: f"sources:\n{each}", text)
 
 
 def env_example(text: str) -> str:

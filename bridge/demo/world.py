@@ -18,6 +18,7 @@ from typing import Any, Self
 import psycopg
 from psycopg import sql
 
+from bridge.config.recipe import source_variable, with_sources
 from bridge.demo.process import CONFIG
 from bridge.demo.servers import Cluster, Workspace
 from bridge.postgres.schema import source_sql, target_sql
@@ -148,7 +149,7 @@ class World:
     def bridge_environment(self) -> dict[str, str]:
         """What the configuration refers to: the DSNs as the bridge's role, which may create nothing."""
         sources = {
-            f"{name}_source_dsn".lstrip("_").upper(): self.source.dsn(database, user="outbox_bridge")
+            source_variable(name) if name else "SOURCE_DSN": self.source.dsn(database, user="outbox_bridge")
             for name, database in self.databases.items()
         }
         return {**sources, "WAREHOUSE_DSN": self.target.dsn("warehouse", user="outbox_bridge")}
@@ -157,10 +158,8 @@ class World:
         """with_slack.yaml; of several sources the same, with `sources:` in place of `source:`."""
         if "" in self.databases:
             return WITH_SLACK
-        one = "source:\n  dsn: ${SOURCE_DSN}\n  capture: slot\n"
-        each = "".join(f'  {name}: {{ dsn: "${{{name.upper()}_SOURCE_DSN}}" }}\n' for name in self.databases)
         column = "          event_id: $meta.id\n"
-        text = WITH_SLACK.read_text().replace(one, f"sources:\n{each}")
+        text = with_sources(WITH_SLACK.read_text(), [*self.databases])
         path = self.workspace.root / "bridge.yaml"
         path.write_text(text.replace(column, f"{column}          region: $meta.source\n"))
         return path
