@@ -117,7 +117,7 @@ class Post:
         self.failed = error if isinstance(error, BridgeError) else _told(error)
         self._giving_up.clear()
         for stream in self.streams:
-            self._stop(stream)
+            self._sharing.runs.end(stream)
         if not self._closing:
             self._sharing.decide()  # says how it is
 
@@ -161,7 +161,6 @@ class Post:
                 self._sharing.log.info("gives up", stream=stream)
                 self._sharing.decline(stream)
                 self.give_up(stream)
-                self._stop(stream)
         for stream in self.streams:
             await self._keep(session, seen, stream)
 
@@ -178,7 +177,7 @@ class Post:
             claimed=claimed, giving_up=giving_up, runs=runs and not alone, starts=stream in self._starting
         ):
             case Step.STOP:
-                self._stop(stream)
+                self._sharing.runs.end(stream)
             case Step.RELEASE:
                 await session.release(stream)
                 self._giving_up.discard(stream)
@@ -203,10 +202,6 @@ class Post:
         held = self.seen is not None and stream in self.seen.our_claims
         if held and stream not in self._giving_up and not self._closing:
             self._sharing.runs.begin(stream)
-
-    def _stop(self, stream: str) -> None:
-        if self._sharing.runs.runs(stream):
-            self._sharing.runs.end(stream)
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -89,7 +89,7 @@ class Streams:
             self._dispatch()
 
     def end(self, stream: str) -> None:
-        """Stop it. Its thread settles the batch in flight first; until it has ended, it runs."""
+        """Stop it, if it runs. Its thread settles the batch in flight first; until it has ended, it runs."""
         if stream in self._workers and stream not in self._ending:
             self._ending.add(stream)
             self._workers[stream].stop()

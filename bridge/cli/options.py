@@ -149,7 +149,7 @@ def read_config(path: Path, *, offline: bool = False) -> Config:
     if config.original.files:
         from bridge.cli.running import follow_logins  # noqa: PLC0415  as above
 
-        follow_logins(path, config)
+        follow_logins(path)
     context = click.get_current_context(silent=True)
     name = context.meta.get(_SOURCE) if context is not None else None
     if name is None:

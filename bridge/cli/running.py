@@ -62,11 +62,9 @@ def borrow(path: Path, error: ConfigError, *, unset_only: bool) -> Config:
     return again(original, {**os.environ, **original.variables}, original.files)
 
 
-def follow_logins(path: Path, config: Config) -> None:
+def follow_logins(path: Path) -> None:
     """Where the files have a password that the server does not take yet, or one that is half written, this command logs
     in as the bridge that runs this file does; it says so on standard error."""
-    if not config.original.files:
-        return
     from bridge.postgres import login  # noqa: PLC0415  (loads psycopg)
 
     @cache

@@ -65,22 +65,19 @@ def later_findings(connection: psycopg.Connection) -> list[Finding]:
 
 def _unusable(connection: psycopg.Connection, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Those of the ledger's tables that are not there, and those that this role may not use."""
-    missing: list[str] = []
-    refused: list[str] = []
-    for name in names:
-        # by oid: to_regclass() fails in a schema that the role may not use
-        row = connection.execute(
-            "select true, has_schema_privilege(n.oid, 'usage') and"
+    # by oid: to_regclass() fails in a schema that the role may not use
+    usable: dict[str, bool] = dict(
+        connection.execute(
+            "select c.relname, has_schema_privilege(n.oid, 'usage') and"
             " has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') and"
             " has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')"
             " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname = 'bridge' and c.relname = %s",
-            [name],
-        ).fetchone()
-        if row is None or not row[0]:
-            missing.append(f"bridge.{name}")
-        elif not row[1]:
-            refused.append(f"bridge.{name}")
+            " where n.nspname = 'bridge' and c.relname = any(%s)",
+            [list(names)],
+        ).fetchall()
+    )
+    missing = [f"bridge.{name}" for name in names if name not in usable]
+    refused = [f"bridge.{name}" for name in names if not usable.get(name, True)]
     return missing, refused
 
 

@@ -36,16 +36,14 @@ class CutOff:
             self._since.pop(stream, None)
             self._until.pop(stream, None)
             self._retries.pop(stream, None)
-        self._since = {s: self._since.get(s, now) for s in view.streams if s in self._since or s in failing}
-        for stream in [*self._since]:
-            if view.claims.get(stream) != me:
-                del self._since[stream]
+        mine = [stream for stream, claimer in view.claims.items() if claimer == me]
+        self._since = {s: self._since.get(s, now) for s in mine if s in self._since or s in failing}
         for stream, since in [*self._since.items()]:
             if now - since >= PATIENCE_SECONDS and self._others(view, me, stream):
                 self._until[stream] = now + self._retries.setdefault(stream, Retries(_SHUNNED)).failed()
                 del self._since[stream]
         shunned = {s for s in self._until if self._others(view, me, s)}
-        return {s for s in shunned if s in failing and view.claims.get(s) == me}, shunned
+        return {s for s in mine if s in shunned and s in failing}, shunned
 
     def due(self, now: float) -> set[str]:
         """Streams whose source somebody should try to reach, and then say tried()."""

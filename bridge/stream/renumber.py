@@ -18,7 +18,7 @@ from psycopg import sql
 from bridge.errors import Halt, Retry
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.profiled import ProfiledConnection
-from bridge.protocol.events import FROM_ONE, Behind, Bound, Event, parse_snapshot
+from bridge.protocol.events import FROM_ONE, Behind, Bound, Event, Snapshot, parse_snapshot
 from bridge.protocol.facts import Ledger
 
 
@@ -64,8 +64,7 @@ def bounds(source: ProfiledConnection, outbox: Outbox, ledger: Ledger) -> list[B
         return [Bound(after, seq, exact=True)]
     for _ in range(_ATTEMPTS):
         if not drawn_ahead(source, outbox):
-            [snapshot] = source.execute("select pg_current_snapshot()::text").fetchone() or [""]
-            now = max(after, parse_snapshot(snapshot).xmax)
+            now = max(after, _snapshot(source).xmax)
             return [Bound(after, seq, exact=False), Bound(now, seq, exact=True)]
         time.sleep(_PAUSE_SECONDS)
     return [Bound(after, seq, exact=False)]
@@ -88,6 +87,11 @@ def drawn_ahead(source: psycopg.Connection, outbox: Outbox) -> bool:
     show, and a seq below those that are visible: by right. Asked before such a snapshot is compared with."""
     row = source.execute(_DRAWN_AHEAD, [outbox.name.as_string(), outbox.columns["seq"]]).fetchone()
     return row is None or bool(row[0])
+
+
+def _snapshot(source: ProfiledConnection) -> Snapshot:
+    [text] = source.execute("select pg_current_snapshot()::text").fetchone() or [""]
+    return parse_snapshot(text)
 
 
 def renumber(
@@ -133,8 +137,7 @@ def _await_visible(source: ProfiledConnection, event: Event) -> None:
     """Until new snapshots show the event's transaction. Raises Retry."""
     end = time.monotonic() + _VISIBLE_SECONDS
     while True:
-        row = source.execute("select pg_current_snapshot()::text").fetchone()
-        if row is not None and parse_snapshot(row[0]).shows(int(event.xid)):
+        if _snapshot(source).shows(int(event.xid)):
             return
         if time.monotonic() > end:
             raise Retry(f"transaction {int(event.xid)} has committed, and is not visible yet")
