@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from tests.support.bridge_process import FAILPOINTS
 from tests.support.fixes import line_in
 from tests.support.receiver import Receiver
 from tests.support.servers import Database
+from tests.support.terminal import terminal
 from tests.support.variants import first_fast
 from tests.support.world import STREAM, World, until
 
@@ -219,9 +218,7 @@ def test_a_stream_that_ends_takes_what_a_person_says_and_nothing_else(world: Wor
 
 def answered(world: World, *words: str, answers: str) -> tuple[int, str]:
     """A command at a terminal of its own, with these answers typed; its exit code and all it printed."""
-    ours, theirs = pty.openpty()
-    try:
-        os.write(ours, answers.encode())
+    with terminal(answers) as theirs:
         ran = subprocess.run(
             [sys.executable, "-m", "bridge", *words, "-c", str(world.config)],
             env=world.shell_environment(),
@@ -232,9 +229,6 @@ def answered(world: World, *words: str, answers: str) -> tuple[int, str]:
             check=False,
             timeout=60,
         )
-    finally:
-        os.close(ours)
-        os.close(theirs)
     return ran.returncode, ran.stdout
 
 

@@ -44,22 +44,35 @@ def several(world: World, eu: Database, *more: Callable[[dict[str, Any]], object
     world.environment["EU_DSN"] = eu.bridge_dsn
 
 
+TOLD = {"connection": "hook", "data": {"from": "$meta.source"}}
+
+
+def with_hook(document: dict[str, Any], receiver: Receiver) -> None:
+    hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
+    document["connections"]["hook"] = hook
+
+
+def also_told(document: dict[str, Any], receiver: Receiver) -> dict[str, Any]:
+    """The pipeline, whose events also go to the hook, with their source."""
+    with_hook(document, receiver)
+    pipeline: dict[str, Any] = document["pipelines"]["usage-limit-hits"]
+    pipeline["destinations"]["told"] = TOLD
+    for branch in pipeline.get("branches", ()):
+        branch["to"] = ["events", "told"]
+    return pipeline
+
+
 def test_events_of_each_source_arrive_once_and_say_where_they_are_from(
     world: World, source: Database, target: Database, eu: Database, receiver: Receiver
 ) -> None:
     target.execute("alter table events.usage_limits add column region text")
 
     def change(document: dict[str, Any]) -> None:
-        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
-        document["connections"]["hook"] = hook
-        pipeline = document["pipelines"]["usage-limit-hits"]
+        pipeline = also_told(document, receiver)
         pipeline["destinations"]["events"]["columns"]["region"] = "$meta.source"
-        pipeline["destinations"]["told"] = {"connection": "hook", "data": {"from": "$meta.source"}}
         document["pipelines"]["eu-only"] = {**pipeline, "sources": "eu", "destinations": {}} | {
             "destinations": {"told": {"connection": "hook", "data": {"from": "only $meta.source"}}}
         }
-        for branch in pipeline.get("branches", ()):
-            branch["to"] = ["events", "told"]
         document["pipelines"]["eu-only"].pop("branches", None)
 
     several(world, eu, change)
@@ -168,15 +181,14 @@ def test_outboxes_that_number_their_events_alike_do_not_meet(
     """The same id in two sources: two events, of which each has its dead letter and its message."""
 
     def change(document: dict[str, Any]) -> None:
-        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
-        document["connections"]["hook"] = hook
+        with_hook(document, receiver)
         own = {"table": "public.own", "columns": {"seq": "id", "xid": "xid"}}
         for one in document["sources"].values():
             one.update(own)
         document["pipelines"] = {
             "all": {
                 "event": "t",
-                "destinations": {"told": {"connection": "hook", "data": {"from": "$meta.source"}}},
+                "destinations": {"told": TOLD},
             }
         }
         document.pop("tests", None)
@@ -206,12 +218,7 @@ def test_messages_and_dead_letters_of_one_source_are_told_apart(
     eu.execute("create publication outbox_bridge_eu for table outbox.event with (publish = 'insert')")
 
     def change(document: dict[str, Any]) -> None:
-        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
-        document["connections"]["hook"] = hook
-        pipeline = document["pipelines"]["usage-limit-hits"]
-        pipeline["destinations"]["told"] = {"connection": "hook", "data": {"from": "$meta.source"}}
-        for branch in pipeline.get("branches", ()):
-            branch["to"] = ["events", "told"]
+        also_told(document, receiver)
 
     several(world, eu, change)
     bridge = world.bridge(EU_DSN=eu.bridge_dsn).start().wait_ready()
@@ -276,10 +283,8 @@ def test_a_renamed_sinks_messages_stay_with_their_source(
     eu.execute("create publication outbox_bridge_eu for table outbox.event with (publish = 'insert')")
 
     def change(document: dict[str, Any]) -> None:
-        hook = {"type": "webhook", "url": receiver.url, "allow": ["127.0.0.0/8"], "secret": SECRET}
-        document["connections"]["hook"] = hook
-        told = {"told": {"connection": "hook", "data": {"from": "$meta.source"}}}
-        document["pipelines"] = {"all": {"event": "usage.*", "destinations": told}}
+        with_hook(document, receiver)
+        document["pipelines"] = {"all": {"event": "usage.*", "destinations": {"told": TOLD}}}
         document.pop("tests", None)
 
     several(world, eu, change)

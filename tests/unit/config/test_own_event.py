@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ from click.testing import CliRunner
 from bridge.cli import cli
 from bridge.config.own_event import own_event, usual_table
 from bridge.errors import ConfigError
+from tests.support.terminal import terminal
 from tests.unit.config.test_editor_schema import refused, tree_of
 
 
@@ -76,9 +75,7 @@ def test_a_mistake_is_told_and_nothing_is_written(options: list[str], said: str,
 
 
 def test_on_a_terminal_it_asks(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        os.write(ours, b"order.placed\nid:strng\nid:string\n\npublic.orders\n")
+    with terminal("order.placed\nid:strng\nid:string\n\npublic.orders\n") as theirs:
         ran = subprocess.run(
             [sys.executable, "-m", "bridge", "init", str(tmp_path)],
             stdin=theirs,
@@ -88,9 +85,6 @@ def test_on_a_terminal_it_asks(tmp_path: Path) -> None:
             check=False,
             timeout=60,
         )
-    finally:
-        os.close(ours)
-        os.close(theirs)
     assert ran.returncode == 0, ran.stderr
     assert "did you mean string?" in ran.stderr
     assert "table: public.orders" in (tmp_path / "bridge.yaml").read_text()
