@@ -111,7 +111,9 @@ def test_a_package_that_cannot_be_had_costs_its_peers_and_is_named() -> None:
 def test_every_peer_has_a_driver_and_a_version_that_is_installed() -> None:
     specs = peers(Installed("python", "node", pinned(), {}))
     drivers = {HERE / "drivers" / spec.command[-1].removeprefix(f"{DRIVERS}/") for spec in specs}
-    helpers = {HERE / "drivers" / name for name in ("target.py", "target.mjs", "upsert.sql")}
+    helpers = {
+        HERE / "drivers" / name for name in ("target.py", "target.mjs", "upsert.sql", "mq_bridge_route.py")
+    }
     assert drivers | helpers == {path for path in (HERE / "drivers").iterdir() if path.is_file()}
     assert len({spec.key for spec in specs}) == len(specs)
     assert install.WHERE.parts[-2:] == ("build", "peers")
