@@ -149,6 +149,21 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayFacts:
+    """The source's row in outbox.relay: what its relay reads, and puts into the log. A new incarnation has a new slot.
+
+    publication: its identity, read before the slot was made. Frames are made only while it is the same.
+    ready: the slot is made, and whatever committed before it is visible.
+    """
+
+    incarnation: int
+    partitions: int
+    publication: str | None
+    ready: bool = False
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFacts:
     """The source as it is now, read at once over the session's own connection. When that connection is lost the
     session ends, because another server may answer the next one.
@@ -176,6 +191,8 @@ class SourceFacts:
     database: str = ""
     database_oid: int = 0
     replicated: bool = False  # a subscription writes rows of the outbox with xids of its publisher
+    life: str = ""  # which run of the server this is: its system identifier and when its postmaster started
+    relay: RelayFacts | None = None  # with a log; None: no relay has begun
 
     @property
     def identity(self) -> SourceIdentity:
@@ -192,6 +209,8 @@ class Registration:
 
     session: the session that may write the row. The session that fenced last takes the row over, after the fence;
     writes of an earlier session that arrive later are refused.
+
+    relay: its slot may be confirmed only to what this stream has applied. Another relay or incarnation begins anew there.
     """
 
     stream: str
@@ -202,6 +221,8 @@ class Registration:
     witness_id: str | None
     reached: Lsn = ZERO
     session: str = ""
+    relay: str | None = None  # whose frames it applies, of this incarnation; None: it reads a slot of its own
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

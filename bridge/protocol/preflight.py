@@ -37,6 +37,7 @@ class StreamSettings:
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None  # first start only: earliest (None), a timestamp, or "infinity" for now
     has_xid: bool = True  # False: an outbox of the customer's own without xid: slot-only, no catch-up
+    partitions: int | None = None  # with a log: this is one of so many; `slot` is its relay's. None: a slot of its own
 
     def slot_name(self, incarnation: int) -> str:
         return f"{self.slot}_{incarnation}"
@@ -126,7 +127,7 @@ def stand_by(
     if target.busy:
         raise StandBy(f"another bridge is applying stream {settings.stream} to this target")
     name = first_look(settings, target).slot
-    if source.slot is None:
+    if source.slot is None or settings.partitions is not None:  # with a log, the slot is the relay's
         return
     if registration is None and target.ledger is None:
         if (yield from ask(ReadTarget())).ledger is not None:
@@ -214,6 +215,7 @@ def judge(
     *,
     slot_wanted: bool,
     has_xid: bool = True,
+    partitions: int | None = None,
 ) -> Judgement:
     """Compare the ledger with the source. The registration must have been read after the fence. Raises Halt with a
     reason, or Retry on a standby."""
@@ -235,6 +237,8 @@ def judge(
         if source.slot is None or _slot(ledger, source, slot_wanted) is not None:
             raise witness_missing("and no slot of ours has the WAL that would show it")
         unproven = source.slot.confirmed_flush < ledger.applied_lsn
+    if slot_wanted and partitions is not None:
+        reason = reason or _log(ledger, source, partitions)
     reason = reason or _slot(ledger, source, slot_wanted)
     if same_publication(ledger.publication, source.publication):
         ledger = replace(ledger, publication=source.publication)
@@ -355,6 +359,14 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
         ("catchup", from_table),
     )
     return next((reason for reason, holds in reasons if holds), None)
+
+
+def _log(ledger: Ledger, source: SourceFacts, partitions: int) -> str | None:
+    """Why the relay's chain cannot continue from the ledger; None: it can."""
+    relay = source.relay
+    if relay is None or relay.incarnation != ledger.incarnation or relay.partitions != partitions:
+        return "other_chain"
+    return None
 
 
 def is_first_catch_up(ledger: Ledger, registration: Registration | None) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bridge.errors import Halt, Retry
 from bridge.protocol import requests as to
+from bridge.protocol.chain import covers
 from bridge.protocol.events import (
     NOTHING,
     NULL,
@@ -71,7 +72,14 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     registration = yield from ask(to.ReadRegistration())
     source = yield from ask(facts(settings, ledger))
     from_slot = slot_wanted(settings, source)
-    judgement = judge(ledger, source, registration, slot_wanted=from_slot, has_xid=settings.has_xid)
+    judgement = judge(
+        ledger,
+        source,
+        registration,
+        slot_wanted=from_slot,
+        has_xid=settings.has_xid,
+        partitions=settings.partitions,
+    )
     known = ledger
     if not judgement.unproven:  # another source must not leave its timeline in the ledger
         known = judgement.ledger
@@ -115,6 +123,7 @@ class _Life:
         self.held: Snapshot | None = None  # the floor before a slot is made: its snapshot shows no less
         # What prune may take for applied. Of an outbox without xids the ledger has no floor; its table is not pruned.
         self.passed = registration.floor if registration else NOTHING
+        self.shared = settings.partitions is not None  # its rows come over a log: the slot is a relay's
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -153,11 +162,13 @@ class _Life:
             stream=self.settings.stream,
             target_system=self.target.system_identifier,
             target_database=self.target.database,
-            slot=self.settings.slot_name(incarnation) if streams else None,
+            slot=self.settings.slot_name(incarnation) if streams and not self.shared else None,
             floor=floor,
             witness_id=self.ledger.witness_id,
             reached=max(reached, self.ledger.snapshot_lsn),
             session=self.settings.session,
+            relay=self.settings.slot if streams and self.shared else None,
+            incarnation=incarnation if streams and self.shared else 0,
         )
         yield from ask(to.Register(registration, self.holder))
         self.holder = self.settings.session
@@ -176,7 +187,10 @@ class _Life:
                 yield from self.finish(goal, Mode.STREAM if streams else Mode.CATCHUP)
                 if streams:
                     return
-            yield from self.new_slot(source, poll=True)
+            if self.shared:
+                yield from self.join()
+            else:
+                yield from self.new_slot(source, poll=True)
             slot_good = True
 
     def new_slot(self, source: SourceFacts, *, poll: bool) -> Asking[Goal]:
@@ -203,6 +217,37 @@ class _Life:
         yield from self.register(lsn)
         yield from self.save(replace(self.ledger, next=goal))
         return goal
+
+    def join(self) -> Asking[None]:
+        """Find a place in the relay's chain. What one of its looks shows is the goal: afterwards the chain brings the
+        rest, from where that look was. Events flow from the table until there is one.
+
+        A goal must show whatever the floor shows. So once the relay is heard, the floor rises no more than to goals
+        before its next look, and what is applied above it is listed.
+        """
+        known: int | None = None
+        while True:
+            seen = yield from ask(to.FindLook(known or 0))
+            relay, look = seen.relay, seen.look
+            if relay is None or relay.partitions != self.settings.partitions:
+                look = None
+            elif relay.incarnation != known:
+                known, look = relay.incarnation, None
+                after = replace(self.ledger, incarnation=known, publication=relay.publication)
+                yield from self.save(replace(after, mode=Mode.CATCHUP))
+                yield from self.register()
+            if look is None:
+                self.held = None
+            elif self.held is None:
+                self.held = self.ledger.floor
+            elif covers(look.snapshot, self.held):
+                break
+            yield from self.poll_once(Mode.CATCHUP, listing=self.held is not None)
+        yield from self.register(look.insert_lsn)
+        relied = max(self.ledger.floor_lsn, look.insert_lsn)
+        goal = Goal(look.snapshot, look.lsn, from_slot=True)
+        yield from self.save(replace(self.ledger, floor_lsn=relied, next=goal))
+        yield from ask(to.Confirm(look.lsn))  # what is before it comes from the table
 
     def without_table(self, source: SourceFacts, reason: str) -> Asking[None]:
         """An outbox without xids: a new stream starts with its slot; after a lost slot an operator must decide."""
@@ -305,7 +350,7 @@ class _Life:
         """
         incarnation = self.ledger.incarnation
         applied = self.ledger.applied_lsn
-        start = applied
+        start = self.ledger.safe_lsn if self.shared else applied  # a slot begins where it is confirmed to; a log may not
         if (
             unproven is not None
             and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None
@@ -318,18 +363,24 @@ class _Life:
         slot = source.slot
         if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:
             raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
-        listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
+        # A slot brings nothing again that it brought before applied_lsn. Into a chain, a stream may come back earlier.
+        ours = None if self.shared else incarnation
+        listed = yield from ask(to.ReadApplied(except_incarnation=ours))
         done = Done(listed, self.ledger.floor)
         look = _Look(start)
         while True:
             received = yield from ask(to.Receive())
             if received.settled:
                 yield from self.settle()
+            if received.gap:
+                yield from self.heal(look)
             if received.batch is not None and unproven is not None:
                 if find_witness(received.batch, self.ledger):
                     yield from self.save(unproven)
                     unproven = None
                 received = replace(received, batch=after(received.batch, applied))
+            elif received.batch is not None and received.batch.whole and self.shared:
+                received = replace(received, batch=after(received.batch, look.position))
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if received.batch is not None:
@@ -343,6 +394,18 @@ class _Life:
                 yield from self.look_at_source(look)
             if received.stop:
                 return
+
+    def heal(self, look: _Look) -> Asking[None]:
+        """Rows of the log are missing: the relay reads them from its slot again, unless the slot is past them."""
+        if look.inside:
+            raise Retry("a part of a transaction is missing in the log", reason="log_gap")
+        slot = (yield from ask(facts(self.settings, self.ledger))).slot
+        if slot is None or slot.confirmed_flush > look.position:
+            raise Retry(
+                "rows are missing in the log, and the relay's slot is past them: catching up from the table",
+                reason="log_gap",
+            )
+        yield from ask(to.AskAgain(look.position))
 
     def judge_strays(self, batch: Batch, *, partitioned: bool) -> Asking[None]:
         """Rows that say another xid than their transaction's: applied before, or nobody knows."""
