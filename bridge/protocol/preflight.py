@@ -37,7 +37,9 @@ class StreamSettings:
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None  # first start only: earliest (None), a timestamp, or "infinity" for now
     has_xid: bool = True  # False: an outbox of the customer's own without xid: slot-only, no catch-up
-    partitions: int | None = None  # with a log: this is one of so many; `slot` is its relay's. None: a slot of its own
+    partitions: int | None = (
+        None  # with a log: this is one of so many; `slot` is its relay's. None: a slot of its own
+    )
 
     def slot_name(self, incarnation: int) -> str:
         return f"{self.slot}_{incarnation}"

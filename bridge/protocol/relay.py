@@ -128,7 +128,9 @@ class _Relay:
         self.origin = Origin(facts.incarnation, "", facts.partitions)
         self.published: dict[int, Lsn] = {}  # by partition: where its chain ends
         self.open: set[int] = set()  # partitions that have parts of a transaction without its end
-        self.unseen: deque[tuple[Lsn, int]] = deque()  # transactions that were read and may not be visible yet
+        self.unseen: deque[tuple[Lsn, int]] = (
+            deque()
+        )  # transactions that were read and may not be visible yet
         self.shown = ZERO  # everything that ends up to here is visible
         self.looks: deque[Lsn] = deque(maxlen=KEPT_LOOKS)
         self.confirmed = ZERO
@@ -233,8 +235,7 @@ class _Relay:
         if shared.braked:
             self.give_up(waits)
         lowest = min([*waits.values(), self.looks[0] if self.looks else self.confirmed, position])
-        if lowest > self.confirmed:
-            self.confirmed = lowest
+        self.confirmed = max(self.confirmed, lowest)
         yield from ask(to.Confirm(self.confirmed))
 
     def give_up(self, waits: dict[str, Lsn]) -> None:

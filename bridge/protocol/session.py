@@ -350,7 +350,9 @@ class _Life:
         """
         incarnation = self.ledger.incarnation
         applied = self.ledger.applied_lsn
-        start = self.ledger.safe_lsn if self.shared else applied  # a slot begins where it is confirmed to; a log may not
+        start = (
+            self.ledger.safe_lsn if self.shared else applied
+        )  # a slot begins where it is confirmed to; a log may not
         if (
             unproven is not None
             and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None

@@ -33,9 +33,10 @@ from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.stream.checkpoint import Checkpoint
-from bridge.stream.decode import Decoder, Layout
+from bridge.stream.decode import Decoder
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
+from bridge.stream.relation import Layout
 from bridge.stream.renumber import bounds, drawn_ahead, numbered, read_again, renumber
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
