@@ -284,8 +284,11 @@ class MissingRows:
 
 @dataclass(frozen=True, slots=True)
 class OpenStream(Request[None]):
+    """origin: of the frames that a stream takes, with a log; of all others it knows nothing."""
+
     slot: str
     start: Lsn
+    origin: Origin | None = None
 
     def perform(self, performer: Performer) -> None:
         performer.open_stream(self)
@@ -293,10 +296,10 @@ class OpenStream(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class FindLook(Request["Seen"]):
-    """The newest look of the relay that the log has for this partition, of the ledger's incarnation; after a moment
-    where there is none that is new."""
+    """The newest look of the relay that the log has for this partition, in a frame of this origin; after a moment where
+    there is none that is new. What another run of the server has shown may be lost there, and its xids given again."""
 
-    incarnation: int
+    origin: Origin
 
     def perform(self, performer: Performer) -> Seen:
         return performer.find_look(self)
@@ -351,6 +354,7 @@ class Observation:
     snapshot: Snapshot
     insert_lsn: Lsn
     idle_write_due: bool = False  # 10 s and 1 MiB since the last idle write, or the WAL brake is near
+    incarnation: int | None = None  # of the relay, as its row says; None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,8 +367,8 @@ class Observe(Request[Observation]):
 
 @dataclass(frozen=True, slots=True)
 class Confirm(Request[None]):
-    """Tell the slot that everything up to here is durable in the target; with a log, the registry, where the relay
-    reads it."""
+    """Tell the slot that everything up to here is durable in the target; with a log, the registry (`confirmed`), where
+    the relay reads it, if this session still holds the row. Raises Fenced otherwise."""
 
     lsn: Lsn
 
