@@ -470,7 +470,7 @@ def promote(simulation: Simulation) -> None:
     copies = simulation.source_copies[-1:] if simulation.chance(0.7) else simulation.source_copies
     base = (simulation.rng.choice(copies) if behind else before).clone()
     if base.timeline == before.timeline:
-        _take_over(simulation, base)
+        take_over(simulation, base)
 
 
 def lagging_promotion(simulation: Simulation) -> None:
@@ -481,10 +481,10 @@ def lagging_promotion(simulation: Simulation) -> None:
     standby = simulation.source.clone()
     emit(simulation)
     _step(simulation, reading[0])
-    _take_over(simulation, standby)
+    take_over(simulation, standby)
 
 
-def _take_over(simulation: Simulation, base: Source) -> None:
+def take_over(simulation: Simulation, base: Source) -> None:
     before = simulation.source
     slots = simulation.chance(0.5)
     after = base.promote(failover_slots=slots)

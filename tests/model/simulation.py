@@ -486,7 +486,7 @@ class Simulation:
         if not taken:
             bridge.idle += 1
         batch = Batch(
-            events=[_event(row)._replace(xid=str(row.placed).encode()) for row in taken],
+            events=[event_of(row)._replace(xid=str(row.placed).encode()) for row in taken],
             xids=sorted({row.placed for row in taken}),
         )
         return MissingRows(batch, taken[-1].seq if taken else request.after_seq, more)
@@ -574,7 +574,7 @@ class Simulation:
                 self.counts["rows that the publication withheld"] += 1
                 self.counts["a part of a transaction withheld"] += bool(rows)
             if rows:
-                events = [_event(row) for row in rows if row not in strays]
+                events = [event_of(row) for row in rows if row not in strays]
                 batch.events += events
                 if events:
                     batch.xids.append(commit.xid)
@@ -582,7 +582,7 @@ class Simulation:
                     batch.commit_rows.append(len(events))
                 batch.end_lsn = Lsn(commit.end)
             if strays:
-                batch.strays = [_said(row) for row in strays]
+                batch.strays = [said(row) for row in strays]
                 break
         if not batch.events and not batch.strays:
             return Received(None, Lsn(stream.at), settled)
@@ -600,10 +600,10 @@ class Simulation:
         bridge.idle = 0
         taken, stream.rest = stream.rest[:1], stream.rest[1:]
         batch = Batch(
-            events=[_event(row) for row in taken if not self.strays(row, commit)],
+            events=[event_of(row) for row in taken if not self.strays(row, commit)],
             chunk=True,
             whole=not stream.rest,
-            strays=[_said(row) for row in taken if self.strays(row, commit)],
+            strays=[said(row) for row in taken if self.strays(row, commit)],
         )
         before = stream.at
         if batch.whole:
@@ -716,7 +716,7 @@ class Simulation:
         self.target = after
 
 
-def _event(row: Row) -> Event:
+def event_of(row: Row) -> Event:
     return Event(
         id=row.id.encode(),
         seq=str(row.seq).encode(),
@@ -730,10 +730,10 @@ def _event(row: Row) -> Event:
     )
 
 
-def _said(row: Row) -> Event:
+def said(row: Row) -> Event:
     """As the stream brings it: with what its column says."""
     xid = None if row.claimed is None else str(row.claimed).encode()
-    return _event(row)._replace(xid=xid)  # type: ignore[arg-type]
+    return event_of(row)._replace(xid=xid)  # type: ignore[arg-type]
 
 
 _TARGET = frozenset({"ReadTarget", "Fence", "Save", "Apply", "Settle", "ReadApplied"})
@@ -752,4 +752,4 @@ _SOURCE = frozenset(
         *("StillRunning", "ReadMissing", "Observe", "ReadPruned"),
     }
 )
-__all__ = ["KEYS", "SLOT", "Bridge", "Mode", "Simulation"]
+__all__ = ["KEYS", "SLOT", "Bridge", "Mode", "Simulation", "event_of", "said"]
