@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from bridge.errors import Fenced
+from bridge.errors import Fenced, Retry
 from bridge.protocol import requests, session
 from bridge.protocol.chain import Chain, Verdict
 from bridge.protocol.events import ZERO, Batch, Lsn
@@ -65,6 +65,7 @@ class Member(Simulation):
     """A stream or the relays, over the source that all share."""
 
     begun = False
+    asks_source: frozenset[str] = frozenset()  # with what it asks the source, beside all others
     source = _shared("source")
     source_generation = _shared("source_generation")
     source_copies = _shared("source_copies")
@@ -86,6 +87,11 @@ class Member(Simulation):
         self.begun = True
         site.members.append(self)
 
+    def perform(self, bridge: Bridge, request: Request[Any]) -> Any:
+        if type(request).__name__ in self.asks_source and bridge.source_generation != self.source_generation:
+            raise Retry("the source connection is gone")
+        return super().perform(bridge, request)
+
     def source_replaced(self, *, lost: bool) -> None:
         for member in self.site.members:
             Simulation.source_replaced(member, lost=lost)
@@ -98,14 +104,17 @@ class Member(Simulation):
 class Lane(Member):
     """The stream of one partition of one target."""
 
+    asks_source = frozenset({"FindLook", "Confirm"})
+
     def __init__(self, site: Site, target: str, partition: int, *, since: str | None = None) -> None:
         self.stream = f"{target}.{partition}of{site.partitions}"
         self.partition = partition
         self.readers: dict[Bridge, Reader] = {}
+        self.too_late: set[str] = set()  # rows that were pruned before the stream was registered
         super().__init__(site, since=since)
 
     def owns(self, row: Row) -> bool:
-        return self.site.partition(row) == self.partition
+        return self.site.partition(row) == self.partition and row.id not in self.too_late
 
     def protocol(self, name: str) -> Generator[Request[Any], Any, None]:
         settings = StreamSettings(
@@ -126,6 +135,11 @@ class Lane(Member):
 
     def do_DropSlot(self, bridge: Bridge, request: requests.DropSlot) -> None:
         raise checks.Violation(f"a stream drops the relay's slot: {request}")
+
+    def do_Register(self, bridge: Bridge, request: requests.Register) -> None:
+        if self.registration is None:
+            self.too_late |= self.source.pruned_ids
+        super().do_Register(bridge, request)
 
     def do_FindLook(self, bridge: Bridge, request: requests.FindLook) -> requests.Seen:
         bridge.idle += 1
