@@ -19,11 +19,13 @@ from bridge.postgres.origin import is_here, take_over
 from bridge.postgres.outbox import COUNTED, Outbox
 from bridge.postgres.profiles import SOURCE, STREAM
 from bridge.postgres.publication import REPLICATED, publication_identity
+from bridge.postgres.relay import life_of, place, read_relay
 from bridge.postgres.replication import command, open_replication
 from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import (
     Pruned,
     Registration,
+    RelayFacts,
     SlotFacts,
     SlotRefused,
     SourceFacts,
@@ -77,9 +79,13 @@ class SlotHealth:
 class Source:
     """Everything that the protocol reads from the source, over one connection."""
 
-    def __init__(self, dsn: str, stream: str, outbox: Outbox, publication: str) -> None:
+    def __init__(
+        self, dsn: str, stream: str, outbox: Outbox, publication: str, *, relay: str | None = None
+    ) -> None:
+        """relay: whose frames the stream applies, or who this is; None: there is no log."""
         self._dsn = dsn
         self._stream = stream
+        self._relay = relay
         self._names = {"publication": publication, "table": outbox.name.as_string()}
         self.connection = connect(dsn, SOURCE, stream)
         self._outbox = outbox.on(self.connection)
@@ -127,8 +133,16 @@ class Source:
             partitioned=partitioned,
             restored=not is_here(self.connection),
             replicated=replicated,
-            taken=frozenset(name for (name,) in self.connection.execute(_TAKEN, [f"{self._stream}_"])),
+            taken=frozenset(
+                name for (name,) in self.connection.execute(_TAKEN, [f"{self._relay or self._stream}_"])
+            ),
+            life=life_of(self.connection) if self._relay else "",
+            relay=self.relay(),
         )
+
+    def relay(self) -> RelayFacts | None:
+        """The relay's row."""
+        return read_relay(self.connection, self._relay) if self._relay else None
 
     def layout(self) -> tuple[tuple[str, ...], bool, bool, int, int]:
         """The outbox's columns in the order in which they were added, whether it is partitioned, whether Postgres
@@ -146,7 +160,7 @@ class Source:
         return tuple(columns), kind == "p", counted, int(next_xid), int(oid)
 
     def _slot(self, name: str) -> SlotFacts | None:
-        names = {"slot": name, "reader": STREAM.session_name(self._stream)}
+        names = {"slot": name, "reader": STREAM.session_name(self._relay or self._stream)}
         row = self.connection.execute(_SLOT, names).fetchone()
         if row is None:
             return None
@@ -237,6 +251,8 @@ class Source:
             ).rowcount
             if written and holder is None:
                 take_over(self.connection, registration.stream)
+            if written and self._relay:
+                place(self.connection, registration)
         if written:
             return
         if holder == registration.session:

@@ -284,8 +284,11 @@ class MissingRows:
 
 @dataclass(frozen=True, slots=True)
 class OpenStream(Request[None]):
+    """Read from here on: the slot, or the frames of this origin (a relay: the slot, of the server that it names)."""
+
     slot: str
     start: Lsn
+    origin: Origin | None = None
 
     def perform(self, performer: Performer) -> None:
         performer.open_stream(self)
@@ -293,10 +296,10 @@ class OpenStream(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class FindLook(Request["Seen"]):
-    """The newest look of the relay that the log has for this partition, of the ledger's incarnation; after a moment
-    where there is none that is new."""
+    """The newest look of the relay that the log has for this partition, of this origin; after a moment where there is
+    none that is new."""
 
-    incarnation: int
+    origin: Origin
 
     def perform(self, performer: Performer) -> Seen:
         return performer.find_look(self)

@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.errors import Halt, Retry
 from bridge.protocol import requests as to
-from bridge.protocol.chain import covers
+from bridge.protocol.chain import Origin, covers
 from bridge.protocol.events import (
     NOTHING,
     NULL,
@@ -84,7 +84,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     if not judgement.unproven:  # another source must not leave its timeline in the ledger
         known = judgement.ledger
         yield from ask(to.Save(ledger, known, forget_above=judgement.forget_above))
-    life = _Life(settings, known, target, registration)
+    life = _Life(settings, known, target, registration, source.life)
     # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
     # fact when it takes our floor: it stores a position one above ours.
     first = is_first_catch_up(ledger, registration)
@@ -113,9 +113,15 @@ class _Life:
     """One session's operations on the ledger; `ledger` is the row that is durable in the target."""
 
     def __init__(
-        self, settings: StreamSettings, ledger: Ledger, target: TargetFacts, registration: Registration | None
+        self,
+        settings: StreamSettings,
+        ledger: Ledger,
+        target: TargetFacts,
+        registration: Registration | None,
+        server: str,
     ) -> None:
         self.settings = settings
+        self.server = server  # SourceFacts.life
         self.ledger = ledger
         self.target = target
         self.holder = registration.session if registration else None  # of the row in the registry
@@ -124,6 +130,10 @@ class _Life:
         # What prune may take for applied. Of an outbox without xids the ledger has no floor; its table is not pruned.
         self.passed = registration.floor if registration else NOTHING
         self.shared = settings.partitions is not None  # its rows come over a log: the slot is a relay's
+
+    def origin(self, incarnation: int) -> Origin:
+        """Of the frames that this session may apply: what the server says that was judged, and no other."""
+        return Origin(incarnation, self.server, self.settings.partitions or 0)
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -227,7 +237,7 @@ class _Life:
         """
         known: int | None = None
         while True:
-            seen = yield from ask(to.FindLook(known or 0))
+            seen = yield from ask(to.FindLook(self.origin(known or 0)))
             relay, look = seen.relay, seen.look
             if relay is None or relay.partitions != self.settings.partitions:
                 look = None
@@ -303,7 +313,7 @@ class _Life:
         if self.ledger.mode is not Mode.POLL:
             incarnation = self.ledger.incarnation
             yield from self.save(replace(self.ledger, mode=Mode.POLL))
-            if incarnation:
+            if incarnation and not self.shared:
                 yield from ask(to.DropSlot(self.settings.slot_name(incarnation)))
         yield from self.register()
         while True:
@@ -358,7 +368,8 @@ class _Life:
             and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None
         ):
             start = min(applied, slot.confirmed_flush)
-        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start))
+        origin = self.origin(incarnation) if self.shared else None
+        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start, origin))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
         # ahead.
         source = yield from ask(facts(self.settings, self.ledger))
