@@ -113,7 +113,7 @@ class Outbox:
             return sql.SQL("true")
         return sql.SQL(
             "('x' || encode(substr(sha256(convert_to(coalesce(key, id::text), 'UTF8')), 1, 4), 'hex'))::bit(32)::bigint"
-            " % {} + 1 = {}"
+            " %% {} + 1 = {}"
         ).format(sql.Literal(partition[1]), sql.Literal(partition[0]))
 
     def beyond_floor(self) -> sql.Composed:
