@@ -92,8 +92,10 @@ class Chain:
             return Verdict.SKIP
         if self._open is not None:
             commit, taken = self._open
-            if frame.commit != commit:
-                return Verdict.GAP
+            if (
+                frame.commit != commit
+            ):  # whole transactions that end before this one have no rows of the partition
+                return Verdict.SKIP if not frame.is_open and frame.end <= commit else Verdict.GAP
             if frame.is_open and frame.offset + frame.rows <= taken:
                 return Verdict.SKIP
             return Verdict.TAKE if frame.offset == taken else Verdict.GAP

@@ -223,6 +223,9 @@ class Registration:
     session: str = ""
     relay: str | None = None  # whose frames it applies, of this incarnation; None: it reads a slot of its own
     incarnation: int = 0
+    confirmed: Lsn | None = (
+        None  # as Confirm wrote it, for this relay and incarnation; Register leaves it, or empties it
+    )
 
 
 @dataclass(frozen=True, slots=True)

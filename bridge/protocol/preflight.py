@@ -234,13 +234,21 @@ def judge(
         return Judgement(fresh, "new")
     ledger, reason, forget_above = _history(ledger, source, registration)
     ledger = ledger.of_source(source.identity)  # its name may be another, and an old ledger did not know it
+    other, seen = None, source.slot.confirmed_flush if source.slot else ZERO
+    if slot_wanted and partitions is not None:
+        told = _told(source, registration)
+        ledger = replace(ledger, safe_lsn=max(ledger.applied_lsn, min(ledger.safe_lsn, told)))
+        other, seen = _log(ledger, source, partitions), min(seen, told)
     unproven = False
     if reason is None and not witnessed(ledger, source):
-        if source.slot is None or _slot(ledger, source, slot_wanted) is not None:
+        unproven = seen < ledger.applied_lsn
+        if (
+            source.slot is None
+            or (other or _slot(ledger, source, slot_wanted)) is not None
+            or (unproven and source.slot.confirmed_flush >= ledger.applied_lsn)
+        ):
             raise witness_missing("and no slot of ours has the WAL that would show it")
-        unproven = source.slot.confirmed_flush < ledger.applied_lsn
-    if slot_wanted and partitions is not None:
-        reason = reason or _log(ledger, source, partitions)
+    reason = reason or other
     reason = reason or _slot(ledger, source, slot_wanted)
     if same_publication(ledger.publication, source.publication):
         ledger = replace(ledger, publication=source.publication)
@@ -256,7 +264,7 @@ def judge(
             check_not_pruned(ledger, registration, source.pruned)
         return Judgement(ledger, reason, forget_above)
     # A stored advance of an idle slot must not let this session confirm what it has not received.
-    safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
+    safe = ledger.safe_lsn if partitions is not None else max(ledger.applied_lsn, source.slot.confirmed_flush)
     return Judgement(replace(ledger, safe_lsn=safe), None, unproven=unproven)
 
 
@@ -369,6 +377,15 @@ def _log(ledger: Ledger, source: SourceFacts, partitions: int) -> str | None:
     if relay is None or relay.incarnation != ledger.incarnation or relay.partitions != partitions:
         return "other_chain"
     return None
+
+
+def _told(source: SourceFacts, registration: Registration | None) -> Lsn:
+    """How far this source knows that the stream has received the relay's frames. Others move a relay's slot, and
+    safe_lsn may be of a history that the source has lost: where the slot stands says nothing about this stream."""
+    if registration is None or source.slot is None or registration.confirmed is None:
+        return ZERO
+    its = f"{registration.relay}_{registration.incarnation}"
+    return registration.confirmed if its == source.slot.name else ZERO
 
 
 def is_first_catch_up(ledger: Ledger, registration: Registration | None) -> bool:

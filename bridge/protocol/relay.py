@@ -20,8 +20,8 @@ from bridge.protocol.facts import RelayFacts, SlotFacts, SourceFacts
 from bridge.protocol.requests import Asking, Piece, Request, ask
 
 KEPT_LOOKS = 5
-"""The slot stays behind the looks of so many ticks (seconds), so that a stream which has found one comes to it in time.
-Whatever a slot is confirmed to was visible: a relay that reads from there sees what is not visible yet."""
+"""The slot stays behind the looks of so many ticks (seconds), so that a stream which has found one comes to it in
+time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,10 @@ def relay(settings: RelaySettings) -> Generator[Request[Any], Any, None]:
     check_source(source)
     mine = replace(known or RelayFacts(0, settings.partitions, None), session=settings.session)
     yield from ask(to.SaveRelay(known, mine))
+    begins = source.slot.confirmed_flush if source.slot else ZERO
     if known is None or not _goes_on(known, source):
-        mine = yield from _begin(settings, mine, source)
-    yield from _Relay(settings, mine).run()
+        mine, begins = yield from _begin(settings, mine, source)
+    yield from _Relay(settings, mine).run(begins)
 
 
 def stand_by(slot: SlotFacts | None) -> None:
@@ -97,9 +98,8 @@ def _goes_on(known: RelayFacts, source: SourceFacts) -> bool:
     return known.ready and slot is not None and slot.usable and known.publication == source.publication
 
 
-def _begin(settings: RelaySettings, known: RelayFacts, source: SourceFacts) -> Asking[RelayFacts]:
-    """A new incarnation. It is written down before its slot exists, and ready when all that committed before the slot can
-    be seen: from then on a look shows everything that the slot does not bring."""
+def _begin(settings: RelaySettings, known: RelayFacts, source: SourceFacts) -> Asking[tuple[RelayFacts, Lsn]]:
+    """A new incarnation, and where its slot begins. It is written down before its slot exists, and ready with it."""
     number = known.incarnation + 1
     while settings.slot_name(number) in source.taken:
         number += 1
@@ -110,12 +110,9 @@ def _begin(settings: RelaySettings, known: RelayFacts, source: SourceFacts) -> A
     yield from ask(to.BeginSlot(settings.slot_name(number)))
     while (made := (yield from ask(to.SlotMade()))) is None:
         pass
-    _, snapshot = made
-    while (yield from ask(to.StillRunning(snapshot))):
-        pass  # WAL runs ahead of visibility
     ready = replace(after, ready=True)
     yield from ask(to.SaveRelay(after, ready))
-    return ready
+    return ready, made[0]
 
 
 class _Relay:
@@ -128,18 +125,25 @@ class _Relay:
         self.origin = Origin(facts.incarnation, "", facts.partitions)
         self.published: dict[int, Lsn] = {}  # by partition: where its chain ends
         self.open: set[int] = set()  # partitions that have parts of a transaction without its end
-        self.unseen: deque[tuple[Lsn, int]] = (
-            deque()
-        )  # transactions that were read and may not be visible yet
-        self.shown = ZERO  # everything that ends up to here is visible
+        # Transactions that were read and may not be visible yet; xids that may have ended before what the slot brings,
+        # and be hidden.
+        self.unseen: deque[tuple[Lsn, int]] = deque()
+        self.older: frozenset[int] = frozenset()
+        self.shown = ZERO  # everything that ends up to here is visible, once `older` is empty
         self.looks: deque[Lsn] = deque(maxlen=KEPT_LOOKS)
         self.confirmed = ZERO
-        self.given_up: set[str] = set()
+        self.given_up: dict[str, Lsn] = {}  # streams that are not waited for, and where they were
 
-    def run(self) -> Asking[None]:
+    def run(self, begins: Lsn) -> Asking[None]:
+        """begins: where the slot stood before our session was written into outbox.relay. Whatever ended before that
+        has an xid below that write's, so a snapshot shows it or lists it. (Whoever moves a slot does not ask what is
+        visible.)"""
         source = yield from _facts(self.settings, self.facts)
         if source.slot is None:
             raise Retry("the slot was dropped between two looks", reason="slot_missing")
+        if source.slot.confirmed_flush != begins:
+            raise Retry("the slot was moved between two looks", reason="slot_advanced")
+        self.older = (yield from ask(to.Observe(begins))).snapshot.xip
         self.origin = replace(self.origin, life=source.life)
         self.confirmed = self.shown = source.slot.confirmed_flush
         tails = yield from ask(to.ReadTails(self.origin))
@@ -203,8 +207,11 @@ class _Relay:
         seen = yield from ask(to.Observe(position))
         if seen.publication != self.facts.publication:
             raise Retry("the publication was changed: a new slot is made", reason="publication_changed")
-        look = Look(seen.snapshot, self.visible(seen.snapshot, position), seen.insert_lsn)
-        self.looks.append(look.lsn)
+        self.older = frozenset(xid for xid in self.older if not seen.snapshot.shows(xid))
+        shown = self.visible(seen.snapshot, position)
+        look = None if self.older else Look(seen.snapshot, shown, seen.insert_lsn)
+        if look is not None:
+            self.looks.append(look.lsn)
         for partition, prev in self.published.items():
             if partition not in self.open:
                 end = max(prev, position)
@@ -230,13 +237,17 @@ class _Relay:
         waits = {
             stream: lsn
             for stream, lsn in shared.applied.items()
-            if lsn is not None and lsn >= self.confirmed and stream not in self.given_up
+            if lsn is not None and lsn >= self.confirmed and not self.is_given_up(stream)
         }
         if shared.braked:
             self.give_up(waits)
         lowest = min([*waits.values(), self.looks[0] if self.looks else self.confirmed, position])
         self.confirmed = max(self.confirmed, lowest)
         yield from ask(to.Confirm(self.confirmed))
+
+    def is_given_up(self, stream: str) -> bool:
+        """Until the slot is past where it was: then it is behind, or has found another place."""
+        return self.confirmed <= self.given_up.get(stream, Lsn(-1))
 
     def give_up(self, waits: dict[str, Lsn]) -> None:
         """The slot retains more than it may. Those that are furthest behind are not waited for any more; where nobody is
@@ -246,8 +257,7 @@ class _Relay:
         if lowest == ahead:
             raise Retry(f"slot {self.slot} retains more WAL than source.max_retained_wal", reason="wal_brake")
         for stream in [stream for stream, lsn in waits.items() if lsn == lowest]:
-            self.given_up.add(stream)
-            del waits[stream]
+            self.given_up[stream] = waits.pop(stream)
 
     def takes_back(self, again: Mapping[int, Lsn]) -> bool:
         """End the chains of these partitions where their readers miss rows. False: none of them goes beyond that."""

@@ -296,8 +296,8 @@ class OpenStream(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class FindLook(Request["Seen"]):
-    """The newest look of the relay that the log has for this partition, of this origin; after a moment where there is
-    none that is new."""
+    """The newest look of the relay that the log has for this partition, in a frame of this origin; after a moment where
+    there is none that is new. What another run of the server has shown may be lost there, and its xids given again."""
 
     origin: Origin
 
@@ -354,6 +354,7 @@ class Observation:
     snapshot: Snapshot
     insert_lsn: Lsn
     idle_write_due: bool = False  # 10 s and 1 MiB since the last idle write, or the WAL brake is near
+    incarnation: int | None = None  # of the relay, as its row says; None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,8 +367,8 @@ class Observe(Request[Observation]):
 
 @dataclass(frozen=True, slots=True)
 class Confirm(Request[None]):
-    """Tell the slot that everything up to here is durable in the target; with a log, the registry, where the relay
-    reads it."""
+    """Tell the slot that everything up to here is durable in the target; with a log, the registry (`confirmed`), where
+    the relay reads it, if this session still holds the row. Raises Fenced otherwise."""
 
     lsn: Lsn
 

@@ -84,7 +84,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     if not judgement.unproven:  # another source must not leave its timeline in the ledger
         known = judgement.ledger
         yield from ask(to.Save(ledger, known, forget_above=judgement.forget_above))
-    life = _Life(settings, known, target, registration, source.life)
+    life = _Life(settings, known, target, registration)
     # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
     # fact when it takes our floor: it stores a position one above ours.
     first = is_first_catch_up(ledger, registration)
@@ -96,7 +96,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
         return
     if judgement.catch_up is not None:
         yield from life.catch_up(source, judgement.catch_up)
-    yield from life.stream(unproven=judgement.ledger if judgement.unproven else None)
+    yield from life.stream(source, unproven=judgement.ledger if judgement.unproven else None)
 
 
 @dataclass(slots=True)
@@ -118,10 +118,8 @@ class _Life:
         ledger: Ledger,
         target: TargetFacts,
         registration: Registration | None,
-        server: str,
     ) -> None:
         self.settings = settings
-        self.server = server  # SourceFacts.life
         self.ledger = ledger
         self.target = target
         self.holder = registration.session if registration else None  # of the row in the registry
@@ -130,10 +128,6 @@ class _Life:
         # What prune may take for applied. Of an outbox without xids the ledger has no floor; its table is not pruned.
         self.passed = registration.floor if registration else NOTHING
         self.shared = settings.partitions is not None  # its rows come over a log: the slot is a relay's
-
-    def origin(self, incarnation: int) -> Origin:
-        """Of the frames that this session may apply: what the server says that was judged, and no other."""
-        return Origin(incarnation, self.server, self.settings.partitions or 0)
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -198,7 +192,7 @@ class _Life:
                 if streams:
                     return
             if self.shared:
-                yield from self.join()
+                yield from self.join(source)
             else:
                 yield from self.new_slot(source, poll=True)
             slot_good = True
@@ -228,7 +222,7 @@ class _Life:
         yield from self.save(replace(self.ledger, next=goal))
         return goal
 
-    def join(self) -> Asking[None]:
+    def join(self, source: SourceFacts) -> Asking[None]:
         """Find a place in the relay's chain. What one of its looks shows is the goal: afterwards the chain brings the
         rest, from where that look was. Events flow from the table until there is one.
 
@@ -237,7 +231,7 @@ class _Life:
         """
         known: int | None = None
         while True:
-            seen = yield from ask(to.FindLook(self.origin(known or 0)))
+            seen = yield from ask(to.FindLook(self.origin(source, known or 0)))
             relay, look = seen.relay, seen.look
             if relay is None or relay.partitions != self.settings.partitions:
                 look = None
@@ -258,6 +252,10 @@ class _Life:
         goal = Goal(look.snapshot, look.lsn, from_slot=True)
         yield from self.save(replace(self.ledger, floor_lsn=relied, next=goal))
         yield from ask(to.Confirm(look.lsn))  # what is before it comes from the table
+
+    def origin(self, source: SourceFacts, incarnation: int) -> Origin:
+        """Of the frames that say something about this source."""
+        return Origin(incarnation, source.life, self.settings.partitions or 1)
 
     def without_table(self, source: SourceFacts, reason: str) -> Asking[None]:
         """An outbox without xids: a new stream starts with its slot; after a lost slot an operator must decide."""
@@ -351,7 +349,7 @@ class _Life:
 
     # --- from the slot ------------------------------------------------------------------------
 
-    def stream(self, *, unproven: Ledger | None = None) -> Asking[None]:
+    def stream(self, source: SourceFacts, *, unproven: Ledger | None = None) -> Asking[None]:
         """Stream transactions in commit order, one target transaction per batch. The next batch is read and planned
         while the previous one commits.
 
@@ -360,15 +358,14 @@ class _Life:
         """
         incarnation = self.ledger.incarnation
         applied = self.ledger.applied_lsn
-        start = (
-            self.ledger.safe_lsn if self.shared else applied
-        )  # a slot begins where it is confirmed to; a log may not
+        # A slot begins where it is confirmed to; a log may not.
+        start = self.ledger.safe_lsn if self.shared else applied
         if (
             unproven is not None
             and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None
         ):
             start = min(applied, slot.confirmed_flush)
-        origin = self.origin(incarnation) if self.shared else None
+        origin = self.origin(source, incarnation) if self.shared else None
         yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start, origin))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
         # ahead.
@@ -410,8 +407,6 @@ class _Life:
 
     def heal(self, look: _Look) -> Asking[None]:
         """Rows of the log are missing: the relay reads them from its slot again, unless the slot is past them."""
-        if look.inside:
-            raise Retry("a part of a transaction is missing in the log", reason="log_gap")
         slot = (yield from ask(facts(self.settings, self.ledger))).slot
         if slot is None or slot.confirmed_flush > look.position:
             raise Retry(
@@ -450,6 +445,8 @@ class _Life:
             raise Retry(
                 "the publication was changed: catching up from the table", reason="publication_changed"
             )
+        if self.shared and seen.incarnation != self.ledger.incarnation:
+            raise Retry("the relay has begun again with another slot", reason="other_chain")
         verified = look.position
         raised = look.candidate
         if raised is not None and verified < raised.insert_lsn:
