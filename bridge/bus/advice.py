@@ -10,7 +10,9 @@ import asyncio
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -34,9 +36,18 @@ class BusCause:
     fix: str
 
 
-def cannot_connect(settings: BusSettings, server: str, error: BaseException) -> CannotConnect:
-    """The error of a connection that did not come about. server: its address; of several, the last that was tried."""
+def cannot_connect(
+    settings: BusSettings, server: str, error: BaseException, greeting: Mapping[str, Any]
+) -> CannotConnect:
+    """The error of a connection that did not come about. server: its address; of several, the last that was tried.
+    greeting: what it said first (INFO), if it did."""
     cause = connect_cause(settings, server, error)
+    if isinstance(error, ConnectionError | nats.errors.UnexpectedEOF | TimeoutError) and greeting.get(
+        "tls_verify"
+    ):
+        cause = _client_certificate(
+            settings
+        )  # in TLS 1.3 it is judged after the handshake, and the server hangs up
     many = f" (and {len(settings.servers) - 1} more)" if len(settings.servers) > 1 else ""
     failure = CannotConnect(f"cannot connect to NATS at {place(server)}{many}: {cause.what}", hint=cause.fix)
     failure.sent_password = cause.name == "login"
@@ -201,12 +212,7 @@ def _tls_cause(settings: BusSettings, server: str, error: ssl.SSLError) -> BusCa
         )
     words = str(error).lower()
     if "alert" in words or "certificate required" in words:
-        return BusCause(
-            "tls_client",
-            "it does not take the client certificate, or was given none",
-            f"{at}.cert and key: a certificate that an authority in the server's ca_file has signed and that has not "
-            "expired",
-        )
+        return _client_certificate(settings)
     if "key values mismatch" in words or "pem" in words:
         return BusCause(
             "tls_file",
@@ -214,6 +220,15 @@ def _tls_cause(settings: BusSettings, server: str, error: ssl.SSLError) -> BusCa
             f"{at}: cert and key have to be one pair in PEM, ca a certificate in PEM",
         )
     return BusCause("tls", "TLS cannot be agreed on", f"check {at} and the server's tls block: {shown}")
+
+
+def _client_certificate(settings: BusSettings) -> BusCause:
+    return BusCause(
+        "tls_client",
+        "it does not take the client certificate, or was given none",
+        f"connections.{settings.connection}.tls.cert and key: a certificate that an authority in the server's ca_file "
+        "has signed and that has not expired",
+    )
 
 
 # -- after the connect ---------------------------------------------------------------------------------

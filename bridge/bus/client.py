@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -106,6 +107,9 @@ class BusClient(Client):
 
 def tls_context(files: BusTls | None) -> ssl.SSLContext:
     """Verifies the server's certificate and host name. Raises OSError or ssl.SSLError for a file."""
+    for file in (files.ca, files.cert, files.key) if files is not None else ():
+        if file is not None:
+            Path(file).open("rb").close()  # OpenSSL's error does not name the file
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca if files else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if files is not None and files.cert is not None:

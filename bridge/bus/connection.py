@@ -7,7 +7,7 @@
     bus.close()
 
 nats-py runs on an event loop in a thread of its own. What is asked of it is a function that is given the JetStream
-context and makes a coroutine, so that nothing of nats-py is made outside of that thread. (In that thread itself, `await`
+context and makes a coroutine, so that nothing of nats-py is made outside of that thread. (In that thread, `await`
 what is wanted instead of `call`.) A lost connection comes back by itself, subscriptions too; `on_lost` and `on_back`
 are called from the thread. Every error is a BridgeError.
 """
@@ -263,7 +263,7 @@ class Bus:
             except Exception as error:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(client.close(), 1)
-                failure = advice.cannot_connect(self.settings, server, error)
+                failure = advice.cannot_connect(self.settings, server, error, client._server_info)
                 continue
             version = str(client._server_info.get("version", "0"))
             if _numbers(version) < MINIMUM_VERSION:
