@@ -36,6 +36,7 @@ from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
+from bridge.stream.published import Publications
 from bridge.stream.renumber import bounds, drawn_ahead, numbered, read_again, renumber
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
@@ -78,6 +79,7 @@ class Engine:
         pace: Pace,
         watcher: Watcher,
         *,
+        published: Publications,
         waker: wire.Waker,
         stop: Callable[[], bool],
     ) -> None:
@@ -86,6 +88,7 @@ class Engine:
         self._planner = planner
         self._pace = pace
         self._watcher = watcher
+        self._published = published
         self._closers: list[Callable[[], None]] = []
         outbox = spec.outbox
         self._control = self._opened(Source(spec.source_dsn, spec.stream, outbox, spec.publication))
@@ -212,6 +215,8 @@ class Engine:
         planned = answered(planning, lambda lookup: self._look_up(lookup, batch.xids))
         if planned.keeps:
             self._keep(planned)
+        if planned.publications:
+            self._published.begin(planned, self._sockets.result_of)
         self._prepared = encode(self._owner, batch, planned, self._transactions.met)
         hit("plan.done")
 
@@ -240,6 +245,10 @@ class Engine:
         if prepared is None or prepared.batch is not request.batch:
             raise RuntimeError("the protocol applies the batch that it planned last")
         self._prepared = None
+        if prepared.planned.publications and self._published.settled(
+            prepared.planned, self._sockets.result_of
+        ):
+            prepared = encode(self._owner, prepared.batch, prepared.planned, self._transactions.met)
         self._sent.append((time.monotonic(), request.after))
         if request.batch.commit_times:
             self._watcher.pending(request.batch.commit_times[0] / 1_000_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from bridge.errors import BridgeError
 from bridge.planning.plan import Owner
@@ -15,6 +15,9 @@ from bridge.postgres.source import SlotHealth
 from bridge.protocol.events import Batch, Lsn
 from bridge.protocol.facts import Ledger, Phase
 from bridge.section import SOURCE
+
+if TYPE_CHECKING:
+    from bridge.config.nats import NatsConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class StreamSpec:
     failover: bool = False
     poll_interval: float = 1.0
     strict: bool = False
+    buses: Mapping[str, NatsConnection] = field(default_factory=dict)  # connections to publish to, by name
 
     @property
     def owner(self) -> Owner:
@@ -82,6 +86,8 @@ class Watcher(Protocol):
     ) -> None: ...
 
     def deliveries(self, count: int) -> None: ...
+
+    def published(self, destination: str, outcome: str, count: int) -> None: ...
 
     def unmatched(self, events: Mapping[bytes, int]) -> None: ...
 

@@ -36,6 +36,7 @@ from bridge.protocol.session import session
 from bridge.stream.engine import Engine
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
+from bridge.stream.published import Publications
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.target_tables import connect_catalog, differences, examine_target
@@ -73,6 +74,8 @@ class Worker:
         self._checked: StreamSpec | None = None
         self._shaped: StreamSpec | None = None  # the plan for which _shapes were read
         self._shapes: Mapping[Unit, TableShape] = {}
+        self._published = self._publications(plan)
+        self._publishes: StreamSpec = plan  # the plan that it is made for
         self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
 
     def start(self) -> None:
@@ -96,6 +99,7 @@ class Worker:
         except BaseException as error:
             self.failed = error
         finally:
+            self._published.close()
             self.watcher.phase("stopped")
             self._waker.close()
             self._ended()
@@ -146,6 +150,9 @@ class Worker:
                 planner, doubts = examine_target(self.plan, target)
                 self._tell_altered(planner)
                 self._check_plan(target, doubts)
+            if self._publishes is not self.plan:
+                self._published.close()
+                self._published, self._publishes = self._publications(self.plan), self.plan
             self._pace.at_most(self.plan.max_events)
             engine = Engine(
                 self.plan,
@@ -153,6 +160,7 @@ class Worker:
                 self._guard,
                 self._pace,
                 self.watcher,
+                published=self._published,
                 waker=self._waker,
                 stop=self._session_over.is_set,
             )
@@ -176,6 +184,11 @@ class Worker:
             if engine is not None:
                 engine.close()
         return None
+
+    def _publications(self, plan: StreamSpec) -> Publications:
+        return Publications(
+            plan.owner, plan.pipelines, plan.buses, told=self.watcher.published, done=self._waker.nudge
+        )
 
     def _tell_altered(self, planner: Planner) -> None:
         """What is different in the target's tables since the last session of this plan."""

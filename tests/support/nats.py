@@ -175,6 +175,12 @@ class NatsNode:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def thaw_and_kill(self) -> None:
+        """At the end of a test, whatever state it left the server in."""
+        if self.process is not None:
+            self.thaw()
+            self.kill()
+
     def restart(self) -> None:
         if self.process is not None:
             self.stop()
