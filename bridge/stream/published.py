@@ -118,6 +118,13 @@ class Publications:
         hit("publish.settled")
         return letters
 
+    def publish(self, planned: Planned, *, again: str = "") -> list[DeadLetter]:
+        """Both, for whoever has nothing else to do meanwhile."""
+        if not planned.publications:
+            return []
+        self.begin(planned, Future.result, again=again)
+        return self.settled(planned, Future.result)
+
     # -- before and after --------------------------------------------------------------------------------
 
     def _give_up(self, planned: Planned, result_of: Callable[[Future[Any]], Any]) -> None:

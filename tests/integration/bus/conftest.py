@@ -96,7 +96,12 @@ def log(log_with: Callable[..., Log]) -> Log:
 
 
 def publishing(
-    world: World, url: str, destination: Mapping[str, Any] | None = None, *, table: bool = True, **connection: Any
+    world: World,
+    url: str,
+    destination: Mapping[str, Any] | None = None,
+    *,
+    table: bool = True,
+    **connection: Any,
 ) -> None:
     """Add a nats destination to the world's pipeline; table: beside its table."""
 
