@@ -12,8 +12,9 @@ import pytest
 
 from bridge.bus.connection import Bus
 from bridge.bus.settings import BusSettings
+from bridge.errors import Retry
 from tests.support.nats import NatsNode, NatsOptions
-from tests.support.world import World
+from tests.support.world import World, until
 
 TYPE = "usage.limit_reached"
 
@@ -45,9 +46,20 @@ class Log:
         self.bus.connect()
 
     def stream(self, name: str = "USAGE", subjects: tuple[str, ...] = ("usage.>",), **limits: Any) -> None:
-        self.bus.call(
-            lambda js: js.add_stream(name=name, subjects=list(subjects), **limits), doing="make a stream"
-        )
+        """A cluster that has just elected its leader may leave a request without an answer."""
+
+        def made() -> bool:
+            try:
+                self.bus.call(
+                    lambda js: js.add_stream(name=name, subjects=list(subjects), **limits),
+                    doing="make a stream",
+                    timeout=5,
+                )
+            except Retry:
+                return False
+            return True
+
+        until(made, f"stream {name} is made", 60)
 
     def count(self, name: str = "USAGE") -> int:
         return int(self.bus.call(lambda js: js.stream_info(name), doing="count").state.messages)
@@ -106,7 +118,7 @@ def publishing(
     """Add a nats destination to the world's pipeline; table: beside its table."""
 
     def change(document: dict[str, Any]) -> None:
-        document["connections"]["bus"] = {"type": "nats", "servers": [url], **connection}
+        document["connections"]["bus"] = {"type": "nats", "servers": url, **connection}
         document.pop("tests", None)
         (pipeline,) = [one for one in document["pipelines"].values() if TYPE in one["event"]]
         pipeline.pop("branches", None)
