@@ -101,6 +101,11 @@ class Bus:
         return int(self._client.max_payload)
 
     @property
+    def clustered(self) -> bool:
+        """Is the server a node of a cluster?"""
+        return self._client is not None and bool(self._client._server_info.get("cluster"))
+
+    @property
     def server(self) -> str:
         """host:port of the node that it is connected to; empty while there is none."""
         url = self._client.connected_url if self.connected else None
