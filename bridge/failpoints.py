@@ -35,6 +35,8 @@ POINTS = {
     "plan.lookup": "before an enrichment's lookup",
     "entity.written": "a batch's entities are written to the source, the target has not received the batch",
     "plan.done": "a batch is planned and encoded",
+    "publish.before": "before a batch's messages are sent to NATS",
+    "publish.settled": "all of them are acknowledged, the target has not received the batch",
     "apply.before": "before a batch is sent to the target",
     "apply.sent": "it was sent, the answer has not arrived",
     "apply.chunk": "a chunk of a huge transaction is in, the transaction is open",

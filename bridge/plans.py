@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from bridge.config.connection import PostgresConnection, table_names
@@ -22,7 +23,7 @@ from bridge.errors import ConfigError
 from bridge.planning.pipeline import entity_units
 from bridge.planning.planner import Planner
 from bridge.planning.rows import Literal, classify
-from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, SubjectSpec, TableSpec
 from bridge.planning.taken import TypesTaken
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
@@ -142,6 +143,7 @@ def _of_source(config: Config) -> list[StreamSpec]:
     homes = {unit: home for pipeline in pipelines for unit, home in _homes(pipeline, list(targets)).items()}
     kept = _entity_homes(pipelines, homes, list(targets))
     used = dict.fromkeys([*homes.values(), *kept.values()])
+    buses = _buses(config, pipelines)
     source = config.source
     start = str(source.start)
     check_compiles(pipelines, contract_specs(config))
@@ -177,9 +179,27 @@ def _of_source(config: Config) -> list[StreamSpec]:
             failover=source.failover,
             poll_interval=source.poll_interval.total_seconds(),
             strict=config.strict,
+            buses=buses,
         )
         for name in used
     ]
+
+
+def _buses(config: Config, pipelines: Sequence[PipelineSpec]) -> dict[str, NatsConnection]:
+    """The nats connections that these pipelines publish to. Raises ConfigError where their library is missing."""
+    named = dict.fromkeys(
+        spec.connection
+        for pipeline in pipelines
+        for spec in pipeline.destinations.values()
+        if isinstance(spec, SubjectSpec)
+    )
+    if named and find_spec("nats") is None:
+        raise ConfigError(
+            f"connection {next(iter(named))}: type nats needs the nats-py library",
+            hint="pip install 'outbox-bridge[scale]'",
+        )
+    found = {name: config.connections[name] for name in named}
+    return {name: one for name, one in found.items() if isinstance(one, NatsConnection)}
 
 
 def types_taken(config: Config) -> TypesTaken:

@@ -14,7 +14,7 @@ class RelayWatch(StreamWatch):
     def read(self, position: Lsn) -> None:
         """Everything up to here was read from the slot."""
 
-    def published(self, partition: int, rows: int, size: int) -> None:
+    def framed(self, partition: int, rows: int, size: int) -> None:
         """A frame is on its way to the log."""
 
     def lags(self, confirmed: Mapping[str, Lsn | None]) -> None:

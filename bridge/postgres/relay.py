@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import LiteralString
 
 import psycopg
@@ -42,6 +43,12 @@ _APPLIED: LiteralString = """
     select stream, confirmed::text from outbox.stream where relay = %s and incarnation = %s"""
 
 _SESSION: LiteralString = "select session from outbox.relay where relay = %s and incarnation = %s"
+
+
+INCARNATION: LiteralString = ", (select incarnation from outbox.relay where relay = %(relay)s)"
+"""A column of a look at the source."""
+
+_PLACED: LiteralString = "select relay, incarnation, confirmed::text from outbox.stream where stream = %s"
 
 
 def life_of(connection: psycopg.Connection) -> str:
@@ -96,6 +103,21 @@ def place(connection: psycopg.Connection, registration: Registration) -> None:
             "stream": registration.stream,
             "session": registration.session,
         },
+    )
+
+
+def placed(connection: psycopg.Connection, registration: Registration) -> Registration:
+    """With what `place` and `confirm` have written."""
+    relay, incarnation, confirmed = connection.execute(_PLACED, [registration.stream]).fetchone() or (
+        None,
+        None,
+        None,
+    )
+    return replace(
+        registration,
+        relay=relay,
+        incarnation=incarnation or 0,
+        confirmed=None if confirmed is None else parse_lsn(confirmed),
     )
 
 

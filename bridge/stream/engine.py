@@ -36,6 +36,7 @@ from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
+from bridge.stream.published import Publications
 from bridge.stream.relation import Layout
 from bridge.stream.renumber import bounds, drawn_ahead, numbered, read_again, renumber
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Sockets
@@ -87,6 +88,7 @@ class Engine:
         pace: Pace,
         watcher: Watcher,
         *,
+        published: Publications,
         waker: wire.Waker,
         stop: Callable[[], bool],
         buses: Buses | None = None,
@@ -97,6 +99,7 @@ class Engine:
         self._planner = planner
         self._pace = pace
         self._watcher = watcher
+        self._published = published
         self._closers: list[Callable[[], None]] = []
         outbox = spec.outbox
         relay = spec.log.relay if spec.log is not None else None
@@ -236,6 +239,8 @@ class Engine:
         planned = answered(planning, lambda lookup: self._look_up(lookup, batch.xids))
         if planned.keeps:
             self._keep(planned)
+        if planned.publications:
+            self._published.begin(planned, self._sockets.result_of)
         self._prepared = encode(self._owner, batch, planned, self._transactions.met)
         hit("plan.done")
 
@@ -264,6 +269,10 @@ class Engine:
         if prepared is None or prepared.batch is not request.batch:
             raise RuntimeError("the protocol applies the batch that it planned last")
         self._prepared = None
+        if prepared.planned.publications and self._published.settled(
+            prepared.planned, self._sockets.result_of
+        ):
+            prepared = encode(self._owner, prepared.batch, prepared.planned, self._transactions.met)
         self._sent.append((time.monotonic(), request.after))
         if request.batch.commit_times:
             self._watcher.pending(request.batch.commit_times[0] / 1_000_000)

@@ -114,6 +114,7 @@ class RelayEngine:
     def save_relay(self, request: ask.SaveRelay) -> None:
         hit("relay.before_saved")
         relay_sql.save_relay(self._control.connection, self._spec.relay, request.before, request.after)
+        self._slot = f"{self._spec.relay}_{request.after.incarnation}"
         hit("relay.saved")
 
     def drop_slot(self, request: ask.DropSlot) -> None:
@@ -185,7 +186,6 @@ class RelayEngine:
         hit("stream.opening")
         if self._stream is not None:
             self._stream.close()
-        self._slot = request.slot
         self._splitter.expect(Layout(*self._control.layout()))
         self._splitter.restart(request.start)
         spec = self._spec
@@ -236,7 +236,7 @@ class RelayEngine:
         name = f"{self._name}/{self._number}"
         sent = self._journal.send(partition, data, name)
         self._flying[partition] = _Flying(sent, data, name, frame.end or frame.commit)
-        self._watcher.published(partition, frame.rows, len(data))
+        self._watcher.framed(partition, frame.rows, len(data))
 
     def _landed(self) -> list[int]:
         """Partitions without a frame on its way."""

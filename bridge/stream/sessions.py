@@ -74,6 +74,9 @@ class Sessions(Generic[Plan]):
         """Run one session. Raises what ended it; returns where it was asked to end."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """The thread ends."""
+
     def failed_with(self, error: BridgeError) -> BridgeError:
         """A session has failed. Returns the error that counts."""
         return error
@@ -99,6 +102,7 @@ class Sessions(Generic[Plan]):
         except BaseException as error:
             self.failed = error
         finally:
+            self.close()
             self._reports.phase("stopped")
             self._waker.close()
             self._ended()

@@ -18,6 +18,7 @@ from bridge.section import SOURCE
 
 if TYPE_CHECKING:
     from bridge.bus.settings import BusSettings
+    from bridge.config.nats import NatsConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class StreamSpec:
     strict: bool = False
     log: LogSpec | None = None  # None: it reads a slot of its own
     group: str = ""  # with a log: the name that the partitions of this target have in common; else empty
+    buses: Mapping[str, NatsConnection] = field(default_factory=dict)  # connections to publish to, by name
 
     @property
     def owner(self) -> Owner:
@@ -117,7 +119,7 @@ class RelayWatcher(Protocol):
 
     def read(self, position: Lsn) -> None: ...
 
-    def published(self, partition: int, rows: int, size: int) -> None: ...
+    def framed(self, partition: int, rows: int, size: int) -> None: ...
 
     def observed(self, health: SlotHealth | None, confirmed: Lsn) -> None: ...
 
@@ -150,6 +152,8 @@ class Watcher(Protocol):
     ) -> None: ...
 
     def deliveries(self, count: int) -> None: ...
+
+    def published(self, destination: str, outcome: str, count: int) -> None: ...
 
     def unmatched(self, events: Mapping[bytes, int]) -> None: ...
 

@@ -28,6 +28,7 @@ from bridge.protocol.session import session
 from bridge.stream.engine import Engine
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
+from bridge.stream.published import Publications
 from bridge.stream.sessions import Sessions
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.target_tables import connect_catalog, differences, examine_target
@@ -56,12 +57,20 @@ class Worker(Sessions[StreamSpec]):
         self._checked: StreamSpec | None = None
         self._shaped: StreamSpec | None = None  # the plan for which _shapes were read
         self._shapes: Mapping[Unit, TableShape] = {}
+        self._published = self._publications(plan)
+        self._publishes: StreamSpec = plan  # the plan that it is made for
+
+    def close(self) -> None:
+        self._published.close()
 
     def session(self) -> None:
         with connect_catalog(self.plan) as target:
             planner, doubts = examine_target(self.plan, target)
             self._tell_altered(planner)
             self._check_plan(target, doubts)
+        if self._publishes is not self.plan:
+            self._published.close()
+            self._published, self._publishes = self._publications(self.plan), self.plan
         self._pace.at_most(self.plan.max_events)
         engine: Engine | None = None
         try:
@@ -71,6 +80,7 @@ class Worker(Sessions[StreamSpec]):
                 self._guard,
                 self._pace,
                 self.watcher,
+                published=self._published,
                 waker=self._waker,
                 stop=self._session_over.is_set,
                 buses=self._buses,
@@ -85,6 +95,11 @@ class Worker(Sessions[StreamSpec]):
         if error.reason == "outbox_changed":
             return self._given_up_renamed() or error
         return error
+
+    def _publications(self, plan: StreamSpec) -> Publications:
+        return Publications(
+            plan.owner, plan.pipelines, plan.buses, told=self.watcher.published, done=self._waker.nudge
+        )
 
     def _tell_altered(self, planner: Planner) -> None:
         """What is different in the target's tables since the last session of this plan."""
