@@ -10,7 +10,9 @@ import asyncio
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -34,9 +36,18 @@ class BusCause:
     fix: str
 
 
-def cannot_connect(settings: BusSettings, server: str, error: BaseException) -> CannotConnect:
-    """The error of a connection that did not come about. server: its address; of several, the last that was tried."""
+def cannot_connect(
+    settings: BusSettings, server: str, error: BaseException, greeting: Mapping[str, Any]
+) -> CannotConnect:
+    """The error of a connection that did not come about. server: its address; of several, the last that was tried.
+    greeting: what it said first (INFO), if it did."""
     cause = connect_cause(settings, server, error)
+    if isinstance(error, ConnectionError | nats.errors.UnexpectedEOF | TimeoutError) and greeting.get(
+        "tls_verify"
+    ):
+        cause = _client_certificate(
+            settings
+        )  # in TLS 1.3 it is judged after the handshake, and the server hangs up
     many = f" (and {len(settings.servers) - 1} more)" if len(settings.servers) > 1 else ""
     failure = CannotConnect(f"cannot connect to NATS at {place(server)}{many}: {cause.what}", hint=cause.fix)
     failure.sent_password = cause.name == "login"
@@ -106,7 +117,7 @@ _OF_WORDS = (
 def connect_cause(settings: BusSettings, server: str, error: BaseException) -> BusCause:
     """The step of a connect that failed, of one server."""
     if isinstance(error, ssl.SSLError):
-        return _tls_cause(settings, server, error)
+        return _tls_cause(settings, error)
     words = str(error).lower()
     if isinstance(error, nats.errors.Error) and "auth" in words:
         return _login_cause(settings)
@@ -173,22 +184,22 @@ def _file_cause(settings: BusSettings, error: BaseException) -> BusCause | None:
 _EXPIRED, _HOST, _ADDRESS = 10, 62, 64
 
 
-def _tls_cause(settings: BusSettings, server: str, error: ssl.SSLError) -> BusCause:
+def _tls_cause(settings: BusSettings, error: ssl.SSLError) -> BusCause:
     at = f"connections.{settings.connection}.tls"
     shown = (
-        f"openssl s_client -starttls nats -connect {place(server)} </dev/null | "
-        "openssl x509 -noout -dates -issuer -subject -ext subjectAltName"
+        "to see what the server has, on its machine: openssl x509 -noout -dates -issuer -subject -ext subjectAltName "
+        "-in <cert_file>"
     )
     code = getattr(error, "verify_code", None)
     if code in (_HOST, _ADDRESS):
         return BusCause(
             "tls_name",
             "its certificate is for another host",
-            f"use the host in servers that the certificate is issued for, or issue one for this host: {shown}",
+            f"use the host in servers that the certificate is issued for, or issue one for this host; {shown}",
         )
     if code == _EXPIRED:
         return BusCause(
-            "tls_expired", "its certificate has expired", f"renew the server's certificate: {shown}"
+            "tls_expired", "its certificate has expired", f"renew the server's certificate; {shown}"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         known = (
@@ -197,23 +208,27 @@ def _tls_cause(settings: BusSettings, server: str, error: ssl.SSLError) -> BusCa
         return BusCause(
             "tls_ca",
             f"the authority that signed its certificate is {known}",
-            f"name that authority's file: {at}.ca; to see the certificate: {shown}",
+            f"name that authority's file: {at}.ca; {shown}",
         )
     words = str(error).lower()
     if "alert" in words or "certificate required" in words:
-        return BusCause(
-            "tls_client",
-            "it does not take the client certificate, or was given none",
-            f"{at}.cert and key: a certificate that an authority in the server's ca_file has signed and that has not "
-            "expired",
-        )
+        return _client_certificate(settings)
     if "key values mismatch" in words or "pem" in words:
         return BusCause(
             "tls_file",
             "a file of the certificate, its key or the authority cannot be used",
             f"{at}: cert and key have to be one pair in PEM, ca a certificate in PEM",
         )
-    return BusCause("tls", "TLS cannot be agreed on", f"check {at} and the server's tls block: {shown}")
+    return BusCause("tls", "TLS cannot be agreed on", f"check {at} and the server's tls block; {shown}")
+
+
+def _client_certificate(settings: BusSettings) -> BusCause:
+    return BusCause(
+        "tls_client",
+        "it does not take the client certificate, or was given none",
+        f"connections.{settings.connection}.tls.cert and key: a certificate that an authority in the server's ca_file "
+        "has signed and that has not expired",
+    )
 
 
 # -- after the connect ---------------------------------------------------------------------------------

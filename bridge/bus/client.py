@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import nats.errors
 from nats.aio.client import Client
@@ -20,6 +21,15 @@ RECONNECT_SECONDS = 0.5
 """Between two attempts at one server, once it was lost."""
 PING_SECONDS, PINGS_LOST = 5, 3
 """A half-open link is noticed within 15 to 20 s; nats-py's own 2 minutes twice would be four."""
+
+
+class Acks(Protocol):
+    """sid: of the subscription to its answers."""
+
+    sid: int
+
+    def answered(self, subject: bytes, data: bytes, headers: bytes | None) -> None: ...
+
 
 _VIOLATION = re.compile(r'Permissions Violation for (Publish|Subscription) to "([^"]+)"')
 
@@ -32,6 +42,8 @@ class BusClient(Client):
         self.settings = settings
         self.violated = violated
         self.connected_once = False
+        self.acks: Acks | None = None
+        """Who is given the answers to what it has published, without an object of nats-py each."""
 
     async def _select_next_server(self) -> None:
         if self.connected_once:
@@ -45,6 +57,12 @@ class BusClient(Client):
         if initial_connection and self.settings.secured and info.get("tls_available"):
             info["tls_required"] = True  # a server that takes both is asked for it
         await super()._process_info(info, initial_connection)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if self.acks is not None and sid == self.acks.sid:
+            self.acks.answered(subject, data, headers)
+        else:
+            await super()._process_msg(sid, subject, reply, data, headers)
 
     def _connect_command(self) -> bytes:
         writer = getattr(self._transport, "_io_writer", None)
@@ -106,6 +124,9 @@ class BusClient(Client):
 
 def tls_context(files: BusTls | None) -> ssl.SSLContext:
     """Verifies the server's certificate and host name. Raises OSError or ssl.SSLError for a file."""
+    for file in (files.ca, files.cert, files.key) if files is not None else ():
+        if file is not None:
+            Path(file).open("rb").close()  # OpenSSL's error does not name the file
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca if files else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if files is not None and files.cert is not None:

@@ -7,7 +7,7 @@
     bus.close()
 
 nats-py runs on an event loop in a thread of its own. What is asked of it is a function that is given the JetStream
-context and makes a coroutine, so that nothing of nats-py is made outside of that thread. (In that thread itself, `await`
+context and makes a coroutine, so that nothing of nats-py is made outside of that thread. (In that thread, `await`
 what is wanted instead of `call`.) A lost connection comes back by itself, subscriptions too; `on_lost` and `on_back`
 are called from the thread. Every error is a BridgeError.
 """
@@ -22,11 +22,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.bus import advice
 from bridge.bus.settings import MINIMUM_VERSION, BusSettings
 from bridge.errors import BridgeError, CannotConnect, ConfigError, Retry
+
+if TYPE_CHECKING:
+    from bridge.bus.publisher import Publisher
 
 T = TypeVar("T")
 
@@ -58,7 +61,9 @@ class Bus:
         self._jetstream: Any = None
         self._violations: deque[tuple[float, str, str]] = deque(maxlen=_VIOLATIONS_KEPT)
         self._watching: dict[str, set[asyncio.Future[None]]] = {}
-        self._opening = threading.Lock()
+        self._publisher: Publisher | None = None
+        self._starting = threading.Lock()
+        self._opening = asyncio.Lock()
         self.pending = 0
         """Calls that have not been answered."""
 
@@ -67,16 +72,12 @@ class Bus:
     def connect(self, timeout: float = CALL_SECONDS) -> None:
         """Connect, unless it is connected, and check the server's version. Raises CannotConnect, or Halt."""
         _needs_library()
-        with self._opening:
-            if self._client is not None and not self._client.is_closed:
-                return
-            self._loop = self._loop or self._start()
-            opening = asyncio.run_coroutine_threadsafe(self._open(timeout), self._loop)
-            try:
-                opening.result(timeout + 5)
-            except BaseException:
-                opening.cancel()
-                raise
+        opening = asyncio.run_coroutine_threadsafe(self._ensure_open(timeout), self._started())
+        try:
+            opening.result(timeout + 5)
+        except BaseException:
+            opening.cancel()
+            raise
 
     def check_jetstream(self) -> None:
         """Raises Halt, with the line that is missing in the server's file, where JetStream is not enabled; Retry where
@@ -100,6 +101,11 @@ class Bus:
         return int(self._client.max_payload)
 
     @property
+    def clustered(self) -> bool:
+        """Is the server a node of a cluster?"""
+        return self._client is not None and bool(self._client._server_info.get("cluster"))
+
+    @property
     def server(self) -> str:
         """host:port of the node that it is connected to; empty while there is none."""
         url = self._client.connected_url if self.connected else None
@@ -113,6 +119,17 @@ class Bus:
     def client(self) -> Any:
         """nats-py's client, for coroutines that run in this bus's thread."""
         return self._client
+
+    @property
+    def jetstream(self) -> Any:
+        """Its JetStream context, for the same."""
+        return self._jetstream
+
+    def soon(self, what: Callable[[], object]) -> None:
+        """Call it in the thread, unless that has ended."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(what)
 
     def use(self, settings: BusSettings) -> None:
         """Log in with these from the next login on: a secret was replaced. The servers stay."""
@@ -161,6 +178,23 @@ class Bus:
             failed.set_exception(self._away(doing))
             return failed
         return asyncio.run_coroutine_threadsafe(self._run(make, doing, subject, timeout), loop)
+
+    def publishing(
+        self, work: Callable[[Publisher], Awaitable[T]], timeout: float = CALL_SECONDS
+    ) -> concurrent.futures.Future[T]:
+        """Run `work` with the publisher, without waiting; connects first where it is not connected yet. The future has
+        BridgeErrors, or what `work` raises."""
+        _needs_library()
+
+        async def connected() -> T:
+            await self._ensure_open(timeout)
+            if self._publisher is None:
+                from bridge.bus.publisher import Publisher  # noqa: PLC0415  nats-py is an extra
+
+                self._publisher = Publisher(self)
+            return await work(self._publisher)
+
+        return asyncio.run_coroutine_threadsafe(connected(), self._started())
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run something of longer duration in the thread; its errors are its own. Raises Retry before `connect`."""
@@ -234,6 +268,16 @@ class Bus:
         ready.wait()
         return loop
 
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            self._loop = self._loop or self._start()
+            return self._loop
+
+    async def _ensure_open(self, timeout: float) -> None:
+        async with self._opening:
+            if self._client is None or self._client.is_closed:
+                await self._open(timeout)
+
     async def _open(self, timeout: float) -> None:
         from bridge.bus.client import BusClient  # noqa: PLC0415  nats-py is an extra
 
@@ -263,7 +307,7 @@ class Bus:
             except Exception as error:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(client.close(), 1)
-                failure = advice.cannot_connect(self.settings, server, error)
+                failure = advice.cannot_connect(self.settings, server, error, client._server_info)
                 continue
             version = str(client._server_info.get("version", "0"))
             if _numbers(version) < MINIMUM_VERSION:
@@ -287,6 +331,8 @@ class Bus:
         await asyncio.gather(*rest, return_exceptions=True)
 
     async def _lost(self) -> None:
+        if self._publisher is not None:
+            self._publisher.lost()
         if self.on_lost is not None and self._loop is not None:
             self.on_lost()
 
@@ -296,6 +342,8 @@ class Bus:
 
     def _violated(self, subject: str, what: str) -> None:
         self._violations.append((time.monotonic(), subject, what))
+        if self._publisher is not None:
+            self._publisher.refused(subject)
         for waiting in self._watching.get(subject, ()):
             if not waiting.done():
                 waiting.set_result(None)

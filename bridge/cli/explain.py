@@ -155,6 +155,8 @@ def _planned(plan: StreamSpec, event: Event) -> dict[tuple[str, str], Any]:
         found[write.unit] = dict(zip(write.names, values, strict=True))
     for delivery in planned.deliveries:
         found[delivery.pipeline, delivery.destination] = json.loads(delivery.body)
+    for publication in planned.publications:
+        found[publication.pipeline, publication.destination] = publication.shown()
     return found
 
 

@@ -36,6 +36,8 @@ def _server(text: str) -> str:
 
 def _each(value: Any) -> Any:
     """One address, or several with commas between them, as a variable has them."""
+    if not value:
+        raise ValueError("must name one address at least, such as nats://log.example.com:4222")
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -72,7 +74,6 @@ class NatsConnection(Section):
     """nats."""
     servers: Annotated[
         tuple[Server, ...],
-        Field(min_length=1),
         BeforeValidator(_each, json_schema_input_type=Text | list[Text]),
     ]
     """One address or more: nats://host:4222. The other nodes of a cluster are learned from the first that answers."""

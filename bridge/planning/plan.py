@@ -1,4 +1,4 @@
-"""What a batch turns into (writes, deliveries, dead letters, entities), and the order in which writes must run.
+"""What a batch turns into (writes, messages, dead letters, entities), and the order in which writes must run.
 
 Postgres refuses to touch a row twice in one upsert (21000), and two statements run one after the other whatever the
 order of their events was. So the writes of a table are cut into generations: within one, a key stands at most once in
@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 
 from bridge.planning.entity import Keep
+from bridge.planning.publication import Publication
 from bridge.planning.spec import TableSpec
 from bridge.protocol.events import Event
 
@@ -134,6 +135,7 @@ class Planned:
 
     writes: list[Write] = field(default_factory=list)
     deliveries: list[Deliver] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     keeps: list[Keep] = field(default_factory=list)  # to be in the source before the rest is in the target
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (pipeline, outcome) -> events

@@ -106,6 +106,16 @@ class Outbox:
             self.placed() if name == "xid" else self.column(name) for name in Event._fields
         )
 
+    def in_partition(self, partition: tuple[int, int] | None) -> sql.Composable:
+        """Whether a row belongs to this partition of so many, as protocol/chain.py, partition_of. Of an outbox of the
+        customer's own whoever reads the rows must say: a cast to text may print a column in another way."""
+        if partition is None or self.is_foreign:
+            return sql.SQL("true")
+        return sql.SQL(
+            "('x' || encode(substr(sha256(convert_to(coalesce(key, id::text), 'UTF8')), 1, 4), 'hex'))::bit(32)::bigint"
+            " %% {} + 1 = {}"
+        ).format(sql.Literal(partition[1]), sql.Literal(partition[0]))
+
     def beyond_floor(self) -> sql.Composed:
         """By the index on (xid, seq): the rows that may not be visible in a floor; see floor_values()."""
         return sql.SQL("({0} >= %(xmax)s::xid8 or {0} = any(%(xip)s::xid8[]) or {0} is null)").format(

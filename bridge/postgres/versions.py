@@ -22,12 +22,12 @@ from bridge.postgres.target_rules import Finding
 
 Side = Literal["source", "target"]
 
-KNOWN: dict[Side, int] = {"source": 5, "target": 3}
+KNOWN: dict[Side, int] = {"source": 6, "target": 3}
 """The newest migration of sql/source and sql/target. A test compares."""
 
 NEWER_OUTBOX: LiteralString = """
     select m.version, m.name from outbox.migration m
-    where m.version > 5 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 5, true)
+    where m.version > 6 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 6, true)
     order by m.version desc limit 1"""
 
 NEWER_LEDGER: LiteralString = """

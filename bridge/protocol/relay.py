@@ -43,7 +43,7 @@ def relay(settings: RelaySettings) -> Generator[Request[Any], Any, None]:
     known = source.relay
     if known is not None:
         source = yield from _facts(settings, known)
-        stand_by(settings, source.slot)
+        stand_by(source.slot)
     check_source(source)
     mine = replace(known or RelayFacts(0, settings.partitions, None), session=settings.session)
     yield from ask(to.SaveRelay(known, mine))
@@ -53,7 +53,7 @@ def relay(settings: RelaySettings) -> Generator[Request[Any], Any, None]:
     yield from _Relay(settings, mine).run(begins)
 
 
-def stand_by(settings: RelaySettings, slot: SlotFacts | None) -> None:
+def stand_by(slot: SlotFacts | None) -> None:
     """Only one process reads a slot. Raises StandBy, or Halt where the reader is no bridge."""
     if slot is None or not slot.active or not slot.ours:
         return
@@ -170,7 +170,7 @@ class _Relay:
         start = min(self.shown, *self.published.values())
         self.open.clear()
         self.unseen.clear()
-        yield from ask(to.OpenStream(self.slot, start))
+        yield from ask(to.OpenStream(self.slot, start, self.origin))
         # Nobody can move the slot now that we hold it. Before, another session could: the server would skip ahead.
         source = yield from _facts(self.settings, self.facts)
         if source.slot is None or source.slot.confirmed_flush > start:

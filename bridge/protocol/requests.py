@@ -284,7 +284,7 @@ class MissingRows:
 
 @dataclass(frozen=True, slots=True)
 class OpenStream(Request[None]):
-    """origin: of the frames that a stream takes, with a log; of all others it knows nothing."""
+    """Read from here on: the slot, or the frames of this origin (a relay: the slot, of the server that it names)."""
 
     slot: str
     start: Lsn

@@ -113,7 +113,11 @@ class _Life:
     """One session's operations on the ledger; `ledger` is the row that is durable in the target."""
 
     def __init__(
-        self, settings: StreamSettings, ledger: Ledger, target: TargetFacts, registration: Registration | None
+        self,
+        settings: StreamSettings,
+        ledger: Ledger,
+        target: TargetFacts,
+        registration: Registration | None,
     ) -> None:
         self.settings = settings
         self.ledger = ledger

@@ -38,6 +38,7 @@ from bridge.repair.late_effects import LateEffects
 from bridge.repair.messages import OldEvents, rendered
 from bridge.stream.bisection import Bisection
 from bridge.stream.planned import PlannedBatch, take_refused
+from bridge.stream.published import Publications
 from bridge.stream.record import record
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import plan_target, table_of
@@ -90,6 +91,7 @@ class DeadLetterRetry:
             for pipeline in plan.pipelines
             for name, spec in pipeline.destinations.items()
         }
+        self._published = Publications(plan.owner, plan.pipelines, plan.buses)
         self._overtaken = LateEffects(plan)
         self._messages = OldEvents(plan)
         self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}")
@@ -100,6 +102,7 @@ class DeadLetterRetry:
             raise
 
     def close(self) -> None:
+        self._published.close()
         self._overtaken.close()
         self._messages.close()
         self._enricher.close()
@@ -256,7 +259,12 @@ class DeadLetterRetry:
         if kept.dead:
             self._run(_UNDO)
             return self._failed(letter, kept.dead[0].code, kept.dead[0].cause)
-        done = planned.writes or planned.deliveries or planned.dead_letters or planned.keeps
+        done = any(
+            (planned.writes, planned.deliveries, planned.publications, planned.dead_letters, planned.keeps)
+        )
+        if self._end is COMMIT and (unfit := self._published.publish(planned)):
+            self._run(_UNDO)
+            return self._failed(letter, unfit[0].code, unfit[0].cause)
         return self._resolved(letter, "applied" if done else "filtered")
 
     def _resolved(self, letter: Letter, result: Result, why: str = "") -> RetryOutcome:

@@ -43,6 +43,7 @@ from bridge.postgres.write import compile_write, delivery_statement, write_state
 from bridge.protocol.events import Event
 from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
 from bridge.stream.bisection import attempt, may_be_structure
+from bridge.stream.published import Publications
 from bridge.stream.refusal import structure
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import table_of
@@ -60,6 +61,7 @@ def effects(owner: Owner, order: Order, way: Way, planned: Planned) -> list[Stat
         statements.append(delivery_statement(owner, planned.deliveries, again=order.name))
     events = [event for write in planned.writes for event in write.events]
     events += [delivery.event for delivery in planned.deliveries]
+    events += [publication.event for publication in planned.publications]
     if events:
         ids = [
             str(owner.unit_id(event.id.decode(errors="backslashreplace"), *order.unit)) for event in events
@@ -89,7 +91,8 @@ def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
         for write in planned.writes
     ]
     deliveries = [delivery for delivery in planned.deliveries if delivery.event.id in chosen]
-    return Planned([write for write in writes if write.events], deliveries)
+    publications = [one for one in planned.publications if one.event.id in chosen]
+    return Planned([write for write in writes if write.events], deliveries, publications)
 
 
 _TRIES = 6
@@ -154,6 +157,8 @@ class _Replay:
         stack.callback(self._enricher.close)
         self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
         stack.callback(self._link.close)
+        self._published = Publications(plan.owner, plan.pipelines, plan.buses)
+        stack.callback(self._published.close)
         self._history = History(plan, order)
         stack.callback(self._history.close)
         self.done = Replayed()
@@ -175,6 +180,8 @@ class _Replay:
             live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
             self.done.emptied += len(events) - len(live)
             planned = answered(self._planner.plan(live), self._enricher.answer)
+            if not self._order.dry_run:
+                self._published.publish(planned, again=self._order.name)
             if self._order.dry_run:
                 self._count(live, planned, [])
             elif whole:
@@ -288,6 +295,7 @@ class _Replay:
             f"{letter.event.id.decode(errors='replace')}: {letter.cause}" for letter in planned.dead_letters
         ]
         reached = sum(len(write.events) for write in planned.writes) + len(planned.deliveries)
+        reached += len(planned.publications)
         done.written += reached - len(failed)
         done.elsewhere += len(events) - reached - len(letters)
         done.failed += len(failed) + len(letters)

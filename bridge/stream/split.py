@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from struct import Struct
 
+from bridge.protocol.chain import partition_of
 from bridge.protocol.events import ZERO, Event, Lsn
 from bridge.protocol.requests import Piece
 from bridge.stream.decode import SINGLES, TAG
@@ -28,7 +29,6 @@ _KEEPALIVE = Struct("!cQQB").unpack_from
 _BEGIN_XIDS = Struct(f"!{HEADER + 17}xI").iter_unpack
 _COMMIT_ENDS = Struct(f"!{HEADER + 10}xQ8x").iter_unpack
 _RELATION = slice(HEADER + 1, HEADER + 5)
-_ID, _KEY = Event._fields.index("id"), Event._fields.index("key")
 
 
 @dataclass(slots=True)
@@ -67,6 +67,11 @@ class Splitter:
         self.inside = False
         self.wal_end = ZERO
         self.reply_wanted = False
+
+    @property
+    def reached(self) -> Lsn:
+        """Everything up to here lies in pieces, if all piles were taken."""
+        return self.position if self.inside else max(self.position, self.wal_end)
 
     @property
     def behind(self) -> bool:
@@ -121,14 +126,13 @@ class Splitter:
         commits = messages[2::3]
         number = int.from_bytes
         for at, (row, end) in enumerate(zip(map(parse, rows), _COMMIT_ENDS(b"".join(commits)), strict=True)):
-            key = row[_KEY]
-            at *= 3
-            digest = sha256(row[_ID] if key is None else key).digest()
+            key = row.key
+            digest = sha256(row.id if key is None else key).digest()
             place = number(digest[:4], "big") % count
             pile = piles[place]
-            pile.messages += messages[at : at + 3]
+            pile.messages += messages[3 * at : 3 * at + 3]
             pile.rows += 1
-            pile.size += len(messages[at + 1])
+            pile.size += len(rows[at])
             self.position = end[0]
             if pile.rows >= FRAME_EVENTS or pile.size >= FRAME_BYTES:
                 self._cut(place + 1)
@@ -160,8 +164,7 @@ class Splitter:
 
     def _row(self, data: bytes) -> None:
         row = self._parse(data)  # type: ignore[misc]  # set with _oid
-        digest = sha256(row[_ID] if row[_KEY] is None else row[_KEY]).digest()
-        place = int.from_bytes(digest[:4], "big") % self._partitions
+        place = partition_of(row.key, row.id, self._partitions) - 1
         self._touched.add(place)
         pile = self._piles[place]
         pile.opened.append(data)

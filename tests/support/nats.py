@@ -22,6 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bridge.bus.connection import Bus
+from bridge.bus.settings import BusSettings
+from bridge.errors import BridgeError
 from tests.support.servers import free_port
 from tests.support.world import until
 
@@ -175,6 +178,12 @@ class NatsNode:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def thaw_and_kill(self) -> None:
+        """At the end of a test, whatever state it left the server in."""
+        if self.process is not None:
+            self.thaw()
+            self.kill()
+
     def restart(self) -> None:
         if self.process is not None:
             self.stop()
@@ -246,7 +255,29 @@ class NatsCluster:
             node.wait_ready()
         if self.nodes[0].options.jetstream:
             until(self.has_leader, "the cluster has a leader", READY_SECONDS)
+            if not (self.nodes[0].options.authorization or self.nodes[0].options.tls):
+                self.warm_up()
         return self
+
+    def warm_up(self) -> None:
+        """Until it makes a stream on every node: the first request after an election may get no answer."""
+        bus = Bus(BusSettings("cluster", self.urls), "warm-up")
+        bus.connect(READY_SECONDS)
+
+        def made() -> bool:
+            try:
+                bus.call(
+                    lambda js: js.add_stream(name="WARM", subjects=["warm"], num_replicas=len(self.nodes)),
+                    doing="make a stream",
+                    timeout=3,
+                )
+                bus.call(lambda js: js.delete_stream("WARM"), doing="delete it", timeout=3)
+            except BridgeError:
+                return False
+            return True
+
+        until(made, "the cluster makes a stream", READY_SECONDS)
+        bus.close()
 
     def has_leader(self) -> bool:
         """Do the living nodes agree on who leads?"""

@@ -119,7 +119,7 @@ CORPUS = {
     ),
     "sink type": (
         changed("type: postgres, dsn: dbname=w", "type: slak"),
-        ":3:14: connections.w.type: `slak` must be postgres or apprise or discord or email or notion or "
+        ":3:14: connections.w.type: `slak` must be postgres or nats or apprise or discord or email or notion or "
         "slack or telegram or webhook; did you mean slack?",
     ),
     "dsn": (

@@ -1,0 +1,70 @@
+"""Order within a key, and no loss, while a cluster's nodes and the bridge are killed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.integration.bus.conftest import Log, publishing
+from tests.support.nats import NatsCluster
+from tests.support.world import World, until
+
+KEYS, EACH = 20, 30
+
+
+@pytest.mark.slow
+def test_killed_nodes_and_bridges_lose_nothing_and_keep_each_keys_order(world: World, tmp_path: Path) -> None:
+    chance = random.Random(20261128)
+    with NatsCluster(tmp_path / "nats") as cluster:
+        log = Log(cluster.nodes[0])
+        log.stream(num_replicas=3, duplicate_window=120)
+        publishing(world, ",".join(cluster.urls), {"subject": "usage.{{ event.metric }}"})
+        bridge = world.bridge().start()
+        bridge.wait_log("streaming")
+        with world.producer() as producer:
+            for number in range(EACH):
+                producer.mixed(
+                    (
+                        "usage.limit_reached",
+                        {
+                            "customer_id": f"c{key}",
+                            "metric": "seats",
+                            "limit": 1,
+                            "used": 1,
+                            "plan": "pro",
+                            "key": key,
+                            "n": number,
+                        },
+                        f"k{key}",
+                    )
+                    for key in range(KEYS)
+                )
+                if number % 6 == 2:
+                    victim = (
+                        cluster.leader_of("USAGE") if chance.random() < 0.7 else chance.choice(cluster.nodes)
+                    )
+                    victim.kill()
+                    time.sleep(chance.uniform(0, 0.5))
+                    victim.start(wait=False)
+                    victim.wait_ready()
+                if number % 10 == 7:
+                    bridge.kill()
+                    bridge.start()
+            until(lambda: world.applied() == KEYS * EACH, "all rows are there", 120)
+        stored = log.messages()
+        log.close()
+    firsts: dict[int, list[int]] = defaultdict(list)
+    ids: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for one in stored:
+        key, number = one.json["key"], one.json["n"]
+        if (key, number) not in ids:
+            firsts[key].append(number)
+        ids[key, number].add(one.identity)
+    assert len(ids) == KEYS * EACH, "one was lost"
+    assert all(len(names) == 1 for names in ids.values()), "an id changed"
+    assert all(numbers == list(range(EACH)) for numbers in firsts.values()), "out of its key's order"
+    assert world.dead_letters() == []
