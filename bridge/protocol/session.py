@@ -399,7 +399,7 @@ class _Life:
                 batch = done.without(received.batch) if self.settings.has_xid else received.batch
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
-            look.position = received.position
+            look.position = max(look.position, received.position)  # a frame that overlaps goes back
             if (received.tick or received.stop) and not look.inside and unproven is None:
                 yield from self.look_at_source(look)
             if received.stop:

@@ -20,7 +20,7 @@ from bridge.protocol.facts import Mode
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import MissingRows, Received, Request
 from tests.model import checks
-from tests.model.log import Entry, Log, Reader
+from tests.model.log import Ends, Entry, Log, Reader
 from tests.model.simulation import SLOT, Bridge, Simulation, event_of, said
 from tests.model.source import Row, Source
 
@@ -196,30 +196,33 @@ class Lane(Member):
             if verdict is Verdict.GAP and not reader.asked:
                 reader.asked, bridge.idle = True, 0
                 return Received(None, reader.position, settled, gap=True)
-            if verdict is Verdict.TAKE:
-                reader.asked = False
-                return self.taken(bridge, reader, entry, settled)
-        bridge.idle += 1
-        reader.asked = reader.asked and self.chance(0.7)
+            if verdict is not Verdict.TAKE:
+                continue
+            frame, reader.asked = entry.frame, False
+            if frame.commit:
+                if reader.waiting:
+                    reader.index -= 1
+                    break
+                return self.part(bridge, reader, entry, settled)
+            if frame.prev < reader.chain.reached:
+                self.counts["a frame overlaps what was taken"] += 1
+            reader.chain.took(frame)
+            reader.waiting += entry.commits
+            if self.chance(0.6):
+                break
+        if reader.waiting:
+            return self.some(bridge, reader, settled)
+        reader.handed_out([])
+        if reader.index == len(self.entries):
+            bridge.idle += 1
+            reader.asked = reader.asked and self.chance(0.7)
         return Received(None, reader.position, settled, tick=self.chance(0.7))
 
-    def taken(self, bridge: Bridge, reader: Reader, entry: Entry, settled: bool) -> Received:
-        frame = entry.frame
-        if frame.commit:
-            return self.part(bridge, reader, entry, settled)
-        self.counts["a frame overlaps what was taken"] += frame.prev < reader.chain.reached
-        reader.waiting, reader.taken = list(entry.commits), frame
-        if not reader.waiting:
-            reader.hand_out(reader.at)
-            return Received(None, reader.position, settled, tick=self.chance(0.7))
-        return self.some(bridge, reader, settled)
-
     def some(self, bridge: Bridge, reader: Reader, settled: bool) -> Received:
-        """Of the transactions of a frame."""
-        bridge.idle, before = 0, reader.at
-        received = self.whole(reader, reader.waiting[: self.rng.randint(1, 3)], settled)  # type: ignore[arg-type]
-        end, reader.at = reader.at, before
-        reader.hand_out(end)
+        """Of the transactions that wait."""
+        bridge.idle, ends = 0, Ends(reader.at)
+        received = self.whole(ends, reader.waiting[: self.rng.randint(1, 4)], settled)  # type: ignore[arg-type]
+        reader.handed_out(ends.ends)
         return replace(received, position=reader.position)
 
     def part(self, bridge: Bridge, reader: Reader, entry: Entry, settled: bool) -> Received:
