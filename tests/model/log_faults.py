@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge.protocol.chain import Frame, Origin
 from bridge.protocol.events import ZERO, Lsn
+from bridge.protocol.requests import FindLook, Observe, Read
 from tests.model import faults
 from tests.model.lanes import Lane, Member
 from tests.model.log import Entry
@@ -133,6 +134,130 @@ def restore_all(simulation: Simulation) -> None:
         faults.emit(simulation)
 
 
+# --- stories, told faster than chance would ----------------------------------------------------------
+
+
+def _steps(member: Member, count: int) -> None:
+    """Its newest process alone."""
+    for _ in range(count):
+        if member.halted is None and not member.bridges:
+            member.start_bridge()
+        if member.bridges:
+            member.step(member.bridges[-1])
+            faults.target_progress(member)
+
+
+def _crash(member: Member) -> None:
+    for bridge in list(member.bridges):
+        member.crash(bridge)
+
+
+def lose_a_part(simulation: Simulation) -> None:
+    """One of the parts of a transaction is lost in the log."""
+    assert isinstance(simulation, Member)
+    for entries in simulation.site.log.entries.values():
+        parts = [at for at, entry in enumerate(entries) if entry.frame.is_open and entry.frame.offset]
+        if parts:
+            del entries[parts[-1]]
+            simulation.counts["a part was lost"] += 1
+
+
+def publication_changed_under_a_relay(simulation: Simulation) -> None:
+    """A row is withheld. Before the relay looks at the publication it reads on, and a stream begins."""
+    assert isinstance(simulation, Member)
+    relays, lane = simulation.site.members[-1], simulation.rng.choice(simulation.site.lanes)
+    reading = [bridge for bridge in relays.bridges if isinstance(bridge.request, Read)]
+    if not reading or simulation.source.identity() is None:
+        return
+    _crash(lane)
+    faults.off_and_on(simulation)
+    simulation.emit(1, 2, -1, -1)
+    for _ in range(30):
+        if reading[0] not in relays.bridges or isinstance(reading[0].request, Observe):
+            break
+        relays.step(reading[0])
+    for _ in range(3):
+        _steps(lane, 30)
+        simulation.emit(1, 2)
+
+
+def source_restored_amid_a_join(simulation: Simulation) -> None:
+    """A copy of the source is from between a relay's look and the stream that found it."""
+    assert isinstance(simulation, Member)
+    relays = simulation.site.members[-1]
+    joining = [
+        lane
+        for lane in simulation.site.lanes
+        if any(isinstance(bridge.request, FindLook) for bridge in lane.bridges)
+    ]
+    if not joining:
+        return
+    lane = joining[0]
+    hidden = simulation.source.begin()  # what is not visible holds the look's position back
+    simulation.insert(hidden, -1)
+    simulation.record(hidden)
+    _steps(lane, 8)
+    copy = simulation.source.clone()
+    for _ in range(3):
+        simulation.emit(1, 2, -1)
+    _steps(relays, 24)
+    simulation.source.leave(hidden)
+    for _ in range(40):
+        ledger = lane.target.ledger
+        if ledger is not None and ledger.next is not None and ledger.next.from_slot:
+            simulation.counts["a copy from amid a join"] += 1
+            break
+        _steps(lane, 1)
+    _crash(lane)
+    simulation.replace_source(copy.crash(), lost=True)
+    simulation.source_copies.clear()
+    simulation.emit(1, 2, -1)
+    simulation.source.other_wal(4000)
+
+
+def source_restored_behind_an_idle_stream(simulation: Simulation) -> None:
+    """A stream's safe_lsn is of a history that is lost; the slot goes past it without the stream."""
+    assert isinstance(simulation, Member)
+    site, lane = simulation.site, simulation.rng.choice(simulation.site.lanes)
+    relays = site.members[-1]
+    for other in site.lanes:
+        if other is not lane:
+            _crash(other)
+    copy = simulation.source.clone()
+    simulation.source.other_wal(400)
+    for _ in range(12):
+        _steps(relays, 8)
+        _steps(lane, 6)
+    _crash(lane)
+    simulation.replace_source(copy.crash(), lost=True)
+    simulation.source_copies.clear()
+    for _ in range(3):
+        simulation.emit(1, 2, -1, -1)
+    for _ in range(20):
+        brake(simulation)
+        _steps(relays, 12)
+        for other in site.lanes:
+            if other is not lane:
+                _steps(other, 8)
+    simulation.source.other_wal(400)
+
+
+def one_stream_given_up_and_back(simulation: Simulation) -> None:
+    """It does not run, the brake goes past it, and it runs again."""
+    assert isinstance(simulation, Member)
+    site, lane = simulation.site, simulation.rng.choice(simulation.site.lanes)
+    for runs, brakes in ((False, 0), (False, 2), (True, 0), (False, 0)):
+        site.shared["brake"] = brakes
+        if not runs:
+            _crash(lane)
+        for _ in range(12):
+            faults.emit(simulation)
+            _steps(site.members[-1], 8)
+            for other in site.lanes:
+                if other is not lane or runs:
+                    _steps(other, 10)
+
+
 WORK: dict[faults.Act, float] = dict(faults.WORK)
 _EXCLUDED = (
     faults.stranger,
@@ -143,11 +268,14 @@ FAULTS: dict[faults.Act, float] = {
     **{act: weight for act, weight in faults.FAULTS.items() if act not in _EXCLUDED},
     **{drop_frame: 2, repeat_frames: 2, reorder_frames: 2, rewind_log: 1, expire_frames: 1, forget_log: 0.7},
     **{switch_capture: 0.4, crash_everything: 0.3, drop_slot_of_a_relay: 0.7, brake: 0.4},
-    **{huge: 1, misroute: 0.5, other_division: 0.3},
+    **{huge: 1, misroute: 0.5, other_division: 0.3, lose_a_part: 0.5},
+    **{publication_changed_under_a_relay: 0.2, one_stream_given_up_and_back: 0.1},
 }
 HISTORY: dict[faults.Act, float] = {
     **{act: weight for act, weight in faults.HISTORY.items() if act is not faults.lagging_promotion},
     lagging_promotion: 0.5,
     back_up: 2.5,
     restore_all: 0.5,
+    source_restored_amid_a_join: 0.3,
+    source_restored_behind_an_idle_stream: 0.2,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -42,7 +43,7 @@ def takes_a_frame_whatever_is_before_it() -> list[Patch]:
     return [_judging(lambda chain, frame: replace(frame, prev=min(frame.prev, chain.reached)))]
 
 
-@mutant(log_faults.drop_frame, log_faults.huge)
+@mutant(log_faults.lose_a_part, log_faults.huge)
 def takes_a_part_whatever_is_before_it() -> list[Patch]:
     def judge(self: Chain, frame: Any) -> Verdict:
         if self._open is not None and frame.commit == self._open[0]:
@@ -60,11 +61,6 @@ def takes_a_frame_again() -> list[Patch]:
 
 def _origin(chain: Chain, frame: Any, name: str) -> Any:
     return replace(frame, origin=replace(frame.origin, **{name: getattr(chain.origin, name)}))
-
-
-@mutant(log_faults.drop_slot_of_a_relay)
-def takes_frames_of_another_incarnation() -> list[Patch]:
-    return [_judging(lambda chain, frame: _origin(chain, frame, "incarnation"))]
 
 
 @mutant(faults.copy_source, faults.restore_source)
@@ -85,6 +81,24 @@ def takes_frames_of_another_partition() -> list[Patch]:
 @mutant()
 def applies_all_of_a_frame_that_overlaps() -> list[Patch]:
     return [(session, "after", lambda batch, lsn: batch)]
+
+
+@mutant()
+def goes_back_with_a_frame_that_overlaps() -> list[Patch]:
+    """The position is the last batch's, and a batch has each transaction as often as it was read."""
+
+    def one_by_one(batch: Any, lsn: Any) -> Any:
+        gone = bisect_right(batch.end_lsns, lsn)
+        rows = sum(batch.commit_rows[:gone])
+        return replace(
+            batch,
+            events=batch.events[rows:],
+            xids=batch.xids[gone:],
+            end_lsns=batch.end_lsns[gone:],
+            commit_rows=batch.commit_rows[gone:],
+        )
+
+    return [(session, "after", one_by_one)]
 
 
 # --- a place in the chain ---------------------------------------------------------------------------
@@ -120,14 +134,14 @@ def _joining(change: Callable[[Any], Any]) -> Patch:
     return Life, "join", lambda self, source: answering(join(self, source), answer)
 
 
-@mutant(faults.copy_source, faults.restore_source)
+@mutant(log_faults.source_restored_amid_a_join)
 def relies_on_a_look_without_saying_so_at_the_source() -> list[Patch]:
     return [
         _joining(lambda seen: replace(seen, look=seen.look and replace(seen.look, insert_lsn=seen.look.lsn)))
     ]
 
 
-@mutant(faults.off_and_on)
+@mutant(log_faults.publication_changed_under_a_relay)
 def takes_todays_publication_for_the_relays() -> list[Patch]:
     join = Life.join
 
@@ -161,12 +175,7 @@ def applies_again_what_it_took_from_the_chain_before() -> list[Patch]:
     return [(Life, "stream", own_left_out)]
 
 
-@mutant(log_faults.drop_slot_of_a_relay)
-def goes_on_in_a_chain_that_ended() -> list[Patch]:
-    return [(preflight, "_log", lambda ledger, source, partitions: None)]
-
-
-@mutant(faults.copy_source, faults.restore_source, log_faults.brake)
+@mutant(log_faults.source_restored_behind_an_idle_stream)
 def believes_an_idle_advance_that_the_source_does_not_know() -> list[Patch]:
     return [(preflight, "_told", lambda source, registration: Lsn(10**12))]
 
@@ -194,7 +203,7 @@ def asks_nobody_for_what_is_missing() -> list[Patch]:
     return [(Life, "heal", heal)]
 
 
-@mutant(log_faults.drop_frame, log_faults.huge)
+@mutant(log_faults.lose_a_part, log_faults.huge)
 def ends_where_a_part_is_missing() -> list[Patch]:
     heal = Life.heal
 
@@ -222,7 +231,11 @@ def drops_the_relays_slot_to_poll() -> list[Patch]:
 
 @mutant(faults.leave)
 def looks_past_what_is_visible() -> list[Patch]:
-    return [(Relay, "visible", lambda self, snapshot, position: position)]
+    def visible(self: Any, snapshot: Any, position: Any) -> Any:
+        self.shown = max(self.shown, position)
+        return self.shown
+
+    return [(Relay, "visible", visible)]
 
 
 @mutant(faults.advance_slot)
@@ -312,6 +325,6 @@ def chains_a_frame_to_what_it_left_out() -> list[Patch]:
     return [(Relay, "takes_back", lambda self, again: False)]
 
 
-@mutant(log_faults.brake)
+@mutant(log_faults.one_stream_given_up_and_back)
 def never_waits_again_for_a_stream_that_was_given_up() -> list[Patch]:
     return [(Relay, "is_given_up", lambda self, stream: stream in self.given_up)]
