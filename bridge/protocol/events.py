@@ -267,6 +267,7 @@ def _once(batch: Batch, lsn: Lsn) -> Batch:
         end_lsns=[*compress(batch.end_lsns, kept)],
         commit_times=[*compress(batch.commit_times, kept)],
         commit_rows=[*compress(batch.commit_rows, kept)],
+        end_lsn=max(batch.end_lsns),
         strays=batch.strays if batch.end_lsn > lsn else [],
     )
 

@@ -390,7 +390,8 @@ class _Life:
                     unproven = None
                 received = replace(received, batch=after(received.batch, applied))
             elif received.batch is not None and received.batch.whole and self.shared:
-                received = replace(received, batch=after(received.batch, look.position))
+                batch = after(received.batch, look.position)
+                received = replace(received, batch=batch, position=max(received.position, batch.end_lsn))
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if received.batch is not None:

@@ -119,6 +119,7 @@ def run_until_idle(site: Site, limit: int = 20000) -> None:
             bridge.idle = 0
     for number in range(limit):
         member = working[number % len(working)]
+        faults.reader_noticed(member)
         if not member.bridges:
             member.start_bridge()
         member.step(member.bridges[0])
