@@ -191,25 +191,12 @@ class Lane(Member):
             return self.some(bridge, reader, settled)
         if self.chance(0.3):
             return Received(None, reader.position, settled, tick=self.chance(0.5))
-        for verdict, entry in reader.frames(self.entries):
-            self.counts[f"frame: {verdict.value}"] += 1
-            if verdict is Verdict.GAP and not reader.asked:
-                reader.asked, bridge.idle = True, 0
-                return Received(None, reader.position, settled, gap=True)
-            if verdict is not Verdict.TAKE:
-                continue
-            frame, reader.asked = entry.frame, False
-            if frame.commit:
-                if reader.waiting:
-                    reader.index -= 1
-                    break
-                return self.part(bridge, reader, entry, settled)
-            if frame.prev < reader.chain.reached:
-                self.counts["a frame overlaps what was taken"] += 1
-            reader.chain.took(frame)
-            reader.waiting += entry.commits
-            if self.chance(0.6):
-                break
+        found = self.read_ahead(reader)
+        if found == "gap":
+            bridge.idle = 0
+            return Received(None, reader.position, settled, gap=True)
+        if isinstance(found, Entry):
+            return self.part(bridge, reader, found, settled)
         if reader.waiting:
             return self.some(bridge, reader, settled)
         reader.handed_out([])
@@ -217,6 +204,29 @@ class Lane(Member):
             bridge.idle += 1
             reader.asked = reader.asked and self.chance(0.7)
         return Received(None, reader.position, settled, tick=self.chance(0.7))
+
+    def read_ahead(self, reader: Reader) -> Entry | str | None:
+        """Take some frames. "gap": rows are missing. An entry: a part of a transaction, which is handed out alone."""
+        for verdict, entry in reader.frames(self.entries):
+            frame = entry.frame
+            self.counts[f"frame: {verdict.value}"] += 1
+            if verdict is Verdict.GAP and not reader.asked:
+                reader.asked = True
+                return "gap"
+            if verdict is not Verdict.TAKE:
+                continue
+            reader.asked = False
+            if frame.commit and reader.waiting:
+                reader.index -= 1
+                return None
+            if frame.commit:
+                return entry
+            self.counts["a frame overlaps what was taken"] += frame.prev < reader.chain.reached
+            reader.chain.took(frame)
+            reader.waiting += entry.commits
+            if self.chance(0.6):
+                return None
+        return None
 
     def some(self, bridge: Bridge, reader: Reader, settled: bool) -> Received:
         """Of the transactions that wait."""
