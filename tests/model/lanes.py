@@ -92,6 +92,10 @@ class Member(Simulation):
             raise Retry("the source connection is gone")
         return super().perform(bridge, request)
 
+    def reads_on(self, bridge: Bridge) -> bool:
+        """Is it past its start?"""
+        return bridge.stream is not None
+
     def source_replaced(self, *, lost: bool) -> None:
         for member in self.site.members:
             Simulation.source_replaced(member, lost=lost)
@@ -126,6 +130,9 @@ class Lane(Member):
             partitions=self.site.partitions,
         )
         return session.session(settings)
+
+    def reads_on(self, bridge: Bridge) -> bool:
+        return bridge in self.readers
 
     @property
     def entries(self) -> list[Entry]:
@@ -170,9 +177,10 @@ class Lane(Member):
             raise Fenced("another session holds the row of the registry")
         if ledger is not None and ledger.session == mine.session and ledger.mode is Mode.STREAM:
             checks.confirmable(self, bridge, request.lsn)
-        self.source.registry[self.stream] = replace(row, confirmed=request.lsn)
-        self.source.lsn += 8
-        self.source.flush()
+        if row.confirmed != request.lsn:
+            self.source.registry[self.stream] = replace(row, confirmed=request.lsn)
+            self.source.lsn += 8
+            self.source.flush()
 
     def do_ReadMissing(self, bridge: Bridge, request: requests.ReadMissing) -> MissingRows:
         missing = super().do_ReadMissing(bridge, request)
@@ -185,12 +193,11 @@ class Lane(Member):
         reader = self.readers[bridge]
         settled = self.told(bridge)
         reader.index = min(reader.index, len(self.entries))
-        if self.chance(self.stopping):
-            return Received(None, reader.position, settled, tick=True, stop=True)
+        stop = self.chance(self.stopping)
+        if stop or (not reader.waiting and self.chance(0.3)):
+            return Received(None, reader.position, settled, tick=stop or self.chance(0.5), stop=stop)
         if reader.waiting:
             return self.some(bridge, reader, settled)
-        if self.chance(0.3):
-            return Received(None, reader.position, settled, tick=self.chance(0.5))
         found = self.read_ahead(reader)
         if found == "gap":
             bridge.idle = 0

@@ -6,7 +6,6 @@ from collections import Counter
 from random import Random
 
 from bridge.protocol.facts import Mode
-from bridge.protocol.requests import Read, Receive, Wait
 from tests.model import checks, faults, log_faults
 from tests.model.lanes import Lane, Member, Site
 from tests.model.relays import Relays
@@ -112,7 +111,8 @@ def end_what_runs(site: Site) -> None:
     rng, relays = site.rng, site.members[-1]
     for member in site.members:
         if member.capture == "poll":
-            switch_back(member)
+            member.capture = "slot"
+            crash_all(member)
         stays = rng.random() < 0.5  # nobody tells it that the faults are over
         for bridge in member.bridges[stays:]:
             member.crash(bridge)
@@ -135,8 +135,7 @@ def end_what_runs(site: Site) -> None:
     relays.source.flush()
 
 
-def switch_back(member: Member) -> None:
-    member.capture = "slot"
+def crash_all(member: Member) -> None:
     for bridge in list(member.bridges):
         member.crash(bridge)
 
@@ -164,8 +163,7 @@ def run_until_idle(site: Site, limit: int = 20000) -> None:
 
 def is_idle(member: Member) -> bool:
     return bool(member.bridges) and all(
-        bridge.idle > 12 and isinstance(bridge.request, Read | Receive | Wait) and bridge.sent is None
-        for bridge in member.bridges
+        bridge.idle > 12 and bridge.sent is None and member.reads_on(bridge) for bridge in member.bridges
     )
 
 
