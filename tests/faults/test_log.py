@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.bridge_process import BridgeProcess
 from tests.support.nats import NatsNode
-from tests.support.world import World, until
+from tests.support.world import World
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -97,7 +97,9 @@ def rest(site: Site) -> None:
             if lane.halted is None:
                 checks.promise(lane)
                 ledger = lane.target.ledger
-                checks.require(ledger is not None and ledger.mode is Mode.STREAM, "no place in the chain:", ledger)
+                checks.require(
+                    ledger is not None and ledger.mode is Mode.STREAM, "no place in the chain:", ledger
+                )
         relays.emit(1, 2, -1, -1)
         relays.source.flush()
 

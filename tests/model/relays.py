@@ -75,7 +75,7 @@ class Relays(Member):
         if again:
             bridge.idle = 0
         stop, tick = self.chance(self.stopping), self.chance(0.2)
-        if (parts := self.parts.get(stream)) :
+        if parts := self.parts.get(stream):
             return self.some_parts(bridge, stream, parts, again, tick=tick)
         waiting = [
             commit
