@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import tempfile
 import time
@@ -87,24 +89,47 @@ class Bench:
     """Seconds of CPU that a relay's start takes (imports); its frames are not in it."""
 
     def cpu(self) -> None:
-        """The sum of all processes, in drains of one backlog in turn."""
-        direct, over = Ours(self.servers, self.servers.workspace.root), self._over("cpu", partitions=3)
-        sums: dict[str, list[float]] = {direct.name: [], over.name: []}
+        """The sum of all processes an event, of one backlog: from its first event to its last, without any start. While
+        the backlog is made, ours stand still (SIGSTOP)."""
+        pair: list[Any] = [Ours(self.servers, self.servers.workspace.root), self._over("cpu", partitions=3)]
+        sums: dict[str, list[float]] = {one.name: [] for one in pair}
         for number in range(self.chosen.rounds):
-            pair = [direct, over]
-            for one in pair:
-                one.prepare()
-            last = produce(self.servers, self.chosen.events, 1)
             for one in pair if number % 2 == 0 else pair[::-1]:
-                done = drain(self.servers, one, last, measure=Usage)
-                sums[one.name].append(sum(done.cpu.values()))
-                parts = "  ".join(f"{part} {us:.1f}" for part, us in done.cpu.items())
+                one.prepare()
+                one.start()
+                wait(lambda: len(one.processes()) >= (3 if one is pair[0] else 5))  # noqa: B023
+                time.sleep(3)
+                meter = Usage(one)
+                ours = [
+                    pid
+                    for part, pid in one.processes().items()
+                    if part.split()[0] in ("bridge", "relay", "worker")
+                ]
+                before, began = meter.seconds(), time.monotonic()
+                for pid in ours:
+                    os.kill(pid, signal.SIGSTOP)
+                produce(self.servers, self.chosen.events, 1)
+                for pid in ours:
+                    os.kill(pid, signal.SIGCONT)
+                count = "select count(*) >= %s from events.usage_limits"
+                wait(
+                    lambda: self.servers.on_target(one.database, count, [self.chosen.events])[0][0],
+                    _LIMIT,
+                    0.2,
+                )  # noqa: B023
+                after = meter.seconds()
+                cost = {
+                    part: (used - before[part]) / self.chosen.events * 1e6 for part, used in after.items()
+                }
+                sums[one.name].append(sum(cost.values()))
+                parts = "  ".join(f"{part} {us:.1f}" for part, us in cost.items())
                 print(
-                    f"  {one.name}: {done.rate:,.0f} ev/s, {sums[one.name][-1]:.1f} us an event: {parts}",
+                    f"  {one.name}: {sums[one.name][-1]:.1f} us an event: {parts} ({time.monotonic() - began:.0f} s)",
                     flush=True,
                 )
-            forget(self.servers)
-        ratios = [b / a for a, b in zip(*sums.values(), strict=True)]
+                one.stop()
+                forget(self.servers)
+        ratios = [over / direct for direct, over in zip(*sums.values(), strict=True)]
         self.figures["cpu"] = {"ratio": statistics.median(ratios), "ratios": ratios, "us": sums}
 
     def flat(self) -> None:

@@ -62,10 +62,12 @@ class _Flight:
 
 class Transactions:
     """Sends planned batches to one target, one at a time. wait(): block until a socket is ready, answering
-    whoever else wants something; pause(seconds): the same for a while. troubled: told of a batch that takes long."""
+    whoever else wants something; pause(seconds): the same for a while. troubled: told of a batch that takes long.
+    stream: whose ledger row it is; of partitions, the owner is another: their target's."""
 
     def __init__(
         self,
+        stream: str,
         owner: Owner,
         link: TargetLink,
         guard: FailureGuard,
@@ -77,7 +79,7 @@ class Transactions:
         troubled: Callable[[Retry], None],
     ) -> None:
         self._owner = owner
-        self._stream = owner.stream
+        self._stream = stream
         self._link = link
         self._guard = guard
         self._pace = pace
