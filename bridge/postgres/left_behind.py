@@ -131,8 +131,8 @@ def from_source(rows: Iterable[Sequence[Any]]) -> list[LeftBehind]:
     for kind, name, about, retained, configured in rows:
         if kind == "stream" and configured:
             said = (
-                f"stream {name} is registered with another number of partitions than this configuration has: events that "
-                "those have not applied are never pruned"
+                f"stream {name} is registered with another number of partitions than this configuration has: events "
+                "that those have not applied are never pruned"
             )
             found.append(LeftBehind("stream", name, said, "bridge scale repartition"))
             continue

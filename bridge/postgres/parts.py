@@ -11,6 +11,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from bridge.errors import Halt
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.target import Statement
 
@@ -90,6 +91,27 @@ def partition_in(row: str) -> tuple[int, int] | None:
         return None
     number, _, count = row.rpartition(".")[2].partition("of")
     return int(number), int(count)
+
+
+def partitions_differ(stream: str, others: Sequence[str]) -> Halt:
+    """The target is divided in another way than the configuration says. others: its rows."""
+    known = partition_in(others[0])
+    has = f"of {known[1]} partitions" if known else "without partitions"
+    return Halt(
+        f"stream {stream} would be a new one: what this target has applied is known in a ledger {has} ({others[0]}), "
+        "and the configuration says something else (scale.log, scale.partitions). Nothing was changed",
+        reason="partitions_differ",
+        hint="bridge scale repartition   (makes of the ledger what the file says); or put the file back as it was",
+    )
+
+
+def partitions_differ_at_relay(relay: str, has: int, wanted: int) -> Halt:
+    """The relay divides into another number than the configuration says."""
+    return Halt(
+        f"relay {relay} divides the events into {has} partitions, and scale.partitions is {wanted}",
+        reason="partitions_differ",
+        hint=f"bridge scale repartition   (makes {wanted} of them); or put the file back: scale.partitions: {has}",
+    )
 
 
 # Whoever holds these lets nothing be applied meanwhile.

@@ -9,6 +9,7 @@ import psycopg
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.profiles import working
+from bridge.postgres.parts import partitions_differ
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
 from bridge.postgres.versions import ledger_older
 from bridge.protocol.events import Listed, listed
@@ -87,6 +88,8 @@ class Checkpoint:
             answer = self._run(*fence)
         fenced, there = answer[-3], answer[-2]
         if not there:
+            if other := self._run(Statement(ledger_sql.OTHER_LAYOUT, [stream.encode()]))[0]:
+                raise partitions_differ(stream, [(row[0] or b"").decode() for row in other])
             return None
         ledger = ledger_sql.read_row(there[0])
         if not fenced:

@@ -24,6 +24,7 @@ from bridge.postgres.entities import Enricher
 from bridge.postgres.outbox import decoded
 from bridge.postgres.own_outbox import require_columns
 from bridge.postgres.profiles import CATALOG
+from bridge.postgres.parts import group_of, partitions_differ
 from bridge.postgres.progress import former
 from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.source import Source, require_outbox
@@ -372,7 +373,10 @@ class Engine:
     def read_former(self, request: ask.ReadFormer) -> tuple[str, ...]:
         spec = self._spec
         with connect(spec.target_dsn, CATALOG, f"bridge-check/{spec.stream}") as target:
-            return tuple(former(self._control.connection, target, {spec.stream, *spec.family}))
+            found = former(self._control.connection, target, {spec.stream, *spec.family})
+        if others := [name for name in found if group_of(name) == spec.name]:
+            raise partitions_differ(spec.stream, others)
+        return tuple(found)
 
     def register(self, request: ask.Register) -> None:
         self._source.register(request)
