@@ -15,7 +15,7 @@ from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 _BESIDE = (
-    *("connect", "emitted", "env_file", "names", "options", "running"),
+    *("connect", "emitted", "env_file", "names", "options", "repartition", "running"),
     *("sink_change", "sink_choice", "sink_list", "sink_move", "sink_samples", "sink_search", "waits"),
 )
 COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=_BESIDE)}

@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import LiteralString
 
-import psycopg
 from psycopg import sql
 
-from bridge.errors import Halt
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.target import Statement
 
@@ -20,19 +18,6 @@ OF: LiteralString = (
     " and substr(stream, length(%(stream)s) + 2) ~ '^[0-9]+of[0-9]+$'))"
 )
 """Is a row this stream's, or one of its partitions', of whatever number?"""
-
-_LEDGERS: LiteralString = f"select stream from bridge.checkpoint where {OF} order by stream"
-_REGISTERED: LiteralString = f"select stream from outbox.stream where {OF} order by stream"
-
-
-def ledgers(target: psycopg.Connection[Any], stream: str) -> list[str]:
-    """The rows that this target's ledger has of a stream: one, or its partitions, or both after a change."""
-    return [name for (name,) in target.execute(_LEDGERS, {"stream": stream}).fetchall()]
-
-
-def registrations(source: psycopg.Connection[Any], stream: str) -> list[str]:
-    """The same of the registry."""
-    return [name for (name,) in source.execute(_REGISTERED, {"stream": stream}).fetchall()]
 
 
 def group_of(stream: str) -> str:
@@ -91,27 +76,6 @@ def partition_in(row: str) -> tuple[int, int] | None:
         return None
     number, _, count = row.rpartition(".")[2].partition("of")
     return int(number), int(count)
-
-
-def partitions_differ(stream: str, others: Sequence[str]) -> Halt:
-    """The target is divided in another way than the configuration says. others: its rows."""
-    known = partition_in(others[0])
-    has = f"of {known[1]} partitions" if known else "without partitions"
-    return Halt(
-        f"stream {stream} would be a new one: what this target has applied is known in a ledger {has} ({others[0]}), "
-        "and the configuration says something else (scale.log, scale.partitions). Nothing was changed",
-        reason="partitions_differ",
-        hint="bridge scale repartition   (makes of the ledger what the file says); or put the file back as it was",
-    )
-
-
-def partitions_differ_at_relay(relay: str, has: int, wanted: int) -> Halt:
-    """The relay divides into another number than the configuration says."""
-    return Halt(
-        f"relay {relay} divides the events into {has} partitions, and scale.partitions is {wanted}",
-        reason="partitions_differ",
-        hint=f"bridge scale repartition   (makes {wanted} of them); or put the file back: scale.partitions: {has}",
-    )
 
 
 # Whoever holds these lets nothing be applied meanwhile.

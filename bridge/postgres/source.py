@@ -17,6 +17,7 @@ from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.origin import is_here, take_over
 from bridge.postgres.outbox import COUNTED, Outbox
+from bridge.postgres.partitions import MOVING
 from bridge.postgres.profiles import SOURCE, STREAM
 from bridge.postgres.publication import REPLICATED, publication_identity
 from bridge.postgres.relay import INCARNATION, life_of, place, placed, read_relay
@@ -106,13 +107,15 @@ class Source:
         (in_recovery,) = self._row("select pg_is_in_recovery()")
         if in_recovery:
             return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
-        system, database, oid, timeline, flush, partitioned, replicated, publication = self._row(
+        system, database, oid, timeline, flush, partitioned, replicated, moving, publication = self._row(
             "select (select system_identifier::text from pg_control_system()), current_database()::text,"
             " (select oid::int8 from pg_catalog.pg_database where datname = current_database()),"
             " ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,"
             " pg_current_wal_flush_lsn()::text,"
             " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
             + REPLICATED
+            + ","
+            + MOVING
             + ","
             + self._identity,
             self._names,
@@ -133,6 +136,7 @@ class Source:
             partitioned=partitioned,
             restored=not is_here(self.connection),
             replicated=replicated,
+            moving=moving,
             taken=frozenset(
                 name for (name,) in self.connection.execute(_TAKEN, [f"{self._relay or self._stream}_"])
             ),

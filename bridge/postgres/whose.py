@@ -13,7 +13,8 @@ from psycopg.rows import tuple_row
 
 from bridge.errors import CannotConnect, Halt
 from bridge.postgres.connect import connect
-from bridge.postgres.parts import OF, registrations
+from bridge.postgres.partitions import registered_rows
+from bridge.postgres.parts import OF
 from bridge.postgres.profiles import COMMAND
 from bridge.protocol.events import NOTHING
 from bridge.protocol.facts import Ledger, SourceIdentity
@@ -62,8 +63,8 @@ def another(
         return None
     before = identity(old) if old is not None else None
     if old is not None and before is not None and belongs(ledger, before):
-        return None if registrations(old, stream) else name_taken(stream, ledger, here)
-    if not registrations(source, stream):
+        return None if registered_rows(old, stream) else name_taken(stream, ledger, here)
+    if not registered_rows(source, stream):
         return name_taken(stream, ledger, here)
     return None if moved else other_source(ledger, here)
 

@@ -9,7 +9,6 @@ import psycopg
 from bridge.failpoints import hit
 from bridge.postgres import ledger as ledger_sql
 from bridge.postgres.profiles import working
-from bridge.postgres.parts import partitions_differ
 from bridge.postgres.target import BEGIN, COMMIT, ROLLBACK, Refused, ResultRows, Statement, TargetLink
 from bridge.postgres.versions import ledger_older
 from bridge.protocol.events import Listed, listed
@@ -63,10 +62,11 @@ class Checkpoint:
 
     def facts(self) -> TargetFacts:
         stream = self._spec.stream.encode()
-        identity, rows, busy = self._run(
+        identity, rows, busy, divided = self._run(
             Statement(ledger_sql.IDENTITY),
             Statement(ledger_sql.READ, [stream]),
             Statement(ledger_sql.BUSY, [self._prefix(), b"%f" % self._lately()]),
+            Statement(ledger_sql.DIVIDED, [stream]),
         )
         system, database = identity[0]
         return TargetFacts(
@@ -74,6 +74,7 @@ class Checkpoint:
             (database or b"").decode(),
             ledger_sql.read_row(rows[0]) if rows else None,
             busy[0][0] == b"t",
+            tuple((name or b"").decode() for (name,) in divided),
         )
 
     def fence(self, request: Fence) -> Ledger | None:
@@ -88,8 +89,6 @@ class Checkpoint:
             answer = self._run(*fence)
         fenced, there = answer[-3], answer[-2]
         if not there:
-            if other := self._run(Statement(ledger_sql.OTHER_LAYOUT, [stream.encode()]))[0]:
-                raise partitions_differ(stream, [(row[0] or b"").decode() for row in other])
             return None
         ledger = ledger_sql.read_row(there[0])
         if not fenced:

@@ -15,7 +15,6 @@ from bridge.errors import Retry
 from bridge.failpoints import hit
 from bridge.postgres import relay as relay_sql
 from bridge.postgres import wire
-from bridge.postgres.parts import partitions_differ_at_relay
 from bridge.postgres.source import Source
 from bridge.protocol import requests as ask
 from bridge.protocol.chain import Chain, Frame, Look, Origin, Verdict
@@ -69,8 +68,6 @@ class LogSide:
     def find_look(self, request: ask.FindLook) -> ask.Seen:
         """The newest look that came lately, of the incarnation that is asked for."""
         relay, origin = self._control.relay(), request.origin
-        if relay is not None and relay.partitions != self._spec.partitions:
-            raise partitions_differ_at_relay(self._spec.relay, relay.partitions, self._spec.partitions)
         if relay is None or not relay.ready or relay.incarnation != origin.incarnation:
             return ask.Seen(relay, None)
         if self._looking != origin:
