@@ -70,9 +70,9 @@ class Daemon:
         self._stop = asyncio.Event()
         self._owned = Owned()
         self._streams = Streams(self._metrics, self._owned, self._ended, guarded=guarded)
-        self._backlog = BacklogWatch(self._metrics, self._streams.plans, self._owned, self._stop)
+        self._backlog = BacklogWatch(self._metrics, self._streams.targets, self._owned, self._stop)
         self._serving = Serving(self._metrics, self._stop, self._backlog.fresh)
-        self._upkeep = Upkeep(self._streams.plans, self._owned)
+        self._upkeep = Upkeep(self._streams.targets, self._owned)
         self._log = Log("bridge.daemon")
         self._only = only
         self._sharing: Sharing | None = None
@@ -139,7 +139,8 @@ class Daemon:
             self._sharing = Sharing(self._streams, ShareWatch(self._metrics))
         every = partition_plans(config)  # those of others too: `bridge status` shows them
         self._streams.share(every)
-        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=self._only)
+        only = [plan.stream for plan in chosen(every, self._only)] if self._only else ()
+        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=only)
 
     def _plans(self, config: Config) -> list[StreamSpec]:
         return [] if self._parts is Part.RELAY else chosen(partition_plans(config), self._only)
@@ -155,7 +156,8 @@ class Daemon:
 
     def _dispatch(self, config: Config) -> None:
         plans = dispatch_plans(config) if self._parts is not Part.RELAY else []
-        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in self._only])
+        here = {plan.name for plan in self._plans(config)} if self._only else set()
+        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in here])
 
     def _ended(self, stream: str, error: BaseException | None) -> None:
         """A stream's thread has ended. Unless it was asked to stop, or lost a stream that is shared, this ends the

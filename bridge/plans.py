@@ -38,18 +38,23 @@ _NOTHING = "name one in a pipeline, or begin with one of ours: bridge recipe add
 
 
 def stream_plans(config: Config) -> list[StreamSpec]:
-    """One plan a source and target database, in the order of the configuration."""
+    """One plan a source and target database, in the order of the configuration: of all its partitions, with a log."""
     plans = [plan for one in each_source(config) for plan in _of_source(one)]
+    scale = config.scale
+    if scale is not None and scale.log is not None:
+        plans = [replace(plan, partitions=scale.partitions) for plan in plans]
     if not plans:
         raise ConfigError("no pipeline has a destination", hint=_NOTHING)
-    family = frozenset(plan.stream for plan in plans)
-    if len(family) < len(plans):
+    if len({plan.stream for plan in plans}) < len(plans):
         raise ConfigError(
             f"two streams are called {_twice(plan.stream for plan in plans)}: a stream is called "
             "<source.slot>_<connection>",
             hint="give each source a slot of its own",
         )
     several = len({plan.source for plan in plans}) > 1
+    family = frozenset(name for plan in plans for name in (plan.stream, *plan.rows))
+    if scale is not None and scale.log is not None:
+        family |= {_relay_name(one, scale.log) for one in each_source(config)}
     return [replace(plan, family=family, several=several) for plan in plans]
 
 
@@ -59,21 +64,17 @@ def partition_plans(config: Config) -> list[StreamSpec]:
     if scale is None or scale.log is None:
         return stream_plans(config)
     of, bus = scale.partitions, _bus(config, scale.log)
-    plans = stream_plans(config)
-    numbers = range(1, of + 1)
-    names = {plan.stream: [partition_name(plan.stream, number, of) for number in numbers] for plan in plans}
-    family = frozenset(name for every in names.values() for name in every)
-    relays = {one.source_name: f"{one.source.slot}_{scale.log}" for one in each_source(config)}
+    relays = {one.source_name: _relay_name(one, scale.log) for one in each_source(config)}
     return [
         replace(
             plan,
             stream=name,
             group=plan.stream,
-            family=family,
+            partitions=0,
             log=LogSpec(relays[plan.source], bus, number, of),
         )
-        for plan in plans
-        for number, name in enumerate(names[plan.stream], 1)
+        for plan in stream_plans(config)
+        for number, name in enumerate(plan.rows, 1)
     ]
 
 
@@ -85,7 +86,7 @@ def relay_plans(config: Config) -> list[RelaySpec]:
     several = len(each_source(config)) > 1
     return [
         RelaySpec(
-            relay=f"{one.source.slot}_{scale.log}",
+            relay=_relay_name(one, scale.log),
             source=one.source_name,
             source_dsn=one.source.dsn,
             publication=one.source.slot,
@@ -102,9 +103,8 @@ def relay_plans(config: Config) -> list[RelaySpec]:
     ]
 
 
-def partition_name(stream: str, partition: int, of: int) -> str:
-    """What a partition of a stream is called, in the ledger and at the source."""
-    return f"{stream}.{partition}of{of}"
+def _relay_name(config: Config, log: str) -> str:
+    return f"{config.source.slot}_{log}"
 
 
 def _bus(config: Config, name: str) -> BusSettings:

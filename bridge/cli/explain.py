@@ -89,7 +89,7 @@ def _traced(config: Config, plan: StreamSpec, event: Event) -> dict[str, Any]:
     contract = plan.contracts.get(kind)
     traces = []
     with connect_ledger(plan, "explain") as target:
-        how = Applied(target, plan.stream).how(event)
+        how = Applied(target, plan.rows).how(event)
         columns = _planned(plan, event)
         waits = Waits.of(config, target, plan)
         for spec in plan.pipelines:

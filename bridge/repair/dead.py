@@ -17,11 +17,12 @@ from bridge.planning.plan import Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
+from bridge.postgres import parts
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
-from bridge.postgres.ledger import LISTED, read_listed
 from bridge.postgres.left_behind import likely
+from bridge.postgres.parts import Position
 from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import (
     BEGIN,
@@ -186,15 +187,10 @@ class DeadLetterRetry:
 
     # --- what the check for late effects reads from the target ----------------------------------------
 
-    def hold(self) -> tuple[str | None, frozenset[int]]:
-        """The floor and the listed xids, with the checkpoint locked: nothing is applied until this transaction ends.
-        An xid with rows withheld by the publication counts as complete, so that a retry may be refused without need."""
-        stream = self._plan.stream
-        floor, listed = self._run(letters_sql.hold_floor(stream), Statement(LISTED, [stream.encode(), None]))
-        value = floor[0][0] if floor else None
-        return (value.decode() if value else None), frozenset(
-            xid for row in listed for xid in read_listed(row)[0]
-        )
+    def hold(self) -> Sequence[Position]:
+        """What is applied, with the checkpoint locked: nothing is applied until this transaction ends."""
+        rows = self._plan.rows
+        return parts.read_positions(self._run(parts.hold(rows, shared=True), parts.positions(rows))[-1])
 
     def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
         """The events whose own unit is an open dead letter."""

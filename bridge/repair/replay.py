@@ -22,9 +22,10 @@ from bridge.failpoints import hit
 from bridge.planning.plan import Owner, Planned, TableShape, Write, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import TableSpec
-from bridge.postgres import wire
+from bridge.postgres import parts, wire
 from bridge.postgres.assignment import value_sql
 from bridge.postgres.entities import Enricher
+from bridge.postgres.parts import Position
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import (
     BEGIN,
@@ -41,7 +42,7 @@ from bridge.postgres.target import (
 )
 from bridge.postgres.write import compile_write, delivery_statement, write_statement
 from bridge.protocol.events import Event
-from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
+from bridge.repair.history import History, Order, Way, identity_of, way_of
 from bridge.stream.bisection import attempt, may_be_structure
 from bridge.stream.published import Publications
 from bridge.stream.refusal import structure
@@ -202,30 +203,21 @@ class _Replay:
         if rows[0][0][0] != b"t":
             raise BridgeError("another replay of this destination is running", reason="replay_running")
 
-    def _applied(self, *, hold: bool) -> AppliedRows:
+    def _applied(self, *, hold: bool) -> list[Position]:
         """Which rows are applied: the ledger's whole position (I6), read in one statement, because a row that leaves
         the list is in the floor from then on. What is applied stays so. hold: with the checkpoint locked until this
         transaction ends, so that the stream waits."""
-        stream = self._plan.stream.encode()
+        rows = self._plan.rows
         if hold:
-            self._run(Statement(b"select from bridge.checkpoint where stream = $1 for update", [stream]))
-        rows = self._run(
-            Statement(
-                b"select floor::text, coalesce(next::text, ''), next_seq::text,"
-                b" coalesce((select array_agg(x)::text from bridge.applied as a, unnest(a.xids) as x"
-                b" where a.stream = c.stream), '{}'), coalesce((select range_agg(r)::text from bridge.applied as a,"
-                b" unnest(a.seqs) as r where a.stream = c.stream), '{}') from bridge.checkpoint as c where stream = $1",
-                [stream],
-            )
-        )[-1]
-        if not rows:
+            self._run(parts.hold(rows))
+        found = parts.read_positions(self._run(parts.positions(rows))[-1])
+        if not found:
             raise BridgeError(
                 f"stream {self._plan.stream} has applied nothing yet",
                 reason="ledger_missing",
                 hint="bridge run",
             )
-        found = AppliedRows(*((value or b"").decode() for value in rows[0]))
-        if hold and found.goal:
+        if hold and any(one.goal != parts.NO_GOAL for one in found):
             raise BridgeError(
                 "the stream is catching up: what it has applied is known only afterwards",
                 reason="catching_up",
