@@ -2,7 +2,7 @@
 
 The events wait in the outbox before `bridge run` starts. Each goes to a table, and in turns to nothing else, to a
 subject of JetStream, or (of a tenth of the events) to a webhook on loopback that answers at once: what a message costs
-is the difference to the table alone. `keyed`: 1,000 keys. One PostgreSQL, one nats-server (R1, file storage), everything on one machine.
+is the difference to the table alone. `keyed`: 1,000 keys. One PostgreSQL and one nats-server (R1, file storage).
 """
 
 from __future__ import annotations
