@@ -255,3 +255,12 @@ def test_explain_and_status_tell_of_published_messages(world: World, log: Log) -
         assert "usage.reached" in said
         assert 'outbox_bridge_deliveries_total{destination="log",outcome="sent"' in bridge.get("/metrics")[1]
         assert world.json("status")["deliveries"]["log"]["sent"] >= 1
+
+
+def test_commands_for_the_delivery_table_say_what_to_use_instead(world: World, log: Log) -> None:
+    publishing(world, log.node.url)
+    for command in ("test", "preview", "pause", "resume"):
+        ran = world.run("sink", command, "log")
+        assert ran.returncode == 2, command
+        assert "usage-limit-hits/log is a subject of NATS" in ran.stderr
+        assert "bridge doctor checks it" in ran.stderr
