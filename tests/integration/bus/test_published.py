@@ -69,6 +69,7 @@ def test_nats_alone_keeps_its_ledger_in_the_source(world: World, log: Log) -> No
     assert bridge.terminate() == 0
 
 
+@pytest.mark.fault(102)
 @pytest.mark.parametrize(
     "point", ["publish.before", "publish.settled", "apply.sent", "settle.durable", "plan.done"]
 )
@@ -89,6 +90,7 @@ def test_a_kill_at_any_step_loses_nothing_and_keeps_the_ids(world: World, log: L
     assert numbers == [0, 1, 2, 3], "each once within the server's window, in order"
 
 
+@pytest.mark.fault(102)
 def test_a_crash_beyond_the_window_publishes_again_with_the_same_id(world: World, log: Log) -> None:
     log.stream(duplicate_window=0.1)
     publishing(world, log.node.url)
@@ -106,6 +108,7 @@ def test_a_crash_beyond_the_window_publishes_again_with_the_same_id(world: World
     assert first.data == second.data
 
 
+@pytest.mark.fault(101)
 def test_while_nats_is_away_nothing_is_applied_and_then_everything_is(world: World, log: Log) -> None:
     log.stream()
     publishing(world, log.node.url)
@@ -123,6 +126,7 @@ def test_while_nats_is_away_nothing_is_applied_and_then_everything_is(world: Wor
     assert world.dead_letters() == []
 
 
+@pytest.mark.fault(101)
 def test_a_full_stream_waits_and_goes_on_when_there_is_room(world: World, log: Log) -> None:
     log.stream(max_msgs=3, discard="new")
     publishing(world, log.node.url)
@@ -138,6 +142,7 @@ def test_a_full_stream_waits_and_goes_on_when_there_is_room(world: World, log: L
     assert bridge.terminate() == 0
 
 
+@pytest.mark.fault(104)
 def test_a_subject_of_no_stream_halts_with_the_command_that_makes_one(world: World, log: Log) -> None:
     publishing(world, log.node.url)
     bridge = world.bridge().start()
@@ -152,6 +157,7 @@ def test_a_subject_of_no_stream_halts_with_the_command_that_makes_one(world: Wor
     assert log.count() >= 1
 
 
+@pytest.mark.fault(104)
 def test_what_can_never_be_published_is_a_dead_letter_and_the_rest_goes_on(
     world: World, log_with: Callable[..., Log]
 ) -> None:
@@ -178,6 +184,7 @@ def test_what_can_never_be_published_is_a_dead_letter_and_the_rest_goes_on(
     assert world.applied() >= 5, "the rows are there all the same"
 
 
+@pytest.mark.fault(104)
 def test_an_events_own_subject_that_no_stream_takes_is_its_dead_letter(world: World, log: Log) -> None:
     log.stream(subjects=("usage.seats", "usage.storage"))
     publishing(world, log.node.url, {"subject": "usage.{{ event.metric }}"})
@@ -225,6 +232,7 @@ def test_a_replay_publishes_once_more_with_ids_of_its_own(world: World, log: Log
     assert not {one.identity for one in messages[:3]} & {one.identity for one in messages[3:]}
 
 
+@pytest.mark.fault(101)
 def test_a_frozen_server_does_not_keep_the_bridge_from_stopping(world: World, log: Log) -> None:
     log.stream()
     publishing(world, log.node.url)
