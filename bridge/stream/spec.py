@@ -54,12 +54,19 @@ class StreamSpec:
     failover: bool = False
     poll_interval: float = 1.0
     strict: bool = False
-    buses: Mapping[str, NatsConnection] = field(default_factory=dict)  # connections to publish to, by name
+    # (pipeline, destination) that this stream publishes to NATS, and the connections for it, by name
+    subjects: frozenset[tuple[str, str]] = frozenset()
+    buses: Mapping[str, NatsConnection] = field(default_factory=dict)
 
     @property
     def owner(self) -> Owner:
         """Of its rows in the ledger."""
         return Owner(self.stream, "" if self.source == SOURCE else self.source)
+
+    @property
+    def messages(self) -> frozenset[tuple[str, str]]:
+        """The units that are messages: deliveries, and what is published."""
+        return self.sinks | self.subjects
 
     @property
     def source_label(self) -> str:

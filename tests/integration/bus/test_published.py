@@ -272,3 +272,64 @@ def test_commands_for_the_delivery_table_say_what_to_use_instead(world: World, l
         assert ran.returncode == 2, command
         assert "usage-limit-hits/log is a subject of NATS" in ran.stderr
         assert "bridge doctor checks it" in ran.stderr
+
+
+def test_a_transaction_larger_than_a_batch_is_published_whole(world: World, log: Log) -> None:
+    log.stream()
+    publishing(world, log.node.url)
+    world.configure(lambda document: document["source"].update(batch={"max_events": 50}))
+    world.target.execute("alter table events.usage_limits add constraint plan_is_good check (plan <> 'bad')")
+    started(world)
+    with world.producer() as producer:
+        plans = ["bad" if n == 120 else "pro" for n in range(300)]
+        producer.transaction(payloads=[payload(n=n, plan=plan) for n, plan in enumerate(plans)], key="k")
+        until(lambda: log.count() >= 300, "all are stored", 60)
+        until(lambda: len(world.dead_letters()) == 1, "the row alone is a dead letter")
+        world.caught_up()
+    assert [one.json["n"] for one in log.messages() if "n" in one.json] == list(range(300))
+
+
+def test_a_polled_source_publishes_too(world: World, log: Log) -> None:
+    log.stream()
+    publishing(world, log.node.url)
+    world.configure(lambda document: document["source"].update(capture="poll", poll_interval="100ms"))
+    world.bridge().start().wait_ready()
+    with world.producer() as producer:
+        producer.transaction(payloads=[payload(n=n) for n in range(20)], key="k")
+        until(lambda: log.count() >= 20, "all are stored")
+        world.caught_up()
+    assert [one.json["n"] for one in log.messages() if "n" in one.json] == list(range(20))
+
+
+def test_a_reload_adds_the_destination_and_takes_it_away(world: World, log: Log) -> None:
+    log.stream()
+    before = world.text
+    bridge = started(world)
+    with world.producer() as producer:
+        producer.transaction(payloads=[payload(n=0)])
+        world.caught_up()
+        publishing(world, log.node.url)
+        bridge.signal(signal.SIGHUP)
+        bridge.wait_log("reloaded")
+        producer.transaction(payloads=[payload(n=1)])
+        until(lambda: any(one.json.get("n") == 1 for one in log.messages()), "the second is published")
+        world.caught_up()
+        world.text = before
+        seen = len(bridge.lines)
+        bridge.signal(signal.SIGHUP)
+        bridge.wait_log("reloaded", since=seen)
+        producer.transaction(payloads=[payload(n=2)])
+        world.law()
+    assert {one.json["n"] for one in log.messages() if "n" in one.json} == {1}
+
+
+def test_prove_counts_the_table_and_asks_nothing_of_the_log(world: World, log: Log) -> None:
+    log.stream()
+    publishing(world, log.node.url)
+    bridge = started(world)
+    with world.producer() as producer:
+        producer.transaction(payloads=[payload(n=n) for n in range(5)])
+        world.caught_up()
+    assert bridge.terminate() == 0
+    said = world.command("prove")
+    assert "usage-limit-hits/log" not in said
