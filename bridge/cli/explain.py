@@ -137,7 +137,7 @@ def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
     return entities + [
         name
         for name, destination in spec.destinations.items()
-        if (pipeline, name) in plan.sinks
+        if (pipeline, name) in plan.messages
         or (isinstance(destination, TableSpec) and destination.connection == plan.connection)
     ]
 

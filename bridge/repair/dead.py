@@ -228,7 +228,7 @@ class DeadLetterRetry:
             plan.pipelines,
             plan.contracts,
             shapes,
-            sinks=plan.sinks,
+            sinks=plan.messages,
             entities=plan.entities,
             unmatched="dead",
             only={unit},

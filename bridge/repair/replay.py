@@ -149,7 +149,7 @@ class _Replay:
             plan.pipelines,
             plan.contracts,
             shapes,
-            sinks=plan.sinks,
+            sinks=plan.messages,
             only={order.unit},
             max_payload=plan.max_payload,
             nulls=plan.outbox.is_foreign,
