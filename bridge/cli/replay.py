@@ -47,8 +47,8 @@ def replay(
     """
     import psycopg  # noqa: PLC0415  `bridge --help` must not import everything
 
-    from bridge.cli.connect import connect_ledger  # noqa: PLC0415
     from bridge.errors import BridgeError, CannotConnect  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
     from bridge.repair.history import Order, find  # noqa: PLC0415

@@ -10,7 +10,8 @@ from typing import Any
 import rich_click as click
 
 from bridge.cli.options import config_option, of_source, read_config
-from bridge.cli.sink_search import check_place, ledgers, searches, selection
+from bridge.cli.sink_search import searches, selection
+from bridge.operate.queue import check_place, ledgers
 
 _SHOWN = 20
 
@@ -33,7 +34,7 @@ def list_sink(config_path: Path, *, as_json: bool, state: str, limit: int, **giv
 
     First how many by destination and last answer, then the oldest of them. --json has the answer to each attempt.
     """
-    from bridge.cli.waits import Waits  # noqa: PLC0415
+    from bridge.cli.waiting import running_waits  # noqa: PLC0415
     from bridge.dispatch.recipients import label  # noqa: PLC0415
     from bridge.postgres.queued import counts  # noqa: PLC0415
 
@@ -44,7 +45,7 @@ def list_sink(config_path: Path, *, as_json: bool, state: str, limit: int, **giv
     several = False
     with ledgers(config, "sink list") as every:
         for one in every:
-            waits = Waits.of(config, one.connection, one.plan)
+            waits = running_waits(config, one.connection, one.plan)
             of = {"source": one.plan.source}
             several = several or one.plan.several
             if wanted.recipient is None:
