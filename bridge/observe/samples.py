@@ -186,14 +186,14 @@ async def write(connection: psycopg.AsyncConnection, sample: Sample) -> None:
     if row is None or not row[0]:
         return
     counts = Jsonb({"pipelines": sample.pipelines, "destinations": sample.destinations})
-    await connection.execute(
-        _INSERT,
-        [
-            *(sample.stream, sample.at, sample.events, sample.p50, sample.p99),
-            *(sample.lag, sample.retained, sample.headroom, counts),
-        ],
-    )
-    await connection.execute(_FORGET, [sample.stream])
+    values = [
+        *(sample.stream, sample.at, sample.events, sample.p50, sample.p99),
+        *(sample.lag, sample.retained, sample.headroom, counts),
+    ]
+    async with connection.transaction():
+        await connection.execute("set transaction read write")  # the backlog's sessions only read otherwise
+        await connection.execute(_INSERT, values)
+        await connection.execute(_FORGET, [sample.stream])
 
 
 def read(connection: psycopg.Connection[Any], streams: Sequence[str], seconds: float) -> list[Sample] | None:
