@@ -19,7 +19,7 @@ from starlette.routing import Route
 from bridge.console import operations as ops
 from bridge.console.desk import Desk
 from bridge.console.openapi import document
-from bridge.console.pages import Notes, hide, render, static_file
+from bridge.console.pages import Notes, render, static_file
 from bridge.console.registry import OPERATIONS, PAGES
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 from bridge.log import Log
@@ -91,7 +91,9 @@ class Console:
                 return render(
                     "trouble.html", request, self._notes, 403, message=why, hint="", reason="forbidden"
                 )
+            known = {one.name for one in operation.every_field}  # one form has several buttons
             try:
+                sent = {name: values for name, values in sent.items() if name in known}
                 done = await self._run(operation, sent, request, "console")
             except BridgeError as error:
                 if "hx-request" in request.headers:
@@ -99,8 +101,7 @@ class Console:
                 self._notes.leave(visit, {"bad": True, "said": str(error.args[0]), "hint": error.hint})
             else:
                 if "hx-request" in request.headers:
-                    told = done.told if visit.person.show_values else hide(done.told)
-                    return render("part_preview.html", request, self._notes, told=told, said=done.said)
+                    return render("part_preview.html", request, self._notes, told=done.told, said=done.said)
                 undo = {} if done.undo is None else {"undo": done.undo[0], "fields": _pairs(done.undo[1])}
                 self._notes.leave(visit, {"bad": False, "said": done.said, **undo})
             return Response(status_code=303, headers={**HEADERS, "location": local(back or "/")})

@@ -6,6 +6,7 @@ The templates escape all text. No script or style stands in a page.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -105,13 +106,33 @@ def _moment(value: Any) -> str:
 
 
 def _pretty(value: Any) -> str:
-    """JSON for people. Text that is JSON is laid out; other text stays."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return str(value)
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """JSON for people. Text that is JSON is laid out, with every number as it is written; other text stays."""
+    if not isinstance(value, str):
+        return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return _laid_out(value)
+
+
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def _laid_out(text: str) -> str:
+    parts: list[str] = []
+    depth = 0
+    before = ""
+    for mark in _MARKS.findall(text):
+        if mark in "}]":
+            depth -= 1
+            parts.append("" if before in ("{", "[") else "\n" + "  " * depth)
+        elif before in ("{", "["):
+            parts.append("\n" + "  " * depth)
+        parts.append({",": ",\n" + "  " * depth, ":": ": "}.get(mark, mark))
+        depth += mark in ("{", "[")
+        before = mark
+    return "".join(parts)
 
 
 def _plain(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.console import overview
+from bridge.console import dead, overview
 
-PAGES = {**overview.PAGES}
-OPERATIONS = (*overview.OPERATIONS,)
+PAGES = {**overview.PAGES, **dead.PAGES}
+OPERATIONS = (*overview.OPERATIONS, *dead.OPERATIONS)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ConfigError
 from bridge.operate.audit import Actor, need_audit, record
 
 if TYPE_CHECKING:
@@ -181,3 +181,73 @@ def settle(
         if not chosen:
             check_words(every, choice)
     return chosen, changed
+
+
+# --- a payload that a person corrects -------------------------------------------------------------------
+
+
+def corrected(text: str) -> bytes:
+    """A payload as a person typed it. Raises ConfigError with the position, never the text."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"the payload is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    except (RecursionError, ValueError):
+        raise ConfigError("the payload is nested too deeply, or a number is too long") from None
+    if not isinstance(document, dict):
+        raise ConfigError('the payload must be an object such as {"name": "value"}')
+    return text.encode()
+
+
+def preview(config: Config, letter_id: str, payload: str | None) -> dict[str, Any]:
+    """What a retry would do, rolled back: `result`, `code`, `why`, and what it `becomes`: the columns or the message of
+    each destination. payload: in the place of the event's."""
+    from bridge.planning.plan import arrange  # noqa: PLC0415
+    from bridge.repair.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
+
+    sent = None if payload is None else corrected(payload)
+    with ledgers(config, "dead retry", writes=True) as every:
+        plan, _, row = _found(every, letter_id)
+        with DeadLetterRetry(plan, dry_run=True, payload=sent) as retrying:
+            [outcome] = retrying.retry([row["id"]])
+            planned = retrying.planned
+    becomes: dict[str, Any] = {}
+    for write in arrange(planned.writes):
+        texts = [column[0] for column in write.columns]
+        values = [None if text is None else text.decode() for text in texts]
+        becomes["/".join(write.unit)] = dict(zip(write.names, values, strict=True))
+    for delivery in planned.deliveries:
+        becomes[f"{delivery.pipeline}/{delivery.destination}"] = json.loads(delivery.body)
+    return {"result": outcome.result, "code": outcome.code, "why": outcome.why, "becomes": becomes}
+
+
+def edit(config: Config, letter_id: str, payload: str | None, actor: Actor) -> str:
+    """Keep a corrected payload, which retries use from now on; None: use what was sent again. Returns the letter's id.
+    Raises BridgeError if it is not open."""
+    from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
+
+    if payload is not None:
+        corrected(payload)
+    action = "dead edit" if payload is not None else "dead undo edit"
+    with ledgers(config, action, writes=True) as every:
+        plan, connection, row = _found(every, letter_id)
+        need_audit(connection, actor, action)
+        by = f"{'edited' if payload is not None else 'edit undone'} by {actor.who}"
+        note = by + (f": {actor.reason}" if actor.reason else "")
+        if not dead_letters.edit(connection, row["id"], payload, note):
+            raise BridgeError(
+                f"dead letter {row['id']} is {row['state']}", hint="only one that is open is edited"
+            )
+        record(connection, actor, action, plan.stream, ids=[row["id"]], result="kept")
+    return str(row["id"])
+
+
+def _found(every: Ledgers, letter_id: str) -> tuple[StreamSpec, psycopg.Connection[Any], dict[str, Any]]:
+    from bridge.postgres.dead_letters import show  # noqa: PLC0415  (loads psycopg)
+
+    for plan, connection in every:
+        if (row := show(connection, [plan.stream], letter_id.lower())) is not None:
+            return plan, connection, row
+    raise BridgeError(f"there is no dead letter {letter_id}", hint="bridge dead list")
