@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -120,6 +120,53 @@ def check_place(found: list[Ledger], wanted: Selection) -> None:
     if search.cause is not None:
         here = {row.code for row in kept if row.state == search.state}
         check_cause("no such message has the code", search.cause, here, {row.code for row in kept})
+
+
+@dataclass(slots=True)
+class Listed:
+    """groups: source, pipeline, destination, code, messages, oldest_seconds. rows: messages with `recipient` (its
+    label), `waits` and `expires_at`, without their bodies."""
+
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    several: bool = False
+
+
+def listed(
+    config: Config, wanted: Selection, limit: int, status: Callable[[], Mapping[str, Any] | None]
+) -> Listed:
+    """How many by place and last answer, and the oldest. status: asks the running bridge. Raises ConfigError where
+    there is none and a name means nothing."""
+    from bridge.dispatch.recipients import label  # noqa: PLC0415
+    from bridge.operate.waits import Waits  # noqa: PLC0415
+    from bridge.postgres.queued import counts  # noqa: PLC0415
+
+    told = Listed()
+    with ledgers(config, "sink list") as every:
+        for one in every:
+            waits = Waits.of(config, one.connection, one.plan, status)
+            of = {"source": one.plan.source}
+            told.several = told.several or one.plan.several
+            if wanted.recipient is None:
+                names = ("pipeline", "destination", "code", "messages", "oldest_seconds")
+                found = counts(one.connection, one.plan.stream, wanted.search)
+                told.groups += [{**of, **dict(zip(names, row, strict=True))} for row in found]
+            for row in one.found(wanted, limit):
+                pending = row["state"] == "pending"
+                recipient = one.recipient(row)
+                told.rows.append(
+                    {
+                        **of,
+                        **{name: value for name, value in row.items() if name not in ("body", "now")},
+                        "recipient": None if recipient is None else label(recipient),
+                        "waits": waits.why(row) if pending else None,
+                        "expires_at": waits.expires(row) if pending else None,
+                    }
+                )
+        if not told.rows:
+            check_place(every, wanted)
+    del told.rows[limit:]
+    return told
 
 
 @dataclass(slots=True)
