@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from bridge.config.model import Config
+from bridge.console.running_jobs import Jobs
 from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.observe.samples import MINUTE, Sample, Sampler, read
@@ -54,6 +55,7 @@ class Desk:
         self.config = config
         self.sampler = sampler
         self.fresh = fresh
+        self.jobs = Jobs()
         self._threads = ThreadPoolExecutor(_THREADS, "console")
         self._status: tuple[float, dict[str, Any]] = (-STATUS_SECONDS, {})
         self._day: tuple[float, Day] = (-HISTORY_SECONDS, Day([]))

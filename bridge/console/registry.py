@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bridge.console import dead, deliveries, events, overview
+from bridge.console import configuration, dead, deliveries, events, jobs, overview
 
-PAGES = {**overview.PAGES, **dead.PAGES, **events.PAGES, **deliveries.PAGES}
-OPERATIONS = (*overview.OPERATIONS, *dead.OPERATIONS, *events.OPERATIONS, *deliveries.OPERATIONS)
+_PARTS = (overview, dead, events, deliveries, configuration, jobs)
+PAGES = {path: page for part in _PARTS for path, page in part.PAGES.items()}
+OPERATIONS = tuple(one for part in _PARTS for one in part.OPERATIONS)
