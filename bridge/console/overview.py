@@ -27,7 +27,7 @@ async def overview(desk: Desk, request: Request) -> tuple[str, dict[str, Any]]:
     hours = request.query_params.get("hours", "6")
     seconds = _HOURS.get(hours, _HOURS["6"])
     now = time.time()
-    recent = [one for one in day.samples if one.at > now - seconds]
+    recent = [one for one in [*day.samples, *desk.sampler.present()] if one.at > now - seconds]
     values = {
         "status": status,
         "uptime": max(0.0, status["now"] - status["started_at"]),
@@ -133,7 +133,7 @@ def wrong(status: dict[str, Any]) -> list[dict[str, Any]]:
 def _history(asked: Asked) -> Done:
     seconds = _HOURS.get(str(asked.given["hours"] or "6"), _HOURS["6"])
     stream = asked.given["stream"]
-    samples = asked.desk.read_day().samples
+    samples = [*asked.desk.read_day().samples, *asked.desk.sampler.present()]
     chosen = [one for one in samples if stream in (None, one.stream)]
     return Done(by_minute(chosen, time.time(), seconds))
 

@@ -72,6 +72,7 @@ class Sampler:
         self._events: dict[str, int] = {}
         self._latency: dict[str, list[int]] = {}  # by source
         self._counted: tuple[Totals, Totals] = ({}, {})
+        self._plans: Sequence[Plan] = ()
         self.kept: deque[Sample] = deque()
 
     def take(self, plans: Sequence[Plan], *, early: bool = False) -> list[Sample]:
@@ -79,7 +80,7 @@ class Sampler:
         now = self._metrics.health.clock()
         if now < self._next and not early:
             return []
-        self._next = now + MINUTE
+        self._next, self._plans = now + MINUTE, plans
         seen: set[str] = set()
         taken = []
         for plan in plans:
@@ -87,6 +88,7 @@ class Sampler:
             if state is None or state.snapshot.phase in (("standby",) if early else ("standby", "stopped")):
                 continue
             taken.append(self._sample(plan, state.snapshot, now, counts=plan.source not in seen))
+            self._events[plan.stream] = state.snapshot.events
             seen.add(plan.source)
         self._counted = (totals(self._metrics, "events"), totals(self._metrics, "deliveries"))
         for source in seen:
@@ -95,6 +97,16 @@ class Sampler:
             self.kept.popleft()
         told = [one for one in taken if one.tells]
         self.kept += told
+        return told
+
+    def present(self) -> list[Sample]:
+        """The minute that has begun, as far as it is."""
+        now = self._metrics.health.clock()
+        told = []
+        for plan in self._plans:
+            state = self._metrics.health.streams.get(plan.stream)
+            if state is not None and state.snapshot.phase not in ("standby", "stopped"):
+                told.append(self._sample(plan, state.snapshot, now, counts=False))
         return told
 
     def since(self, source: str) -> tuple[Counts, Counts]:
@@ -111,7 +123,6 @@ class Sampler:
     def _sample(self, plan: Plan, stream: StreamSnapshot, now: float, *, counts: bool) -> Sample:
         before = self._events.get(plan.stream, 0)
         events = stream.events - before if stream.events >= before else stream.events  # a reload began anew
-        self._events[plan.stream] = stream.events
         latency, known = self._latency_of(plan.source), self._latency.get(plan.source, [])
         minute = [count - old for count, old in zip(latency, known or [0] * len(latency), strict=True)]
         pipelines, destinations = self.since(plan.source) if counts else ({}, {})

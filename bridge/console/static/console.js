@@ -55,7 +55,7 @@ async function draw(place) {
       scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       series: [{ value: (_, at) => (at ? new Date(at * 1000).toISOString().slice(11, 16) : "-") }, ...lines],
       tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
-      axes: [axis, { ...axis, size: 52, values: (_, values) => values.map(short) }],
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toISOString().slice(11, 16)) }, { ...axis, size: 52, values: (_, values) => values.map(short) }],
     };
     chart.replaceChildren();
     new uPlot(options, [told.at, ...names.map((name) => told[name])], chart);

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.console.conftest import address, sign_in
 from tests.integration.ops.conftest import emit, letters, usage
 from tests.support.bridge_process import BridgeProcess
@@ -76,6 +78,7 @@ def test_letters_are_discarded_in_bulk_and_undone(console: Start, browser: Chrom
     assert world.target.value("select via from bridge.audit order by id desc limit 1") == "command"
 
 
+@pytest.mark.security(21)
 def test_who_sees_no_values_sees_none_and_cannot_edit(
     console: Start, browser: Chromium, world: World
 ) -> None:
