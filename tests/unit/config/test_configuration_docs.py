@@ -19,6 +19,7 @@ from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.model import (
     Admin,
+    AdminToken,
     BatchLimits,
     Case,
     CaseMeta,
@@ -61,6 +62,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "digest": (SinkDigest, set()),
     "quiet": (SinkQuiet, set()),
     "admin": (Admin, set()),
+    "admin: tokens": (AdminToken, set()),
     "ingress": (IngressSection, set()),
     "ingress.webhooks": (Webhook, set()),
     "scale": (ScaleSection, set()),
