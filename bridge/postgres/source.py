@@ -11,18 +11,20 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from bridge.errors import CannotConnect, Fenced, Halt, Retry
+from bridge.errors import CannotConnect, Fenced, Halt, Retry, StandBy
 from bridge.postgres.capture import refusals
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.origin import is_here, take_over
 from bridge.postgres.outbox import COUNTED, Outbox
+from bridge.postgres.partitions import MOVING
 from bridge.postgres.profiles import SOURCE, STREAM
 from bridge.postgres.publication import REPLICATED, publication_identity
 from bridge.postgres.relay import INCARNATION, life_of, place, placed, read_relay
 from bridge.postgres.replication import command, open_replication
 from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import (
+    MOVER,
     Pruned,
     Registration,
     RelayFacts,
@@ -106,13 +108,15 @@ class Source:
         (in_recovery,) = self._row("select pg_is_in_recovery()")
         if in_recovery:
             return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
-        system, database, oid, timeline, flush, partitioned, replicated, publication = self._row(
+        system, database, oid, timeline, flush, partitioned, replicated, moving, publication = self._row(
             "select (select system_identifier::text from pg_control_system()), current_database()::text,"
             " (select oid::int8 from pg_catalog.pg_database where datname = current_database()),"
             " ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,"
             " pg_current_wal_flush_lsn()::text,"
             " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
             + REPLICATED
+            + ","
+            + MOVING
             + ","
             + self._identity,
             self._names,
@@ -133,6 +137,7 @@ class Source:
             partitioned=partitioned,
             restored=not is_here(self.connection),
             replicated=replicated,
+            moving=moving,
             taken=frozenset(
                 name for (name,) in self.connection.execute(_TAKEN, [f"{self._relay or self._stream}_"])
             ),
@@ -256,6 +261,9 @@ class Source:
                 place(self.connection, registration)
         if written:
             return
+        now = self.registration()
+        if now is not None and now.session.startswith(MOVER):
+            raise StandBy(f"stream {self._stream} is being divided anew: bridge scale repartition")
         if holder == registration.session:
             raise Fenced(
                 f"stream {self._stream} was taken over by another bridge: its row in "

@@ -20,6 +20,10 @@ IDENTITY_SINCE_0_2: Final = "+"
 has the first ones alone; see `same_publication`.)"""
 
 
+MOVER: Final = "6d6f7665"
+"""How the sessions begin that divide streams anew: whoever is fenced by one has lost its stream for a moment only."""
+
+
 class Mode(StrEnum):
     """Where a stream stands; stored in the ledger.
 
@@ -193,6 +197,7 @@ class SourceFacts:
     replicated: bool = False  # a subscription writes rows of the outbox with xids of its publisher
     life: str = ""  # which run of the server this is: its system identifier and when its postmaster started
     relay: RelayFacts | None = None  # with a log; None: no relay has begun
+    moving: bool = False  # somebody divides its streams anew (barrier.py), and lives
 
     @property
     def identity(self) -> SourceIdentity:
@@ -230,9 +235,11 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """The target before the fence. `busy`: another live session of this stream is connected."""
+    """The target before the fence. `busy`: another live session of this stream is connected. divided: the ledger's rows of
+    the same events in another layout, of other partitions or of none."""
 
     system_identifier: str
     database: str
     ledger: Ledger | None
     busy: bool = False
+    divided: tuple[str, ...] = ()

@@ -195,6 +195,18 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
         )
 
 
+def check_layout(stream: str, divided: Sequence[str]) -> None:
+    """A target's events are divided in one way at a time: another would apply all of them again. Raises Halt."""
+    if divided:
+        raise Halt(
+            f"stream {stream} has no row in this target's ledger, which divides the same events in another way: "
+            f"{', '.join(divided[:3])}{', ...' if len(divided) > 3 else ''}. Nothing was changed",
+            reason="partitions_differ",
+            hint="make it what the file says (scale.log, scale.partitions): bridge scale repartition; or put the file "
+            "back, and restart or SIGHUP",
+        )
+
+
 def check_not_renamed(stream: str, former: Sequence[str]) -> None:
     """A stream that neither side knows is new, or is one of `former` whose name was changed. Raises Halt."""
     if not former:

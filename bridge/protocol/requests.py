@@ -69,7 +69,8 @@ class ReadTarget(Request[TargetFacts]):
 @dataclass(frozen=True, slots=True)
 class Fence(Request[Ledger | None]):
     """Lock the checkpoint row, increment the epoch, store our session, commit. The row lock waits for a commit whose
-    answer was lost. create: insert the row if there is none; otherwise answer None.
+    answer was lost. create: insert the row if there is none, and none of another layout (TargetFacts.divided); otherwise
+    answer None.
 
     source: whose stream it is. A row of another source's is not touched: raises Halt (stream_name_taken). A first look
     cannot replace this: two sources may start at one time.

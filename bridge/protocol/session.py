@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge.errors import Halt, Retry
+from bridge.errors import Halt, Retry, StandBy
 from bridge.protocol import requests as to
 from bridge.protocol.chain import Origin, covers
 from bridge.protocol.events import (
@@ -32,6 +32,7 @@ from bridge.protocol.facts import BEFORE_ALL, Goal, Ledger, Mode, Registration, 
 from bridge.protocol.preflight import (
     StreamSettings,
     check_identity,
+    check_layout,
     check_not_pruned,
     check_not_renamed,
     check_registration,
@@ -57,11 +58,17 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     check_registration(registration, target)
     source = yield from ask(first_look(settings, target))
     check_identity(settings.stream, target, source, registration)
+    if source.moving:
+        raise StandBy("the streams of this source are being divided anew: bridge scale repartition")
     yield from stand_by(settings, target, source, registration)
+    if target.ledger is None:
+        check_layout(settings.stream, target.divided)
     if registration is None and target.ledger is None:
         check_not_renamed(settings.stream, (yield from ask(to.ReadFormer())))
     fence = to.Fence(settings.session, source.identity, create=registration is None, since=settings.since)
     ledger = yield from ask(fence)
+    if ledger is None and registration is None:
+        raise Retry("another division of the stream has begun in this target", reason="partitions_differ")
     if ledger is None:
         raise Halt(
             f"stream {settings.stream} is registered at the source, but this target has no ledger "
@@ -84,7 +91,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     if not judgement.unproven:  # another source must not leave its timeline in the ledger
         known = judgement.ledger
         yield from ask(to.Save(ledger, known, forget_above=judgement.forget_above))
-    life = _Life(settings, known, target, registration)
+    life = Life(settings, known, target, registration)
     # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
     # fact when it takes our floor: it stores a position one above ours.
     first = is_first_catch_up(ledger, registration)
@@ -109,7 +116,7 @@ class _Look:
     candidate: Observation | None = None  # becomes the floor once its LSN is covered
 
 
-class _Life:
+class Life:
     """One session's operations on the ledger; `ledger` is the row that is durable in the target."""
 
     def __init__(
