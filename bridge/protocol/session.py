@@ -402,8 +402,7 @@ class Life:
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if received.batch is not None:
-                if received.batch.strays:
-                    yield from self.judge_strays(received.batch, partitioned=source.partitioned)
+                yield from self.judge_strays(received.batch, partitioned=source.partitioned)
                 batch = done.without(received.batch) if self.settings.has_xid else received.batch
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
@@ -425,6 +424,8 @@ class Life:
 
     def judge_strays(self, batch: Batch, *, partitioned: bool) -> Asking[None]:
         """Rows that say another xid than their transaction's: applied before, or nobody knows."""
+        if not batch.strays:
+            return
         yield from self.settle()
         done = Done((yield from ask(to.ReadApplied())), self.ledger.floor)
         check_strays(batch.strays, done, may_move=partitioned and not batch.replicated)

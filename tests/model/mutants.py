@@ -20,7 +20,7 @@ from tests.model.simulation import Simulation
 from tests.model.target import Target
 
 EVERYTHING = Snapshot(10**9, 10**9)
-Life = session._Life
+Life = session.Life
 Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
@@ -414,7 +414,7 @@ def looks_at_prune_only_before_it_registers() -> list[Patch]:
 def lets_prune_follow_a_floor_that_may_go_back() -> list[Patch]:
     never = property(lambda self: None, lambda self, value: None)
     return [
-        (session, "_Life", type("Life", (Life,), {"held": never})),
+        (session, "Life", type("Life", (Life,), {"held": never})),
         (session, "intersection", lambda snapshots: snapshots[0]),
     ]
 
