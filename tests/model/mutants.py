@@ -383,7 +383,7 @@ def _stream_from_any_slot() -> Patch:
     return (
         Life,
         "stream",
-        lambda self, **more: answering(stream(self, **more), lambda r, a: change(self, r, a)),
+        lambda self, *of, **more: answering(stream(self, *of, **more), lambda r, a: change(self, r, a)),
     )
 
 
