@@ -84,6 +84,7 @@ def _traced(config: Config, plan: StreamSpec, event: Event) -> dict[str, Any]:
     from bridge.planning.contract import Contract  # noqa: PLC0415
     from bridge.planning.pipeline import Pipeline, trace  # noqa: PLC0415
     from bridge.postgres.progress import Applied, messages_of  # noqa: PLC0415
+    from bridge.protocol.chain import partition_of  # noqa: PLC0415
 
     kind = event.type.decode()
     contract = plan.contracts.get(kind)
@@ -119,13 +120,39 @@ def _traced(config: Config, plan: StreamSpec, event: Event) -> dict[str, Any]:
         told = {unit["id"] for one in traces for unit in one["destinations"].values()}
         others = [_told(row, waits) for row in messages_of(target, plan.stream, event, told)]
         stray = None if traces else _unit(target, waits, plan.owner, event, ("", ""))["dead_letter"]
+        partition = partition_of(event.key, event.id, plan.partitions) if plan.partitions else None
+        frame = _framed(config, plan, partition, event) if partition is not None else None
     return {
         "stream": plan.stream,
+        "partition": partition,
+        "partitions": plan.partitions or None,
+        "frame": frame,
         "applied": how,
         "pipelines": traces,
         "dead_letter": stray,
         "other_messages": others,
     }
+
+
+def _framed(config: Config, plan: StreamSpec, partition: int, event: Event) -> dict[str, Any]:
+    """The frame of the log that carries the event, if it is still there: applied frames are forgotten."""
+    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.plans import relay_plans  # noqa: PLC0415
+    from bridge.stream.frame_search import find_frame  # noqa: PLC0415  loads nats-py
+
+    relay = next((one for one in relay_plans(config) if one.source == plan.source), None)
+    if relay is None:
+        return {"why": "this source is not read by a relay (source.capture: poll)"}
+    try:
+        found = find_frame(relay, partition, event.id)
+    except BridgeError as error:
+        return {"why": f"the log cannot be asked: {error.args[0]}"}
+    if found is None:
+        return {
+            "subject": f"{relay.relay}.frames.{partition}",
+            "why": "not in the log (applied frames are forgotten)",
+        }
+    return found
 
 
 def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
@@ -206,6 +233,9 @@ def _lines(told: dict[str, Any]) -> list[str]:
     lines = [f"{name:>16}  {value}" for name, value in told["event"].items()]
     for stream in told["streams"]:
         lines.append(f"\nstream {stream['stream']}: {_APPLIED[stream['applied']]}")
+        if stream["partition"] is not None:
+            lines.append(f"  partition {stream['stream']}.{stream['partition']}of{stream['partitions']}")
+            lines.append(f"  {_frame_line(stream['frame'])}")
         if "unmatched" in told:
             lines.append(f"  {told['unmatched']['said']}")
             lines += [] if told["unmatched"]["ignored"] else [f"    fix: {UNMATCHED_FIX}"]
@@ -217,6 +247,15 @@ def _lines(told: dict[str, Any]) -> list[str]:
             lines.append(f"  message {one['id']} of {one['pipeline']}/{one['destination']}")
             lines += [f"      {line}" for line in delivery_lines(one)]
     return lines
+
+
+def _frame_line(frame: dict[str, Any]) -> str:
+    if "why" in frame:
+        return f"frame: {frame['why']}"
+    return (
+        f"frame {frame['subject']}, sequence {frame['sequence']}: {frame['rows']} events of incarnation "
+        f"{frame['incarnation']}, from {frame['prev']} to {frame['end'] or 'the next part'}"
+    )
 
 
 def _pipeline_lines(pipeline: dict[str, Any]) -> list[str]:
