@@ -34,6 +34,9 @@ from bridge.stream.spec import StreamSpec
 from bridge.streams import GRACE_SECONDS, Streams, chosen
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from bridge.observe.access import Access
     from bridge.sharing import Sharing
 
 SECRETS_SECONDS = 5.0
@@ -71,7 +74,7 @@ class Daemon:
         self._owned = Owned()
         self._streams = Streams(self._metrics, self._owned, self._ended, guarded=guarded)
         self._backlog = BacklogWatch(self._metrics, self._streams.targets, self._owned, self._stop)
-        self._serving = Serving(self._metrics, self._stop, self._backlog.fresh)
+        self._serving = Serving(self._metrics, self._stop, self._backlog.fresh, self._console)
         self._upkeep = Upkeep(self._streams.targets, self._owned)
         self._log = Log("bridge.daemon")
         self._only = only
@@ -200,6 +203,13 @@ class Daemon:
             return {"config": path, "logins": [[recipe, text] for recipe, text in in_use().items()]}
 
         await operators.serve(listening, {"config": config, "status": status, "logins": logins}, self._stop)
+
+    def _console(self, access: Access) -> ASGIApp:
+        from bridge.console.app import build_console  # noqa: PLC0415  only when a page is asked for
+        from bridge.console.desk import Desk  # noqa: PLC0415
+
+        desk = Desk(self._metrics, lambda: self._config, self._backlog.sampler, self._backlog.fresh)
+        return build_console(desk, access)
 
     async def _follow_secrets(self) -> None:
         """Use the secrets of sinks and the ingress as their files have them now."""

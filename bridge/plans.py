@@ -159,12 +159,8 @@ def _of_source(config: Config) -> list[StreamSpec]:
             dsns={SOURCE: source.dsn, **targets},
             pipelines=pipelines,
             contracts=contract_specs(config),
-            sinks=frozenset(
-                unit
-                for pipeline in pipelines
-                for unit, home in _homes(pipeline, list(targets)).items()
-                if home == name and not isinstance(pipeline.destinations[unit[1]], TableSpec)
-            ),
+            sinks=_units(pipelines, list(targets), name, SinkSpec),
+            subjects=_units(pipelines, list(targets), name, SubjectSpec),
             entities=frozenset(unit for unit, home in kept.items() if home == name),
             outbox=outbox_of(config),
             capture=source.capture,
@@ -183,6 +179,18 @@ def _of_source(config: Config) -> list[StreamSpec]:
         )
         for name in used
     ]
+
+
+def _units(
+    pipelines: Sequence[PipelineSpec], targets: list[str], home: str, kind: type[SinkSpec | SubjectSpec]
+) -> frozenset[tuple[str, str]]:
+    """Those of a kind whose ledger is this connection's."""
+    return frozenset(
+        unit
+        for pipeline in pipelines
+        for unit, where in _homes(pipeline, targets).items()
+        if where == home and isinstance(pipeline.destinations[unit[1]], kind)
+    )
 
 
 def _buses(config: Config, pipelines: Sequence[PipelineSpec]) -> dict[str, NatsConnection]:

@@ -243,6 +243,8 @@ class Reading:
     async def _read(self) -> None:
         """Read until the consumer is lost."""
         client, js = self._bus.client, self._bus.jetstream
+        if self._next > (await js.stream_info(self._stream)).state.last_seq + 1:
+            self._next = 0  # it was made anew, or is an older copy: what comes next has smaller numbers
         if not self._next:
             self._next = await self._first(js)
         name = await self._consume(js)

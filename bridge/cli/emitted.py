@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import psycopg
 
-from bridge.cli.connect import connect_ledger, target_errors
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
+from bridge.operate.connect import connect_ledger, target_errors
 from bridge.planning.pipeline import Pipeline
 from bridge.plans import outbox_of, stream_plans
 from bridge.postgres.progress import Applied, deliveries, find, letters

@@ -94,7 +94,7 @@ def _problem(where: str, reason: str, message: str, hint: str) -> dict[str, str]
 def _target(
     plan: StreamSpec, claims: dict[str, Any], lags: dict[str, int | None], problems: list[dict[str, str]]
 ) -> dict[str, Any]:
-    from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger, target_errors  # noqa: PLC0415
     from bridge.postgres import progress  # noqa: PLC0415
     from bridge.postgres.partitions import ledger_rows  # noqa: PLC0415
 

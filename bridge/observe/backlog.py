@@ -21,6 +21,7 @@ from bridge.config.several import one_a_source
 from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.observe.metrics import Metrics
+from bridge.observe.samples import Sample, Sampler, write
 from bridge.observe.state import StreamSnapshot, StreamState
 from bridge.postgres import left_behind as left
 from bridge.postgres.connect import Pool
@@ -99,6 +100,8 @@ class Plan(Protocol):
     def family(self) -> frozenset[str]: ...
     @property
     def sinks(self) -> frozenset[tuple[str, str]]: ...
+    @property
+    def max_retained_wal(self) -> int: ...
     def units(self) -> Iterator[tuple[str, str]]: ...
 
 
@@ -111,7 +114,7 @@ class BacklogWatch:
     ) -> None:
         self._metrics = metrics
         self._plans = plans
-        self._owned = owned
+        self._backlog = Backlog(metrics, owned)
         self._stop = stop
         self._asked: list[asyncio.Future[None]] = []
         self._wish = asyncio.Event()
@@ -121,13 +124,12 @@ class BacklogWatch:
         """Until `stop` is set."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.create_task(self._stop.wait(), name="backlog-stop")
-        backlog = Backlog(self._metrics, self._owned)
         try:
             while not self._stop.is_set():
                 asked, self._asked = self._asked, []
                 self._wish.clear()
                 began = loop.time()
-                looking = asyncio.create_task(backlog.look(self._plans()), name="backlog")
+                looking = asyncio.create_task(self._look(), name="backlog")
                 await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 looking.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -137,9 +139,19 @@ class BacklogWatch:
                     if not one.done():
                         one.set_result(None)
                 await self._pause(stopping)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._backlog.keep_samples(self._plans(), early=True), FRESH_SECONDS)
         finally:
             stopping.cancel()
-            await backlog.close()
+            await self._backlog.close()
+
+    async def _look(self) -> None:
+        await self._backlog.keep_samples(self._plans())
+        await self._backlog.look(self._plans())
+
+    @property
+    def sampler(self) -> Sampler:
+        return self._backlog.sampler
 
     async def fresh(self) -> None:
         """Where something is left behind, or dead letters are open: return when that was counted again, or after
@@ -182,6 +194,7 @@ class Backlog:
         self._owned = owned
         self._pools: dict[str, Pool] = {}
         self._repeats: dict[str, dict[str, int]] = {}  # by source, as it answered last
+        self.sampler = Sampler(metrics)
 
     async def close(self) -> None:
         await self._keep(set())
@@ -189,6 +202,13 @@ class Backlog:
     async def _keep(self, wanted: Collection[str]) -> None:
         for dsn in self._pools.keys() - wanted:
             await self._pools.pop(dsn).close()
+
+    async def keep_samples(self, plans: Sequence[Plan], *, early: bool = False) -> None:
+        """The last minute of the streams that this bridge runs, in their ledgers. early: the bridge stops."""
+        told = {one.stream: one for one in self.sampler.take(plans, early=early)}
+        for plan in plans:
+            if plan.stream in told and await self._is_ours(plan):
+                await self._ask(plan, "target", partial(_write_sample, told[plan.stream]))
 
     async def look(self, plans: Sequence[Plan]) -> None:
         """Read once: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
@@ -305,6 +325,10 @@ def pending_query(outbox: Outbox, partition: tuple[int, int] | None = None) -> s
     stream's last event. partition: only of its rows."""
     names = {name: outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
     return sql.SQL(_PENDING).format(outbox=outbox.name, mine=outbox.belongs_to(partition), **names)
+
+
+async def _write_sample(sample: Sample, connection: psycopg.AsyncConnection, _: Plan) -> None:
+    await write(connection, sample)
 
 
 async def _dead_letters(connection: psycopg.AsyncConnection, plan: Plan) -> dict[str, int]:

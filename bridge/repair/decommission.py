@@ -182,6 +182,8 @@ def _end_ledger(
 ) -> None:
     target.execute("delete from bridge.checkpoint where stream = any(%s)", [list(rows)])
     target.execute("delete from bridge.applied where stream = any(%s)", [list(rows)])
+    if target.execute("select to_regclass('bridge.sample')").fetchone() != (None,):
+        target.execute("delete from bridge.sample where stream = any(%s)", [[stream, *rows]])
     if letters == "discard":
         target.execute(
             "update bridge.dead_letter set state = 'discarded', retry_at = null, updated_at = now()"

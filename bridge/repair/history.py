@@ -67,7 +67,7 @@ def find(plans: Sequence[StreamSpec], wanted: str) -> tuple[StreamSpec, Pipeline
 
 
 def _owns(plan: StreamSpec, unit: tuple[str, str], spec: DestinationSpec) -> bool:
-    return spec.connection == plan.connection if isinstance(spec, TableSpec) else unit in plan.sinks
+    return spec.connection == plan.connection if isinstance(spec, TableSpec) else unit in plan.messages
 
 
 def way_of(spec: DestinationSpec, shape: TableShape | None, *, force: bool, deliver: bool) -> Way:

@@ -10,7 +10,7 @@ docs/guarantees.md, "Order across plans".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -114,8 +114,16 @@ class Replayed:
     notes: list[str] = field(default_factory=list)
 
 
-def replay(plan: StreamSpec, order: Order, *, force: bool = False, deliver: bool = False) -> Replayed:
-    """Write the destination. Raises BridgeError; earlier batches stay written, and a second run is safe."""
+def replay(
+    plan: StreamSpec,
+    order: Order,
+    *,
+    force: bool = False,
+    deliver: bool = False,
+    told: Callable[[Replayed], None] = lambda _: None,
+) -> Replayed:
+    """Write the destination. Raises BridgeError; earlier batches stay written, and a second run is safe. told: called
+    after each batch with what was done so far; what it raises ends the replay."""
     if not plan.outbox.has_xid:
         raise BridgeError(
             "the outbox has no xid column, so it is unknown which of its rows are applied",
@@ -127,7 +135,7 @@ def replay(plan: StreamSpec, order: Order, *, force: bool = False, deliver: bool
         shapes[order.unit] = table_of(plan, order.pipeline.events, order.destination)
     way = way_of(order.destination, shapes.get(order.unit), force=force, deliver=deliver)
     with ExitStack() as stack:
-        return _Replay(plan, order, way, shapes, stack).run()
+        return _Replay(plan, order, way, shapes, stack).run(told)
 
 
 class _Replay:
@@ -149,7 +157,7 @@ class _Replay:
             plan.pipelines,
             plan.contracts,
             shapes,
-            sinks=plan.sinks,
+            sinks=plan.messages,
             only={order.unit},
             max_payload=plan.max_payload,
             nulls=plan.outbox.is_foreign,
@@ -164,7 +172,7 @@ class _Replay:
         stack.callback(self._history.close)
         self.done = Replayed()
 
-    def run(self) -> Replayed:
+    def run(self, told: Callable[[Replayed], None]) -> Replayed:
         whole = self._way == "empty" and not self._order.dry_run
         self._alone()
         if whole:
@@ -190,6 +198,7 @@ class _Replay:
                 hit("replay.batch")
             else:
                 self._transaction(live, planned)
+            told(self.done)
         if whole:
             self._run(IMMEDIATE, COMMIT)
         return self.done

@@ -118,6 +118,7 @@ class Engine:
         )
         self._sockets = Sockets(self._link, self._decoder, waker, stop)
         self._transactions = Transactions(
+            spec.stream,
             self._owner,
             self._link,
             guard,

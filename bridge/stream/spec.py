@@ -58,7 +58,9 @@ class StreamSpec:
     log: LogSpec | None = None  # None: it reads a slot of its own
     group: str = ""  # with a log: the name that the partitions of this target have in common; else empty
     partitions: int = 0  # of a plan for all partitions of a target together; 0: it is one stream
-    buses: Mapping[str, NatsConnection] = field(default_factory=dict)  # connections to publish to, by name
+    # (pipeline, destination) that this stream publishes to NATS, and the connections for it, by name
+    subjects: frozenset[tuple[str, str]] = frozenset()
+    buses: Mapping[str, NatsConnection] = field(default_factory=dict)
 
     @property
     def owner(self) -> Owner:
@@ -83,6 +85,11 @@ class StreamSpec:
         if self.rows == (self.stream,):
             return [self]
         return [replace(self, stream=row, group=self.stream) for row in self.rows]
+
+    @property
+    def messages(self) -> frozenset[tuple[str, str]]:
+        """The units that are messages: deliveries, and what is published."""
+        return self.sinks | self.subjects
 
     @property
     def source_label(self) -> str:
