@@ -26,7 +26,9 @@ class LogMetrics:
         self.gaps = counter("log_gap", "Times that a worker missed frames and had the relay send them again.")
         self.size = gauge("log_bytes", "What the log holds of this relay's frames.")
         self.limit = gauge("log_limit_bytes", "What it may hold (scale.log_size); 0: any size.")
-        self.lag = gauge("partition_lag_bytes", "WAL between what the relay has read and what it is told is applied.")
+        self.lag = gauge(
+            "partition_lag_bytes", "WAL between what the relay has read and what it is told is applied."
+        )
         self._lagging: dict[str, str] = {}
 
     def set_lags(self, lags: Mapping[str, int | None], source: str) -> None:

@@ -104,7 +104,9 @@ class StreamSnapshot:
     rows: int = 0
     log_bytes: int | None = None  # that the log holds; None: not asked yet
     log_limit: int | None = None
-    lags: Mapping[str, int | None] = field(default_factory=dict)  # partition -> bytes of WAL; None: it reads the table
+    lags: Mapping[str, int | None] = field(
+        default_factory=dict
+    )  # partition -> bytes of WAL; None: it reads the table
 
     def pending_age(self, now: float) -> float:
         """Seconds that the oldest unapplied event has waited. Grows even when the thread hangs."""
