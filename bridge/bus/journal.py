@@ -97,6 +97,15 @@ class Journal:
         sent.add_done_callback(lambda _: self._done())
         return sent
 
+    def size(self) -> Future[tuple[int, int]]:
+        """Bytes that the log holds, and that it may."""
+
+        async def look(js: Any) -> tuple[int, int]:
+            found = await js.stream_info(self.relay)
+            return int(found.state.bytes), int(found.config.max_bytes or -1)
+
+        return self.bus.submit(look, doing=f"look at stream {self.relay}")
+
     def tail(self, partition: int) -> Stored | None:
         """The last frame of a partition, unless it came in slices."""
         subject = frames_of(self.relay, partition)
