@@ -95,42 +95,35 @@ class Bench:
         sums: dict[str, list[float]] = {one.name: [] for one in pair}
         for number in range(self.chosen.rounds):
             for one in pair if number % 2 == 0 else pair[::-1]:
-                one.prepare()
-                one.start()
-                wait(lambda: len(one.processes()) >= (3 if one is pair[0] else 5))  # noqa: B023
-                time.sleep(3)
-                meter = Usage(one)
-                ours = [
-                    pid
-                    for part, pid in one.processes().items()
-                    if part.split()[0] in ("bridge", "relay", "worker")
-                ]
-                before, began = meter.seconds(), time.monotonic()
-                for pid in ours:
-                    os.kill(pid, signal.SIGSTOP)
-                produce(self.servers, self.chosen.events, 1)
-                for pid in ours:
-                    os.kill(pid, signal.SIGCONT)
-                count = "select count(*) >= %s from events.usage_limits"
-                wait(
-                    lambda: self.servers.on_target(one.database, count, [self.chosen.events])[0][0],
-                    _LIMIT,
-                    0.2,
-                )  # noqa: B023
-                after = meter.seconds()
-                cost = {
-                    part: (used - before[part]) / self.chosen.events * 1e6 for part, used in after.items()
-                }
+                cost = self._cost(one)
                 sums[one.name].append(sum(cost.values()))
                 parts = "  ".join(f"{part} {us:.1f}" for part, us in cost.items())
-                print(
-                    f"  {one.name}: {sums[one.name][-1]:.1f} us an event: {parts} ({time.monotonic() - began:.0f} s)",
-                    flush=True,
-                )
-                one.stop()
-                forget(self.servers)
+                print(f"  {one.name}: {sums[one.name][-1]:.1f} us an event: {parts}", flush=True)
         ratios = [over / direct for direct, over in zip(*sums.values(), strict=True)]
         self.figures["cpu"] = {"ratio": statistics.median(ratios), "ratios": ratios, "us": sums}
+
+    def _cost(self, one: Any) -> dict[str, float]:
+        """Microseconds an event, by part."""
+        one.prepare()
+        one.start()
+        wait(lambda: "target" in " ".join(one.processes()) and "walsender" in " ".join(one.processes()))
+        time.sleep(3)
+        meter = Usage(one)
+        ours = [
+            pid for part, pid in one.processes().items() if part.split()[0] in ("bridge", "relay", "worker")
+        ]
+        before = meter.seconds()
+        for pid in ours:
+            os.kill(pid, signal.SIGSTOP)
+        produce(self.servers, self.chosen.events, 1)
+        for pid in ours:
+            os.kill(pid, signal.SIGCONT)
+        count = "select count(*) >= %s from events.usage_limits"
+        wait(lambda: self.servers.on_target(one.database, count, [self.chosen.events])[0][0], _LIMIT, 0.2)
+        after = meter.seconds()
+        one.stop()
+        forget(self.servers)
+        return {part: (used - before[part]) / self.chosen.events * 1e6 for part, used in after.items()}
 
     def flat(self) -> None:
         """What decoding costs the source, by the number of targets."""
