@@ -60,6 +60,8 @@ def _connections(config: Config) -> Iterator[Remark]:
         if step.asks is not None
     }
     used |= {entity.source for entity in config.entities.values()}
+    if config.scale is not None and config.scale.log is not None:
+        used.add(config.scale.log)
     for path, section in source_sections(config).items():
         yield from _tls((*path, "dsn"), section)
     seen: dict[str, str] = {}

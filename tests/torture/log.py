@@ -85,11 +85,11 @@ class Run:
         rig.start()
         self._settle()
         while left:
-            with Traffic(rig.world.source.dsn, producers=3, burst=3000, pause=0.02, seed=seed + left):
+            with Traffic(rig.world.source.dsn, producers=3, burst=2500, pause=0.08, seed=seed + left):
                 for _ in range(min(ROUND, left)):
                     left -= 1
                     self._strike()
-                    if left % 10 == 0:
+                    if left % 25 == 0:
                         self._peek()
             self._judge()
 
