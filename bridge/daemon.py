@@ -34,6 +34,9 @@ from bridge.stream.spec import StreamSpec
 from bridge.streams import GRACE_SECONDS, Streams, chosen
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from bridge.observe.access import Access
     from bridge.sharing import Sharing
 
 SECRETS_SECONDS = 5.0
@@ -70,9 +73,9 @@ class Daemon:
         self._stop = asyncio.Event()
         self._owned = Owned()
         self._streams = Streams(self._metrics, self._owned, self._ended, guarded=guarded)
-        self._backlog = BacklogWatch(self._metrics, self._streams.plans, self._owned, self._stop)
-        self._serving = Serving(self._metrics, self._stop, self._backlog.fresh)
-        self._upkeep = Upkeep(self._streams.plans, self._owned)
+        self._backlog = BacklogWatch(self._metrics, self._streams.targets, self._owned, self._stop)
+        self._serving = Serving(self._metrics, self._stop, self._backlog.fresh, self._console)
+        self._upkeep = Upkeep(self._streams.targets, self._owned)
         self._log = Log("bridge.daemon")
         self._only = only
         self._sharing: Sharing | None = None
@@ -139,7 +142,8 @@ class Daemon:
             self._sharing = Sharing(self._streams, ShareWatch(self._metrics))
         every = partition_plans(config)  # those of others too: `bridge status` shows them
         self._streams.share(every)
-        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=self._only)
+        only = [plan.stream for plan in chosen(every, self._only)] if self._only else ()
+        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=only)
 
     def _plans(self, config: Config) -> list[StreamSpec]:
         return [] if self._parts is Part.RELAY else chosen(partition_plans(config), self._only)
@@ -155,7 +159,8 @@ class Daemon:
 
     def _dispatch(self, config: Config) -> None:
         plans = dispatch_plans(config) if self._parts is not Part.RELAY else []
-        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in self._only])
+        here = {plan.name for plan in self._plans(config)} if self._only else set()
+        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in here])
 
     def _ended(self, stream: str, error: BaseException | None) -> None:
         """A stream's thread has ended. Unless it was asked to stop, or lost a stream that is shared, this ends the
@@ -198,6 +203,13 @@ class Daemon:
             return {"config": path, "logins": [[recipe, text] for recipe, text in in_use().items()]}
 
         await operators.serve(listening, {"config": config, "status": status, "logins": logins}, self._stop)
+
+    def _console(self, access: Access) -> ASGIApp:
+        from bridge.console.app import build_console  # noqa: PLC0415  only when a page is asked for
+        from bridge.console.desk import Desk  # noqa: PLC0415
+
+        desk = Desk(self._metrics, lambda: self._config, self._backlog.sampler, self._backlog.fresh)
+        return build_console(desk, access)
 
     async def _follow_secrets(self) -> None:
         """Use the secrets of sinks and the ingress as their files have them now."""

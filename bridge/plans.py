@@ -38,18 +38,23 @@ _NOTHING = "name one in a pipeline, or begin with one of ours: bridge recipe add
 
 
 def stream_plans(config: Config) -> list[StreamSpec]:
-    """One plan a source and target database, in the order of the configuration."""
+    """One plan a source and target database, in the order of the configuration: of all its partitions, with a log."""
     plans = [plan for one in each_source(config) for plan in _of_source(one)]
+    scale = config.scale
+    if scale is not None and scale.log is not None:
+        plans = [replace(plan, partitions=scale.partitions) for plan in plans]
     if not plans:
         raise ConfigError("no pipeline has a destination", hint=_NOTHING)
-    family = frozenset(plan.stream for plan in plans)
-    if len(family) < len(plans):
+    if len({plan.stream for plan in plans}) < len(plans):
         raise ConfigError(
             f"two streams are called {_twice(plan.stream for plan in plans)}: a stream is called "
             "<source.slot>_<connection>",
             hint="give each source a slot of its own",
         )
     several = len({plan.source for plan in plans}) > 1
+    family = frozenset(name for plan in plans for name in (plan.stream, *plan.rows))
+    if scale is not None and scale.log is not None:
+        family |= {_relay_name(one, scale.log) for one in each_source(config)}
     return [replace(plan, family=family, several=several) for plan in plans]
 
 
@@ -59,21 +64,17 @@ def partition_plans(config: Config) -> list[StreamSpec]:
     if scale is None or scale.log is None:
         return stream_plans(config)
     of, bus = scale.partitions, _bus(config, scale.log)
-    plans = stream_plans(config)
-    numbers = range(1, of + 1)
-    names = {plan.stream: [partition_name(plan.stream, number, of) for number in numbers] for plan in plans}
-    family = frozenset(name for every in names.values() for name in every)
-    relays = {one.source_name: f"{one.source.slot}_{scale.log}" for one in each_source(config)}
+    relays = {one.source_name: _relay_name(one, scale.log) for one in each_source(config)}
     return [
         replace(
             plan,
             stream=name,
             group=plan.stream,
-            family=family,
+            partitions=0,
             log=LogSpec(relays[plan.source], bus, number, of),
         )
-        for plan in plans
-        for number, name in enumerate(names[plan.stream], 1)
+        for plan in stream_plans(config)
+        for number, name in enumerate(plan.rows, 1)
     ]
 
 
@@ -85,7 +86,7 @@ def relay_plans(config: Config) -> list[RelaySpec]:
     several = len(each_source(config)) > 1
     return [
         RelaySpec(
-            relay=f"{one.source.slot}_{scale.log}",
+            relay=_relay_name(one, scale.log),
             source=one.source_name,
             source_dsn=one.source.dsn,
             publication=one.source.slot,
@@ -102,9 +103,8 @@ def relay_plans(config: Config) -> list[RelaySpec]:
     ]
 
 
-def partition_name(stream: str, partition: int, of: int) -> str:
-    """What a partition of a stream is called, in the ledger and at the source."""
-    return f"{stream}.{partition}of{of}"
+def _relay_name(config: Config, log: str) -> str:
+    return f"{config.source.slot}_{log}"
 
 
 def _bus(config: Config, name: str) -> BusSettings:
@@ -159,12 +159,8 @@ def _of_source(config: Config) -> list[StreamSpec]:
             dsns={SOURCE: source.dsn, **targets},
             pipelines=pipelines,
             contracts=contract_specs(config),
-            sinks=frozenset(
-                unit
-                for pipeline in pipelines
-                for unit, home in _homes(pipeline, list(targets)).items()
-                if home == name and not isinstance(pipeline.destinations[unit[1]], TableSpec)
-            ),
+            sinks=_units(pipelines, list(targets), name, SinkSpec),
+            subjects=_units(pipelines, list(targets), name, SubjectSpec),
             entities=frozenset(unit for unit, home in kept.items() if home == name),
             outbox=outbox_of(config),
             capture=source.capture,
@@ -183,6 +179,18 @@ def _of_source(config: Config) -> list[StreamSpec]:
         )
         for name in used
     ]
+
+
+def _units(
+    pipelines: Sequence[PipelineSpec], targets: list[str], home: str, kind: type[SinkSpec | SubjectSpec]
+) -> frozenset[tuple[str, str]]:
+    """Those of a kind whose ledger is this connection's."""
+    return frozenset(
+        unit
+        for pipeline in pipelines
+        for unit, where in _homes(pipeline, targets).items()
+        if where == home and isinstance(pipeline.destinations[unit[1]], kind)
+    )
 
 
 def _buses(config: Config, pipelines: Sequence[PipelineSpec]) -> dict[str, NatsConnection]:

@@ -17,7 +17,7 @@ from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.postgres.whose import Owned
 from bridge.problem import suggestion
 from bridge.stream.planned import FailureGuard
-from bridge.stream.spec import RelaySpec, StreamSpec
+from bridge.stream.spec import RelaySpec, StreamSpec, together
 from bridge.stream.worker import Worker
 
 if TYPE_CHECKING:  # only a configuration that has sinks pays for their libraries
@@ -30,12 +30,13 @@ GRACE_SECONDS = 20.0
 
 
 def chosen(plans: Sequence[StreamSpec], only: Collection[str]) -> list[StreamSpec]:
-    """The streams that were named; empty: all. Raises ConfigError for one that the file does not have."""
-    names = [plan.stream for plan in plans]
+    """The streams that were named, of one over a log all partitions; empty: all. Raises ConfigError for one that the
+    file does not have."""
+    names = list(dict.fromkeys(name for plan in plans for name in (plan.name, plan.stream)))
     for name in only:
         if name not in names:
             raise ConfigError(f"no stream {name} in this file", hint=suggestion(name, names))
-    return [plan for plan in plans if not only or plan.stream in only]
+    return [plan for plan in plans if not only or plan.stream in only or plan.name in only]
 
 
 class Streams:
@@ -60,6 +61,7 @@ class Streams:
         self._buses: Buses | None = None
         self._shared: dict[str, StreamSpec] = {}  # empty: not shared
         self._ending: set[str] = set()
+        self._together: tuple[list[StreamSpec], list[StreamSpec]] = [], []
         self._sends: Sequence[DispatchSpec] = ()
         self._dispatchers: Dispatchers | None = None
         self._log = Log("bridge.daemon")
@@ -67,6 +69,15 @@ class Streams:
     def plans(self) -> list[StreamSpec]:
         """Of what runs here now. From any thread."""
         return [worker.plan for worker in list(self._workers.values())]
+
+    def targets(self) -> list[StreamSpec]:
+        """The same, with one plan for the partitions of a target that run here. From any thread."""
+        plans = self.plans()
+        known, found = self._together
+        if len(known) != len(plans) or any(a is not b for a, b in zip(known, plans, strict=True)):
+            found = together(plans)
+            self._together = plans, found
+        return found
 
     def use(self, plans: Sequence[StreamSpec]) -> None:
         """Run exactly these."""

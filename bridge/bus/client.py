@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from bridge.bus.settings import BusSettings, BusTls
+from bridge.config.from_files import FromFiles
 
 RECONNECT_SECONDS = 0.5
 """Between two attempts at one server, once it was lost."""
@@ -99,9 +101,7 @@ class BusClient(Client):
             ping_interval=PING_SECONDS,
             max_outstanding_pings=PINGS_LOST,
             tls=context,
-            user=settings.user,
-            password=settings.password,
-            token=settings.token,
+            **self._login(),
             nkeys_seed=settings.nkey,
             user_credentials=settings.credentials,
             inbox_prefix=settings.inbox,
@@ -115,11 +115,32 @@ class BusClient(Client):
         self.options["max_reconnect_attempts"] = -1
         self.options["reconnect_time_wait"] = RECONNECT_SECONDS
 
+    def _login(self) -> dict[str, Any]:
+        """nats-py calls these at each login."""
+        settings = self.settings
+        return {
+            name: None if value is None else partial(_fresh, value)
+            for name, value in (
+                ("user", settings.user),
+                ("password", settings.password),
+                ("token", settings.token),
+            )
+        }
+
     def log_in_with(self, settings: BusSettings) -> None:
         """What the next login is made with: a secret was replaced."""
         self.settings = settings
-        self.options["user"], self.options["password"] = settings.user, settings.password
-        self.options["token"] = settings.token
+        self.options.update(self._login())
+
+
+def _fresh(value: str) -> str:
+    """As its file has it now; while the file is away, or empty, as it was."""
+    if not isinstance(value, FromFiles):
+        return value
+    try:
+        return value.reread()
+    except ValueError:
+        return str(value)
 
 
 def tls_context(files: BusTls | None) -> ssl.SSLContext:

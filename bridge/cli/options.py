@@ -108,8 +108,8 @@ def _names_of_rules(
     _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
 ) -> tuple[str, ...]:
     if given:
-        from bridge.cli.names import check_name  # noqa: PLC0415
         from bridge.config.allow import RULES  # noqa: PLC0415
+        from bridge.operate.names import check_name  # noqa: PLC0415
 
         for one in given:
             check_name("finding", one, RULES)

@@ -32,7 +32,7 @@ def repartition(config_path: Path, *, dry_run: bool) -> None:
 
 
 def _of_source(config: Config, *, dry_run: bool) -> None:
-    from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415
     from bridge.plans import relay_plans, stream_plans  # noqa: PLC0415
     from bridge.postgres.partitions import moving  # noqa: PLC0415
     from bridge.repair.repartition import Repartition, division  # noqa: PLC0415

@@ -97,6 +97,7 @@ class Bridge:
             probe.bind(("127.0.0.1", port))
             self.port: int = probe.getsockname()[1]
         self.admin = f"127.0.0.1:{self.port}"
+        self.token = ""  # of its admin server, where the configuration has one
         self.log = log
         self.config = config
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
@@ -147,7 +148,9 @@ class Bridge:
     def get(self, path: str) -> tuple[int, str]:
         """GET from the admin address: status and body; (0, reason) when nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as answer:
+            headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+            request = urllib.request.Request(f"http://{self.admin}{path}", headers=headers)
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  our own address
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

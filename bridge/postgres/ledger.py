@@ -33,6 +33,9 @@ _OTHER_LAYOUT = (
 DIVIDED = f"select o.stream from bridge.checkpoint o where {_OTHER_LAYOUT} order by 1".encode()
 """Rows of the same events, divided in another way."""
 
+# Two that begin at one time see each other's row: the later one's CREATE begins when the first has committed.
+ONE_LAYOUT = f"select pg_advisory_xact_lock(hashtextextended('layout ' || {_GROUP.format('$1')}, 0))".encode()
+
 CREATE = (
     "insert into bridge.checkpoint (stream, session, mode, floor, since, system_identifier, source_database,"
     " source_database_oid) select $1, $2::uuid, 'new', '3:3:', $3::timestamptz, $4, $5, $6::oid"
@@ -141,10 +144,13 @@ def fence(
     stream: str, session: str, source: SourceIdentity, since: str | None, *, create: bool
 ) -> list[Statement]:
     """Make the row ours, and read it: the last two statements' rows. No row of FENCE, and one of READ: it belongs to
-    another source."""
+    another source. None of both, although it may be created: the ledger has rows of another layout. Within a
+    transaction."""
     who = [stream.encode(), session.encode()]
     system, oid = source.system.encode(), b"%d" % source.oid
-    made = [Statement(CREATE, [*who, _text(since), system, source.database.encode(), oid])] if create else []
+    made = [Statement(ONE_LAYOUT, who[:1])] if create else []
+    if create:
+        made.append(Statement(CREATE, [*who, _text(since), system, source.database.encode(), oid]))
     return [*made, Statement(FENCE, [*who, system, oid]), Statement(READ, who[:1])]
 
 

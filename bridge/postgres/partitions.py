@@ -16,7 +16,7 @@ import psycopg
 
 from bridge.errors import BridgeError, Retry
 from bridge.protocol.events import format_lsn
-from bridge.protocol.facts import Goal
+from bridge.protocol.facts import MOVER, Goal
 
 _MOVING: LiteralString = "hashtextextended('outbox bridge: repartition of ' || %(publication)s, 0)"
 
@@ -118,9 +118,14 @@ def moving(source: psycopg.Connection, publication: str) -> Iterator[None]:
             source.execute(f"select pg_advisory_unlock({_MOVING})", names)
 
 
+def mover_session() -> str:
+    """The id of a session that divides streams anew."""
+    return MOVER + str(uuid.uuid4())[len(MOVER) :]
+
+
 def fence_all(target: psycopg.Connection, names: Sequence[str]) -> None:
     """Whoever works on them now can commit nothing more."""
-    target.execute(_FENCE, [str(uuid.uuid4()), list(names)])
+    target.execute(_FENCE, [mover_session(), list(names)])
 
 
 def register_all(source: psycopg.Connection, old: Sequence[str], new: Sequence[str], barrier: Goal) -> None:
@@ -141,7 +146,7 @@ def register_all(source: psycopg.Connection, old: Sequence[str], new: Sequence[s
 def divide(target: psycopg.Connection, old: Sequence[str], new: Sequence[str], barrier: Goal) -> None:
     """The ledger's rows of the new names, in place of the old ones, in one transaction. Raises Retry where one of the old
     ones does not stand at the barrier."""
-    names = {"old": list(old), "new": list(new), "floor": str(barrier.snapshot), "session": str(uuid.uuid4())}
+    names = {"old": list(old), "new": list(new), "floor": str(barrier.snapshot), "session": mover_session()}
     with target.transaction():
         found = target.execute(_AT_BARRIER, names).fetchall()
         if len(found) != len(old) or not all(stands for _, stands in found):

@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from bridge.errors import CannotConnect, Fenced, Halt, Retry
+from bridge.errors import CannotConnect, Fenced, Halt, Retry, StandBy
 from bridge.postgres.capture import refusals
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
@@ -24,6 +24,7 @@ from bridge.postgres.relay import INCARNATION, life_of, place, placed, read_rela
 from bridge.postgres.replication import command, open_replication
 from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import (
+    MOVER,
     Pruned,
     Registration,
     RelayFacts,
@@ -260,6 +261,9 @@ class Source:
                 place(self.connection, registration)
         if written:
             return
+        now = self.registration()
+        if now is not None and now.session.startswith(MOVER):
+            raise StandBy(f"stream {self._stream} is being divided anew: bridge scale repartition")
         if holder == registration.session:
             raise Fenced(
                 f"stream {self._stream} was taken over by another bridge: its row in "

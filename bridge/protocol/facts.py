@@ -20,6 +20,10 @@ IDENTITY_SINCE_0_2: Final = "+"
 has the first ones alone; see `same_publication`.)"""
 
 
+MOVER: Final = "6d6f7665"
+"""How the sessions begin that divide streams anew: whoever is fenced by one has lost its stream for a moment only."""
+
+
 class Mode(StrEnum):
     """Where a stream stands; stored in the ledger.
 

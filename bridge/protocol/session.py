@@ -397,7 +397,8 @@ class Life:
                     unproven = None
                 received = replace(received, batch=after(received.batch, applied))
             elif received.batch is not None and received.batch.whole and self.shared:
-                received = replace(received, batch=after(received.batch, look.position))
+                batch = after(received.batch, look.position)
+                received = replace(received, batch=batch, position=max(received.position, batch.end_lsn))
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if received.batch is not None:
@@ -406,7 +407,7 @@ class Life:
                 batch = done.without(received.batch) if self.settings.has_xid else received.batch
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
-            look.position = received.position
+            look.position = max(look.position, received.position)  # a frame that overlaps goes back
             if (received.tick or received.stop) and not look.inside and unproven is None:
                 yield from self.look_at_source(look)
             if received.stop:

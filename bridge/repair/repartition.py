@@ -7,7 +7,6 @@ by running it again. A new partition reads the table until the relay has begun w
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -127,7 +126,7 @@ class Repartition:
             settings = StreamSettings(
                 stream=plan.stream,
                 slot=plan.stream,
-                session=str(uuid.uuid4()),
+                session=sql.mover_session(),
                 capture="poll",
                 partitions=plan.log.partitions if plan.log is not None else None,
             )

@@ -23,6 +23,7 @@ from bridge.postgres.connect import connect
 from bridge.postgres.entities import Enricher
 from bridge.postgres.outbox import decoded
 from bridge.postgres.own_outbox import require_columns
+from bridge.postgres.parts import group_of
 from bridge.postgres.profiles import CATALOG
 from bridge.postgres.progress import former
 from bridge.postgres.replication import ReplicationStream
@@ -32,6 +33,7 @@ from bridge.postgres.versions import refuse_newer
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.protocol.preflight import check_layout
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder
 from bridge.stream.pace import Pace
@@ -373,7 +375,9 @@ class Engine:
     def read_former(self, request: ask.ReadFormer) -> tuple[str, ...]:
         spec = self._spec
         with connect(spec.target_dsn, CATALOG, f"bridge-check/{spec.stream}") as target:
-            return tuple(former(self._control.connection, target, {spec.stream, *spec.family}))
+            found = former(self._control.connection, target, {spec.stream, *spec.family})
+        check_layout(spec.stream, [name for name in found if group_of(name) == spec.name])
+        return tuple(found)
 
     def register(self, request: ask.Register) -> None:
         self._source.register(request)

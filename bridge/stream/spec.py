@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -57,7 +57,10 @@ class StreamSpec:
     strict: bool = False
     log: LogSpec | None = None  # None: it reads a slot of its own
     group: str = ""  # with a log: the name that the partitions of this target have in common; else empty
-    buses: Mapping[str, NatsConnection] = field(default_factory=dict)  # connections to publish to, by name
+    partitions: int = 0  # of a plan for all partitions of a target together; 0: it is one stream
+    # (pipeline, destination) that this stream publishes to NATS, and the connections for it, by name
+    subjects: frozenset[tuple[str, str]] = frozenset()
+    buses: Mapping[str, NatsConnection] = field(default_factory=dict)
 
     @property
     def owner(self) -> Owner:
@@ -70,6 +73,19 @@ class StreamSpec:
         return self.group or self.stream
 
     @property
+    def rows(self) -> tuple[str, ...]:
+        """What its rows in the ledger and in the registry are called."""
+        numbers = range(1, self.partitions + 1)
+        return tuple(partition_name(self.stream, number, self.partitions) for number in numbers) or (
+            self.stream,
+        )
+
+    @property
+    def messages(self) -> frozenset[tuple[str, str]]:
+        """The units that are messages: deliveries, and what is published."""
+        return self.sinks | self.subjects
+
+    @property
     def source_label(self) -> str:
         """Its source where the file has several; otherwise "": nobody needs to be told."""
         return self.source if self.several else ""
@@ -78,6 +94,24 @@ class StreamSpec:
         """Every (pipeline, destination) of the configuration, and the units of this stream's entities."""
         yield from ((pipeline.name, name) for pipeline in self.pipelines for name in pipeline.destinations)
         yield from self.entities
+
+
+def partition_name(stream: str, partition: int, of: int) -> str:
+    """What a partition of a stream is called, in the ledger and at the source."""
+    return f"{stream}.{partition}of{of}"
+
+
+def together(plans: Sequence[StreamSpec]) -> list[StreamSpec]:
+    """One plan for the partitions of each target, as stream_plans() has it: for what concerns a target once."""
+    found: dict[str, StreamSpec] = {}
+    for plan in plans:
+        if plan.log is None:
+            found[plan.stream] = plan
+        elif plan.name not in found:
+            found[plan.name] = replace(
+                plan, stream=plan.name, group="", log=None, partitions=plan.log.partitions
+            )
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ while its leader changes.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
 
 import nats.errors
 
@@ -35,12 +35,10 @@ class Item:
 
     @classmethod
     def of(cls, owner: Owner, publication: Publication, spec: SubjectSpec, again: str = "") -> Item:
-        event = publication.event
-        ident = owner.unit_id(
-            event.id.decode(errors="backslashreplace"), publication.pipeline, publication.destination, again
-        )
+        name = publication.event.id.decode(errors="backslashreplace")
+        ident = owner.unit_bytes(name, publication.pipeline, publication.destination, again)
         headers = own_headers(ident, publication, owner.ids)
-        return cls(publication, spec, ident.bytes, Message(publication.subject, headers, publication.payload))
+        return cls(publication, spec, ident, Message(publication.subject, headers, publication.payload))
 
     @property
     def unit(self) -> Unit:
@@ -159,8 +157,9 @@ def waves(items: Sequence[Item]) -> list[list[Item]]:
     depth: dict[tuple[str, str, bytes], int] = {}
     for item in items:
         order = item.order
-        at = 0 if order is None else depth.get(order, 0)
+        at = 0
         if order is not None:
+            at = depth.get(order, 0)
             depth[order] = at + 1
         if at == len(found):
             found.append([])
@@ -168,20 +167,27 @@ def waves(items: Sequence[Item]) -> list[list[Item]]:
     return found
 
 
-def own_headers(ident: UUID, publication: Publication, source: str) -> bytes:
+_PLAIN = re.compile(rb"(?:[\x21-\x24\x26-\x7e]+(?: +[\x21-\x24\x26-\x7e]+)*\n)+")
+"""Values that need no escape (header_value), a line each: asked once a message."""
+
+
+def own_headers(ident: bytes, publication: Publication, source: str) -> bytes:
     """The lines of a message's headers: the unit's id, the event, and what the configuration adds."""
     event = publication.event
-    lines = [
-        b"Nats-Msg-Id: %b\r\nBridge-Event-Id: %b\r\nBridge-Event-Type: %b\r\nBridge-Event-Seq: %b\r\n"
-        % (str(ident).encode(), header_value(event.id), header_value(event.type), event.seq)
-    ]
-    if event.key is not None:
-        lines.append(b"Bridge-Event-Key: %b\r\n" % header_value(event.key))
-    if event.occurred_at is not None:
-        lines.append(b"Bridge-Occurred-At: %b\r\n" % header_value(event.occurred_at))
-    if source:
-        lines.append(b"Bridge-Source: %b\r\n" % source.encode())
-    return b"".join([*lines, publication.headers])
+    name, kind, key, at = event.id, event.type, event.key, event.occurred_at
+    if not _PLAIN.fullmatch(b"%b\n%b\n%b\n%b\n" % (name, kind, key or b"-", at or b"-")):
+        name, kind = header_value(name), header_value(kind)
+        key, at = (None if value is None else header_value(value) for value in (key, at))
+    text = ident.hex()
+    lines = (
+        f"Nats-Msg-Id: {text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}\r\n".encode(),
+        b"Bridge-Event-Id: %b\r\nBridge-Event-Type: %b\r\nBridge-Event-Seq: %b\r\n" % (name, kind, event.seq),
+        b"" if key is None else b"Bridge-Event-Key: %b\r\n" % key,
+        b"" if at is None else b"Bridge-Occurred-At: %b\r\n" % at,
+        b"Bridge-Source: %b\r\n" % source.encode() if source else b"",
+        publication.headers,
+    )
+    return b"".join(lines)
 
 
 def stream_command(replicas: int, subject: str) -> str:

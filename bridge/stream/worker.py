@@ -57,20 +57,18 @@ class Worker(Sessions[StreamSpec]):
         self._checked: StreamSpec | None = None
         self._shaped: StreamSpec | None = None  # the plan for which _shapes were read
         self._shapes: Mapping[Unit, TableShape] = {}
-        self._published = self._publications(plan)
-        self._publishes: StreamSpec = plan  # the plan that it is made for
+        self._published: Publications | None = None  # of one plan, across its sessions
+        self._publishes: StreamSpec | None = None  # that plan
 
     def close(self) -> None:
-        self._published.close()
+        if self._published is not None:
+            self._published.close()
 
     def session(self) -> None:
         with connect_catalog(self.plan) as target:
             planner, doubts = examine_target(self.plan, target)
             self._tell_altered(planner)
             self._check_plan(target, doubts)
-        if self._publishes is not self.plan:
-            self._published.close()
-            self._published, self._publishes = self._publications(self.plan), self.plan
         self._pace.at_most(self.plan.max_events)
         engine: Engine | None = None
         try:
@@ -80,7 +78,7 @@ class Worker(Sessions[StreamSpec]):
                 self._guard,
                 self._pace,
                 self.watcher,
-                published=self._published,
+                published=self._publications(),
                 waker=self._waker,
                 stop=self._session_over.is_set,
                 buses=self._buses,
@@ -96,10 +94,15 @@ class Worker(Sessions[StreamSpec]):
             return self._given_up_renamed() or error
         return error
 
-    def _publications(self, plan: StreamSpec) -> Publications:
-        return Publications(
-            plan.owner, plan.pipelines, plan.buses, told=self.watcher.published, done=self._waker.nudge
-        )
+    def _publications(self) -> Publications:
+        plan, found = self.plan, self._published
+        if found is None or self._publishes is not plan:
+            if found is not None:
+                found.close()
+            told, done = self.watcher.published, self._waker.nudge
+            found = Publications(plan.owner, plan.pipelines, plan.buses, told=told, done=done)
+            self._published, self._publishes = found, plan
+        return found
 
     def _tell_altered(self, planner: Planner) -> None:
         """What is different in the target's tables since the last session of this plan."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from bridge.errors import Fenced
+from bridge.errors import Fenced, Retry
 from bridge.protocol import requests, session
 from bridge.protocol.chain import Chain, Verdict
 from bridge.protocol.events import ZERO, Batch, Lsn
@@ -20,7 +20,7 @@ from bridge.protocol.facts import Mode
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import MissingRows, Received, Request
 from tests.model import checks
-from tests.model.log import Entry, Log, Reader
+from tests.model.log import Ends, Entry, Log, Reader
 from tests.model.simulation import SLOT, Bridge, Simulation, event_of, said
 from tests.model.source import Row, Source
 
@@ -65,6 +65,7 @@ class Member(Simulation):
     """A stream or the relays, over the source that all share."""
 
     begun = False
+    asks_source: frozenset[str] = frozenset()  # with what it asks the source, beside all others
     source = _shared("source")
     source_generation = _shared("source_generation")
     source_copies = _shared("source_copies")
@@ -86,6 +87,11 @@ class Member(Simulation):
         self.begun = True
         site.members.append(self)
 
+    def perform(self, bridge: Bridge, request: Request[Any]) -> Any:
+        if type(request).__name__ in self.asks_source and bridge.source_generation != self.source_generation:
+            raise Retry("the source connection is gone")
+        return super().perform(bridge, request)
+
     def source_replaced(self, *, lost: bool) -> None:
         for member in self.site.members:
             Simulation.source_replaced(member, lost=lost)
@@ -98,14 +104,17 @@ class Member(Simulation):
 class Lane(Member):
     """The stream of one partition of one target."""
 
+    asks_source = frozenset({"FindLook", "Confirm"})
+
     def __init__(self, site: Site, target: str, partition: int, *, since: str | None = None) -> None:
         self.stream = f"{target}.{partition}of{site.partitions}"
         self.partition = partition
         self.readers: dict[Bridge, Reader] = {}
+        self.too_late: set[str] = set()  # rows that were pruned before the stream was registered
         super().__init__(site, since=since)
 
     def owns(self, row: Row) -> bool:
-        return self.site.partition(row) == self.partition
+        return self.site.partition(row) == self.partition and row.id not in self.too_late
 
     def protocol(self, name: str) -> Generator[Request[Any], Any, None]:
         settings = StreamSettings(
@@ -126,6 +135,11 @@ class Lane(Member):
 
     def do_DropSlot(self, bridge: Bridge, request: requests.DropSlot) -> None:
         raise checks.Violation(f"a stream drops the relay's slot: {request}")
+
+    def do_Register(self, bridge: Bridge, request: requests.Register) -> None:
+        if self.registration is None:
+            self.too_late |= self.source.pruned_ids
+        super().do_Register(bridge, request)
 
     def do_FindLook(self, bridge: Bridge, request: requests.FindLook) -> requests.Seen:
         bridge.idle += 1
@@ -182,30 +196,33 @@ class Lane(Member):
             if verdict is Verdict.GAP and not reader.asked:
                 reader.asked, bridge.idle = True, 0
                 return Received(None, reader.position, settled, gap=True)
-            if verdict is Verdict.TAKE:
-                reader.asked = False
-                return self.taken(bridge, reader, entry, settled)
-        bridge.idle += 1
-        reader.asked = reader.asked and self.chance(0.7)
+            if verdict is not Verdict.TAKE:
+                continue
+            frame, reader.asked = entry.frame, False
+            if frame.commit:
+                if reader.waiting:
+                    reader.index -= 1
+                    break
+                return self.part(bridge, reader, entry, settled)
+            if frame.prev < reader.chain.reached:
+                self.counts["a frame overlaps what was taken"] += 1
+            reader.chain.took(frame)
+            reader.waiting += entry.commits
+            if self.chance(0.6):
+                break
+        if reader.waiting:
+            return self.some(bridge, reader, settled)
+        reader.handed_out([])
+        if reader.index == len(self.entries):
+            bridge.idle += 1
+            reader.asked = reader.asked and self.chance(0.7)
         return Received(None, reader.position, settled, tick=self.chance(0.7))
 
-    def taken(self, bridge: Bridge, reader: Reader, entry: Entry, settled: bool) -> Received:
-        frame = entry.frame
-        if frame.commit:
-            return self.part(bridge, reader, entry, settled)
-        self.counts["a frame overlaps what was taken"] += frame.prev < reader.chain.reached
-        reader.waiting, reader.taken = list(entry.commits), frame
-        if not reader.waiting:
-            reader.hand_out(reader.at)
-            return Received(None, reader.position, settled, tick=self.chance(0.7))
-        return self.some(bridge, reader, settled)
-
     def some(self, bridge: Bridge, reader: Reader, settled: bool) -> Received:
-        """Of the transactions of a frame."""
-        bridge.idle, before = 0, reader.at
-        received = self.whole(reader, reader.waiting[: self.rng.randint(1, 3)], settled)  # type: ignore[arg-type]
-        end, reader.at = reader.at, before
-        reader.hand_out(end)
+        """Of the transactions that wait."""
+        bridge.idle, ends = 0, Ends(reader.at)
+        received = self.whole(ends, reader.waiting[: self.rng.randint(1, 4)], settled)  # type: ignore[arg-type]
+        reader.handed_out(ends.ends)
         return replace(received, position=reader.position)
 
     def part(self, bridge: Bridge, reader: Reader, entry: Entry, settled: bool) -> Received:

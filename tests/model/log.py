@@ -100,13 +100,12 @@ class Log:
 
 @dataclass(eq=False)
 class Reader:
-    """A stream's place in the log. at: up to here everything was handed out."""
+    """A stream's place in the log, and what it read ahead. at: where what was handed out last ends."""
 
     chain: Chain
     index: int
     at: int
-    waiting: list[Commit] = field(default_factory=list)  # of the frame that was taken last
-    taken: Frame | None = None
+    waiting: list[Commit] = field(default_factory=list)  # of frames that were taken, and not handed out
     asked: bool = False  # for what is missing here
 
     def frames(self, entries: list[Entry]) -> Iterator[tuple[Verdict, Entry]]:
@@ -120,13 +119,29 @@ class Reader:
     def position(self) -> Lsn:
         return Lsn(self.at)
 
-    def hand_out(self, end: int) -> None:
-        """Everything of the waiting commits up to `end` was handed out."""
-        self.at = max(self.at, end)
-        self.waiting = [commit for commit in self.waiting if commit.end > end]
-        if not self.waiting and self.taken is not None:
-            self.chain.took(self.taken)
-            self.at, self.taken = max(self.at, self.taken.end), None
+    def handed_out(self, ends: list[int]) -> None:
+        """The commits that end there, the first that waited. A frame that overlaps has older ones."""
+        del self.waiting[: len(ends)]
+        self.at = ends[-1] if ends else self.at
+        if not self.waiting:
+            self.at = max(self.at, self.chain.reached)
 
 
-__all__ = ["ZERO", "Entry", "Log", "Reader"]
+class Ends:
+    """Takes the place of a connection whose position is set: where, and how often."""
+
+    def __init__(self, at: int) -> None:
+        self.ends: list[int] = []
+        self._at = at
+
+    @property
+    def at(self) -> int:
+        return self._at
+
+    @at.setter
+    def at(self, end: int) -> None:
+        self._at = end
+        self.ends.append(end)
+
+
+__all__ = ["ZERO", "Ends", "Entry", "Log", "Reader"]

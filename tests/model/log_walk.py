@@ -67,11 +67,13 @@ def drive(site: Site, acts: dict[faults.Act, float], steps: int) -> None:
 
 def rest(site: Site) -> None:
     """Faults are over: transactions end, one process of each runs until it has nothing to do. Then the promise."""
-    relays = site.members[-1]
+    rng, relays = site.rng, site.members[-1]
     relays.failing, relays.stopping, relays.calm = 0.0, 0.0, True
     for member in site.members:
-        member.capture = "slot"
-        for bridge in list(member.bridges):
+        if member.capture == "poll":
+            switch_back(member)
+        stays = rng.random() < 0.5  # nobody tells it that the faults are over
+        for bridge in member.bridges[stays:]:
             member.crash(bridge)
         while member.orphans:
             sent = member.orphans.pop()
@@ -104,6 +106,12 @@ def rest(site: Site) -> None:
         relays.source.flush()
 
 
+def switch_back(member: Member) -> None:
+    member.capture = "slot"
+    for bridge in list(member.bridges):
+        member.crash(bridge)
+
+
 def run_until_idle(site: Site, limit: int = 20000) -> None:
     working = [member for member in site.members if member.halted is None]
     for member in working:
@@ -111,6 +119,7 @@ def run_until_idle(site: Site, limit: int = 20000) -> None:
             bridge.idle = 0
     for number in range(limit):
         member = working[number % len(working)]
+        faults.reader_noticed(member)
         if not member.bridges:
             member.start_bridge()
         member.step(member.bridges[0])

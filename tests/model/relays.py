@@ -27,11 +27,15 @@ class Relays(Member):
     """The relay, and what came before it and is not gone yet."""
 
     stream = "the relay"
+    asks_source = frozenset({"SaveRelay", "ReadShare"})
 
     def __init__(self, site: Site) -> None:
         self.bodies: list[tuple[Commit, ...]] = []
         self.parts: dict[Stream, deque[Piece]] = {}  # of the huge transaction that is being read
         self.shares: dict[Bridge, Shared] = {}  # as last read
+        self.given_up: dict[
+            str, Lsn
+        ] = {}  # streams that a braked slot need not wait for, until it is past here
         super().__init__(site)
 
     def protocol(self, name: str) -> Generator[Request[Any], Any, None]:
@@ -203,7 +207,9 @@ class Relays(Member):
             for stream, row in self.source.registry.items()
             if (row.relay, row.incarnation) == (SLOT, request.incarnation)
         }
-        braked = not self.calm and self.chance(0.03)
+        left = self.site.shared.get("brake", 0)
+        self.site.shared["brake"] = max(0, left - 1)
+        braked = left > 0 and not self.calm
         self.counts["the slot retained too much"] += braked
         self.shares[bridge] = Shared(self.source.relay.session, applied, braked)
         return self.shares[bridge]
@@ -211,10 +217,15 @@ class Relays(Member):
     def do_Confirm(self, bridge: Bridge, request: requests.Confirm) -> None:
         stream, share = self.reading(bridge), self.shares[bridge]
         checks.require(request.lsn <= self.source.flushed, "confirmed beyond the source's WAL")
-        before, waits = stream.slot.confirmed, [lsn for lsn in share.applied.values() if lsn is not None]
-        late = [lsn for lsn in waits if before <= lsn < request.lsn]
-        braked = share.braked or self.counts["the slot retained too much"]
-        checks.require(not late or braked, "confirmed past a stream that was waited for:", request, share)
+        before = stream.slot.confirmed
+        waits = [lsn for lsn in share.applied.values() if lsn is not None and lsn >= before]
+        if share.braked:
+            self.given_up |= {
+                s: lsn for s, lsn in share.applied.items() if lsn is not None and lsn == min(waits)
+            }
+        late = [s for s, lsn in share.applied.items() if lsn is not None and before <= lsn < request.lsn]
+        waited = [stream for stream in late if self.given_up.get(stream, -1) < before]
+        checks.require(not waited, "confirmed past a stream that was waited for:", waited, request, share)
         self.counts["the slot went past a stream"] += bool(late)
         self.counts["the slot followed the streams"] += request.lsn > before
         stream.slot.confirmed = max(before, request.lsn)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import subprocess
 import threading
@@ -12,11 +14,12 @@ import pytest
 from bridge.bus.connection import Bus
 from bridge.bus.settings import BusSettings, BusTls
 from bridge.errors import BridgeError, CannotConnect, Halt
+from tests.integration.bus.conftest import Log, publishing
 from tests.security.certificates import Authority
 from tests.support import fixes
 from tests.support.nats import NatsNode, NatsOptions, NatsTlsFiles
 from tests.support.nats_keys import Nkey, Operator
-from tests.support.world import until
+from tests.support.world import World, until
 
 SECRET = "S3CRET-of-the-test"
 
@@ -49,6 +52,7 @@ def refused(wanted: BusSettings) -> BridgeError:
 # -- logins --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security(21)
 def test_user_and_password(tmp_path: Path) -> None:
     login = f'user: relay, password: "{SECRET}"'
     with NatsNode(tmp_path, NatsOptions(authorization=login)) as node:
@@ -61,6 +65,7 @@ def test_user_and_password(tmp_path: Path) -> None:
         assert "it wants a login, and the configuration has none" in str(none)
 
 
+@pytest.mark.security(21)
 def test_token(tmp_path: Path) -> None:
     with NatsNode(tmp_path, NatsOptions(authorization=f'token: "{SECRET}"')) as node:
         works(settings(node, token=SECRET))
@@ -69,6 +74,7 @@ def test_token(tmp_path: Path) -> None:
         assert "connections.bus.token" in wrong.hint
 
 
+@pytest.mark.security(21)
 def test_nkey(tmp_path: Path) -> None:
     known, unknown = Nkey(), Nkey()
     with NatsNode(tmp_path, NatsOptions(authorization=f"users: [ {{ nkey: {known.public} }} ]")) as node:
@@ -82,6 +88,7 @@ def test_nkey(tmp_path: Path) -> None:
         assert "missing.nk: no such file" in str(missing)
 
 
+@pytest.mark.security(21)
 def test_credentials_file_with_a_jwt(tmp_path: Path) -> None:
     operator = Operator()
     with NatsNode(tmp_path, NatsOptions(extra=operator.configuration)) as node:
@@ -99,6 +106,7 @@ def test_credentials_file_with_a_jwt(tmp_path: Path) -> None:
         assert "does not hold a JWT and its seed" in str(text)
 
 
+@pytest.mark.security(21)
 def test_a_jwt_without_a_permission_names_it(tmp_path: Path) -> None:
     operator = Operator()
     with NatsNode(tmp_path, NatsOptions(extra=operator.configuration)) as node:
@@ -113,6 +121,7 @@ def test_a_jwt_without_a_permission_names_it(tmp_path: Path) -> None:
         bus.close()
 
 
+@pytest.mark.security(21)
 def test_a_jwt_that_expires_while_in_use_is_read_anew(tmp_path: Path) -> None:
     operator = Operator()
     said: list[str] = []
@@ -143,12 +152,14 @@ def tls_options(
     return NatsOptions(tls=NatsTlsFiles(authority.file, cert, key, verify))
 
 
+@pytest.mark.security(21)
 def test_tls_with_the_right_authority(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority)) as node:
         works(settings(node, tls=BusTls(ca=str(authority.file))))
 
 
+@pytest.mark.security(21)
 def test_an_unknown_authority_is_refused(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
     with NatsNode(tmp_path, tls_options(authority)) as node:
@@ -160,6 +171,7 @@ def test_an_unknown_authority_is_refused(tmp_path: Path) -> None:
         assert "connections.bus.tls.ca" in system.hint
 
 
+@pytest.mark.security(21)
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority, "log.example.com")) as node:
@@ -178,6 +190,7 @@ def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
         assert "DNS:log.example.com" in ran.stdout
 
 
+@pytest.mark.security(21)
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority, days=-1)) as node:
@@ -185,6 +198,7 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
         assert "its certificate has expired" in str(wrong)
 
 
+@pytest.mark.security(21)
 def test_a_client_certificate_is_shown_where_the_server_wants_one(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
     own = authority.certificate("client", "relay")
@@ -199,6 +213,7 @@ def test_a_client_certificate_is_shown_where_the_server_wants_one(tmp_path: Path
         assert "cert and key have to be one pair" in mixed.hint
 
 
+@pytest.mark.security(21)
 def test_a_missing_file_of_tls_is_named(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority)) as node:
@@ -206,6 +221,7 @@ def test_a_missing_file_of_tls_is_named(tmp_path: Path) -> None:
         assert "no.crt: no such file" in str(wrong)
 
 
+@pytest.mark.security(21)
 def test_no_login_is_sent_to_a_server_without_tls(tmp_path: Path) -> None:
     """Also where something in between hides that the server has it: the password must not leave in clear text."""
     authority = Authority(tmp_path / "ca")
@@ -232,6 +248,7 @@ def test_no_login_is_sent_to_a_server_without_tls(tmp_path: Path) -> None:
     assert b"".join(heard) == b""
 
 
+@pytest.mark.security(21)
 def test_a_server_that_only_allows_tls_is_asked_for_it(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     options = tls_options(authority)
@@ -242,3 +259,86 @@ def test_a_server_that_only_allows_tls_is_asked_for_it(tmp_path: Path) -> None:
         shown = node.ask("/connz?auth=true")["connections"]
         assert [one.get("tls_version") for one in shown] == ["1.3"]
         bus.close()
+
+
+# -- through a bridge ----------------------------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "nats.md"
+
+
+def printed_permissions() -> str:
+    """The block of docs/nats.md, for subjects of the tests."""
+    found = re.search(
+        r"### Least privilege.*?```\nauthorization \{\n(.*?)\n\}\n```", DOCUMENT.read_text(), re.S
+    )
+    assert found
+    return found[1].replace("orders.>", "usage.>").replace("$BRIDGE_PASSWORD", json.dumps(SECRET))
+
+
+@pytest.mark.security(21)
+def test_the_printed_permissions_are_enough_and_no_more(world: World, tmp_path: Path) -> None:
+    administrator = f'{{ user: admin, password: "{SECRET}-admin" }},'
+    block = printed_permissions().replace("users: [", f"users: [ {administrator}")
+    with NatsNode(tmp_path / "nats", NatsOptions(authorization=block)) as node:
+        log = Log(node, settings(node, user="admin", password=f"{SECRET}-admin"))
+        publishing(
+            world, node.url, {"subject": "usage.{{ event.metric }}"}, user="bridge", password="${PASSWORD}"
+        )
+        world.environment["PASSWORD"] = SECRET
+        bridge = world.bridge(PASSWORD=SECRET).start()
+        with world.producer() as producer:
+            producer.transaction(1)
+            halted = bridge.wait_log("halted")
+            assert "no JetStream stream takes it" in halted, "it may ask which streams there are"
+            log.stream()
+            world.law()
+        assert log.count() >= 1
+        own = Bus(settings(node, user="bridge", password=SECRET), "test")
+        own.connect()
+        for subject in ("orders.placed", "$JS.API.STREAM.DELETE.USAGE", "$JS.API.STREAM.PURGE.USAGE"):
+            with pytest.raises(Halt, match="may not publish to"):
+                own.call(
+                    lambda js, to=subject: js._nc.request(to, b"", timeout=5), doing="try", subject=subject
+                )
+        own.close()
+        log.close()
+        assert SECRET not in "\n".join(bridge.lines)
+
+
+@pytest.mark.security(9, 21)
+def test_a_rotated_password_counts_from_the_next_login_on(world: World, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("first")
+    with NatsNode(tmp_path / "nats", NatsOptions(authorization='user: bridge, password: "first"')) as node:
+        log = Log(node, settings(node, user="bridge", password="first"))
+        log.stream()
+        publishing(world, node.url, user="bridge", password=f"${{file:{secret}}}")
+        bridge = world.bridge().start()
+        bridge.wait_log("streaming")
+        with world.producer() as producer:
+            producer.transaction(1)
+            world.caught_up()
+            secret.write_text("second")
+            node.options.authorization = 'user: bridge, password: "second"'
+            node.reload()
+            log.bus.use(settings(node, user="bridge", password="second"))
+            producer.transaction(1)
+            world.law()
+        log.close()
+
+
+@pytest.mark.security(21)
+def test_a_bridge_publishes_over_tls_with_a_client_certificate(world: World, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    cert, key = authority.certificate("client", "bridge")
+    files = {"ca": str(authority.file), "cert": str(cert), "key": str(key)}
+    with NatsNode(tmp_path / "nats", tls_options(authority, verify=True)) as node:
+        log = Log(node, settings(node, tls=BusTls(**files)))
+        log.stream()
+        publishing(world, node.url, tls=files)
+        world.bridge().start()
+        with world.producer() as producer:
+            producer.transaction(3)
+            world.law()
+        assert log.count() >= 3
+        log.close()

@@ -128,7 +128,11 @@ class NatsNode:
                 [server_program(), "-c", str(file)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         if wait:
-            self.wait_ready()
+            try:
+                self.wait_ready()
+            except BaseException:
+                self._end(signal.SIGKILL)
+                raise
         return self
 
     def wait_ready(self) -> None:

@@ -70,7 +70,7 @@ class Log:
         async def read(js: Any) -> list[Stored]:
             info = await js.stream_info(name)
             found = []
-            for seq in range(info.state.first_seq, info.state.last_seq + 1):
+            for seq in range(max(1, info.state.first_seq), info.state.last_seq + 1):
                 message = await js.get_msg(name, seq)
                 found.append(Stored(seq, message.subject, message.headers or {}, message.data or b""))
             return found

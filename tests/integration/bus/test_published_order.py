@@ -16,6 +16,7 @@ from tests.support.world import World, until
 KEYS, EACH = 20, 30
 
 
+@pytest.mark.fault(103)
 @pytest.mark.slow
 def test_killed_nodes_and_bridges_lose_nothing_and_keep_each_keys_order(world: World, tmp_path: Path) -> None:
     chance = random.Random(20261128)
@@ -68,3 +69,31 @@ def test_killed_nodes_and_bridges_lose_nothing_and_keep_each_keys_order(world: W
     assert all(len(names) == 1 for names in ids.values()), "an id changed"
     assert all(numbers == list(range(EACH)) for numbers in firsts.values()), "out of its key's order"
     assert world.dead_letters() == []
+
+
+@pytest.mark.fault(103)
+def test_a_bridge_that_wakes_after_a_takeover_adds_nothing_to_the_log(world: World, log: Log) -> None:
+    """It publishes the batch that it had planned: the same ids, which the server knows."""
+    log.stream(duplicate_window=120)
+    publishing(world, log.node.url)
+    sleeper = world.bridge(failpoints="publish.before=sleep:8@2").start()
+    sleeper.wait_log("streaming")
+    with world.producer() as producer:
+        for number in range(2):
+            producer.transaction(payloads=[_payload(number)], key="k")
+            if not number:
+                until(lambda: world.applied() == 1, "the first is applied")
+        sleeper.wait_log("failpoint publish.before: sleep")
+        other = world.bridge().start()
+        world.source.execute("select pg_terminate_backend(active_pid) from pg_replication_slots where active")
+        other.wait_log("streaming")
+        for number in range(2, 5):
+            producer.transaction(payloads=[_payload(number)], key="k")
+        until(lambda: world.applied() == 5, "the other bridge applies all")
+        sleeper.wait_log("phase", since=len(sleeper.lines), deadline=30)
+        world.law()
+    assert [one.json["n"] for one in log.messages() if "n" in one.json] == [0, 1, 2, 3, 4]
+
+
+def _payload(number: int) -> dict[str, object]:
+    return {"customer_id": "c", "metric": "seats", "limit": 1, "used": 1, "plan": "pro", "n": number}
