@@ -23,10 +23,10 @@ import psycopg
 from bench.backlog import forget, produce
 from bench.capped import Capped
 from bench.contestants import Ours
-from bench.drain import cpu_seconds, drain, peak_memory
+from bench.drain import drain, peak_memory
 from bench.latency import latency
 from bench.log_rate import frames_in
-from bench.over_log import OverLog, Usage, document, make_targets, publish
+from bench.over_log import OverLog, Usage, cpu, document, make_targets, publish
 from bench.report import machine
 from bench.servers import Servers
 from bridge.demo.log_server import LogNode
@@ -66,10 +66,10 @@ class Bench:
                 for part, pid in over.processes().items()
                 if part.startswith(("relay", "nats", "walsender"))
             }
-            before = {part: cpu_seconds(pid) or 0.0 for part, pid in pids.items()}
+            before = {part: cpu(pid) or 0.0 for part, pid in pids.items()}
             before["relay"], before["walsender 0"] = self._start_cost, 0.0
             frames = frames_in(self.node, over.relay_name, self.chosen.events, _LIMIT)
-            used = {part: (cpu_seconds(pid) or 0.0) - before[part] for part, pid in pids.items()}
+            used = {part: (cpu(pid) or 0.0) - before[part] for part, pid in pids.items()}
             memory = peak_memory(over.relay.pid) or 0
             over.relay.terminate()
             runs.append(
@@ -177,7 +177,7 @@ class Bench:
 
         def done() -> bool:
             for (pid,) in self.servers.on_source(query, [f"{slots}%"]):
-                used[pid] = cpu_seconds(pid) or used.get(pid, 0.0)
+                used[pid] = cpu(pid) or used.get(pid, 0.0)
             return all(
                 self.servers.on_target(name, "select count(*) >= %s from events.usage_limits", [events])[0][0]
                 for name in targets

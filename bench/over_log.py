@@ -10,8 +10,9 @@ from typing import Any, LiteralString
 import psycopg
 import yaml
 
+from bench.capped import used
 from bench.contestants import LIMITS_TABLE, Contestant
-from bench.drain import cpu_seconds, peak_memory
+from bench.drain import peak_memory
 from bench.servers import Servers
 from bridge.demo.log_server import LogNode
 from bridge.demo.process import CONFIG, Bridge
@@ -144,7 +145,7 @@ class Usage:
         self._kinds |= {pid: part.partition(" ")[0] for part, pid in self._contestant.processes().items()}
         used: dict[str, float] = {}
         for pid, kind in self._kinds.items():
-            self._used[pid] = max(self._used.get(pid, 0.0), cpu_seconds(pid) or 0.0)
+            self._used[pid] = max(self._used.get(pid, 0.0), cpu(pid) or 0.0)
             used[kind] = used.get(kind, 0.0) + self._used[pid]
         return used
 
@@ -156,6 +157,14 @@ class Usage:
             if kind in ("relay", "worker", "bridge")
         ]
         return max(ours, default=None)
+
+
+def cpu(pid: int) -> float | None:
+    """CPU seconds of a process; None: it has ended. /proc has ticks of 10 ms: too coarse for a bar of a tenth."""
+    try:
+        return used(pid)
+    except OSError:
+        return None
 
 
 def publish(servers: Servers, name: str) -> None:

@@ -83,6 +83,7 @@ def killed_at(
     assert doomed.wait() == -signal.SIGKILL, doomed.log_tail()
 
 
+@pytest.mark.fault(108)
 @pytest.mark.slow
 def test_a_relay_killed_at_each_point_of_its_way(scaled: Scaled) -> None:
     worker = scaled.worker()
@@ -113,6 +114,7 @@ def forget_slots(scaled: Scaled) -> None:
     )
 
 
+@pytest.mark.fault(108)
 @pytest.mark.slow
 def test_a_worker_killed_at_each_point_of_its_way(scaled: Scaled) -> None:
     scaled.world.configure(lambda c: c["source"].update(batch={"max_events": 500}))
@@ -132,6 +134,7 @@ def test_a_worker_killed_at_each_point_of_its_way(scaled: Scaled) -> None:
     scaled.law()
 
 
+@pytest.mark.fault(109)
 def test_a_frozen_relay_wakes_behind_another(scaled: Scaled) -> None:
     frozen = scaled.relay(options=IMPATIENT)
     scaled.worker()
@@ -149,6 +152,7 @@ def test_a_frozen_relay_wakes_behind_another(scaled: Scaled) -> None:
     scaled.law()
 
 
+@pytest.mark.fault(109)
 @pytest.mark.parametrize("point", ["relay.publish", "confirm.before", "relay.saved"])
 def test_a_relay_that_hangs_at_a_point_is_replaced(scaled: Scaled, point: str) -> None:
     scaled.worker()
@@ -165,6 +169,7 @@ def test_a_relay_that_hangs_at_a_point_is_replaced(scaled: Scaled, point: str) -
     scaled.law()
 
 
+@pytest.mark.fault(109)
 def test_a_frozen_worker_wakes_when_others_have_its_partitions(scaled: Scaled) -> None:
     scaled.relay()
     frozen = scaled.worker()
@@ -180,6 +185,7 @@ def test_a_frozen_worker_wakes_when_others_have_its_partitions(scaled: Scaled) -
     scaled.law()
 
 
+@pytest.mark.fault(109)
 def test_two_workers_at_one_partition_have_each_effect_once(scaled: Scaled, world: World) -> None:
     """They share nothing: each takes the other's claim for that of a dead one, again and again."""
     ending = (
@@ -197,6 +203,7 @@ def test_two_workers_at_one_partition_have_each_effect_once(scaled: Scaled, worl
     scaled.law()
 
 
+@pytest.mark.fault(110)
 def test_workers_join_and_leave_under_load(scaled: Scaled, world: World) -> None:
     scaled.relay()
     workers = [scaled.worker()]
@@ -212,6 +219,7 @@ def test_workers_join_and_leave_under_load(scaled: Scaled, world: World) -> None
     scaled.law()
 
 
+@pytest.mark.fault(110)
 def test_a_relay_restarted_while_a_backlog_is_in_the_log(scaled: Scaled, world: World) -> None:
     relay = scaled.relay()
     worker = scaled.worker()

@@ -39,6 +39,7 @@ def flows(scaled: Scaled, events: int = 200) -> None:
     until(lambda: scaled.world.applied() > before + events, "events flow", 90)
 
 
+@pytest.mark.fault(111)
 def test_a_source_that_crashes_and_starts_again_has_another_life(
     world: World, source_cluster: EmbeddedServer, scaled: Scaled
 ) -> None:
@@ -56,6 +57,7 @@ def test_a_source_that_crashes_and_starts_again_has_another_life(
     scaled.law()
 
 
+@pytest.mark.fault(111)
 @pytest.mark.data_directory
 def test_after_a_promotion_the_partitions_go_on(
     world: World, source_cluster: EmbeddedServer, scaled: Scaled
@@ -92,6 +94,7 @@ def test_after_a_promotion_the_partitions_go_on(
         standby.discard()
 
 
+@pytest.mark.fault(111)
 @pytest.mark.data_directory
 def test_a_source_restored_from_an_older_copy_halts_every_partition(
     world: World, source_cluster: EmbeddedServer, scaled: Scaled
@@ -127,6 +130,7 @@ def test_a_source_restored_from_an_older_copy_halts_every_partition(
     assert world.applied() == before
 
 
+@pytest.mark.fault(112)
 @pytest.mark.parametrize("gone", ["slot", "publication"])
 def test_a_slot_or_publication_that_is_dropped_under_load(world: World, scaled: Scaled, gone: str) -> None:
     scaled.relay()
@@ -142,6 +146,7 @@ def test_a_slot_or_publication_that_is_dropped_under_load(world: World, scaled: 
     scaled.law()
 
 
+@pytest.mark.fault(112)
 def test_a_publication_away_for_a_while_withholds_nothing_for_good(world: World, scaled: Scaled) -> None:
     scaled.relay()
     scaled.worker()
@@ -159,6 +164,7 @@ def test_a_publication_away_for_a_while_withholds_nothing_for_good(world: World,
     scaled.law()
 
 
+@pytest.mark.fault(111)
 def test_a_source_that_is_paused_goes_on(
     world: World, scaled: Scaled, proxy_to: Callable[[str], FaultProxy]
 ) -> None:
@@ -175,6 +181,7 @@ def test_a_source_that_is_paused_goes_on(
     scaled.law()
 
 
+@pytest.mark.fault(114)
 @pytest.mark.slow
 def test_a_huge_transaction_in_parts_while_relay_and_worker_are_killed(world: World, scaled: Scaled) -> None:
     relay, worker = scaled.relay(), scaled.worker()
@@ -189,6 +196,7 @@ def test_a_huge_transaction_in_parts_while_relay_and_worker_are_killed(world: Wo
         scaled.law(240)
 
 
+@pytest.mark.fault(113)
 @pytest.mark.slow
 def test_one_target_down_for_long_is_given_up_and_comes_back(world: World, scaled: Scaled) -> None:
     """The others go on, the slot does not hold the WAL back for it, and it catches up from the table."""
