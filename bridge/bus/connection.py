@@ -120,6 +120,17 @@ class Bus:
         """nats-py's client, for coroutines that run in this bus's thread."""
         return self._client
 
+    @property
+    def jetstream(self) -> Any:
+        """Its JetStream context, for the same."""
+        return self._jetstream
+
+    def soon(self, what: Callable[[], object]) -> None:
+        """Call it in the thread, unless that has ended."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(what)
+
     def use(self, settings: BusSettings) -> None:
         """Log in with these from the next login on: a secret was replaced. The servers stay."""
         self.settings = settings

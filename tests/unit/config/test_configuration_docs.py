@@ -20,6 +20,7 @@ from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.model import (
     Admin,
+    AdminToken,
     BatchLimits,
     Case,
     CaseMeta,
@@ -66,6 +67,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "digest": (SinkDigest, set()),
     "quiet": (SinkQuiet, set()),
     "admin": (Admin, set()),
+    "admin: tokens": (AdminToken, set()),
     "ingress": (IngressSection, set()),
     "ingress.webhooks": (Webhook, set()),
     "scale": (ScaleSection, set()),
