@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Collection, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from bridge.observe.backlog import BacklogWatch
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health
 from bridge.observe.watch import ShareWatch
-from bridge.plans import dispatch_plans, stream_plans, types_taken
+from bridge.plans import dispatch_plans, partition_plans, relay_plans, types_taken
 from bridge.postgres.login import in_use, try_again
 from bridge.postgres.safe_error import safe_error
 from bridge.postgres.whose import Owned
@@ -42,6 +43,14 @@ SECRETS_SECONDS = 5.0
 """Between two looks at the files of secrets."""
 
 
+class Part(Enum):
+    """What a process is, where the configuration has a log: `bridge run` is all of it."""
+
+    ALL = "run"
+    RELAY = "relay"
+    WORKER = "worker"
+
+
 class Daemon:
     """One process: one worker per stream, the admin server, signals."""
 
@@ -52,9 +61,11 @@ class Daemon:
         *,
         guarded: bool = True,
         only: Collection[str] = (),
+        parts: Part = Part.ALL,
     ) -> None:
         """guarded: False dead-letters whatever fails, however much it is (`--allow-storm`). only: the streams to run
-        (`--stream`); empty: all of the file."""
+        (`--stream`); empty: all of the file. parts: what of it this process is."""
+        self._parts = parts
         self._config = config
         self._reread = reread
         self._health = Health()
@@ -62,9 +73,9 @@ class Daemon:
         self._stop = asyncio.Event()
         self._owned = Owned()
         self._streams = Streams(self._metrics, self._owned, self._ended, guarded=guarded)
-        self._backlog = BacklogWatch(self._metrics, self._streams.plans, self._owned, self._stop)
+        self._backlog = BacklogWatch(self._metrics, self._streams.targets, self._owned, self._stop)
         self._serving = Serving(self._metrics, self._stop, self._backlog.fresh, self._console)
-        self._upkeep = Upkeep(self._streams.plans, self._owned)
+        self._upkeep = Upkeep(self._streams.targets, self._owned)
         self._log = Log("bridge.daemon")
         self._only = only
         self._sharing: Sharing | None = None
@@ -78,14 +89,15 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
-        plans = chosen(stream_plans(self._config), self._only)
+        plans = self._plans(self._config)
         self._use_names(self._config)
         admin = self._config.admin
         # An address that cannot be listened on must be reported before anything is fenced.
         listening = self._serving.bind(admin.listen, "admin.listen")
         with listening or contextlib.nullcontext():
-            taking = self._serving.open_ingress(self._config)
+            taking = self._serving.open_ingress(self._config) if self._parts is not Part.RELAY else None
             self._dispatch(self._config)
+            self._run_relays(self._config)
             self._run_streams(self._config, plans)
             self._upkeep.start()
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
@@ -118,7 +130,9 @@ class Daemon:
 
     def _run_streams(self, config: Config, plans: Sequence[StreamSpec]) -> None:
         """These, or this bridge's share of them."""
-        shares = config.scale is not None and config.scale.share
+        if self._parts is Part.RELAY:
+            return
+        shares = config.scale is not None and (config.scale.share or self._parts is Part.WORKER)
         if self._sharing is None and (not shares or self._streams.plans()):
             self._streams.use(plans)
             return
@@ -126,9 +140,17 @@ class Daemon:
             from bridge.sharing import Sharing  # noqa: PLC0415  only where bridges share
 
             self._sharing = Sharing(self._streams, ShareWatch(self._metrics))
-        every = stream_plans(config)  # those of others too: `bridge status` shows them
+        every = partition_plans(config)  # those of others too: `bridge status` shows them
         self._streams.share(every)
-        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=self._only)
+        only = [plan.stream for plan in chosen(every, self._only)] if self._only else ()
+        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=only)
+
+    def _plans(self, config: Config) -> list[StreamSpec]:
+        return [] if self._parts is Part.RELAY else chosen(partition_plans(config), self._only)
+
+    def _run_relays(self, config: Config) -> None:
+        if self._parts is not Part.WORKER:
+            self._streams.use_relays(relay_plans(config))
 
     def _use_names(self, config: Config) -> None:
         """The sources and types that metrics and status tell apart."""
@@ -136,8 +158,9 @@ class Daemon:
         self._health.unmatched.use(types_taken(config))
 
     def _dispatch(self, config: Config) -> None:
-        plans = dispatch_plans(config)
-        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in self._only])
+        plans = dispatch_plans(config) if self._parts is not Part.RELAY else []
+        here = {plan.name for plan in self._plans(config)} if self._only else set()
+        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in here])
 
     def _ended(self, stream: str, error: BaseException | None) -> None:
         """A stream's thread has ended. Unless it was asked to stop, or lost a stream that is shared, this ends the
@@ -229,7 +252,7 @@ class Daemon:
         """SIGHUP: reload. If the file has errors, or reads what a lookup does not have, the old configuration stays."""
         try:
             config = self._reread()
-            plans = chosen(stream_plans(config), self._only)
+            plans = self._plans(config)
             ingress = ingress_settings(config)
             await asyncio.to_thread(require_columns, plans)
         except ConfigError as error:
@@ -245,6 +268,7 @@ class Daemon:
         self._health.reload_refused = None
         try_again()
         self._use_names(config)
+        self._run_relays(config)
         self._run_streams(config, plans)
         self._dispatch(config)
         if config.admin != self._config.admin:
@@ -259,7 +283,12 @@ class Daemon:
 
 
 def run_daemon(
-    config: Config, reread: Callable[[], Config], *, guarded: bool = True, only: Collection[str] = ()
+    config: Config,
+    reread: Callable[[], Config],
+    *,
+    guarded: bool = True,
+    only: Collection[str] = (),
+    parts: Part = Part.ALL,
 ) -> None:
-    """Run until told to stop. guarded, only: as Daemon."""
-    asyncio.run(Daemon(config, reread, guarded=guarded, only=only).run())
+    """Run until told to stop. guarded, only, parts: as Daemon."""
+    asyncio.run(Daemon(config, reread, guarded=guarded, only=only, parts=parts).run())

@@ -15,7 +15,7 @@ from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 _BESIDE = (
-    *("emitted", "env_file", "operator", "options", "running"),
+    *("emitted", "env_file", "operator", "options", "repartition", "running"),
     *("sink_change", "sink_list", "sink_move", "sink_samples", "sink_search", "waiting"),
 )
 COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=_BESIDE)}

@@ -52,7 +52,7 @@ def _of_stream(plan: StreamSpec, event: Event, until: float) -> Iterator[str]:
     }
     try:
         with target_errors("emit"), connect_ledger(plan, "emit") as ledger:
-            while not (applied := Applied(ledger, plan.stream).how(event)) and time.monotonic() < until:
+            while not (applied := Applied(ledger, plan.rows).how(event)) and time.monotonic() < until:
                 time.sleep(LOOK)
             dead, sent = letters(ledger, list(units)), deliveries(ledger, list(units))
     except BridgeError as error:

@@ -191,6 +191,16 @@ def read_checked(path: Path, allow: Collection[str] = ()) -> Config:
     return config
 
 
+def require_log(config: Config) -> Config:
+    """For what only makes sense with a log. Raises ConfigError without one."""
+    if config.scale is None or config.scale.log is None:
+        raise ConfigError(
+            "scale.log is not set: without a log, `bridge run` reads and applies",
+            hint="scale: { log: bus }   connections: { bus: { type: nats, servers: [nats://localhost:4222] } }",
+        )
+    return config
+
+
 def read_to_start(path: Path, allow: Collection[str] = ()) -> Config:
     """As read_checked(). Files of secrets that are away or empty are waited for: somebody may be replacing them, and
     systemd does not start a unit again that ended with exit code 2."""

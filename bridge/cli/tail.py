@@ -169,7 +169,7 @@ class Tail:
         words: dict[bytes, list[str]] = {event.id: [] for event in events}
         for plan in self._plans:
             target = self.targets[plan.stream]
-            applied = Applied(target, plan.stream)
+            applied = Applied(target, plan.rows)
             units = {
                 str(plan.owner.unit_id(event.id.decode(), pipeline, name)): (
                     event,

@@ -128,7 +128,7 @@ class Desk:
         for plan in stream_plans(self.config()):
             try:
                 with connect_ledger(plan, "console") as connection:
-                    rows = read(connection, [plan.stream], DAY_SECONDS)
+                    rows = read(connection, list(plan.rows), DAY_SECONDS)
             except (BridgeError, psycopg.Error):
                 continue  # the stream itself says that its target is away
             if rows is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.observe.samples import Counts, added
-from bridge.planning.spec import DestinationSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.spec import DestinationSpec, PipelineSpec, SinkSpec, SubjectSpec, TableSpec
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
@@ -114,7 +114,7 @@ def flow_of(config: Config, status: Mapping[str, Any], desk: Desk, day: Day) -> 
     from bridge.plans import stream_plans  # noqa: PLC0415
 
     plans = stream_plans(config)
-    counts = passed(desk, day, {plan.stream: plan.source for plan in plans})
+    counts = passed(desk, day, {row: plan.source for plan in plans for row in plan.rows})
     flow = Flow()
     sources = {plan.source: _source(plan.source, status) for plan in plans}
     y = 0.0
@@ -181,9 +181,10 @@ def _source(name: str, status: Mapping[str, Any]) -> Node:
 
 
 def _destination(pipeline: str, name: str, spec: DestinationSpec, status: Mapping[str, Any]) -> Node:
-    if not isinstance(spec, SinkSpec):  # written or acknowledged before the event counts as applied
-        place = f"{spec.connection}: {spec.table_name}" if isinstance(spec, TableSpec) else spec.connection
-        return Node("table", name, [place])
+    if isinstance(spec, TableSpec):
+        return Node("table", name, [f"{spec.connection}: {spec.table_name}"])
+    if isinstance(spec, SubjectSpec):
+        return Node("nats", name, [f"{spec.connection}: published with the batch"])
     kind = spec.kind
     node = Node(kind, name, link=f"/deliveries?pipeline={pipeline}&destination={name}")
     alone = [

@@ -102,6 +102,7 @@ class Bridge:
         self.config = config
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self.environment = {**clean, "BRIDGE_ADMIN": self.admin, **environment}
+        self.verb = "run"  # or relay, or worker
         self._process: Process | None = None
 
     @property
@@ -122,7 +123,7 @@ class Bridge:
         """Start; wait_ready() waits. Extra environment counts for this start only. One before it must have ended."""
         if self._process is not None:
             self.wait()
-        command = [sys.executable, "-m", "bridge", "run", "-c", str(self.config)]
+        command = [sys.executable, "-m", "bridge", self.verb, "-c", str(self.config)]
         with self.log.open("ab") as log:
             self._process = self._spawn(command, {**self.environment, **environment}, log)
         return self

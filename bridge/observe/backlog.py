@@ -27,6 +27,7 @@ from bridge.postgres import left_behind as left
 from bridge.postgres.connect import Pool
 from bridge.postgres.delivery import WAITING
 from bridge.postgres.outbox import COUNTS, Outbox
+from bridge.postgres.parts import partition_in
 from bridge.postgres.profiles import BACKLOG
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.whose import Owned
@@ -64,12 +65,12 @@ _PENDING: LiteralString = """
     ), pending as (
         (select {occurred_at} as at from {outbox}
          where {xid} >= (select xmax from stream) and {seq} > (select seq from stream)
-           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')
+           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity') and {mine}
          order by {xid}, {seq} limit 100)
         union all
         (select {occurred_at} from {outbox}
          where {xid} = any((select xip from stream)::xid8[]) and {seq} > (select seq from stream)
-           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')
+           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity') and {mine}
          order by {xid}, {seq} limit 100)
     )
     select extract(epoch from min(at))::float8 from pending"""
@@ -83,6 +84,8 @@ class Plan(Protocol):
 
     @property
     def stream(self) -> str: ...
+    @property
+    def rows(self) -> Sequence[str]: ...
     @property
     def source(self) -> str: ...
     @property
@@ -216,9 +219,10 @@ class Backlog:
         complete = counted = placed = True
         behind: list[left.LeftBehind] = []
         for plan in plans:
-            state = health.streams.get(plan.stream)
-            if state is not None and idle(state.snapshot):
-                await self._ask(plan, "source", partial(_look_at_source, state))
+            for row in plan.rows:
+                state = health.streams.get(row)
+                if state is not None and idle(state.snapshot):
+                    await self._ask(plan, "source", partial(_look_at_source, state, row))
             if not await self._is_ours(plan):
                 continue
             found = await self._ask(plan, "target", _dead_letters)
@@ -292,15 +296,19 @@ def idle(stream: StreamSnapshot) -> bool:
     return stream.reason is not None or stream.phase in ("standby", "halted", "stopped")
 
 
-async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnection, plan: Plan) -> None:
-    row = await (await connection.execute(_SLOT, [plan.stream])).fetchone()
+async def _look_at_source(
+    state: StreamState, stream: str, connection: psycopg.AsyncConnection, plan: Plan
+) -> None:
+    """stream: its row in the registry."""
+    row = await (await connection.execute(_SLOT, [stream])).fetchone()
     if row is None:
         return  # not registered yet: a first start
     slot, exists, active, retained, safe, witness = row
     pending = None
     if {"xid", "seq", "occurred_at"} <= plan.outbox.columns.keys():
-        after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
-        found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
+        after = {"stream": stream, "witness": witness, "after": state.snapshot.last_event_at}
+        query = pending_query(plan.outbox, partition_in(stream))
+        found = await (await connection.execute(query, after)).fetchone()
         pending = found[0] if found else None
     if idle(state.snapshot):  # it may be working by now, and its own values are newer
         state.update(
@@ -312,11 +320,11 @@ async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnectio
         )
 
 
-def pending_query(outbox: Outbox) -> sql.Composed:
+def pending_query(outbox: Outbox, partition: tuple[int, int] | None = None) -> sql.Composed:
     """The commit time of the oldest event that waits for %(stream)s. %(witness)s, %(after)s: the id and time of the
-    stream's last event."""
+    stream's last event. partition: only of its rows."""
     names = {name: outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
-    return sql.SQL(_PENDING).format(outbox=outbox.name, **names)
+    return sql.SQL(_PENDING).format(outbox=outbox.name, mine=outbox.belongs_to(partition), **names)
 
 
 async def _write_sample(sample: Sample, connection: psycopg.AsyncConnection, _: Plan) -> None:

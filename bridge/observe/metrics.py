@@ -192,7 +192,11 @@ class Metrics:
         self.dead_letters = gauge("dead_letters", "Open dead letters.", "pipeline", "source")
         self.dead: dict[tuple[str, str], int] = {}
         self.deliveries = counter(
-            "deliveries", "Sends to sinks by outcome.", "destination", "outcome", "source"
+            "deliveries",
+            "Sends to sinks, and messages to NATS, by outcome.",
+            "destination",
+            "outcome",
+            "source",
         )
         self.delivery_seconds = work(
             "delivery_seconds", "Duration of one send to a sink.", "destination", "source"

@@ -75,7 +75,7 @@ def _traced(config: Config, plan: StreamSpec, event: Event, status: Status) -> d
     contract = plan.contracts.get(kind)
     traces = []
     with connect_ledger(plan, "explain") as target:
-        how = Applied(target, plan.stream).how(event)
+        how = Applied(target, plan.rows).how(event)
         columns = planned_now(plan, event)
         waits = Waits.of(config, target, plan, status)
         for spec in plan.pipelines:
@@ -123,7 +123,7 @@ def _owned(plan: StreamSpec, pipeline: str) -> list[str]:
     return entities + [
         name
         for name, destination in spec.destinations.items()
-        if (pipeline, name) in plan.sinks
+        if (pipeline, name) in plan.messages
         or (isinstance(destination, TableSpec) and destination.connection == plan.connection)
     ]
 
@@ -141,6 +141,8 @@ def planned_now(plan: StreamSpec, event: Event) -> dict[tuple[str, str], Any]:
         found[write.unit] = dict(zip(write.names, values, strict=True))
     for delivery in planned.deliveries:
         found[delivery.pipeline, delivery.destination] = json.loads(delivery.body)
+    for publication in planned.publications:
+        found[publication.pipeline, publication.destination] = publication.shown()
     return found
 
 

@@ -150,7 +150,7 @@ def _outcomes(plans: Sequence[StreamSpec], events: Sequence[Event]) -> Mapping[b
             for unit in [*places, ("", ""), *sorted(plan.entities)]
         }
         with connect_ledger(plan, "tail") as target:
-            applied = Applied(target, plan.stream)
+            applied = Applied(target, plan.rows)
             for event in events:
                 found[event.id].add("waiting" if applied.how(event) == "" else "applied")
             for unit, letter in letters(target, list(units)).items():

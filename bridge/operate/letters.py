@@ -221,6 +221,8 @@ def preview(config: Config, letter_id: str, payload: str | None) -> dict[str, An
         becomes["/".join(write.unit)] = dict(zip(write.names, values, strict=True))
     for delivery in planned.deliveries:
         becomes[f"{delivery.pipeline}/{delivery.destination}"] = json.loads(delivery.body)
+    for publication in planned.publications:
+        becomes[f"{publication.pipeline}/{publication.destination}"] = publication.shown()
     return {"result": outcome.result, "code": outcome.code, "why": outcome.why, "becomes": becomes}
 
 

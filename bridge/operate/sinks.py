@@ -40,6 +40,13 @@ def chosen(
         said = " ".join(
             filter(None, ("there is no sink", destination, pipeline and f"in pipeline {pipeline}"))
         )
+        if destination is not None and (home := _of_nats(config, destination, pipeline)):
+            raise ConfigError(
+                f"{home}/{destination} is a subject of NATS: its messages are published before the event counts as "
+                "applied, and none waits to be sent",
+                hint="bridge doctor checks it; bridge explain EVENT shows a message; to publish no more, remove it "
+                "from the configuration and reload",
+            )
         if not every:
             raise ConfigError(said, hint="no pipeline has a destination that is not a table")
         pipelines = {lane.pipeline for _, lane in every if destination in (None, lane.destination)}
@@ -49,6 +56,20 @@ def chosen(
         known = names or {"/".join(lane.name) for _, lane in every}
         raise ConfigError(said, hint=suggestion(destination or "", known))
     return found
+
+
+def _of_nats(config: Config, destination: str, pipeline: str | None) -> str | None:
+    """The pipeline with a destination of this name that is a subject of NATS."""
+    from bridge.config.destinations.subject import SubjectDestination  # noqa: PLC0415
+
+    return next(
+        (
+            name
+            for name, one in config.pipelines.items()
+            if pipeline in (None, name) and isinstance(one.destinations.get(destination), SubjectDestination)
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,9 +229,6 @@ _FAIL = (
     b" retry_at = case when $4::boolean and retry_at is not null and retry_until > now() then"
     b" now() + least(60, 10 * attempts) * interval '1 second' end where id = $1::uuid"
 )
-# Whoever holds this lets nothing be applied meanwhile.
-_FLOOR = b"select floor::text from bridge.checkpoint where stream = $1 for share"
-
 
 _STILL_DEAD = (
     b"select event_id from bridge.dead_letter where stream = $1 and pipeline = $2 and destination = $3"
@@ -272,10 +269,6 @@ def dead_message(letter_id: str) -> Statement:
 
 def rewrite_message(letter_id: str, body: str) -> Statement:
     return Statement(_REWRITE, [letter_id.encode(), body.encode()])
-
-
-def hold_floor(stream: str) -> Statement:
-    return Statement(_FLOOR, [stream.encode()])
 
 
 def read_letter(letter_id: str, row: Sequence[bytes | None]) -> Letter:

@@ -22,14 +22,14 @@ from bridge.postgres.target_rules import Finding
 
 Side = Literal["source", "target"]
 
-KNOWN: dict[Side, int] = {"source": 5, "target": 4}
+KNOWN: dict[Side, int] = {"source": 6, "target": 4}
 """The newest migration of sql/source and sql/target. A test compares."""
 NEEDED = 3
 """The ledger's oldest version that a stream runs on. The console's actions and charts come with 4."""
 
 NEWER_OUTBOX: LiteralString = """
     select m.version, m.name from outbox.migration m
-    where m.version > 5 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 5, true)
+    where m.version > 6 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 6, true)
     order by m.version desc limit 1"""
 
 NEWER_LEDGER: LiteralString = """

@@ -93,7 +93,7 @@ def _stream(
             if (halt := another(source, target, plan.stream)) is not None:
                 raise halt
             begin(target)
-            applied = read_applied(target, plan.stream)
+            applied = read_applied(target, plan.rows)
             begin_source(source, applied)
             plan = replace(plan, outbox=plan.outbox.on(source))
             ground = _Ground(plan, source, target, cast, applied, read_pruning(source))

@@ -17,11 +17,12 @@ from bridge.planning.plan import Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
+from bridge.postgres import parts
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
-from bridge.postgres.ledger import LISTED, read_listed
 from bridge.postgres.left_behind import likely
+from bridge.postgres.parts import Position
 from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import (
     BEGIN,
@@ -38,6 +39,7 @@ from bridge.repair.late_effects import LateEffects
 from bridge.repair.messages import OldEvents, rendered
 from bridge.stream.bisection import Bisection
 from bridge.stream.planned import PlannedBatch, take_refused
+from bridge.stream.published import Publications
 from bridge.stream.record import record
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import plan_target, table_of
@@ -98,6 +100,7 @@ class DeadLetterRetry:
             for pipeline in plan.pipelines
             for name, spec in pipeline.destinations.items()
         }
+        self._published = Publications(plan.owner, plan.pipelines, plan.buses)
         self._overtaken = LateEffects(plan)
         self._messages = OldEvents(plan)
         self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}")
@@ -108,6 +111,7 @@ class DeadLetterRetry:
             raise
 
     def close(self) -> None:
+        self._published.close()
         self._overtaken.close()
         self._messages.close()
         self._enricher.close()
@@ -197,15 +201,10 @@ class DeadLetterRetry:
 
     # --- what the check for late effects reads from the target ----------------------------------------
 
-    def hold(self) -> tuple[str | None, frozenset[int]]:
-        """The floor and the listed xids, with the checkpoint locked: nothing is applied until this transaction ends.
-        An xid with rows withheld by the publication counts as complete, so that a retry may be refused without need."""
-        stream = self._plan.stream
-        floor, listed = self._run(letters_sql.hold_floor(stream), Statement(LISTED, [stream.encode(), None]))
-        value = floor[0][0] if floor else None
-        return (value.decode() if value else None), frozenset(
-            xid for row in listed for xid in read_listed(row)[0]
-        )
+    def hold(self) -> Sequence[Position]:
+        """What is applied, with the checkpoint locked: nothing is applied until this transaction ends."""
+        rows = self._plan.rows
+        return parts.read_positions(self._run(parts.hold(rows, shared=True), parts.positions(rows))[-1])
 
     def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
         """The events whose own unit is an open dead letter."""
@@ -244,7 +243,7 @@ class DeadLetterRetry:
             plan.pipelines,
             plan.contracts,
             shapes,
-            sinks=plan.sinks,
+            sinks=plan.messages,
             entities=plan.entities,
             unmatched="dead",
             only={unit},
@@ -271,7 +270,12 @@ class DeadLetterRetry:
         if kept.dead:
             self._run(_UNDO)
             return self._failed(letter, kept.dead[0].code, kept.dead[0].cause)
-        done = planned.writes or planned.deliveries or planned.dead_letters or planned.keeps
+        done = any(
+            (planned.writes, planned.deliveries, planned.publications, planned.dead_letters, planned.keeps)
+        )
+        if self._end is COMMIT and (unfit := self._published.publish(planned)):
+            self._run(_UNDO)
+            return self._failed(letter, unfit[0].code, unfit[0].cause)
         return self._resolved(letter, "applied" if done else "filtered")
 
     def _resolved(self, letter: Letter, result: Result, why: str = "") -> RetryOutcome:

@@ -22,9 +22,10 @@ from bridge.failpoints import hit
 from bridge.planning.plan import Owner, Planned, TableShape, Write, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import TableSpec
-from bridge.postgres import wire
+from bridge.postgres import parts, wire
 from bridge.postgres.assignment import value_sql
 from bridge.postgres.entities import Enricher
+from bridge.postgres.parts import Position
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import (
     BEGIN,
@@ -41,8 +42,9 @@ from bridge.postgres.target import (
 )
 from bridge.postgres.write import compile_write, delivery_statement, write_statement
 from bridge.protocol.events import Event
-from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
+from bridge.repair.history import History, Order, Way, identity_of, way_of
 from bridge.stream.bisection import attempt, may_be_structure
+from bridge.stream.published import Publications
 from bridge.stream.refusal import structure
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import table_of
@@ -60,6 +62,7 @@ def effects(owner: Owner, order: Order, way: Way, planned: Planned) -> list[Stat
         statements.append(delivery_statement(owner, planned.deliveries, again=order.name))
     events = [event for write in planned.writes for event in write.events]
     events += [delivery.event for delivery in planned.deliveries]
+    events += [publication.event for publication in planned.publications]
     if events:
         ids = [
             str(owner.unit_id(event.id.decode(errors="backslashreplace"), *order.unit)) for event in events
@@ -89,7 +92,8 @@ def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
         for write in planned.writes
     ]
     deliveries = [delivery for delivery in planned.deliveries if delivery.event.id in chosen]
-    return Planned([write for write in writes if write.events], deliveries)
+    publications = [one for one in planned.publications if one.event.id in chosen]
+    return Planned([write for write in writes if write.events], deliveries, publications)
 
 
 _TRIES = 6
@@ -153,7 +157,7 @@ class _Replay:
             plan.pipelines,
             plan.contracts,
             shapes,
-            sinks=plan.sinks,
+            sinks=plan.messages,
             only={order.unit},
             max_payload=plan.max_payload,
             nulls=plan.outbox.is_foreign,
@@ -162,6 +166,8 @@ class _Replay:
         stack.callback(self._enricher.close)
         self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
         stack.callback(self._link.close)
+        self._published = Publications(plan.owner, plan.pipelines, plan.buses)
+        stack.callback(self._published.close)
         self._history = History(plan, order)
         stack.callback(self._history.close)
         self.done = Replayed()
@@ -183,6 +189,8 @@ class _Replay:
             live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
             self.done.emptied += len(events) - len(live)
             planned = answered(self._planner.plan(live), self._enricher.answer)
+            if not self._order.dry_run:
+                self._published.publish(planned, again=self._order.name)
             if self._order.dry_run:
                 self._count(live, planned, [])
             elif whole:
@@ -204,30 +212,21 @@ class _Replay:
         if rows[0][0][0] != b"t":
             raise BridgeError("another replay of this destination is running", reason="replay_running")
 
-    def _applied(self, *, hold: bool) -> AppliedRows:
+    def _applied(self, *, hold: bool) -> list[Position]:
         """Which rows are applied: the ledger's whole position (I6), read in one statement, because a row that leaves
         the list is in the floor from then on. What is applied stays so. hold: with the checkpoint locked until this
         transaction ends, so that the stream waits."""
-        stream = self._plan.stream.encode()
+        rows = self._plan.rows
         if hold:
-            self._run(Statement(b"select from bridge.checkpoint where stream = $1 for update", [stream]))
-        rows = self._run(
-            Statement(
-                b"select floor::text, coalesce(next::text, ''), next_seq::text,"
-                b" coalesce((select array_agg(x)::text from bridge.applied as a, unnest(a.xids) as x"
-                b" where a.stream = c.stream), '{}'), coalesce((select range_agg(r)::text from bridge.applied as a,"
-                b" unnest(a.seqs) as r where a.stream = c.stream), '{}') from bridge.checkpoint as c where stream = $1",
-                [stream],
-            )
-        )[-1]
-        if not rows:
+            self._run(parts.hold(rows))
+        found = parts.read_positions(self._run(parts.positions(rows))[-1])
+        if not found:
             raise BridgeError(
                 f"stream {self._plan.stream} has applied nothing yet",
                 reason="ledger_missing",
                 hint="bridge run",
             )
-        found = AppliedRows(*((value or b"").decode() for value in rows[0]))
-        if hold and found.goal:
+        if hold and any(one.goal != parts.NO_GOAL for one in found):
             raise BridgeError(
                 "the stream is catching up: what it has applied is known only afterwards",
                 reason="catching_up",
@@ -297,6 +296,7 @@ class _Replay:
             f"{letter.event.id.decode(errors='replace')}: {letter.cause}" for letter in planned.dead_letters
         ]
         reached = sum(len(write.events) for write in planned.writes) + len(planned.deliveries)
+        reached += len(planned.publications)
         done.written += reached - len(failed)
         done.elsewhere += len(events) - reached - len(letters)
         done.failed += len(failed) + len(letters)
