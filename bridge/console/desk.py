@@ -59,6 +59,7 @@ class Desk:
         self.jobs = Jobs()
         self._turns = asyncio.Semaphore(_THREADS)
         self._status: tuple[float, dict[str, Any]] = (-STATUS_SECONDS, {})
+        self._recent: dict[str, tuple[float, dict[str, Any]]] = {}
         self._day: tuple[float, Day] = (-HISTORY_SECONDS, Day([]))
         self._reading: asyncio.Task[Day] | None = None
 
@@ -92,6 +93,14 @@ class Desk:
             told = status_of(self.metrics)
             self._status = (time.monotonic(), told)
         return told
+
+    def recent(self, hours: str) -> dict[str, Any] | None:
+        """What the overview of this period told, at most a second ago."""
+        at, told = self._recent.get(hours, (-STATUS_SECONDS, None))
+        return told if time.monotonic() - at < STATUS_SECONDS else None
+
+    def keep_recent(self, hours: str, told: dict[str, Any]) -> None:
+        self._recent[hours] = (time.monotonic(), told)
 
     def running(self) -> Mapping[str, Any] | None:
         """For what asks the running bridge: it is this one."""
