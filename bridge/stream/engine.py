@@ -377,7 +377,7 @@ class Engine:
         with connect(spec.target_dsn, CATALOG, f"bridge-check/{spec.stream}") as target:
             found = former(self._control.connection, target, {spec.stream, *spec.family})
         check_layout(spec.stream, [name for name in found if group_of(name) == spec.name])
-        return tuple(found)
+        return tuple(dict.fromkeys(map(group_of, found)))
 
     def register(self, request: ask.Register) -> None:
         self._source.register(request)
