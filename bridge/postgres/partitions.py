@@ -37,15 +37,16 @@ _REGISTERED: LiteralString = """
     where (stream = %(group)s or stream ~ ('^' || %(group)s || '\\.[0-9]+of[0-9]+$')) order by stream"""
 
 _FENCE: LiteralString = """
-    update bridge.checkpoint set epoch = epoch + 1, session = %s::uuid, updated_at = now() where stream = any(%s)"""
+    update bridge.checkpoint set epoch = epoch + 1, session = %s::uuid, updated_at = now()
+    where stream = any(%s)"""
 
 _AT_BARRIER: LiteralString = """
     select stream, mode = 'poll' and next is null and floor::text = %(floor)s
     from bridge.checkpoint where stream = any(%(old)s) for update"""
 
 _DIVIDE: LiteralString = """
-    insert into bridge.checkpoint (stream, epoch, session, mode, system_identifier, source_database, source_database_oid,
-        timeline, publication_identity, floor, floor_lsn, witness_id, witness_xid, accepted_gap)
+    insert into bridge.checkpoint (stream, epoch, session, mode, system_identifier, source_database,
+        source_database_oid, timeline, publication_identity, floor, floor_lsn, witness_id, witness_xid, accepted_gap)
     select name, o.epoch + 1, %(session)s::uuid, 'poll', o.system_identifier, o.source_database, o.source_database_oid,
         o.timeline, o.publication_identity, o.floor, o.floor_lsn, w.witness_id, w.witness_xid, o.accepted_gap
     from unnest(%(new)s::text[]) as name,

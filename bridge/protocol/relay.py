@@ -2,7 +2,7 @@
 chain of frames for each partition, and confirm the slot to what every stream has applied.
 
 Nothing that a relay says is believed: a stream compares each frame with its ledger (chain.py). A relay that is frozen,
-doubled or late can cost time, and no event. docs/guarantees.md, "Over a log".
+doubled or late can cost time, and no event. docs/guarantees.md, "Partitions over a log".
 """
 
 from __future__ import annotations
