@@ -22,7 +22,9 @@ ARGS ?=
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# An environment that keeps no bytecode (PYTHONDONTWRITEBYTECODE) would compile the package at each start.
 setup: .venv/.ready ## a .venv with everything; .venv/bin/bridge is the command
+	@$(PY) -m compileall -q bridge bench
 
 lock: ## requirements-dev.txt anew, what setup installs; newer versions: ARGS=--upgrade
 	$(PYTHON) -m venv build/lock

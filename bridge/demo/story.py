@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, LiteralString
 
 import psycopg
@@ -18,6 +18,7 @@ from bridge.demo.checker import NOBODYS, Tally, check_each, install, total
 from bridge.demo.process import Bridge
 from bridge.demo.producers import Crowd
 from bridge.demo.world import Delivered, Slack, World
+from bridge.records import dataclass
 
 Tamper = Literal["lose", "double", "alter"]
 KILLS = 3

@@ -10,7 +10,6 @@ the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import Halt
@@ -22,6 +21,7 @@ from bridge.planning.column_text import Texts, texts, texts_of_each
 from bridge.planning.plan import Column, Deliver, TableShape, Write, keyed_by_event
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
+from bridge.records import dataclass
 
 # --- destinations -----------------------------------------------------------------------------------
 

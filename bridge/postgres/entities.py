@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
@@ -28,6 +27,7 @@ from bridge.postgres.looked_up import Row, described, rows_of, takes_text
 from bridge.postgres.profiles import ENRICH, ENTITY
 from bridge.postgres.safe_error import safe_message
 from bridge.problem import nearest
+from bridge.records import dataclass
 
 # One statement and one durable commit (ENTITY). A row in which nothing is newer is left as it is.
 _WRITE = b"""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
@@ -29,6 +28,7 @@ from bridge.protocol.facts import (
     SourceFacts,
 )
 from bridge.protocol.requests import Observation
+from bridge.records import dataclass
 
 # Row-level security was switched on while we stream: halt now, not when a lost slot makes us read the table.
 _HIDES: LiteralString = """

@@ -8,11 +8,11 @@ over, and the next one begins with the fence, exactly as after a crash.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bridge.protocol.events import Batch, Listed, Lsn, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, SourceIdentity, TargetFacts
+from bridge.records import dataclass
 
 T = TypeVar("T")
 

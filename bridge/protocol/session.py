@@ -9,7 +9,7 @@ docs/guarantees.md has the argument and the invariants I1 to I6.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from bridge.errors import Halt, Retry
@@ -42,6 +42,7 @@ from bridge.protocol.preflight import (
     stand_by,
 )
 from bridge.protocol.requests import Asking, Observation, Request, ask
+from bridge.records import dataclass
 
 __all__ = ["POLLED", "session"]
 

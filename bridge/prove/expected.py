@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import LiteralString
 
@@ -30,6 +30,7 @@ from bridge.postgres.outbox import Outbox, events_of
 from bridge.protocol.events import NULL, Event
 from bridge.prove.digest import Link, Window, bucket
 from bridge.prove.subject import EMPTIED, Subject
+from bridge.records import dataclass
 
 _VISIBLE_SECONDS = 60.0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import psycopg
@@ -20,6 +19,7 @@ from bridge.postgres import progress
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.served import DATED_SECONDS, at_source, at_target, attending
 from bridge.postgres.slots import drop_slot, slots_of
+from bridge.records import dataclass
 from bridge.repair.recover import BridgeRuns
 
 Choice = Literal["discard", "keep"]

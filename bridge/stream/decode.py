@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from struct import Struct, pack
 from typing import NoReturn
 
 from bridge.errors import Halt
 from bridge.protocol.events import MUST_HAVE, NULL, NULL_SEQ, Batch, Event, Lsn, Seqs, numbers, xid_of
+from bridge.records import dataclass
 
 RowParser = Callable[[bytes], Event]
 
