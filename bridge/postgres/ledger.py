@@ -5,12 +5,12 @@ row, so that a fenced bridge cannot write.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bridge.postgres.target import PG_LSN, XID8, Statement, eight_byte_array
 from bridge.postgres.versions import NEWER_LEDGER
 from bridge.protocol.events import Lsn, Seqs, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import Goal, Ledger, Mode, SourceIdentity
+from bridge.records import replace
 
 _COLUMNS = (
     "stream, epoch, session::text, mode, system_identifier, timeline, publication_identity, slot_incarnation,"

@@ -9,7 +9,6 @@ docs/guarantees.md has the argument and the invariants I1 to I6.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from bridge.errors import Halt, Retry
@@ -42,7 +41,7 @@ from bridge.protocol.preflight import (
     stand_by,
 )
 from bridge.protocol.requests import Asking, Observation, Request, ask
-from bridge.records import dataclass
+from bridge.records import dataclass, replace
 
 __all__ = ["POLLED", "session"]
 

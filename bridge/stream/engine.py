@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from bridge.failpoints import hit
@@ -32,6 +31,7 @@ from bridge.postgres.versions import refuse_newer
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.records import replace
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder, Layout
 from bridge.stream.pace import Pace
@@ -59,6 +59,25 @@ class Plans(Protocol):
     def lookups(self) -> Sequence[Lookup]: ...
 
 
+def open_source(spec: StreamSpec) -> Source:
+    """Connect, and check what a stream needs there. Raises Halt and CannotConnect."""
+    control = Source(spec.source_dsn, spec.stream, spec.outbox, spec.publication)
+    try:
+        require_outbox(control.connection, spec.outbox)
+        refuse_newer(control.connection, "source")
+        publication = None if spec.capture == "poll" else spec.publication
+        require_columns(control.connection, spec.outbox, publication)
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+def open_link(spec: StreamSpec) -> TargetLink:
+    """The connection that writes. Raises Halt and CannotConnect."""
+    return TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}")
+
+
 class _Closing(Protocol):
     def close(self) -> None: ...
 
@@ -68,7 +87,8 @@ Closes = TypeVar("Closes", bound=_Closing)
 
 class Engine:
     """One session's servers (protocol/requests.py, Performer). Methods raise BridgeError, psycopg.Error, or Stopped;
-    close() closes all connections."""
+    close() closes all connections. control and link: of open_source() and open_link(), and from then on the
+    engine's."""
 
     def __init__(
         self,
@@ -78,6 +98,8 @@ class Engine:
         pace: Pace,
         watcher: Watcher,
         *,
+        control: Source,
+        link: TargetLink,
         waker: wire.Waker,
         stop: Callable[[], bool],
     ) -> None:
@@ -88,12 +110,8 @@ class Engine:
         self._watcher = watcher
         self._closers: list[Callable[[], None]] = []
         outbox = spec.outbox
-        self._control = self._opened(Source(spec.source_dsn, spec.stream, outbox, spec.publication))
-        require_outbox(self._control.connection, outbox)
-        refuse_newer(self._control.connection, "source")
-        publication = None if spec.capture == "poll" else spec.publication
-        require_columns(self._control.connection, outbox, publication)
-        self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))
+        self._control = self._opened(control)
+        self._link = self._opened(link)
         self._decoder = Decoder(
             outbox.schema, outbox.table, outbox.columns, max_events=pace.batch.now, max_bytes=spec.max_bytes
         )
@@ -247,7 +265,7 @@ class Engine:
 
     def settle(self, request: ask.Settle) -> None:
         done = self._transactions.settle()
-        self._decoder.max_events = self._pace.batch.now
+        self._decoder.at_most(self._pace.batch.now)
         now = time.monotonic()
         began, ledger = self._sent[0][0], self._sent[-1][1]
         self._sent.clear()

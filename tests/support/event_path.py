@@ -29,6 +29,8 @@ from tests.support.producers import Producer
 
 PACKAGE = Path(bridge.__file__).parent
 CONFIG = PACKAGE / "demo" / "bridge.yaml"
+_STANDARD = "records.py"
+"""Stands for the standard library's dataclasses, which nobody would count."""
 _INSERT = 0x49
 _TAG = 25  # of the message inside an XLogData: its header has so many bytes
 _SECONDS = 30.0
@@ -81,7 +83,8 @@ class _Recorder:
     def _name(self, file: str) -> str:
         if file not in self._names:
             path = Path(file)
-            self._names[file] = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else ""
+            name = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else ""
+            self._names[file] = "" if name == _STANDARD else name
         return self._names[file]
 
     def _call(self, name: str, frame: FrameType) -> None:
