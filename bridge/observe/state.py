@@ -188,6 +188,11 @@ class StreamState:
                 left = self._forecast.seconds(self._clock(), retained, changes.get("slot_safe_bytes"))
                 self.snapshot = replace(self.snapshot, slot_full_in_seconds=left)
 
+    def pending(self, since: float | None) -> None:
+        """Told twice a batch: a snapshot is made only where it says something new."""
+        if self.snapshot.pending_since != since or not self.snapshot.pending_known:
+            self.update(pending_since=since)
+
     def halt(self, error: BridgeError) -> None:
         """Halted until the cause is fixed: not ready, and `outbox_bridge_halted` is 1 for this reason."""
         reason, message = error.reason, str(error.args[0])

@@ -35,6 +35,8 @@ _BETWEEN = b",%d," % _MARK
 
 def _together(payloads: list[bytes]) -> list[Any]:
     """Parse each payload with orjson. Raises ValueError if one is not valid."""
+    if len(payloads) == 1:
+        return [orjson.loads(payloads[0])]
     parsed: list[Any] = []
     for at in range(0, len(payloads), _TOGETHER):
         some = payloads[at : at + _TOGETHER]

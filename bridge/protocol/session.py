@@ -124,14 +124,23 @@ class _Life:
         self.ledger = after
 
     def apply(
-        self, batch: Batch, after: Ledger, *, list_as: int | None = None, thin: Snapshot | None = None
+        self,
+        batch: Batch,
+        after: Ledger,
+        *,
+        list_as: int | None = None,
+        thin: Snapshot | None = None,
+        reached: Lsn | None = None,
     ) -> Asking[None]:
-        """Plan and encode while the previous commit is in flight, wait for that commit, then send."""
+        """Plan and encode while the previous commit is in flight, wait for that commit, then send. reached: the
+        stream's position with it."""
         yield from ask(to.Prepare(batch))
         yield from self.settle()
+        changes: dict[str, Any] = {} if reached is None else {"applied_lsn": reached, "safe_lsn": reached}
         last = next((event for event in reversed(batch.events) if event.id != NULL), None)
         if last is not None:
-            after = replace(after, witness_id=last.id.decode(), witness_xid=int(last.xid))
+            changes |= {"witness_id": last.id.decode(), "witness_xid": int(last.xid)}
+        after = replace(after, **changes)
         yield from ask(to.Apply(batch, self.ledger, after, list_as=list_as, thin=thin))
         if batch.whole:
             self.sent = after
@@ -354,11 +363,9 @@ class _Life:
         """Send one batch. `inside`, and the returned value: chunks of a huge transaction are open in the target."""
         if not batch.events and not inside:
             return False
-        after = self.sent or self.ledger
-        if batch.whole:
-            after = replace(after, applied_lsn=batch.end_lsn, safe_lsn=batch.end_lsn)
         list_as = self.ledger.incarnation if self.settings.has_xid else None
-        yield from self.apply(batch, after, list_as=list_as)
+        reached = batch.end_lsn if batch.whole else None
+        yield from self.apply(batch, self.sent or self.ledger, list_as=list_as, reached=reached)
         return not batch.whole
 
     def look_at_source(self, look: _Look) -> Asking[None]:

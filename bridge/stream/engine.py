@@ -8,7 +8,7 @@ the slot. Requests that occur once per session are in checkpoint.py (the target)
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, TypeVar
 
@@ -271,7 +271,7 @@ class Engine:
         self._sent.clear()
         for prepared in done:
             planned = prepared.planned
-            outcomes = planned.outcomes.copy()
+            outcomes = defaultdict(int, planned.outcomes)
             for letter in prepared.dead:
                 outcomes[letter.pipeline, "applied"] -= 1
                 outcomes[letter.pipeline, "dead"] += 1
@@ -280,7 +280,8 @@ class Engine:
                 outcomes[unit[0], "suppressed"] += rows
                 self._tell_suppressed(unit)
             if not self._spec.counts_unmatched:
-                del outcomes["", "unmatched"], outcomes["", "ignored"]
+                for left in ("unmatched", "ignored"):
+                    outcomes.pop(("", left), None)
             elif planned.unmatched:
                 self._watcher.unmatched(planned.unmatched)
             self._watcher.applied(ledger, outcomes, prepared.batch, now - began)

@@ -129,10 +129,13 @@ class FailureGuard:
                     "them all the same: bridge run --allow-storm",
                 )
 
-    def judge(self, unit: Unit, outcomes: Iterable[str]) -> str | None:
+    def judge(self, unit: Unit, outcomes: Collection[str]) -> str | None:
         """The cause that more than half of the last WINDOW units died of, with these included; "" is a
         unit that was applied. None: there is none."""
-        window = deque(self._seen.get(unit, ()), WINDOW)
+        seen = self._seen.get(unit, ())
+        if not any(seen) and not any(outcomes):  # nearly always, and what follows costs a batch of one more
+            return None
+        window = deque(seen, WINDOW)
         window.extend(outcomes)
         causes = Counter(cause for cause in window if cause)
         cause, count = causes.most_common(1)[0] if causes else ("", 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from select import POLLIN, POLLOUT
 from typing import Any
 
 from bridge.errors import Retry
@@ -45,11 +46,13 @@ class Sockets:
         self.asked_to_stop = asked_to_stop
         self.stream: ReplicationStream | None = None
         self.position = Lsn(0)  # everything up to here was received and handed out
+        self._poller = wire.Poller()
+        self._unread = True  # the stream may have something to read
 
     def pump(self) -> None:
         """Read the stream within bounds, and answer it."""
-        if self.stream is not None and not self.decoder.behind:
-            self.stream.pump(self.decoder)
+        if self._unread and self.stream is not None and not self.decoder.behind:
+            self._unread = self.stream.pump(self.decoder)
         self.answer()
 
     def answer(self) -> None:
@@ -67,19 +70,20 @@ class Sockets:
 
     def wait(self, seconds: float) -> None:
         """Wait until a socket is ready, another thread wakes us, or `seconds` have passed."""
-        readable = [self.waker.descriptor]
-        writable = []
-        if self.stream is not None and not self.decoder.behind:
-            readable.append(self.stream.descriptor)
-        if self.link.busy:
-            readable.append(self.link.descriptor)
-            if self.link.wants_write:
-                writable.append(self.link.descriptor)
-        ready = wire.wait(readable, writable, min(seconds, TICK_SECONDS))
-        if self.waker.descriptor in ready:
-            self.waker.drain()
-        if self.link.busy and self.link.descriptor in ready:
-            self.link.pump()
+        link, stream = self.link, self.stream
+        masks = {self.waker.descriptor: POLLIN}
+        if stream is not None and not self.decoder.behind:
+            masks[stream.descriptor] = POLLIN
+        if link.busy:
+            masks[link.descriptor] = POLLIN | POLLOUT if link.wants_write else POLLIN
+        for descriptor, _ in self._poller.wait(masks, min(seconds, TICK_SECONDS)):
+            if descriptor == link.descriptor:
+                link.pump()
+            elif descriptor == self.waker.descriptor:
+                self.waker.drain()
+            elif stream is not None:
+                self._unread = True
+                stream.last_heard = time.monotonic()
 
     def wait_for_target(self) -> None:
         """While the target works: keep reading the stream within bounds, and answer its keepalives."""

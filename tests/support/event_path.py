@@ -74,6 +74,8 @@ class _Recorder:
             self._recording = any(len(each) > _TAG and each[_TAG] == _INSERT for each in messages)
             if not self._recording:
                 return
+            if frame.f_back is not None and (reader := self._name(frame.f_back.f_code.co_filename)):
+                self._call(reader, frame.f_back)  # who read its bytes
         if event == "call":
             self._call(name, frame)
         elif code.co_name == "settle" and name == "stream/engine.py":
