@@ -135,6 +135,7 @@ class Engine:
                 spec.dsns,
                 spec.stream,
                 watcher.enriched,
+                waits=self._sockets.waits,
                 result_of=self._sockets.result_of,
                 done=waker.nudge,
             )

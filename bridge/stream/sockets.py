@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from select import POLLIN, POLLOUT
 from typing import Any
 
+from psycopg.waiting import READY_R, READY_W
+
 from bridge.errors import Retry
 from bridge.postgres import wire
 from bridge.postgres.replication import ReplicationStream
@@ -68,22 +70,29 @@ class Sockets:
         if time.monotonic() - stream.last_heard > _SILENCE_SECONDS:
             raise Retry("the source has not answered for a minute: the link is dead")
 
-    def wait(self, seconds: float) -> None:
-        """Wait until a socket is ready, another thread wakes us, or `seconds` have passed."""
+    def wait(self, seconds: float, also: int = -1, events: int = 0) -> int:
+        """Wait until a socket is ready, another thread wakes us, or `seconds` have passed. also: one more descriptor,
+        for these events; returns which of it have come."""
         link, stream = self.link, self.stream
         masks = {self.waker.descriptor: POLLIN}
         if stream is not None and not self.decoder.behind:
             masks[stream.descriptor] = POLLIN
         if link.busy:
             masks[link.descriptor] = POLLIN | POLLOUT if link.wants_write else POLLIN
-        for descriptor, _ in self._poller.wait(masks, min(seconds, TICK_SECONDS)):
-            if descriptor == link.descriptor:
+        if also >= 0:
+            masks[also] = events
+        came = 0
+        for descriptor, now in self._poller.wait(masks, min(seconds, TICK_SECONDS)):
+            if descriptor == also:
+                came = now
+            elif descriptor == link.descriptor:
                 link.pump()
             elif descriptor == self.waker.descriptor:
                 self.waker.drain()
             elif stream is not None:
                 self._unread = True
                 stream.last_heard = time.monotonic()
+        return came
 
     def wait_for_target(self) -> None:
         """While the target works: keep reading the stream within bounds, and answer its keepalives."""
@@ -97,6 +106,15 @@ class Sockets:
             self.stop_if_asked()
             self.pump()
             self.wait(left)
+
+    def waits(self, descriptor: int, wanted: int, seconds: float) -> int:
+        """For a lookup's connection (profiled.py, Waits): whoever waits for its answer keeps serving the others."""
+        self.pump()
+        events = (POLLIN if wanted & READY_R else 0) | (POLLOUT if wanted & READY_W else 0)
+        came = self.wait(seconds, descriptor, events)
+        if came & ~(POLLIN | POLLOUT):
+            return wanted  # an error: the next read tells
+        return (READY_R if came & POLLIN else 0) | (READY_W if came & POLLOUT else 0)
 
     def result_of(self, future: Future[Any]) -> Any:
         """Wait for the result of another thread, which wakes us when it is done."""

@@ -31,6 +31,8 @@ PACKAGE = Path(bridge.__file__).parent
 CONFIG = PACKAGE / "demo" / "bridge.yaml"
 _STANDARD = "records.py"
 """Stands for the standard library's dataclasses, which nobody would count."""
+_QUESTION = "_query"
+"""Of Enricher: what a server is asked, where the cache has no row. The table of the path says that it is left out."""
 _INSERT = 0x49
 _TAG = 25  # of the message inside an XLogData: its header has so many bytes
 _SECONDS = 30.0
@@ -59,6 +61,7 @@ class _Recorder:
         self.armed = False
         self.done = threading.Event()
         self._recording = False
+        self._asking = False
         self._last: dict[int, str] = {}
         self._names: dict[str, str] = {}  # a code's file -> its name below bridge/, "" of anything else
 
@@ -76,8 +79,11 @@ class _Recorder:
                 return
             if frame.f_back is not None and (reader := self._name(frame.f_back.f_code.co_filename)):
                 self._call(reader, frame.f_back)  # who read its bytes
+        if code.co_name == _QUESTION:
+            self._asking = event == "call"
         if event == "call":
-            self._call(name, frame)
+            if not self._asking:
+                self._call(name, frame)
         elif code.co_name == "settle" and name == "stream/engine.py":
             self.armed = False
             self.done.set()
