@@ -295,7 +295,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Receive(Request[Received]):
-    """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit."""
+    """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit. wait: False where
+    there is something else to do; then None also at once."""
+
+    wait: bool = True
 
     def perform(self, performer: Performer) -> Received:
         return performer.receive(self)

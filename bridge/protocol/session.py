@@ -8,7 +8,9 @@ docs/guarantees.md has the argument and the invariants I1 to I6.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
+from dataclasses import field
 from typing import Any
 
 from bridge.errors import Halt, Retry
@@ -99,6 +101,7 @@ class _Look:
     inside: bool = False  # chunks of a huge transaction are open in the target
     dirty: bool = True  # events were applied since the candidate was read
     candidate: Observation | None = None  # becomes the floor once its LSN is covered
+    steps: deque[Asking[None]] = field(default_factory=deque)  # what is left of the last look
 
 
 class _Life:
@@ -331,7 +334,7 @@ class _Life:
         done = Done(listed, self.ledger.floor)
         look = _Look(start)
         while True:
-            received = yield from ask(to.Receive())
+            received = yield from ask(to.Receive(wait=look.inside or not look.steps))
             if received.settled:
                 yield from self.settle()
             if received.batch is not None and unproven is not None:
@@ -348,10 +351,21 @@ class _Life:
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
             look.position = received.position
-            if (received.tick or received.stop) and not look.inside and unproven is None:
-                yield from self.look_at_source(look)
+            if not look.inside and unproven is None:  # the target has no open transaction
+                yield from self.look_on(look, tick=received.tick, stop=received.stop)
             if received.stop:
                 return
+
+    def look_on(self, look: _Look, *, tick: bool, stop: bool) -> Asking[None]:
+        """One step of a look at the source; before the end, a whole one."""
+        while look.steps:
+            yield from look.steps.popleft()
+            if not stop:
+                return
+        if tick or stop:
+            yield from self.look_at_source(look)
+        while stop and look.steps:
+            yield from look.steps.popleft()
 
     def judge_strays(self, batch: Batch, *, partitioned: bool) -> Asking[None]:
         """Rows that say another xid than their transaction's: applied before, or nobody knows."""
@@ -369,13 +383,12 @@ class _Life:
         return not batch.whole
 
     def look_at_source(self, look: _Look) -> Asking[None]:
-        """At a tick, with no batch in flight: is the publication unchanged, may the floor rise, and what may the slot
-        be told?
+        """At a tick: is the publication unchanged, may the floor rise, and what may the slot be told? What follows is
+        left to `look.steps`: between two of them, events that have come go first.
 
         The check runs after `position` was received, so it covers that position. The floor rises to a snapshot S
         when everything up to L, a WAL position read after S, has been received, applied and covered.
         """
-        yield from self.settle()
         seen = yield from ask(to.Observe(look.position))
         if seen.publication != self.ledger.publication:
             raise Retry(
@@ -385,15 +398,25 @@ class _Life:
         raised = look.candidate
         if raised is not None and verified < raised.insert_lsn:
             raised = None
+        if raised is not None:
+            look.candidate = None
+            look.steps.append(self.register(raised.insert_lsn))
         if raised is not None or seen.idle_write_due:
-            after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
-            if raised is not None:
-                after = self.on_floor(after, raised.snapshot, raised.insert_lsn)
-                look.candidate = None
-                yield from self.register(raised.insert_lsn)
-            yield from self.save(after, thin=raised.snapshot if raised else None)
+            look.steps.append(self.note(verified, raised))
         if look.candidate is None and look.dirty:
             look.candidate, look.dirty = seen, False
+        look.steps.append(self.tell_slot(verified))
+
+    def note(self, verified: Lsn, raised: Observation | None) -> Asking[None]:
+        """Write down that everything up to `verified` is applied, and the floor that follows."""
+        yield from self.settle()
+        after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
+        if raised is not None:
+            after = self.on_floor(after, raised.snapshot, raised.insert_lsn)
+        yield from self.save(after, thin=raised.snapshot if raised else None)
+
+    def tell_slot(self, verified: Lsn) -> Asking[None]:
+        yield from self.settle()
         yield from ask(to.Confirm(self.confirmable(verified)))
 
     def on_floor(self, after: Ledger, snapshot: Snapshot, lsn: Lsn) -> Ledger:

@@ -202,7 +202,7 @@ class Engine:
                 sockets.position = max(sockets.position, decoder.wal_end)
             if tick and sockets.stream is not None:
                 sockets.stream.status(sockets.position, reply=True)
-            if tick or settled:
+            if tick or settled or not request.wait:
                 return ask.Received(None, sockets.position, settled, tick)
             sockets.wait(self._next_tick - time.monotonic())
 
