@@ -72,6 +72,9 @@ bench: setup ## throughput and latency against native replication; writes build/
 bench-peers: setup ## the bridge beside other tools for the same work; writes build/bench-peers.md
 	$(PY) -m bench.peers $(ARGS)
 
+bench-growth: setup ## what an event costs as backlog, table, pipelines and transactions grow; writes docs/growth.svg
+	$(PY) -m bench.growth $(ARGS)
+
 torture: setup ## faults at random under load, the conservation law every minute
 	$(PY) -m tests.torture $(ARGS)
 
@@ -88,4 +91,4 @@ clean: ## remove what the other targets made
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers torture mutants test-sdk clean help
+.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers bench-growth torture mutants test-sdk clean help
