@@ -19,13 +19,11 @@ T = TypeVar("T", bound=Closing)
 
 
 class Beside(Generic[T]):
-    """Begins at once. result(): waits for it, raises its error, and hands it over. abandon(): closes what nobody took,
-    as soon as it is there."""
+    """Begins at once. result(): waits for it, or raises its error. abandon(): closes it, as soon as it is there."""
 
     def __init__(self, work: Callable[[], T], name: str) -> None:
         self._work = work
         self._future: Future[T] = Future()
-        self._taken = False
         threading.Thread(target=self._body, name=name, daemon=True).start()
 
     def _body(self) -> None:
@@ -37,13 +35,10 @@ class Beside(Generic[T]):
             self._future.set_result(made)
 
     def result(self) -> T:
-        made = self._future.result()
-        self._taken = True
-        return made
+        return self._future.result()
 
     def abandon(self) -> None:
-        if not self._taken:
-            self._future.add_done_callback(_close)
+        self._future.add_done_callback(_close)
 
 
 def _close(future: Future[T]) -> None:

@@ -39,6 +39,7 @@ from bridge.stream.doubts import refuse_powers, tell_later
 from bridge.stream.engine import Engine, open_link, open_source
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
+from bridge.stream.predecessor import await_end
 from bridge.stream.sockets import Stopped
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.target_tables import connect_catalog, differences, examine_target
@@ -125,8 +126,8 @@ class Worker:
                 self.watcher.halted(error)
                 self._sleep(_HALT_SECONDS)
             elif error.verdict is Verdict.STAND_BY:
-                self.watcher.phase("standby")
-                self._sleep(_STAND_BY_SECONDS)
+                standing_by = partial(self.watcher.phase, "standby")
+                await_end(self.plan, _STAND_BY_SECONDS, self._slept, standing_by)
             else:
                 self.watcher.troubled(error)
                 self._sleep(retries.failed())
@@ -182,11 +183,12 @@ class Worker:
                 hint="please report it with the log line; the stream is retried",
             )
         finally:
-            source.abandon()
-            if link is not None:
-                link.abandon()
             if engine is not None:
                 engine.close()
+            else:
+                source.abandon()
+                if link is not None:
+                    link.abandon()
         return None
 
     def _tell_altered(self, planner: Planner) -> None:
@@ -259,6 +261,11 @@ class Worker:
             since=plan.since,
             has_xid=plan.outbox.has_xid,
         )
+
+    def _slept(self, seconds: float) -> bool:
+        """Whether the session is over."""
+        self._sleep(seconds)
+        return self._session_over.is_set()
 
     def _sleep(self, seconds: float) -> None:
         end = wire.deadline(seconds)
