@@ -30,7 +30,7 @@ _EVENTS = 100_000  # of a drain whose backlog is not what grows
 _LIMIT = 900.0
 _FILL = """
     insert into events.usage_limits (event_id, customer_id, payload)
-    select gen_random_uuid(), 'cus_' || n % 500, '{}' from generate_series(1, %s) as n"""
+    select gen_random_uuid(), 'cus_' || n %% 500, '{}' from generate_series(1, %s) as n"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,9 @@ def main() -> None:
     """Measure, print, write docs/growth.svg and build/growth.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--most", type=int, default=1_000_000, help="events and rows (default %(default)s)")
+    parser.add_argument(
+        "--events", type=int, default=100_000, help="of the other drains (default %(default)s)"
+    )
     parser.add_argument("--only", action="append", choices=["backlog", "target", "pipelines", "transaction"])
     chosen = parser.parse_args()
     found: dict[str, list[Point]] = {}
