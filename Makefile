@@ -84,6 +84,9 @@ mutants: setup ## break the protocol on purpose, one way at a time: each must be
 test-sdk: setup ## the TypeScript SDK's tests, against a real bridge; needs node 20
 	cd sdk/typescript && npm ci --no-audit --no-fund && BRIDGE_PYTHON=$(CURDIR)/$(PY) npm test
 
+screenshots: setup ## the pictures of the console in docs/console, by a real browser
+	BRIDGE_SCREENSHOTS=1 $(PYTEST) -q tests/integration/console/test_everybody.py -k pictures
+
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -91,4 +94,4 @@ clean: ## remove what the other targets made
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers bench-growth torture mutants test-sdk clean help
+.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers bench-growth torture mutants test-sdk screenshots clean help

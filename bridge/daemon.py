@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
+from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from bridge.observe import operators
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health
 from bridge.observe.watch import ShareWatch
-from bridge.plans import dispatch_plans, stream_plans, types_taken
+from bridge.plans import dispatch_plans, partition_plans, relay_plans, types_taken
 from bridge.postgres.login import in_use, try_again
 from bridge.postgres.safe_error import safe_error
 from bridge.postgres.whose import Owned
@@ -34,6 +36,9 @@ from bridge.streams import GRACE_SECONDS, Streams, chosen
 if TYPE_CHECKING:
     import socket
 
+    from starlette.types import ASGIApp
+
+    from bridge.observe.access import Access
     from bridge.observe.backlog import BacklogWatch
     from bridge.sharing import Sharing
 
@@ -46,6 +51,14 @@ millisecond and waits again, and the standard 5 ms of whoever serves a page or i
 event's latency."""
 
 
+class Part(Enum):
+    """What a process is, where the configuration has a log: `bridge run` is all of it."""
+
+    ALL = "run"
+    RELAY = "relay"
+    WORKER = "worker"
+
+
 class Daemon:
     """One process: one worker per stream, the admin server, signals."""
 
@@ -56,9 +69,11 @@ class Daemon:
         *,
         guarded: bool = True,
         only: Collection[str] = (),
+        parts: Part = Part.ALL,
     ) -> None:
         """guarded: False dead-letters whatever fails, however much it is (`--allow-storm`). only: the streams to run
-        (`--stream`); empty: all of the file."""
+        (`--stream`); empty: all of the file. parts: what of it this process is."""
+        self._parts = parts
         self._config = config
         self._reread = reread
         self._health = Health()
@@ -66,8 +81,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._owned = Owned()
         self._streams = Streams(self._metrics, self._owned, self._ended, guarded=guarded)
-        self._backlog: BacklogWatch | None = None
-        self._serving = Serving(self._metrics, self._stop, self._fresh)
+        self._serving = Serving(self._metrics, self._stop, self._fresh, self._console)
         self._log = Log("bridge.daemon")
         self._only = only
         self._sharing: Sharing | None = None
@@ -82,14 +96,15 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
-        plans = chosen(stream_plans(self._config), self._only)
+        plans = self._plans(self._config)
         self._use_names(self._config)
         admin = self._config.admin
         # An address that cannot be listened on must be reported before anything is fenced.
         listening = self._serving.bind(admin.listen, "admin.listen")
         with listening or contextlib.nullcontext():
-            taking = self._serving.open_ingress(self._config)
+            taking = self._serving.open_ingress(self._config) if self._parts is not Part.RELAY else None
             self._dispatch(self._config)
+            self._run_relays(self._config)
             self._run_streams(self._config, plans)
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             if hangup.was_asked():
@@ -125,25 +140,30 @@ class Daemon:
     async def _look(self) -> None:
         """What is done beside the streams, once they have begun."""
         await self._streams.begun(self._stop)
-        from bridge.observe.backlog import BacklogWatch  # noqa: PLC0415  no stream has to wait for it
-        from bridge.repair.upkeep import Upkeep  # noqa: PLC0415
+        from bridge.repair.upkeep import Upkeep  # noqa: PLC0415  no stream has to wait for it
 
-        self._backlog = BacklogWatch(self._metrics, self._streams.plans, self._owned, self._stop)
-        upkeep = Upkeep(self._streams.plans, self._owned)
+        upkeep = Upkeep(self._streams.targets, self._owned)
         upkeep.start()
         try:
             await self._backlog.run()
         finally:
             upkeep.stop()
 
+    @cached_property
+    def _backlog(self) -> BacklogWatch:
+        from bridge.observe.backlog import BacklogWatch  # noqa: PLC0415  no stream has to wait for it
+
+        return BacklogWatch(self._metrics, self._streams.targets, self._owned, self._stop)
+
     async def _fresh(self) -> None:
         """Count anew what a status is about to tell."""
-        if self._backlog is not None:
-            await self._backlog.fresh()
+        await self._backlog.fresh()
 
     def _run_streams(self, config: Config, plans: Sequence[StreamSpec]) -> None:
         """These, or this bridge's share of them."""
-        shares = config.scale is not None and config.scale.share
+        if self._parts is Part.RELAY:
+            return
+        shares = config.scale is not None and (config.scale.share or self._parts is Part.WORKER)
         if self._sharing is None and (not shares or self._streams.plans()):
             self._streams.use(plans)
             return
@@ -151,9 +171,17 @@ class Daemon:
             from bridge.sharing import Sharing  # noqa: PLC0415  only where bridges share
 
             self._sharing = Sharing(self._streams, ShareWatch(self._metrics))
-        every = stream_plans(config)  # those of others too: `bridge status` shows them
+        every = partition_plans(config)  # those of others too: `bridge status` shows them
         self._streams.share(every)
-        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=self._only)
+        only = [plan.stream for plan in chosen(every, self._only)] if self._only else ()
+        self._sharing.use(every, most=config.scale.max_streams if config.scale else None, only=only)
+
+    def _plans(self, config: Config) -> list[StreamSpec]:
+        return [] if self._parts is Part.RELAY else chosen(partition_plans(config), self._only)
+
+    def _run_relays(self, config: Config) -> None:
+        if self._parts is not Part.WORKER:
+            self._streams.use_relays(relay_plans(config))
 
     def _use_names(self, config: Config) -> None:
         """The sources and types that metrics and status tell apart."""
@@ -161,8 +189,9 @@ class Daemon:
         self._health.unmatched.use(types_taken(config))
 
     def _dispatch(self, config: Config) -> None:
-        plans = dispatch_plans(config)
-        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in self._only])
+        plans = dispatch_plans(config) if self._parts is not Part.RELAY else []
+        here = {plan.name for plan in self._plans(config)} if self._only else set()
+        self._streams.dispatch([plan for plan in plans if not self._only or plan.stream in here])
 
     def _ended(self, stream: str, error: BaseException | None) -> None:
         """A stream's thread has ended. Unless it was asked to stop, or lost a stream that is shared, this ends the
@@ -206,6 +235,13 @@ class Daemon:
 
         await operators.serve(listening, {"config": config, "status": status, "logins": logins}, self._stop)
 
+    def _console(self, access: Access) -> ASGIApp:
+        from bridge.console.app import build_console  # noqa: PLC0415  only when a page is asked for
+        from bridge.console.desk import Desk  # noqa: PLC0415
+
+        desk = Desk(self._metrics, lambda: self._config, self._backlog.sampler, self._backlog.fresh)
+        return build_console(desk, access)
+
     async def _follow_secrets(self) -> None:
         """Use the secrets of sinks and the ingress as their files have them now."""
         said = ""
@@ -247,7 +283,7 @@ class Daemon:
         """SIGHUP: reload. If the file has errors, or reads what a lookup does not have, the old configuration stays."""
         try:
             config = self._reread()
-            plans = chosen(stream_plans(config), self._only)
+            plans = self._plans(config)
             ingress = ingress_settings(config)
             await asyncio.to_thread(require_columns, plans)
         except ConfigError as error:
@@ -263,6 +299,7 @@ class Daemon:
         self._health.reload_refused = None
         try_again()
         self._use_names(config)
+        self._run_relays(config)
         self._run_streams(config, plans)
         self._dispatch(config)
         if config.admin != self._config.admin:
@@ -277,7 +314,12 @@ class Daemon:
 
 
 def run_daemon(
-    config: Config, reread: Callable[[], Config], *, guarded: bool = True, only: Collection[str] = ()
+    config: Config,
+    reread: Callable[[], Config],
+    *,
+    guarded: bool = True,
+    only: Collection[str] = (),
+    parts: Part = Part.ALL,
 ) -> None:
-    """Run until told to stop. guarded, only: as Daemon."""
-    asyncio.run(Daemon(config, reread, guarded=guarded, only=only).run())
+    """Run until told to stop. guarded, only, parts: as Daemon."""
+    asyncio.run(Daemon(config, reread, guarded=guarded, only=only, parts=parts).run())

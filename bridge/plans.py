@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from bridge.config.connection import PostgresConnection, table_names
 from bridge.config.model import Config
+from bridge.config.nats import NatsConnection
 from bridge.config.several import each_source, source_sections
 from bridge.config.specs import contract_specs, pipeline_specs
 from bridge.dispatch.noise import Quiet
@@ -19,32 +22,111 @@ from bridge.errors import ConfigError
 from bridge.planning.pipeline import entity_units
 from bridge.planning.planner import Planner
 from bridge.planning.rows import Literal, classify
-from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, SubjectSpec, TableSpec
 from bridge.planning.taken import TypesTaken
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
 from bridge.records import replace
 from bridge.section import SOURCE
 from bridge.sinks.model import SinkConnection
-from bridge.stream.spec import StreamSpec
+from bridge.stream.spec import LogSpec, RelaySpec, StreamSpec
+
+if TYPE_CHECKING:
+    from bridge.bus.settings import BusSettings
 
 _NOTHING = "name one in a pipeline, or begin with one of ours: bridge recipe add usage-limits"
 
 
 def stream_plans(config: Config) -> list[StreamSpec]:
-    """One plan a source and target database, in the order of the configuration."""
+    """One plan a source and target database, in the order of the configuration: of all its partitions, with a log."""
     plans = [plan for one in each_source(config) for plan in _of_source(one)]
+    scale = config.scale
+    if scale is not None and scale.log is not None:
+        plans = [replace(plan, partitions=scale.partitions) for plan in plans]
     if not plans:
         raise ConfigError("no pipeline has a destination", hint=_NOTHING)
-    family = frozenset(plan.stream for plan in plans)
-    if len(family) < len(plans):
+    if len({plan.stream for plan in plans}) < len(plans):
         raise ConfigError(
             f"two streams are called {_twice(plan.stream for plan in plans)}: a stream is called "
             "<source.slot>_<connection>",
             hint="give each source a slot of its own",
         )
     several = len({plan.source for plan in plans}) > 1
+    family = frozenset(name for plan in plans for name in (plan.stream, *plan.rows))
+    if scale is not None and scale.log is not None:
+        family |= {_relay_name(one, scale.log) for one in each_source(config)}
     return [replace(plan, family=family, several=several) for plan in plans]
+
+
+def partition_plans(config: Config) -> list[StreamSpec]:
+    """What a process runs: stream_plans, or with a log one for each partition of each."""
+    scale = config.scale
+    if scale is None or scale.log is None:
+        return stream_plans(config)
+    of, bus = scale.partitions, _bus(config, scale.log)
+    relays = {one.source_name: _relay_name(one, scale.log) for one in each_source(config)}
+    return [
+        replace(
+            plan,
+            stream=name,
+            group=plan.stream,
+            partitions=0,
+            log=LogSpec(relays[plan.source], bus, number, of),
+        )
+        for plan in stream_plans(config)
+        for number, name in enumerate(plan.rows, 1)
+    ]
+
+
+def relay_plans(config: Config) -> list[RelaySpec]:
+    """One a source, where the configuration has a log and reads slots."""
+    scale = config.scale
+    if scale is None or scale.log is None:
+        return []
+    several = len(each_source(config)) > 1
+    return [
+        RelaySpec(
+            relay=_relay_name(one, scale.log),
+            source=one.source_name,
+            source_dsn=one.source.dsn,
+            publication=one.source.slot,
+            outbox=_with_xid(outbox_of(one)),
+            bus=_bus(config, scale.log),
+            partitions=scale.partitions,
+            max_log_bytes=scale.log_size,
+            max_retained_wal=one.source.max_retained_wal,
+            failover=one.source.failover,
+            several=several,
+        )
+        for one in each_source(config)
+        if one.source.capture != "poll"
+    ]
+
+
+def _relay_name(config: Config, log: str) -> str:
+    return f"{config.source.slot}_{log}"
+
+
+def _bus(config: Config, name: str) -> BusSettings:
+    from bridge.bus.settings import bus_settings  # noqa: PLC0415  only where there is a log
+
+    connection = config.connections.get(name)
+    if isinstance(connection, NatsConnection):
+        return bus_settings(name, connection)
+    what = "there is no such connection" if connection is None else "it is not one of type nats"
+    raise ConfigError(
+        f"scale.log: {name}: {what}",
+        hint=f"connections: {{ {name}: {{ type: nats, servers: [nats://localhost:4222] }} }}",
+    )
+
+
+def _with_xid(outbox: Outbox) -> Outbox:
+    if not outbox.has_xid:
+        raise ConfigError(
+            "scale.log needs an outbox with a column xid: partitions find their place in the table by it",
+            hint="bridge doctor prints the column to add; or leave scale.log out",
+        )
+    return outbox
 
 
 def _twice(names: Iterable[str]) -> str:
@@ -61,6 +143,7 @@ def _of_source(config: Config) -> list[StreamSpec]:
     homes = {unit: home for pipeline in pipelines for unit, home in _homes(pipeline, list(targets)).items()}
     kept = _entity_homes(pipelines, homes, list(targets))
     used = dict.fromkeys([*homes.values(), *kept.values()])
+    buses = _buses(config, pipelines)
     source = config.source
     start = str(source.start)
     check_compiles(pipelines, contract_specs(config))
@@ -76,12 +159,8 @@ def _of_source(config: Config) -> list[StreamSpec]:
             dsns={SOURCE: source.dsn, **targets},
             pipelines=pipelines,
             contracts=contract_specs(config),
-            sinks=frozenset(
-                unit
-                for pipeline in pipelines
-                for unit, home in _homes(pipeline, list(targets)).items()
-                if home == name and not isinstance(pipeline.destinations[unit[1]], TableSpec)
-            ),
+            sinks=_units(pipelines, list(targets), name, SinkSpec),
+            subjects=_units(pipelines, list(targets), name, SubjectSpec),
             entities=frozenset(unit for unit, home in kept.items() if home == name),
             outbox=outbox_of(config),
             capture=source.capture,
@@ -96,9 +175,39 @@ def _of_source(config: Config) -> list[StreamSpec]:
             failover=source.failover,
             poll_interval=source.poll_interval.total_seconds(),
             strict=config.strict,
+            buses=buses,
         )
         for name in used
     ]
+
+
+def _units(
+    pipelines: Sequence[PipelineSpec], targets: list[str], home: str, kind: type[SinkSpec | SubjectSpec]
+) -> frozenset[tuple[str, str]]:
+    """Those of a kind whose ledger is this connection's."""
+    return frozenset(
+        unit
+        for pipeline in pipelines
+        for unit, where in _homes(pipeline, targets).items()
+        if where == home and isinstance(pipeline.destinations[unit[1]], kind)
+    )
+
+
+def _buses(config: Config, pipelines: Sequence[PipelineSpec]) -> dict[str, NatsConnection]:
+    """The nats connections that these pipelines publish to. Raises ConfigError where their library is missing."""
+    named = dict.fromkeys(
+        spec.connection
+        for pipeline in pipelines
+        for spec in pipeline.destinations.values()
+        if isinstance(spec, SubjectSpec)
+    )
+    if named and find_spec("nats") is None:
+        raise ConfigError(
+            f"connection {next(iter(named))}: type nats needs the nats-py library",
+            hint="pip install 'outbox-bridge[scale]'",
+        )
+    found = {name: config.connections[name] for name in named}
+    return {name: one for name, one in found.items() if isinstance(one, NatsConnection)}
 
 
 def types_taken(config: Config) -> TypesTaken:

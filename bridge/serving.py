@@ -17,9 +17,12 @@ from bridge.observe.listen import bind, is_taken
 from bridge.observe.metrics import Metrics
 
 if TYPE_CHECKING:  # only a configuration that has an ingress pays for its libraries
+    from starlette.types import ASGIApp
+
     from bridge.config.model import IngressSection
     from bridge.ingress.app import Ingress
     from bridge.ingress.settings import IngressSettings
+    from bridge.observe.access import Access
     from bridge.quantity import Listen
 
 PORT_SECONDS = 1.0
@@ -29,10 +32,17 @@ PORT_SECONDS = 1.0
 class Serving:
     """The servers of one process, until `stop` is set."""
 
-    def __init__(self, metrics: Metrics, stop: asyncio.Event, fresh: Callable[[], Awaitable[None]]) -> None:
-        """fresh: counts anew what a status is about to tell."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        stop: asyncio.Event,
+        fresh: Callable[[], Awaitable[None]],
+        pages: Callable[[Access], ASGIApp],
+    ) -> None:
+        """fresh: counts anew what a status is about to tell. pages: makes the console."""
         self._metrics = metrics
         self._fresh = fresh
+        self._pages = pages
         self._stop = stop
         self._log = Log("bridge.daemon")
         self._ingress: Ingress | None = None
@@ -69,19 +79,21 @@ class Serving:
         return bound
 
     async def admin(self, config: Config, bound: socket.socket | None) -> None:
-        """Metrics, health and the status page."""
+        """Metrics, health and the console."""
         admin = config.admin
         listening = await self._port(bound, admin.listen, "admin.listen")
         if listening is None:
             return
         # Only now, because no stream has to wait for an HTTP server to be imported.
+        from bridge.observe.access import Access  # noqa: PLC0415
         from bridge.observe.admin import build_admin, serve_admin  # noqa: PLC0415
 
         app = build_admin(
             self._metrics,
             host=admin.listen.host,
-            token=admin.token,
+            access=Access(admin.token, admin.tokens, cookie=f"outbox_bridge_{admin.listen.port}"),
             fresh=self._fresh,
+            pages=self._pages,
             openapi=lambda: self._ingress.settings.openapi if self._ingress is not None else None,
         )
         quiet_collector()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -17,11 +18,13 @@ from bridge.observe.watch import DispatchWatch, StreamWatch
 from bridge.postgres.whose import Owned
 from bridge.problem import suggestion
 from bridge.stream.planned import FailureGuard
-from bridge.stream.spec import StreamSpec
+from bridge.stream.spec import RelaySpec, StreamSpec, together
 from bridge.stream.worker import Worker
 
 if TYPE_CHECKING:  # only a configuration that has sinks pays for their libraries
+    from bridge.bus.shared import Buses
     from bridge.dispatch.dispatcher import Dispatchers
+    from bridge.stream.relay_worker import RelayWorker
 
 GRACE_SECONDS = 20.0
 """Seconds that SIGTERM waits for batches in flight. The end of the process rolls back those that have not settled."""
@@ -33,12 +36,13 @@ at a time: what is imported meanwhile is time of the first row."""
 
 
 def chosen(plans: Sequence[StreamSpec], only: Collection[str]) -> list[StreamSpec]:
-    """The streams that were named; empty: all. Raises ConfigError for one that the file does not have."""
-    names = [plan.stream for plan in plans]
+    """The streams that were named, of one over a log all partitions; empty: all. Raises ConfigError for one that the
+    file does not have."""
+    names = list(dict.fromkeys(name for plan in plans for name in (plan.name, plan.stream)))
     for name in only:
         if name not in names:
             raise ConfigError(f"no stream {name} in this file", hint=suggestion(name, names))
-    return [plan for plan in plans if not only or plan.stream in only]
+    return [plan for plan in plans if not only or plan.stream in only or plan.name in only]
 
 
 def _begun(now: StreamSnapshot) -> bool:
@@ -64,8 +68,11 @@ class Streams:
         self._told = ended
         self._guarded = guarded
         self._workers: dict[str, Worker] = {}
+        self._relays: dict[str, RelayWorker] = {}
+        self._buses: Buses | None = None
         self._shared: dict[str, StreamSpec] = {}  # empty: not shared
         self._ending: set[str] = set()
+        self._together: tuple[list[StreamSpec], list[StreamSpec]] = [], []
         self._sends: Sequence[DispatchSpec] = ()
         self._dispatchers: Dispatchers | None = None
         self._log = Log("bridge.daemon")
@@ -73,6 +80,15 @@ class Streams:
     def plans(self) -> list[StreamSpec]:
         """Of what runs here now. From any thread."""
         return [worker.plan for worker in list(self._workers.values())]
+
+    def targets(self) -> list[StreamSpec]:
+        """The same, with one plan for the partitions of a target that run here. From any thread."""
+        plans = self.plans()
+        known, found = self._together
+        if len(known) != len(plans) or any(a is not b for a, b in zip(known, plans, strict=True)):
+            found = together(plans)
+            self._together = plans, found
+        return found
 
     def use(self, plans: Sequence[StreamSpec]) -> None:
         """Run exactly these."""
@@ -85,6 +101,52 @@ class Streams:
                 self._workers[name].reload(plan)
             else:
                 self.start(plan)
+
+    def use_relays(self, plans: Sequence[RelaySpec]) -> None:
+        """Run exactly these relays."""
+        wanted = {plan.relay: plan for plan in plans}
+        for name in [name for name in self._relays if name not in wanted]:
+            self._relays.pop(name).stop()
+            self._metrics.health.remove(name)
+        for name, plan in wanted.items():
+            if name in self._relays:
+                self._relays[name].reload(plan)
+            else:
+                self._start_relay(plan)
+
+    def _with_buses(self, plan: StreamSpec | RelaySpec) -> Buses | None:
+        if isinstance(plan, StreamSpec) and plan.log is None:
+            return None
+        if self._buses is None:
+            from bridge.bus.shared import Buses  # noqa: PLC0415  only where there is a log
+
+            self._buses = Buses(f"outbox-bridge {socket.gethostname()}")
+        return self._buses
+
+    def _start_relay(self, plan: RelaySpec) -> None:
+        from bridge.observe.relay_watch import RelayWatch  # noqa: PLC0415  only where there is a log
+        from bridge.stream.relay_worker import RelayWorker  # noqa: PLC0415
+
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.call_soon_threadsafe(self._relay_ended, plan.relay)
+
+        state = StreamState(
+            plan.relay,
+            plan.bus.connection,
+            plan.source,
+            alive=lambda: plan.relay in self._relays and self._relays[plan.relay].thread.is_alive(),
+            max_retained_wal=plan.max_retained_wal,
+        )
+        worker = RelayWorker(plan, RelayWatch(self._metrics, state), ended, self._with_buses(plan))
+        self._relays[plan.relay] = worker
+        self._metrics.health.add(state)
+        worker.start()
+
+    def _relay_ended(self, relay: str) -> None:
+        if relay in self._relays:
+            self._told(relay, self._relays[relay].failed)
 
     def share(self, plans: Sequence[StreamSpec]) -> None:
         """What begin() may start, and what runs here as it is from now on (sharing.py says what runs)."""
@@ -147,9 +209,9 @@ class Streams:
             alive=lambda: self._alive(plan.stream),
             max_retained_wal=plan.max_retained_wal,
         )
-        watch = StreamWatch(self._metrics, state, self._nudge)
+        watch = StreamWatch(self._metrics, state, lambda _: self._nudge(plan.name))
         outlives = partial(self._needed_without, plan.stream)
-        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended, outlives)
+        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended, self._with_buses(plan), outlives)
         self._workers[plan.stream] = worker
         self._metrics.health.add(state)
         worker.start()
@@ -180,7 +242,7 @@ class Streams:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        here = self._workers.keys() - self._ending
+        here = {worker.plan.name for name, worker in self._workers.items() if name not in self._ending}
         plans = [plan for plan in self._sends if not self._shared or plan.stream in here]
         if plans and self._dispatchers is None:
             from bridge.dispatch.dispatcher import Dispatchers  # noqa: PLC0415  as at TYPE_CHECKING
@@ -201,7 +263,7 @@ class Streams:
         await asyncio.gather(self._drain(), *sending)
 
     async def _drain(self) -> None:
-        workers = list(self._workers.values())
+        workers: list[Worker | RelayWorker] = [*self._workers.values(), *self._relays.values()]
         for worker in workers:
             worker.stop()
         end = asyncio.get_running_loop().time() + GRACE_SECONDS
@@ -210,5 +272,7 @@ class Streams:
             await asyncio.to_thread(worker.thread.join, left)
             if worker.thread.is_alive():
                 self._log.warning(
-                    "grace period is over: batches in flight are rolled back", stream=worker.plan.stream
+                    "grace period is over: batches in flight are rolled back", thread=worker.name
                 )
+        if self._buses is not None:
+            await asyncio.to_thread(self._buses.close)

@@ -15,8 +15,8 @@ from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 _BESIDE = (
-    *("connect", "emitted", "env_file", "names", "options", "running"),
-    *("sink_change", "sink_choice", "sink_list", "sink_move", "sink_samples", "sink_search", "waits"),
+    *("emitted", "env_file", "operator", "options", "repartition", "running"),
+    *("sink_change", "sink_list", "sink_move", "sink_samples", "sink_search", "waiting"),
 )
 COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=_BESIDE)}
 """Command -> its module in this package, in which a function of the same name is the command."""

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import rich_click as click
 
+from bridge.cli.operator import operator
 from bridge.cli.options import config_option, of_source, read_config, source_option
-from bridge.cli.sink_choice import operator
 
 if TYPE_CHECKING:
-    import psycopg
-
     from bridge.postgres.dead_letters import Choice
     from bridge.repair.dead import RetryOutcome
-    from bridge.stream.spec import StreamSpec
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -75,47 +71,6 @@ def _choice(
     return Choice(tuple(each.lower() for each in ids), pipeline, destination, cause, state)
 
 
-@contextmanager
-def _ledgers(
-    path: Path, command: str, *, writes: bool = False
-) -> Iterator[list[tuple[StreamSpec, psycopg.Connection]]]:
-    """Each stream with a connection to its target; errors as the command line reports them."""
-    from contextlib import ExitStack  # noqa: PLC0415
-
-    from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
-    from bridge.plans import stream_plans  # noqa: PLC0415
-
-    with ExitStack() as stack:
-        stack.enter_context(target_errors(command))
-        plans = stream_plans(read_config(path))
-        yield [(plan, stack.enter_context(connect_ledger(plan, command, writes=writes))) for plan in plans]
-
-
-def _check_words(ledgers: list[tuple[StreamSpec, psycopg.Connection]], choice: Choice) -> None:
-    """Nothing matches: raise an error if a word of the selection is a name that means nothing, or nearly is one that
-    would match."""
-    from bridge.cli.names import check_cause, check_name, check_pipeline  # noqa: PLC0415
-    from bridge.errors import BridgeError  # noqa: PLC0415
-    from bridge.postgres.dead_letters import known  # noqa: PLC0415  (loads psycopg)
-
-    kept = [row for plan, connection in ledgers for row in known(connection, plan.stream)]
-    plans = [plan for plan, _ in ledgers]
-    check_pipeline(plans, choice.pipeline, {row.pipeline for row in kept})
-    if choice.destination is not None:
-        units = {(one.name, name) for plan in plans for one in plan.pipelines for name in one.destinations}
-        units |= {(row.pipeline, row.destination) for row in kept}
-        names = {name for pipeline, name in units if choice.pipeline in (None, pipeline)}
-        where = "" if choice.pipeline is None else f" in pipeline {choice.pipeline}"
-        check_name("destination", choice.destination, names, where)
-    if choice.cause is not None:
-        here = {row.code for row in kept if row.state == choice.state}
-        state = "open" if choice.state == "open" else "discarded"
-        check_cause(f"no {state} dead letter has the code", choice.cause, here, {row.code for row in kept})
-    for each in choice.ids:
-        if not any(one.startswith(each) for row in kept for one in row.ids):
-            raise BridgeError(f"there is no dead letter {each}", hint="bridge dead list")
-
-
 @dead.command("list")
 @config_option
 @source_option
@@ -129,15 +84,10 @@ def list_(
     """List open dead letters, grouped by cause."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    from bridge.postgres.dead_letters import Choice, groups  # noqa: PLC0415  (loads psycopg)
+    from bridge.operate.letters import grouped  # noqa: PLC0415
+    from bridge.postgres.dead_letters import Choice  # noqa: PLC0415  (loads psycopg)
 
-    with _ledgers(config_path, "dead list") as ledgers:
-        choice = Choice((), pipeline, destination, cause)
-        found = [
-            (plan, group) for plan, connection in ledgers for group in groups(connection, plan.stream, choice)
-        ]
-        if not found:
-            _check_words(ledgers, choice)
+    found = grouped(read_config(config_path), Choice((), pipeline, destination, cause))
     if as_json:
         rows = [{"source": plan.source, **asdict(group)} for plan, group in found]
         click.echo(json.dumps(rows, default=str, indent=2))
@@ -168,26 +118,9 @@ def list_(
 @click.argument("letter_id", metavar="ID")
 def show(config_path: Path, letter_id: str, as_json: bool) -> None:
     """Show one dead letter with its event, including values. ID: complete, or its first characters."""
-    from bridge.errors import BridgeError  # noqa: PLC0415
-    from bridge.postgres.dead_letters import show as show_letter  # noqa: PLC0415  (loads psycopg)
-    from bridge.postgres.stored import opened  # noqa: PLC0415
+    from bridge.operate.letters import shown  # noqa: PLC0415  (loads psycopg)
 
-    with _ledgers(config_path, "dead show") as ledgers:
-        found = next(
-            (
-                {"source": plan.source, **row}
-                for plan, connection in ledgers
-                if (row := show_letter(connection, [plan.stream], letter_id.lower())) is not None
-            ),
-            None,
-        )
-    if found is None:
-        raise BridgeError(f"there is no dead letter {letter_id}", hint="bridge dead list")
-    raw = found.pop("raw")
-    if raw is not None:
-        found["payload"] = bytes(raw).decode(errors="backslashreplace")
-    if found["message"] is not None and (inner := opened(json.loads(found["message"]))) is not None:
-        found["message"] = inner.decode()
+    found = shown(read_config(config_path), letter_id)
     if as_json:
         click.echo(json.dumps(found, default=str, indent=2))
         return
@@ -228,25 +161,20 @@ def retry(
     A message that a receiver refused is rendered anew, by today's configuration, and sent by `bridge run`. With
     --dry-run the changes are rolled back.
     """
-    from bridge.postgres.dead_letters import choose  # noqa: PLC0415
-    from bridge.repair.dead import DeadLetterRetry  # noqa: PLC0415  (loads psycopg)
-    from bridge.repair.messages import settled  # noqa: PLC0415
+    from bridge.operate import letters  # noqa: PLC0415  (loads psycopg)
 
     choice = _choice(ids, pipeline, destination, cause, everything=everything)
-    outcomes: list[RetryOutcome] = []
-    sources: dict[str, str] = {}  # of each dead letter
-    with _ledgers(config_path, "dead retry", writes=True) as ledgers:
-        for plan, connection in ledgers:
-            chosen = choose(connection, plan.stream, choice)
-            sources |= dict.fromkeys(chosen, plan.source)
-            if chosen:
-                with DeadLetterRetry(plan, force=force, dry_run=dry_run, as_sent=as_sent) as retrying:
-                    these = list(retrying.retry(chosen))
-                outcomes += these if dry_run else settled(connection, plan.stream, these, wait)
-        if not outcomes:
-            _check_words(ledgers, choice)
-    _tell(outcomes, sources, dry_run=dry_run, as_json=as_json)
-    sys.exit(1 if any(each.result in ("failed", "refused") for each in outcomes) else 0)
+    told = letters.retry(
+        read_config(config_path),
+        choice,
+        operator(),
+        dry_run=dry_run,
+        force=force,
+        as_sent=as_sent,
+        wait=wait,
+    )
+    _tell(told.outcomes, told.sources, dry_run=dry_run, as_json=as_json)
+    sys.exit(1 if any(each.result in ("failed", "refused") for each in told.outcomes) else 0)
 
 
 def _tell(outcomes: list[RetryOutcome], sources: dict[str, str], *, dry_run: bool, as_json: bool) -> None:
@@ -275,9 +203,7 @@ def _tell(outcomes: list[RetryOutcome], sources: dict[str, str], *, dry_run: boo
 @_REASON
 def discard(config_path: Path, **given: Any) -> None:
     """Mark dead letters as not needed: they are not retried. `bridge dead restore` undoes it."""
-    from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
-
-    _settle(config_path, "dead discard", "discarded", given, dead_letters.discard)
+    _settle(config_path, "discard", "discarded", given)
 
 
 @dead.command()
@@ -286,36 +212,23 @@ def discard(config_path: Path, **given: Any) -> None:
 @_REASON
 def restore(config_path: Path, **given: Any) -> None:
     """Undo `bridge dead discard`: the dead letters are open again. `bridge dead retry` applies them."""
-    from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
-
-    _settle(config_path, "dead restore", "restored", given, dead_letters.restore, state="discarded")
+    _settle(config_path, "restore", "restored", given, state="discarded")
 
 
 def _settle(
     path: Path,
-    command: str,
+    word: Literal["discard", "restore"],
     done: str,
     given: dict[str, Any],
-    act: Callable[[psycopg.Connection, list[str], str], int],
     *,
     state: str = "open",
 ) -> None:
     """Do it to the chosen dead letters, and say to how many. given: the options of _chosen, and the reason."""
-    from bridge.postgres import dead_letters  # noqa: PLC0415  (loads psycopg)
+    from bridge.operate import letters  # noqa: PLC0415
 
     dry_run, as_json, reason = (given.pop(name) for name in ("dry_run", "as_json", "reason"))
     choice = _choice(**given, state=state)
-    note = f"{done} by {operator()}{f': {reason}' if reason else ''}"
-    chosen: list[str] = []
-    changed = 0
-    with _ledgers(path, command, writes=True) as ledgers:
-        for plan, connection in ledgers:
-            these = dead_letters.choose(connection, plan.stream, choice)
-            chosen += these
-            if these and not dry_run:
-                changed += act(connection, these, note)
-        if not chosen:
-            _check_words(ledgers, choice)
+    chosen, changed = letters.settle(read_config(path), word, choice, operator(reason), dry_run=dry_run)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "ids": chosen, done: changed}, indent=2))
     elif dry_run:

@@ -61,7 +61,7 @@ def decommission(
     --source-gone ends what the target has of it.
     """
     config = read_one(config_path)
-    from bridge.cli.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.operate.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import outbox_of, stream_plans  # noqa: PLC0415
     from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
     from bridge.repair.decommission import check_unused, remains  # noqa: PLC0415

@@ -102,7 +102,7 @@ def put(
     """Emit in its own transaction and print the id; then what became of it within `wait` seconds."""
     from bridge import producer  # noqa: PLC0415  (loads psycopg)
     from bridge.cli import emitted  # noqa: PLC0415
-    from bridge.cli.connect import connect_source, need_own_outbox  # noqa: PLC0415
+    from bridge.operate.connect import connect_source, need_own_outbox  # noqa: PLC0415
 
     need_own_outbox(config, command="emit")
     with connect_source(config, command="emit", grant="outbox_producer") as connection:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import psycopg
 
-from bridge.cli.connect import connect_ledger, target_errors
 from bridge.config.model import Config
 from bridge.errors import BridgeError, ConfigError
+from bridge.operate.connect import connect_ledger, target_errors
 from bridge.planning.pipeline import Pipeline
 from bridge.plans import outbox_of, stream_plans
 from bridge.postgres.progress import Applied, deliveries, find, letters
@@ -52,7 +52,7 @@ def _of_stream(plan: StreamSpec, event: Event, until: float) -> Iterator[str]:
     }
     try:
         with target_errors("emit"), connect_ledger(plan, "emit") as ledger:
-            while not (applied := Applied(ledger, plan.stream).how(event)) and time.monotonic() < until:
+            while not (applied := Applied(ledger, plan.rows).how(event)) and time.monotonic() < until:
                 time.sleep(LOOK)
             dead, sent = letters(ledger, list(units)), deliveries(ledger, list(units))
     except BridgeError as error:

@@ -21,8 +21,8 @@ def install(config_path: Path, notify: bool) -> None:
 
     Never touches a target: `bridge schema target` prints the SQL that it needs.
     """
-    from bridge.cli.connect import connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.config.several import each_source  # noqa: PLC0415
+    from bridge.operate.connect import connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.schema import install_source  # noqa: PLC0415
 
     config = read_config(config_path)

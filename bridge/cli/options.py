@@ -108,8 +108,8 @@ def _names_of_rules(
     _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
 ) -> tuple[str, ...]:
     if given:
-        from bridge.cli.names import check_name  # noqa: PLC0415
         from bridge.config.allow import RULES  # noqa: PLC0415
+        from bridge.operate.names import check_name  # noqa: PLC0415
 
         for one in given:
             check_name("finding", one, RULES)
@@ -188,6 +188,16 @@ def read_checked(path: Path, allow: Collection[str] = ()) -> Config:
     log = Log("bridge.config")
     for one in warnings:
         log.warning("lint", finding=one.text(str(path)), name=one.name)
+    return config
+
+
+def require_log(config: Config) -> Config:
+    """For what only makes sense with a log. Raises ConfigError without one."""
+    if config.scale is None or config.scale.log is None:
+        raise ConfigError(
+            "scale.log is not set: without a log, `bridge run` reads and applies",
+            hint="scale: { log: bus }   connections: { bus: { type: nats, servers: [nats://localhost:4222] } }",
+        )
     return config
 
 

@@ -31,7 +31,7 @@ def prove(
     It only reads, and the bridge may run. Exit code 0: no difference. 1: differences, or the comparison was not
     possible. 3: a server cannot be reached.
     """
-    from bridge.cli.names import check_pipeline  # noqa: PLC0415  `bridge --help` must not import everything
+    from bridge.operate.names import check_pipeline  # noqa: PLC0415  `bridge --help` must not import everything
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.prove.run import prove as compare  # noqa: PLC0415
 

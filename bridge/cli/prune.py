@@ -15,8 +15,8 @@ from bridge.cli.options import config_option, read_config, source_option
 @click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
 def prune(config_path: Path, dry_run: bool) -> None:
     """Delete delivered events older than source.retention. `bridge run` does this once a minute."""
-    from bridge.cli.connect import connect_source, need_own_outbox, refuse_newer_ledgers  # noqa: PLC0415  (loads psycopg)
     from bridge.config.several import each_source  # noqa: PLC0415
+    from bridge.operate.connect import connect_source, need_own_outbox, refuse_newer_ledgers  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.outbox import fold  # noqa: PLC0415
     from bridge.repair.prune import prune as prune_outbox  # noqa: PLC0415
 

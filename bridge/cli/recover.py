@@ -108,8 +108,8 @@ def recover(
     if adopt_outbox:
         _adopt(config, stream, old_source, dry_run=dry_run)
         return
-    from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.config.several import one_source  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.versions import refuse_older  # noqa: PLC0415
     from bridge.postgres.whose import another  # noqa: PLC0415
@@ -158,8 +158,8 @@ def recover(
 
 def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_run: bool) -> None:
     """Survey every stream first: carrying out the first changes what the outbox says of itself."""
-    from bridge.cli.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.config.several import one_source  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger, connect_source  # noqa: PLC0415  (loads psycopg)
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.profiles import COMMAND  # noqa: PLC0415

@@ -23,9 +23,9 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
     start the bridge. Nothing is lost and nothing is applied twice. Dead letters and messages that wait go along.
     """
     config = read_config(config_path)
-    from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
-    from bridge.cli.names import check_name  # noqa: PLC0415
     from bridge.config.several import one_source  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.operate.names import check_name  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
     from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
     from bridge.repair.rename import rename_stream as renamed  # noqa: PLC0415

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from bridge.cli.operator import operator
 from bridge.cli.options import Moment, config_option, read_config, source_option
 
 
@@ -45,37 +46,12 @@ def replay(
     You can kill it and run it again: existing rows are not duplicated. A table that neither has a key nor holds
     `$meta.id` is written in one transaction, only if it is empty, and the stream waits meanwhile.
     """
-    import psycopg  # noqa: PLC0415  `bridge --help` must not import everything
+    from bridge.operate.replays import ReplayOrder, lines, run_replay  # noqa: PLC0415
 
-    from bridge.cli.connect import connect_ledger  # noqa: PLC0415
-    from bridge.errors import BridgeError, CannotConnect  # noqa: PLC0415
-    from bridge.plans import stream_plans  # noqa: PLC0415
-    from bridge.postgres.safe_error import safe_message  # noqa: PLC0415
-    from bridge.repair.history import Order, find  # noqa: PLC0415
-    from bridge.repair.replay import replay as again  # noqa: PLC0415
-
-    plan, pipeline, spec = find(stream_plans(read_config(config_path)), destination)
-    with connect_ledger(plan, "replay", writes=True):
-        pass  # a ledger of a newer release is refused
-    times = f"{since.isoformat()}/{until.isoformat() if until else ''}"
-    order = Order(pipeline, spec, since, until, name=name or times, dry_run=dry_run)
-    try:
-        done = again(plan, order, force=force, deliver=deliver)
-    except psycopg.Error as error:
-        said = f"the replay ended early: {safe_message(error)}"
-        if error.sqlstate is None:
-            raise CannotConnect(
-                said, hint="run it again; where that goes on, bridge doctor looks at each connection"
-            ) from None
-        raise BridgeError(f"{said} (SQLSTATE {error.sqlstate})", hint="run it again") from None
-    would = "would be " if dry_run else ""
-    click.echo(f"{done.read} events read, {done.written} {would}written to {'/'.join(order.unit)}")
-    if done.elsewhere:
-        click.echo(f"{done.elsewhere} do not go here, because of a filter or branch")
-    if done.emptied:
-        click.echo(f"{done.emptied} were emptied by prune and skipped")
-    for note in done.notes:
-        click.echo(f"note: {note}")
+    asked = ReplayOrder(destination, since, until, name, dry_run, deliver, force)
+    unit, done = run_replay(read_config(config_path), asked, operator())
+    for line in lines(unit, done, dry_run=dry_run):
+        click.echo(line)
     if done.failed:
         click.echo(f"{done.failed} cannot be written; their dead letters, if any, do not change:", err=True)
         for failure in done.failures:

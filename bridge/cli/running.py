@@ -115,7 +115,7 @@ def _by_port(config: Config) -> dict[str, Any] | None:
     found = who_listens(config)
     if found is None or (found != wanted and found.partition("-")[0] == wanted.partition("-")[0]):
         return None
-    headers = {"authorization": f"Bearer {admin.token}"} if admin.token else {}
+    headers = {"authorization": f"Bearer {admin.any_token}"} if admin.any_token else {}
     answer = _get(admin, "/status", headers)
     if answer is None:
         return None

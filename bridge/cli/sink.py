@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
+from bridge.cli.operator import operator
 from bridge.cli.options import config_option, of_source, read_config, read_one, source_option
-from bridge.cli.sink_change import discard_sink, due_again, restore_sink, retry_sink
-from bridge.cli.sink_choice import chosen, named, operator
+from bridge.cli.sink_change import discard_sink, restore_sink, retry_sink
 from bridge.cli.sink_list import list_sink
 from bridge.cli.sink_move import move_sink
+from bridge.operate.sinks import Part, chosen, named
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
     from bridge.dispatch.schedule import DispatchSpec, LaneSpec
-    from bridge.postgres.sink_pause import Hold
     from bridge.repair.sample import Request
     from bridge.sinks.model import Delivery, SendOutcome
-
-_DIGEST = 8  # characters of a recipient's digest that are shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -83,20 +81,10 @@ def pause_sink(config_path: Path, *, reason: str | None, **given: Any) -> None:
     Messages wait; they still become dead letters at max_age. Tables are not affected. It outlasts a restart. With
     --cause or --recipient only those messages wait, and the others go on.
     """
-    from bridge.cli.connect import connect_dispatch  # noqa: PLC0415  (loads psycopg)
-    from bridge.postgres.queued import need_history  # noqa: PLC0415
-    from bridge.postgres.sink_pause import hold, pause  # noqa: PLC0415
+    from bridge.operate.sinks import pause_lane  # noqa: PLC0415
 
     for plan, lane in _places(read_config(config_path), given):
-        parts = _holds(lane, given)
-        with connect_dispatch(plan, "sink pause") as connection:
-            if parts:
-                need_history(connection, "sink pause")
-                _check_cause(connection, plan.stream, given["cause"], [])
-            for part in parts:
-                hold(connection, plan.stream, part, operator(), reason)
-            if not parts:
-                pause(connection, plan.stream, lane.name, operator(), reason)
+        parts = pause_lane(plan, lane, _part(given), operator(reason))
         what = "".join(f", {part.kind} {part.label}" for part in parts)
         only = f" --source {plan.source_label}" if plan.source_label else ""
         back = f"{'/'.join(lane.name)}{''.join(f' {part.option}' for part in parts)}{only}"
@@ -106,26 +94,8 @@ def pause_sink(config_path: Path, *, reason: str | None, **given: Any) -> None:
         )
 
 
-def _check_cause(connection: Any, stream: str, cause: str | None, held: list[str]) -> None:
-    """A code that no answer has had, and that is near one that some had, is misspelt."""
-    from bridge.cli.names import check_cause  # noqa: PLC0415
-    from bridge.postgres.queued import kinds  # noqa: PLC0415
-
-    if cause is not None and cause not in held:
-        codes = {one.code for one in kinds(connection, stream)} - {""}
-        check_cause("no answer had the code", cause, held, codes)
-
-
-def _holds(lane: LaneSpec, given: dict[str, Any]) -> list[Hold]:
-    from bridge.dispatch.recipients import label  # noqa: PLC0415
-    from bridge.postgres.sink_pause import Hold, digest  # noqa: PLC0415
-
-    found = []
-    if (cause := given["cause"]) is not None:
-        found.append(Hold(lane.name, "cause", cause, cause, ""))
-    if (recipient := given["recipient"]) is not None:
-        found.append(Hold(lane.name, "recipient", digest(recipient), label(recipient), ""))
-    return found
+def _part(given: dict[str, Any]) -> Part:
+    return Part(given["cause"], given["recipient"], given["everything"])
 
 
 @sink.command("resume")
@@ -133,49 +103,20 @@ def _holds(lane: LaneSpec, given: dict[str, Any]) -> list[Hold]:
 @config_option
 def resume_sink(config_path: Path, **given: Any) -> None:
     """Send to DESTINATION again, first what waits. --cause and --recipient end such a pause."""
-    from bridge.cli.connect import connect_dispatch  # noqa: PLC0415  (loads psycopg)
-    from bridge.postgres.sink_pause import holds, release, resume  # noqa: PLC0415
+    from bridge.operate.sinks import resume_lane  # noqa: PLC0415
 
     config = read_config(config_path)
-    only = given["cause"] is not None or given["recipient"] is not None
     for plan, lane in _places(config, given):
-        with connect_dispatch(plan, "sink resume") as connection:
-            held = [one for one in holds(connection, plan.stream) if one.unit == lane.name]
-            causes = [one.value for one in held if one.kind == "cause"]
-            _check_cause(connection, plan.stream, given["cause"], causes)
-            ended = (
-                [one for one in held if _is_meant(one, given)]
-                if only
-                else held
-                if given["everything"]
-                else []
-            )
-            for one in ended:
-                release(connection, plan.stream, one)
-            was = bool(ended) if only else resume(connection, plan.stream, lane.name) or bool(ended)
-        for one in ended:
-            due_again(config, plan.stream, one)
+        done = resume_lane(config, plan, lane, _part(given), operator())
         click.echo(
             f"{of_source(plan.source_label)}{lane.pipeline} -> {lane.destination}:"
-            f" {'resumed' if was else 'was not paused'}"
+            f" {'resumed' if done.was else 'was not paused'}"
         )
-        for one in held:
-            if one not in ended:
-                click.echo(
-                    f"  {one.kind} {one.label} stays paused by {one.said}:"
-                    f" bridge sink resume {'/'.join(lane.name)} {one.option}"
-                )
-
-
-def _is_meant(one: Hold, given: dict[str, Any]) -> bool:
-    """A recipient may be given as its digest's beginning, as it is printed."""
-    from bridge.postgres.sink_pause import digest  # noqa: PLC0415
-
-    value = given[one.kind]
-    if value is None or one.kind == "cause":
-        return bool(value == one.value)
-    beginning = len(value) >= _DIGEST and one.value.startswith(value.lower())
-    return beginning or digest(value) == one.value
+        for one in done.stays:
+            click.echo(
+                f"  {one.kind} {one.label} stays paused by {one.said}:"
+                f" bridge sink resume {'/'.join(lane.name)} {one.option}"
+            )
 
 
 def _event_options(command: _F) -> _F:

@@ -6,19 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import rich_click as click
 
+from bridge.cli.operator import operator
 from bridge.cli.options import config_option, of_source, read_config
-from bridge.cli.sink_choice import operator
-from bridge.cli.sink_search import Ledger, Selection, check_place, ledgers, searches, selection
-
-if TYPE_CHECKING:
-    import psycopg
-
-    from bridge.config.model import Config
-    from bridge.postgres.sink_pause import Hold
+from bridge.cli.sink_search import searches, selection
+from bridge.operate.queue import Act, change
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -34,27 +29,16 @@ def changes(command: _F) -> _F:
     return command
 
 
-def _states(found: list[Ledger], wanted: Selection) -> dict[str, str]:
-    """The states of the messages that are asked for by their ids, whatever else is asked for."""
-    from bridge.postgres.queued import states  # noqa: PLC0415
-
-    ids = wanted.search.ids
-    return {each: state for one in found for each, state in states(one.connection, one.plan.stream, ids)}
-
-
 def _act(
     path: Path,
     command: str,
     done: str,
     given: dict[str, Any],
-    act: Callable[[psycopg.Connection[Any], list[str], str, str | None], int],
+    act: Act,
     *,
     state: str = "pending",
 ) -> None:
     """Find the messages, do it to them, and say how many."""
-    from bridge.cli.names import check_messages  # noqa: PLC0415
-    from bridge.postgres.queued import need_history  # noqa: PLC0415
-
     dry_run, as_json, everything, reason = (
         given.pop(name) for name in ("dry_run", "as_json", "everything", "reason")
     )
@@ -63,50 +47,17 @@ def _act(
         raise click.UsageError(
             "nothing is selected: give --all, or --id, --event, --type, --key, --cause, --recipient, --older"
         )
-    by = operator()
-    counted: Counter[str] = Counter()
-    changed = left = 0
-    ids: list[str] = []
-    with ledgers(read_config(path), command, writes=True) as every:
-        for one in every:
-            rows = one.named(wanted)
-            if not rows:
-                continue
-            need_history(one.connection, command)
-            names = [row[0] for row in rows]
-            done_here = len(names) if dry_run else act(one.connection, names, by, reason)
-            ids += names
-            changed += done_here
-            left += len(names) - done_here
-            of = of_source(one.plan.source_label)
-            counted.update(f"{of}{pipeline}/{destination}" for _, pipeline, destination in rows)
-        if not ids:
-            check_place(every, wanted)
-            check_messages(wanted.search.ids, _states(every, wanted), state)
+    told = change(read_config(path), command, wanted, act, operator(reason), dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps({"dry_run": dry_run, "ids": ids, "changed": changed, "left": left}, indent=2))
+        said = {"dry_run": dry_run, "ids": told.ids, "changed": told.changed, "left": told.left}
+        click.echo(json.dumps(said, indent=2))
         return
+    counted = Counter(f"{of_source(source)}{pipeline}/{name}" for source, pipeline, name in told.places)
     for name, count in counted.most_common():
         click.echo(f"{count:>6}  {name}")
-    click.echo(f"{changed} {'would be ' if dry_run else ''}{done}")
-    if left:
-        click.echo(f"{left} left as they are: being sent right now, or settled meanwhile", err=True)
-
-
-def due_again(config: Config, stream: str, held: Hold) -> None:
-    """What a pause of a cause or recipient held was put off: it is due now."""
-    from bridge.postgres.queued import Search, hurry  # noqa: PLC0415
-
-    pipeline, destination = held.unit
-    wanted = Search(pipeline, destination, cause=held.value if held.kind == "cause" else None)
-    with ledgers(config, "sink resume", writes=True) as every:
-        [one] = [each for each in every if each.plan.stream == stream]
-        ids = [
-            row["id"]
-            for row in one.found(Selection(wanted))
-            if held.takes(row["last_error"], one.recipient(row))
-        ]
-        hurry(one.connection, ids, operator(), f"{held.kind} {held.label} is resumed")
+    click.echo(f"{told.changed} {'would be ' if dry_run else ''}{done}")
+    if told.left:
+        click.echo(f"{told.left} left as they are: being sent right now, or settled meanwhile", err=True)
 
 
 @click.command("retry")

@@ -10,7 +10,8 @@ from typing import Any
 import rich_click as click
 
 from bridge.cli.options import config_option, of_source, read_config
-from bridge.cli.sink_search import check_place, ledgers, searches, selection
+from bridge.cli.sink_search import searches, selection
+from bridge.operate.queue import listed
 
 _SHOWN = 20
 
@@ -33,47 +34,20 @@ def list_sink(config_path: Path, *, as_json: bool, state: str, limit: int, **giv
 
     First how many by destination and last answer, then the oldest of them. --json has the answer to each attempt.
     """
-    from bridge.cli.waits import Waits  # noqa: PLC0415
-    from bridge.dispatch.recipients import label  # noqa: PLC0415
-    from bridge.postgres.queued import counts  # noqa: PLC0415
+    from functools import partial  # noqa: PLC0415
 
-    wanted = selection(given, state)
+    from bridge.cli.running import status_of  # noqa: PLC0415
+
     config = read_config(config_path)
-    groups: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    several = False
-    with ledgers(config, "sink list") as every:
-        for one in every:
-            waits = Waits.of(config, one.connection, one.plan)
-            of = {"source": one.plan.source}
-            several = several or one.plan.several
-            if wanted.recipient is None:
-                names = ("pipeline", "destination", "code", "messages", "oldest_seconds")
-                found = counts(one.connection, one.plan.stream, wanted.search)
-                groups += [{**of, **dict(zip(names, row, strict=True))} for row in found]
-            for row in one.found(wanted, limit):
-                pending = row["state"] == "pending"
-                expires = waits.expires(row) if pending else None
-                recipient = one.recipient(row)
-                rows.append(
-                    {
-                        **of,
-                        **{name: value for name, value in row.items() if name not in ("body", "now")},
-                        "recipient": None if recipient is None else label(recipient),
-                        "waits": waits.why(row) if pending else None,
-                        "expires_at": expires,
-                    }
-                )
-        if not rows:
-            check_place(every, wanted)
+    told = listed(config, selection(given, state), limit, partial(status_of, config))
     if as_json:
-        click.echo(json.dumps({"groups": groups, "messages": rows[:limit]}, default=str, indent=2))
+        click.echo(json.dumps({"groups": told.groups, "messages": told.rows}, default=str, indent=2))
         return
-    for line in _listed(groups, rows[:limit], state, several=several):
+    for line in _lines(told.groups, told.rows, state, several=told.several):
         click.echo(line)
 
 
-def _listed(
+def _lines(
     groups: list[dict[str, Any]], rows: list[dict[str, Any]], state: str, *, several: bool
 ) -> Iterator[str]:
     def place(row: dict[str, Any]) -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from bridge.cli.operator import operator
 from bridge.cli.options import config_option, read_config, source_option
-from bridge.cli.sink_choice import chosen, named, operator
-from bridge.cli.sink_search import Ledger, Selection, check_place, ledgers
 from bridge.errors import BridgeError, ConfigError
+from bridge.operate.queue import Ledger, Selection, check_place, ledgers
+from bridge.operate.sinks import chosen, named
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
@@ -72,7 +73,7 @@ def move_sink(
                         Place(one.connection, one.plan.owner, unit),
                         Place(home.connection, home.plan.owner, lane.name),
                         lane,
-                        by=operator(),
+                        by=operator().who,
                         reason=reason,
                         dry_run=dry_run,
                     )

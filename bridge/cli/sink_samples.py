@@ -118,9 +118,9 @@ def _text(given: str) -> str | None:
 
 def _from_outbox(config: Config, event_id: str) -> tuple[str, Event]:
     """The source that has the event, and the event."""
-    from bridge.cli.connect import connect_source  # noqa: PLC0415
     from bridge.config.several import each_source  # noqa: PLC0415
     from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.operate.connect import connect_source  # noqa: PLC0415
     from bridge.plans import outbox_of  # noqa: PLC0415
     from bridge.postgres.progress import find  # noqa: PLC0415
 
@@ -143,7 +143,7 @@ def _answers(plan: StreamSpec, case: Case | None) -> Iterator[Callable[[Lookup],
 
         yield answer_of(case)
         return
-    from bridge.cli.connect import target_errors  # noqa: PLC0415
+    from bridge.operate.connect import target_errors  # noqa: PLC0415
     from bridge.postgres.entities import Enricher  # noqa: PLC0415
 
     enricher = Enricher(plan.dsns, "sink")

@@ -103,8 +103,8 @@ def _why_not(config: Config) -> tuple[str, str]:
 
 def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, str]) -> dict[str, Any]:
     """why: no running bridge was asked, and the fix."""
-    from bridge.cli.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.observe.unmatched import of_newest  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres import left_behind as left  # noqa: PLC0415
     from bridge.postgres.dead_letters import open_letters  # noqa: PLC0415
     from bridge.postgres.delivery import WAITING  # noqa: PLC0415
@@ -180,7 +180,7 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, st
 
 def _shared(plans: list[StreamSpec]) -> dict[str, Any]:
     """Who runs which stream, as the targets' locks tell it. Raises as a connection does."""
-    from bridge.cli.connect import target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.operate.connect import target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.sharing import who_claims  # noqa: PLC0415  only where bridges share
     from bridge.sharing import picture  # noqa: PLC0415
 

@@ -16,7 +16,7 @@ from bridge.cli.options import config_option, read_one, source_option
 if TYPE_CHECKING:
     import psycopg
 
-    from bridge.cli.waits import Waiting
+    from bridge.cli.waiting import Waiting
     from bridge.planning.pipeline import Pipeline
     from bridge.planning.taken import TypesTaken
     from bridge.protocol.events import Event
@@ -41,9 +41,9 @@ def tail(config_path: Path, last: int, values: bool, no_follow: bool, pipeline: 
     waiting; applied; no pipeline takes it; PIPELINE: filtered out, or the branch without destination that it took (by
     the current configuration); a dead letter.
     """
-    from bridge.cli.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
-    from bridge.cli.names import check_pipeline  # noqa: PLC0415
-    from bridge.cli.waits import Waiting  # noqa: PLC0415
+    from bridge.cli.waiting import Waiting  # noqa: PLC0415
+    from bridge.operate.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
+    from bridge.operate.names import check_pipeline  # noqa: PLC0415
     from bridge.plans import stream_plans, types_taken  # noqa: PLC0415
 
     config = read_one(config_path)
@@ -104,7 +104,7 @@ class Tail:
 
     def news(self, limit: int) -> Iterator[tuple[Event, str]]:
         """(event, outcome) of at most `limit` newest events."""
-        from bridge.cli.connect import source_errors  # noqa: PLC0415  (loads psycopg)
+        from bridge.operate.connect import source_errors  # noqa: PLC0415  (loads psycopg)
         from bridge.postgres.progress import newest  # noqa: PLC0415
 
         with source_errors(self._source, "tail", grant="outbox_bridge"):
@@ -169,7 +169,7 @@ class Tail:
         words: dict[bytes, list[str]] = {event.id: [] for event in events}
         for plan in self._plans:
             target = self.targets[plan.stream]
-            applied = Applied(target, plan.stream)
+            applied = Applied(target, plan.rows)
             units = {
                 str(plan.owner.unit_id(event.id.decode(), pipeline, name)): (
                     event,

@@ -1,4 +1,4 @@
-"""Connections: Postgres databases, and vendors of sinks."""
+"""Connections: Postgres databases, NATS, and vendors of sinks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from bridge.config.nats import NatsConnection
 from bridge.problem import KeyPath, Remark
 from bridge.quantity import Integer
 from bridge.section import OpenSection, Section
@@ -61,7 +62,8 @@ SINK_KINDS: tuple[str, ...] = tuple(SINKS)
 
 def _is_kind(kind: str) -> str:
     if kind not in SINKS:
-        raise PydanticCustomError("literal_error", "no kind", {"expected": ", ".join(map(repr, SINK_KINDS))})
+        expected = ", ".join(map(repr, ("nats", *SINK_KINDS)))
+        raise PydanticCustomError("literal_error", "no kind", {"expected": expected})
     return kind
 
 
@@ -171,11 +173,13 @@ class _Unknown(OpenSection):
 
 
 def _by_type(value: Any) -> Any:
-    if isinstance(value, PostgresConnection | SinkConnection):
+    if isinstance(value, PostgresConnection | SinkConnection | NatsConnection):
         return value
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "postgres":
         return PostgresConnection.model_validate(value)
+    if kind == "nats":
+        return NatsConnection.model_validate(value)
     return SINKS.get(str(kind), _Unknown).model_validate(value)
 
 
@@ -188,8 +192,9 @@ class _ByType:
     def __get_pydantic_json_schema__(
         self, _schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        models: list[type[BaseModel]] = [PostgresConnection, *SINKS.values()]
+        models: list[type[BaseModel]] = [PostgresConnection, NatsConnection, *SINKS.values()]
         return {"anyOf": [handler(model.__pydantic_core_schema__) for model in models]}
 
 
-Connection = Annotated[PostgresConnection | SinkConnection, _ByType()]
+AnyConnection = PostgresConnection | NatsConnection | SinkConnection
+Connection = Annotated[AnyConnection, _ByType()]

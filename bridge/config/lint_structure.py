@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from bridge.config.connection import Libpq, PostgresConnection, split_table, unqualified
 from bridge.config.model import Config
+from bridge.config.nats import NatsConnection
 from bridge.config.pipeline import PipelineSection
 from bridge.config.several import each_source, source_sections
 from bridge.problem import KeyPath, Level, Remark, nearest
@@ -72,6 +74,8 @@ def _connections(config: Config) -> Iterator[Remark]:
                 key=True,
                 name="unused-connection",
             )
+        if isinstance(connection, NatsConnection):
+            yield from _nats_tls(path, connection)
         if not isinstance(connection, PostgresConnection):
             continue
         yield from _tls((*path, "dsn"), connection)
@@ -96,6 +100,20 @@ def _tls(path: KeyPath, connection: Libpq) -> Iterator[Remark]:
             path,
             message,
             "set sslmode: verify-full, and sslrootcert where it needs one",
+            name="weak-tls",
+        )
+
+
+def _nats_tls(path: KeyPath, connection: NatsConnection) -> Iterator[Remark]:
+    plain = [server for server in connection.servers if server.startswith("nats://")]
+    remote = [server for server in plain if not _is_local(urlsplit(server).hostname or "")]
+    if connection.tls is None and remote:
+        yield Remark(
+            "warning",
+            path,
+            "has no tls: events and the login go to another host in clear text",
+            "add tls: { ca: <the authority's file> }, or tls: {} for an authority that this machine trusts",
+            key=True,
             name="weak-tls",
         )
 

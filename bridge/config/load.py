@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from bridge.config.destinations.destination import kind_of
 from bridge.config.document import Document, parse, read
 from bridge.config.model import Config
 from bridge.config.names import check_names, connection_kinds
@@ -98,7 +99,7 @@ def _report(detail: ErrorDetails, document: Document, broken: set[KeyPath]) -> N
     if kind == "missing":
         document.problem(path, f"`{location[-1]}` is missing", key=True)
     elif kind == "extra_forbidden":
-        known = keys_at(path[:-1])
+        known = _keys_of_destination(document, path[:-1]) or keys_at(path[:-1])
         hint = nearest(str(location[-1]), known) or (f"known: {', '.join(sorted(known))}" if known else "")
         document.problem(path, "unknown key", hint, key=True)
     elif kind == "literal_error":
@@ -117,6 +118,14 @@ def _report(detail: ErrorDetails, document: Document, broken: set[KeyPath]) -> N
         document.problem(path, _SHAPES[kind])
     else:
         document.problem(path, detail["msg"][0].lower() + detail["msg"][1:])
+
+
+def _keys_of_destination(document: Document, path: KeyPath) -> set[str]:
+    """The keys of the kind of destination that stands there; none where there is no destination."""
+    written = document_value(document.tree, path)
+    if len(path) != 4 or (path[0], path[2]) != ("pipelines", "destinations") or not isinstance(written, dict):
+        return set()
+    return set(kind_of(written, connection_kinds(document.tree)).model_fields)
 
 
 def _shown(document: Document, path: KeyPath) -> str:

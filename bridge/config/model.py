@@ -117,19 +117,40 @@ class SourceSection(Libpq):
 Secret = Annotated[str, Field(min_length=1)]
 
 
+class AdminToken(Section):
+    """A person or program that may use the admin server."""
+
+    token: Secret = Field(repr=False)
+    """The secret: for `authorization: Bearer`, and to sign in to the console."""
+    role: Literal["viewer", "operator"] = "viewer"
+    """viewer: reads. operator: also acts; `bridge.audit` keeps each action with this token's name."""
+    show_values: Boolean = False
+    """Show the values of events."""
+
+
 class Admin(Section):
-    """Metrics, health and the status page."""
+    """Metrics, health and the console."""
 
     listen: Address = Listen("127.0.0.1", 8377)
     """The address to listen on. Any address other than loopback needs a token."""
     token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
-    """The token for `authorization: Bearer`, required for everything but /livez."""
+    """The token for `authorization: Bearer`, required for everything but /livez. It reads."""
+    tokens: dict[PlainName, AdminToken] = Field(default_factory=dict)
+    """More tokens, by the name of who has each: viewers and operators of the console."""
 
     @model_validator(mode="after")
     def _guarded(self) -> Admin:
-        if self.token is None and not self.listen.is_loopback:
+        if self.token is None and not self.tokens and not self.listen.is_loopback:
             raise ValueError("is reachable from other machines, so it needs a token: ${BRIDGE_ADMIN_TOKEN}")
+        every = [one.token for one in self.tokens.values()] + ([self.token] if self.token else [])
+        if len(set(every)) < len(every):
+            raise ValueError("has one token twice: each name needs its own")
         return self
+
+    @property
+    def any_token(self) -> str | None:
+        """One that reads."""
+        return self.token or next((one.token for one in self.tokens.values()), None)
 
 
 def _readable(value: Any) -> Any:
@@ -341,7 +362,7 @@ class Config(Section):
     pipelines: dict[PlainName, PipelineSection] = Field(default_factory=dict)
     """Pipelines, by name."""
     admin: Admin = Admin()
-    """Metrics, health and the status page."""
+    """Metrics, health and the console."""
     ingress: IngressSection | None = None
     """Accept events over HTTP. Absent: no ingress."""
     scale: ScaleSection | None = None

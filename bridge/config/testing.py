@@ -18,7 +18,7 @@ from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.pipeline import entity_units
 from bridge.planning.plan import Column, Planned, TableShape
 from bridge.planning.planner import Planner, answered
-from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, TableSpec
+from bridge.planning.spec import ContractSpec, PipelineSpec, TableSpec
 from bridge.protocol.events import Event
 from bridge.records import dataclass, replace
 
@@ -55,6 +55,7 @@ def _differences(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, Con
         write.spec.name: _record(write.names, write.columns) for write in planned.writes
     }
     rows |= {delivery.destination: orjson.loads(delivery.body) for delivery in planned.deliveries}
+    rows |= {one.destination: one.shown() for one in planned.publications}
     yield from _kept(case, planned)
     for name, wanted in case.expect.destinations.items():
         got = rows.get(name)
@@ -124,7 +125,7 @@ def _run(case: Case, pipeline: PipelineSpec, contracts: Mapping[str, ContractSpe
         [pipeline],
         contracts,
         tables,
-        sinks=[unit for unit, spec in units if isinstance(spec, SinkSpec)],
+        sinks=[unit for unit, spec in units if not isinstance(spec, TableSpec)],
         entities=entity_units(pipeline),
     )
     branches: list[str | None] = []

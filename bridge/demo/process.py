@@ -97,10 +97,12 @@ class Bridge:
             probe.bind(("127.0.0.1", port))
             self.port: int = probe.getsockname()[1]
         self.admin = f"127.0.0.1:{self.port}"
+        self.token = ""  # of its admin server, where the configuration has one
         self.log = log
         self.config = config
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self.environment = {**clean, "BRIDGE_ADMIN": self.admin, **environment}
+        self.verb = "run"  # or relay, or worker
         self._process: Process | None = None
 
     @property
@@ -121,7 +123,7 @@ class Bridge:
         """Start; wait_ready() waits. Extra environment counts for this start only. One before it must have ended."""
         if self._process is not None:
             self.wait()
-        command = [sys.executable, "-m", "bridge", "run", "-c", str(self.config)]
+        command = [sys.executable, "-m", "bridge", self.verb, "-c", str(self.config)]
         with self.log.open("ab") as log:
             self._process = self._spawn(command, {**self.environment, **environment}, log)
         return self
@@ -145,7 +147,9 @@ class Bridge:
     def get(self, path: str) -> tuple[int, str]:
         """GET from the admin address: status and body; (0, reason) when nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as answer:
+            headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+            request = urllib.request.Request(f"http://{self.admin}{path}", headers=headers)
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  our own address
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 import psycopg
 
 from bridge.config.model import Config
+from bridge.config.nats import NatsConnection
 from bridge.config.several import each_source, instance_of
 from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source, unmatched
 from bridge.doctor.check import Check, ok
@@ -139,6 +140,10 @@ def examine(config: Config, *, network: bool = False) -> Iterator[Check]:
             named = config.sources and check.where == SOURCE
             yield replace(check, where=f"source {one.source_name}") if named else check
     yield from destinations.libraries(config)
+    if any(isinstance(connection, NatsConnection) for connection in config.connections.values()):
+        from bridge.doctor.nats import logs  # noqa: PLC0415  nats-py is an extra
+
+        yield from logs(config)
     if network:
         yield from destinations.reach(config)
 

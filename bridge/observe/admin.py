@@ -1,170 +1,150 @@
-"""The admin server: liveness, readiness, metrics, the ingress's OpenAPI, and the status as JSON and as a page.
+"""The admin server: liveness, readiness, metrics, the ingress's OpenAPI, the status as JSON, and the console's pages.
 
-`/livez` is public. Everything else needs `admin.token`, as `Authorization: Bearer TOKEN` or as the password of HTTP
-Basic, which browsers use. Without a token the server must listen on loopback, and the Host header must name loopback
-too: otherwise a web page could read this server through a host name that resolves to 127.0.0.1 (DNS rebinding).
+`/livez` is public, and `/login` takes a token. Everything else needs one (access.py). Without a token the server must
+listen on loopback, and the Host header must name loopback too: otherwise a web page could read this server through a
+host name that resolves to 127.0.0.1 (DNS rebinding).
 
-The page is one HTML document, rendered on the server. It works offline and under a strict content security policy. A
-short script replaces the body every two seconds; without scripts the page reloads. The template escapes all text.
+The pages are bridge/console, which is imported when the first of them is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import contextlib
-import hmac
-import ipaddress
-import math
+import html
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
-import minijinja
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.errors import ConfigError
+from bridge.observe.access import Access
+from bridge.observe.listen import is_loopback
 from bridge.observe.metrics import Metrics
 from bridge.observe.server import serve
 from bridge.observe.status import status_of
 
-_WIDTH, _HEIGHT = 240.0, 36.0
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Points of an SVG polyline: the oldest value on the left, the largest at the top; empty for fewer than two
-    values."""
-    if len(values) < 2:
-        return ""
-    top = max(values) or 1.0
-    step = _WIDTH / (len(values) - 1)
-    return " ".join(
-        f"{index * step:.1f},{_HEIGHT - 1 - (value / top) * (_HEIGHT - 2):.1f}"
-        for index, value in enumerate(values)
-    )
-
-
-def human_bytes(size: float | None) -> str:
-    """1536 -> '1.5 KiB'; None -> a dash."""
-    if size is None:
-        return "–"  # noqa: RUF001  # an en dash stands for no value
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def human_seconds(seconds: float | None) -> str:
-    """0.00042 -> '0.42 ms', 95 -> '1 min 35 s'; None -> a dash."""
-    if seconds is None or math.isnan(seconds):
-        return "–"  # noqa: RUF001  # as above
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
-
-
-@cache
-def _environment() -> minijinja.Environment:
-    environment = minijinja.Environment(
-        templates={"status.html": (Path(__file__).parent / "status.html").read_text()},
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for filter_ in (human_bytes, human_seconds):
-        environment.add_filter(filter_.__name__, filter_)
-    environment.add_filter("count", lambda number: f"{number:,}".replace(",", "\u2009"))
-    return environment
-
-
-def render_page(status: Mapping[str, Any], rates: Mapping[str, Sequence[float]], nonce: str) -> str:
-    """The document for `status_of()`; `rates` draws events a second for each stream."""
-    return _environment().render_template(
-        "status.html",
-        nonce=nonce,
-        status=status,
-        uptime=human_seconds(max(0.0, status["now"] - status["started_at"])),
-        lines={name: sparkline(values) for name, values in rates.items()},
-        peaks={name: max(values, default=0.0) for name, values in rates.items()},
-    )
-
-
 PUBLIC_PATHS = frozenset({"/livez"})
+SIGN_IN = "/login"
+_FORM_BYTES = 4096
+_REFUSED_SECONDS = 0.5  # a wrong token is answered after it
 
-_HEADERS = {
+HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
 }
-
-
-def is_loopback(host: str) -> bool:
-    """True for localhost and the addresses that only this machine reaches."""
-    host = host.strip("[]")
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+_HEADERS = HEADERS
 
 
 class TokenGuard:
-    """Middleware that passes a request on or answers 401 or 421. It is the only check."""
+    """Middleware that passes a request on, with who asks in its scope (`bridge.visit`), or answers 401 or 421. It is
+    the only check of who may read; who may act is checked where the action is."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
-        self._token = token.encode() if token else None
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        answer = None if scope["path"] in PUBLIC_PATHS else self._refusal(Headers(scope=scope))
-        await (answer or self._app)(scope, receive, send)
+        if scope["path"] in PUBLIC_PATHS:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if scope["path"] == SIGN_IN and scope["method"] == "POST" and self._access.is_guarded:
+            answer: ASGIApp = await self._sign_in(Request(scope, receive))
+        elif (visit := self._access.visit(headers)) is None:
+            answer = self._refusal(scope, headers)
+        else:
+            scope["bridge.visit"], scope["bridge.trusted"] = visit, True
+            answer = self._app
+        await answer(scope, receive, send)
 
-    def _refusal(self, headers: Headers) -> Response | None:
-        if self._token is None:
-            if is_loopback(_without_port(headers.get("host", ""))):
-                return None
+    def _refusal(self, scope: Scope, headers: Headers) -> Response:
+        if not self._access.is_guarded:
             return PlainTextResponse("this server answers for localhost only\n", 421, _HEADERS)
-        if hmac.compare_digest(_credential(headers.get("authorization", "")), self._token):
-            return None
+        if "text/html" in headers.get("accept", ""):
+            query = scope["query_string"].decode("latin-1")
+            return sign_in_page(scope["path"] + (f"?{query}" if query else ""))
         challenge = {"www-authenticate": 'Basic realm="outbox-bridge", charset="UTF-8"'}
         return PlainTextResponse("admin.token is needed\n", 401, {**_HEADERS, **challenge})
 
+    async def _sign_in(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _FORM_BYTES:
+                return PlainTextResponse("too large\n", 413, _HEADERS)
+        form = parse_qs(body.decode("utf-8", "replace"))
+        back = form.get("next", ["/"])[0]
+        cookie = self._access.sign_in(form.get("token", [""])[0])
+        if cookie is None:
+            await asyncio.sleep(_REFUSED_SECONDS)
+            return sign_in_page(back, wrong=True)
+        return Response(status_code=303, headers={**_HEADERS, "location": local(back), "set-cookie": cookie})
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if ":" in host else host
+
+def local(path: str) -> str:
+    """Where a form leads back to: only on this server."""
+    fits = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if fits and path.isascii() else "/"
 
 
-def _credential(authorization: str) -> bytes:
-    """The token that was sent; empty if it is malformed."""
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip().encode()
-    if scheme.lower() == "basic":
-        with contextlib.suppress(binascii.Error, ValueError):
-            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
-    return b""
+_SIGN_IN = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>Sign in - Outbox Bridge</title>
+<style nonce="{nonce}">body {{ font: 16px/1.5 system-ui, sans-serif; margin: 0; }}
+main {{ max-width: 22rem; margin: 15vh auto 0; padding: 0 1rem; }} h1 {{ font-size: 1.35rem; }}
+input, button {{ font: inherit; padding: .5rem .75rem; width: 100%; box-sizing: border-box; }}
+button {{ margin-top: 1rem; }} .bad {{ color: light-dark(#b42318, #ff8579); }}</style></head>
+<body><main><h1>Outbox Bridge</h1>{wrong}
+<form method="post" action="{action}"><input type="hidden" name="next" value="{back}">
+<label for="token">Token</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<button>Sign in</button></form>
+<p>A token of <code>admin</code> in bridge.yaml.</p></main></body></html>
+"""
+
+
+def sign_in_page(back: str, *, wrong: bool = False) -> Response:
+    """401 with the form. It needs nothing else of this server, because everything else needs a token."""
+    nonce = secrets.token_urlsafe(12)
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )
+    said = '<p class="bad" role="alert">No such token.</p>' if wrong else ""
+    text = _SIGN_IN.format(nonce=nonce, action=SIGN_IN, back=html.escape(local(back)), wrong=said)
+    headers = {
+        **_HEADERS,
+        "content-security-policy": policy,
+        "www-authenticate": 'Bearer realm="outbox-bridge"',  # browsers ask for Basic in a window of their own
+    }
+    return Response(text, 401, headers, media_type="text/html")
+
+
+class _Pages:
+    """Made when the first page is asked for."""
+
+    def __init__(self, make: Callable[[Access], ASGIApp], access: Access) -> None:
+        self._make = make
+        self._access = access
+        self._made: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._made is None:
+            self._made = self._make(self._access)
+        await self._made(scope, receive, send)
 
 
 def _nothing() -> None:
@@ -179,13 +159,16 @@ def build_admin(
     metrics: Metrics,
     *,
     host: str = "127.0.0.1",
-    token: str | None = None,
+    access: Access | None = None,
     openapi: Callable[[], Mapping[str, Any] | None] = _nothing,
     fresh: Callable[[], Awaitable[None]] = _fresh,
+    pages: Callable[[Access], ASGIApp] | None = None,
 ) -> Starlette:
     """The admin application. Raises ConfigError if `host` is not loopback and there is no token. `openapi`: the
-    ingress's current document; None without an ingress. `fresh`: what /status waits for."""
-    if not token and not is_loopback(host):
+    ingress's current document; None without an ingress. `fresh`: what /status waits for. `pages`: makes the console.
+    """
+    access = access or Access()
+    if not access.is_guarded and not is_loopback(host):
         raise ConfigError(
             f"admin.listen is {host}, which other machines can reach, but admin.token is not set",
             hint="set admin: { token: ${ADMIN_TOKEN} }, or listen on 127.0.0.1",
@@ -226,16 +209,6 @@ def build_admin(
             return PlainTextResponse("bridge.yaml has no ingress\n", 404)
         return JSONResponse(document)
 
-    def page() -> Response:
-        nonce = secrets.token_urlsafe(12)
-        rates = {name: health.rates(name) for name in health.streams}
-        policy = (
-            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        html = render_page(status_of(metrics), rates, nonce)
-        return Response(html, media_type="text/html", headers={"content-security-policy": policy})
-
     app = Starlette(
         routes=[
             Route("/livez", answer(livez)),
@@ -243,9 +216,9 @@ def build_admin(
             Route("/metrics", answer(exposition)),
             Route("/status", status),
             Route("/openapi.json", answer(contracts)),
-            Route("/", answer(page)),
+            *([Mount("/", _Pages(pages, access))] if pages is not None else []),
         ],
-        middleware=[Middleware(TokenGuard, token=token)],
+        middleware=[Middleware(TokenGuard, access=access)],
     )
     app.router.redirect_slashes = False  # an unknown address is a 404, not a redirect
     app.state.health = health

@@ -21,11 +21,13 @@ from bridge.config.several import one_a_source
 from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.observe.metrics import Metrics
+from bridge.observe.samples import Sample, Sampler, write
 from bridge.observe.state import StreamSnapshot, StreamState
 from bridge.postgres import left_behind as left
 from bridge.postgres.connect import Pool
 from bridge.postgres.delivery import WAITING
 from bridge.postgres.outbox import COUNTS, Outbox
+from bridge.postgres.parts import partition_in
 from bridge.postgres.profiles import BACKLOG
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.whose import Owned
@@ -63,12 +65,12 @@ _PENDING: LiteralString = """
     ), pending as (
         (select {occurred_at} as at from {outbox}
          where {xid} >= (select xmax from stream) and {seq} > (select seq from stream)
-           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')
+           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity') and {mine}
          order by {xid}, {seq} limit 100)
         union all
         (select {occurred_at} from {outbox}
          where {xid} = any((select xip from stream)::xid8[]) and {seq} > (select seq from stream)
-           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity')
+           and {occurred_at} > coalesce(to_timestamp(%(after)s), '-infinity') and {mine}
          order by {xid}, {seq} limit 100)
     )
     select extract(epoch from min(at))::float8 from pending"""
@@ -83,6 +85,8 @@ class Plan(Protocol):
     @property
     def stream(self) -> str: ...
     @property
+    def rows(self) -> Sequence[str]: ...
+    @property
     def source(self) -> str: ...
     @property
     def source_dsn(self) -> str: ...
@@ -96,6 +100,8 @@ class Plan(Protocol):
     def family(self) -> frozenset[str]: ...
     @property
     def sinks(self) -> frozenset[tuple[str, str]]: ...
+    @property
+    def max_retained_wal(self) -> int: ...
     def units(self) -> Iterator[tuple[str, str]]: ...
 
 
@@ -108,7 +114,7 @@ class BacklogWatch:
     ) -> None:
         self._metrics = metrics
         self._plans = plans
-        self._owned = owned
+        self._backlog = Backlog(metrics, owned)
         self._stop = stop
         self._asked: list[asyncio.Future[None]] = []
         self._wish = asyncio.Event()
@@ -118,13 +124,12 @@ class BacklogWatch:
         """Until `stop` is set."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.create_task(self._stop.wait(), name="backlog-stop")
-        backlog = Backlog(self._metrics, self._owned)
         try:
             while not self._stop.is_set():
                 asked, self._asked = self._asked, []
                 self._wish.clear()
                 began = loop.time()
-                looking = asyncio.create_task(backlog.look(self._plans()), name="backlog")
+                looking = asyncio.create_task(self._look(), name="backlog")
                 await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 looking.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -134,9 +139,19 @@ class BacklogWatch:
                     if not one.done():
                         one.set_result(None)
                 await self._pause(stopping)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._backlog.keep_samples(self._plans(), early=True), FRESH_SECONDS)
         finally:
             stopping.cancel()
-            await backlog.close()
+            await self._backlog.close()
+
+    async def _look(self) -> None:
+        await self._backlog.keep_samples(self._plans())
+        await self._backlog.look(self._plans())
+
+    @property
+    def sampler(self) -> Sampler:
+        return self._backlog.sampler
 
     async def fresh(self) -> None:
         """Where something is left behind, or dead letters are open: return when that was counted again, or after
@@ -179,6 +194,7 @@ class Backlog:
         self._owned = owned
         self._pools: dict[str, Pool] = {}
         self._repeats: dict[str, dict[str, int]] = {}  # by source, as it answered last
+        self.sampler = Sampler(metrics)
 
     async def close(self) -> None:
         await self._keep(set())
@@ -186,6 +202,13 @@ class Backlog:
     async def _keep(self, wanted: Collection[str]) -> None:
         for dsn in self._pools.keys() - wanted:
             await self._pools.pop(dsn).close()
+
+    async def keep_samples(self, plans: Sequence[Plan], *, early: bool = False) -> None:
+        """The last minute of the streams that this bridge runs, in their ledgers. early: the bridge stops."""
+        told = {one.stream: one for one in self.sampler.take(plans, early=early)}
+        for plan in plans:
+            if plan.stream in told and await self._is_ours(plan):
+                await self._ask(plan, "target", partial(_write_sample, told[plan.stream]))
 
     async def look(self, plans: Sequence[Plan]) -> None:
         """Read once: each idle stream's source, every ledger's dead letters and deliveries, the source's repeats."""
@@ -196,9 +219,10 @@ class Backlog:
         complete = counted = placed = True
         behind: list[left.LeftBehind] = []
         for plan in plans:
-            state = health.streams.get(plan.stream)
-            if state is not None and idle(state.snapshot):
-                await self._ask(plan, "source", partial(_look_at_source, state))
+            for row in plan.rows:
+                state = health.streams.get(row)
+                if state is not None and idle(state.snapshot):
+                    await self._ask(plan, "source", partial(_look_at_source, state, row))
             if not await self._is_ours(plan):
                 continue
             found = await self._ask(plan, "target", _dead_letters)
@@ -272,15 +296,19 @@ def idle(stream: StreamSnapshot) -> bool:
     return stream.reason is not None or stream.phase in ("standby", "halted", "stopped")
 
 
-async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnection, plan: Plan) -> None:
-    row = await (await connection.execute(_SLOT, [plan.stream])).fetchone()
+async def _look_at_source(
+    state: StreamState, stream: str, connection: psycopg.AsyncConnection, plan: Plan
+) -> None:
+    """stream: its row in the registry."""
+    row = await (await connection.execute(_SLOT, [stream])).fetchone()
     if row is None:
         return  # not registered yet: a first start
     slot, exists, active, retained, safe, witness = row
     pending = None
     if {"xid", "seq", "occurred_at"} <= plan.outbox.columns.keys():
-        after = {"stream": plan.stream, "witness": witness, "after": state.snapshot.last_event_at}
-        found = await (await connection.execute(pending_query(plan.outbox), after)).fetchone()
+        after = {"stream": stream, "witness": witness, "after": state.snapshot.last_event_at}
+        query = pending_query(plan.outbox, partition_in(stream))
+        found = await (await connection.execute(query, after)).fetchone()
         pending = found[0] if found else None
     if idle(state.snapshot):  # it may be working by now, and its own values are newer
         state.update(
@@ -292,11 +320,15 @@ async def _look_at_source(state: StreamState, connection: psycopg.AsyncConnectio
         )
 
 
-def pending_query(outbox: Outbox) -> sql.Composed:
+def pending_query(outbox: Outbox, partition: tuple[int, int] | None = None) -> sql.Composed:
     """The commit time of the oldest event that waits for %(stream)s. %(witness)s, %(after)s: the id and time of the
-    stream's last event."""
+    stream's last event. partition: only of its rows."""
     names = {name: outbox.column(name) for name in ("id", "xid", "seq", "occurred_at")}
-    return sql.SQL(_PENDING).format(outbox=outbox.name, **names)
+    return sql.SQL(_PENDING).format(outbox=outbox.name, mine=outbox.belongs_to(partition), **names)
+
+
+async def _write_sample(sample: Sample, connection: psycopg.AsyncConnection, _: Plan) -> None:
+    await write(connection, sample)
 
 
 async def _dead_letters(connection: psycopg.AsyncConnection, plan: Plan) -> dict[str, int]:

@@ -7,6 +7,7 @@ imported.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 
 from bridge.errors import ConfigError
@@ -25,6 +26,17 @@ def bind(host: str, port: int, key: str) -> socket.socket:
             f"cannot listen on {_address(host, port)}: {getattr(error, 'strerror', None) or error}",
             hint=f"choose another address in `{key}`{_advice(error, port)}",
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and the addresses that only this machine reaches."""
+    host = host.strip("[]")
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_taken(error: ConfigError) -> bool:

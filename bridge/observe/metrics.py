@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import threading
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from operator import mul
 from typing import Any
@@ -102,13 +102,20 @@ class LatencyHistogram(Collector):
 
     def _of(self, pipeline: str) -> list[int]:
         """A count a bucket, of all sources."""
+        return self.counts(lambda of, _: of == pipeline)
+
+    def counts(self, wanted: Callable[[str, str], bool]) -> list[int]:
+        """A count a bucket; of the pipelines and sources that are wanted. Empty: nothing was observed there."""
         with self._lock:
-            found = [counts for key, counts in self._counts.items() if key[0] == pipeline]
+            found = [counts for key, counts in self._counts.items() if wanted(*key)]
             return [sum(column) for column in zip(*found, strict=True)]
 
     def quantile(self, pipeline: str, q: float) -> float | None:
+        """Of all events since the process started; as quantile_in()."""
+        return self.quantile_in(self._of(pipeline), q)
+
+    def quantile_in(self, counts: Sequence[int], q: float) -> float | None:
         """Seconds, interpolated within the bucket like Prometheus's histogram_quantile; None: no events yet."""
-        counts = self._of(pipeline)
         wanted = q * sum(counts)
         if not wanted:
             return None
@@ -187,7 +194,11 @@ class Metrics:
         self.dead_letters = gauge("dead_letters", "Open dead letters.", "pipeline", "source")
         self.dead: dict[tuple[str, str], int] = {}
         self.deliveries = counter(
-            "deliveries", "Sends to sinks by outcome.", "destination", "outcome", "source"
+            "deliveries",
+            "Sends to sinks, and messages to NATS, by outcome.",
+            "destination",
+            "outcome",
+            "source",
         )
         self.delivery_seconds = work(
             "delivery_seconds", "Duration of one send to a sink.", "destination", "source"

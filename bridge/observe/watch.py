@@ -167,6 +167,10 @@ class StreamWatch:
         """Messages for sinks are durable."""
         self._nudge(self._stream)
 
+    def published(self, destination: str, outcome: str, count: int) -> None:
+        """Messages of a log: stored there, or given up."""
+        self._metrics.deliveries.labels(destination, outcome, self._metrics.label(self._source)).inc(count)
+
     def unmatched(self, events: Mapping[bytes, int]) -> None:
         """Events that no pipeline takes, by type. The log names each type once."""
         for name, near in self._metrics.health.unmatched.count(events):

@@ -20,8 +20,9 @@ from bridge.planning.destination import Sink, Table
 from bridge.planning.entity import unit_name
 from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.plan import TableShape
+from bridge.planning.publication import Subject
 from bridge.planning.rows import Rows
-from bridge.planning.spec import PipelineSpec, SinkSpec, TableSpec, Unit
+from bridge.planning.spec import PipelineSpec, SinkSpec, SubjectSpec, TableSpec, Unit
 from bridge.planning.steps.step import Answers, Step, StepContext, StepSpec
 from bridge.protocol.events import Event
 from bridge.records import dataclass
@@ -47,13 +48,17 @@ class Pipeline:
         self.name = spec.name
         self.tables: dict[str, Table] = {}
         self.sinks: dict[str, Sink] = {}
+        self.subjects: dict[str, Subject] = {}
         for name, destination in spec.destinations.items():
             unit = (spec.name, name)
             if isinstance(destination, TableSpec) and unit in tables:
                 self.tables[name] = Table(spec.name, destination, tables[unit])
             elif isinstance(destination, SinkSpec) and unit in sinks:
                 self.sinks[name] = Sink(spec.name, destination)
-        self.owned = [name for name in spec.destinations if name in self.tables or name in self.sinks]
+            elif isinstance(destination, SubjectSpec) and unit in sinks:
+                self.subjects[name] = Subject(spec.name, destination)
+        compiled = {**self.tables, **self.sinks, **self.subjects}
+        self.owned = [name for name in spec.destinations if name in compiled]
         self.branches: list[tuple[Expression | None, frozenset[str]]] = [
             (None if b.when is None else compile_expression(b.when), frozenset(b.to))
             for b in spec.branches or ()
@@ -91,6 +96,8 @@ class Pipeline:
             names |= table.reads
         for sink in self.sinks.values():
             names |= sink.reads
+        for subject in self.subjects.values():
+            names |= subject.reads
         return frozenset(names)
 
     def takes(self, event_type: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a batch turns into (writes, deliveries, dead letters, entities), and the order in which writes must run.
+"""What a batch turns into (writes, messages, dead letters, entities), and the order in which writes must run.
 
 Postgres refuses to touch a row twice in one upsert (21000), and two statements run one after the other whatever the
 order of their events was. So the writes of a table are cut into generations: within one, a key stands at most once in
@@ -13,15 +13,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field
 from decimal import Decimal, InvalidOperation
+from hashlib import sha1
 from typing import Literal, NamedTuple
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from bridge.planning.entity import Keep
+from bridge.planning.publication import Publication
 from bridge.planning.spec import TableSpec
 from bridge.protocol.events import Event
 from bridge.records import dataclass
 
-_NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78")
+_NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78").bytes
 
 
 class Owner(NamedTuple):
@@ -34,8 +36,16 @@ class Owner(NamedTuple):
     def unit_id(self, event_id: str, pipeline: str, destination: str, again: str = "") -> UUID:
         """The stable id of the unit (event, pipeline, destination), of its dead letter and of its delivery. again: the
         name of a replay, whose deliveries have other ids."""
+        return UUID(bytes=self.unit_bytes(event_id, pipeline, destination, again))
+
+    def unit_bytes(self, event_id: str, pipeline: str, destination: str, again: str = "") -> bytes:
+        """The same as bytes: a UUID of version 5 (RFC 9562), without the objects of the uuid module."""
         named = f"{event_id}/{pipeline}/{destination}" + (f"/{again}" if again else "")
-        return uuid5(_NAMESPACE, f"{self.ids}:{named}" if self.ids else named)
+        text = f"{self.ids}:{named}" if self.ids else named
+        digest = bytearray(sha1(_NAMESPACE + text.encode(), usedforsecurity=False).digest()[:16])
+        digest[6] = digest[6] & 0x0F | 0x50
+        digest[8] = digest[8] & 0x3F | 0x80
+        return bytes(digest)
 
 
 ColumnKind = Literal["text", "json", "array", "bytea", "other"]
@@ -135,6 +145,7 @@ class Planned:
 
     writes: list[Write] = field(default_factory=list)
     deliveries: list[Deliver] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     keeps: list[Keep] = field(default_factory=list)  # to be in the source before the rest is in the target
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (pipeline, outcome) -> events

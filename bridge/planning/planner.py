@@ -302,6 +302,9 @@ class Planner:
             if name in pipeline.tables:
                 _, writes, failures = survivors(pipeline.tables[name].writes, part)
                 planned.writes += [write for write in writes if write.events]
+            elif name in pipeline.subjects:
+                _, publications, failures = survivors(pipeline.subjects[name].publications, part)
+                planned.publications += publications
             else:
                 _, deliveries, failures = survivors(pipeline.sinks[name].deliveries, part)
                 planned.deliveries += deliveries

@@ -98,7 +98,18 @@ class SinkSpec:
     quiet: tuple[time, time, ZoneInfo] | None = None  # hours of the day in which nothing is sent
 
 
-DestinationSpec = TableSpec | SinkSpec
+@dataclass(frozen=True, slots=True)
+class SubjectSpec:
+    """A subject of NATS: at least once, acknowledged before the event counts as applied. Each is a value."""
+
+    name: str
+    connection: str
+    subject: str
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    payload: Any = "$event"
+
+
+DestinationSpec = TableSpec | SinkSpec | SubjectSpec
 
 
 @dataclass(frozen=True, slots=True)

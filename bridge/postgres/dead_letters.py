@@ -90,6 +90,31 @@ def groups(connection: psycopg.Connection, stream: str, choice: Choice) -> list[
         ).fetchall()
 
 
+def listed(connection: psycopg.Connection, stream: str, choice: Choice, limit: int) -> list[dict[str, Any]]:
+    """The newest of them, without payloads and messages. edited: a person corrected it."""
+    where, values = choice.where(stream)
+    query = sql.SQL(
+        "select id::text, stream, pipeline, destination, state, code, cause, attempts, event_id, event_type,"
+        " event_key, created_at, updated_at, retry_at, to_jsonb(l) ->> 'settled_by' as settled_by,"
+        " to_jsonb(l) ->> 'edited' is not null as edited"
+        " from bridge.dead_letter l where {} order by event_seq desc, id limit %s"
+    ).format(where)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, [*values, limit]).fetchall()
+
+
+def edit(connection: psycopg.Connection, letter_id: str, payload: str | None, by: str) -> bool:
+    """Keep a corrected payload beside the one that was sent; None: forget it. False: it is not open. The ledger has
+    the column."""
+    return bool(
+        connection.execute(
+            "update bridge.dead_letter set edited = %s::jsonb, settled_by = %s, updated_at = now()"
+            " where id = %s::uuid and state = 'open'",
+            [payload, by, letter_id],
+        ).rowcount
+    )
+
+
 class Kept(NamedTuple):
     """Dead letters of one kind, in any state: what may be asked for by name."""
 
@@ -124,7 +149,7 @@ def show(connection: psycopg.Connection, streams: Sequence[str], beginning: str)
             " event_xid::text, event_type, event_key, occurred_at, idempotency_key, headers,"
             " payload::text as payload, raw,"
             " (select body::text from bridge.delivery as d where d.id = dead_letter.id) as message,"
-            " to_jsonb(dead_letter) ->> 'settled_by' as settled_by,"
+            " to_jsonb(dead_letter) ->> 'settled_by' as settled_by, to_jsonb(dead_letter) ->> 'edited' as edited,"
             " (select to_jsonb(d) -> 'history' from bridge.delivery as d where d.id = dead_letter.id) as history,"
             " retry_at, retry_until, created_at, updated_at"
             " from bridge.dead_letter where stream = any(%s) and id::text like %s limit 2",
@@ -187,10 +212,12 @@ def _noted(connection: psycopg.Connection, by: str) -> LiteralString:
 
 # --- statements of a retry's own transaction --------------------------------------------------------
 
+# What a person corrected goes before what was sent; an older ledger has no such column.
 _CLAIM = (
-    b"select event_id, event_seq::text, coalesce(event_xid::text, '0'), event_type, event_key, payload::text,"
-    b" idempotency_key, headers::text, occurred_at::text, raw, pipeline, destination"
-    b" from bridge.dead_letter where id = $1::uuid and state = 'open' for update skip locked"
+    b"select event_id, event_seq::text, coalesce(event_xid::text, '0'), event_type, event_key,"
+    b" coalesce(to_jsonb(l) ->> 'edited', payload::text), idempotency_key, headers::text, occurred_at::text,"
+    b" case when to_jsonb(l) ->> 'edited' is null then raw end, pipeline, destination"
+    b" from bridge.dead_letter l where id = $1::uuid and state = 'open' for update skip locked"
 )
 _RESOLVE = (
     b"update bridge.dead_letter set state = 'resolved', attempts = attempts + 1, retry_at = null,"
@@ -202,9 +229,6 @@ _FAIL = (
     b" retry_at = case when $4::boolean and retry_at is not null and retry_until > now() then"
     b" now() + least(60, 10 * attempts) * interval '1 second' end where id = $1::uuid"
 )
-# Whoever holds this lets nothing be applied meanwhile.
-_FLOOR = b"select floor::text from bridge.checkpoint where stream = $1 for share"
-
 
 _STILL_DEAD = (
     b"select event_id from bridge.dead_letter where stream = $1 and pipeline = $2 and destination = $3"
@@ -245,10 +269,6 @@ def dead_message(letter_id: str) -> Statement:
 
 def rewrite_message(letter_id: str, body: str) -> Statement:
     return Statement(_REWRITE, [letter_id.encode(), body.encode()])
-
-
-def hold_floor(stream: str) -> Statement:
-    return Statement(_FLOOR, [stream.encode()])
 
 
 def read_letter(letter_id: str, row: Sequence[bytes | None]) -> Letter:

@@ -24,11 +24,24 @@ READ = f"select {_COLUMNS} from bridge.checkpoint where stream = $1".encode()
 
 LOCK = f"select {_COLUMNS} from bridge.checkpoint where stream = $1 for update".encode()
 
-CREATE = (
-    b"insert into bridge.checkpoint (stream, session, mode, floor, since, system_identifier, source_database,"
-    b" source_database_oid) values ($1, $2::uuid, 'new', '3:3:', $3::timestamptz, $4, $5, $6::oid)"
-    b" on conflict do nothing"
+# Of a stream and its partitions (<stream>.<i>of<n>), one layout has rows.
+_GROUP = "regexp_replace({}, '\\.[0-9]+of[0-9]+$', '')"
+_LAYOUT = "substring({} from '\\.[0-9]+(of[0-9]+)$')"
+_OTHER_LAYOUT = (
+    f"{_GROUP.format('o.stream')} = {_GROUP.format('$1')}"
+    f" and {_LAYOUT.format('o.stream')} is distinct from {_LAYOUT.format('$1')}"
 )
+DIVIDED = f"select o.stream from bridge.checkpoint o where {_OTHER_LAYOUT} order by 1".encode()
+"""Rows of the same events, divided in another way."""
+
+# Two that begin at one time see each other's row: the later one's CREATE begins when the first has committed.
+ONE_LAYOUT = f"select pg_advisory_xact_lock(hashtextextended('layout ' || {_GROUP.format('$1')}, 0))".encode()
+
+CREATE = (
+    "insert into bridge.checkpoint (stream, session, mode, floor, since, system_identifier, source_database,"
+    " source_database_oid) select $1, $2::uuid, 'new', '3:3:', $3::timestamptz, $4, $5, $6::oid"
+    f" where not exists (select from bridge.checkpoint o where {_OTHER_LAYOUT}) on conflict do nothing"
+).encode()
 
 FENCE = (
     f"update bridge.checkpoint set epoch = epoch + 1, session = $2::uuid, updated_at = now()"
@@ -132,10 +145,13 @@ def fence(
     stream: str, session: str, source: SourceIdentity, since: str | None, *, create: bool
 ) -> list[Statement]:
     """Make the row ours, and read it: the last two statements' rows. No row of FENCE, and one of READ: it belongs to
-    another source."""
+    another source. None of both, although it may be created: the ledger has rows of another layout. Within a
+    transaction."""
     who = [stream.encode(), session.encode()]
     system, oid = source.system.encode(), b"%d" % source.oid
-    made = [Statement(CREATE, [*who, _text(since), system, source.database.encode(), oid])] if create else []
+    made = [Statement(ONE_LAYOUT, who[:1])] if create else []
+    if create:
+        made.append(Statement(CREATE, [*who, _text(since), system, source.database.encode(), oid]))
     return [*made, Statement(FENCE, [*who, system, oid]), Statement(READ, who[:1])]
 
 

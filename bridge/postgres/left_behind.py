@@ -58,7 +58,8 @@ SOURCE: LiteralString = (
     + """
         else starts_with(s.name, %(prefix)s) end)
     union all
-    select 'stream', r.stream, coalesce(r.target_database, '?'), 0, false from outbox.stream r
+    select distinct 'stream', regexp_replace(r.stream, '[.][0-9]+of[0-9]+$', ''), coalesce(r.target_database, '?'), 0,
+        regexp_replace(r.stream, '[.][0-9]+of[0-9]+$', '') = any(%(streams)s) from outbox.stream r
     where not r.stream = any(%(streams)s)
         and not exists (select from slots s where s.name = r.slot and s.active)
         and r.updated_at < now() - case when r.slot is null and r.target_system is not null then interval '1 day'
@@ -91,9 +92,11 @@ TARGET: LiteralString = (
             where k.pipeline = f.pipeline and (k.destination = f.destination or f.destination = ''))
         else not stream = any(%(streams)s) and not exists (select from pg_catalog.pg_stat_activity a
             where a.datname = current_database()
-                and starts_with(a.application_name, 'bridge/' || f.stream || '/'))
+                and (starts_with(a.application_name, 'bridge/' || f.stream || '/')
+                    or starts_with(a.application_name, 'bridge/' || f.stream || '.')))
             and not exists (select from bridge.checkpoint c, bridge.checkpoint ours
-                where c.stream = f.stream and ours.stream = %(stream)s
+                where (c.stream = f.stream or starts_with(c.stream, f.stream || '.'))
+                and (ours.stream = %(stream)s or starts_with(ours.stream, %(stream)s || '.'))
                 and (c.updated_at > now() - """
     + LATELY
     + """ or c.system_identifier <> ours.system_identifier
@@ -127,6 +130,13 @@ def from_source(rows: Iterable[Sequence[Any]]) -> list[LeftBehind]:
     """From rows of SOURCE."""
     found = []
     for kind, name, about, retained, configured in rows:
+        if kind == "stream" and configured:
+            said = (
+                f"stream {name} is registered with another number of partitions than this configuration has: events "
+                "that those have not applied are never pruned"
+            )
+            found.append(LeftBehind("stream", name, said, "bridge scale repartition"))
+            continue
         if kind == "stream":
             said = (
                 f"stream {name} (of database {about}) is registered, is not in this configuration, and nothing "

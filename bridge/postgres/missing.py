@@ -8,6 +8,7 @@ from psycopg import sql
 
 from bridge.postgres.outbox import Outbox, events_of, floor_values, foreign_rows, unplaceable_rows
 from bridge.postgres.profiled import ProfiledConnection
+from bridge.protocol.chain import partition_of
 from bridge.protocol.events import NOTHING, Batch, Event
 from bridge.protocol.requests import MissingRows, ReadMissing
 
@@ -37,7 +38,15 @@ class MissingReader:
     be their own: after a restore, or from before the column was added. Later such rows are `foreign`.
     """
 
-    def __init__(self, connection: ProfiledConnection, outbox: Outbox, max_events: int) -> None:
+    def __init__(
+        self,
+        connection: ProfiledConnection,
+        outbox: Outbox,
+        max_events: int,
+        partition: tuple[int, int] | None = None,
+    ) -> None:
+        """partition: only rows of this one, of so many."""
+        self._partition = partition
         self._connection = connection
         self._outbox = outbox.on(connection)
         self.max_events = max_events
@@ -120,11 +129,16 @@ class MissingReader:
             count = min(_FETCH, most - len(events))
             cursor = self._connection.execute(f"fetch forward {count} from missing", binary=False)
             rows = events_of(cursor.pgresult, self._outbox)
-            events += rows
+            events += rows if self._partition is None else self._of_partition(rows, *self._partition)
             if len(rows) < count:
                 return events, False
             if len(events) >= most or sum(len(event.payload) for event in events) >= _BATCH_BYTES:
                 return events, True
+
+    @staticmethod
+    def _of_partition(rows: list[Event], partition: int, partitions: int) -> list[Event]:
+        """By the function that a relay divides rows with. What the query asks for only saves their transport."""
+        return [row for row in rows if partition_of(row.key, row.id, partitions) == partition]
 
     def _open(self, request: ReadMissing) -> str | None:
         """Open the cursor. Returns what is said of rows that nothing can place."""
@@ -144,7 +158,7 @@ class MissingReader:
                 " where {beyond_floor} and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
                 " and pg_visible_in_snapshot({placed}, %(upto)s::pg_snapshot)"
                 " and (%(first)s or not {stranger})"
-                " and {seq} > %(seq)s::bigint"
+                " and {seq} > %(seq)s::bigint and {partition}"
                 " and (%(since)s::timestamptz is null or {occurred} >= %(since)s::timestamptz)"
                 " order by {seq}"
             ).format(
@@ -155,6 +169,7 @@ class MissingReader:
                 stranger=outbox.is_stranger(),
                 seq=outbox.order(),
                 occurred=outbox.column("occurred_at"),
+                partition=outbox.in_partition(self._partition),
             ),
             {
                 **floor_values(request.floor),

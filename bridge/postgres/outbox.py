@@ -33,6 +33,10 @@ BORN: LiteralString = f"({_NEXT} - (({_NEXT} - xmin::text::bigint) & 4294967295)
 write; the row was inserted by this transaction or by an earlier one. For a query that reads one table."""
 
 
+_PLACE: LiteralString = (
+    "mod(('x' || encode(substr(sha256(convert_to({}, 'UTF8')), 1, 4), 'hex'))::bit(32)::bigint, {}) + 1 = {}"
+)
+
 COUNTED: LiteralString = (
     "(a.attidentity <> '' or coalesce(pg_get_expr(d.adbin, d.adrelid), '') like 'nextval(%%')"
 )
@@ -106,6 +110,25 @@ class Outbox:
         return sql.SQL(", ").join(
             self.placed() if name == "xid" else self.column(name) for name in Event._fields
         )
+
+    def in_partition(self, partition: tuple[int, int] | None) -> sql.Composable:
+        """Whether a row belongs to this partition of so many, as protocol/chain.py, partition_of. Of an outbox of the
+        customer's own whoever reads the rows must say: a cast to text may print a column in another way."""
+        if partition is None or self.is_foreign:
+            return sql.SQL("true")
+        said = sql.SQL("coalesce(key, id::text)")
+        return sql.SQL(_PLACE).format(said, sql.Literal(partition[1]), sql.Literal(partition[0]))
+
+    def belongs_to(self, partition: tuple[int, int] | None) -> sql.Composable:
+        """The same for a query that nobody filters afterwards: of an outbox of the customer's own, its id and key as a
+        slot prints them."""
+        if partition is None or not self.is_foreign:
+            return self.in_partition(partition)
+        said = sql.SQL("concat({})").format(self.column("id"))
+        if "key" in self.columns:
+            key = self.column("key")
+            said = sql.SQL("case when {0} is null then {1} else concat({0}) end").format(key, said)
+        return sql.SQL(_PLACE).format(said, sql.Literal(partition[1]), sql.Literal(partition[0]))
 
     def beyond_floor(self) -> sql.Composed:
         """By the index on (xid, seq): the rows that may not be visible in a floor; see floor_values()."""

@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from bridge.planning.taken import name_of
 from bridge.postgres.outbox import Outbox, events_of, floor_values
 from bridge.postgres.served import at_target
+from bridge.protocol.chain import partition_of
 from bridge.protocol.events import NOTHING, Event, Snapshot, parse_snapshot
 
 PENDING_LIMIT = 100_000
@@ -156,22 +157,24 @@ def newest_types(source: psycopg.Connection, outbox: Outbox) -> dict[str, int]:
 
 
 class Applied:
-    """What a stream has applied, read once. By I6: visible in the floor, or listed."""
+    """What a stream has applied, read once. By I6: visible in the floor, or listed. rows: its rows in the ledger, one
+    for each partition where there are some."""
 
-    def __init__(self, target: psycopg.Connection, stream: str) -> None:
-        row = checkpoint(target, stream)
-        self.started = row is not None
-        self._floor: Snapshot = parse_snapshot(row["floor"]) if row else NOTHING
-        self._listed = {int(xid) for xid in listed(target, stream)}
+    def __init__(self, target: psycopg.Connection, rows: Sequence[str]) -> None:
+        found = [checkpoint(target, stream) for stream in rows]
+        self.started = any(row is not None for row in found)
+        self._floors: list[Snapshot] = [parse_snapshot(row["floor"]) if row else NOTHING for row in found]
+        self._listed = [{int(xid) for xid in listed(target, stream)} for stream in rows]
 
     def how(self, event: Event) -> str:
         """ "floor" or "listed" if it is applied, "" if it is not, "unknown" without an xid."""
         xid = int(event.xid)
         if xid == 0:
             return "unknown"
-        if self._floor.shows(xid):
+        place = partition_of(event.key, event.id, len(self._floors)) - 1
+        if self._floors[place].shows(xid):
             return "floor"
-        return "listed" if xid in self._listed else ""
+        return "listed" if xid in self._listed[place] else ""
 
 
 def letters(target: psycopg.Connection, ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from struct import Struct
-from typing import Protocol
+from typing import LiteralString, Protocol
 
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
@@ -20,6 +20,12 @@ from bridge.postgres import wire
 from bridge.postgres.connect import connect_pq
 from bridge.postgres.profiles import STREAM
 from bridge.protocol.events import Lsn, format_lsn
+
+LIFE: LiteralString = (
+    "select (select system_identifier::text from pg_control_system())"
+    " || '/' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
+)
+"""Which run of the server this is: of a copy, of one that was promoted or started again, it is another."""
 
 _STATUS = Struct("!cQQQQB").pack
 _POSTGRES_EPOCH_SECONDS = 946_684_800
@@ -99,9 +105,11 @@ def open_replication(dsn: str, stream: str) -> PGconn:
 
 
 class Reader(Protocol):
-    """Who takes the messages. behind: it wants no more for now."""
+    """Who takes the messages."""
 
-    behind: bool
+    @property
+    def behind(self) -> bool:
+        """It wants no more for now."""
 
     def feed(self, messages: Sequence[bytes]) -> None: ...
 
@@ -109,7 +117,10 @@ class Reader(Protocol):
 class ReplicationStream:
     """One START_REPLICATION. `pump` moves bytes; `confirm` and `status` answer."""
 
-    def __init__(self, dsn: str, stream: str, slot: str, publication: str, start: Lsn) -> None:
+    def __init__(
+        self, dsn: str, stream: str, slot: str, publication: str, start: Lsn, *, life: str | None = None
+    ) -> None:
+        """life: the run of the server that must be read; None: any. Raises Retry where it is another."""
         self._connection = open_replication(dsn, stream)
         self.descriptor = self._connection.socket
         # Nothing of it is inside of OpenSSL or a GSS library, where poll() does not see it.
@@ -120,10 +131,17 @@ class ReplicationStream:
         self.last_status = 0.0
         doing = f"starting replication from slot {slot}"
         try:
+            if life is not None:
+                self._require(life)
             self._start(slot, publication, start, doing)
         except BaseException:
             self._connection.finish()
             raise
+
+    def _require(self, life: str) -> None:
+        rows = command(self._connection, LIFE, "asking which server this is")
+        if (rows[0][0] or b"").decode() != life:
+            raise Retry("the source was started again, or is another one", reason="source_restarted")
 
     def _start(self, slot: str, publication: str, start: Lsn, doing: str) -> None:
         connection = self._connection

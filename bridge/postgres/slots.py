@@ -107,6 +107,22 @@ def give_up_slot(dsn: str, stream: str, limit: int) -> str | None:
     )
 
 
+def give_up_relays_slot(dsn: str, relay: str, limit: int) -> str | None:
+    """The same for the slot of a relay."""
+    with connect(dsn, SOURCE, relay) as source:
+        row = source.execute(
+            "select s.slot_name from pg_catalog.pg_replication_slots s join outbox.relay r"
+            " on s.slot_name = r.relay || '_' || r.incarnation and r.relay = %(relay)s and s.database = current_database()"
+            " where not pg_is_in_recovery() and not s.active"
+            " and pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) > %(limit)s",
+            {"relay": relay, "limit": limit},
+        ).fetchone()
+        if row is None:
+            return None
+        drop_slot(source, row[0])
+        return str(row[0])
+
+
 def give_up_renamed_slot(dsn: str, stream: str, outbox: Outbox) -> str | None:
     """Drop the stream's slot, whose WAL has another name for a column of the outbox, if the table has every column
     now. Returns its name, or None.

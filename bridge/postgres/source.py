@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from bridge.errors import CannotConnect, Fenced, Halt, Retry
+from bridge.errors import CannotConnect, Fenced, Halt, Retry, StandBy
 from bridge.postgres.capture import refusals
 from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
@@ -19,11 +19,14 @@ from bridge.postgres.origin import is_here, take_over
 from bridge.postgres.outbox import COUNTED, Outbox
 from bridge.postgres.profiles import SOURCE, STREAM
 from bridge.postgres.publication import REPLICATED, publication_identity
+from bridge.postgres.relay import INCARNATION, life_of, place, placed, read_relay
 from bridge.postgres.replication import command, open_replication
 from bridge.protocol.events import Lsn, Snapshot, format_lsn, parse_lsn, parse_snapshot
 from bridge.protocol.facts import (
+    MOVER,
     Pruned,
     Registration,
+    RelayFacts,
     SlotFacts,
     SlotRefused,
     SourceFacts,
@@ -93,9 +96,13 @@ class SlotHealth:
 class Source:
     """Everything that the protocol reads from the source, over one connection."""
 
-    def __init__(self, dsn: str, stream: str, outbox: Outbox, publication: str) -> None:
+    def __init__(
+        self, dsn: str, stream: str, outbox: Outbox, publication: str, *, relay: str | None = None
+    ) -> None:
+        """relay: whose frames the stream applies, or who this is; None: there is no log."""
         self._dsn = dsn
         self._stream = stream
+        self._relay = relay
         self._names = {"publication": publication, "table": outbox.name.as_string()}
         self.connection = connect(dsn, SOURCE, stream)
         self._outbox = outbox.on(self.connection)
@@ -114,9 +121,9 @@ class Source:
 
     def facts(self, slot: str | None, witness_id: str | None, witness_xid: int | None) -> SourceFacts:
         """Asked three times before the first event, so all that needs no answer of before is one statement."""
-        parameters = {**self._names, "prefix": f"{self._stream}_"}
+        parameters = {**self._names, "prefix": f"{self._relay or self._stream}_"}
         where, (two_phase, taken, tells, *mark), publication = self._facts(parameters)
-        (in_recovery, system, database, oid, timeline, flush, partitioned, replicated) = where
+        (in_recovery, system, database, oid, timeline, flush, partitioned, replicated, moving) = where
         if in_recovery:
             return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
         here = not tells or is_here(self.connection, tells=True)
@@ -136,13 +143,20 @@ class Source:
             partitioned=partitioned,
             restored=not here,
             replicated=replicated,
+            moving=moving,
             taken=frozenset(taken),
+            life=life_of(self.connection) if self._relay else "",
+            relay=self.relay(),
         )
 
     def _facts(self, parameters: Any) -> tuple[tuple[Any, ...], tuple[Any, ...], Any]:
         """The columns of _PLACE, those of _MARKS, and the publication's identity."""
         row = self._row(f"select {_PLACE}, {_MARKS}, {self._identity}", parameters)
         return row[:_PLACES], row[_PLACES:-1], row[-1]
+
+    def relay(self) -> RelayFacts | None:
+        """The relay's row."""
+        return read_relay(self.connection, self._relay) if self._relay else None
 
     def layout(self) -> tuple[tuple[str, ...], bool, bool, int, int]:
         """The outbox's columns in the order in which they were added, whether it is partitioned, whether Postgres
@@ -160,7 +174,7 @@ class Source:
         return tuple(columns), kind == "p", counted, int(next_xid), int(oid)
 
     def _slot(self, name: str) -> SlotFacts | None:
-        names = {"slot": name, "reader": STREAM.session_name(self._stream)}
+        names = {"slot": name, "reader": STREAM.session_name(self._relay or self._stream)}
         row = self.connection.execute(_SLOT, names).fetchone()
         if row is None:
             return None
@@ -227,9 +241,10 @@ class Source:
         if row is None:
             return None
         system, database, slot, floor, witness, reached, session = row
-        return Registration(
+        found = Registration(
             self._stream, system, database, slot, parse_snapshot(floor), witness, parse_lsn(reached), session
         )
+        return found if self._relay is None else placed(self.connection, found)
 
     def register(self, registration: Registration, holder: str | None) -> None:
         """Write the registration that this session holds, or raise; see requests.Register."""
@@ -251,8 +266,13 @@ class Source:
             ).rowcount
             if written and holder is None:
                 take_over(self.connection, registration.stream)
+            if written and self._relay:
+                place(self.connection, registration)
         if written:
             return
+        now = self.registration()
+        if now is not None and now.session.startswith(MOVER):
+            raise StandBy(f"stream {self._stream} is being divided anew: bridge scale repartition")
         if holder == registration.session:
             raise Fenced(
                 f"stream {self._stream} was taken over by another bridge: its row in "
@@ -273,16 +293,17 @@ class Source:
 
     def observe(self, slot: str, position: Lsn) -> Observation:
         """One statement, whose snapshot is taken before it reads the insert position."""
-        identity, snapshot, insert, active, retained, safe, flush, hides = self._row(
+        identity, snapshot, insert, active, retained, safe, flush, hides, incarnation = self._row(
             "select "
             + self._identity
             + ", pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, s.active,"
             " pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,"
             " pg_current_wal_flush_lsn()::text, "
             + _HIDES
+            + (INCARNATION if self._relay else ", null::int")
             + " from (values (1)) as one left join pg_catalog.pg_replication_slots s on s.slot_name = %(slot)s"
             " and s.database = current_database()",
-            {**self._names, "slot": slot},
+            {**self._names, "slot": slot, "relay": self._relay},
         )
         if hides:
             require_every_row(self.connection, self._outbox)
@@ -297,7 +318,7 @@ class Source:
         due = time.monotonic() - when >= IDLE_WRITE_SECONDS and position - where >= IDLE_WRITE_BYTES
         if due:
             self._idle_written = (time.monotonic(), position)
-        return Observation(identity, parse_snapshot(snapshot), parse_lsn(insert), idle_write_due=due)
+        return Observation(identity, parse_snapshot(snapshot), parse_lsn(insert), due, incarnation)
 
     def take_snapshot(self) -> tuple[Snapshot, Lsn]:
         """A goal for polling. Raises Halt if rows could be hidden from what is read next."""

@@ -22,17 +22,19 @@ from bridge.postgres.target_rules import Finding
 
 Side = Literal["source", "target"]
 
-KNOWN: dict[Side, int] = {"source": 5, "target": 3}
+KNOWN: dict[Side, int] = {"source": 6, "target": 4}
 """The newest migration of sql/source and sql/target. A test compares."""
+NEEDED = 3
+"""The ledger's oldest version that a stream runs on. The console's actions and charts come with 4."""
 
 NEWER_OUTBOX: LiteralString = """
     select m.version, m.name from outbox.migration m
-    where m.version > 5 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 5, true)
+    where m.version > 6 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 6, true)
     order by m.version desc limit 1"""
 
 NEWER_LEDGER: LiteralString = """
     select m.version, m.name from bridge.migration m
-    where m.version > 3 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 3, true)
+    where m.version > 4 and coalesce((to_jsonb(m) ->> 'compatible_from')::int > 4, true)
     order by m.version desc limit 1"""
 
 REASONS: dict[Side, str] = {"source": "outbox_newer", "target": "ledger_newer"}
@@ -75,7 +77,7 @@ def halt(finding: Finding) -> Halt:
 def ledger_older() -> Halt:
     """It lacks a column that this program reads."""
     return Halt(
-        f"the ledger is of an older release; this one ({__version__}) needs its version {KNOWN['target']}",
+        f"the ledger is of an older release; this one ({__version__}) needs its version {NEEDED}",
         reason="ledger_version",
         hint="bridge schema target | psql <target>   (as the owner of the database)",
     )
@@ -84,7 +86,7 @@ def ledger_older() -> Halt:
 def refuse_older(connection: psycopg.Connection) -> None:
     """Raise Halt where the ledger lacks what this program reads; the connection is in autocommit, and to a ledger."""
     row = connection.execute("select max(version) from bridge.migration").fetchone()
-    if row is None or row[0] is None or row[0] < KNOWN["target"]:
+    if row is None or row[0] is None or row[0] < NEEDED:
         raise ledger_older()
 
 

@@ -6,21 +6,24 @@ would show, retry, send and discard what belongs to the first. The stream itself
 
 from __future__ import annotations
 
+from typing import LiteralString
+
 import psycopg
 from psycopg.rows import tuple_row
 
 from bridge.errors import CannotConnect, Halt
 from bridge.postgres.connect import connect
+from bridge.postgres.partitions import registered_rows
+from bridge.postgres.parts import OF
 from bridge.postgres.profiles import COMMAND
-from bridge.postgres.progress import registered
 from bridge.protocol.events import NOTHING
 from bridge.protocol.facts import Ledger, SourceIdentity
 from bridge.protocol.preflight import belongs, name_taken, other_source
 
 # Also of a ledger from before 003_source.sql, which has no such columns.
-_OWNER = """
+_OWNER: LiteralString = f"""
     select system_identifier, to_jsonb(c) ->> 'source_database', (to_jsonb(c) ->> 'source_database_oid')::int8
-    from bridge.checkpoint c where stream = %s"""
+    from bridge.checkpoint c where {OF} order by stream limit 1"""
 
 
 def identity(source: psycopg.Connection) -> SourceIdentity | None:
@@ -35,9 +38,9 @@ def identity(source: psycopg.Connection) -> SourceIdentity | None:
 
 
 def owner(target: psycopg.Connection, stream: str) -> Ledger | None:
-    """The ledger's row, of which only the owner is read; None: there is none."""
+    """The ledger's row, or the first of its partitions, of which only the owner is read; None: there is none."""
     with target.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(_OWNER, [stream]).fetchone()
+        row = cursor.execute(_OWNER, {"stream": stream}).fetchone()
     if row is None:
         return None
     system, database, oid = row
@@ -60,8 +63,8 @@ def another(
         return None
     before = identity(old) if old is not None else None
     if old is not None and before is not None and belongs(ledger, before):
-        return None if registered(old, stream) is not None else name_taken(stream, ledger, here)
-    if registered(source, stream) is None:
+        return None if registered_rows(old, stream) else name_taken(stream, ledger, here)
+    if not registered_rows(source, stream):
         return name_taken(stream, ledger, here)
     return None if moved else other_source(ledger, here)
 

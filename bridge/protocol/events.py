@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
-from itertools import pairwise
+from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import itemgetter
 from typing import NamedTuple, NewType
 
@@ -240,7 +240,10 @@ class Done:
 
 
 def after(batch: Batch, lsn: Lsn) -> Batch:
-    """The batch without the transactions that end at `lsn` or before."""
+    """The batch without the transactions that end at `lsn` or before. Where parts of the stream were read twice, each
+    is kept the first time."""
+    if sorted(set(batch.end_lsns)) != batch.end_lsns:
+        return _once(batch, lsn)
     gone = bisect_right(batch.end_lsns, lsn)
     rows = sum(batch.commit_rows[:gone])
     return replace(
@@ -250,6 +253,23 @@ def after(batch: Batch, lsn: Lsn) -> Batch:
         end_lsns=batch.end_lsns[gone:],
         commit_times=batch.commit_times[gone:],
         commit_rows=batch.commit_rows[gone:],
+        strays=batch.strays if batch.end_lsn > lsn else [],
+    )
+
+
+def _once(batch: Batch, lsn: Lsn) -> Batch:
+    """The transactions that end after `lsn` and after all before them."""
+    greatest = accumulate(batch.end_lsns, max, initial=lsn)
+    kept = [end > before for end, before in zip(batch.end_lsns, greatest, strict=False)]
+    rows = list(chain.from_iterable(map(repeat, kept, batch.commit_rows)))
+    return replace(
+        batch,
+        events=[*compress(batch.events, rows)],
+        xids=[*compress(batch.xids, kept)],
+        end_lsns=[*compress(batch.end_lsns, kept)],
+        commit_times=[*compress(batch.commit_times, kept)],
+        commit_rows=[*compress(batch.commit_rows, kept)],
+        end_lsn=max(batch.end_lsns),
         strays=batch.strays if batch.end_lsn > lsn else [],
     )
 

@@ -21,6 +21,10 @@ IDENTITY_SINCE_0_2: Final = "+"
 has the first ones alone; see `same_publication`.)"""
 
 
+MOVER: Final = "6d6f7665"
+"""How the sessions begin that divide streams anew: whoever is fenced by one has lost its stream for a moment only."""
+
+
 class Mode(StrEnum):
     """Where a stream stands; stored in the ledger.
 
@@ -150,6 +154,21 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayFacts:
+    """The source's row in outbox.relay: what its relay reads, and puts into the log. A new incarnation has a new slot.
+
+    publication: its identity, read before the slot was made. Frames are made only while it is the same.
+    ready: the slot is made, and whatever committed before it is visible.
+    """
+
+    incarnation: int
+    partitions: int
+    publication: str | None
+    ready: bool = False
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFacts:
     """The source as it is now, read at once over the session's own connection. When that connection is lost the
     session ends, because another server may answer the next one.
@@ -177,6 +196,9 @@ class SourceFacts:
     database: str = ""
     database_oid: int = 0
     replicated: bool = False  # a subscription writes rows of the outbox with xids of its publisher
+    life: str = ""  # which run of the server this is: its system identifier and when its postmaster started
+    relay: RelayFacts | None = None  # with a log; None: no relay has begun
+    moving: bool = False  # somebody divides its streams anew (barrier.py), and lives
 
     @property
     def identity(self) -> SourceIdentity:
@@ -193,6 +215,8 @@ class Registration:
 
     session: the session that may write the row. The session that fenced last takes the row over, after the fence;
     writes of an earlier session that arrive later are refused.
+
+    relay: its slot may be confirmed only to what this stream has applied. Another relay or incarnation begins anew there.
     """
 
     stream: str
@@ -203,13 +227,20 @@ class Registration:
     witness_id: str | None
     reached: Lsn = ZERO
     session: str = ""
+    relay: str | None = None  # whose frames it applies, of this incarnation; None: it reads a slot of its own
+    incarnation: int = 0
+    confirmed: Lsn | None = (
+        None  # as Confirm wrote it, for this relay and incarnation; Register leaves it, or empties it
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """The target before the fence. `busy`: another live session of this stream is connected."""
+    """The target before the fence. `busy`: another live session of this stream is connected. divided: the ledger's rows of
+    the same events in another layout, of other partitions or of none."""
 
     system_identifier: str
     database: str
     ledger: Ledger | None
     busy: bool = False
+    divided: tuple[str, ...] = ()

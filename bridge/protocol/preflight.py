@@ -37,6 +37,9 @@ class StreamSettings:
     capture: Literal["slot", "poll", "auto"] = "slot"
     since: str | None = None  # first start only: earliest (None), a timestamp, or "infinity" for now
     has_xid: bool = True  # False: an outbox of the customer's own without xid: slot-only, no catch-up
+    partitions: int | None = (
+        None  # with a log: this is one of so many; `slot` is its relay's. None: a slot of its own
+    )
 
     def slot_name(self, incarnation: int) -> str:
         return f"{self.slot}_{incarnation}"
@@ -126,7 +129,7 @@ def stand_by(
     if target.busy:
         raise StandBy(f"another bridge is applying stream {settings.stream} to this target")
     name = first_look(settings, target).slot
-    if source.slot is None:
+    if source.slot is None or settings.partitions is not None:  # with a log, the slot is the relay's
         return
     if registration is None and target.ledger is None:
         if (yield from ask(ReadTarget())).ledger is not None:
@@ -192,6 +195,18 @@ def check_registration(registration: Registration | None, target: TargetFacts) -
         )
 
 
+def check_layout(stream: str, divided: Sequence[str]) -> None:
+    """A target's events are divided in one way at a time: another would apply all of them again. Raises Halt."""
+    if divided:
+        raise Halt(
+            f"stream {stream} has no row in this target's ledger, which divides the same events in another way: "
+            f"{', '.join(divided[:3])}{', ...' if len(divided) > 3 else ''}. Nothing was changed",
+            reason="partitions_differ",
+            hint="make it what the file says (scale.log, scale.partitions): bridge scale repartition; or put the file "
+            "back, and restart or SIGHUP",
+        )
+
+
 def check_not_renamed(stream: str, former: Sequence[str]) -> None:
     """A stream that neither side knows is new, or is one of `former` whose name was changed. Raises Halt."""
     if not former:
@@ -214,6 +229,7 @@ def judge(
     *,
     slot_wanted: bool,
     has_xid: bool = True,
+    partitions: int | None = None,
 ) -> Judgement:
     """Compare the ledger with the source. The registration must have been read after the fence. Raises Halt with a
     reason, or Retry on a standby."""
@@ -230,11 +246,21 @@ def judge(
         return Judgement(fresh, "new")
     ledger, reason, forget_above = _history(ledger, source, registration)
     ledger = ledger.of_source(source.identity)  # its name may be another, and an old ledger did not know it
+    other, seen = None, source.slot.confirmed_flush if source.slot else ZERO
+    if slot_wanted and partitions is not None:
+        told = _told(source, registration)
+        ledger = replace(ledger, safe_lsn=max(ledger.applied_lsn, min(ledger.safe_lsn, told)))
+        other, seen = _log(ledger, source, partitions), min(seen, told)
     unproven = False
     if reason is None and not witnessed(ledger, source):
-        if source.slot is None or _slot(ledger, source, slot_wanted) is not None:
+        unproven = seen < ledger.applied_lsn
+        if (
+            source.slot is None
+            or (other or _slot(ledger, source, slot_wanted)) is not None
+            or (unproven and source.slot.confirmed_flush >= ledger.applied_lsn)
+        ):
             raise witness_missing("and no slot of ours has the WAL that would show it")
-        unproven = source.slot.confirmed_flush < ledger.applied_lsn
+    reason = reason or other
     reason = reason or _slot(ledger, source, slot_wanted)
     if same_publication(ledger.publication, source.publication):
         ledger = replace(ledger, publication=source.publication)
@@ -250,7 +276,7 @@ def judge(
             check_not_pruned(ledger, registration, source.pruned)
         return Judgement(ledger, reason, forget_above)
     # A stored advance of an idle slot must not let this session confirm what it has not received.
-    safe = max(ledger.applied_lsn, source.slot.confirmed_flush)
+    safe = ledger.safe_lsn if partitions is not None else max(ledger.applied_lsn, source.slot.confirmed_flush)
     return Judgement(replace(ledger, safe_lsn=safe), None, unproven=unproven)
 
 
@@ -355,6 +381,23 @@ def _slot(ledger: Ledger, source: SourceFacts, slot_wanted: bool) -> str | None:
         ("catchup", from_table),
     )
     return next((reason for reason, holds in reasons if holds), None)
+
+
+def _log(ledger: Ledger, source: SourceFacts, partitions: int) -> str | None:
+    """Why the relay's chain cannot continue from the ledger; None: it can."""
+    relay = source.relay
+    if relay is None or relay.incarnation != ledger.incarnation or relay.partitions != partitions:
+        return "other_chain"
+    return None
+
+
+def _told(source: SourceFacts, registration: Registration | None) -> Lsn:
+    """How far this source knows that the stream has received the relay's frames. Others move a relay's slot, and
+    safe_lsn may be of a history that the source has lost: where the slot stands says nothing about this stream."""
+    if registration is None or source.slot is None or registration.confirmed is None:
+        return ZERO
+    its = f"{registration.relay}_{registration.incarnation}"
+    return registration.confirmed if its == source.slot.name else ZERO
 
 
 def is_first_catch_up(ledger: Ledger, registration: Registration | None) -> bool:

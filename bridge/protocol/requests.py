@@ -7,11 +7,21 @@ over, and the next one begins with the fence, exactly as after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from bridge.protocol.events import Batch, Listed, Lsn, Snapshot
-from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, SourceIdentity, TargetFacts
+from bridge.protocol.chain import Frame, Look, Origin
+from bridge.protocol.events import ZERO, Batch, Listed, Lsn, Snapshot
+from bridge.protocol.facts import (
+    Ledger,
+    Pruned,
+    Registration,
+    RelayFacts,
+    SourceFacts,
+    SourceIdentity,
+    TargetFacts,
+)
 from bridge.records import dataclass
 
 T = TypeVar("T")
@@ -22,8 +32,8 @@ class Request(Generic[T]):
 
     __slots__ = ()
 
-    def perform(self, performer: Performer) -> T:
-        """Have the performer do it. Raises what the act raises."""
+    def perform(self, performer: Any) -> T:
+        """Have the performer do it: a Performer, or a relay's. Raises what the act raises."""
         raise NotImplementedError
 
 
@@ -35,7 +45,7 @@ def ask(request: Request[T]) -> Asking[T]:
     return cast(T, (yield request))
 
 
-def drive(protocol: Asking[None], performer: Performer) -> None:
+def drive(protocol: Asking[None], performer: Performer | RelayPerformer) -> None:
     """The protocol asks, the performer answers, until the protocol ends. Raises what an act raises."""
     request = next(protocol)
     while True:
@@ -60,7 +70,8 @@ class ReadTarget(Request[TargetFacts]):
 @dataclass(frozen=True, slots=True)
 class Fence(Request[Ledger | None]):
     """Lock the checkpoint row, increment the epoch, store our session, commit. The row lock waits for a commit whose
-    answer was lost. create: insert the row if there is none; otherwise answer None.
+    answer was lost. create: insert the row if there is none, and none of another layout (TargetFacts.divided); otherwise
+    answer None.
 
     source: whose stream it is. A row of another source's is not touched: raises Halt (stream_name_taken). A first look
     cannot replace this: two sources may start at one time.
@@ -275,22 +286,58 @@ class MissingRows:
 
 @dataclass(frozen=True, slots=True)
 class OpenStream(Request[None]):
+    """Read from here on: the slot, or the frames of this origin (a relay: the slot, of the server that it names)."""
+
     slot: str
     start: Lsn
+    origin: Origin | None = None
 
     def perform(self, performer: Performer) -> None:
         performer.open_stream(self)
 
 
 @dataclass(frozen=True, slots=True)
+class FindLook(Request["Seen"]):
+    """The newest look of the relay that the log has for this partition, in a frame of this origin; after a moment where
+    there is none that is new. What another run of the server has shown may be lost there, and its xids given again."""
+
+    origin: Origin
+
+    def perform(self, performer: Performer) -> Seen:
+        return performer.find_look(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """relay: as it is now. look: None: the log has brought none lately."""
+
+    relay: RelayFacts | None
+    look: Look | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain(Request[None]):
+    """Ask the relay for the frames after this position once more; it may not hear it."""
+
+    position: Lsn
+
+    def perform(self, performer: Performer) -> None:
+        performer.ask_again(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
-    """position: everything up to here was received and handed out in batches, including this one."""
+    """position: everything up to here was received and handed out in batches, including this one.
+
+    gap: rows of the log are missing after `position`.
+    """
 
     batch: Batch | None
     position: Lsn
     settled: bool = False  # what was sent last is durable
     tick: bool = False  # time to look at the source
     stop: bool = False  # we are asked to end; nothing more will come
+    gap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +359,7 @@ class Observation:
     snapshot: Snapshot
     insert_lsn: Lsn
     idle_write_due: bool = False  # 10 s and 1 MiB since the last idle write, or the WAL brake is near
+    incarnation: int | None = None  # of the relay, as its row says; None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +372,8 @@ class Observe(Request[Observation]):
 
 @dataclass(frozen=True, slots=True)
 class Confirm(Request[None]):
-    """Tell the slot that everything up to here is durable in the target."""
+    """Tell the slot that everything up to here is durable in the target; with a log, the registry (`confirmed`), where
+    the relay reads it, if this session still holds the row. Raises Fenced otherwise."""
 
     lsn: Lsn
 
@@ -340,7 +389,117 @@ class Wait(Request[bool]):
         return performer.wait(self)
 
 
+# --- a relay --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRelay(Request[None]):
+    """Write the row of outbox.relay, flushed, if it is still held by the session of `before` (None: there is no row);
+    otherwise raise StandBy."""
+
+    before: RelayFacts | None
+    after: RelayFacts
+
+    def perform(self, performer: RelayPerformer) -> None:
+        performer.save_relay(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTails(Request["Mapping[int, Lsn]"]):
+    """Where the frames of this origin end that the log has, by partition. It may lie."""
+
+    origin: Origin
+
+    def perform(self, performer: RelayPerformer) -> Mapping[int, Lsn]:
+        return performer.read_tails(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of one partition, as they were read; a frame without its place in the chain (chain.py)."""
+
+    partition: int
+    end: Lsn
+    rows: int
+    body: bytes
+    commit: Lsn = ZERO
+    offset: int = 0
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What was read. position: every transaction up to here was read, and the pieces so far have all its rows.
+
+    ends, xids: of the transactions that were read. again: by partition, from where a worker misses rows."""
+
+    pieces: Sequence[Piece]
+    position: Lsn
+    ends: Sequence[Lsn] = ()
+    xids: Sequence[int] = ()
+    again: Mapping[int, Lsn] = field(default_factory=dict)
+    tick: bool = False
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Request[Carried]):
+    """The next pieces; none after a tick."""
+
+    def perform(self, performer: RelayPerformer) -> Carried:
+        return performer.read(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Request[None]):
+    """Put a frame into the log; it may be on its way for a while."""
+
+    frame: Frame
+    body: bytes
+
+    def perform(self, performer: RelayPerformer) -> None:
+        performer.publish(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadShare(Request["Shared"]):
+    """What the streams that this relay serves have applied."""
+
+    incarnation: int
+
+    def perform(self, performer: RelayPerformer) -> Shared:
+        return performer.read_share(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """session: that holds the row of outbox.relay. applied: by stream, how far the slot may be confirmed for it; None: it
+    has not found its place in the chain yet. braked: the slot retains more WAL than it may."""
+
+    session: str
+    applied: Mapping[str, Lsn | None]
+    braked: bool = False
+
+
 # --- who answers ----------------------------------------------------------------------------------
+
+
+class RelayPerformer(Protocol):
+    """Who performs a relay's requests. stream/relay_engine.py on real servers."""
+
+    def read_source(self, request: ReadSource) -> SourceFacts: ...
+    def save_relay(self, request: SaveRelay) -> None: ...
+    def begin_slot(self, request: BeginSlot) -> None: ...
+    def slot_made(self, request: SlotMade) -> tuple[Lsn, Snapshot] | None: ...
+    def drop_slot(self, request: DropSlot) -> None: ...
+    def still_running(self, request: StillRunning) -> bool: ...
+    def open_stream(self, request: OpenStream) -> None: ...
+    def read_tails(self, request: ReadTails) -> Mapping[int, Lsn]: ...
+    def read(self, request: Read) -> Carried: ...
+    def publish(self, request: Publish) -> None: ...
+    def observe(self, request: Observe) -> Observation: ...
+    def read_share(self, request: ReadShare) -> Shared: ...
+    def confirm(self, request: Confirm) -> None: ...
 
 
 class Performer(Protocol):
@@ -365,6 +524,8 @@ class Performer(Protocol):
     def still_running(self, request: StillRunning) -> bool: ...
     def read_missing(self, request: ReadMissing) -> MissingRows: ...
     def open_stream(self, request: OpenStream) -> None: ...
+    def find_look(self, request: FindLook) -> Seen: ...
+    def ask_again(self, request: AskAgain) -> None: ...
     def receive(self, request: Receive) -> Received: ...
     def observe(self, request: Observe) -> Observation: ...
     def confirm(self, request: Confirm) -> None: ...

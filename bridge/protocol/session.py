@@ -13,8 +13,9 @@ from collections.abc import Generator
 from dataclasses import field
 from typing import Any
 
-from bridge.errors import Halt, Retry
+from bridge.errors import Halt, Retry, StandBy
 from bridge.protocol import requests as to
+from bridge.protocol.chain import Origin, covers
 from bridge.protocol.events import (
     NOTHING,
     NULL,
@@ -32,6 +33,7 @@ from bridge.protocol.facts import BEFORE_ALL, Goal, Ledger, Mode, Registration, 
 from bridge.protocol.preflight import (
     StreamSettings,
     check_identity,
+    check_layout,
     check_not_pruned,
     check_not_renamed,
     check_registration,
@@ -58,11 +60,17 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     check_registration(registration, target)
     source = yield from ask(first_look(settings, target))
     check_identity(settings.stream, target, source, registration)
+    if source.moving:
+        raise StandBy("the streams of this source are being divided anew: bridge scale repartition")
     yield from stand_by(settings, target, source, registration)
+    if target.ledger is None:
+        check_layout(settings.stream, target.divided)
     if registration is None and target.ledger is None:
         check_not_renamed(settings.stream, (yield from ask(to.ReadFormer())))
     fence = to.Fence(settings.session, source.identity, create=registration is None, since=settings.since)
     ledger = yield from ask(fence)
+    if ledger is None and registration is None:
+        raise Retry("another division of the stream has begun in this target", reason="partitions_differ")
     if ledger is None:
         raise Halt(
             f"stream {settings.stream} is registered at the source, but this target has no ledger "
@@ -73,12 +81,19 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
     registration = yield from ask(to.ReadRegistration())
     source = yield from ask(facts(settings, ledger))
     from_slot = slot_wanted(settings, source)
-    judgement = judge(ledger, source, registration, slot_wanted=from_slot, has_xid=settings.has_xid)
+    judgement = judge(
+        ledger,
+        source,
+        registration,
+        slot_wanted=from_slot,
+        has_xid=settings.has_xid,
+        partitions=settings.partitions,
+    )
     known = ledger
     if not judgement.unproven:  # another source must not leave its timeline in the ledger
         known = judgement.ledger
         yield from ask(to.Save(ledger, known, forget_above=judgement.forget_above))
-    life = _Life(settings, known, target, registration)
+    life = Life(settings, known, target, registration)
     # From here on prune respects our floor. If the stream may have been further before, the registry must keep that
     # fact when it takes our floor: it stores a position one above ours.
     first = is_first_catch_up(ledger, registration)
@@ -90,7 +105,7 @@ def session(settings: StreamSettings) -> Generator[Request[Any], Any, None]:
         return
     if judgement.catch_up is not None:
         yield from life.catch_up(source, judgement.catch_up)
-    yield from life.stream(unproven=judgement.ledger if judgement.unproven else None)
+    yield from life.stream(source, unproven=judgement.ledger if judgement.unproven else None)
 
 
 @dataclass(slots=True)
@@ -104,11 +119,15 @@ class _Look:
     steps: deque[Asking[None]] = field(default_factory=deque)  # what is left of the last look
 
 
-class _Life:
+class Life:
     """One session's operations on the ledger; `ledger` is the row that is durable in the target."""
 
     def __init__(
-        self, settings: StreamSettings, ledger: Ledger, target: TargetFacts, registration: Registration | None
+        self,
+        settings: StreamSettings,
+        ledger: Ledger,
+        target: TargetFacts,
+        registration: Registration | None,
     ) -> None:
         self.settings = settings
         self.ledger = ledger
@@ -118,6 +137,7 @@ class _Life:
         self.held: Snapshot | None = None  # the floor before a slot is made: its snapshot shows no less
         # What prune may take for applied. Of an outbox without xids the ledger has no floor; its table is not pruned.
         self.passed = registration.floor if registration else NOTHING
+        self.shared = settings.partitions is not None  # its rows come over a log: the slot is a relay's
 
     # --- the ledger ---------------------------------------------------------------------------
 
@@ -165,11 +185,13 @@ class _Life:
             stream=self.settings.stream,
             target_system=self.target.system_identifier,
             target_database=self.target.database,
-            slot=self.settings.slot_name(incarnation) if streams else None,
+            slot=self.settings.slot_name(incarnation) if streams and not self.shared else None,
             floor=floor,
             witness_id=self.ledger.witness_id,
             reached=max(reached, self.ledger.snapshot_lsn),
             session=self.settings.session,
+            relay=self.settings.slot if streams and self.shared else None,
+            incarnation=incarnation if streams and self.shared else 0,
         )
         yield from ask(to.Register(registration, self.holder))
         self.holder = self.settings.session
@@ -188,7 +210,10 @@ class _Life:
                 yield from self.finish(goal, Mode.STREAM if streams else Mode.CATCHUP)
                 if streams:
                     return
-            yield from self.new_slot(source, poll=True)
+            if self.shared:
+                yield from self.join(source)
+            else:
+                yield from self.new_slot(source, poll=True)
             slot_good = True
 
     def new_slot(self, source: SourceFacts, *, poll: bool) -> Asking[Goal]:
@@ -215,6 +240,41 @@ class _Life:
         yield from self.register(lsn)
         yield from self.save(replace(self.ledger, next=goal))
         return goal
+
+    def join(self, source: SourceFacts) -> Asking[None]:
+        """Find a place in the relay's chain. What one of its looks shows is the goal: afterwards the chain brings the
+        rest, from where that look was. Events flow from the table until there is one.
+
+        A goal must show whatever the floor shows. So once the relay is heard, the floor rises no more than to goals
+        before its next look, and what is applied above it is listed.
+        """
+        known: int | None = None
+        while True:
+            seen = yield from ask(to.FindLook(self.origin(source, known or 0)))
+            relay, look = seen.relay, seen.look
+            if relay is None or relay.partitions != self.settings.partitions:
+                look = None
+            elif relay.incarnation != known:
+                known, look = relay.incarnation, None
+                after = replace(self.ledger, incarnation=known, publication=relay.publication)
+                yield from self.save(replace(after, mode=Mode.CATCHUP))
+                yield from self.register()
+            if look is None:
+                self.held = None
+            elif self.held is None:
+                self.held = self.ledger.floor
+            elif covers(look.snapshot, self.held):
+                break
+            yield from self.poll_once(Mode.CATCHUP, listing=self.held is not None)
+        yield from self.register(look.insert_lsn)
+        relied = max(self.ledger.floor_lsn, look.insert_lsn)
+        goal = Goal(look.snapshot, look.lsn, from_slot=True)
+        yield from self.save(replace(self.ledger, floor_lsn=relied, next=goal))
+        yield from ask(to.Confirm(look.lsn))  # what is before it comes from the table
+
+    def origin(self, source: SourceFacts, incarnation: int) -> Origin:
+        """Of the frames that say something about this source."""
+        return Origin(incarnation, source.life, self.settings.partitions or 1)
 
     def without_table(self, source: SourceFacts, reason: str) -> Asking[None]:
         """An outbox without xids: a new stream starts with its slot; after a lost slot an operator must decide."""
@@ -270,7 +330,7 @@ class _Life:
         if self.ledger.mode is not Mode.POLL:
             incarnation = self.ledger.incarnation
             yield from self.save(replace(self.ledger, mode=Mode.POLL))
-            if incarnation:
+            if incarnation and not self.shared:
                 yield from ask(to.DropSlot(self.settings.slot_name(incarnation)))
         yield from self.register()
         while True:
@@ -308,7 +368,7 @@ class _Life:
 
     # --- from the slot ------------------------------------------------------------------------
 
-    def stream(self, *, unproven: Ledger | None = None) -> Asking[None]:
+    def stream(self, source: SourceFacts, *, unproven: Ledger | None = None) -> Asking[None]:
         """Stream transactions in commit order, one target transaction per batch. The next batch is read and planned
         while the previous one commits.
 
@@ -317,31 +377,40 @@ class _Life:
         """
         incarnation = self.ledger.incarnation
         applied = self.ledger.applied_lsn
-        start = applied
+        # A slot begins where it is confirmed to; a log may not.
+        start = self.ledger.safe_lsn if self.shared else applied
         if (
             unproven is not None
             and (slot := (yield from ask(facts(self.settings, self.ledger))).slot) is not None
         ):
             start = min(applied, slot.confirmed_flush)
-        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start))
+        origin = self.origin(source, incarnation) if self.shared else None
+        yield from ask(to.OpenStream(self.settings.slot_name(incarnation), start, origin))
         # Nobody can move the slot now that we hold it. Before, another session could: START_REPLICATION would skip
         # ahead.
         source = yield from ask(facts(self.settings, self.ledger))
         slot = source.slot
         if slot is None or slot.confirmed_flush > self.ledger.safe_lsn:
             raise Retry("the slot was moved between preflight and start", reason="slot_advanced")
-        listed = yield from ask(to.ReadApplied(except_incarnation=incarnation))
+        # A slot brings nothing again that it brought before applied_lsn. Into a chain, a stream may come back earlier.
+        ours = None if self.shared else incarnation
+        listed = yield from ask(to.ReadApplied(except_incarnation=ours))
         done = Done(listed, self.ledger.floor)
         look = _Look(start)
         while True:
             received = yield from ask(to.Receive(wait=look.inside or not look.steps))
             if received.settled:
                 yield from self.settle()
+            if received.gap:
+                yield from self.heal(look)
             if received.batch is not None and unproven is not None:
                 if find_witness(received.batch, self.ledger):
                     yield from self.save(unproven)
                     unproven = None
                 received = replace(received, batch=after(received.batch, applied))
+            elif received.batch is not None and received.batch.whole and self.shared:
+                batch = after(received.batch, look.position)
+                received = replace(received, batch=batch, position=max(received.position, batch.end_lsn))
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if received.batch is not None:
@@ -350,14 +419,16 @@ class _Life:
                 batch = done.without(received.batch) if self.settings.has_xid else received.batch
                 look.inside = yield from self.take(batch, inside=look.inside)
                 look.dirty = look.dirty or bool(batch.events)
-            look.position = received.position
-            if not look.inside and unproven is None:  # the target has no open transaction
+            look.position = max(look.position, received.position)  # a frame that overlaps goes back
+            if unproven is None:
                 yield from self.look_on(look, tick=received.tick, stop=received.stop)
             if received.stop:
                 return
 
     def look_on(self, look: _Look, *, tick: bool, stop: bool) -> Asking[None]:
-        """One step of a look at the source; before the end, a whole one."""
+        """One step of a look at the source; before the end, a whole one. Not while the target's transaction is open."""
+        if look.inside:
+            return
         while look.steps:
             yield from look.steps.popleft()
             if not stop:
@@ -366,6 +437,16 @@ class _Life:
             yield from self.look_at_source(look)
         while stop and look.steps:
             yield from look.steps.popleft()
+
+    def heal(self, look: _Look) -> Asking[None]:
+        """Rows of the log are missing: the relay reads them from its slot again, unless the slot is past them."""
+        slot = (yield from ask(facts(self.settings, self.ledger))).slot
+        if slot is None or slot.confirmed_flush > look.position:
+            raise Retry(
+                "rows are missing in the log, and the relay's slot is past them: catching up from the table",
+                reason="log_gap",
+            )
+        yield from ask(to.AskAgain(look.position))
 
     def judge_strays(self, batch: Batch, *, partitioned: bool) -> Asking[None]:
         """Rows that say another xid than their transaction's: applied before, or nobody knows."""
@@ -394,6 +475,8 @@ class _Life:
             raise Retry(
                 "the publication was changed: catching up from the table", reason="publication_changed"
             )
+        if self.shared and seen.incarnation != self.ledger.incarnation:
+            raise Retry("the relay has begun again with another slot", reason="other_chain")
         verified = look.position
         raised = look.candidate
         if raised is not None and verified < raised.insert_lsn:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
-from typing import Any, LiteralString
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -36,10 +36,12 @@ _IN_FLIGHT_SECONDS = 0.5
 _KINDS = 1000
 
 _SLOT: LiteralString = """
-    select s.active, s.confirmed_flush_lsn >= %s::pg_lsn
+    select bool_and(s.active),
+        bool_and(case when r.slot is null then r.confirmed else s.confirmed_flush_lsn end >= %s::pg_lsn)
     from outbox.stream r join pg_catalog.pg_replication_slots s
-        on s.slot_name = r.slot and s.database = current_database()
-    where r.stream = %s and s.confirmed_flush_lsn is not null"""
+        on s.slot_name = coalesce(r.slot, r.relay || '_' || r.incarnation) and s.database = current_database()
+    where r.stream = any(%s) and s.confirmed_flush_lsn is not null having count(*) = %s"""
+"""Of a stream over a log, the slot is the relay's, and each partition says itself how far it is."""
 
 _NAMELESS_LETTERS: LiteralString = """
     select count(*) from bridge.dead_letter where stream = %s and code = 'incomplete' and event_type = ''"""
@@ -105,14 +107,14 @@ class Census:
 
 def take(source: Link, other: Link, plan: StreamSpec, applied: AppliedPosition) -> Census:
     """source: in its snapshot. other: a session at the target that is in none, to read the ledger again."""
-    stream, outbox = plan.stream, plan.outbox
+    stream, rows, outbox = plan.stream, plan.rows, plan.outbox
     census = Census(stream)
     [end] = source.execute("select pg_current_wal_insert_lsn()::text").fetchone() or ("0/0",)
     _count(source, census, outbox, applied)
     if census.waiting:  # what was in flight
         time.sleep(_IN_FLIGHT_SECONDS)
-        _count(source, census, outbox, read_applied(other, stream))
-    if census.waiting and (again := _passed(source, other, stream, str(end))) is not None:
+        _count(source, census, outbox, read_applied(other, rows))
+    if census.waiting and (again := _passed(source, other, rows, str(end))) is not None:
         _count(source, census, outbox, again)
         waits = sql.SQL("{} and not {}").format(_waits(outbox, again), outbox.is_stranger())
         census.passed_over = _named(source, outbox, waits, census.waiting)
@@ -166,17 +168,19 @@ def _named(source: Link, outbox: Outbox, where: sql.Composable, count: int) -> N
     return found
 
 
-def _passed(source: Link, other: Link, stream: str, end: str) -> AppliedPosition | None:
+def _passed(source: Link, other: Link, rows: Sequence[str], end: str) -> AppliedPosition | None:
     """The ledger once the slot is behind everything that the source's snapshot shows; None: it is not, or there is no
     slot that must bring it."""
     until = time.monotonic() + _SETTLE_SECONDS
     while True:
-        mode: Any = other.execute("select mode from bridge.checkpoint where stream = %s", [stream]).fetchone()
-        if mode != ("stream",):
+        modes = other.execute(
+            "select mode from bridge.checkpoint where stream = any(%s)", [list(rows)]
+        ).fetchall()
+        if modes != [("stream",)] * len(rows):
             return None
-        active, passed = source.execute(_SLOT, [end, stream]).fetchone() or (False, False)
+        active, passed = source.execute(_SLOT, [end, list(rows), len(rows)]).fetchone() or (False, False)
         if passed:
-            return read_applied(other, stream)
+            return read_applied(other, rows)
         if not active or time.monotonic() > until:
             return None
         time.sleep(0.2)

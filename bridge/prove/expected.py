@@ -27,6 +27,7 @@ from bridge.errors import BridgeError
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import ContractSpec, Unit
 from bridge.postgres.outbox import Outbox, events_of
+from bridge.postgres.parts import Position, covered, partition_in
 from bridge.protocol.events import NULL, Event
 from bridge.prove.digest import Link, Window, bucket
 from bridge.prove.subject import EMPTIED, Subject
@@ -35,44 +36,32 @@ from bridge.records import dataclass
 _VISIBLE_SECONDS = 60.0
 
 _LEDGER: LiteralString = """
-    select floor::text, coalesce(next::text, '3:3:'), next_seq, since, started_at,
+    select stream, floor::text, coalesce(next::text, '3:3:'), next_seq, since, started_at,
            (select coalesce(array_agg(distinct x)::text, '{}') from bridge.applied a, unnest(a.xids) as x
             where a.stream = c.stream),
            (select coalesce(range_agg(r)::text, '{}') from bridge.applied a, unnest(a.seqs) as r
             where a.stream = c.stream)
-    from bridge.checkpoint c where stream = %s"""
+    from bridge.checkpoint c where stream = any(%s) order by stream"""
 
 
 @dataclass(frozen=True, slots=True)
 class AppliedPosition:
-    """The ledger's position, as Postgres text values."""
+    """The ledger's position: of each partition, where there are some. since: of a stream that has not finished its
+    first catch-up: older rows are not its own."""
 
-    floor: str = "3:3:"
-    goal: str = "3:3:"
-    goal_seq: int = 0
-    listed: str = "{}"  # xid8[]
-    listed_seqs: str = "{}"  # int8multirange: of those transactions, the rows that were applied
-    since: datetime | None = (
-        None  # a stream that has not finished its first catch-up: older rows are not its own
-    )
+    parts: Sequence[Position] = ()
+    since: datetime | None = None
     started_at: datetime | None = None
+
+    @property
+    def listed(self) -> str:
+        """All xids that are listed, as xid8[]."""
+        xids = [one.xids.strip("{}") for one in self.parts]
+        return "{" + ",".join(filter(None, xids)) + "}"
 
     def position(self, outbox: Outbox) -> sql.Composed:
         """Over a row of the outbox: does the ledger cover it?"""
-        xid, seq = outbox.placed(), sql.SQL("coalesce({}, 0)").format(outbox.column("seq"))
-        return sql.SQL(
-            "(pg_visible_in_snapshot({xid}, {floor}::pg_snapshot) "
-            " or ({xid} = any({listed}::xid8[]) and {seq}::bigint <@ {seqs}::int8multirange)"
-            " or (pg_visible_in_snapshot({xid}, {goal}::pg_snapshot) and {seq} <= {goal_seq}))"
-        ).format(
-            xid=xid,
-            seq=seq,
-            floor=sql.Literal(self.floor),
-            listed=sql.Literal(self.listed),
-            seqs=sql.Literal(self.listed_seqs),
-            goal=sql.Literal(self.goal),
-            goal_seq=sql.Literal(self.goal_seq),
-        )
+        return covered(self.parts, outbox)
 
     def predicate(self, outbox: Outbox) -> sql.Composed:
         """The same, without rows from before the stream's start: those are covered, but not applied."""
@@ -89,13 +78,17 @@ def begin(connection: Link) -> None:
     connection.begin("isolation level repeatable read, read only")
 
 
-def read_applied(target: Link, stream: str) -> AppliedPosition:
-    """`target` is in its snapshot already. No ledger row: nothing is applied."""
-    row = target.execute(_LEDGER, [stream]).fetchone()
-    if row is None:
-        return AppliedPosition()
-    floor, goal, goal_seq, since, started_at, listed, seqs = row
-    return AppliedPosition(floor, goal, goal_seq, listed, seqs, since, started_at)
+def read_applied(target: Link, rows: Sequence[str]) -> AppliedPosition:
+    """`target` is in its snapshot already. rows: what a stream's rows are called. No ledger row: nothing is applied."""
+    parts, sinces, starts = [], [], []
+    for stream, floor, goal, goal_seq, since, started_at, xids, seqs in target.execute(
+        _LEDGER, [list(rows)]
+    ).fetchall():
+        parts.append(Position(floor, goal, goal_seq, xids, seqs, partition_in(stream)))
+        sinces.append(since)
+        starts.append(started_at)
+    since = max((since for since in sinces if since is not None), default=None)
+    return AppliedPosition(parts, since, min((at for at in starts if at is not None), default=None))
 
 
 def begin_source(source: Link, applied: AppliedPosition) -> None:

@@ -8,7 +8,7 @@ Memory is bounded by the differences, the dead letters and the number of buckets
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 
@@ -63,17 +63,21 @@ def prove(
     since: datetime | None = None,
     until: datetime | None = None,
     pipeline: str | None = None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Compare every stream. Raises BridgeError if something cannot be compared."""
+    """Compare every stream. Raises BridgeError if something cannot be compared. told: called with what is compared
+    next; what it raises ends the comparison."""
     report = Report()
     for plan in plans:
-        _stream(plan, Window(since, until), pipeline, report)
+        _stream(plan, Window(since, until), pipeline, report, told)
     if not report.comparisons:
         raise BridgeError("nothing to compare", reason="no_subject", hint="check the names with: bridge lint")
     return report
 
 
-def _stream(plan: StreamSpec, window: Window, pipeline: str | None, report: Report) -> None:
+def _stream(
+    plan: StreamSpec, window: Window, pipeline: str | None, report: Report, told: Callable[[str], None]
+) -> None:
     if not plan.outbox.has_xid:
         raise BridgeError(
             "the outbox has no xid column, so it is unknown which of its rows are applied",
@@ -89,10 +93,11 @@ def _stream(plan: StreamSpec, window: Window, pipeline: str | None, report: Repo
             if (halt := another(source, target, plan.stream)) is not None:
                 raise halt
             begin(target)
-            applied = read_applied(target, plan.stream)
+            applied = read_applied(target, plan.rows)
             begin_source(source, applied)
             plan = replace(plan, outbox=plan.outbox.on(source))
             ground = _Ground(plan, source, target, cast, applied, read_pruning(source))
+            told(f"the outbox of {plan.stream}")
             report.outboxes.append(take(source, cast, plan, applied))
             window = _window(ground, plan.retention, window, report)
             report.notes += [
@@ -102,6 +107,7 @@ def _stream(plan: StreamSpec, window: Window, pipeline: str | None, report: Repo
                 if pipeline in (None, one.pipeline)
             ]
             for subject in subjects(plan, source, target, pipeline):
+                told(subject.name)
                 report.comparisons.append(_compare(ground, subject, window))
         except psycopg.Error as error:
             raise BridgeError(

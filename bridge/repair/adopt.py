@@ -34,12 +34,13 @@ from bridge.protocol.preflight import may_miss
 from bridge.records import dataclass
 from bridge.repair.placed import Row, indexed_by, is_local, outbox_rows, restored_seq
 from bridge.repair.recover import check_stopped, forget, forget_registration
-from bridge.stream.decode import Decoder, Layout
+from bridge.stream.decode import Decoder
+from bridge.stream.relation import Layout
 from bridge.stream.spec import StreamSpec
 
 _LIST_AT_ONCE = 10_000
 _FETCH = 5000
-_HEADER = b"w" + bytes(24)  # of XLogData, which the decoder expects before a message of pgoutput
+_BEFORE = b"w" + bytes(24)  # of XLogData, which the decoder expects before a message of pgoutput
 _COMMIT = b"C"
 
 _PEEK: LiteralString = (
@@ -368,7 +369,7 @@ class Adopter:
         with self._source.transaction(), self._source.cursor("waiting", binary=True) as cursor:
             cursor.itersize = _FETCH
             for (data,) in cursor.execute(_PEEK, [slot, plan.publication]):
-                decoder.feed([_HEADER + bytes(data)])
+                decoder.feed([_BEFORE + bytes(data)])
                 if not data.startswith(_COMMIT):
                     continue
                 rows: list[Event] = []

@@ -16,11 +16,12 @@ from bridge.planning.plan import Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import DestinationSpec, SinkSpec, TableSpec
 from bridge.postgres import dead_letters as letters_sql
+from bridge.postgres import parts
 from bridge.postgres.dead_letters import Letter
 from bridge.postgres.delivery import redeliver
 from bridge.postgres.entities import Enricher
-from bridge.postgres.ledger import LISTED, read_listed
 from bridge.postgres.left_behind import likely
+from bridge.postgres.parts import Position
 from bridge.postgres.stranded import NO_DESTINATION
 from bridge.postgres.target import (
     BEGIN,
@@ -38,6 +39,7 @@ from bridge.repair.late_effects import LateEffects
 from bridge.repair.messages import OldEvents, rendered
 from bridge.stream.bisection import Bisection
 from bridge.stream.planned import PlannedBatch, take_refused
+from bridge.stream.published import Publications
 from bridge.stream.record import record
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import plan_target, table_of
@@ -76,13 +78,21 @@ class DeadLetterRetry:
     """One stream's retries, over its own connections. Close it."""
 
     def __init__(
-        self, plan: StreamSpec, *, force: bool = False, dry_run: bool = False, as_sent: bool = False
+        self,
+        plan: StreamSpec,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        as_sent: bool = False,
+        payload: bytes | None = None,
     ) -> None:
         """force: retry even if a later event of the key was applied. dry_run: do everything, then roll back. as_sent: a
-        message that was refused is not rendered anew."""
+        message that was refused is not rendered anew. payload: in the place of the event's, to try a correction."""
         self._plan = plan
         self._force = force
         self._as_sent = as_sent
+        self._payload = payload
+        self.planned = Planned()  # what the last one became
         self._end = ROLLBACK if dry_run else COMMIT
         self._planners: dict[tuple[str, str], Planner] = {}
         self._specs: dict[tuple[str, str], DestinationSpec] = {
@@ -90,6 +100,7 @@ class DeadLetterRetry:
             for pipeline in plan.pipelines
             for name, spec in pipeline.destinations.items()
         }
+        self._published = Publications(plan.owner, plan.pipelines, plan.buses)
         self._overtaken = LateEffects(plan)
         self._messages = OldEvents(plan)
         self._enricher = Enricher(plan.dsns, f"dead/{plan.stream}")
@@ -100,6 +111,7 @@ class DeadLetterRetry:
             raise
 
     def close(self) -> None:
+        self._published.close()
         self._overtaken.close()
         self._messages.close()
         self._enricher.close()
@@ -126,7 +138,7 @@ class DeadLetterRetry:
         if not rows:
             self._run(ROLLBACK)
             return RetryOutcome(letter_id, "skipped", why="it is settled, or another retry holds it")
-        letter = letters_sql.read_letter(letter_id, rows[0])
+        letter = self._corrected(letters_sql.read_letter(letter_id, rows[0]))
         unit = (letter.pipeline, letter.destination)
         if isinstance(self._specs.get(unit), SinkSpec):
             message = self._run(letters_sql.dead_message(letter.id))[0]
@@ -137,6 +149,12 @@ class DeadLetterRetry:
         if letter.event is None:
             return self._failed(letter, "payload", "the dead letter has no payload", parked=False)
         return self._again(letter, letter.event, unit)
+
+    def _corrected(self, letter: Letter) -> Letter:
+        if self._payload is None:
+            return letter
+        event = letter.event or self._messages.event(letter)
+        return replace(letter, event=None if event is None else event._replace(payload=self._payload))
 
     def _gone(self, unit: tuple[str, str]) -> str:
         """The configuration no longer has it."""
@@ -183,15 +201,10 @@ class DeadLetterRetry:
 
     # --- what the check for late effects reads from the target ----------------------------------------
 
-    def hold(self) -> tuple[str | None, frozenset[int]]:
-        """The floor and the listed xids, with the checkpoint locked: nothing is applied until this transaction ends.
-        An xid with rows withheld by the publication counts as complete, so that a retry may be refused without need."""
-        stream = self._plan.stream
-        floor, listed = self._run(letters_sql.hold_floor(stream), Statement(LISTED, [stream.encode(), None]))
-        value = floor[0][0] if floor else None
-        return (value.decode() if value else None), frozenset(
-            xid for row in listed for xid in read_listed(row)[0]
-        )
+    def hold(self) -> Sequence[Position]:
+        """What is applied, with the checkpoint locked: nothing is applied until this transaction ends."""
+        rows = self._plan.rows
+        return parts.read_positions(self._run(parts.hold(rows, shared=True), parts.positions(rows))[-1])
 
     def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
         """The events whose own unit is an open dead letter."""
@@ -205,6 +218,7 @@ class DeadLetterRetry:
         if planned.keeps and self._end is COMMIT:
             refused = self._enricher.keep(planned.keeps)
             take_refused(planned, refused, self._plan.entities)
+        self.planned = planned
         own = [letter for letter in planned.dead_letters if (letter.pipeline, letter.destination) == unit]
         if own:
             return _Attempt(code=own[0].code, cause=own[0].cause)
@@ -229,7 +243,7 @@ class DeadLetterRetry:
             plan.pipelines,
             plan.contracts,
             shapes,
-            sinks=plan.sinks,
+            sinks=plan.messages,
             entities=plan.entities,
             unmatched="dead",
             only={unit},
@@ -256,7 +270,12 @@ class DeadLetterRetry:
         if kept.dead:
             self._run(_UNDO)
             return self._failed(letter, kept.dead[0].code, kept.dead[0].cause)
-        done = planned.writes or planned.deliveries or planned.dead_letters or planned.keeps
+        done = any(
+            (planned.writes, planned.deliveries, planned.publications, planned.dead_letters, planned.keeps)
+        )
+        if self._end is COMMIT and (unfit := self._published.publish(planned)):
+            self._run(_UNDO)
+            return self._failed(letter, unfit[0].code, unfit[0].cause)
         return self._resolved(letter, "applied" if done else "filtered")
 
     def _resolved(self, letter: Letter, result: Result, why: str = "") -> RetryOutcome:

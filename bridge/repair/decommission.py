@@ -154,6 +154,8 @@ def decommission(
 def _end_ledger(target: psycopg.Connection, stream: str, *, messages: Choice, letters: Choice) -> None:
     target.execute("delete from bridge.checkpoint where stream = %s", [stream])
     target.execute("delete from bridge.applied where stream = %s", [stream])
+    if target.execute("select to_regclass('bridge.sample')").fetchone() != (None,):
+        target.execute("delete from bridge.sample where stream = %s", [stream])
     if letters == "discard":
         target.execute(
             "update bridge.dead_letter set state = 'discarded', retry_at = null, updated_at = now()"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from psycopg import sql
 
@@ -18,6 +18,7 @@ from bridge.planning.spec import DestinationSpec, PipelineSpec, TableSpec
 from bridge.postgres import wire
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import events_of
+from bridge.postgres.parts import Position, covered
 from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.problem import nearest
 from bridge.protocol.events import Event
@@ -66,7 +67,7 @@ def find(plans: Sequence[StreamSpec], wanted: str) -> tuple[StreamSpec, Pipeline
 
 
 def _owns(plan: StreamSpec, unit: tuple[str, str], spec: DestinationSpec) -> bool:
-    return spec.connection == plan.connection if isinstance(spec, TableSpec) else unit in plan.sinks
+    return spec.connection == plan.connection if isinstance(spec, TableSpec) else unit in plan.messages
 
 
 def way_of(spec: DestinationSpec, shape: TableShape | None, *, force: bool, deliver: bool) -> Way:
@@ -105,18 +106,6 @@ _LOOKS = 11
 _AGAIN = Backoff(first=0.01, longest=5.12, jitter=NO_JITTER)  # 10 s in all; nobody else looks
 
 
-class AppliedRows(NamedTuple):
-    """The ledger's position as Postgres text: the floor's snapshot; while the table is read, the goal's, and the seq up
-    to which its rows are applied; the xids listed beyond the floor (`xid8[]`) and the seqs of their rows
-    (`int8multirange`)."""
-
-    floor: str
-    goal: str
-    goal_seq: str
-    xids: str
-    seqs: str
-
-
 class History:
     """Reads the outbox over its own connection, in one read-only transaction. Close it."""
 
@@ -133,25 +122,23 @@ class History:
         query = "select pruned_at from outbox.pruned where xid is not null"
         return self._source.execute(query).fetchone() is not None
 
-    def events(self, applied: AppliedRows) -> Iterator[list[Event]]:
+    def events(self, applied: Sequence[Position]) -> Iterator[list[Event]]:
         """Applied events of the requested period, by seq."""
         outbox, order = self._outbox, self._order
         query = sql.SQL(
             "declare history no scroll cursor for select {columns} from {table} as e"
-            " where (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot)"
-            " or ({xid} = any(%(xids)s::xid8[]) and {seq}::bigint <@ %(seqs)s::int8multirange)"
-            " or (pg_visible_in_snapshot({xid}, nullif(%(goal)s, '')::pg_snapshot)"
-            " and {seq} <= nullif(%(goal_seq)s, '')::bigint))"
-            " and {at} >= %(since)s and (%(until)s::timestamptz is null or {at} < %(until)s) order by {seq}"
+            " where {applied} and {at} >= {since} and ({until}::timestamptz is null or {at} < {until}) order by {seq}"
         ).format(
             columns=outbox.placed_list(),
             table=outbox.name,
-            xid=outbox.placed(),
+            applied=covered(applied, outbox),
             at=outbox.column("occurred_at"),
+            since=sql.Literal(order.since),
+            until=sql.Literal(order.until),
             seq=outbox.order(),
         )
-        self._see(applied.xids)
-        self._source.execute(query, {**applied._asdict(), "since": order.since, "until": order.until})
+        self._see([one.xids for one in applied])
+        self._source.execute(query)
         while True:
             fetched = self._source.execute(f"fetch forward {_BATCH} from history".encode())
             events = events_of(fetched.pgresult, outbox)
@@ -159,7 +146,7 @@ class History:
                 return
             yield events
 
-    def _see(self, listed: str) -> None:
+    def _see(self, listed: Sequence[str]) -> None:
         """Begin a snapshot in which everything that the ledger lists is visible: the stream can run ahead of
         visibility."""
         for failures in range(_LOOKS):
@@ -167,8 +154,8 @@ class History:
             self._source.begin("isolation level repeatable read, read only")
             row = self._source.execute(
                 "select coalesce(bool_and(pg_visible_in_snapshot(x, pg_current_snapshot())), true)"
-                " from unnest(%s::xid8[]) as x",
-                [listed],
+                " from unnest(%s::text[]) as l, unnest(l::xid8[]) as x",
+                [list(listed)],
             ).fetchone()
             if row and row[0]:
                 return

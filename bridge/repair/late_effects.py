@@ -15,6 +15,7 @@ from psycopg import sql
 
 from bridge.planning.spec import DestinationSpec, TableSpec
 from bridge.postgres.connect import connect
+from bridge.postgres.parts import Position, covered
 from bridge.postgres.profiles import SOURCE
 from bridge.protocol.events import Event
 from bridge.stream.spec import StreamSpec
@@ -27,9 +28,8 @@ _LOOK_AT = 500  # read at most this many later events; if there are more, assume
 class Target(Protocol):
     """The target, inside the retry's transaction."""
 
-    def hold(self) -> tuple[str | None, frozenset[int]]:
-        """Lock the checkpoint. Returns its floor as text (None: no row) and the applied xids that are not visible in
-        it."""
+    def hold(self) -> Sequence[Position]:
+        """Lock the checkpoint, and read what it says: of each partition, where there are some."""
         ...
 
     def still_dead(self, unit: tuple[str, str], event_ids: Sequence[str]) -> set[str]:
@@ -71,12 +71,12 @@ class LateEffects:
         outbox = self._plan.outbox
         if "seq" not in outbox.columns:
             return "the outbox has no seq, so it is unknown whether a later event was applied"
-        floor, listed = target.hold()
+        positions = target.hold()
         if self._connection is None:
             self._connection = connect(self._plan.source_dsn, SOURCE, f"dead/{self._plan.stream}")
         if outbox.has_xid and self._pruned(self._connection, event):
             return "later events of its key may have been applied and then pruned"
-        later = self._later(self._connection, event, floor, listed)
+        later = self._later(self._connection, event, positions)
         taken = [one for one, kind in later if any(fnmatchcase(kind, pattern) for pattern in patterns)]
         if len(later) < _LOOK_AT and not set(taken) - target.still_dead(unit, taken):
             return None
@@ -88,26 +88,20 @@ class LateEffects:
         return row is not None and row[0] is not None and int(row[0]) >= int(event.xid)
 
     def _later(
-        self, source: psycopg.Connection, event: Event, floor: str | None, listed: frozenset[int]
+        self, source: psycopg.Connection, event: Event, positions: Sequence[Position]
     ) -> list[tuple[str, str]]:
         """(id, type) of the applied events after this one; only those of its ordering key, if it has one."""
         outbox = self._plan.outbox.on(source)
-        query = sql.SQL("select {}::text, {}::text from {} where {} > %(seq)s").format(
-            outbox.column("id"), outbox.column("type"), outbox.name, outbox.column("seq")
+        query = sql.SQL("select {}::text, {}::text from {} where {} > {}").format(
+            outbox.column("id"),
+            outbox.column("type"),
+            outbox.name,
+            outbox.column("seq"),
+            sql.Literal(int(event.seq)),
         )
         if event.key is not None and "key" in outbox.columns:
-            query += sql.SQL(" and {}::text = %(key)s").format(outbox.column("key"))
+            key = sql.Literal(event.key.decode(errors="replace"))
+            query += sql.SQL(" and {}::text = {}").format(outbox.column("key"), key)
         if outbox.has_xid:  # I6; without xids every row that is there may be applied
-            query += sql.SQL(
-                " and (pg_visible_in_snapshot({xid}, %(floor)s::pg_snapshot) or {xid} = any(%(listed)s::xid8[]))"
-            ).format(xid=outbox.placed())
-        return source.execute(
-            query + sql.SQL(" limit %(limit)s"),
-            {
-                "seq": int(event.seq),
-                "key": None if event.key is None else event.key.decode(errors="replace"),
-                "floor": floor or "3:3:",
-                "listed": "{" + ",".join(map(str, listed)) + "}",
-                "limit": _LOOK_AT,
-            },
-        ).fetchall()
+            query += sql.SQL(" and {}").format(covered(positions, outbox))
+        return source.execute(query + sql.SQL(" limit {}").format(sql.Literal(_LOOK_AT))).fetchall()

@@ -20,10 +20,11 @@ from bridge.postgres.whose import another
 from bridge.repair.decommission import check_unused
 
 _ROWS = ("applied", "dead_letter", "delivery")
-_SINKS = {  # the rest of each table's key; sink and sink_hold are not in an older ledger
+_SINKS = {  # the rest of each table's key; an older ledger lacks some
     "sink_pause": ("pipeline", "destination"),
     "sink": ("pipeline", "destination"),
     "sink_hold": ("pipeline", "destination", "kind", "value"),
+    "sample": ("at",),
 }
 
 

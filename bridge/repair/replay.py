@@ -10,7 +10,7 @@ docs/guarantees.md, "Order across plans".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import field
 
@@ -22,9 +22,10 @@ from bridge.failpoints import hit
 from bridge.planning.plan import Owner, Planned, TableShape, Write, arrange
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import TableSpec
-from bridge.postgres import wire
+from bridge.postgres import parts, wire
 from bridge.postgres.assignment import value_sql
 from bridge.postgres.entities import Enricher
+from bridge.postgres.parts import Position
 from bridge.postgres.safe_error import safe_message
 from bridge.postgres.target import (
     BEGIN,
@@ -42,8 +43,9 @@ from bridge.postgres.target import (
 from bridge.postgres.write import compile_write, delivery_statement, write_statement
 from bridge.protocol.events import Event
 from bridge.records import dataclass
-from bridge.repair.history import AppliedRows, History, Order, Way, identity_of, way_of
+from bridge.repair.history import History, Order, Way, identity_of, way_of
 from bridge.stream.bisection import attempt, may_be_structure
+from bridge.stream.published import Publications
 from bridge.stream.refusal import structure
 from bridge.stream.spec import StreamSpec
 from bridge.stream.target_tables import table_of
@@ -61,6 +63,7 @@ def effects(owner: Owner, order: Order, way: Way, planned: Planned) -> list[Stat
         statements.append(delivery_statement(owner, planned.deliveries, again=order.name))
     events = [event for write in planned.writes for event in write.events]
     events += [delivery.event for delivery in planned.deliveries]
+    events += [publication.event for publication in planned.publications]
     if events:
         ids = [
             str(owner.unit_id(event.id.decode(errors="backslashreplace"), *order.unit)) for event in events
@@ -90,7 +93,8 @@ def part_of(planned: Planned, chosen: set[bytes]) -> Planned:
         for write in planned.writes
     ]
     deliveries = [delivery for delivery in planned.deliveries if delivery.event.id in chosen]
-    return Planned([write for write in writes if write.events], deliveries)
+    publications = [one for one in planned.publications if one.event.id in chosen]
+    return Planned([write for write in writes if write.events], deliveries, publications)
 
 
 _TRIES = 6
@@ -111,8 +115,16 @@ class Replayed:
     notes: list[str] = field(default_factory=list)
 
 
-def replay(plan: StreamSpec, order: Order, *, force: bool = False, deliver: bool = False) -> Replayed:
-    """Write the destination. Raises BridgeError; earlier batches stay written, and a second run is safe."""
+def replay(
+    plan: StreamSpec,
+    order: Order,
+    *,
+    force: bool = False,
+    deliver: bool = False,
+    told: Callable[[Replayed], None] = lambda _: None,
+) -> Replayed:
+    """Write the destination. Raises BridgeError; earlier batches stay written, and a second run is safe. told: called
+    after each batch with what was done so far; what it raises ends the replay."""
     if not plan.outbox.has_xid:
         raise BridgeError(
             "the outbox has no xid column, so it is unknown which of its rows are applied",
@@ -124,7 +136,7 @@ def replay(plan: StreamSpec, order: Order, *, force: bool = False, deliver: bool
         shapes[order.unit] = table_of(plan, order.pipeline.events, order.destination)
     way = way_of(order.destination, shapes.get(order.unit), force=force, deliver=deliver)
     with ExitStack() as stack:
-        return _Replay(plan, order, way, shapes, stack).run()
+        return _Replay(plan, order, way, shapes, stack).run(told)
 
 
 class _Replay:
@@ -146,7 +158,7 @@ class _Replay:
             plan.pipelines,
             plan.contracts,
             shapes,
-            sinks=plan.sinks,
+            sinks=plan.messages,
             only={order.unit},
             max_payload=plan.max_payload,
             nulls=plan.outbox.is_foreign,
@@ -155,11 +167,13 @@ class _Replay:
         stack.callback(self._enricher.close)
         self._link = TargetLink(plan.target_dsn, f"bridge-replay/{plan.stream}")
         stack.callback(self._link.close)
+        self._published = Publications(plan.owner, plan.pipelines, plan.buses)
+        stack.callback(self._published.close)
         self._history = History(plan, order)
         stack.callback(self._history.close)
         self.done = Replayed()
 
-    def run(self) -> Replayed:
+    def run(self, told: Callable[[Replayed], None]) -> Replayed:
         whole = self._way == "empty" and not self._order.dry_run
         self._alone()
         if whole:
@@ -176,6 +190,8 @@ class _Replay:
             live = [event for event in events if event.headers != b'{"outbox.pruned": true}']
             self.done.emptied += len(events) - len(live)
             planned = answered(self._planner.plan(live), self._enricher.answer)
+            if not self._order.dry_run:
+                self._published.publish(planned, again=self._order.name)
             if self._order.dry_run:
                 self._count(live, planned, [])
             elif whole:
@@ -183,6 +199,7 @@ class _Replay:
                 hit("replay.batch")
             else:
                 self._transaction(live, planned)
+            told(self.done)
         if whole:
             self._run(IMMEDIATE, COMMIT)
         return self.done
@@ -196,30 +213,21 @@ class _Replay:
         if rows[0][0][0] != b"t":
             raise BridgeError("another replay of this destination is running", reason="replay_running")
 
-    def _applied(self, *, hold: bool) -> AppliedRows:
+    def _applied(self, *, hold: bool) -> list[Position]:
         """Which rows are applied: the ledger's whole position (I6), read in one statement, because a row that leaves
         the list is in the floor from then on. What is applied stays so. hold: with the checkpoint locked until this
         transaction ends, so that the stream waits."""
-        stream = self._plan.stream.encode()
+        rows = self._plan.rows
         if hold:
-            self._run(Statement(b"select from bridge.checkpoint where stream = $1 for update", [stream]))
-        rows = self._run(
-            Statement(
-                b"select floor::text, coalesce(next::text, ''), next_seq::text,"
-                b" coalesce((select array_agg(x)::text from bridge.applied as a, unnest(a.xids) as x"
-                b" where a.stream = c.stream), '{}'), coalesce((select range_agg(r)::text from bridge.applied as a,"
-                b" unnest(a.seqs) as r where a.stream = c.stream), '{}') from bridge.checkpoint as c where stream = $1",
-                [stream],
-            )
-        )[-1]
-        if not rows:
+            self._run(parts.hold(rows))
+        found = parts.read_positions(self._run(parts.positions(rows))[-1])
+        if not found:
             raise BridgeError(
                 f"stream {self._plan.stream} has applied nothing yet",
                 reason="ledger_missing",
                 hint="bridge run",
             )
-        found = AppliedRows(*((value or b"").decode() for value in rows[0]))
-        if hold and found.goal:
+        if hold and any(one.goal != parts.NO_GOAL for one in found):
             raise BridgeError(
                 "the stream is catching up: what it has applied is known only afterwards",
                 reason="catching_up",
@@ -289,6 +297,7 @@ class _Replay:
             f"{letter.event.id.decode(errors='replace')}: {letter.cause}" for letter in planned.dead_letters
         ]
         reached = sum(len(write.events) for write in planned.writes) + len(planned.deliveries)
+        reached += len(planned.publications)
         done.written += reached - len(failed)
         done.elsewhere += len(events) - reached - len(letters)
         done.failed += len(failed) + len(letters)

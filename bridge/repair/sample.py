@@ -101,7 +101,7 @@ def _sample(
         plan.pipelines,
         plan.contracts,
         {},
-        sinks=plan.sinks,
+        sinks=plan.messages,
         entities=plan.entities,
         unmatched="dead",
         only={unit},

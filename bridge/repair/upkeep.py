@@ -210,11 +210,12 @@ class Upkeep:
 
     def _date_registrations(self, streams: Sequence[StreamSpec], plan: StreamSpec) -> None:
         with connect(plan.source_dsn, UPKEEP, "upkeep") as source:
-            for one in streams:
-                date_registration(source, one.stream)
+            for row in (row for one in streams for row in one.rows):
+                date_registration(source, row)
 
     def _date_ledger(self, plan: StreamSpec) -> None:
-        date_ledger(self._target(plan), plan.stream)
+        for row in plan.rows:
+            date_ledger(self._target(plan), row)
 
     def _prune(self, plan: StreamSpec) -> None:
         if plan.outbox != Outbox():

@@ -62,10 +62,11 @@ class Checkpoint:
 
     def facts(self) -> TargetFacts:
         stream = self._spec.stream.encode()
-        identity, rows, busy = self._run(
+        identity, rows, busy, divided = self._run(
             Statement(ledger_sql.IDENTITY),
             Statement(ledger_sql.READ, [stream]),
             Statement(ledger_sql.BUSY, [self._prefix(), b"%f" % self._lately()]),
+            Statement(ledger_sql.DIVIDED, [stream]),
         )
         system, database = identity[0]
         return TargetFacts(
@@ -73,6 +74,7 @@ class Checkpoint:
             (database or b"").decode(),
             ledger_sql.read_row(rows[0]) if rows else None,
             busy[0][0] == b"t",
+            tuple((name or b"").decode() for (name,) in divided),
         )
 
     def fence(self, request: Fence) -> Ledger | None:

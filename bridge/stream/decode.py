@@ -2,102 +2,32 @@
 
 Protocol version 1, text values: PostgreSQL manual, 53.4 Streaming Replication Protocol and 53.9 Logical
 Replication Message Formats. `binary` was measured and does not pay for these types (docs/performance.md). Only
-inserts into the outbox are events; everything else that a publication may send is passed over. A relation's rows
-are read by a parser that is compiled from what pgoutput says of its columns (as namedtuple compiles its code):
-without a loop over the columns, at half the cost.
+inserts into the outbox are events; everything else that a publication may send is passed over.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from struct import Struct, pack
-from typing import NoReturn
 
-from bridge.errors import Halt
-from bridge.protocol.events import MUST_HAVE, NULL, NULL_SEQ, Batch, Event, Lsn, Seqs, numbers, xid_of
-from bridge.records import dataclass
+from bridge.protocol.events import NULL, NULL_SEQ, Batch, Event, Lsn, Seqs, numbers, xid_of
+from bridge.stream.relation import HEADER, Layout, Relations, RowParser, compile_rows
 
-RowParser = Callable[[bytes], Event]
-
-_SHORT = frozenset({20, 21, 23, 1184, 2950, 5069})
-"""int8, int2, int4, timestamptz, uuid, xid8: their text never needs a second byte of length."""
-
-_COLUMN = """
-    kind = data[at]
-    if kind == 116:
-        start = at + 5
-        at = start + {length}
-        c{n} = data[start:at]
-    elif kind == 110:
-        at += 1
-        c{n} = {null!r}
-    else:
-        refuse(kind)"""
-
-
-def compile_rows(at: int, types: Sequence[int], places: Sequence[int | None]) -> RowParser:
-    """Compile the function from an Insert message to its Event. at: the offset of the first column in the message.
-    types: the columns' type oids. places: for each Event field its column, or None."""
-    last = max(place for place in places if place is not None)
-    seq, xid = Event._fields.index("seq"), Event._fields.index("xid")
-    nulls = {places[Event._fields.index(name)]: mark for name, mark in MUST_HAVE.items()}
-    lines = [f"def parse(data):\n    at = {at}"]
-    for n, oid in enumerate(types[: last + 1]):
-        length = "data[at + 4]" if oid in _SHORT else "u32(data, at + 1)[0]"
-        lines.append(_COLUMN.format(n=n, length=length, null=nulls.get(n)))
-    values = ", ".join(
-        ("b'0'" if field in (seq, xid) else "None") if place is None else f"c{place}"
-        for field, place in enumerate(places)
-    )
-    lines.append(f"    return new(Event, ({values}))")
-    scope = {"u32": _U32, "new": tuple.__new__, "Event": Event, "refuse": _refuse}
-    exec("\n".join(lines), scope)  # noqa: S102  made of integers and of nothing that came from outside
-    parse: RowParser = scope["parse"]  # type: ignore[assignment]
-    return parse
-
-
-def _refuse(kind: int) -> NoReturn:
-    raise Halt(f"pgoutput sent a column of kind {chr(kind)!r}", reason="stream_format")
-
-
-_U32 = Struct("!I").unpack_from
 _BEGIN = Struct("!QQI").unpack_from  # commit LSN, commit time, xid
 _COMMIT = Struct("!BQQQ").unpack_from  # flags, commit LSN, end LSN, commit time
 _KEEPALIVE = Struct("!cQQB").unpack_from  # 'k', end of WAL, clock, reply wanted
 _POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in unix microseconds
-_HEADER = 25  # of XLogData: 'w', start, end, clock
-_TAG = itemgetter(_HEADER)
-_RELATION = itemgetter(slice(_HEADER + 1, _HEADER + 5))
-_BEGIN_XID = itemgetter(slice(_HEADER + 17, _HEADER + 21))
+TAG = itemgetter(HEADER)
+"""Of an XLogData message, the kind of pgoutput's message in it."""
+_RELATION = itemgetter(slice(HEADER + 1, HEADER + 5))
+_BEGIN_XID = itemgetter(slice(HEADER + 17, HEADER + 21))
 _LOW = 0xFFFFFFFF
 """Begin has the lower half of what a row's xid8 says."""
-_COMMITS = Struct(f"!{_HEADER + 1}xBQQQ").iter_unpack
-_SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The outbox's table as it is when the stream is opened.
-
-    columns: in the order in which they were added. partitioned: an update can move a row to another partition, which
-    pgoutput sends as an insert. counted: Postgres counts seq, so no two rows have the same. next_xid: what the server
-    gives out next. oid: rows that come under it with another name are its rows, from before a rename.
-    """
-
-    columns: tuple[str, ...] = ()
-    partitioned: bool = False
-    counted: bool = True
-    next_xid: int = 0
-    oid: int = 0
-
-    def added_after(self, column: str, older: Sequence[str]) -> bool:
-        """Was the column added to a table that had these, rather than renamed, or dropped and added again?"""
-        if column not in self.columns:
-            return False
-        return set(older) <= set(self.columns[: self.columns.index(column)])
+_COMMITS = Struct(f"!{HEADER + 1}xBQQQ").iter_unpack
+SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
 
 
 _FIRST_EVENTS = 200
@@ -125,8 +55,7 @@ class Decoder:
         max_events: int = 2000,
         max_bytes: int = 16 << 20,
     ) -> None:
-        self._name = (schema, table)
-        self._columns = columns
+        self._relations = Relations(schema, table, columns)
         self._has_xid = "xid" in columns
         self._layout = Layout()
         self.max_events = max_events
@@ -163,7 +92,7 @@ class Decoder:
     def feed(self, messages: Sequence[bytes]) -> None:
         """CopyData messages as received."""
         try:
-            singles = _SINGLES.search(bytes(map(_TAG, messages)))
+            singles = SINGLES.search(bytes(map(TAG, messages)))
         except IndexError:  # a keepalive, which is shorter
             singles = None
         if singles is None:
@@ -220,9 +149,9 @@ class Decoder:
                 self.wal_end = Lsn(end)
                 self.reply_wanted = self.reply_wanted or bool(reply)
                 continue
-            tag = data[_HEADER]
+            tag = data[HEADER]
             if tag == 0x49:  # Insert
-                if data[_HEADER + 1 : _HEADER + 5] == self._relation:
+                if data[HEADER + 1 : HEADER + 5] == self._relation:
                     self._open.append(self._parse(data))  # type: ignore[misc]  # set with _relation
                     self._open_size += len(data)
                     if self._open_size >= self._max_bytes or len(self._open) >= self.max_events * 2:
@@ -230,11 +159,11 @@ class Decoder:
             elif tag == 0x42:  # Begin
                 self.inside = True
                 self._xid, self._replicated = 0, False
-                self._open_xid = _BEGIN(data, _HEADER + 1)[2]
+                self._open_xid = _BEGIN(data, HEADER + 1)[2]
             elif tag == 0x43:  # Commit
                 self.inside = False
                 if self._open or self._chunked:
-                    _, _, end, clock = _COMMIT(data, _HEADER + 1)
+                    _, _, end, clock = _COMMIT(data, HEADER + 1)
                     self._commit(end, clock)
             elif tag == 0x4F:  # Origin
                 self._replicated = True
@@ -373,50 +302,9 @@ class Decoder:
 
     def _describe(self, data: bytes) -> None:
         """A Relation message comes before the first row, and again whenever the table was altered."""
-        at = _HEADER + 5
-        names: list[str] = []
-        for _ in range(2):
-            end = data.index(0, at)
-            names.append(data[at:end].decode())
-            at = end + 1
-        if (names[0], names[1]) != self._name:
-            if _U32(data, _HEADER + 1)[0] == self._layout.oid:
-                raise Halt(
-                    f"the outbox table was called {'.'.join(names)} when rows came into it",
-                    reason="outbox_changed",
-                    hint="the bridge gives the slot up, whose WAL keeps the other name, and reads the table instead",
-                )
+        found = self._relations.read(data, self._layout)
+        if found is None:
             return
-        count = (data[at + 1] << 8) | data[at + 2]
-        at += 3
-        columns: dict[str, int] = {}
-        for _ in range(count):
-            end = data.index(0, at + 1)
-            columns[data[at + 1 : end].decode()] = _U32(data, end + 1)[0]
-            at = end + 9  # type oid, type modifier
-        self._parse = compile_rows(_HEADER + 8, list(columns.values()), self._places(list(columns)))
-        self._relation = data[_HEADER + 1 : _HEADER + 5]
-
-    def _places(self, columns: list[str]) -> list[int | None]:
-        """The index of each Event field in a row."""
-        places: list[int | None] = []
-        self._unmarked = False
-        for name in Event._fields:
-            column = self._columns.get(name)
-            if column in columns:
-                places.append(columns.index(column))
-            elif column is not None and name in ("seq", "xid") and self._layout.added_after(column, columns):
-                self._unmarked = self._unmarked or name == "xid"
-                places.append(None)
-            elif column is not None or name in ("id", "type", "payload"):
-                raise Halt(
-                    f"the outbox table {'.'.join(self._name)} no longer has the column {column or name!r}",
-                    reason="outbox_changed",
-                    hint="rename it back, or name it under source.columns in bridge.yaml: the bridge then gives the "
-                    "slot up, whose WAL keeps the other name, and reads the table instead. Where the column was "
-                    "dropped and added again, its old values are lost with the slot: "
-                    "select pg_drop_replication_slot(slot) from outbox.stream where slot is not null",
-                )
-            else:
-                places.append(None)
-        return places
+        self._unmarked = found.unmarked
+        self._parse = compile_rows(HEADER + 8, found.types, found.places)
+        self._relation = data[HEADER + 1 : HEADER + 5]

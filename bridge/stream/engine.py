@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from bridge.failpoints import hit
 from bridge.planning.lookup import Answer, Lookup
@@ -22,6 +22,7 @@ from bridge.postgres.connect import connect
 from bridge.postgres.entities import Enricher
 from bridge.postgres.outbox import decoded
 from bridge.postgres.own_outbox import require_columns
+from bridge.postgres.parts import group_of
 from bridge.postgres.profiles import CATALOG
 from bridge.postgres.progress import former
 from bridge.postgres.replication import ReplicationStream
@@ -31,11 +32,14 @@ from bridge.postgres.versions import refuse_newer
 from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
+from bridge.protocol.preflight import check_layout
 from bridge.records import replace
 from bridge.stream.checkpoint import Checkpoint
-from bridge.stream.decode import Decoder, Layout
+from bridge.stream.decode import Decoder
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch, encode, take_refused
+from bridge.stream.published import Publications
+from bridge.stream.relation import Layout
 from bridge.stream.renumber import bounds, drawn_ahead, numbered, read_again, renumber
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Sockets
 from bridge.stream.source_side import SourceSide
@@ -50,6 +54,14 @@ _WORTHWHILE = 500
 # then is no reason to keep the others waiting: what it says later still counts.
 _PATIENCE = 0.5
 
+# Seconds between two questions whether the log has a look of the relay; meanwhile the table is polled.
+_LOOKING_SECONDS = 0.3
+
+
+if TYPE_CHECKING:
+    from bridge.bus.shared import Buses
+    from bridge.stream.log_side import LogSide
+
 
 class Plans(Protocol):
     """The planner: a generator that asks for lookups."""
@@ -61,7 +73,8 @@ class Plans(Protocol):
 
 def open_source(spec: StreamSpec) -> Source:
     """Connect, and check what a stream needs there. Raises Halt and CannotConnect."""
-    control = Source(spec.source_dsn, spec.stream, spec.outbox, spec.publication)
+    relay = spec.log.relay if spec.log is not None else None
+    control = Source(spec.source_dsn, spec.stream, spec.outbox, spec.publication, relay=relay)
     try:
         require_outbox(control.connection, spec.outbox)
         refuse_newer(control.connection, "source")
@@ -100,14 +113,18 @@ class Engine:
         *,
         control: Source,
         link: TargetLink,
+        published: Publications,
         waker: wire.Waker,
         stop: Callable[[], bool],
+        buses: Buses | None = None,
     ) -> None:
+        """buses: of the process; not where there is no log."""
         self._spec = spec
         self._owner = spec.owner
         self._planner = planner
         self._pace = pace
         self._watcher = watcher
+        self._published = published
         self._closers: list[Callable[[], None]] = []
         outbox = spec.outbox
         self._control = self._opened(control)
@@ -117,6 +134,7 @@ class Engine:
         )
         self._sockets = Sockets(self._link, self._decoder, waker, stop)
         self._transactions = Transactions(
+            spec.stream,
             self._owner,
             self._link,
             guard,
@@ -141,6 +159,11 @@ class Engine:
             )
         )
         self._enricher.begin_check(planner.lookups())
+        self._log: LogSide | None = None
+        if spec.log is not None and buses is not None and spec.capture != "poll":
+            from bridge.stream.log_side import LogSide  # noqa: PLC0415  only where there is a log
+
+            self._log = self._opened(LogSide(spec.log, spec.stream, self._control, buses, watcher, waker))
         self._foreign = outbox.is_foreign
         self._order = SeqOrder() if numbered(self._control.connection, outbox) else None
         self._prepared: PlannedBatch | None = None
@@ -168,10 +191,14 @@ class Engine:
         self._source.end_reading()
         self._source.slot = request.slot
         self._decoder.expect(Layout(*self._control.layout()))
-        stream = ReplicationStream(
-            spec.source_dsn, spec.stream, request.slot, spec.publication, request.start
-        )
-        self._sockets.stream = self._opened(stream)
+        if self._log is not None:
+            self._log.open(request)
+            self._sockets.stream = self._log
+        else:
+            stream = ReplicationStream(
+                spec.source_dsn, spec.stream, request.slot, spec.publication, request.start
+            )
+            self._sockets.stream = self._opened(stream)
         self._sockets.position = request.start
         self._watcher.phase("streaming", slot=request.slot)
         hit("stream.opened")
@@ -202,8 +229,9 @@ class Engine:
                 sockets.position = max(sockets.position, decoder.wal_end)
             if tick and sockets.stream is not None:
                 sockets.stream.status(sockets.position, reply=True)
-            if tick or settled or not request.wait:
-                return ask.Received(None, sockets.position, settled, tick)
+            gap = self._log is not None and self._log.gap
+            if tick or settled or gap or not request.wait:
+                return ask.Received(None, sockets.position, settled, tick, gap=gap)
             sockets.wait(self._next_tick - time.monotonic())
 
     def _next_batch(self) -> Batch | None:
@@ -231,6 +259,8 @@ class Engine:
         planned = answered(planning, lambda lookup: self._look_up(lookup, batch.xids))
         if planned.keeps:
             self._keep(planned)
+        if planned.publications:
+            self._published.begin(planned, self._sockets.result_of)
         self._prepared = encode(self._owner, batch, planned, self._transactions.met)
         hit("plan.done")
 
@@ -259,6 +289,10 @@ class Engine:
         if prepared is None or prepared.batch is not request.batch:
             raise RuntimeError("the protocol applies the batch that it planned last")
         self._prepared = None
+        if prepared.planned.publications and self._published.settled(
+            prepared.planned, self._sockets.result_of
+        ):
+            prepared = encode(self._owner, prepared.batch, prepared.planned, self._transactions.met)
         self._sent.append((time.monotonic(), request.after))
         if request.batch.commit_times:
             self._watcher.pending(request.batch.commit_times[0] / 1_000_000)
@@ -326,7 +360,9 @@ class Engine:
 
     def confirm(self, request: ask.Confirm) -> None:
         hit("confirm.before")
-        if self._sockets.stream is not None:
+        if self._log is not None:
+            self._log.confirm(request.lsn)
+        elif self._sockets.stream is not None:
             self._sockets.stream.confirm(request.lsn)
         self._watcher.observed(self._control.health, request.lsn)
         hit("confirm.sent")
@@ -357,10 +393,30 @@ class Engine:
     def read_former(self, request: ask.ReadFormer) -> tuple[str, ...]:
         spec = self._spec
         with connect(spec.target_dsn, CATALOG, f"bridge-check/{spec.stream}") as target:
-            return tuple(former(self._control.connection, target, {spec.stream, *spec.family}))
+            found = former(self._control.connection, target, {spec.stream, *spec.family})
+        check_layout(spec.stream, [name for name in found if group_of(name) == spec.name])
+        return tuple(found)
 
     def register(self, request: ask.Register) -> None:
         self._source.register(request)
+        if self._log is not None:
+            self._log.session = request.registration.session
+
+    def find_look(self, request: ask.FindLook) -> ask.Seen:
+        log = self._with_log()
+        self._sockets.stop_if_asked()
+        seen = log.find_look(request)
+        if seen.look is None:
+            self._sockets.pause(_LOOKING_SECONDS)
+        return seen
+
+    def ask_again(self, request: ask.AskAgain) -> None:
+        self._with_log().ask_again(request)
+
+    def _with_log(self) -> LogSide:
+        if self._log is None:
+            raise RuntimeError("this stream reads a slot of its own")
+        return self._log
 
     def read_pruned(self, request: ask.ReadPruned) -> Pruned | None:
         return self._control.pruned()

@@ -53,8 +53,12 @@ class PlannedBatch:
             thin = dict.fromkeys((event.id for event in events), events[-1]) if events else {}
         writes = [replace(w, events=[thin[e.id] for e in w.events], columns=[]) for w in planned.writes]
         keeps = [replace(k, event=thin[k.event.id], fields={}) for k in planned.keeps]
+        publications = [
+            replace(p, event=thin[p.event.id], headers=b"", payload=b"") for p in planned.publications
+        ]
         batch = replace(self.batch, events=[thin[event.id] for event in events])
-        return replace(self, batch=batch, planned=replace(planned, writes=writes, keeps=keeps), effects=[])
+        light = replace(planned, writes=writes, publications=publications, keeps=keeps)
+        return replace(self, batch=batch, planned=light, effects=[])
 
 
 def encode(owner: Owner, batch: Batch, planned: Planned, met: Collection[Unit] = ()) -> PlannedBatch:
@@ -174,6 +178,8 @@ def outcomes_of(parts: Sequence[PlannedBatch]) -> Mapping[Unit, list[str]]:
             continue
         for write in part.planned.writes:
             found.setdefault(write.unit, []).extend([""] * min(WINDOW, len(write.events)))
+        for one in part.planned.publications:
+            found.setdefault((one.pipeline, one.destination), []).append("")
         for keep in part.planned.keeps:
             found.setdefault((keep.pipeline, unit_name(keep.entity)), []).append("")
     return found
@@ -188,6 +194,8 @@ def _in_order(part: PlannedBatch) -> dict[Unit, list[str]]:
         living.update((place_of[event.id], "") for event in write.events)
     for keep in part.planned.keeps:
         found.setdefault((keep.pipeline, unit_name(keep.entity)), {})[place_of[keep.event.id]] = ""
+    for one in part.planned.publications:
+        found.setdefault((one.pipeline, one.destination), {})[place_of[one.event.id]] = ""
     for letter in part.dead_letters:
         unit = (letter.pipeline, letter.destination)
         found.setdefault(unit, {})[place_of[letter.event.id]] = f"{letter.code} {letter.cause}"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from select import POLLIN, POLLOUT
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg.waiting import READY_R, READY_W
 
@@ -20,6 +20,9 @@ from bridge.postgres.replication import ReplicationStream
 from bridge.postgres.target import TargetLink
 from bridge.protocol.events import Lsn
 from bridge.stream.decode import Decoder
+
+if TYPE_CHECKING:
+    from bridge.stream.log_side import LogSide
 
 TICK_SECONDS = 1.0
 """Between two looks at the source, and the longest wait."""
@@ -46,7 +49,7 @@ class Sockets:
         self.decoder = decoder
         self.waker = waker
         self.asked_to_stop = asked_to_stop
-        self.stream: ReplicationStream | None = None
+        self.stream: ReplicationStream | LogSide | None = None
         self.position = Lsn(0)  # everything up to here was received and handed out
         self._poller = wire.Poller()
         self._unread = True  # the stream may have something to read

@@ -105,7 +105,10 @@ class SourceSide:
         self._sockets.stop_if_asked()
         if self._reader is None:
             connection = connect(self._plan.source_dsn, SOURCE_ROWS, self._plan.stream)
-            self._reader = MissingReader(connection, self._plan.outbox, self._pace.batch.now), connection
+            log = self._plan.log
+            part = (log.partition, log.partitions) if log is not None else None
+            reader = MissingReader(connection, self._plan.outbox, self._pace.batch.now, part)
+            self._reader = reader, connection
         reader, _ = self._reader
         reader.max_events = self._pace.batch.now
         missing = reader.read(request)

@@ -54,7 +54,7 @@ def examine_target(
         plan.pipelines,
         plan.contracts,
         shapes,
-        sinks=plan.sinks,
+        sinks=plan.messages,
         entities=plan.entities,
         unmatched=plan.unmatched,
         ignored=plan.ignored,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bridge.attempts import Backoff, gathered
-from bridge.errors import Fenced, Retry, Verdict, verdict_of
+from bridge.errors import Fenced, Retry, StandBy, Verdict, verdict_of
 from bridge.failpoints import hit
 from bridge.planning.plan import DeadLetter, Owner, Write, arrange
 from bridge.planning.spec import Unit
@@ -31,7 +31,7 @@ from bridge.postgres.target import (
 )
 from bridge.postgres.write import write_statement
 from bridge.protocol.events import Seqs, Snapshot
-from bridge.protocol.facts import Ledger
+from bridge.protocol.facts import MOVER, Ledger
 from bridge.records import dataclass
 from bridge.stream.bisection import INTERNAL, TIMED_OUT, Bisection, attempt, in_place
 from bridge.stream.pace import LATE_SECONDS, Pace
@@ -62,10 +62,12 @@ class _Flight:
 
 class Transactions:
     """Sends planned batches to one target, one at a time. wait(): block until a socket is ready, answering
-    whoever else wants something; pause(seconds): the same for a while. troubled: told of a batch that takes long."""
+    whoever else wants something; pause(seconds): the same for a while. troubled: told of a batch that takes long.
+    stream: whose ledger row it is; of partitions, the owner is another: their target's."""
 
     def __init__(
         self,
+        stream: str,
         owner: Owner,
         link: TargetLink,
         guard: FailureGuard,
@@ -77,7 +79,7 @@ class Transactions:
         troubled: Callable[[Retry], None],
     ) -> None:
         self._owner = owner
-        self._stream = owner.stream
+        self._stream = stream
         self._link = link
         self._guard = guard
         self._pace = pace
@@ -224,6 +226,8 @@ class Transactions:
         if not rows:
             return Retry("this stream's ledger row no longer exists", reason="ledger_missing")
         now = ledger_sql.read_row(rows[0])
+        if now.epoch > before.epoch and now.session.startswith(MOVER):
+            return StandBy(f"stream {self._stream} is being divided anew: bridge scale repartition")
         if now.epoch > before.epoch:
             return Fenced(
                 f"stream {self._stream} was taken over by another bridge (epoch {now.epoch}, ours "

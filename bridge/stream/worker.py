@@ -1,31 +1,22 @@
-"""One stream's thread: session after session, with back-off, halts that are retried, and stand-by. Every session
-starts at the fence, as after a crash, so an error is never half handled.
-"""
+"""One stream's thread: session after session (sessions.py), and what is done between two of them."""
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import psycopg
 
-from bridge.attempts import NO_JITTER, Backoff, Retries
-from bridge.errors import BridgeError, CannotConnect, Fenced, Halt, Retry, Verdict, verdict_of
-from bridge.failpoints import FailpointRaised
+from bridge.errors import BridgeError, Retry
 from bridge.planning.plan import TableShape
 from bridge.planning.planner import Planner
 from bridge.planning.spec import Unit
-from bridge.postgres import wire
-from bridge.postgres.advice import LOST
-from bridge.postgres.catalog import HIDDEN, hides_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import foreign_rows
 from bridge.postgres.profiles import SOURCE
 from bridge.postgres.progress import registered
-from bridge.postgres.safe_error import safe_error, safe_message
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
 from bridge.postgres.target import TargetLink
 from bridge.postgres.target_rules import Finding
@@ -40,18 +31,17 @@ from bridge.stream.engine import Engine, open_link, open_source
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
 from bridge.stream.predecessor import await_end
-from bridge.stream.sockets import Stopped
+from bridge.stream.published import Publications
+from bridge.stream.sessions import Sessions
 from bridge.stream.spec import StreamSpec, Watcher
 from bridge.stream.target_tables import connect_catalog, differences, examine_target
 
-_BACKOFF = Backoff(first=0.1, longest=10.0, jitter=NO_JITTER)  # one stream: nobody to keep apart from
-_HALT_SECONDS = 3.0  # seconds between two checks of a halted stream
-_STAND_BY_SECONDS = 1.0
-_FENCED_SECONDS = 5.0  # by then whoever took the stream is seen at it, so that this one stands by
+if TYPE_CHECKING:
+    from bridge.bus.shared import Buses
 
 
-class Worker:
-    """Runs one stream until it is stopped or fenced. `run` is the thread's body; `failed`: the error that ended it."""
+class Worker(Sessions[StreamSpec]):
+    """Runs one stream until it is stopped or fenced."""
 
     def __init__(
         self,
@@ -59,91 +49,25 @@ class Worker:
         watcher: Watcher,
         guard: FailureGuard,
         ended: Callable[[], None],
+        buses: Buses | None,
         outlives: Callable[[], bool] = bool,
     ) -> None:
-        """outlives: is a fence no end, because others need the process? Then it begins anew after a while."""
-        self.fenced = False
-        self._outlives = outlives
-        self.plan = plan
+        super().__init__(f"stream {plan.stream}", plan, watcher, ended, outlives)
         self.watcher = watcher
-        self.failed: BaseException | None = None
-        self._ended = ended
         self._guard = guard
+        self._buses = buses
         self._pace = Pace(plan.max_events)
-        self._waker = wire.Waker()
-        self._stopping = threading.Event()
-        self._session_over = threading.Event()  # asked to stop, or to begin anew with another plan
-        self._next = plan  # the one that the next session runs
         self._doubted: StreamSpec | None = None
         self._shaped: StreamSpec | None = None  # the plan for which _shapes were read
         self._shapes: Mapping[Unit, TableShape] = {}
-        self.thread = threading.Thread(target=self._body, name=f"stream {plan.stream}", daemon=True)
+        self._published: Publications | None = None  # of one plan, across its sessions
+        self._publishes: StreamSpec | None = None  # that plan
 
-    def start(self) -> None:
-        self.thread.start()
+    def close(self) -> None:
+        if self._published is not None:
+            self._published.close()
 
-    def stop(self) -> None:
-        """Ask it to settle the batch in flight, confirm and stop."""
-        self._stopping.set()
-        self._session_over.set()
-        self._waker.nudge()
-
-    def reload(self, plan: StreamSpec) -> None:
-        """End the session as stop() does, and start another with this plan."""
-        self._next = plan
-        self._session_over.set()
-        self._waker.nudge()
-
-    def _body(self) -> None:
-        try:
-            self.run()
-        except BaseException as error:
-            self.failed = error
-        finally:
-            self.watcher.phase("stopped")
-            self._waker.close()
-            self._ended()
-
-    def run(self) -> None:
-        retries = Retries(_BACKOFF)
-        while self._begins():
-            began = time.monotonic()
-            error = self._session()
-            retries.ran(time.monotonic() - began)
-            if error is None:
-                continue
-            self._brake()
-            if error.reason == "outbox_changed":
-                error = self._given_up_renamed() or error
-            if error.verdict is Verdict.FATAL:
-                if not (isinstance(error, Fenced) and self._outlives()):
-                    raise error
-                self.fenced = True
-                self.watcher.troubled(error)
-                self._sleep(_FENCED_SECONDS)
-                self.fenced = False
-            elif error.verdict is Verdict.HALT:
-                self.watcher.halted(error)
-                self._sleep(_HALT_SECONDS)
-            elif error.verdict is Verdict.STAND_BY:
-                standing_by = partial(self.watcher.phase, "standby")
-                await_end(self.plan, _STAND_BY_SECONDS, self._slept, standing_by)
-            else:
-                self.watcher.troubled(error)
-                self._sleep(retries.failed())
-
-    def _begins(self) -> bool:
-        """Take what was asked since the last session began; whether there is another one.
-
-        stop() and reload() say what they want before they set the event: whoever clears it first and looks then
-        misses neither.
-        """
-        self._session_over.clear()
-        self.plan = self._next
-        return not self._stopping.is_set()
-
-    def _session(self) -> BridgeError | None:
-        """Run one session. Returns why it ended; None: it was asked to."""
+    def session(self) -> None:
         plan = self.plan
         engine: Engine | None = None
         source = Beside(partial(open_source, plan), f"source {plan.stream}")
@@ -163,25 +87,12 @@ class Worker:
                 self.watcher,
                 control=source.result(),
                 link=link.result(),
+                published=self._publications(),
                 waker=self._waker,
                 stop=self._session_over.is_set,
+                buses=self._buses,
             )
             drive(session(self._settings()), engine)
-        except Stopped:
-            return None
-        except BridgeError as error:
-            return error
-        except psycopg.Error as error:
-            return _classify(error)
-        except (OSError, FailpointRaised) as error:
-            return Retry(f"{type(error).__name__}: {safe_message(error)}")
-        except Exception as error:
-            self.watcher.log("defect", **safe_error(error))
-            return Halt(
-                f"a defect in the bridge: {type(error).__name__}; the log has where",
-                reason="internal_error",
-                hint="please report it with the log line; the stream is retried",
-            )
         finally:
             if engine is not None:
                 engine.close()
@@ -189,7 +100,26 @@ class Worker:
                 source.abandon()
                 if link is not None:
                     link.abandon()
-        return None
+
+    def stand_by(self, seconds: float) -> None:
+        standing_by = partial(self.watcher.phase, "standby")
+        await_end(self.plan, seconds, self._slept, standing_by)
+
+    def failed_with(self, error: BridgeError) -> BridgeError:
+        self._brake()
+        if error.reason == "outbox_changed":
+            return self._given_up_renamed() or error
+        return error
+
+    def _publications(self) -> Publications:
+        plan, found = self.plan, self._published
+        if found is None or self._publishes is not plan:
+            if found is not None:
+                found.close()
+            told, done = self.watcher.published, self._waker.nudge
+            found = Publications(plan.owner, plan.pipelines, plan.buses, told=told, done=done)
+            self._published, self._publishes = found, plan
+        return found
 
     def _tell_altered(self, planner: Planner) -> None:
         """What is different in the target's tables since the last session of this plan."""
@@ -255,63 +185,10 @@ class Worker:
         plan = self.plan
         return StreamSettings(
             stream=plan.stream,
-            slot=plan.stream,
+            slot=plan.log.relay if plan.log is not None else plan.stream,
             session=str(uuid.uuid4()),
             capture=plan.capture,
             since=plan.since,
             has_xid=plan.outbox.has_xid,
+            partitions=plan.log.partitions if plan.log is not None else None,
         )
-
-    def _slept(self, seconds: float) -> bool:
-        """Whether the session is over."""
-        self._sleep(seconds)
-        return self._session_over.is_set()
-
-    def _sleep(self, seconds: float) -> None:
-        end = wire.deadline(seconds)
-        while not self._session_over.is_set() and (left := end - time.monotonic()) > 0:
-            wire.wait([self._waker.descriptor], [], left)
-            self._waker.drain()
-
-
-def _classify(error: psycopg.Error) -> BridgeError:
-    """The BridgeError for an error of a control connection."""
-    message, state = safe_message(error), error.sqlstate or ""
-    if isinstance(error, psycopg.OperationalError) and not state:
-        return CannotConnect(message, hint=LOST)
-    verdict = verdict_of(error.sqlstate)
-    if verdict is Verdict.RETRY:
-        return Retry(f"{message} (SQLSTATE {state})")
-    if state.startswith("28"):
-        return Halt(
-            message,
-            reason="login_refused",
-            hint="the server's message says why: docs/operations.md, login_refused",
-        )
-    if hides_rows(error):
-        return Halt(message, reason="row_security", hint=HIDDEN)
-    return _halt(f"{message} (SQLSTATE {state})", state)
-
-
-def _halt(said: str, state: str) -> Halt:
-    if state == "42501":
-        return Halt(
-            said, reason="privilege_missing", hint="bridge doctor lists each missing privilege with its GRANT"
-        )
-    if state == "25006":
-        return Halt(
-            said,
-            reason="source_read_only",
-            hint="connect to the primary: target_session_attrs=read-write in the dsn",
-        )
-    if state in ("42P01", "42703", "42883", "3F000"):
-        return Halt(
-            said,
-            reason="schema_missing",
-            hint="bridge doctor says on which side, and whether bridge install or bridge schema target makes it",
-        )
-    return Halt(
-        said,
-        reason="server_refused",
-        hint="the server's message says why: docs/operations.md, server_refused",
-    )

@@ -28,5 +28,6 @@ grant update (event_id) on outbox.webhook_delivery to outbox_bridge;
 grant select, insert, delete on outbox.suppressed to outbox_bridge;  -- ingress; adding its rows together
 grant update (count) on outbox.suppressed to outbox_bridge;
 grant select, insert, update on outbox.entity to outbox_bridge;  -- entities that events keep
+grant select, insert, update, delete on outbox.relay to outbox_bridge;  -- with a log (scale.log)
 grant select on outbox.migration to outbox_bridge;
 grant select, update on outbox.origin to outbox_bridge;  -- a restored outbox made this cluster's own

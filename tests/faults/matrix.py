@@ -119,6 +119,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "99": "a 200 that is not the vendor's",
         "100": "text that mail or chat takes for syntax",
     },
+    "NATS as a destination": {
+        "101": "away, frozen, full, without JetStream, a login that is refused: nothing passes it, nothing is lost",
+        "102": "SIGKILL at each step of publishing: the same ids again, each once within the server's window",
+        "103": "nodes of a cluster and bridges killed: each key's order",
+        "104": "a message that can never be published, of one event or of all",
+    },
 }
 
 HEAD = """## The fault matrix

@@ -38,6 +38,10 @@ ELSEWHERE = {
     "deliver.claimed": "passed by the dispatcher; tests/integration/sinks stops it there",
     "deliver.sent": "passed by the dispatcher; tests/integration/sinks stops it there",
     "prune.batch": "passed by `bridge prune`; its tests stop it there",
+    **dict.fromkeys(
+        ("publish.before", "publish.settled"),
+        "passed by a stream with a destination of type nats; tests/integration/bus kills it there",
+    ),
     "replay.batch": "passed by `bridge replay`; its tests stop it there",
     **dict.fromkeys(
         ("decommission.source", "decommission.target", "rename.copied", "rename.source", "rename.target"),

@@ -13,7 +13,7 @@ from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health, StreamState
 from bridge.observe.watch import StreamWatch
 from bridge.plans import stream_plans
-from bridge.stream import worker as module
+from bridge.stream import sessions as module
 from bridge.stream.planned import FailureGuard
 from bridge.stream.worker import Worker
 from tests.support.event_path import CONFIG
@@ -32,7 +32,7 @@ def running(source: Database, target: Database) -> Iterator[tuple[Worker, Callab
     state = StreamState(
         spec.stream, spec.connection, alive=lambda: True, max_retained_wal=spec.max_retained_wal
     )
-    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None)
+    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None, None)
     worker.start()
     try:
         yield worker, lambda: state.snapshot.phase

@@ -85,7 +85,7 @@ def knows(ledger: Ledger, listed: Listed, row: Row) -> bool:
 
 def wanted(simulation: Simulation, row: Row) -> bool:
     """Rows older than the stream's beginning may come or not; so may those that the application has deleted."""
-    if row.id in simulation.deleted:
+    if row.id in simulation.deleted or not simulation.owns(row):
         return False
     if simulation.since is None:
         return True

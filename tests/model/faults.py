@@ -103,7 +103,7 @@ def second_bridge(simulation: Simulation) -> None:
 def another_source(simulation: Simulation) -> None:
     """A second source whose stream has the same name: each of its requests at another moment."""
     of, copied = simulation.rng.choice(OTHERS), simulation.chance(0.3)
-    if len(simulation.others) < 2 and not (copied and simulation.source.registration is None):
+    if len(simulation.others) < 2 and not (copied and simulation.registration is None):
         simulation.counts["a bridge of another source"] += 1
         simulation.start_bridge(of, copied=copied)
     for bridge in list(simulation.others):
@@ -470,7 +470,7 @@ def promote(simulation: Simulation) -> None:
     copies = simulation.source_copies[-1:] if simulation.chance(0.7) else simulation.source_copies
     base = (simulation.rng.choice(copies) if behind else before).clone()
     if base.timeline == before.timeline:
-        _take_over(simulation, base)
+        take_over(simulation, base)
 
 
 def lagging_promotion(simulation: Simulation) -> None:
@@ -481,17 +481,17 @@ def lagging_promotion(simulation: Simulation) -> None:
     standby = simulation.source.clone()
     emit(simulation)
     _step(simulation, reading[0])
-    _take_over(simulation, standby)
+    take_over(simulation, standby)
 
 
-def _take_over(simulation: Simulation, base: Source) -> None:
+def take_over(simulation: Simulation, base: Source) -> None:
     before = simulation.source
     slots = simulation.chance(0.5)
     after = base.promote(failover_slots=slots)
     simulation.counts["promoted with a failover slot" if after.slots else "promoted without a slot"] += 1
     simulation.counts["promotion lost commits"] += len(after.wal) < len(before.wal)
     simulation.replace_source(after, lost=True)
-    simulation.source_copies = []
+    simulation.source_copies.clear()
     for _ in range(simulation.rng.choice((0, 2, 6))):
         emit(simulation)
 

@@ -427,7 +427,7 @@ def registers_a_polled_floor_over_the_goal_of_a_slot() -> list[Patch]:
 @mutant
 def lets_a_session_register_that_another_took_over_from() -> list[Patch]:
     def register(self: Simulation, bridge: Any, request: Any) -> None:
-        registered = self.source.registration
+        registered = self.registration
         holder = registered.session if registered else None
         return do_Register(self, bridge, replace(request, holder=holder))
 

@@ -79,6 +79,8 @@ class Bridge:
 class Simulation:
     """failing: how often an act fails, before or after it was done (a lost answer)."""
 
+    stream = "s"
+
     def __init__(
         self,
         rng: Random,
@@ -122,14 +124,19 @@ class Simulation:
     def chance(self, probability: float) -> bool:
         return probability > 0 and self.rng.random() < probability
 
+    @property
+    def registration(self) -> Registration | None:
+        return self.source.registry.get(self.stream)
+
+    def owns(self, row: Row) -> bool:
+        """Is it for this stream?"""
+        return True
+
     # --- bridges ------------------------------------------------------------------------------
 
     def start_bridge(self, of: SourceIdentity = OWN, *, copied: bool = False) -> Bridge:
         self.births += 1
-        settings = StreamSettings(
-            stream="s", slot=SLOT, session=f"session-{self.births}", capture=self.capture, since=self.since
-        )
-        generator = session.session(settings)
+        generator = self.protocol(f"session-{self.births}")
         bridge = Bridge(
             self.births,
             generator,
@@ -142,6 +149,13 @@ class Simulation:
         )
         (self.bridges if of == OWN else self.others).append(bridge)
         return bridge
+
+    def protocol(self, name: str) -> Generator[Request[Any], Any, None]:
+        """A session of this name."""
+        settings = StreamSettings(
+            stream=self.stream, slot=SLOT, session=name, capture=self.capture, since=self.since
+        )
+        return session.session(settings)
 
     def step(self, bridge: Bridge) -> None:
         """Perform the pending request of a bridge and give it the answer."""
@@ -218,7 +232,7 @@ class Simulation:
                 busy = facts.ledger is not None and bool(self.bridges) and self.chance(0.5)
                 return replace(facts, busy=busy)
             case requests.ReadRegistration():
-                return self.source.registration if bridge.copied else None
+                return self.registration if bridge.copied else None
             case requests.ReadFormer():
                 return ()
             case requests.ReadSource():
@@ -261,10 +275,10 @@ class Simulation:
         if row is None:
             if not request.create:
                 return None
-            row = Ledger("s", 0, "", since=request.since).of_source(request.source)
+            row = Ledger(self.stream, 0, "", since=request.since).of_source(request.source)
         if not target_module.of_source(row, request.source):
             self.counts["refused in the fence"] += 1
-            raise preflight.name_taken("s", row, request.source)
+            raise preflight.name_taken(self.stream, row, request.source)
         row = replace(row, epoch=row.epoch + 1, session=request.session)
         self.target.ledger = row
         bridge.fenced_as = row
@@ -343,10 +357,10 @@ class Simulation:
     # source
 
     def do_ReadRegistration(self, bridge: Bridge, request: requests.ReadRegistration) -> Registration | None:
-        return self.source.registration
+        return self.registration
 
     def do_Register(self, bridge: Bridge, request: requests.Register) -> None:
-        old, new = self.source.registration, request.registration
+        old, new = self.registration, request.registration
         if (old.session if old else None) != request.holder:
             self.counts["a registration came late and was refused"] += request.holder == new.session
             raise (
@@ -354,7 +368,12 @@ class Simulation:
                 if request.holder == new.session
                 else Retry("taken", reason="registry_taken")
             )
-        self.source.registration = replace(new, reached=max(new.reached, old.reached if old else new.reached))
+        same = old is not None and (old.relay, old.incarnation) == (new.relay, new.incarnation)
+        self.source.registry[self.stream] = replace(
+            new,
+            reached=max(new.reached, old.reached if old else new.reached),
+            confirmed=old.confirmed if old is not None and same else None,
+        )
         self.source.lsn += 8
         self.source.flush()
 
@@ -391,6 +410,8 @@ class Simulation:
             two_phase=self.two_phase,
             pruned=source.pruned,
             partitioned=source.partitioned,
+            life=source.life,
+            relay=source.relay,
         )
 
     def do_ReadPruned(self, bridge: Bridge, request: requests.ReadPruned) -> Pruned | None:
@@ -450,7 +471,8 @@ class Simulation:
         rows = [
             row
             for row in seen
-            if row.seq > request.after_seq
+            if self.owns(row)
+            and row.seq > request.after_seq
             and not request.floor.shows(row.placed)
             and request.upto.shows(row.placed)
             and (first or not row.is_stranger)
@@ -464,7 +486,7 @@ class Simulation:
         if not taken:
             bridge.idle += 1
         batch = Batch(
-            events=[_event(row)._replace(xid=str(row.placed).encode()) for row in taken],
+            events=[event_of(row)._replace(xid=str(row.placed).encode()) for row in taken],
             xids=sorted({row.placed for row in taken}),
         )
         return MissingRows(batch, taken[-1].seq if taken else request.after_seq, more)
@@ -552,7 +574,7 @@ class Simulation:
                 self.counts["rows that the publication withheld"] += 1
                 self.counts["a part of a transaction withheld"] += bool(rows)
             if rows:
-                events = [_event(row) for row in rows if row not in strays]
+                events = [event_of(row) for row in rows if row not in strays]
                 batch.events += events
                 if events:
                     batch.xids.append(commit.xid)
@@ -560,7 +582,7 @@ class Simulation:
                     batch.commit_rows.append(len(events))
                 batch.end_lsn = Lsn(commit.end)
             if strays:
-                batch.strays = [_said(row) for row in strays]
+                batch.strays = [said(row) for row in strays]
                 break
         if not batch.events and not batch.strays:
             return Received(None, Lsn(stream.at), settled)
@@ -578,10 +600,10 @@ class Simulation:
         bridge.idle = 0
         taken, stream.rest = stream.rest[:1], stream.rest[1:]
         batch = Batch(
-            events=[_event(row) for row in taken if not self.strays(row, commit)],
+            events=[event_of(row) for row in taken if not self.strays(row, commit)],
             chunk=True,
             whole=not stream.rest,
-            strays=[_said(row) for row in taken if self.strays(row, commit)],
+            strays=[said(row) for row in taken if self.strays(row, commit)],
         )
         before = stream.at
         if batch.whole:
@@ -595,7 +617,14 @@ class Simulation:
         self.between()
         snapshot = self.source.snapshot()
         self.between()
-        return Observation(publication, snapshot, Lsn(self.source.lsn), self.chance(0.3))
+        relay = self.source.relay
+        return Observation(
+            publication,
+            snapshot,
+            Lsn(self.source.lsn),
+            self.chance(0.3),
+            incarnation=relay.incarnation if relay else None,
+        )
 
     def do_Confirm(self, bridge: Bridge, request: requests.Confirm) -> None:
         stream = self.reading(bridge)
@@ -619,6 +648,10 @@ class Simulation:
 
     def record(self, transaction: Transaction, *, flush: bool = True) -> None:
         self.source.record(transaction, flush=flush)
+        self.recorded()
+
+    def recorded(self) -> None:
+        """There is something to do."""
         for bridge in self.bridges:
             bridge.idle = 0
         checks.after_source(self)
@@ -645,16 +678,19 @@ class Simulation:
 
     def replace_source(self, after: Source, *, lost: bool) -> None:
         """Another cluster state answers from now on; every connection is gone."""
-        relied = self.target.ledger is not None
         self.histories += lost
-        if lost and relied:
-            self.unjudged = True
-            self.history_lost = True
         self.source = after
         self.source_generation += 1
         self.dead_readers = []
         for slot in after.slots.values():
             slot.reader = None
+        self.source_replaced(lost=lost)
+
+    def source_replaced(self, *, lost: bool) -> None:
+        """What that means for this stream."""
+        if lost and self.target.ledger is not None:
+            self.unjudged = True
+            self.history_lost = True
         for bridge in self.bridges:
             if bridge.making is not None:
                 bridge.making.broken = True
@@ -680,7 +716,7 @@ class Simulation:
         self.target = after
 
 
-def _event(row: Row) -> Event:
+def event_of(row: Row) -> Event:
     return Event(
         id=row.id.encode(),
         seq=str(row.seq).encode(),
@@ -694,10 +730,10 @@ def _event(row: Row) -> Event:
     )
 
 
-def _said(row: Row) -> Event:
+def said(row: Row) -> Event:
     """As the stream brings it: with what its column says."""
     xid = None if row.claimed is None else str(row.claimed).encode()
-    return _event(row)._replace(xid=xid)  # type: ignore[arg-type]
+    return event_of(row)._replace(xid=xid)  # type: ignore[arg-type]
 
 
 _TARGET = frozenset({"ReadTarget", "Fence", "Save", "Apply", "Settle", "ReadApplied"})
@@ -716,4 +752,4 @@ _SOURCE = frozenset(
         *("StillRunning", "ReadMissing", "Observe", "ReadPruned"),
     }
 )
-__all__ = ["KEYS", "SLOT", "Bridge", "Mode", "Simulation"]
+__all__ = ["KEYS", "SLOT", "Bridge", "Mode", "Simulation", "event_of", "said"]

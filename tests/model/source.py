@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import NamedTuple
 
-from bridge.protocol.events import Lsn, Snapshot
-from bridge.protocol.facts import Pruned, Registration
+from bridge.protocol.events import Lsn, Snapshot, intersection
+from bridge.protocol.facts import Pruned, Registration, RelayFacts
+
+_LIVES = count(2)
 
 
 class Row(NamedTuple):
@@ -102,7 +105,9 @@ class Source:
         self.slots: dict[str, Slot] = {}
         self.publication: str | None = "pub-1"
         self.publishes = True
-        self.registration: Registration | None = None
+        self.registry: dict[str, Registration] = {}  # by stream
+        self.relay: RelayFacts | None = None  # the row of outbox.relay
+        self.life = "1"  # of this run of the server
         self.pruned: Pruned | None = None
         self.pruned_ids: set[str] = set()
         self.partitioned = False
@@ -118,6 +123,7 @@ class Source:
         other.table = dict(self.table)
         other.slots = {n: replace(s, reader=None) for n, s in self.slots.items()}
         other.pruned_ids = set(self.pruned_ids)
+        other.registry = dict(self.registry)
         other.unflushed = None
         return other
 
@@ -241,6 +247,7 @@ class Source:
         """The cluster after an immediate stop and recovery: the same, or the part of it that was flushed."""
         base = self.unflushed or self
         after = base.clone()
+        after.life = str(next(_LIVES))
         after.flushed = after.lsn
         for slot in after.slots.values():
             slot.confirmed = min(slot.on_disk, slot.confirmed)
@@ -263,10 +270,11 @@ class Source:
 
     def prune(self) -> int:
         """By the published rule. The number of rows deleted."""
-        if self.registration is None:
+        if not self.registry:
             return 0
-        floor, witness = self.registration.floor, self.registration.witness_id
-        gone = [row for row in self.table.values() if floor.shows(row.xid) and row.id != witness]
+        floor = intersection(each.floor for each in self.registry.values())
+        witnesses = {each.witness_id for each in self.registry.values()}
+        gone = [row for row in self.table.values() if floor.shows(row.xid) and row.id not in witnesses]
         if not gone:
             return 0
         greatest = max(row.xid for row in gone)

@@ -236,8 +236,8 @@ def test_prune_is_never_given_a_floor_that_may_go_back_to_the_slots_snapshot() -
         simulation.step(bridge)
     assert ledger.floor.shows(late.xid)
     assert not ledger.next.snapshot.shows(late.xid)
-    assert simulation.source.registration is not None
-    assert not simulation.source.registration.floor.shows(late.xid)
+    assert simulation.registration is not None
+    assert not simulation.registration.floor.shows(late.xid)
     at_rest(simulation)
 
 

@@ -31,6 +31,10 @@ def at_target(name: str) -> str:
     return f"tests/mutants/test_on_target.py::{name}"
 
 
+def at_nats(name: str) -> str:
+    return f"tests/integration/bus/test_published.py::{name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     name: str
@@ -441,5 +445,30 @@ if self.ledger.next is not None:
         "a failure that may pass ends its message",
         (Code("$LEFT > _LAST_SECONDS and self._is_again($OUTCOME, $LEFT)", "$LEFT < 0"),),
         (at_sinks("test_every_answer_is_settled_as_the_recipient_gave_it"),),
+    ),
+    # The ledger never passes an event that is not in the log.
+    Mutant(
+        "applied-before-it-is-published",
+        "a batch's transaction is sent before its messages are acknowledged",
+        (Code("$P.planned.publications and self._published.settled($PLANNED, $WAIT)", "False"),),
+        (at_nats("test_while_nats_is_away_nothing_is_applied_and_then_everything_is"),),
+    ),
+    Mutant(
+        "no-answer-is-an-answer",
+        "a message without an acknowledgement counts as stored",
+        (Code("len($WAVE) - len($A.stored) - len($A.failed)", "0"),),
+        (at_nats("test_a_server_that_answers_nothing_has_stored_nothing"),),
+    ),
+    Mutant(
+        "a-key-twice-in-flight",
+        "messages of a key do not wait for the one before",
+        (Code("$DEPTH.get($ORDER, 0)", "0", inside="waves"),),
+        ("tests/unit/pipeline/test_publication.py::test_no_key_is_twice_in_flight_and_each_keeps_its_order",),
+    ),
+    Mutant(
+        "a-login-in-clear-text",
+        "a server that does not offer TLS gets the login although TLS is asked for",
+        (Code("self.settings.secured and ($WRITER is None or $PLAIN)", "False"),),
+        ("tests/security/test_nats.py::test_no_login_is_sent_to_a_server_without_tls",),
     ),
 )

@@ -59,7 +59,7 @@ def browser() -> tuple[str, dict[str, str]]:
     if found is not None:
         return found, dict(os.environ)
     root = CACHE / "chromium"
-    with _locked(CACHE):
+    with locked(CACHE):
         if not (root / ".complete").exists():
             _fetch("chromium", root, ("chromium",), whole=True)
     return str(root / "usr/lib/chromium/chromium"), os.environ | _libraries(root)
@@ -69,7 +69,7 @@ def browser() -> tuple[str, dict[str, str]]:
 def _unpacked(name: str, packages: tuple[str, ...], identity: Identity) -> Path:
     """Debian's packages, in a folder where `identity` can run the program in them."""
     part = Path(packages[0])
-    with _locked(CACHE):  # several test processes may want it at once
+    with locked(CACHE):  # several test processes may want it at once
         if not (CACHE / part / ".complete").exists():
             _fetch(name, CACHE / part, packages)
 
@@ -94,7 +94,7 @@ def _libraries(root: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

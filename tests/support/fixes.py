@@ -249,6 +249,9 @@ RUN = {
     'psql "$WAREHOUSE_DSN" -f target.sql': _OWN_EVENT,
     'psql "$WAREHOUSE_DSN" -f x': _OWN_EVENT,
     'psql "$x" -f source.sql': _FIRST_ROW,
+    "openssl x509 -noout -dates -issuer -subject -ext subjectAltName -in x": (
+        "security/test_nats.py::test_a_certificate_for_another_host_is_refused"
+    ),
     "openssl x509 -noout -dates -issuer -subject -in x": (
         "security/test_rotation_moments.py"
         "::test_a_client_certificate_that_is_refused_is_told_with_its_own_fix"
@@ -266,6 +269,7 @@ ELSEWHERE = {
     "docker compose ps": _NO_CONTAINERS,
     "kubectl exec deploy/outbox-bridge": _NO_CONTAINERS,
     "pip install 'outbox-bridge[apprise]'": "of an index: integration/test_distribution.py installs the wheel",
+    "pip install 'outbox-bridge[scale]'": "of an index: integration/test_distribution.py installs the wheel",
     "pip install --upgrade outbox-bridge": "of an index: integration/test_distribution.py installs the wheel",
     "python -m bench.idle_streams 20 2": "a measurement of minutes",
     "ssh -L 8377:127.0.0.1:8377 host": "needs another machine",

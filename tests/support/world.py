@@ -281,16 +281,20 @@ class World:
         has been confirmed to it.
         """
         confirmed = self.source.execute(
-            "select confirmed_flush_lsn::text from pg_replication_slots s join outbox.stream r on r.slot = s.slot_name"
+            "select r.stream, confirmed_flush_lsn::text from pg_replication_slots s join outbox.stream r"
+            " on s.slot_name = coalesce(r.slot, r.relay || '_' || r.incarnation)"
         )
-        ((mode, safe),) = self.target.execute(
-            f"select mode, safe_lsn::text from bridge.checkpoint where stream = '{STREAM}'"
+        ledger = dict(
+            self.target.execute(
+                "select stream, safe_lsn::text from bridge.checkpoint where mode = 'stream'"
+                f" and stream similar to '{STREAM}(.[0-9]+of[0-9]+)?'"
+            )
         )
-        if mode != "stream":
-            return
-        for (lsn,) in confirmed:
-            ahead = self.source.value("select %s::pg_lsn > %s::pg_lsn", [lsn, safe])
-            assert not ahead, f"the slot is at {lsn}, the ledger at {safe}\n{self.log_tails()}"
+        for stream, lsn in confirmed:
+            if stream not in ledger:
+                continue
+            ahead = self.source.value("select %s::pg_lsn > %s::pg_lsn", [lsn, ledger[stream]])
+            assert not ahead, f"the slot is at {lsn}, {stream} at {ledger[stream]}\n{self.log_tails()}"
 
     def log_tails(self) -> str:
         """The last lines of every bridge."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bridge.errors import Halt
 from bridge.protocol.events import Batch, Event
-from bridge.stream.decode import Decoder, Layout
+from bridge.stream.decode import Decoder
+from bridge.stream.relation import Layout
 
 OID = 16400
 UUID, INT8, XID8, TIMESTAMPTZ, TEXT, JSONB = 2950, 20, 5069, 1184, 25, 3802

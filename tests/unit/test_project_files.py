@@ -53,7 +53,9 @@ def documents() -> Iterator[Path]:
     """What people read, and the files with addresses in them."""
     yield from REPOSITORY.glob("*.md")
     for folder in ("docs", ".github", "deploy"):
-        yield from (path for path in (REPOSITORY / folder).rglob("*") if path.is_file())
+        yield from (
+            path for path in (REPOSITORY / folder).rglob("*") if path.is_file() and path.suffix != ".png"
+        )
     for name in ("pyproject.toml", "sdk/typescript/package.json", "sdk/typescript/README.md"):
         yield REPOSITORY / name
 

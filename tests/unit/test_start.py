@@ -57,10 +57,15 @@ def test_a_stream_starts_without_servers_terminals_and_vendors() -> None:
         *("uvicorn", "starlette", "h11", "anyio"),  # the admin server's and the ingress's
         *("rich", "rich_click", "pygments", "attr", "structlog"),  # for terminals
         *("aiohttp", "aiosmtplib", "standardwebhooks", "apprise"),  # the sinks'
+        *("nats", "nkeys", "nacl"),  # for connections of type nats
         *("click", "yaml", "multiprocessing"),
     }
     assert not needless, needless
-    ours = {name for name in found if name.startswith(("bridge.ingress", "bridge.doctor", "bridge.prove"))}
+    ours = {
+        name
+        for name in found
+        if name.startswith(("bridge.ingress", "bridge.doctor", "bridge.prove", "bridge.bus"))
+    }
     assert not ours
     assert not {"bridge.dispatch.dispatcher", "bridge.sharing", "bridge.postgres.sharing"} & found.keys()
     assert "psycopg" in found
@@ -70,6 +75,7 @@ def test_a_stream_starts_without_servers_terminals_and_vendors() -> None:
 def test_lint_of_a_file_without_values_loads_no_postgres() -> None:
     found = after(command("lint", "-c", str(CONFIG)))
     assert "bridge.config.model" in found
+    assert not {"bridge.bus", "nats"} & found.keys()
     assert not packages(found) & {"psycopg", "psycopg_binary", "uvicorn", "starlette", "prometheus_client"}
     assert not found[""], "the collector looked at all objects while they were loaded"
 

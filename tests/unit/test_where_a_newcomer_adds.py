@@ -368,8 +368,12 @@ OTHER_MEANINGS = {
     "webhook": {"ingress/webhook.py", "signatures/senders.py"},
     "apprise": {"sinks/apprise_thread.py"},  # the library's logger
     "standard": {"config/model.py"},  # the default
-    "bearer": {"ingress/openapi.py", "observe/admin.py"},  # authorization: Bearer, of API keys
-    "basic": {"observe/admin.py"},  # as a browser has it
+    "bearer": {
+        "ingress/openapi.py",
+        "observe/access.py",
+        "console/openapi.py",
+    },  # authorization: Bearer, of API keys
+    "basic": {"observe/access.py"},  # as a browser has it
 }
 NAMED_IN = [
     *((word, section.__module__) for word, section in steps().items()),

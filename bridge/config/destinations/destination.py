@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from bridge.config.connection import PostgresConnection
+from bridge.config.connection import AnyConnection
 from bridge.discover import Kinds
 from bridge.planning.spec import DestinationSpec
 from bridge.problem import KeyPath, Remark
 from bridge.section import Section
-from bridge.sinks.model import SinkConnection
 
 
 class Value(NamedTuple):
@@ -44,7 +43,7 @@ class DestinationSection(Section):
         """Is it what is meant where no key tells?"""
         return False
 
-    def spec(self, name: str, connection: PostgresConnection | SinkConnection) -> DestinationSpec:
+    def spec(self, name: str, connection: AnyConnection) -> DestinationSpec:
         """The plain value."""
         raise NotImplementedError
 
@@ -66,7 +65,7 @@ class DestinationSection(Section):
         """What identifies a row: the values that must not be NULL."""
         yield from ()
 
-    def lint(self, path: KeyPath, connection: PostgresConnection | SinkConnection | None) -> Iterator[Remark]:
+    def lint(self, path: KeyPath, connection: AnyConnection | None) -> Iterator[Remark]:
         """What is wrong with it, beside its values' names. connection: None where there is none of that name."""
         yield from ()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from bridge.config.connection import PostgresConnection
+from bridge.config.connection import AnyConnection
 from bridge.config.destinations.destination import DestinationSection, Value
 from bridge.config.noise import Rate, SinkDigest, SinkQuiet
 from bridge.errors import ConfigError
@@ -45,13 +45,13 @@ class SinkDestination(DestinationSection):
 
     @classmethod
     def fits(cls, kind: str | None) -> bool:
-        return kind != "postgres"
+        return kind not in ("postgres", "nats")
 
     @classmethod
     def usual(cls, kind: str | None) -> bool:
-        return kind != "postgres"
+        return kind not in ("postgres", "nats")
 
-    def spec(self, name: str, connection: PostgresConnection | SinkConnection) -> SinkSpec:
+    def spec(self, name: str, connection: AnyConnection) -> SinkSpec:
         message = SINKS[connection.type].message
         return SinkSpec(
             name=name,
@@ -72,7 +72,7 @@ class SinkDestination(DestinationSection):
         if self.digest is not None:
             yield Value(("digest", "by"), self.digest.by)
 
-    def lint(self, path: KeyPath, connection: PostgresConnection | SinkConnection | None) -> Iterator[Remark]:
+    def lint(self, path: KeyPath, connection: AnyConnection | None) -> Iterator[Remark]:
         if not isinstance(connection, SinkConnection):
             return
         written = {key: value for key, value in self.fields.items() if value is not None}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from bridge.config.connection import PostgresConnection, split_table, table_names, unqualified
+from bridge.config.connection import AnyConnection, split_table, table_names, unqualified
 from bridge.config.destinations.destination import DestinationSection, Value
 from bridge.planning.spec import TableSpec
 from bridge.problem import KeyPath, Remark, nearest
 from bridge.section import ONE_OR_MORE, Text
-from bridge.sinks.model import SinkConnection
 
 
 class TableDestination(DestinationSection):
@@ -39,7 +38,7 @@ class TableDestination(DestinationSection):
     def usual(cls, kind: str | None) -> bool:
         return kind == "postgres"
 
-    def spec(self, name: str, connection: PostgresConnection | SinkConnection) -> TableSpec:
+    def spec(self, name: str, connection: AnyConnection) -> TableSpec:
         schema, table = table_names(self.table)
         return TableSpec(
             name=name,
@@ -75,7 +74,7 @@ class TableDestination(DestinationSection):
         columns = ", ".join(f"`{name}`" for name in self.columns or ())
         yield f"Into `{self.table}` ({self.mode}): {columns}."
 
-    def lint(self, path: KeyPath, connection: PostgresConnection | SinkConnection | None) -> Iterator[Remark]:
+    def lint(self, path: KeyPath, connection: AnyConnection | None) -> Iterator[Remark]:
         if split_table(self.table) is None:
             yield unqualified((*path, "table"), self.table)
         if self.mode == "upsert":

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from bridge.cli.explain import delivery_lines
-from bridge.cli.waits import Waits, clock
 from bridge.dispatch.schedule import LaneSpec
+from bridge.operate.waits import Waits, clock
 from bridge.postgres.progress import deliveries
 from bridge.sinks.model import SINKS
 from tests.integration.ops.conftest import emit, letters, rows, usage

@@ -11,9 +11,9 @@ from tests.support.world import STREAM, World, until
 
 _VERSION_1 = """
 begin;
-drop table bridge.sink, bridge.sink_hold;
+drop table bridge.sink, bridge.sink_hold, bridge.audit, bridge.sample;
 alter table bridge.delivery drop column history;
-alter table bridge.dead_letter drop column settled_by;
+alter table bridge.dead_letter drop column settled_by, drop column edited;
 alter table bridge.checkpoint drop column source_database, drop column source_database_oid;
 alter table bridge.migration drop column compatible_from;
 delete from bridge.migration where version > 1;

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from bridge.config.connection import PostgresConnection, table_names
+from bridge.config.connection import AnyConnection, table_names
 from bridge.config.destinations.destination import DestinationSection
 from bridge.planning.spec import TableSpec
 from bridge.section import Text
-from bridge.sinks.model import SinkConnection
 
 
 class JournalDestination(DestinationSection):
@@ -26,7 +25,7 @@ class JournalDestination(DestinationSection):
     def fits(cls, kind: str | None) -> bool:
         return kind in ("postgres", None)
 
-    def spec(self, name: str, connection: PostgresConnection | SinkConnection) -> TableSpec:
+    def spec(self, name: str, connection: AnyConnection) -> TableSpec:
         schema, table = table_names(self.journal)
         columns = {"event_id": "$meta.id", "type": "$meta.type", "payload": "$event"}
         return TableSpec(name, self.connection, schema, table, columns=columns)

@@ -14,11 +14,13 @@ from bridge.config.connection import SINK_KINDS, Libpq, PostgresConnection
 from bridge.config.contract import FIELD_TYPES, EventContract, EventField
 from bridge.config.destinations.destination import DestinationSection
 from bridge.config.destinations.sink import SinkDestination
+from bridge.config.destinations.subject import SubjectDestination
 from bridge.config.destinations.table import TableDestination
 from bridge.config.lint import lint
 from bridge.config.load import load
 from bridge.config.model import (
     Admin,
+    AdminToken,
     BatchLimits,
     Case,
     CaseMeta,
@@ -29,6 +31,7 @@ from bridge.config.model import (
     SourceSection,
     Webhook,
 )
+from bridge.config.nats import NatsConnection, NatsTls
 from bridge.config.noise import SinkDigest, SinkQuiet
 from bridge.config.pipeline import Branch, PipelineSection
 from bridge.config.scale import ScaleSection
@@ -46,6 +49,8 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "source.batch": (BatchLimits, set()),
     "Connection parameters": (Libpq, set()),
     "connections: postgres": (PostgresConnection, LIBPQ),
+    "connections: nats": (NatsConnection, set()),
+    "connections: nats: tls": (NatsTls, set()),
     "events": (EventContract, set()),
     "events: fields": (EventField, set()),
     "entities": (Entity, set()),
@@ -58,9 +63,11 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "branches": (Branch, set()),
     "destinations: tables": (TableDestination, set()),
     "destinations: sinks": (SinkDestination, set()),
+    "destinations: nats": (SubjectDestination, set()),
     "digest": (SinkDigest, set()),
     "quiet": (SinkQuiet, set()),
     "admin": (Admin, set()),
+    "admin: tokens": (AdminToken, set()),
     "ingress": (IngressSection, set()),
     "ingress.webhooks": (Webhook, set()),
     "scale": (ScaleSection, set()),

@@ -44,6 +44,12 @@ def changed(old: str, new: str) -> str:
     return SOUND.replace(old, new, 1)
 
 
+def nats(connection: str, destination: str = "d: { connection: w, table: s.t }") -> str:
+    """The sound file with a nats connection, b, and this destination."""
+    text = changed("events:", f"  b: {{ type: nats, {connection} }}\nevents:")
+    return text.replace("d: { connection: w, table: s.t }", destination)
+
+
 CORPUS = {
     "version": (changed("version: 1", "version: 2"), ":1:10: version: must be 1"),
     "no version": (changed("version: 1\n", ""), ":1:1: `version` is missing"),
@@ -119,7 +125,7 @@ CORPUS = {
     ),
     "sink type": (
         changed("type: postgres, dsn: dbname=w", "type: slak"),
-        ":3:14: connections.w.type: `slak` must be postgres or apprise or discord or email or notion or "
+        ":3:14: connections.w.type: `slak` must be postgres or nats or apprise or discord or email or notion or "
         "slack or telegram or webhook; did you mean slack?",
     ),
     "dsn": (
@@ -220,6 +226,47 @@ CORPUS = {
     "empty api key": (
         SOUND + 'ingress: { api_keys: ["${EMPTY}"] }\n',
         ":11:23: ingress.api_keys[0]: string should have at least 1 character",
+    ),
+    "nats without servers": (
+        nats("servers: []"),
+        ":4:29: connections.b.servers: must name one address at least, such as nats://log.example.com:4222",
+    ),
+    "a nats address with a password": (
+        nats('servers: "nats://u:secret@h:4222"'),
+        ":4:29: connections.b.servers: must not have a user or password in it: use user and password, or token",
+    ),
+    "an address that is not nats": (
+        nats('servers: "https://h"'),
+        ":4:29: connections.b.servers: must be an address such as nats://log.example.com:4222",
+    ),
+    "two logins to nats": (
+        nats("servers: nats://h, token: x, nkey: f"),
+        ":4:6: connections.b: has token and nkey: a server takes one of them; remove the others",
+    ),
+    "a nats password without its user": (
+        nats("servers: nats://h, password: x"),
+        ":4:6: connections.b: has a password and no user: add user; a secret without a user is a token",
+    ),
+    "a nats user without a password": (
+        nats("servers: nats://h, user: x"),
+        ":4:6: connections.b: has a user and no password: add password",
+    ),
+    "half a client certificate": (
+        nats("servers: nats://h, tls: { cert: c.pem }"),
+        ":4:44: connections.b.tls: cert and key belong together: name both, or neither",
+    ),
+    "a subject's destination without its subject": (
+        nats("servers: nats://h", "d: { connection: b }"),
+        ":11:7: pipelines.p.destinations.d: `subject` is missing",
+    ),
+    "a sink's key on a subject": (
+        nats("servers: nats://h", "d: { connection: b, subject: a, max_age: 1h }"),
+        ":11:39: pipelines.p.destinations.d.max_age: unknown key; known: connection, headers, payload, subject",
+    ),
+    "a table on nats": (
+        nats("servers: nats://h", "d: { connection: b, table: s.t }"),
+        ":11:24: pipelines.p.destinations.d.connection: `b` is a nats connection: a table needs a postgres one; "
+        "available: w",
     ),
     "number for text": (
         changed("table: s.t", "table: 12"),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bridge.stream.spec import StreamSpec
 
 Unit = tuple[str, str]
-_GONE_SECONDS = 15.0
 
 
 class Waits:
@@ -50,9 +49,14 @@ class Waits:
         }
 
     @classmethod
-    def of(cls, config: Config, connection: psycopg.Connection[Any], plan: StreamSpec) -> Waits:
-        """Asks the running bridge."""
-        from bridge.cli.running import status_of  # noqa: PLC0415
+    def of(
+        cls,
+        config: Config,
+        connection: psycopg.Connection[Any],
+        plan: StreamSpec,
+        status: Callable[[], Mapping[str, Any] | None],
+    ) -> Waits:
+        """status: asks the running bridge; may raise BridgeError."""
         from bridge.errors import BridgeError  # noqa: PLC0415
         from bridge.plans import dispatch_plans  # noqa: PLC0415
 
@@ -63,7 +67,7 @@ class Waits:
             for lane in one.lanes
         }
         try:
-            state = status_of(config)
+            state = status()
         except BridgeError:
             state = {}  # it runs, and tells us nothing
         return cls(connection, plan.stream, lanes, state, plan.source)
@@ -144,36 +148,6 @@ class Waits:
             return lane.sink.recipient(message)
         except SendError:
             return None
-
-
-class Waiting:
-    """For `bridge tail`, which looks again and again: the running bridge and the pauses are asked once a look. Units
-    that are gone are looked for from time to time."""
-
-    def __init__(self, config: Config, connection: psycopg.Connection[Any], plan: StreamSpec) -> None:
-        self._config, self._connection, self._plan = config, connection, plan
-        self._gone: list[Unit] = []
-        self._look_at = 0.0
-
-    def gone(self) -> list[Unit]:
-        """Units that the configuration does not have, and that messages wait for."""
-        from bridge.postgres.stranded import find  # noqa: PLC0415
-
-        if time.monotonic() >= self._look_at:
-            found = find(self._connection, self._plan.stream, self._plan.sinks)
-            self._gone = [(one.pipeline, one.destination) for one in found]
-            self._look_at = time.monotonic() + _GONE_SECONDS
-        return self._gone
-
-    def why(self, units: Sequence[str]) -> dict[str, str]:
-        """Ids of units to what their messages wait for."""
-        from bridge.postgres.progress import waiting  # noqa: PLC0415
-
-        rows = waiting(self._connection, units)
-        if not rows:
-            return {}
-        waits = Waits.of(self._config, self._connection, self._plan)
-        return {unit: waits.why(row) for unit, row in rows.items()}
 
 
 def clock(moment: float) -> str:
