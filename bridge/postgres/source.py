@@ -17,6 +17,7 @@ from bridge.postgres.catalog import hidden_rows
 from bridge.postgres.connect import connect
 from bridge.postgres.origin import is_here, take_over
 from bridge.postgres.outbox import COUNTED, Outbox
+from bridge.postgres.partitions import MOVING
 from bridge.postgres.profiles import SOURCE, STREAM
 from bridge.postgres.publication import REPLICATED, publication_identity
 from bridge.postgres.relay import INCARNATION, life_of, place, placed, read_relay
@@ -57,8 +58,10 @@ _PLACE: LiteralString = (
     " case when not pg_is_in_recovery() then pg_current_wal_flush_lsn()::text end,"
     " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
     + REPLICATED
+    + ","
+    + MOVING
 )
-_PLACES = 8
+_PLACES = 9
 
 _MARKS: LiteralString = """
     current_setting('max_prepared_transactions')::int > 0,
