@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 
 import psycopg
 
@@ -25,6 +24,7 @@ from bridge.postgres.connect import connect
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import DOCTOR, DOCTOR_ENRICH
 from bridge.postgres.whose import another
+from bridge.records import replace
 from bridge.section import SOURCE
 from bridge.stream.spec import StreamSpec
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import ConfigError
 from bridge.operate.audit import Actor, need_audit, record
 from bridge.problem import suggestion
+from bridge.records import dataclass
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
@@ -44,7 +45,7 @@ def chosen(
             raise ConfigError(
                 f"{home}/{destination} is a subject of NATS: its messages are published before the event counts as "
                 "applied, and none waits to be sent",
-                hint="bridge doctor checks it; bridge explain EVENT shows a message; to publish no more, remove it "
+                hint="bridge doctor checks it; `bridge explain` shows a message; to publish no more, remove it "
                 "from the configuration and reload",
             )
         if not every:
@@ -60,16 +61,10 @@ def chosen(
 
 def _of_nats(config: Config, destination: str, pipeline: str | None) -> str | None:
     """The pipeline with a destination of this name that is a subject of NATS."""
-    from bridge.config.destinations.subject import SubjectDestination  # noqa: PLC0415
+    from bridge.plans import stream_plans  # noqa: PLC0415  as above
 
-    return next(
-        (
-            name
-            for name, one in config.pipelines.items()
-            if pipeline in (None, name) and isinstance(one.destinations.get(destination), SubjectDestination)
-        ),
-        None,
-    )
+    subjects = sorted({unit for plan in stream_plans(config) for unit in plan.subjects})
+    return next((of for of, name in subjects if name == destination and pipeline in (None, of)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from bridge.errors import Halt, Retry, StandBy
@@ -18,14 +18,15 @@ from bridge.protocol.chain import Frame, Look, Origin
 from bridge.protocol.events import ZERO, Lsn, Snapshot
 from bridge.protocol.facts import RelayFacts, SlotFacts, SourceFacts
 from bridge.protocol.requests import Asking, Piece, Request, ask
+from bridge.records import dataclass
 
 KEPT_LOOKS = 5
 """The slot stays behind the looks of so many ticks (seconds), so that a stream which has found one comes to it in
 time."""
 
 STUCK_LOOKS = 3
-"""A stream that has not moved for so many looks is what the slot waits for. While it moves, a slot that retains much is a
-source that writes much."""
+"""A stream that has not moved for so many looks is what the slot waits for. While it moves, a slot that retains much is
+a source that writes much."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ over, and the next one begins with the fence, exactly as after a crash.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bridge.protocol.chain import Frame, Look, Origin
@@ -22,6 +22,7 @@ from bridge.protocol.facts import (
     SourceIdentity,
     TargetFacts,
 )
+from bridge.records import dataclass
 
 T = TypeVar("T")
 
@@ -341,7 +342,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Receive(Request[Received]):
-    """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit."""
+    """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit. wait: False where
+    there is something else to do; then None also at once."""
+
+    wait: bool = True
 
     def perform(self, performer: Performer) -> Received:
         return performer.receive(self)

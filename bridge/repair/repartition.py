@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import psycopg
@@ -24,7 +24,8 @@ from bridge.protocol.barrier import to_barrier
 from bridge.protocol.facts import Goal
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
-from bridge.stream.engine import Engine
+from bridge.records import dataclass
+from bridge.stream.engine import Engine, open_link, open_source
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
 from bridge.stream.published import Publications
@@ -119,6 +120,8 @@ class Repartition:
                 FailureGuard(),
                 Pace(plan.max_events),
                 watcher,
+                control=open_source(plan),
+                link=open_link(plan),
                 published=published,
                 waker=waker,
                 stop=bool,

@@ -122,11 +122,12 @@ class LogSide:
         self._heard = time.monotonic()
         self._reading = self._begin(request.start)
 
-    def pump(self, decoder: Decoder) -> None:
-        """Feed what has arrived, until nothing is left or the decoder is behind."""
+    def pump(self, decoder: Decoder) -> bool:
+        """Feed what has arrived, until nothing is left or the decoder is behind. True: ask again each time, because no
+        descriptor of its own says that there is more."""
         chain, reading = self._chain, self._reading
         if chain is None or reading is None:
-            return
+            return True
         while not decoder.behind and (stored := reading.take()) is not None:
             found = self._decoded(stored.data)
             if found is None:
@@ -147,6 +148,7 @@ class LogSide:
             hit("log.taken")
         if time.monotonic() - self._heard > _SILENT_SECONDS and not decoder.behind:
             raise self._silent()
+        return True
 
     def _feed(self, decoder: Decoder, body: bytes) -> None:
         relation, messages = messages_of(body)

@@ -13,7 +13,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import orjson
 
@@ -34,6 +33,7 @@ from bridge.protocol import requests as ask
 from bridge.protocol.chain import Origin
 from bridge.protocol.events import Lsn, Snapshot
 from bridge.protocol.facts import SourceFacts
+from bridge.records import dataclass
 from bridge.stream.frames import BadFrame, decode, encode
 from bridge.stream.relation import Layout
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Stopped

@@ -20,7 +20,7 @@ from tests.model.simulation import Simulation
 from tests.model.target import Target
 
 EVERYTHING = Snapshot(10**9, 10**9)
-Life = session._Life
+Life = session.Life
 Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
