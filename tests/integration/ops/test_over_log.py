@@ -286,3 +286,28 @@ def test_the_page_shows_relay_and_partitions(world: World, bridge: BridgeProcess
     for row_name in PARTITIONS:
         assert f'outbox_bridge_partition_lag_bytes{{stream="{row_name}"}}' in metrics
         assert f'outbox_bridge_slot_retained_wal_bytes{{stream="{row_name}"}}' not in metrics
+
+
+def test_an_outbox_is_adopted_partition_by_partition(world: World, bridge: BridgeProcess) -> None:
+    assert bridge.terminate() == 0
+    with world.producer("late") as producer:
+        producer.transaction(6)
+    before = {
+        name: [
+            event
+            for (event,) in world.source.execute("select id::text from outbox.event")
+            if row(world, event) == name
+        ]
+        for name in PARTITIONS
+    }
+    told = world.command("recover", "--adopt-outbox")
+    for name in PARTITIONS:
+        assert f"stream {name}:" in told
+        listed = world.target.value(
+            "select coalesce(sum(upper(r) - lower(r)), 0) from bridge.applied a, unnest(a.seqs) as r where stream = %s",
+            [name],
+        )
+        assert listed <= len(before[name])  # none of another partition's
+    world.bridge().start().wait_ready()
+    world.caught_up()
+    world.law()
