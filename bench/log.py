@@ -209,7 +209,10 @@ class Bench:
 
     def latency(self) -> None:
         """Commit to visible, 200 a second."""
-        pair = [Ours(self.servers, self.servers.workspace.root), self._over("latency", partitions=3)]
+        pair: list[Any] = [
+            Ours(self.servers, self.servers.workspace.root),
+            self._over("latency", partitions=3),
+        ]
         found: dict[str, list[float]] = {one.name: [] for one in pair}
         for number in range(self.chosen.rounds):
             for one in pair if number % 2 == 0 else pair[::-1]:
