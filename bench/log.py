@@ -231,7 +231,7 @@ class Bench:
         with psycopg.connect(self.servers.database_dsn(over.database)) as locking:
             locking.execute("lock table events.usage_limits in access exclusive mode")
             with psycopg.connect(self.servers.source_dsn, autocommit=True) as connection:
-                for _ in range(60):  # 400 MB
+                for _ in range(30):  # 200 MB
                     connection.execute(
                         "insert into outbox.event (type, payload) select 'usage.limit_reached', jsonb_build_object("
                         "'customer_id', 'cus_1', 'metric', 'seats', 'limit', 1, 'used', 1, 'plan', 'pro', 'note',"
