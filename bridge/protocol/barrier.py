@@ -2,7 +2,7 @@
 
 Partitions have floors of their own. When all of a target's stand at one snapshot, with what they applied beyond it
 listed, anything that divides the same rows another way can go on from there: the position is a snapshot, not an LSN,
-and so does not depend on who reads what (docs/guarantees.md, "Partitions over a log").
+and so does not depend on who reads what (docs/guarantees.md, "Frames over a log").
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Frames of a log, and the chain that they must form. The log is not believed: it may drop, repeat, reorder, rewind or
-forget what a relay put into it. docs/guarantees.md, "Partitions over a log".
+forget what a relay put into it. docs/guarantees.md, "Frames over a log".
 
 A relay reads the slot once and cuts what it reads into frames, a chain for each partition: each frame has all rows of
 its partition of the transactions that end after `prev` and up to `end`. A frame is a function of the WAL between the

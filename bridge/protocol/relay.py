@@ -2,7 +2,7 @@
 chain of frames for each partition, and confirm the slot to what every stream has applied.
 
 Nothing that a relay says is believed: a stream compares each frame with its ledger (chain.py). A relay that is frozen,
-doubled or late can cost time, and no event. docs/guarantees.md, "Partitions over a log".
+doubled or late can cost time, and no event. docs/guarantees.md, "Frames over a log".
 """
 
 from __future__ import annotations
@@ -270,12 +270,18 @@ class _Relay:
             self.given_up[stream] = waits.pop(stream)
 
     def takes_back(self, again: Mapping[int, Lsn]) -> bool:
-        """End the chains of these partitions where their readers miss rows. False: none of them goes beyond that."""
-        before = dict(self.published)
-        for partition, at in again.items():
-            if partition in self.published and (at < self.published[partition] or partition in self.open):
-                self.published[partition] = max(self.confirmed, min(at, self.published[partition]))
-        return self.published != before or any(partition in self.open for partition in again)
+        """End the chains of these partitions where their readers miss rows. False: none of them goes beyond that.
+
+        A reader asks until it has what it misses. So a chain that was taken back, and has not come further yet, goes
+        on: otherwise reading to the missing part of a huge transaction would begin again every second.
+        """
+        back = {
+            partition: max(self.confirmed, at)
+            for partition, at in again.items()
+            if partition in self.published and max(self.confirmed, at) < self.published[partition]
+        }
+        self.published |= back
+        return bool(back)
 
 
 __all__ = ["KEPT_LOOKS", "RelaySettings", "check_source", "relay", "stand_by"]

@@ -413,8 +413,7 @@ class Life:
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if (batch := received.batch) is not None:
-                if batch.strays:
-                    yield from self.judge_strays(batch, partitioned=source.partitioned)
+                yield from self.judge_strays(batch, partitioned=source.partitioned)
                 yield from self.bring(done.without(batch) if self.settings.has_xid else batch, look)
             look.position = max(look.position, received.position)  # a frame that overlaps goes back
             if unproven is None:
@@ -447,6 +446,8 @@ class Life:
 
     def judge_strays(self, batch: Batch, *, partitioned: bool) -> Asking[None]:
         """Rows that say another xid than their transaction's: applied before, or nobody knows."""
+        if not batch.strays:
+            return
         yield from self.settle()
         done = Done((yield from ask(to.ReadApplied())), self.ledger.floor)
         check_strays(batch.strays, done, may_move=partitioned and not batch.replicated)

@@ -147,12 +147,6 @@ class RelayEngine:
         hit("slot.made")
         return made
 
-    def still_running(self, request: ask.StillRunning) -> bool:
-        running = self._control.still_running(request.snapshot)
-        if running:
-            self._pause(0.05)
-        return running
-
     def read_tails(self, request: ask.ReadTails) -> Mapping[int, Lsn]:
         """The log's last frame of each partition, as far as it is of this origin."""
         self._origin = origin = request.origin

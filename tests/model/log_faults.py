@@ -278,7 +278,7 @@ FAULTS: dict[faults.Act, float] = {
     **{drop_frame: 2, repeat_frames: 2, reorder_frames: 2, rewind_log: 1, expire_frames: 1, forget_log: 0.7},
     **{switch_capture: 0.4, crash_everything: 0.3, drop_slot_of_a_relay: 0.7, brake: 0.4},
     **{huge: 1, misroute: 0.5, other_division: 0.3, lose_a_part: 0.5},
-    **{publication_changed_under_a_relay: 0.2, one_stream_given_up_and_back: 0.1},
+    **{publication_changed_under_a_relay: 0.2, one_stream_given_up_and_back: 0.3},
 }
 HISTORY: dict[faults.Act, float] = {
     **{act: weight for act, weight in faults.HISTORY.items() if act is not faults.lagging_promotion},

@@ -15,7 +15,7 @@ from tests.model import faults, log_faults, mutants
 from tests.model.log import Log
 from tests.model.mutants import Patch, answering
 
-Life, Relay = session._Life, relay._Relay
+Life, Relay = session.Life, relay._Relay
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 FOCUS: dict[str, tuple[faults.Act, ...]] = {}
 

@@ -383,7 +383,7 @@ def _stream_from_any_slot() -> Patch:
     return (
         Life,
         "stream",
-        lambda self, **more: answering(stream(self, **more), lambda r, a: change(self, r, a)),
+        lambda self, *of, **more: answering(stream(self, *of, **more), lambda r, a: change(self, r, a)),
     )
 
 
@@ -414,7 +414,7 @@ def looks_at_prune_only_before_it_registers() -> list[Patch]:
 def lets_prune_follow_a_floor_that_may_go_back() -> list[Patch]:
     never = property(lambda self: None, lambda self, value: None)
     return [
-        (session, "_Life", type("Life", (Life,), {"held": never})),
+        (session, "Life", type("Life", (Life,), {"held": never})),
         (session, "intersection", lambda snapshots: snapshots[0]),
     ]
 

@@ -241,6 +241,22 @@ def test_streams_that_move_keep_a_slot_that_retains_much() -> None:
         assert _confirm(one, {"a": lsn, "b": lsn}, braked=True) == lsn
 
 
+def test_a_chain_that_was_taken_back_is_not_taken_back_again_on_its_way() -> None:
+    """A reader asks every second, and what it misses may be a part of a transaction that takes longer to read."""
+    one = _relay()
+    one.confirmed = Lsn(100)
+    one.published = {1: Lsn(500), 2: Lsn(300)}
+    assert one.takes_back({1: Lsn(200)})
+    assert one.published == {1: 200, 2: 300}
+    one.open = {1}  # the first parts of a transaction that ends after 200
+    assert not one.takes_back({1: Lsn(200)})
+    one.open, one.published[1] = set(), Lsn(400)
+    assert one.takes_back({1: Lsn(200), 2: Lsn(50)})
+    assert one.published == {1: 200, 2: 100}
+    assert one.takes_back({1: Lsn(50), 2: Lsn(50), 3: Lsn(50)})  # the slot has nothing before 100
+    assert one.published == {1: 100, 2: 100}
+
+
 def test_a_slot_stays_behind_the_looks_that_a_stream_may_have_found() -> None:
     site, relays = Site(Steady(), 1), None
     relays = Relays(site)

@@ -115,7 +115,7 @@ def trace_event(source_dsn: str, target_dsn: str, producer_dsn: str) -> EventPat
     state = StreamState(
         spec.stream, spec.connection, alive=lambda: True, max_retained_wal=spec.max_retained_wal
     )
-    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None, None)
+    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None)
     recorder = _Recorder()
     threading.setprofile(recorder)
     try:
