@@ -60,16 +60,15 @@ def chosen(
 
 def _of_nats(config: Config, destination: str, pipeline: str | None) -> str | None:
     """The pipeline with a destination of this name that is a subject of NATS."""
-    from bridge.config.destinations.subject import SubjectDestination  # noqa: PLC0415
+    from bridge.config.nats import NatsConnection  # noqa: PLC0415  as the plans above
 
-    return next(
-        (
-            name
-            for name, one in config.pipelines.items()
-            if pipeline in (None, name) and isinstance(one.destinations.get(destination), SubjectDestination)
-        ),
-        None,
-    )
+    for name, one in config.pipelines.items():
+        found = one.destinations.get(destination)
+        if found is None or pipeline not in (None, name):
+            continue
+        if isinstance(config.connections[found.connection], NatsConnection):
+            return name
+    return None
 
 
 @dataclass(frozen=True, slots=True)
