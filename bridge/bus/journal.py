@@ -40,8 +40,8 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class JournalSpec:
-    """relay: the stream's name and the subjects' prefix. max_bytes: that the log may hold. origin: whose events they are;
-    two sources must not share a stream."""
+    """relay: the stream's name and the subjects' prefix. max_bytes: that the log may hold. origin: whose events they
+    are; two sources must not share a stream."""
 
     relay: str
     origin: str
@@ -59,8 +59,8 @@ def again_of(relay: str) -> str:
 
 
 class Journal:
-    """What a relay does with the log. Methods wait, and raise BridgeError. done: called when something that was sent has
-    an answer, from another thread."""
+    """What a relay does with the log. Methods wait, and raise BridgeError. done: called when something that was sent
+    has an answer, from another thread."""
 
     def __init__(self, bus: Bus, relay: str, done: Callable[[], None]) -> None:
         self.bus = bus
@@ -189,8 +189,8 @@ async def _last(js: Any, stream: str, subject: str) -> Stored | None:
 class Reading:
     """Reads one partition's frames, in the bus's thread, into a queue of bounded size.
 
-    behind: told of a frame's bytes, whether it lies before what the reader needs; reading begins behind the last of those.
-    None: it begins with the newest frame. arrived: called, from that thread, when there is something to take.
+    behind: told of a frame's bytes, whether it lies before what the reader needs; reading begins behind the last of
+    those. None: it begins with the newest frame. arrived: called, from that thread, when there is something to take.
     """
 
     def __init__(

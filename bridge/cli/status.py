@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,6 +278,20 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
         }
 
 
+def _of_stream(stream: dict[str, Any], *, several: bool) -> Iterator[str]:
+    """What stands below the line of a stream or a relay."""
+    if several:
+        yield f"  of source {stream['source']}"
+    slot = stream["slot"]
+    if slot.get("name"):
+        active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
+        yield f"  slot {slot['name']}: {active}, retains {size(slot.get('retained_wal_bytes'))} of WAL"
+    if stream.get("waiting_for"):
+        yield f"  {stream['waiting_for']}"
+    if stream.get("altered"):
+        yield f"  altered while it ran: {stream['altered']}"
+
+
 def lines(state: dict[str, Any]) -> list[str]:
     """The status as text."""
     from bridge.observe.unmatched import lines as unmatched_lines  # noqa: PLC0415
@@ -293,23 +308,10 @@ def lines(state: dict[str, Any]) -> list[str]:
     groups = dict.fromkeys(stream.get("group", "") for stream in state["streams"])
     for stream in state["streams"]:
         if stream.get("relay") is not None:
-            found += relay_lines(stream)
-        elif stream.get("group"):
-            continue
-        else:
+            found += [*relay_lines(stream), *_of_stream(stream, several=several)]
+        elif not stream.get("group"):
             found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
-        if several:
-            found.append(f"  of source {stream['source']}")
-        slot = stream["slot"]
-        if slot.get("name"):
-            active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
-            found.append(
-                f"  slot {slot['name']}: {active}, retains {size(slot.get('retained_wal_bytes'))} of WAL"
-            )
-        if stream.get("waiting_for"):
-            found.append(f"  {stream['waiting_for']}")
-        if stream.get("altered"):
-            found.append(f"  altered while it ran: {stream['altered']}")
+            found += _of_stream(stream, several=several)
     for group in filter(None, groups):
         found += partition_lines(group, [one for one in state["streams"] if one.get("group") == group])
     for pipeline in state["pipelines"]:

@@ -1,8 +1,8 @@
 """Performs a relay's requests on real servers: one typed method a request, as engine.py does a stream's.
 
 A batch's way begins here where there is a log: `read` takes it from the slot and divides it into partitions, `publish`
-puts each piece into the log. One frame of a partition is on its way at a time, so that frames stay in order; while it is,
-the next one fills.
+puts each piece into the log. One frame of a partition is on its way at a time, so that frames stay in order; while it
+is, the next one fills.
 """
 
 from __future__ import annotations
