@@ -44,7 +44,7 @@ def chosen(
             raise ConfigError(
                 f"{home}/{destination} is a subject of NATS: its messages are published before the event counts as "
                 "applied, and none waits to be sent",
-                hint="bridge doctor checks it; bridge explain EVENT shows a message; to publish no more, remove it "
+                hint="bridge doctor checks it, and explain shows a message; to publish no more, remove it "
                 "from the configuration and reload",
             )
         if not every:
