@@ -45,7 +45,7 @@ def chosen(
             raise ConfigError(
                 f"{home}/{destination} is a subject of NATS: its messages are published before the event counts as "
                 "applied, and none waits to be sent",
-                hint="bridge doctor checks it; `bridge explain` shows a message; to publish no more, remove it "
+                hint="bridge doctor checks it, and explain shows a message; to publish no more, remove it "
                 "from the configuration and reload",
             )
         if not every:
@@ -61,10 +61,15 @@ def chosen(
 
 def _of_nats(config: Config, destination: str, pipeline: str | None) -> str | None:
     """The pipeline with a destination of this name that is a subject of NATS."""
-    from bridge.plans import stream_plans  # noqa: PLC0415  as above
+    from bridge.config.nats import NatsConnection  # noqa: PLC0415  as the plans above
 
-    subjects = sorted({unit for plan in stream_plans(config) for unit in plan.subjects})
-    return next((of for of, name in subjects if name == destination and pipeline in (None, of)), None)
+    for name, one in config.pipelines.items():
+        found = one.destinations.get(destination)
+        if found is None or pipeline not in (None, name):
+            continue
+        if isinstance(config.connections[found.connection], NatsConnection):
+            return name
+    return None
 
 
 @dataclass(frozen=True, slots=True)
