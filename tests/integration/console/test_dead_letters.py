@@ -34,7 +34,7 @@ def test_a_letter_is_corrected_previewed_and_applied_once(
     browser.fill("#payload", text)
     browser.click("#preview-it")
     browser.sees("A retry would end as applied. Nothing was changed.")
-    browser.sees('"limit": "10"')
+    browser.sees("limit\t10")
     assert world.applied() == 0
     browser.fill("#reason", "a typing error")
     browser.submit("#save")
