@@ -2,7 +2,7 @@
 chain of frames for each partition, and confirm the slot to what every stream has applied.
 
 Nothing that a relay says is believed: a stream compares each frame with its ledger (chain.py). A relay that is frozen,
-doubled or late can cost time, and no event. docs/guarantees.md, "Over a log".
+doubled or late can cost time, and no event. docs/guarantees.md, "Partitions over a log".
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ time."""
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """relay: the slots' prefix, and the relay's name at the source. partitions: of a relay that begins; one that is known
-    keeps its number."""
+    """relay: the slots' prefix, and the relay's name at the source. partitions: of a relay that begins; one that is
+    known keeps its number."""
 
     relay: str
     session: str
@@ -250,8 +250,8 @@ class _Relay:
         return self.confirmed <= self.given_up.get(stream, Lsn(-1))
 
     def give_up(self, waits: dict[str, Lsn]) -> None:
-        """The slot retains more than it may. Those that are furthest behind are not waited for any more; where nobody is
-        behind, the log is: the slot itself is given up."""
+        """The slot retains more than it may. Those that are furthest behind are not waited for any more; where nobody
+        is behind, the log is: the slot itself is given up."""
         ahead = max(waits.values(), default=ZERO)
         lowest = min(waits.values(), default=ZERO)
         if lowest == ahead:

@@ -66,7 +66,9 @@ def more(traffic: Traffic, transactions: int = 300) -> None:
 def names(world: World) -> list[str]:
     return [
         row[0]
-        for row in world.target.execute("select stream from bridge.checkpoint order by length(stream), stream")
+        for row in world.target.execute(
+            "select stream from bridge.checkpoint order by length(stream), stream"
+        )
     ]
 
 

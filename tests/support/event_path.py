@@ -104,7 +104,7 @@ def trace_event(source_dsn: str, target_dsn: str, producer_dsn: str) -> EventPat
     state = StreamState(
         spec.stream, spec.connection, alive=lambda: True, max_retained_wal=spec.max_retained_wal
     )
-    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None)
+    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None, None)
     recorder = _Recorder()
     threading.setprofile(recorder)
     try:
