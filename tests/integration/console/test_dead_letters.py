@@ -85,7 +85,7 @@ def test_letters_are_discarded_in_bulk_and_undone(console: Start, browser: Chrom
     assert world.target.value("select via from bridge.audit order by id desc limit 1") == "command"
 
 
-@pytest.mark.security(21)
+@pytest.mark.security(22)
 def test_who_sees_no_values_sees_none_and_cannot_edit(
     console: Start, browser: Chromium, world: World
 ) -> None:
