@@ -52,7 +52,7 @@ def refused(wanted: BusSettings) -> BridgeError:
 # -- logins --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_user_and_password(tmp_path: Path) -> None:
     login = f'user: relay, password: "{SECRET}"'
     with NatsNode(tmp_path, NatsOptions(authorization=login)) as node:
@@ -65,7 +65,7 @@ def test_user_and_password(tmp_path: Path) -> None:
         assert "it wants a login, and the configuration has none" in str(none)
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_token(tmp_path: Path) -> None:
     with NatsNode(tmp_path, NatsOptions(authorization=f'token: "{SECRET}"')) as node:
         works(settings(node, token=SECRET))
@@ -74,7 +74,7 @@ def test_token(tmp_path: Path) -> None:
         assert "connections.bus.token" in wrong.hint
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_nkey(tmp_path: Path) -> None:
     known, unknown = Nkey(), Nkey()
     with NatsNode(tmp_path, NatsOptions(authorization=f"users: [ {{ nkey: {known.public} }} ]")) as node:
@@ -88,7 +88,7 @@ def test_nkey(tmp_path: Path) -> None:
         assert "missing.nk: no such file" in str(missing)
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_credentials_file_with_a_jwt(tmp_path: Path) -> None:
     operator = Operator()
     with NatsNode(tmp_path, NatsOptions(extra=operator.configuration)) as node:
@@ -106,7 +106,7 @@ def test_credentials_file_with_a_jwt(tmp_path: Path) -> None:
         assert "does not hold a JWT and its seed" in str(text)
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_a_jwt_without_a_permission_names_it(tmp_path: Path) -> None:
     operator = Operator()
     with NatsNode(tmp_path, NatsOptions(extra=operator.configuration)) as node:
@@ -121,7 +121,7 @@ def test_a_jwt_without_a_permission_names_it(tmp_path: Path) -> None:
         bus.close()
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_a_jwt_that_expires_while_in_use_is_read_anew(tmp_path: Path) -> None:
     operator = Operator()
     said: list[str] = []
@@ -152,14 +152,14 @@ def tls_options(
     return NatsOptions(tls=NatsTlsFiles(authority.file, cert, key, verify))
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_tls_with_the_right_authority(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority)) as node:
         works(settings(node, tls=BusTls(ca=str(authority.file))))
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_an_unknown_authority_is_refused(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
     with NatsNode(tmp_path, tls_options(authority)) as node:
@@ -171,7 +171,7 @@ def test_an_unknown_authority_is_refused(tmp_path: Path) -> None:
         assert "connections.bus.tls.ca" in system.hint
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority, "log.example.com")) as node:
@@ -190,7 +190,7 @@ def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
         assert "DNS:log.example.com" in ran.stdout
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority, days=-1)) as node:
@@ -198,7 +198,7 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
         assert "its certificate has expired" in str(wrong)
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_a_client_certificate_is_shown_where_the_server_wants_one(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
     own = authority.certificate("client", "relay")
@@ -213,7 +213,7 @@ def test_a_client_certificate_is_shown_where_the_server_wants_one(tmp_path: Path
         assert "cert and key have to be one pair" in mixed.hint
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_a_missing_file_of_tls_is_named(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     with NatsNode(tmp_path, tls_options(authority)) as node:
@@ -221,7 +221,7 @@ def test_a_missing_file_of_tls_is_named(tmp_path: Path) -> None:
         assert "no.crt: no such file" in str(wrong)
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_no_login_is_sent_to_a_server_without_tls(tmp_path: Path) -> None:
     """Also where something in between hides that the server has it: the password must not leave in clear text."""
     authority = Authority(tmp_path / "ca")
@@ -248,7 +248,7 @@ def test_no_login_is_sent_to_a_server_without_tls(tmp_path: Path) -> None:
     assert b"".join(heard) == b""
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_a_server_that_only_allows_tls_is_asked_for_it(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     options = tls_options(authority)
@@ -275,7 +275,7 @@ def printed_permissions() -> str:
     return found[1].replace("orders.>", "usage.>").replace("$BRIDGE_PASSWORD", json.dumps(SECRET))
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_the_printed_permissions_are_enough_and_no_more(world: World, tmp_path: Path) -> None:
     administrator = f'{{ user: admin, password: "{SECRET}-admin" }},'
     block = printed_permissions().replace("users: [", f"users: [ {administrator}")
@@ -327,7 +327,7 @@ def test_a_rotated_password_counts_from_the_next_login_on(world: World, tmp_path
         log.close()
 
 
-@pytest.mark.security(22)
+@pytest.mark.security(21)
 def test_a_bridge_publishes_over_tls_with_a_client_certificate(world: World, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     cert, key = authority.certificate("client", "bridge")
