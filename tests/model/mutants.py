@@ -31,8 +31,8 @@ def mutant(function: Callable[[], list[Patch]]) -> Callable[[], list[Patch]]:
 
 
 @contextmanager
-def applied(name: str) -> Iterator[None]:
-    patches = [patch.object(*each) for each in MUTANTS[name]()]
+def applied(name: str, mutants: dict[str, Callable[[], list[Patch]]] = MUTANTS) -> Iterator[None]:
+    patches = [patch.object(*each) for each in mutants[name]()]
     for each in patches:
         each.start()
     try:
