@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any, cast
 
 import psycopg
@@ -24,7 +23,7 @@ from bridge.protocol.barrier import to_barrier
 from bridge.protocol.facts import Goal
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
-from bridge.records import dataclass
+from bridge.records import dataclass, replace
 from bridge.stream.engine import Engine, open_link, open_source
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
