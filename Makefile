@@ -22,7 +22,9 @@ ARGS ?=
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# An environment that keeps no bytecode (PYTHONDONTWRITEBYTECODE) would compile the package at each start.
 setup: .venv/.ready ## a .venv with everything; .venv/bin/bridge is the command
+	@$(PY) -m compileall -q bridge bench
 
 lock: ## requirements-dev.txt anew, what setup installs; newer versions: ARGS=--upgrade
 	$(PYTHON) -m venv build/lock
@@ -70,6 +72,9 @@ bench: setup ## throughput and latency against native replication; writes build/
 bench-peers: setup ## the bridge beside other tools for the same work; writes build/bench-peers.md
 	$(PY) -m bench.peers $(ARGS)
 
+bench-growth: setup ## what an event costs as backlog, table, pipelines and transactions grow; writes docs/growth.svg
+	$(PY) -m bench.growth $(ARGS)
+
 torture: setup ## faults at random under load, the conservation law every minute
 	$(PY) -m tests.torture $(ARGS)
 
@@ -92,4 +97,4 @@ clean: ## remove what the other targets made
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers torture torture-log mutants test-sdk screenshots clean help
+.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers bench-growth torture torture-log mutants test-sdk screenshots clean help

@@ -54,7 +54,7 @@ BACKLOGS = {
 BUDGET = {
     "single": Cost(320, 6.5, 2_700),
     "bulk": Cost(370, 9.0, 2_550),
-    "alone": Cost(6_800, 260, 1_430),
+    "alone": Cost(5_250, 195, 1_430),
     "wide": Cost(430, 11.5, 39_500),
 }
 

@@ -12,6 +12,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +20,7 @@ import aiohttp
 
 from bench.backlog import forget, produce
 from bench.contestants import Ours
-from bench.drain import Drain, drain
+from bench.drain import Drain, cpu_seconds, drain
 from bench.servers import Servers
 
 VIEWERS = 10
@@ -70,15 +71,44 @@ async def look(address: str, viewers: int) -> None:
         await asyncio.gather(*(one(session, number) for number in range(viewers)))
 
 
+def idle(seconds: float) -> None:
+    """CPU of the bridge a second, without events: with nobody looking, with viewers, and the difference."""
+    with tempfile.TemporaryDirectory() as place, Servers() as servers:
+        used = []
+        for viewers in (0, VIEWERS):
+            one = Watched(servers, Path(place), viewers)
+            one.prepare()
+            one.start()
+            time.sleep(seconds / 2)  # what starts, and what the first page imports
+            before = cpu_seconds(one.bridge.pid) or 0.0
+            time.sleep(seconds)
+            used.append(((cpu_seconds(one.bridge.pid) or 0.0) - before) / seconds)
+            one.stop()
+        nobody, watched = used
+        print(
+            f"CPU of a core: nobody {nobody:.4f}, {VIEWERS} viewers {watched:.4f}; a stream that needs all of one"
+            f" keeps {1 - (watched - nobody):.3f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--before", type=Path)
+    parser.add_argument(
+        "--idle",
+        type=float,
+        metavar="SECONDS",
+        help="CPU of a bridge without events, which load cannot change",
+    )
     parser.add_argument("--look", nargs=2, metavar=("ADDRESS", "VIEWERS"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.look:
         asyncio.run(look(chosen.look[0], int(chosen.look[1])))
+        return
+    if chosen.idle:
+        idle(chosen.idle)
         return
     with tempfile.TemporaryDirectory() as place, Servers() as servers:
         ours = [Watched(servers, Path(place), 0), Watched(servers, Path(place), VIEWERS)]

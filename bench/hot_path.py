@@ -98,6 +98,7 @@ def customers() -> dict[str, dict[str, Any]]:
 def decode(parts: list[list[bytes]]) -> Iterator[Batch]:
     """All batches, through the decoder as the replication stream feeds it: what has come is taken after each part."""
     decoder = Decoder("outbox", "event", _COLUMNS)
+    decoder.at_most(2000)  # as after the first batch
     for data in parts:
         for at in range(0, len(data), 100):
             decoder.feed(data[at : at + 100])

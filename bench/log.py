@@ -209,7 +209,10 @@ class Bench:
 
     def latency(self) -> None:
         """Commit to visible, 200 a second."""
-        pair = [Ours(self.servers, self.servers.workspace.root), self._over("latency", partitions=3)]
+        pair: list[Any] = [
+            Ours(self.servers, self.servers.workspace.root),
+            self._over("latency", partitions=3),
+        ]
         found: dict[str, list[float]] = {one.name: [] for one in pair}
         for number in range(self.chosen.rounds):
             for one in pair if number % 2 == 0 else pair[::-1]:
@@ -228,7 +231,7 @@ class Bench:
         with psycopg.connect(self.servers.database_dsn(over.database)) as locking:
             locking.execute("lock table events.usage_limits in access exclusive mode")
             with psycopg.connect(self.servers.source_dsn, autocommit=True) as connection:
-                for _ in range(60):  # 400 MB
+                for _ in range(30):  # 200 MB
                     connection.execute(
                         "insert into outbox.event (type, payload) select 'usage.limit_reached', jsonb_build_object("
                         "'customer_id', 'cus_1', 'metric', 'seats', 'limit', 1, 'used', 1, 'plan', 'pro', 'note',"

@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,6 @@ from bridge.config.several import each_source
 from bridge.errors import BridgeError, ConfigError, Fenced
 from bridge.log import Log
 from bridge.observe import operators
-from bridge.observe.backlog import BacklogWatch
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import Health
 from bridge.observe.watch import ShareWatch
@@ -27,20 +28,27 @@ from bridge.plans import dispatch_plans, partition_plans, relay_plans, types_tak
 from bridge.postgres.login import in_use, try_again
 from bridge.postgres.safe_error import safe_error
 from bridge.postgres.whose import Owned
-from bridge.repair.upkeep import Upkeep
 from bridge.serving import Serving, ingress_settings, ingress_socket
 from bridge.stream.lookup_check import require_columns
 from bridge.stream.spec import StreamSpec
 from bridge.streams import GRACE_SECONDS, Streams, chosen
 
 if TYPE_CHECKING:
+    import socket
+
     from starlette.types import ASGIApp
 
     from bridge.observe.access import Access
+    from bridge.observe.backlog import BacklogWatch
     from bridge.sharing import Sharing
 
 SECRETS_SECONDS = 5.0
 """Between two looks at the files of secrets."""
+
+_SWITCH_SECONDS = 0.0005
+"""After which a stream's thread gets the interpreter from another one that works: a stream runs for a fraction of a
+millisecond and waits again, and the standard 5 ms of whoever serves a page or imports a module would be most of an
+event's latency."""
 
 
 class Part(Enum):
@@ -73,9 +81,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._owned = Owned()
         self._streams = Streams(self._metrics, self._owned, self._ended, guarded=guarded)
-        self._backlog = BacklogWatch(self._metrics, self._streams.targets, self._owned, self._stop)
-        self._serving = Serving(self._metrics, self._stop, self._backlog.fresh, self._console)
-        self._upkeep = Upkeep(self._streams.targets, self._owned)
+        self._serving = Serving(self._metrics, self._stop, self._fresh, self._console)
         self._log = Log("bridge.daemon")
         self._only = only
         self._sharing: Sharing | None = None
@@ -85,6 +91,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises ConfigError if a part cannot start, Fenced when another bridge takes
         over."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -99,12 +106,11 @@ class Daemon:
             self._dispatch(self._config)
             self._run_relays(self._config)
             self._run_streams(self._config, plans)
-            self._upkeep.start()
             self._log.info("running", streams=[plan.stream for plan in plans], admin=str(admin.listen))
             if hangup.was_asked():
                 self._reload_asked.set()
-            serving = asyncio.create_task(self._serving.admin(self._config, listening), name="admin")
-            looking = asyncio.create_task(self._backlog.run())
+            serving = asyncio.create_task(self._serve(listening), name="admin")
+            looking = asyncio.create_task(self._look())
             following = asyncio.create_task(self._follow_secrets())
             answering = asyncio.create_task(self._answer_operators())
             reloading = asyncio.create_task(self._follow_reloads())
@@ -114,7 +120,6 @@ class Daemon:
             )
             self._stop.set()
             reloading.cancel()
-            self._upkeep.stop()
             await asyncio.gather(
                 self._streams.drain(), *([self._sharing.stop(GRACE_SECONDS)] if self._sharing else [])
             )
@@ -127,6 +132,32 @@ class Daemon:
         if self._failed is not None:
             raise self._failed
         self._log.info("stopped")
+
+    async def _serve(self, listening: socket.socket | None) -> None:
+        await self._streams.begun(self._stop)
+        await self._serving.admin(self._config, listening)
+
+    async def _look(self) -> None:
+        """What is done beside the streams, once they have begun."""
+        await self._streams.begun(self._stop)
+        from bridge.repair.upkeep import Upkeep  # noqa: PLC0415  no stream has to wait for it
+
+        upkeep = Upkeep(self._streams.targets, self._owned)
+        upkeep.start()
+        try:
+            await self._backlog.run()
+        finally:
+            upkeep.stop()
+
+    @cached_property
+    def _backlog(self) -> BacklogWatch:
+        from bridge.observe.backlog import BacklogWatch  # noqa: PLC0415  no stream has to wait for it
+
+        return BacklogWatch(self._metrics, self._streams.targets, self._owned, self._stop)
+
+    async def _fresh(self) -> None:
+        """Count anew what a status is about to tell."""
+        await self._backlog.fresh()
 
     def _run_streams(self, config: Config, plans: Sequence[StreamSpec]) -> None:
         """These, or this bridge's share of them."""
@@ -196,7 +227,7 @@ class Daemon:
         async def status() -> dict[str, Any]:
             from bridge.observe.status import status_of  # noqa: PLC0415  only when somebody asks
 
-            await self._backlog.fresh()
+            await self._fresh()
             return {"config": path, **status_of(self._metrics)}
 
         async def logins() -> dict[str, Any]:

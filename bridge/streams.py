@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +29,11 @@ if TYPE_CHECKING:  # only a configuration that has sinks pays for their librarie
 GRACE_SECONDS = 20.0
 """Seconds that SIGTERM waits for batches in flight. The end of the process rolls back those that have not settled."""
 
+_BEGUN_SECONDS = 1.0
+_FIRST_BATCH_SECONDS = 0.1
+"""How long all else waits for the streams to begin, and for the first batch of one that has. A process runs one thread
+at a time: what is imported meanwhile is time of the first row."""
+
 
 def chosen(plans: Sequence[StreamSpec], only: Collection[str]) -> list[StreamSpec]:
     """The streams that were named, of one over a log all partitions; empty: all. Raises ConfigError for one that the
@@ -37,6 +43,11 @@ def chosen(plans: Sequence[StreamSpec], only: Collection[str]) -> list[StreamSpe
         if name not in names:
             raise ConfigError(f"no stream {name} in this file", hint=suggestion(name, names))
     return [plan for plan in plans if not only or plan.stream in only or plan.name in only]
+
+
+def _begun(now: StreamSnapshot) -> bool:
+    waited = time.time() - now.since >= _FIRST_BATCH_SECONDS
+    return now.batches > 0 or now.reason is not None or (now.phase != "starting" and waited)
 
 
 class Streams:
@@ -173,6 +184,15 @@ class Streams:
         """Of those that run here, the ones that work, or would."""
         return {name for name, now in self._snapshots() if now.phase in READY_PHASES and now.reason is None}
 
+    async def begun(self, stop: asyncio.Event) -> None:
+        """Wait until each has applied a batch, has nothing to apply or says what is wrong; a second at most."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _BEGUN_SECONDS
+        while (
+            loop.time() < end and not stop.is_set() and not all(_begun(now) for _, now in self._snapshots())
+        ):
+            await asyncio.sleep(0.01)
+
     def _snapshots(self) -> list[tuple[str, StreamSnapshot]]:
         states = self._metrics.health.streams
         return [(name, states[name].snapshot) for name in self._workers if name in states]
@@ -193,7 +213,14 @@ class Streams:
         )
         watch = StreamWatch(self._metrics, state, lambda _: self._nudge(plan.name))
         outlives = partial(self._needed_without, plan.stream)
-        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended, self._with_buses(plan), outlives)
+        worker = Worker(
+            plan,
+            watch,
+            FailureGuard(on=self._guarded),
+            ended,
+            buses=self._with_buses(plan),
+            outlives=outlives,
+        )
         self._workers[plan.stream] = worker
         self._metrics.health.add(state)
         worker.start()

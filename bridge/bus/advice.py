@@ -11,7 +11,6 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
@@ -19,6 +18,7 @@ import nats.js.errors
 
 from bridge.bus.settings import MINIMUM_VERSION, BusSettings
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry
+from bridge.records import dataclass
 
 REFUSED = "bus_refused"
 FULL = "bus_full"

@@ -55,6 +55,12 @@ class BusClient(Client):
         await self._connect_to_server(server)
         self._current_server = server
 
+    async def _connect_to_server(self, s: Any) -> None:
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.close()  # of a login that was refused: nats-py forgets it open
+        await super()._connect_to_server(s)
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self.settings.secured and info.get("tls_available"):
             info["tls_required"] = True  # a server that takes both is asked for it

@@ -16,17 +16,19 @@ import json
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from bridge.bus.connection import Bus
 from bridge.errors import BridgeError, Halt
+from bridge.records import dataclass
 
 SLICE = "Outbox-Slice"
 """Header of a slice: its number, from 1 on, and how many there are."""
 _ROOM = 4096  # for the headers of a message
 _PULLED = 64  # messages that a reader asks for at a time
 _EXPIRES = 5.0
+_HEARTBEAT = 1.0
+"""Of a pull that has nothing to bring. After two and a half of them the consumer is taken for lost: its node may be."""
 _PAUSE = 0.5
 
 
@@ -40,8 +42,8 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class JournalSpec:
-    """relay: the stream's name and the subjects' prefix. max_bytes: that the log may hold. origin: whose events they are;
-    two sources must not share a stream."""
+    """relay: the stream's name and the subjects' prefix. max_bytes: that the log may hold. origin: whose events they
+    are; two sources must not share a stream."""
 
     relay: str
     origin: str
@@ -59,8 +61,8 @@ def again_of(relay: str) -> str:
 
 
 class Journal:
-    """What a relay does with the log. Methods wait, and raise BridgeError. done: called when something that was sent has
-    an answer, from another thread."""
+    """What a relay does with the log. Methods wait, and raise BridgeError. done: called when something that was sent
+    has an answer, from another thread."""
 
     def __init__(self, bus: Bus, relay: str, done: Callable[[], None]) -> None:
         self.bus = bus
@@ -189,8 +191,8 @@ async def _last(js: Any, stream: str, subject: str) -> Stored | None:
 class Reading:
     """Reads one partition's frames, in the bus's thread, into a queue of bounded size.
 
-    behind: told of a frame's bytes, whether it lies before what the reader needs; reading begins behind the last of those.
-    None: it begins with the newest frame. arrived: called, from that thread, when there is something to take.
+    behind: told of a frame's bytes, whether it lies before what the reader needs; reading begins behind the last of
+    those. None: it begins with the newest frame. arrived: called, from that thread, when there is something to take.
     """
 
     def __init__(
@@ -269,8 +271,17 @@ class Reading:
         finally:
             with contextlib.suppress(Exception):
                 await subscription.unsubscribe()
+            self._forget(name)
+
+    def _forget(self, consumer: str) -> None:
+        """Ask for its end, and wait for no answer: it may have gone with its node. Without pulls it ends by itself."""
+        js = self._bus.jetstream
+
+        async def delete() -> None:
             with contextlib.suppress(Exception):
-                await js.delete_consumer(self._stream, name)
+                await js.delete_consumer(self._stream, consumer)
+
+        self._bus.spawn(delete())
 
     async def _wait_for_room(self) -> None:
         """Until half of it is free; for a message that is larger than that, until nothing is held."""
@@ -281,7 +292,12 @@ class Reading:
 
     async def _pull(self, client: Any, js: Any, consumer: str, inbox: str) -> None:
         room = max(self._max_bytes, self._bus.max_payload) if self._large else self._max_bytes - self._held
-        wanted = {"batch": self._batch, "expires": int(_EXPIRES * 1_000_000_000), "max_bytes": room}
+        wanted = {
+            "batch": self._batch,
+            "expires": int(_EXPIRES * 1_000_000_000),
+            "idle_heartbeat": int(_HEARTBEAT * 1_000_000_000),
+            "max_bytes": room,
+        }
         subject = f"{js._prefix}.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         await client.publish(subject, json.dumps(wanted).encode(), reply=inbox)
 
@@ -291,10 +307,12 @@ class Reading:
         wanted = self._batch
         while got < wanted:
             try:
-                message = await asyncio.wait_for(queue.get(), _EXPIRES + 1)
+                message = await asyncio.wait_for(queue.get(), 2.5 * _HEARTBEAT)
             except TimeoutError:
                 return False
             status = (message.headers or {}).get("Status")
+            if status == "100":  # a heartbeat
+                continue
             if status is not None:
                 self._large = status == "409" and "maxbytes" in str(message.headers).lower()
                 return self._large or status == "408"

@@ -15,7 +15,7 @@ from bridge.discover import modules_of
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 
 _BESIDE = (
-    *("emitted", "env_file", "operator", "options", "repartition", "running"),
+    *("emitted", "env_file", "operator", "options", "scale_repartition", "running"),
     *("sink_change", "sink_list", "sink_move", "sink_samples", "sink_search", "waiting"),
     *("scale_lines", "scale_plan", "scale_status"),
 )

@@ -137,16 +137,16 @@ def recover(
             choices.check_stopped(target, row)
         if accept_source:
             first = {"now": choices.now(source), "earliest": None}.get(str(since), str(since))
-            done = any([choices.accept_source(source, target, row, first) for row in plan.rows])
+            done = sum(choices.accept_source(source, target, row, first) for row in plan.rows) > 0
             said = f"{plan.stream} starts again with this source, from {since}"
         elif accept_target:
-            done = any([choices.accept_target(source, target, row) for row in plan.rows])
+            done = sum(choices.accept_target(source, target, row) for row in plan.rows) > 0
             said = f"{plan.stream} is now registered for this target"
         elif accept_gap:
-            done = any([choices.accept_gap(source, target, row) for row in plan.rows])
+            done = sum(choices.accept_gap(source, target, row) for row in plan.rows) > 0
             said = f"{plan.stream} continues without the rows that were pruned"
         else:
-            done = any([choices.restart_stream(source, target, row) for row in plan.rows])
+            done = sum(choices.restart_stream(source, target, row) for row in plan.rows) > 0
             begin = {"infinity": "events from then on", None: "the earliest row"}.get(plan.since, plan.since)
             said = f"{plan.stream} starts with {begin} at the next start of the bridge"
     if not done:

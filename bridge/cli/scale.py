@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import rich_click as click
 
-from bridge.cli.repartition import repartition
 from bridge.cli.scale_plan import plan
+from bridge.cli.scale_repartition import repartition
 from bridge.cli.scale_status import status
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 _WELL = ("streaming", "standby")
+_NAMED = 3
 
 
 def relay_lines(relay: dict[str, Any]) -> Iterator[str]:
@@ -27,7 +28,8 @@ def relay_lines(relay: dict[str, Any]) -> Iterator[str]:
         yield f"  furthest behind: {most_behind}, by {size(behind[most_behind])} of WAL"
     elsewhere = sorted(name for name, lag in told["lag_bytes"].items() if lag is None)
     if elsewhere:
-        yield f"  read the table, and are not waited for: {', '.join(elsewhere)}"
+        more = f" and {len(elsewhere) - _NAMED} more" if len(elsewhere) > _NAMED else ""
+        yield f"  read the table, and are not waited for: {', '.join(elsewhere[:_NAMED])}{more}"
 
 
 def partition_lines(group: str, partitions: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -86,6 +86,6 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         rows = one["rows"]
         yield f"target {one['connection']}, of {one['source']}: {len(rows)} partitions, {rows[0]} ... {rows[-1]}"
     most = told["connections"]
-    yield f"connections at most, all processes together: {most['source']} at the sources, {most['target']} at the targets"
+    yield f"connections at most, in all: {most['source']} at the sources, {most['target']} at the targets"
     yield "  each worker beside the first adds up to 4 at each target and 3 at each source"
     yield "  a second relay stands by with one"

@@ -104,9 +104,8 @@ def _target(
     if others := sorted(set(there) - set(plan.rows)):
         said = f"its ledger is divided in another way: {', '.join(others)}"
         problems.append(_problem(plan.stream, "partitions_differ", said, "bridge scale repartition"))
-    for row in plan.rows:
-        if row not in claims:
-            problems.append(_problem(row, "unclaimed", "nobody applies it", "bridge worker"))
+    free = [row for row in plan.rows if row not in claims]
+    problems += [_problem(row, "unclaimed", "nobody applies it", "bridge worker") for row in free]
     return {
         "stream": plan.stream,
         "connection": plan.connection,

@@ -13,7 +13,7 @@ from bridge.errors import ConfigError
 
 @click.group(panel="Set up")
 def schema() -> None:
-    """Print SQL (source, target, recipe, table) or JSON Schema (config, event)."""
+    """Print SQL (source, target, recipe, table), JSON Schema (config, event) or NATS permissions (log)."""
 
 
 @schema.command()
@@ -40,6 +40,29 @@ def target(after: int) -> None:
     from bridge.postgres.schema import target_sql  # noqa: PLC0415  (loads psycopg)
 
     click.echo(target_sql(after), nl=False)
+
+
+@schema.command()
+@config_option
+def log(config_path: Path) -> None:
+    """Print the NATS permissions that relay and worker need, for the server's file. `bridge run` needs both."""
+    from bridge.bus.permissions import relay_permissions, worker_permissions  # noqa: PLC0415
+    from bridge.cli.options import require_log  # noqa: PLC0415
+    from bridge.plans import relay_plans  # noqa: PLC0415  (loads psycopg)
+
+    relays = relay_plans(require_log(read_config(config_path, offline=True)))
+    if not relays:
+        raise ConfigError("no source is read by a relay", hint="source.capture: slot, or auto")
+    settings, names = relays[0].bus, [one.relay for one in relays]
+    for user, found in (
+        ("relay", relay_permissions(settings, names)),
+        ("worker", worker_permissions(settings, names)),
+    ):
+        click.echo(f"# {user}")
+        click.echo("permissions: {")
+        for line in found.lines():
+            click.echo(line)
+        click.echo("}")
 
 
 @schema.command()

@@ -288,30 +288,7 @@ def lines(state: dict[str, Any]) -> list[str]:
             found.append(f"    fix: {problem['hint']}")
     found += _told_process(state)
     several = len({stream["source"] for stream in state["streams"]}) > 1
-    from bridge.cli.scale_lines import partition_lines, relay_lines  # noqa: PLC0415  as above
-
-    groups = dict.fromkeys(stream.get("group", "") for stream in state["streams"])
-    for stream in state["streams"]:
-        if stream.get("relay") is not None:
-            found += relay_lines(stream)
-        elif stream.get("group"):
-            continue
-        else:
-            found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
-        if several:
-            found.append(f"  of source {stream['source']}")
-        slot = stream["slot"]
-        if slot.get("name"):
-            active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
-            found.append(
-                f"  slot {slot['name']}: {active}, retains {size(slot.get('retained_wal_bytes'))} of WAL"
-            )
-        if stream.get("waiting_for"):
-            found.append(f"  {stream['waiting_for']}")
-        if stream.get("altered"):
-            found.append(f"  altered while it ran: {stream['altered']}")
-    for group in filter(None, groups):
-        found += partition_lines(group, [one for one in state["streams"] if one.get("group") == group])
+    found += _stream_lines(state, several=several)
     for pipeline in state["pipelines"]:
         name = pipeline["pipeline"] or "(no pipeline)"
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
@@ -340,6 +317,36 @@ def lines(state: dict[str, Any]) -> list[str]:
             for one in state.get("left_alone", ())
             if one["destination"] == destination
         ]
+    return found
+
+
+def _stream_lines(state: dict[str, Any], *, several: bool) -> list[str]:
+    """Streams and relays, and of each target over a log its partitions together. several: sources."""
+    from bridge.cli.scale_lines import partition_lines, relay_lines  # noqa: PLC0415  as above
+
+    found: list[str] = []
+    groups = dict.fromkeys(stream.get("group", "") for stream in state["streams"])
+    for stream in state["streams"]:
+        if stream.get("relay") is not None:
+            found += relay_lines(stream)
+        elif stream.get("group"):
+            continue
+        else:
+            found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
+        if several:
+            found.append(f"  of source {stream['source']}")
+        slot = stream["slot"]
+        if slot.get("name"):
+            active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
+            found.append(
+                f"  slot {slot['name']}: {active}, retains {size(slot.get('retained_wal_bytes'))} of WAL"
+            )
+        if stream.get("waiting_for"):
+            found.append(f"  {stream['waiting_for']}")
+        if stream.get("altered"):
+            found.append(f"  altered while it ran: {stream['altered']}")
+    for group in filter(None, groups):
+        found += partition_lines(group, [one for one in state["streams"] if one.get("group") == group])
     return found
 
 

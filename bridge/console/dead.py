@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -130,19 +131,25 @@ def _retry(asked: Asked) -> Done:
         as_sent=given["as_sent"],
         wait=_WAIT_SECONDS,
     )
-    counts = Counter(
-        f"{one.result}{f' ({one.code}: {one.why})' if one.code else ''}" for one in told.outcomes
-    )
-    said = (
-        ", ".join(f"{count} {word}" for word, count in counts.most_common(5)) or "no open dead letter matches"
-    )
-    rows = [
-        {"source": told.sources[one.id], "id": one.id, "result": one.result, "code": one.code, "why": one.why}
-        for one in told.outcomes
-    ]
+    said, rows = _words(told), _rows(told)
     if given["dry_run"]:
         said = f"Would be, and was rolled back: {said}"
     return Done({"dry_run": given["dry_run"], "letters": rows}, said)
+
+
+def _words(told: letters.Retried) -> str:
+    counts = Counter(
+        f"{one.result}{f' ({one.code}: {one.why})' if one.code else ''}" for one in told.outcomes
+    )
+    words = ", ".join(f"{count} {word}" for word, count in counts.most_common(5))
+    return words or "no open dead letter matches"
+
+
+def _rows(told: letters.Retried) -> list[dict[str, Any]]:
+    return [
+        {"source": told.sources[one.id], "id": one.id, "result": one.result, "code": one.code, "why": one.why}
+        for one in told.outcomes
+    ]
 
 
 def _discard(asked: Asked) -> Done:
@@ -178,14 +185,34 @@ def _preview(asked: Asked) -> Done:
 
 
 def _edit(asked: Asked) -> Done:
+    """What is as it was is not marked as corrected."""
     if not asked.person.show_values:
         raise ConfigError("this token does not show values, so it cannot edit them", hint="show_values: true")
-    letter_id = letters.edit(
-        asked.desk.config(), asked.given["letter_id"], asked.given["payload"], asked.actor
-    )
-    return Done(
-        {"id": letter_id}, "The corrected payload is kept; retry uses it", (f"/dead/{letter_id}/unedit", {})
-    )
+    config, given = asked.desk.config(), asked.given
+    found = letters.shown(config, given["letter_id"])
+    letter_id, payload = found["id"], letters.corrected(given["payload"])
+    differs = exact(payload.decode()) != exact(found["edited"] or found["payload"] or "null")
+    undo: tuple[str, dict[str, Any]] | None = (f"/dead/{letter_id}/unedit", {}) if differs else None
+    if differs:
+        letters.edit(config, letter_id, given["payload"], asked.actor)
+    if not given["retry"]:
+        return Done({"id": letter_id}, "The corrected payload is kept; retry uses it", undo)
+    done = letters.retry(config, _of(letter_id), asked.actor, wait=_WAIT_SECONDS)
+    return Done({"id": letter_id, "letters": _rows(done)}, _words(done))
+
+
+def exact(text: str) -> Any:
+    """With every number as it is written; text that is no JSON as it is."""
+    try:
+        return json.loads(text, parse_float=str, parse_int=str)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _of(letter_id: str) -> Any:
+    from bridge.postgres.dead_letters import Choice  # noqa: PLC0415  only when somebody acts
+
+    return Choice((letter_id,))
 
 
 def _unedit(asked: Asked) -> Done:
@@ -239,7 +266,7 @@ OPERATIONS = (
         "/dead/{letter_id}/edit",
         "Keep a corrected payload, which retries use; the one that was sent stays.",
         _edit,
-        (_ONE, Field("payload", _PAYLOAD.about, needed=True)),
+        (_ONE, Field("payload", _PAYLOAD.about, needed=True), Field("retry", "And retry at once.", "flag")),
         acts=True,
     ),
     Operation(

@@ -10,7 +10,6 @@ import json
 import secrets
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,7 @@ from bridge.config.recipe import source_variable, with_sources
 from bridge.demo.process import CONFIG
 from bridge.demo.servers import Cluster, Workspace
 from bridge.postgres.schema import source_sql, target_sql
+from bridge.records import dataclass
 
 WITH_SLACK = CONFIG.with_name("with_slack.yaml")
 

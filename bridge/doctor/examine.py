@@ -8,23 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 
 import psycopg
 
 from bridge.config.model import Config
 from bridge.config.nats import NatsConnection
 from bridge.config.several import each_source, instance_of
-from bridge.doctor import destinations, grants, listen, outbox, reach, slot, source, unmatched
+from bridge.doctor import destinations, grants, listen, outbox, over_log, reach, slot, source, unmatched
 from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError, CannotConnect
 from bridge.planning.lookup import LookupSpec
 from bridge.planning.spec import PipelineSpec
-from bridge.plans import stream_plans, types_taken
+from bridge.plans import relay_plans, stream_plans, types_taken
 from bridge.postgres.connect import connect
+from bridge.postgres.partitions import ledger_rows
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import DOCTOR, DOCTOR_ENRICH
 from bridge.postgres.whose import another
+from bridge.records import replace
 from bridge.section import SOURCE
 from bridge.stream.spec import StreamSpec
 
@@ -164,6 +165,7 @@ def _source_and_its_streams(config: Config, plans: list[StreamSpec], *, network:
             if origin is not None and ledger is not None:
                 yield from _asked("source", _stream(origin, ledger, plan))
         if origin is not None:
+            yield from _asked("source", _relays(origin, config, plans))
             yield from _asked("source", _slots(origin, plans, links))
             yield from _asked("source", _left_behind(origin, plans[0]))
         yield from _enrichments(plans[0], links)
@@ -235,15 +237,26 @@ def _left_behind(origin: psycopg.Connection, plan: StreamSpec) -> Iterator[Check
 def _stream(origin: psycopg.Connection, link: psycopg.Connection, plan: StreamSpec) -> Iterator[Check]:
     if not outbox.installed(origin):
         return
-    ledger = slot.ledger_of(link, plan.stream)
+    rows = ledger_rows(link, plan.stream) if plan.partitions else []
+    ledger = slot.ledger_of(link, rows[0] if rows else plan.stream)
     if ledger is not None:
         if (halt := another(origin, link, plan.stream)) is not None:
             yield Check("error", "source", halt.reason, str(halt.args[0]), halt.hint or "", "advice")
             return
         yield from slot.units_left_behind(link, plan)
+    if plan.partitions:
+        yield from over_log.partitions(origin, link, plan, rows)
+        return
     yield from slot.registry(origin, link, plan, ledger)
     if plan.capture != "poll":
         yield from slot.slot(origin, plan, slot.current(plan, ledger))
+
+
+def _relays(origin: psycopg.Connection, config: Config, plans: list[StreamSpec]) -> Iterator[Check]:
+    """config: of one source."""
+    if outbox.installed(origin):
+        for relay in relay_plans(config):
+            yield from over_log.relay(origin, relay, plans[0])
 
 
 def _slots(origin: psycopg.Connection, plans: list[StreamSpec], links: Links) -> Iterator[Check]:
@@ -251,6 +264,9 @@ def _slots(origin: psycopg.Connection, plans: list[StreamSpec], links: Links) ->
     if plans[0].capture == "poll":
         return
     names = []
+    if plans[0].partitions:
+        yield from slot.brakes(origin, plans[0])
+        return
     for plan in plans:
         link = links[plan.connection]
         if link is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -21,11 +21,14 @@ from bridge.doctor.check import Check, ok
 from bridge.errors import BridgeError, CannotConnect
 from bridge.planning.publication import literal_part
 from bridge.planning.spec import SubjectSpec
+from bridge.plans import relay_plans
+from bridge.stream.spec import RelaySpec
 from bridge.stream.waves import stream_command
 
 _SECONDS = 5.0
 _SKEW_SECONDS = 5.0
 """max_age and duplicate_window are minutes at least."""
+_FULL = 0.8
 _SHORT_WINDOW = 30.0
 """Seconds. A bridge that was killed is back, or its stand-by at work, within some seconds."""
 
@@ -34,7 +37,9 @@ def logs(config: Config) -> Iterator[Check]:
     """Of every nats connection."""
     for name, connection in config.connections.items():
         if isinstance(connection, NatsConnection):
-            yield from _connection(name, bus_settings(name, connection), _published(config, name))
+            log = config.scale is not None and config.scale.log == name
+            relays = relay_plans(config) if log else []
+            yield from _connection(name, bus_settings(name, connection), _published(config, name), relays)
 
 
 def _published(config: Config, connection: str) -> list[tuple[str, SubjectSpec]]:
@@ -47,7 +52,10 @@ def _published(config: Config, connection: str) -> list[tuple[str, SubjectSpec]]
 
 
 def _connection(
-    name: str, settings: BusSettings, published: list[tuple[str, SubjectSpec]]
+    name: str,
+    settings: BusSettings,
+    published: list[tuple[str, SubjectSpec]],
+    relays: Sequence[RelaySpec],
 ) -> Iterator[Check]:
     with closing(Bus(settings, "outbox_bridge doctor")) as bus:
         try:
@@ -58,6 +66,8 @@ def _connection(
             rights = _rights(bus)
             for where, spec in published:
                 yield from _destination(name, bus, where, spec, rights)
+            for relay in relays:
+                yield from _log(name, bus, relay, rights)
         except BridgeError as error:
             away = isinstance(error, CannotConnect)
             check = "reach" if away else error.reason
@@ -94,6 +104,62 @@ def _destination(
         took = time.time() - asked
         yield from _stream(name, bus, f"{where}: stream {stream}", found)
         yield from _clock(name, found, asked + took / 2)
+
+
+def _log(name: str, bus: Bus, relay: RelaySpec, rights: dict[str, Any] | None) -> Iterator[Check]:
+    """The stream that holds a relay's frames, as far as there is one. The relay makes it."""
+    for subject in (f"{relay.relay}.frames.1", f"{relay.relay}.again"):
+        if rights is not None and not _may(rights, subject):
+            error = not_permitted(bus.settings, "publish", subject)
+            fix = f"{error.hint}; all that relay and worker need: bridge schema log"
+            yield Check("error", name, error.reason, str(error.args[0]), fix, "advice")
+    asked = time.time()
+    found = _ask(bus, f"STREAM.INFO.{relay.relay}", {})
+    took = time.time() - asked
+    if "config" not in found:
+        yield ok(name, "log", f"stream {relay.relay}: the relay makes it")
+        return
+    yield from _clock(name, found, asked + took / 2)
+    config, what = found["config"], f"stream {relay.relay}"
+    edit = f"nats stream edit {relay.relay}"
+    wrong = {
+        "retention": (
+            "limits",
+            f"nats stream rm {relay.relay}   (the relay makes it anew, and loses nothing)",
+        ),
+        "discard": ("new", f"{edit} --discard new"),
+        "max_age": (0, f"{edit} --max-age 0"),
+    }
+    for key, (right, fix) in wrong.items():
+        if config.get(key, right) != right:
+            said = (
+                f"{what} has {key} {config[key]}: it forgets frames that are not applied yet, again and again"
+            )
+            yield Check("warn", name, "log_limits", said, fix, "advice")
+    if config.get("num_replicas", 1) != relay.bus.replicas:
+        has = config.get("num_replicas", 1)
+        said = f"{what} has {has} replicas, and connections.{name}.replicas is {relay.bus.replicas}"
+        yield Check("warn", name, "log_replicas", said, f"{edit} --replicas {relay.bus.replicas}", "advice")
+    elif relay.bus.replicas == 1 and bus.clustered:
+        said = f"{what} is on one node of a cluster: without that node nothing is delivered"
+        yield Check(
+            "warn",
+            name,
+            "log_replicas",
+            said,
+            f"connections.{name}.replicas: 3, and {edit} --replicas 3",
+            "advice",
+        )
+    held, most = found["state"].get("bytes", 0), config.get("max_bytes", -1)
+    if most != relay.max_log_bytes:
+        said = f"{what} may hold {most} bytes, and scale.log_size is {relay.max_log_bytes}"
+        yield Check("warn", name, "log_size", said, f"{edit} --max-bytes {relay.max_log_bytes}", "advice")
+    if most > 0 and held > _FULL * most:
+        said = f"{what} holds {held} of {most} bytes: when it is full, the relay waits"
+        yield Check(
+            "warn", name, "log_full", said, "bridge scale status names the partition that is behind", "advice"
+        )
+    yield ok(name, "log", f"{what}: {found['state'].get('messages', 0)} frames, {held} of {most} bytes")
 
 
 def _stream(name: str, bus: Bus, what: str, found: dict[str, Any]) -> Iterator[Check]:

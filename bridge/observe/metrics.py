@@ -11,6 +11,7 @@ import platform
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from operator import mul
 from typing import Any
 
@@ -173,6 +174,7 @@ class Metrics:
             return Gauge(f"{PREFIX}_{name}", documentation, labels, registry=self.registry)
 
         self.events = counter("events", "Events by pipeline and outcome.", "pipeline", "outcome", "source")
+        self._events = cache(self.events.labels)  # finding a child costs more than counting
         self.latency = LatencyHistogram(
             f"{PREFIX}_event_latency_seconds", "Time from the producer's commit to the target's commit."
         )
@@ -279,7 +281,7 @@ class Metrics:
         """Add a batch's (pipeline, outcome) -> events, as the planner counts them. source: as label() has it, here
         and below."""
         for (pipeline, outcome), count in outcomes.items():
-            self.events.labels(pipeline, outcome, source).inc(count)
+            self._events(pipeline, outcome, source).inc(count)
 
     def set_dead_letters(self, open_letters: Mapping[tuple[str, str], int]) -> None:
         """Replace the gauge: open dead letters by (source, pipeline). Those that are not named have 0."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from bridge.observe.unmatched import Unmatched
 from bridge.postgres.left_behind import LeftBehind
 from bridge.protocol.events import format_lsn
 from bridge.protocol.facts import Phase
+from bridge.records import dataclass, replace
 from bridge.section import SOURCE
 
 _WINDOW_SECONDS = 300.0
@@ -210,6 +211,11 @@ class StreamState:
             if (retained := changes.get("slot_retained_bytes")) is not None:
                 left = self._forecast.seconds(self._clock(), retained, changes.get("slot_safe_bytes"))
                 self.snapshot = replace(self.snapshot, slot_full_in_seconds=left)
+
+    def pending(self, since: float | None) -> None:
+        """Told twice a batch: a snapshot is made only where it says something new."""
+        if self.snapshot.pending_since != since or not self.snapshot.pending_known:
+            self.update(pending_since=since)
 
     def halt(self, error: BridgeError) -> None:
         """Halted until the cause is fixed: not ready, and `outbox_bridge_halted` is 1 for this reason."""

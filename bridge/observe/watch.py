@@ -103,6 +103,7 @@ class StreamWatch:
         self._log = Log("bridge.stream", stream=self._stream)
         self._last: tuple[str, str] = ("", "")  # the halt or trouble that was logged last
         self._source = state.snapshot.source
+        self._batch_seconds = cache(metrics.batch_seconds.labels)  # finding a child costs more than counting
         metrics.table_changes.labels(*self._labels())  # from 0, so that the first change is an increase
 
     def _labels(self, *more: str) -> tuple[str, ...]:
@@ -148,7 +149,7 @@ class StreamWatch:
         times, rows = batch.commit_times, batch.commit_rows
         source = self._metrics.label(self._source)
         self._metrics.count_events(outcomes, source)
-        self._metrics.batch_seconds.labels(self._stream, source).observe(seconds)
+        self._batch_seconds(self._stream, source).observe(seconds)
         for (pipeline, outcome), count in outcomes.items():
             if outcome == "applied" and count > 0 and times:
                 if count == len(batch.events):
@@ -180,7 +181,7 @@ class StreamWatch:
 
     def pending(self, oldest: float | None) -> None:
         """Producer commit (unix seconds) of the oldest event that was read and is not durable in the target yet."""
-        self._state.update(pending_since=oldest)
+        self._state.pending(oldest)
 
     def observed(self, health: SlotHealth | None, confirmed: Lsn) -> None:
         if health is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import ConfigError
 from bridge.operate.audit import Actor, need_audit, record
 from bridge.problem import suggestion
+from bridge.records import dataclass
 
 if TYPE_CHECKING:
     from bridge.config.model import Config
@@ -44,7 +45,7 @@ def chosen(
             raise ConfigError(
                 f"{home}/{destination} is a subject of NATS: its messages are published before the event counts as "
                 "applied, and none waits to be sent",
-                hint="bridge doctor checks it; bridge explain EVENT shows a message; to publish no more, remove it "
+                hint="bridge doctor checks it, and explain shows a message; to publish no more, remove it "
                 "from the configuration and reload",
             )
         if not every:
@@ -60,16 +61,15 @@ def chosen(
 
 def _of_nats(config: Config, destination: str, pipeline: str | None) -> str | None:
     """The pipeline with a destination of this name that is a subject of NATS."""
-    from bridge.config.destinations.subject import SubjectDestination  # noqa: PLC0415
+    from bridge.config.nats import NatsConnection  # noqa: PLC0415  as the plans above
 
-    return next(
-        (
-            name
-            for name, one in config.pipelines.items()
-            if pipeline in (None, name) and isinstance(one.destinations.get(destination), SubjectDestination)
-        ),
-        None,
-    )
+    for name, one in config.pipelines.items():
+        found = one.destinations.get(destination)
+        if found is None or pipeline not in (None, name):
+            continue
+        if isinstance(config.connections[found.connection], NatsConnection):
+            return name
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ kind of a column decides how numbers, lists and objects are written; the server 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -35,20 +35,36 @@ _PLAIN: dict[type, Callable[[Any], bytes]] = {
 
 def texts(column: Column, values: list[Any]) -> Texts:
     """Column text for each value, None for null. Floats must be exact already (document.py)."""
-    kinds = set(map(type, values))
-    nulls = _NONE in kinds
-    kinds.discard(_NONE)
-    encode = encoder(column)
-    if len(kinds) == 1 and encode in _ODD and _ODD[encode] not in kinds:
-        encode = _PLAIN.get(kinds.pop(), encode)
-    return (
-        [None if value is None else encode(value) for value in values] if nulls else list(map(encode, values))
-    )
+    return Printer(column)(values)
 
 
-def texts_of_each(columns: Sequence[Column], values: Sequence[list[Any]]) -> list[Texts]:
-    """texts() of each column."""
-    return list(map(texts, columns, values))
+class Printer:
+    """texts() of one column, for whoever prints it again and again."""
+
+    __slots__ = ("_encode", "_odd", "_plain")
+
+    def __init__(self, column: Column) -> None:
+        self._encode = encoder(column)
+        self._plain = self._encode in _ODD
+        self._odd = _ODD.get(self._encode)  # the type that has no converter here
+
+    def __call__(self, values: list[Any]) -> Texts:
+        encode = self._encode
+        if len(values) == 1:  # a batch of one has no need for what makes a list cheap
+            (value,) = values
+            if value is None:
+                return [None]
+            if self._plain and value.__class__ is not self._odd:
+                encode = _PLAIN.get(value.__class__, encode)
+            return [encode(value)]
+        kinds = set(map(type, values))
+        nulls = _NONE in kinds
+        kinds.discard(_NONE)
+        if len(kinds) == 1 and self._plain and self._odd not in kinds:
+            encode = _PLAIN.get(kinds.pop(), encode)
+        if nulls:
+            return [None if value is None else encode(value) for value in values]
+        return list(map(encode, values))
 
 
 def encoder(column: Column) -> Callable[[Any], bytes]:

@@ -10,18 +10,18 @@ the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge.errors import Halt
 from bridge.expressions.document import json_text
 from bridge.expressions.expression import Expression
 from bridge.expressions.markup import PLAIN
 from bridge.expressions.operators import MISSING, Path, follow
-from bridge.planning.column_text import Texts, texts, texts_of_each
+from bridge.planning.column_text import Printer, Texts, texts
 from bridge.planning.plan import Column, Deliver, TableShape, Write, keyed_by_event
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
+from bridge.records import dataclass
 
 # --- destinations -----------------------------------------------------------------------------------
 
@@ -90,8 +90,14 @@ class Table:
         self.names = tuple(sources)
         self.fills = [fill_of(source, shape.columns[name]) for name, source in sources.items()]
         self.optional = self._optional()
-        self.plain = [fill.column for fill in self.fills if isinstance(fill, PlainFill)]
-        self.paths = [fill.path for fill in self.fills if isinstance(fill, PlainFill)]
+        plain = [fill for fill in self.fills if isinstance(fill, PlainFill)]
+        self._printers = [Printer(fill.column) for fill in plain]
+        self._paths = [fill.path for fill in plain]
+        self._may_lack = {
+            fill.column.name: fill.path[1:]
+            for fill in plain
+            if fill.path[0] == "event" and fill.column.name in self.optional
+        }
         self.reads = frozenset().union(
             *(names_of(source) for source in sources.values() if not is_whole_event(source))
         )
@@ -116,21 +122,20 @@ class Table:
 
     def _filled(self, rows: Rows) -> list[_Filled]:
         """The columns of the mapping, plain paths read together."""
-        plain = iter(texts_of_each(self.plain, rows.exact_each(self.paths)))
-        filled = []
-        for name, fill in zip(self.names, self.fills, strict=True):
-            if isinstance(fill, PlainFill):
-                column = next(plain)
-                filled.append(_Filled(name, column, self._absent(rows, fill, column)))
-            else:
-                filled.append(_Filled(name, fill(rows)))
-        return filled
+        values = zip(self._printers, rows.exact_each(self._paths), strict=True)
+        plain = iter([column(some) for column, some in values])
+        return [
+            _Filled(name, column := next(plain), self._absent(rows, name, column))
+            if fill.__class__ is PlainFill
+            else _Filled(name, fill(rows))
+            for name, fill in zip(self.names, self.fills, strict=True)
+        ]
 
-    def _absent(self, rows: Rows, fill: PlainFill, column: Texts) -> list[bool] | None:
+    def _absent(self, rows: Rows, name: str, column: Texts) -> list[bool] | None:
         """Which events lack the field; None: each has it, or null is the same."""
-        if fill.path[0] != "event" or fill.column.name not in self.optional or None not in column:
+        rest = self._may_lack.get(name)
+        if rest is None or None not in column:
             return None
-        rest = fill.path[1:]
         absent = [
             text is None and follow(document, rest) is MISSING
             for text, document in zip(column, rows.documents, strict=True)
@@ -211,8 +216,7 @@ class Table:
         return _Filled(name, found, absent if True in absent and name in self.optional else None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Filled:
+class _Filled(NamedTuple):
     """A column's texts. absent: which events say nothing of it."""
 
     name: str

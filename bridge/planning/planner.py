@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from secrets import randbits
 from typing import Any, Literal, TypeVar
@@ -25,6 +24,7 @@ from bridge.planning.rows import Failures, Rows, survivors
 from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
 from bridge.planning.steps.step import Answers
 from bridge.protocol.events import MUST_HAVE, NULL, Event, payload_of, type_of
+from bridge.records import dataclass
 from bridge.section import SOURCE
 
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call
@@ -35,6 +35,8 @@ _BETWEEN = b",%d," % _MARK
 
 def _together(payloads: list[bytes]) -> list[Any]:
     """Parse each payload with orjson. Raises ValueError if one is not valid."""
+    if len(payloads) == 1:
+        return [orjson.loads(payloads[0])]
     parsed: list[Any] = []
     for at in range(0, len(payloads), _TOGETHER):
         some = payloads[at : at + _TOGETHER]

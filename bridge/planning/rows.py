@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import compress
 from operator import itemgetter
@@ -29,6 +28,7 @@ from bridge.expressions.markup import PLAIN, Markup
 from bridge.expressions.operators import MISSING, Path, follow
 from bridge.expressions.template import Template, compile_template
 from bridge.protocol.events import Event, payload_of
+from bridge.records import dataclass
 from bridge.section import SOURCE
 
 T = TypeVar("T")
@@ -183,7 +183,7 @@ class Rows:
         if path[0] != "event":
             return values
         kinds = set(map(type, values))
-        if float not in kinds and dict not in kinds and list not in kinds:
+        if kinds.isdisjoint(_INEXACT):
             return values
         return [
             value if value.__class__ in _SAFE else self._exact(row, path[1:], value)
@@ -192,7 +192,26 @@ class Rows:
 
     def exact_each(self, paths: Iterable[Path]) -> list[list[Any]]:
         """exact() of each path."""
+        if len(self.events) == 1:
+            return [[self._exact_one(path)] for path in paths]
         return list(map(self.exact, paths))
+
+    def _exact_one(self, path: Path) -> Any:
+        """exact() of the only row."""
+        root, rest = path[0], path[1:]
+        item = self.documents[0] if root == "event" else self._root(root)[0]
+        if len(rest) == 1:
+            try:
+                value = item[rest[0]]
+            except (KeyError, TypeError, IndexError):
+                value = follow(item, rest)
+        else:
+            value = follow(item, rest)
+        if value is MISSING:
+            return None
+        if root == "event" and value.__class__ in _INEXACT:
+            return self._exact(0, rest, value)
+        return value
 
     def _exact(self, row: int, path: Path, value: Any) -> Any:
         payload = self.events[row].payload
@@ -220,6 +239,7 @@ class Rows:
         ]
 
 
+_INEXACT = frozenset({float, dict, list})
 _SAFE = frozenset({str, int, bool, type(None), Decimal})
 
 Failures = list[tuple[int, Event, UnitFailure]]

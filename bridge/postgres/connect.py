@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -37,6 +36,7 @@ from bridge.postgres.profiled import (
     ProfiledCursor,
 )
 from bridge.postgres.profiles import Profile
+from bridge.records import replace
 
 CONNECT_SECONDS = 10
 """Per host, where the dsn has no connect_timeout."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, suppress
 from threading import Thread
 from typing import Any
 
@@ -25,9 +24,11 @@ from bridge.planning.entity import Keep, folded
 from bridge.planning.lookup import Lookup, LookupSpec, Unreadable
 from bridge.postgres.connect import connect
 from bridge.postgres.looked_up import Row, described, rows_of, takes_text
+from bridge.postgres.profiled import ProfiledConnection, Waits
 from bridge.postgres.profiles import ENRICH, ENTITY
 from bridge.postgres.safe_error import safe_message
 from bridge.problem import nearest
+from bridge.records import dataclass
 
 # One statement and one durable commit (ENTITY). A row in which nothing is newer is left as it is.
 _WRITE = b"""
@@ -130,6 +131,7 @@ def refused(error: psycopg.Error) -> Halt:
 
 
 _CACHE_LIMIT = 100_000
+_SPARE_SECONDS = 10.0
 
 
 def _uncounted(_entity: str, _result: str, _n: int) -> None:
@@ -145,8 +147,9 @@ class Enricher:
 
     dsns: "source" and connection names -> dsn. count: (entity, result, n) for metrics, results hit,
     found, missing. Rows that are missing are never cached: the next event may come with them.
-    The work is done in another thread. result_of: waits for it, and may do something else meanwhile; done: told there
-    when it is ready. Every method that waits raises Retry and Halt.
+    waits: the caller's thread asks, and waits so. Without it, and to connect and to write, another thread does the
+    work. result_of: waits for it, and may do something else meanwhile; done: told there when it is ready. Every method
+    that waits raises Retry and Halt.
     """
 
     def __init__(
@@ -155,19 +158,23 @@ class Enricher:
         stream: str,
         count: Callable[[str, str, int], None] = _uncounted,
         *,
+        waits: Waits | None = None,
         result_of: Callable[[Future[Any]], Any] = _now,
         done: Callable[[], None] | None = None,
     ) -> None:
         self._dsns = dsns
         self._stream = stream
         self._count = count
+        self._waits = waits
         self._result_of = result_of
         self._done = done
         self._cache: dict[LookupSpec, dict[str, tuple[float, Row]]] = {}
         self._columns: dict[LookupSpec, tuple[str, ...]] = {}  # as the query last had them
         self._checking: Thread | None = None
         self._halt: Halt | None = None
-        self._connections: dict[str, psycopg.Connection] = {}
+        self._connections: dict[str, ProfiledConnection] = {}
+        self._spare: dict[str, ProfiledConnection] = {}  # that the check left, for the first lookup
+        self._spare_until = time.monotonic() + _SPARE_SECONDS
         self._store = EntityStore(dsns["source"], stream)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"enrich {stream}")
 
@@ -183,15 +190,20 @@ class Enricher:
             self._checking.join(patience)
         if self._halt is not None:
             raise self._halt
+        if self._spare and time.monotonic() > self._spare_until:
+            self._close_spare()
 
     def _check(self, lookups: Sequence[Lookup]) -> None:
         asked = [one for one in lookups if one.entity.kept is None and one.reads]
         try:
             for source in dict.fromkeys(one.entity.source for one in asked):
                 here = [one for one in asked if one.entity.source == source]
-                with suppress(psycopg.Error, CannotConnect), closing(self._connect(source)) as connection:
+                with suppress(psycopg.Error, CannotConnect), ExitStack() as failed:
+                    connection = failed.enter_context(closing(self._connect(source)))
                     for entity in dict.fromkeys(one.entity for one in here):
                         self._columns.setdefault(entity, tuple(described(connection, entity.sql)))
+                    failed.pop_all()
+                    self._spare[source] = connection
                 for lookup in here:
                     self._require(lookup)
         except Halt as halt:
@@ -224,7 +236,7 @@ class Enricher:
         found, wanted = self._cached(lookup)
         last = visible is None or lookup.entity.source != "source"
         while wanted:
-            rows: dict[str, Row] = self._beside(self._fetch, lookup.entity, wanted)
+            rows = self._rows(lookup.entity, wanted)
             found.update((key, rows[str(key)]) for key in wanted if str(key) in rows)
             wanted = [key for key in wanted if str(key) not in rows]
             if last or not wanted:
@@ -232,6 +244,15 @@ class Enricher:
             last = visible is None or visible()
         self._require(lookup)
         return found
+
+    def _rows(self, entity: LookupSpec, keys: list[Any]) -> dict[str, Row]:
+        link = self._connections.get(entity.source)
+        if self._waits is not None and (link is None or link.closed):
+            self._beside(self._connection, entity.source)
+        rows: dict[str, Row] = (
+            self._beside(self._fetch, entity, keys) if self._waits is None else self._fetch(entity, keys)
+        )
+        return rows
 
     def keep(self, keeps: Sequence[Keep]) -> list[RefusedKeep]:
         """Write what events keep, and wait until it is durable. Those that the server refused for their values."""
@@ -327,7 +348,7 @@ class Enricher:
             "reads; its first column must be the key",
         )
 
-    def _connect(self, name: str) -> psycopg.Connection:
+    def _connect(self, name: str) -> ProfiledConnection:
         return connect(self._dsns[name], ENRICH, self._stream, where=f"{name} for a lookup")
 
     def _drop(self, name: str) -> None:
@@ -335,22 +356,29 @@ class Enricher:
         if broken is not None:
             broken.close()
 
-    def _connection(self, name: str) -> psycopg.Connection:
+    def _connection(self, name: str) -> ProfiledConnection:
         connection = self._connections.get(name)
         if connection is None or connection.closed:
             try:
-                connection = self._connect(name)
+                connection = self._spare.pop(name, None) or self._connect(name)
             except CannotConnect as error:
                 raise Retry(str(error.args[0]), reason="enrich_failed", hint=error.hint) from None
             takes_text(connection)
+            connection.waits = self._waits
             self._connections[name] = connection
         return connection
 
     def close(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
         self._store.close()
+        self._close_spare()
         for connection in self._connections.values():
             connection.close()
+
+    def _close_spare(self) -> None:
+        """No event came that needs it."""
+        while self._spare:
+            self._spare.popitem()[1].close()
 
 
 def _rows(

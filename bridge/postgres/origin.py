@@ -50,10 +50,13 @@ def origins(connection: Connection[Any]) -> list[str]:
     return [system for system in row or () if system is not None]
 
 
-def is_here(connection: Connection[Any]) -> bool:
-    """Is it this cluster, and was the outbox not restored from a dump since? Also where the outbox does not say."""
+def is_here(connection: Connection[Any], *, tells: bool | None = None) -> bool:
+    """Is it this cluster, and was the outbox not restored from a dump since? Also where the outbox does not say.
+    tells: whether it does, where that is known."""
     with connection.cursor(row_factory=tuple_row) as cursor:
-        return not _known(cursor) or cursor.execute(_IS_HERE).fetchone() != (False,)
+        return not (_known(cursor) if tells is None else tells) or cursor.execute(_IS_HERE).fetchone() != (
+            False,
+        )
 
 
 def take_over(connection: Connection[Any], stream: str) -> None:

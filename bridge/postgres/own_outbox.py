@@ -7,7 +7,6 @@ single rows: a NULL is a dead letter, and where seq or id is not unique the prom
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, LiteralString
 
 import psycopg
@@ -15,6 +14,7 @@ from psycopg import sql
 
 from bridge.errors import Halt
 from bridge.postgres.outbox import COUNTED, Outbox
+from bridge.records import dataclass
 
 _COLUMNS: LiteralString = f"""
     with recursive base (oid, root) as (

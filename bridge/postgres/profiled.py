@@ -5,8 +5,9 @@ server for one transaction at a time. connect.py opens them.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -21,6 +22,11 @@ FIRST_ANSWER_SECONDS = 30.0
 _IDLE = pq.TransactionStatus.IDLE
 
 
+Waits = Callable[[int, int, float], int]
+"""How a thread waits that has other sockets to serve: (descriptor, psycopg.waiting.Wait, seconds) -> Ready, 0 if it is
+not. It returns after a second at most."""
+
+
 class ProfiledConnection(psycopg.Connection[TupleRow]):
     """A connection in autocommit. Its profile's settings apply to every statement.
 
@@ -31,10 +37,13 @@ class ProfiledConnection(psycopg.Connection[TupleRow]):
     profile: Profile
     lent = False  # a pooler lends the server for one transaction at a time
     answer_seconds: float | None = FIRST_ANSWER_SECONDS
+    waits: Waits | None = None  # as psycopg does
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         if timeout is not None:  # psycopg's own limit, which it handles
             return super().wait(gen, interval, timeout)
+        if self.waits is not None:
+            return self._wait_beside(gen, self.waits)
         began = time.monotonic()
         try:
             return super().wait(gen, interval, self.answer_seconds)
@@ -43,6 +52,20 @@ class ProfiledConnection(psycopg.Connection[TupleRow]):
                 raise
             self.pgconn.finish()
             raise psycopg.OperationalError(_DEAD.format(self.answer_seconds)) from None
+
+    def _wait_beside(self, gen: Any, waits: Waits) -> Any:
+        end = math.inf if self.answer_seconds is None else time.monotonic() + self.answer_seconds
+        try:
+            wanted = next(gen)
+            while True:
+                ready = waits(self.pgconn.socket, wanted, end - time.monotonic())
+                if ready:
+                    wanted = gen.send(ready)
+                elif time.monotonic() >= end:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(_DEAD.format(self.answer_seconds))
+        except StopIteration as ended:
+            return ended.value
 
     def begin(self, mode: str = "") -> None:
         """Begin a transaction; commit() or rollback() ends it. mode: `read only`, an isolation level, ..."""

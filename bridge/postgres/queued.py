@@ -5,7 +5,6 @@ own questions.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, LiteralString, NamedTuple
 
 import psycopg
@@ -15,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from bridge.errors import BridgeError
 from bridge.postgres.delivery import HISTORY, HURRIED
+from bridge.records import dataclass
 
 State = Literal["pending", "sent", "dead", "discarded"]
 _PART = 1000

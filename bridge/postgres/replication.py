@@ -123,6 +123,8 @@ class ReplicationStream:
         """life: the run of the server that must be read; None: any. Raises Retry where it is another."""
         self._connection = open_replication(dsn, stream)
         self.descriptor = self._connection.socket
+        # Nothing of it is inside of OpenSSL or a GSS library, where poll() does not see it.
+        self._plain = not self._connection.ssl_in_use and not self._connection.used_gssapi
         self._received = start
         self.confirmed = Lsn(0)
         self.last_heard = time.monotonic()
@@ -162,18 +164,20 @@ class ReplicationStream:
 
     def pump(self, reader: Reader) -> bool:
         """Read what has arrived until nothing is left or the reader is behind. True: there may be more at once."""
-        get = self._connection.get_copy_data
+        connection, get = self._connection, self._connection.get_copy_data
         messages: list[bytes] = []
-        held, heard = 0, True
+        held, read, more = 0, False, True
         while True:
-            size, append = 0, messages.append
+            size, append, before = 0, messages.append, len(messages)
             for _ in range(_MESSAGES):
                 size, view = get(1)
                 if size <= 0:
                     break
                 append(bytes(view))
                 held += size
-            if messages and (size or held >= _BYTES or not heard):
+            if read and self._plain:
+                more = len(messages) > before  # a part of one: the next poll tells of the rest
+            if messages and (size or held >= _BYTES or not more):
                 reader.feed(messages)
                 messages, held = [], 0
             if size < 0:
@@ -181,12 +185,15 @@ class ReplicationStream:
             if reader.behind:
                 return True
             if size > 0:
+                read = False
                 continue
-            if not heard:
+            if not more:
                 return False
-            heard = wire.consume(self._connection)
-            if heard:
-                self.last_heard = time.monotonic()
+            read = True
+            if self._plain:
+                connection.consume_input()
+            else:
+                more = wire.consume(connection)
 
     def _ended(self) -> BridgeError:
         result = self._connection.get_result()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, LiteralString
 
 import psycopg
@@ -33,6 +33,7 @@ from bridge.protocol.facts import (
     SourceFacts,
 )
 from bridge.protocol.requests import Observation
+from bridge.records import dataclass
 
 # Row-level security was switched on while we stream: halt now, not when a lost slot makes us read the table.
 _HIDES: LiteralString = """
@@ -48,10 +49,27 @@ _SLOT: LiteralString = """
             where a.pid = s.active_pid and a.application_name is distinct from %(reader)s)
     from pg_catalog.pg_replication_slots s where slot_name = %(slot)s"""
 
-_TAKEN: LiteralString = """
-    select slot_name::text from pg_catalog.pg_replication_slots
-    where starts_with(slot_name::text, %s)
-        and (database, plugin) is distinct from (current_database(), 'pgoutput'::name)"""
+# A standby has no WAL of its own to tell of.
+_PLACE: LiteralString = (
+    "pg_is_in_recovery(), (select system_identifier::text from pg_control_system()), current_database()::text,"
+    " (select oid::int8 from pg_catalog.pg_database where datname = current_database()),"
+    " case when pg_is_in_recovery() then 0"
+    " else ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int end,"
+    " case when not pg_is_in_recovery() then pg_current_wal_flush_lsn()::text end,"
+    " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
+    + REPLICATED
+    + ","
+    + MOVING
+)
+_PLACES = 9
+
+_MARKS: LiteralString = """
+    current_setting('max_prepared_transactions')::int > 0,
+    array(select slot_name::text from pg_catalog.pg_replication_slots
+        where starts_with(slot_name::text, %(prefix)s)
+            and (database, plugin) is distinct from (current_database(), 'pgoutput'::name)),
+    has_table_privilege(to_regclass('outbox.origin'), 'select'),
+    (select xid::text from outbox.pruned), (select floor::text from outbox.pruned)"""
 
 _REGISTER_FIRST: LiteralString = """
     insert into outbox.stream (stream, target_system, target_database, slot, floor, witness_id, reached, session)
@@ -105,22 +123,13 @@ class Source:
     # --- preflight ------------------------------------------------------------------------------
 
     def facts(self, slot: str | None, witness_id: str | None, witness_xid: int | None) -> SourceFacts:
-        (in_recovery,) = self._row("select pg_is_in_recovery()")
+        """Asked three times before the first event, so all that needs no answer of before is one statement."""
+        parameters = {**self._names, "prefix": f"{self._relay or self._stream}_"}
+        where, (two_phase, taken, tells, *mark), publication = self._facts(parameters)
+        (in_recovery, system, database, oid, timeline, flush, partitioned, replicated, moving) = where
         if in_recovery:
             return SourceFacts("", 0, Lsn(0), None, None, in_recovery=True)
-        system, database, oid, timeline, flush, partitioned, replicated, moving, publication = self._row(
-            "select (select system_identifier::text from pg_control_system()), current_database()::text,"
-            " (select oid::int8 from pg_catalog.pg_database where datname = current_database()),"
-            " ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int,"
-            " pg_current_wal_flush_lsn()::text,"
-            " exists (select from pg_catalog.pg_class where oid = to_regclass(%(table)s) and relkind = 'p'),"
-            + REPLICATED
-            + ","
-            + MOVING
-            + ","
-            + self._identity,
-            self._names,
-        )
+        here = not tells or is_here(self.connection, tells=True)
         return SourceFacts(
             system_identifier=system,
             database=database,
@@ -131,19 +140,22 @@ class Source:
             slot=self._slot(slot) if slot else None,
             switch_points=self._switch_points(timeline) if timeline > 1 else {},
             witness_present=witness_id is None or self._present(witness_id, witness_xid),
-            two_phase=self._row("select current_setting('max_prepared_transactions')::int > 0")[0],
+            two_phase=two_phase,
             slot_refused=self._slot_refused(),
-            pruned=self._pruned(),
+            pruned=_mark(mark) if here else None,
             partitioned=partitioned,
-            restored=not is_here(self.connection),
+            restored=not here,
             replicated=replicated,
             moving=moving,
-            taken=frozenset(
-                name for (name,) in self.connection.execute(_TAKEN, [f"{self._relay or self._stream}_"])
-            ),
+            taken=frozenset(taken),
             life=life_of(self.connection) if self._relay else "",
             relay=self.relay(),
         )
+
+    def _facts(self, parameters: Any) -> tuple[tuple[Any, ...], tuple[Any, ...], Any]:
+        """The columns of _PLACE, those of _MARKS, and the publication's identity."""
+        row = self._row(f"select {_PLACE}, {_MARKS}, {self._identity}", parameters)
+        return row[:_PLACES], row[_PLACES:-1], row[-1]
 
     def relay(self) -> RelayFacts | None:
         """The relay's row."""
@@ -276,15 +288,9 @@ class Source:
 
     def pruned(self) -> Pruned | None:
         """Wait for a prune batch that started before our floor was registered."""
-        return self._pruned("for share")
-
-    def _pruned(self, lock: LiteralString = "") -> Pruned | None:
-        row = self.connection.execute("select xid::text, floor::text from outbox.pruned " + lock).fetchone()
-        if row is None or row[0] is None:  # tested here: a WHERE would pass by a first batch in flight
-            return None
-        if not is_here(self.connection):  # xids of another cluster, which say nothing of this stream's floor
-            return None
-        return Pruned(int(row[0]), parse_snapshot(row[1]))
+        row = self.connection.execute("select xid::text, floor::text from outbox.pruned for share").fetchone()
+        # Of another cluster, its xids say nothing of this stream's floor.
+        return _mark(row) if row is not None and is_here(self.connection) else None
 
     # --- while streaming ------------------------------------------------------------------------
 
@@ -351,6 +357,12 @@ class Source:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def _mark(row: Sequence[str | None]) -> Pruned | None:
+    """xid and floor; without them nothing was pruned. Tested here: a WHERE would pass by a first batch in flight."""
+    xid, floor = row
+    return None if xid is None or floor is None else Pruned(int(xid), parse_snapshot(floor))
 
 
 def require_outbox(connection: psycopg.Connection, outbox: Outbox) -> None:

@@ -31,6 +31,7 @@ _HEAD = Struct("!iiIii").pack
 _NULL = b"\xff\xff\xff\xff"
 _LENGTHS = [length.to_bytes(4, "big") for length in range(4096)]
 _EMPTY = Struct("!iiI").pack
+_ONE_OF_EIGHT = Struct("!iiIiiiQ").pack
 
 TEXT = 25
 UUID = 2950
@@ -38,10 +39,17 @@ XID8 = 5069
 PG_LSN = 3220
 
 
+_ONE = _HEAD(1, 0, TEXT, 1, 1)
+_ONE_NULL = _HEAD(1, 1, TEXT, 1, 1) + _NULL
+
+
 def text_array(values: Sequence[bytes | None]) -> bytes:
     """text[]: elements are UTF-8 bytes as they are."""
     if not values:
         return _EMPTY(0, 0, TEXT)
+    if len(values) == 1:
+        (value,) = values
+        return _ONE_NULL if value is None else _ONE + len(value).to_bytes(4, "big") + value
     if None in values:
         return _HEAD(1, 1, TEXT, len(values), 1) + b"".join(map(_element, values))
     lengths = list(map(len, values))  # type: ignore[arg-type]  # there is no None among them
@@ -85,13 +93,17 @@ def eight_byte_array(oid: int, values: Sequence[int]) -> bytes:
     """xid8[] or pg_lsn[]: elements are unsigned 64-bit integers."""
     if not values:
         return _EMPTY(0, 0, oid)
+    if len(values) == 1:
+        return _ONE_OF_EIGHT(1, 0, oid, 1, 1, 8, values[0])
     elements = [8] * (2 * len(values))
     elements[1::2] = values
     return _HEAD(1, 0, oid, len(values), 1) + pack("!" + "iQ" * len(values), *elements)
 
 
+_TEXT, _BINARY = [0] * 65536, [1] * 65536  # formats of at most as many parameters as the protocol has
 _SILENCE_SECONDS = 90.0  # beyond TARGET's statement_timeout: nobody is there
-_OK = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+_OK = (int(pq.ExecStatus.TUPLES_OK), int(pq.ExecStatus.COMMAND_OK))
+_SYNC = int(pq.ExecStatus.PIPELINE_SYNC)
 
 ResultRows = list[list[tuple[bytes | None, ...]]]
 """The rows of each sent statement, values as text."""
@@ -187,8 +199,11 @@ class TargetLink:
                 connection.send_prepare(name, text)
                 self._expected.append(("prepare", text))
             self._names[text] = name  # the one that was used last is last
-            formats = [1 if binary else 0] * len(parameters) if parameters else None
-            connection.send_query_prepared(name, parameters or None, formats)
+            if parameters:
+                formats = _BINARY if binary else _TEXT
+                connection.send_query_prepared(name, parameters, formats[: len(parameters)])
+            else:
+                connection.send_query_prepared(name, None)
             self._expected.append(("run", text))
         self._heard = time.monotonic()
         connection.pipeline_sync()
@@ -214,26 +229,36 @@ class TargetLink:
 
     def pump(self) -> bool:
         """Process received data. True: the answer is complete."""
+        if not self.busy:
+            return True
         connection = self._connection
         if self._want_write:
             self._want_write = bool(connection.flush())
-        wire.consume(connection)
+        wire.read(connection)
         between = False  # after the last result of a statement comes one None; two mean: no more for now
+        heard = False
         while self._expected and not connection.is_busy():
             result = connection.get_result()
             if result is not None:
+                heard = True
                 self._take(result)
             elif between:
                 break
             between = result is None
+        if heard:
+            self._heard = time.monotonic()
         self.busy = bool(self._expected)
         return not self.busy
 
     def _take(self, result: PGresult) -> None:
-        self._heard = time.monotonic()
         kind, text = self._expected[0]
         status = result.status
-        if status == pq.ExecStatus.PIPELINE_SYNC:
+        if status in _OK and kind != "sync":
+            self._expected.popleft()
+            if kind == "run":
+                self._note(result)
+            return
+        if status == _SYNC:
             self._expected.popleft()
             return
         if kind == "sync":  # an error at the very end, from a deferred constraint
@@ -249,17 +274,19 @@ class TargetLink:
             ):  # its last words; then the link is gone
                 said = safe_message(self._error.error)
                 raise Retry(f"the target ended the session: {said}", reason="target_lost", hint=LOST)
-        if status not in _OK and kind == "prepare" and self._names.pop(text, None) is not None:
+        if kind == "prepare" and self._names.pop(text, None) is not None:
             self._prepared_bytes -= len(text)
-        if status not in _OK and kind == "forget":
+        elif kind == "forget":
             self._stale = True
-        if kind == "run":
-            self._statement += 1
-            self.affected.append(result.command_tuples or 0)
-            width = range(result.nfields)
-            self._rows.append(
-                [tuple(result.get_value(row, n) for n in width) for row in range(result.ntuples)]
-            )
+        elif kind == "run":
+            self._note(result)
+
+    def _note(self, result: PGresult) -> None:
+        self._statement += 1
+        self.affected.append(result.command_tuples or 0)
+        rows = range(result.ntuples)
+        width = range(result.nfields) if rows else ()
+        self._rows.append([tuple(result.get_value(row, n) for n in width) for row in rows])
 
     def outcome(self) -> ResultRows:
         """The rows of each statement, after pump() returned True. Raises Refused."""

@@ -39,6 +39,33 @@ def consume(connection: PGconn) -> bool:
     return heard
 
 
+def read(connection: PGconn) -> None:
+    """As consume(), where nobody asks whether there was data: without TLS that is one call of the system instead of
+    two."""
+    if connection.ssl_in_use:
+        consume(connection)
+    else:
+        connection.consume_input()
+
+
+class Poller:
+    """wait() for descriptors that are nearly the same every time."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._masks: dict[int, int] = {}
+
+    def wait(self, masks: dict[int, int], timeout: float) -> list[tuple[int, int]]:
+        """Those that are ready, each with its events, after at most `timeout` seconds. masks: by descriptor."""
+        if masks != self._masks:
+            for descriptor in self._masks.keys() - masks.keys():
+                self._poll.unregister(descriptor)
+            for descriptor, mask in masks.items():
+                self._poll.register(descriptor, mask)
+            self._masks = masks
+        return self._poll.poll(max(0.0, timeout) * 1000)
+
+
 def wait(readable: Sequence[int], writable: Sequence[int], timeout: float) -> list[int]:
     """The descriptors that are ready, after at most `timeout` seconds."""
     poller = select.poll()

@@ -1,14 +1,13 @@
 """Bring a stream to a common position, so that its rows can be divided into other partitions.
 
-Partitions have floors of their own. When all of a target's stand at one snapshot, with what they applied beyond it listed,
-anything that divides the same rows another way can go on from there: the position is a snapshot, not an LSN, and so does
-not depend on who reads what (docs/guarantees.md, "Over a log").
+Partitions have floors of their own. When all of a target's stand at one snapshot, with what they applied beyond it
+listed, anything that divides the same rows another way can go on from there: the position is a snapshot, not an LSN,
+and so does not depend on who reads what (docs/guarantees.md, "Frames over a log").
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from bridge.errors import Halt, Retry
@@ -26,6 +25,7 @@ from bridge.protocol.preflight import (
 )
 from bridge.protocol.requests import Request, ask
 from bridge.protocol.session import Life
+from bridge.records import replace
 
 
 def to_barrier(settings: StreamSettings, barrier: Goal) -> Generator[Request[Any], Any, None]:

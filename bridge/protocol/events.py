@@ -11,12 +11,14 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import itemgetter
 from typing import NamedTuple, NewType
 
 import orjson
+
+from bridge.records import dataclass, replace
 
 Lsn = NewType("Lsn", int)
 

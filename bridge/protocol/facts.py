@@ -5,11 +5,12 @@ preflight.py judges them; postgres/ledger.py and postgres/source.py read and wri
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from enum import StrEnum
 from typing import Final, Literal
 
 from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot
+from bridge.records import dataclass, replace
 
 Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
 """What a stream's thread is doing; never stored. observe/state.py explains each phase."""
@@ -215,7 +216,8 @@ class Registration:
     session: the session that may write the row. The session that fenced last takes the row over, after the fence;
     writes of an earlier session that arrive later are refused.
 
-    relay: its slot may be confirmed only to what this stream has applied. Another relay or incarnation begins anew there.
+    relay: its slot may be confirmed only to what this stream has applied. Another relay or incarnation begins anew
+    there.
     """
 
     stream: str
@@ -235,8 +237,8 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """The target before the fence. `busy`: another live session of this stream is connected. divided: the ledger's rows of
-    the same events in another layout, of other partitions or of none."""
+    """The target before the fence. `busy`: another live session of this stream is connected. divided: the ledger's rows
+    of the same events in another layout, of other partitions or of none."""
 
     system_identifier: str
     database: str

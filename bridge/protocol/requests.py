@@ -8,7 +8,7 @@ over, and the next one begins with the fence, exactly as after a crash.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bridge.protocol.chain import Frame, Look, Origin
@@ -22,6 +22,7 @@ from bridge.protocol.facts import (
     SourceIdentity,
     TargetFacts,
 )
+from bridge.records import dataclass
 
 T = TypeVar("T")
 
@@ -69,8 +70,8 @@ class ReadTarget(Request[TargetFacts]):
 @dataclass(frozen=True, slots=True)
 class Fence(Request[Ledger | None]):
     """Lock the checkpoint row, increment the epoch, store our session, commit. The row lock waits for a commit whose
-    answer was lost. create: insert the row if there is none, and none of another layout (TargetFacts.divided); otherwise
-    answer None.
+    answer was lost. create: insert the row if there is none, and none of another layout (TargetFacts.divided);
+    otherwise answer None.
 
     source: whose stream it is. A row of another source's is not touched: raises Halt (stream_name_taken). A first look
     cannot replace this: two sources may start at one time.
@@ -341,7 +342,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Receive(Request[Received]):
-    """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit."""
+    """The next batch of whole transactions, a chunk of a huge one, or None after a tick or a commit. wait: False where
+    there is something else to do; then None also at once."""
+
+    wait: bool = True
 
     def perform(self, performer: Performer) -> Received:
         return performer.receive(self)
@@ -469,8 +473,8 @@ class ReadShare(Request["Shared"]):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """session: that holds the row of outbox.relay. applied: by stream, how far the slot may be confirmed for it; None: it
-    has not found its place in the chain yet. braked: the slot retains more WAL than it may."""
+    """session: that holds the row of outbox.relay. applied: by stream, how far the slot may be confirmed for it; None:
+    it has not found its place in the chain yet. braked: the slot retains more WAL than it may."""
 
     session: str
     applied: Mapping[str, Lsn | None]

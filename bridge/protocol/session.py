@@ -8,8 +8,9 @@ docs/guarantees.md has the argument and the invariants I1 to I6.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import field
 from typing import Any
 
 from bridge.errors import Halt, Retry, StandBy
@@ -44,6 +45,7 @@ from bridge.protocol.preflight import (
     stand_by,
 )
 from bridge.protocol.requests import Asking, Observation, Request, ask
+from bridge.records import dataclass, replace
 
 __all__ = ["POLLED", "session"]
 
@@ -114,6 +116,7 @@ class _Look:
     inside: bool = False  # chunks of a huge transaction are open in the target
     dirty: bool = True  # events were applied since the candidate was read
     candidate: Observation | None = None  # becomes the floor once its LSN is covered
+    steps: deque[Asking[None]] = field(default_factory=deque)  # what is left of the last look
 
 
 class Life:
@@ -144,14 +147,23 @@ class Life:
         self.ledger = after
 
     def apply(
-        self, batch: Batch, after: Ledger, *, list_as: int | None = None, thin: Snapshot | None = None
+        self,
+        batch: Batch,
+        after: Ledger,
+        *,
+        list_as: int | None = None,
+        thin: Snapshot | None = None,
+        reached: Lsn | None = None,
     ) -> Asking[None]:
-        """Plan and encode while the previous commit is in flight, wait for that commit, then send."""
+        """Plan and encode while the previous commit is in flight, wait for that commit, then send. reached: the
+        stream's position with it."""
         yield from ask(to.Prepare(batch))
         yield from self.settle()
+        changes: dict[str, Any] = {} if reached is None else {"applied_lsn": reached, "safe_lsn": reached}
         last = next((event for event in reversed(batch.events) if event.id != NULL), None)
         if last is not None:
-            after = replace(after, witness_id=last.id.decode(), witness_xid=int(last.xid))
+            changes |= {"witness_id": last.id.decode(), "witness_xid": int(last.xid)}
+        after = replace(after, **changes)
         yield from ask(to.Apply(batch, self.ledger, after, list_as=list_as, thin=thin))
         if batch.whole:
             self.sent = after
@@ -386,7 +398,7 @@ class Life:
         done = Done(listed, self.ledger.floor)
         look = _Look(start)
         while True:
-            received = yield from ask(to.Receive())
+            received = yield from ask(to.Receive(wait=look.inside or not look.steps))
             if received.settled:
                 yield from self.settle()
             if received.gap:
@@ -396,21 +408,31 @@ class Life:
                     yield from self.save(unproven)
                     unproven = None
                 received = replace(received, batch=after(received.batch, applied))
-            elif received.batch is not None and received.batch.whole and self.shared:
-                batch = after(received.batch, look.position)
-                received = replace(received, batch=batch, position=max(received.position, batch.end_lsn))
+            elif self.shared:
+                received = _beyond(received, look.position)
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
-            if received.batch is not None:
-                yield from self.judge_strays(received.batch, partitioned=source.partitioned)
-                batch = done.without(received.batch) if self.settings.has_xid else received.batch
-                look.inside = yield from self.take(batch, inside=look.inside)
-                look.dirty = look.dirty or bool(batch.events)
+            if (batch := received.batch) is not None:
+                yield from self.judge_strays(batch, partitioned=source.partitioned)
+                yield from self.bring(done.without(batch) if self.settings.has_xid else batch, look)
             look.position = max(look.position, received.position)  # a frame that overlaps goes back
-            if (received.tick or received.stop) and not look.inside and unproven is None:
-                yield from self.look_at_source(look)
+            if unproven is None:
+                yield from self.look_on(look, tick=received.tick, stop=received.stop)
             if received.stop:
                 return
+
+    def look_on(self, look: _Look, *, tick: bool, stop: bool) -> Asking[None]:
+        """One step of a look at the source; before the end, a whole one. Not while the target's transaction is open."""
+        if look.inside:
+            return
+        while look.steps:
+            yield from look.steps.popleft()
+            if not stop:
+                return
+        if tick or stop:
+            yield from self.look_at_source(look)
+        while stop and look.steps:
+            yield from look.steps.popleft()
 
     def heal(self, look: _Look) -> Asking[None]:
         """Rows of the log are missing: the relay reads them from its slot again, unless the slot is past them."""
@@ -430,25 +452,27 @@ class Life:
         done = Done((yield from ask(to.ReadApplied())), self.ledger.floor)
         check_strays(batch.strays, done, may_move=partitioned and not batch.replicated)
 
+    def bring(self, batch: Batch, look: _Look) -> Asking[None]:
+        """Send what is not applied yet."""
+        look.inside = yield from self.take(batch, inside=look.inside)
+        look.dirty = look.dirty or bool(batch.events)
+
     def take(self, batch: Batch, *, inside: bool) -> Asking[bool]:
         """Send one batch. `inside`, and the returned value: chunks of a huge transaction are open in the target."""
         if not batch.events and not inside:
             return False
-        after = self.sent or self.ledger
-        if batch.whole:
-            after = replace(after, applied_lsn=batch.end_lsn, safe_lsn=batch.end_lsn)
         list_as = self.ledger.incarnation if self.settings.has_xid else None
-        yield from self.apply(batch, after, list_as=list_as)
+        reached = batch.end_lsn if batch.whole else None
+        yield from self.apply(batch, self.sent or self.ledger, list_as=list_as, reached=reached)
         return not batch.whole
 
     def look_at_source(self, look: _Look) -> Asking[None]:
-        """At a tick, with no batch in flight: is the publication unchanged, may the floor rise, and what may the slot
-        be told?
+        """At a tick: is the publication unchanged, may the floor rise, and what may the slot be told? What follows is
+        left to `look.steps`: between two of them, events that have come go first.
 
         The check runs after `position` was received, so it covers that position. The floor rises to a snapshot S
         when everything up to L, a WAL position read after S, has been received, applied and covered.
         """
-        yield from self.settle()
         seen = yield from ask(to.Observe(look.position))
         if seen.publication != self.ledger.publication:
             raise Retry(
@@ -460,15 +484,25 @@ class Life:
         raised = look.candidate
         if raised is not None and verified < raised.insert_lsn:
             raised = None
+        if raised is not None:
+            look.candidate = None
+            look.steps.append(self.register(raised.insert_lsn))
         if raised is not None or seen.idle_write_due:
-            after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
-            if raised is not None:
-                after = self.on_floor(after, raised.snapshot, raised.insert_lsn)
-                look.candidate = None
-                yield from self.register(raised.insert_lsn)
-            yield from self.save(after, thin=raised.snapshot if raised else None)
+            look.steps.append(self.note(verified, raised))
         if look.candidate is None and look.dirty:
             look.candidate, look.dirty = seen, False
+        look.steps.append(self.tell_slot(verified))
+
+    def note(self, verified: Lsn, raised: Observation | None) -> Asking[None]:
+        """Write down that everything up to `verified` is applied, and the floor that follows."""
+        yield from self.settle()
+        after = replace(self.ledger, safe_lsn=max(self.ledger.safe_lsn, verified))
+        if raised is not None:
+            after = self.on_floor(after, raised.snapshot, raised.insert_lsn)
+        yield from self.save(after, thin=raised.snapshot if raised else None)
+
+    def tell_slot(self, verified: Lsn) -> Asking[None]:
+        yield from self.settle()
         yield from ask(to.Confirm(self.confirmable(verified)))
 
     def on_floor(self, after: Ledger, snapshot: Snapshot, lsn: Lsn) -> Ledger:
@@ -484,6 +518,14 @@ class Life:
         """The only function that decides what the slot may be told: a position that is durable in the target and
         covered by a check of the publication that ran after it was received."""
         return min(self.ledger.safe_lsn, verified)
+
+
+def _beyond(received: to.Received, position: Lsn) -> to.Received:
+    """Without the transactions up to a position that was reached before: frames may overlap."""
+    if received.batch is None or not received.batch.whole:
+        return received
+    batch = after(received.batch, position)
+    return replace(received, batch=batch, position=max(received.position, batch.end_lsn))
 
 
 def _raised(now: Ledger, goal: Goal, mode: Mode) -> Ledger:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -11,6 +10,7 @@ from psycopg import sql
 
 from bridge.postgres.outbox import BORN, Outbox
 from bridge.protocol.events import NULL, NULL_SEQ
+from bridge.records import dataclass
 
 _FETCH = 5000
 

@@ -1,15 +1,14 @@
 """Divide the streams of a configuration into as many partitions as it says: to a log, to another number, back from it.
 
-The old partitions of a target are brought to one snapshot (protocol/barrier.py), then one transaction in the target puts
-the new ones in their place. Each step leaves a state that bridges can go on from, and whatever is interrupted is finished
-by running it again. A new partition reads the table until the relay has begun with the new number.
+The old partitions of a target are brought to one snapshot (protocol/barrier.py), then one transaction in the target
+puts the new ones in their place. Each step leaves a state that bridges can go on from, and whatever is interrupted is
+finished by running it again. A new partition reads the table until the relay has begun with the new number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import psycopg
@@ -24,7 +23,8 @@ from bridge.protocol.barrier import to_barrier
 from bridge.protocol.facts import Goal
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
-from bridge.stream.engine import Engine
+from bridge.records import dataclass, replace
+from bridge.stream.engine import Engine, open_link, open_source
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
 from bridge.stream.published import Publications
@@ -119,6 +119,8 @@ class Repartition:
                 FailureGuard(),
                 Pace(plan.max_events),
                 watcher,
+                control=open_source(plan),
+                link=open_link(plan),
                 published=published,
                 waker=waker,
                 stop=bool,

@@ -30,6 +30,11 @@ _COMMITS = Struct(f"!{HEADER + 1}xBQQQ").iter_unpack
 SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
 
 
+_FIRST_EVENTS = 200
+"""A stream's first batches have as many, until one is durable: the first row of a backlog need not wait until two
+batches of the usual size are decoded."""
+
+
 class Decoder:
     """Takes CopyData messages in order and returns batches.
 
@@ -54,6 +59,7 @@ class Decoder:
         self._has_xid = "xid" in columns
         self._layout = Layout()
         self.max_events = max_events
+        self._enough = min(max_events, _FIRST_EVENTS)
         self._max_bytes = max_bytes
         self._relation = b""  # oid of the outbox as the stream spells it
         self._parse: RowParser | None = None
@@ -75,6 +81,10 @@ class Decoder:
         self.wal_end = Lsn(0)  # of the last keepalive
         self.reply_wanted = False
 
+    def at_most(self, events: int) -> None:
+        """From now on, batches of so many."""
+        self.max_events = self._enough = events
+
     def expect(self, layout: Layout) -> None:
         """What the table is like now, where the stream begins with older rows."""
         self._layout = layout
@@ -90,7 +100,7 @@ class Decoder:
             return
         start, stop = singles.span()
         self._each(messages[:start])
-        stop = min(stop, start + 3 * (self.max_events - len(self._batch.events)))
+        stop = min(stop, start + 3 * (self._enough - len(self._batch.events)))
         self._singles(messages[start:stop])
         self._each(messages[stop:])
 
@@ -114,7 +124,7 @@ class Decoder:
         batch.commit_rows += [1] * len(events)
         batch.end_lsn = ends[-1]
         batch.size += size
-        if len(batch.events) >= self.max_events:
+        if len(batch.events) >= self._enough:
             self._hand_out(batch)
             self._batch = Batch()
 
@@ -284,7 +294,7 @@ class Decoder:
             batch.commit_rows.append(len(events))
         batch.end_lsn = end
         batch.size += size
-        if self._chunked or strays or len(batch.events) >= self.max_events or batch.size >= self._max_bytes:
+        if self._chunked or strays or len(batch.events) >= self._enough or batch.size >= self._max_bytes:
             self._hand_out(batch)
             if not self._chunked:
                 self._batch = Batch()

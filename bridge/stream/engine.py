@@ -8,9 +8,8 @@ the slot. Requests that occur once per session are in checkpoint.py (the target)
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from bridge.failpoints import hit
@@ -34,6 +33,7 @@ from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import check_layout
+from bridge.records import replace
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder
 from bridge.stream.pace import Pace
@@ -71,6 +71,26 @@ class Plans(Protocol):
     def lookups(self) -> Sequence[Lookup]: ...
 
 
+def open_source(spec: StreamSpec) -> Source:
+    """Connect, and check what a stream needs there. Raises Halt and CannotConnect."""
+    relay = spec.log.relay if spec.log is not None else None
+    control = Source(spec.source_dsn, spec.stream, spec.outbox, spec.publication, relay=relay)
+    try:
+        require_outbox(control.connection, spec.outbox)
+        refuse_newer(control.connection, "source")
+        publication = None if spec.capture == "poll" else spec.publication
+        require_columns(control.connection, spec.outbox, publication)
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+def open_link(spec: StreamSpec) -> TargetLink:
+    """The connection that writes. Raises Halt and CannotConnect."""
+    return TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}")
+
+
 class _Closing(Protocol):
     def close(self) -> None: ...
 
@@ -80,7 +100,8 @@ Closes = TypeVar("Closes", bound=_Closing)
 
 class Engine:
     """One session's servers (protocol/requests.py, Performer). Methods raise BridgeError, psycopg.Error, or Stopped;
-    close() closes all connections."""
+    close() closes all connections. control and link: of open_source() and open_link(), and from then on the
+    engine's."""
 
     def __init__(
         self,
@@ -90,6 +111,8 @@ class Engine:
         pace: Pace,
         watcher: Watcher,
         *,
+        control: Source,
+        link: TargetLink,
         published: Publications,
         waker: wire.Waker,
         stop: Callable[[], bool],
@@ -104,15 +127,8 @@ class Engine:
         self._published = published
         self._closers: list[Callable[[], None]] = []
         outbox = spec.outbox
-        relay = spec.log.relay if spec.log is not None else None
-        self._control = self._opened(
-            Source(spec.source_dsn, spec.stream, outbox, spec.publication, relay=relay)
-        )
-        require_outbox(self._control.connection, outbox)
-        refuse_newer(self._control.connection, "source")
-        publication = None if spec.capture == "poll" else spec.publication
-        require_columns(self._control.connection, outbox, publication)
-        self._link = self._opened(TargetLink(spec.target_dsn, f"bridge-start/{spec.stream}"))
+        self._control = self._opened(control)
+        self._link = self._opened(link)
         self._decoder = Decoder(
             outbox.schema, outbox.table, outbox.columns, max_events=pace.batch.now, max_bytes=spec.max_bytes
         )
@@ -137,6 +153,7 @@ class Engine:
                 spec.dsns,
                 spec.stream,
                 watcher.enriched,
+                waits=self._sockets.waits,
                 result_of=self._sockets.result_of,
                 done=waker.nudge,
             )
@@ -146,7 +163,9 @@ class Engine:
         if spec.log is not None and buses is not None and spec.capture != "poll":
             from bridge.stream.log_side import LogSide  # noqa: PLC0415  only where there is a log
 
-            self._log = self._opened(LogSide(spec.log, spec.stream, self._control, buses, watcher, waker))
+            self._log = self._opened(
+                LogSide(spec.log, self._control, buses, watcher, stream=spec.stream, waker=waker)
+            )
         self._foreign = outbox.is_foreign
         self._order = SeqOrder() if numbered(self._control.connection, outbox) else None
         self._prepared: PlannedBatch | None = None
@@ -213,7 +232,7 @@ class Engine:
             if tick and sockets.stream is not None:
                 sockets.stream.status(sockets.position, reply=True)
             gap = self._log is not None and self._log.gap
-            if tick or settled or gap:
+            if tick or settled or gap or not request.wait:
                 return ask.Received(None, sockets.position, settled, tick, gap=gap)
             sockets.wait(self._next_tick - time.monotonic())
 
@@ -283,13 +302,13 @@ class Engine:
 
     def settle(self, request: ask.Settle) -> None:
         done = self._transactions.settle()
-        self._decoder.max_events = self._pace.batch.now
+        self._decoder.at_most(self._pace.batch.now)
         now = time.monotonic()
         began, ledger = self._sent[0][0], self._sent[-1][1]
         self._sent.clear()
         for prepared in done:
             planned = prepared.planned
-            outcomes = planned.outcomes.copy()
+            outcomes = defaultdict(int, planned.outcomes)
             for letter in prepared.dead:
                 outcomes[letter.pipeline, "applied"] -= 1
                 outcomes[letter.pipeline, "dead"] += 1
@@ -298,7 +317,8 @@ class Engine:
                 outcomes[unit[0], "suppressed"] += rows
                 self._tell_suppressed(unit)
             if not self._spec.counts_unmatched:
-                del outcomes["", "unmatched"], outcomes["", "ignored"]
+                for left in ("unmatched", "ignored"):
+                    outcomes.pop(("", left), None)
             elif planned.unmatched:
                 self._watcher.unmatched(planned.unmatched)
             self._watcher.applied(ledger, outcomes, prepared.batch, now - began)

@@ -1,6 +1,7 @@
 """The frames of a partition, where its rows come over a log: what a stream reads in place of a slot of its own.
 
-Chain judges each frame (protocol/chain.py); what it takes is fed to the decoder, which sees what a slot would have brought.
+Chain judges each frame (protocol/chain.py); what it takes is fed to the decoder, which sees what a slot would have
+brought.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ class LogSide:
     """One session's log. It has what Sockets expects of a replication stream."""
 
     def __init__(
-        self, spec: LogSpec, stream: str, control: Source, buses: Buses, watcher: Watcher, waker: wire.Waker
+        self,
+        spec: LogSpec,
+        control: Source,
+        buses: Buses,
+        watcher: Watcher,
+        *,
+        stream: str,
+        waker: wire.Waker,
     ) -> None:
         """waker: nudged when there is something to read."""
         self._spec = spec
@@ -114,11 +122,12 @@ class LogSide:
         self._heard = time.monotonic()
         self._reading = self._begin(request.start)
 
-    def pump(self, decoder: Decoder) -> None:
-        """Feed what has arrived, until nothing is left or the decoder is behind."""
+    def pump(self, decoder: Decoder) -> bool:
+        """Feed what has arrived, until nothing is left or the decoder is behind. True: ask again each time, because no
+        descriptor of its own says that there is more."""
         chain, reading = self._chain, self._reading
         if chain is None or reading is None:
-            return
+            return True
         while not decoder.behind and (stored := reading.take()) is not None:
             found = self._decoded(stored.data)
             if found is None:
@@ -139,6 +148,7 @@ class LogSide:
             hit("log.taken")
         if time.monotonic() - self._heard > _SILENT_SECONDS and not decoder.behind:
             raise self._silent()
+        return True
 
     def _feed(self, decoder: Decoder, body: bytes) -> None:
         relation, messages = messages_of(body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 
 from bridge.errors import Halt
 from bridge.planning.entity import unit_name
@@ -18,6 +18,7 @@ from bridge.postgres.entities import RefusedKeep
 from bridge.postgres.target import ROLE_PATH, Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 from bridge.protocol.events import Batch, Seqs, numbers, seq_of
+from bridge.records import dataclass, replace
 
 
 @dataclass(slots=True)
@@ -132,10 +133,13 @@ class FailureGuard:
                     "them all the same: bridge run --allow-storm",
                 )
 
-    def judge(self, unit: Unit, outcomes: Iterable[str]) -> str | None:
+    def judge(self, unit: Unit, outcomes: Collection[str]) -> str | None:
         """The cause that more than half of the last WINDOW units died of, with these included; "" is a
         unit that was applied. None: there is none."""
-        window = deque(self._seen.get(unit, ()), WINDOW)
+        seen = self._seen.get(unit, ())
+        if not any(seen) and not any(outcomes):  # nearly always, and what follows costs a batch of one more
+            return None
+        window = deque(seen, WINDOW)
         window.extend(outcomes)
         causes = Counter(cause for cause in window if cause)
         cause, count = causes.most_common(1)[0] if causes else ("", 0)

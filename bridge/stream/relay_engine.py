@@ -1,8 +1,8 @@
 """Performs a relay's requests on real servers: one typed method a request, as engine.py does a stream's.
 
 A batch's way begins here where there is a log: `read` takes it from the slot and divides it into partitions, `publish`
-puts each piece into the log. One frame of a partition is on its way at a time, so that frames stay in order; while it is,
-the next one fills.
+puts each piece into the log. One frame of a partition is on its way at a time, so that frames stay in order; while it
+is, the next one fills.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import orjson
 
@@ -34,6 +33,7 @@ from bridge.protocol import requests as ask
 from bridge.protocol.chain import Origin
 from bridge.protocol.events import Lsn, Snapshot
 from bridge.protocol.facts import SourceFacts
+from bridge.records import dataclass
 from bridge.stream.frames import BadFrame, decode, encode
 from bridge.stream.relation import Layout
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Stopped

@@ -1,7 +1,7 @@
 """A thread that runs one session after another: of a stream (worker.py) or of a relay (relay_worker.py).
 
-Back-off, halts that are checked again, stand-by, a fence: what an error means for the next session is decided here. Every
-session starts from the beginning, as after a crash, so an error is never half handled.
+Back-off, halts that are checked again, stand-by, a fence: what an error means for the next session is decided here.
+Every session starts from the beginning, as after a crash, so an error is never half handled.
 """
 
 from __future__ import annotations
@@ -81,6 +81,11 @@ class Sessions(Generic[Plan]):
         """A session has failed. Returns the error that counts."""
         return error
 
+    def stand_by(self, seconds: float) -> None:
+        """Another one has it: wait before the next session."""
+        self._reports.phase("standby")
+        self._sleep(seconds)
+
     def start(self) -> None:
         self.thread.start()
 
@@ -127,8 +132,7 @@ class Sessions(Generic[Plan]):
                 self._reports.halted(error)
                 self._sleep(_HALT_SECONDS)
             elif error.verdict is Verdict.STAND_BY:
-                self._reports.phase("standby")
-                self._sleep(_STAND_BY_SECONDS)
+                self.stand_by(_STAND_BY_SECONDS)
             else:
                 self._reports.troubled(error)
                 self._sleep(retries.failed())
@@ -163,6 +167,11 @@ class Sessions(Generic[Plan]):
                 hint="please report it with the log line; the stream is retried",
             )
         return None
+
+    def _slept(self, seconds: float) -> bool:
+        """Whether the session is over."""
+        self._sleep(seconds)
+        return self._session_over.is_set()
 
     def _sleep(self, seconds: float) -> None:
         end = wire.deadline(seconds)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from select import POLLIN, POLLOUT
 from typing import TYPE_CHECKING, Any
+
+from psycopg.waiting import READY_R, READY_W
 
 from bridge.errors import Retry
 from bridge.postgres import wire
@@ -48,11 +51,13 @@ class Sockets:
         self.asked_to_stop = asked_to_stop
         self.stream: ReplicationStream | LogSide | None = None
         self.position = Lsn(0)  # everything up to here was received and handed out
+        self._poller = wire.Poller()
+        self._unread = True  # the stream may have something to read
 
     def pump(self) -> None:
         """Read the stream within bounds, and answer it."""
-        if self.stream is not None and not self.decoder.behind:
-            self.stream.pump(self.decoder)
+        if self._unread and self.stream is not None and not self.decoder.behind:
+            self._unread = self.stream.pump(self.decoder)
         self.answer()
 
     def answer(self) -> None:
@@ -68,21 +73,29 @@ class Sockets:
         if time.monotonic() - stream.last_heard > _SILENCE_SECONDS:
             raise Retry("the source has not answered for a minute: the link is dead")
 
-    def wait(self, seconds: float) -> None:
-        """Wait until a socket is ready, another thread wakes us, or `seconds` have passed."""
-        readable = [self.waker.descriptor]
-        writable = []
-        if self.stream is not None and not self.decoder.behind:
-            readable.append(self.stream.descriptor)
-        if self.link.busy:
-            readable.append(self.link.descriptor)
-            if self.link.wants_write:
-                writable.append(self.link.descriptor)
-        ready = wire.wait(readable, writable, min(seconds, TICK_SECONDS))
-        if self.waker.descriptor in ready:
-            self.waker.drain()
-        if self.link.busy and self.link.descriptor in ready:
-            self.link.pump()
+    def wait(self, seconds: float, also: int = -1, events: int = 0) -> int:
+        """Wait until a socket is ready, another thread wakes us, or `seconds` have passed. also: one more descriptor,
+        for these events; returns which of it have come."""
+        link, stream = self.link, self.stream
+        masks = {self.waker.descriptor: POLLIN}
+        if stream is not None and not self.decoder.behind:
+            masks[stream.descriptor] = POLLIN
+        if link.busy:
+            masks[link.descriptor] = POLLIN | POLLOUT if link.wants_write else POLLIN
+        if also >= 0:
+            masks[also] = events
+        came = 0
+        for descriptor, now in self._poller.wait(masks, min(seconds, TICK_SECONDS)):
+            if descriptor == also:
+                came = now
+            elif descriptor == link.descriptor:
+                link.pump()
+            elif descriptor == self.waker.descriptor:
+                self.waker.drain()
+            elif stream is not None:
+                self._unread = True
+                stream.last_heard = time.monotonic()
+        return came
 
     def wait_for_target(self) -> None:
         """While the target works: keep reading the stream within bounds, and answer its keepalives."""
@@ -96,6 +109,15 @@ class Sockets:
             self.stop_if_asked()
             self.pump()
             self.wait(left)
+
+    def waits(self, descriptor: int, wanted: int, seconds: float) -> int:
+        """For a lookup's connection (profiled.py, Waits): whoever waits for its answer keeps serving the others."""
+        self.pump()
+        events = (POLLIN if wanted & READY_R else 0) | (POLLOUT if wanted & READY_W else 0)
+        came = self.wait(seconds, descriptor, events)
+        if came & ~(POLLIN | POLLOUT):
+            return wanted  # an error: the next read tells
+        return (READY_R if came & POLLIN else 0) | (READY_W if came & POLLOUT else 0)
 
     def result_of(self, future: Future[Any]) -> Any:
         """Wait for the result of another thread, which wakes us when it is done."""

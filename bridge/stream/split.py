@@ -1,20 +1,21 @@
 """Divides what a slot brings into partitions, a relay's work for each event: pgoutput's messages in, pieces out.
 
-Nothing is decoded but what says where a row belongs; the messages go on as they came, and whoever applies them decodes them
-as from a slot of its own. Code in feed() runs for every message, so three times for an event that is a transaction of its
-own.
+Nothing is decoded but what says where a row belongs; the messages go on as they came, and whoever applies them decodes
+them as from a slot of its own. Code in feed() runs for every message, so three times for an event that is a
+transaction of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from struct import Struct
 
 from bridge.protocol.chain import partition_of
 from bridge.protocol.events import ZERO, Event, Lsn
 from bridge.protocol.requests import Piece
+from bridge.records import dataclass
 from bridge.stream.decode import SINGLES, TAG
 from bridge.stream.frames import body_of
 from bridge.stream.relation import HEADER, Layout, Relations, RowParser, compile_rows

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from bridge.errors import BridgeError, Halt, Retry
+from bridge.errors import BridgeError, Retry
 from bridge.planning.plan import TableShape
 from bridge.planning.planner import Planner
-from bridge.planning.spec import TableSpec, Unit
-from bridge.postgres.catalog import excess_powers
+from bridge.planning.spec import Unit
 from bridge.postgres.connect import connect
 from bridge.postgres.outbox import foreign_rows
-from bridge.postgres.own_outbox import outbox_findings
 from bridge.postgres.profiles import SOURCE
 from bridge.postgres.progress import registered
 from bridge.postgres.slots import give_up_renamed_slot, give_up_slot
+from bridge.postgres.target import TargetLink
 from bridge.postgres.target_rules import Finding
 from bridge.protocol.events import NOTHING, parse_snapshot
 from bridge.protocol.evidence import foreign_xids
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
 from bridge.protocol.session import session
-from bridge.stream.engine import Engine
+from bridge.stream.beside import Beside
+from bridge.stream.doubts import refuse_powers, tell_later
+from bridge.stream.engine import Engine, open_link, open_source
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
+from bridge.stream.predecessor import await_end
 from bridge.stream.published import Publications
 from bridge.stream.sessions import Sessions
 from bridge.stream.spec import StreamSpec, Watcher
@@ -46,7 +49,8 @@ class Worker(Sessions[StreamSpec]):
         watcher: Watcher,
         guard: FailureGuard,
         ended: Callable[[], None],
-        buses: Buses | None,
+        *,
+        buses: Buses | None = None,
         outlives: Callable[[], bool] = bool,
     ) -> None:
         super().__init__(f"stream {plan.stream}", plan, watcher, ended, outlives)
@@ -54,7 +58,7 @@ class Worker(Sessions[StreamSpec]):
         self._guard = guard
         self._buses = buses
         self._pace = Pace(plan.max_events)
-        self._checked: StreamSpec | None = None
+        self._doubted: StreamSpec | None = None
         self._shaped: StreamSpec | None = None  # the plan for which _shapes were read
         self._shapes: Mapping[Unit, TableShape] = {}
         self._published: Publications | None = None  # of one plan, across its sessions
@@ -65,19 +69,25 @@ class Worker(Sessions[StreamSpec]):
             self._published.close()
 
     def session(self) -> None:
-        with connect_catalog(self.plan) as target:
-            planner, doubts = examine_target(self.plan, target)
-            self._tell_altered(planner)
-            self._check_plan(target, doubts)
-        self._pace.at_most(self.plan.max_events)
+        plan = self.plan
         engine: Engine | None = None
+        source = Beside(partial(open_source, plan), f"source {plan.stream}")
+        link: Beside[TargetLink] | None = None
         try:
+            with connect_catalog(plan) as target:  # a password that is refused is not tried twice at once
+                link = Beside(partial(open_link, plan), f"target {plan.stream}")
+                planner, doubts = examine_target(plan, target)
+            self._tell_altered(planner)
+            self._doubt(doubts)
+            self._pace.at_most(plan.max_events)
             engine = Engine(
-                self.plan,
+                plan,
                 planner,
                 self._guard,
                 self._pace,
                 self.watcher,
+                control=source.result(),
+                link=link.result(),
                 published=self._publications(),
                 waker=self._waker,
                 stop=self._session_over.is_set,
@@ -87,6 +97,14 @@ class Worker(Sessions[StreamSpec]):
         finally:
             if engine is not None:
                 engine.close()
+            else:
+                source.abandon()
+                if link is not None:
+                    link.abandon()
+
+    def stand_by(self, seconds: float) -> None:
+        standing_by = partial(self.watcher.phase, "standby")
+        await_end(self.plan, seconds, self._slept, standing_by)
 
     def failed_with(self, error: BridgeError) -> BridgeError:
         self._brake()
@@ -112,37 +130,17 @@ class Worker(Sessions[StreamSpec]):
                 self.watcher.altered(table, what)
         self._shaped, self._shapes = self.plan, shapes
 
-    def _check_plan(self, target: psycopg.Connection, of_target: Sequence[Finding]) -> None:
-        """Once per plan: log what may go wrong with rows of an own outbox, and a role with more privileges than it
-        needs; `strict` refuses such a role."""
+    def _doubt(self, of_target: Sequence[Finding]) -> None:
+        """Once per plan."""
         plan = self.plan
-        if self._checked is plan:
+        if self._doubted is plan:
             return
-        tables = [
-            (spec.schema, spec.table)
-            for pipeline in plan.pipelines
-            for spec in pipeline.destinations.values()
-            if isinstance(spec, TableSpec) and spec.connection == plan.connection
-        ]
-        powers = [f"on the target, {power}" for power in excess_powers(target, tables)]
-        with connect(plan.source_dsn, SOURCE, f"check/{plan.stream}") as source:
-            outbox = (plan.outbox.schema, plan.outbox.table)
-            powers += [f"on the source, {power}" for power in excess_powers(source, [outbox])]
-            publication = None if plan.capture == "poll" else plan.publication
-            doubts = [one for one in outbox_findings(source, plan.outbox, publication) if one.level == "warn"]
-        if powers and plan.strict:
-            raise Halt(
-                f"strict: {'; '.join(powers)}",
-                reason="role_too_powerful",
-                hint="connect as a role with exactly the printed grants: bridge schema source, bridge schema target",
-            )
-        for power in powers:
-            self.watcher.log("the role has more privileges than the bridge needs", what=power)
-        for doubt in doubts:
-            self.watcher.log("rows of the outbox may cost themselves", what=doubt.message, fix=doubt.fix)
+        if plan.strict:
+            refuse_powers(plan)
+        tell_later(plan, self.watcher, self._stopping)
         for found in of_target:
             self.watcher.log("the target's table may cost events", what=found.message, fix=found.fix)
-        self._checked = plan
+        self._doubted = plan
 
     def _brake(self) -> None:
         """The WAL brake: a stream that cannot continue must not fill the source's disk. Drop its slot; the events

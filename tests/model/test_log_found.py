@@ -227,10 +227,18 @@ def _confirm(one: relay._Relay, applied: dict[str, int], *, braked: bool = False
 def test_a_stream_that_was_given_up_and_came_back_is_waited_for() -> None:
     one = _relay()
     one.looks = deque([Lsn(1000)])
-    assert _confirm(one, {"a": 100, "b": 300}) == 100
+    for _ in range(relay.STUCK_LOOKS + 1):
+        assert _confirm(one, {"a": 100, "b": 300}) == 100
     assert _confirm(one, {"a": 100, "b": 300}, braked=True) == 300
     assert _confirm(one, {"a": 100, "b": 350}) == 350  # it is behind
     assert _confirm(one, {"a": 400, "b": 500}) == 400
+
+
+def test_streams_that_move_keep_a_slot_that_retains_much() -> None:
+    one = _relay()
+    one.looks = deque([Lsn(5000)])
+    for lsn in range(100, 1000, 100):
+        assert _confirm(one, {"a": lsn, "b": lsn}, braked=True) == lsn
 
 
 def test_a_chain_that_was_taken_back_is_not_taken_back_again_on_its_way() -> None:

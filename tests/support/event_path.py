@@ -29,6 +29,10 @@ from tests.support.producers import Producer
 
 PACKAGE = Path(bridge.__file__).parent
 CONFIG = PACKAGE / "demo" / "bridge.yaml"
+_STANDARD = "records.py"
+"""Stands for the standard library's dataclasses, which nobody would count."""
+_QUESTION = "_query"
+"""Of Enricher: what a server is asked, where the cache has no row. The table of the path says that it is left out."""
 _INSERT = 0x49
 _TAG = 25  # of the message inside an XLogData: its header has so many bytes
 _SECONDS = 30.0
@@ -57,6 +61,7 @@ class _Recorder:
         self.armed = False
         self.done = threading.Event()
         self._recording = False
+        self._asking = False
         self._last: dict[int, str] = {}
         self._names: dict[str, str] = {}  # a code's file -> its name below bridge/, "" of anything else
 
@@ -72,8 +77,13 @@ class _Recorder:
             self._recording = any(len(each) > _TAG and each[_TAG] == _INSERT for each in messages)
             if not self._recording:
                 return
+            if frame.f_back is not None and (reader := self._name(frame.f_back.f_code.co_filename)):
+                self._call(reader, frame.f_back)  # who read its bytes
+        if code.co_name == _QUESTION:
+            self._asking = event == "call"
         if event == "call":
-            self._call(name, frame)
+            if not self._asking:
+                self._call(name, frame)
         elif code.co_name == "settle" and name == "stream/engine.py":
             self.armed = False
             self.done.set()
@@ -81,7 +91,8 @@ class _Recorder:
     def _name(self, file: str) -> str:
         if file not in self._names:
             path = Path(file)
-            self._names[file] = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else ""
+            name = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else ""
+            self._names[file] = "" if name == _STANDARD else name
         return self._names[file]
 
     def _call(self, name: str, frame: FrameType) -> None:
@@ -104,7 +115,7 @@ def trace_event(source_dsn: str, target_dsn: str, producer_dsn: str) -> EventPat
     state = StreamState(
         spec.stream, spec.connection, alive=lambda: True, max_retained_wal=spec.max_retained_wal
     )
-    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None, None)
+    worker = Worker(spec, StreamWatch(Metrics(Health()), state), FailureGuard(), lambda: None)
     recorder = _Recorder()
     threading.setprofile(recorder)
     try:

@@ -85,7 +85,7 @@ class Run:
         rig.start()
         self._settle()
         while left:
-            with Traffic(rig.world.source.dsn, producers=3, burst=2500, pause=0.08, seed=seed + left):
+            with Traffic(rig.world.source.dsn, producers=3, burst=2500, pause=0.25, seed=seed + left):
                 for _ in range(min(ROUND, left)):
                     left -= 1
                     self._strike()

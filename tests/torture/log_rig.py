@@ -193,7 +193,7 @@ class LogRig:
     def forget_frames(self) -> None:
         def forget() -> None:
             messages = self.scaled.log.messages()[-100:]
-            for one in self.chance.sample(messages, max(1, len(messages) // 3)):
+            for one in self.chance.sample(messages, (len(messages) + 2) // 3):
                 self.scaled.log.forget(one.sequence)
 
         self._to_log("single frames lost", forget)

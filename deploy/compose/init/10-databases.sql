@@ -27,7 +27,6 @@ grant select on crm.customer to outbox_bridge;
 \ir /sql/target/002_sinks.sql
 \ir /sql/target/003_source.sql
 \ir /sql/target/004_audit.sql
-\ir /sql/target/004_audit.sql
 create schema events;
 create table events.usage_limits (
     event_id    uuid primary key,

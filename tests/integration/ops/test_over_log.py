@@ -54,7 +54,7 @@ def test_status_tells_the_relay_and_one_line_a_target(world: World, bridge: Brid
     assert f"stream {STREAM}: 3 partitions over the log, 3 streaming" in told
     assert "relay outbox_bridge_bus: streaming" in told
     assert "of 64 MiB" in told
-    assert "1of3" not in told
+    assert f"stream {PARTITIONS[0]}" not in told
     assert told.count("slot ") == 1
     state = world.json("status")
     assert [one["stream"] for one in state["streams"]] == ["outbox_bridge_bus", *PARTITIONS]
@@ -271,3 +271,43 @@ def test_scale_plan_says_what_the_file_would_run(world: World, node: NatsNode) -
         assert sessions <= plan["connections"][side], side
     without_log(world)
     assert "no log" in world.command("scale", "plan")
+
+
+def test_the_page_shows_relay_and_partitions(world: World, bridge: BridgeProcess) -> None:
+    until(lambda: world.json("status")["streams"][0]["relay"]["log_limit_bytes"], "the log was asked")
+    code, page = bridge.get("/")
+    assert code == 200
+    assert "3 partitions here, to warehouse" in page
+    assert '<th scope="row">2of3</th>' in page
+    assert "events put into the log" in page
+    assert "behind the relay" in page
+    metrics = bridge.get("/metrics")[1]
+    assert 'outbox_bridge_log_rows_total{stream="outbox_bridge_bus"}' in metrics
+    for row_name in PARTITIONS:
+        assert f'outbox_bridge_partition_lag_bytes{{stream="{row_name}"}}' in metrics
+        assert f'outbox_bridge_slot_retained_wal_bytes{{stream="{row_name}"}}' not in metrics
+
+
+def test_an_outbox_is_adopted_partition_by_partition(world: World, bridge: BridgeProcess) -> None:
+    assert bridge.terminate() == 0
+    with world.producer("late") as producer:
+        producer.transaction(6)
+    before = {
+        name: [
+            event
+            for (event,) in world.source.execute("select id::text from outbox.event")
+            if row(world, event) == name
+        ]
+        for name in PARTITIONS
+    }
+    told = world.command("recover", "--adopt-outbox")
+    for name in PARTITIONS:
+        assert f"stream {name}:" in told
+        listed = world.target.value(
+            "select coalesce(sum(upper(r) - lower(r)), 0) from bridge.applied a, unnest(a.seqs) as r where stream = %s",
+            [name],
+        )
+        assert listed <= len(before[name])  # none of another partition's
+    world.bridge().start().wait_ready()
+    world.caught_up()
+    world.law()

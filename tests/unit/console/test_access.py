@@ -129,7 +129,7 @@ def test_every_page_and_operation_needs_a_token(app: ASGIApp, path: str) -> None
     assert not form.headers["www-authenticate"].startswith("Basic")
 
 
-@pytest.mark.security(21)
+@pytest.mark.security(22)
 @pytest.mark.parametrize("operation", ACTIONS, ids=lambda one: one.path)
 def test_an_action_needs_an_operator_and_a_form_of_ours(app: ASGIApp, operation: Any) -> None:
     form, api = at(operation.path), at(f"/api{operation.path}")
@@ -184,7 +184,7 @@ def test_signing_in_leads_nowhere_else(app: ASGIApp, back: str) -> None:
     assert (told.status, told.headers["location"]) == (303, "/")
 
 
-@pytest.mark.security(21)
+@pytest.mark.security(22)
 def test_pages_allow_no_foreign_content_and_no_script_of_their_own(app: ASGIApp) -> None:
     told = ask(app, "GET", "/jobs", authorization="Bearer v")
     policy = told.headers["content-security-policy"]

@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from bridge.cli import cli
+from tests.support.nats import server_program
 from tests.unit.observe.test_metrics import labels_by_name, used_metrics
 
 ROOT = Path(__file__).parents[3]
@@ -183,3 +184,74 @@ def test_no_secret_stands_in_deploy() -> None:
             text = path.read_text()
             assert not re.search(r"password=(?!\$\{)[^\s'\"]", text), path
             assert not re.search(r"token:\s*\"?(?!\$)[A-Za-z0-9]{8,}", text), path
+
+
+# -- over a log ----------------------------------------------------------------------------------------
+
+
+def test_the_composed_log_is_read_by_a_relay_and_applied_by_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compose = yaml.safe_load((DEPLOY / "compose-log.yaml").read_text())
+    services = compose["services"]
+    assert (services["relay"]["command"], services["worker"]["command"]) == (["relay"], ["worker"])
+    assert {name for name in services if name.startswith("nats")} == {"nats-1", "nats-2", "nats-3"}
+    for name in ("relay", "worker"):
+        assert services[name]["read_only"] is True
+        assert services[name]["cap_drop"] == ["ALL"]
+        assert services[name]["build"]["args"]["EXTRAS"] == "[scale]"
+    assert (
+        services["postgres"] == yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["postgres"]
+    )
+    token = tmp_path / "admin_token"
+    token.write_text("x\n")
+    config = tmp_path / "bridge.yaml"
+    text = (DEPLOY / "compose" / "bridge-log.yaml").read_text()
+    config.write_text(text.replace("/run/secrets/admin_token", str(token)))
+    for name in ("SOURCE_DSN", "WAREHOUSE_DSN"):
+        monkeypatch.setenv(name, "host=postgres dbname=app user=outbox_bridge")
+    monkeypatch.setenv("NATS_PASSWORD", "x")
+    done = CliRunner().invoke(cli, ["scale", "plan", "--config", str(config)])
+    assert done.exit_code == 0, done.output
+    assert "3 copies" in done.output
+
+
+def kubernetes_of_log() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "outbox-bridge-log.yaml").read_text()))
+
+
+def test_pods_of_a_log_run_without_root_and_are_found_by_their_services() -> None:
+    documents = kubernetes_of_log()
+    pods = {one["metadata"]["name"]: one for one in documents if one["kind"] in ("Deployment", "StatefulSet")}
+    assert {name: one["spec"]["replicas"] for name, one in pods.items()} == {
+        "outbox-bridge-relay": 2,
+        "outbox-bridge-worker": 3,
+        "nats": 3,
+    }
+    for name, one in pods.items():
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        assert labels == one["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+        pod = one["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        [container] = pod["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pods["outbox-bridge-relay"]["spec"]["template"]["spec"]["containers"][0]["args"] == ["relay"]
+    for kind in ("Service", "PodDisruptionBudget"):
+        chosen = [one["spec"]["selector"] for one in documents if one["kind"] == kind]
+        names = {(one.get("matchLabels") or one)["app.kubernetes.io/name"] for one in chosen}
+        assert names == set(pods), kind
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes"])
+def test_a_real_server_takes_the_nodes_file(where: str, tmp_path: Path) -> None:
+    text = (DEPLOY / "compose" / "nats.conf").read_text()
+    if where == "kubernetes":
+        [text] = [one["data"]["nats.conf"] for one in kubernetes_of_log() if one["kind"] == "ConfigMap"]
+    file = tmp_path / "nats.conf"
+    file.write_text(text)
+    given = {"NODE": "nats-1", "POD_NAME": "nats-0", "NATS_PASSWORD": "x"}
+    done = subprocess.run(
+        [server_program(), "-t", "-c", str(file)], env=given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
