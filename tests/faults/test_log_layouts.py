@@ -18,7 +18,7 @@ from bridge.protocol.facts import SourceIdentity
 from tests.support.nats import NatsNode
 from tests.support.over_log import over_log, without_log
 from tests.support.servers import Database
-from tests.support.world import STREAM, World
+from tests.support.world import STREAM, World, until
 
 pytestmark = pytest.mark.timeout(180)
 PLACE = SourceIdentity("1", "app", 5)
@@ -71,19 +71,22 @@ def test_a_ledger_without_partitions_is_refused_over_a_log(world: World, node: N
 def test_two_layouts_that_begin_at_one_time_are_one(target: Database, other: str) -> None:
     """Whichever fence commits first; the other's ledger has no row."""
     names = [f"{STREAM}.1of3", other]
-    ready = threading.Barrier(2)
 
-    def begin(name: str) -> None:
-        with closing(TargetLink(target.dsn, "fence")) as link:
-            link.run_alone(BEGIN)
-            ready.wait(10)
-            link.run_alone(*ledger_sql.fence(name, str(UUID(int=1)), PLACE, None, create=True), COMMIT)
+    def begin(name: str, link: TargetLink) -> None:
+        link.run_alone(BEGIN, *ledger_sql.fence(name, str(UUID(int=1)), PLACE, None, create=True))
 
-    threads = [threading.Thread(target=begin, args=[name]) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    with (
+        closing(TargetLink(target.dsn, "first")) as first,
+        closing(TargetLink(target.dsn, "second")) as later,
+    ):
+        begin(names[0], first)
+        second = threading.Thread(target=begin, args=[other, later])
+        second.start()
+        waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+        until(lambda: not second.is_alive() or target.value(waits), "the second one waits, or has not waited")
+        first.run_alone(COMMIT)
+        second.join(30)
+        later.run_alone(COMMIT)
     rows = target.execute("select stream from bridge.checkpoint")
     assert len(rows) == 1
     with closing(TargetLink(target.dsn, "fence")) as link:
