@@ -78,6 +78,7 @@ def partition_plans(config: Config) -> list[StreamSpec]:
             stream=name,
             group=plan.stream,
             partitions=0,
+            max_bytes=max(_LEAST_HELD, plan.max_bytes // of),  # one process may have all of them
             log=LogSpec(relays[plan.source], bus, number, of, held),
         )
         for plan in plans
