@@ -130,7 +130,6 @@ RUN = {
     "bridge dead show ID": _PRINTED,
     "bridge dead show x": _PRINTED,
     "bridge dead retry --cause x --dry-run": _PRINTED,
-    "bridge explain EVENT": _PRINTED,
     "bridge explain x": _PRINTED,
     "bridge recover --help": _PRINTED,
     "select pg_terminate_backend(x)": _PRINTED,
