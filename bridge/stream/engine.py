@@ -205,6 +205,8 @@ class Engine:
 
     def receive(self, request: ask.Receive) -> ask.Received:
         sockets, decoder = self._sockets, self._decoder
+        if not request.wait:
+            sockets.wait(0.0)  # what has come goes first, and the end of the stream
         while True:
             if sockets.asked_to_stop():
                 return ask.Received(None, sockets.position, stop=True)
