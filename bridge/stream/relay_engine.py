@@ -356,8 +356,11 @@ class RelayEngine:
         readable = [self._waker.descriptor]
         if self._stream is not None and not self._splitter.behind:
             readable.append(self._stream.descriptor)
-        if self._waker.descriptor in wire.wait(readable, [], min(max(seconds, 0.0), TICK_SECONDS)):
+        ready = wire.wait(readable, [], min(max(seconds, 0.0), TICK_SECONDS))
+        if self._waker.descriptor in ready:
             self._waker.drain()
+        if self._stream is not None and self._stream.descriptor in ready:
+            self._stream.last_heard = time.monotonic()
 
     def _pause(self, seconds: float) -> None:
         end = wire.deadline(seconds)
