@@ -8,7 +8,6 @@ not depend on who reads what (docs/guarantees.md, "Over a log").
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from bridge.errors import Halt, Retry
@@ -26,6 +25,7 @@ from bridge.protocol.preflight import (
 )
 from bridge.protocol.requests import Request, ask
 from bridge.protocol.session import Life
+from bridge.records import replace
 
 
 def to_barrier(settings: StreamSettings, barrier: Goal) -> Generator[Request[Any], Any, None]:

@@ -45,7 +45,7 @@ class Asked(Worker):
     """Its first session is asked to begin anew; a later one runs until it is asked to end, which ends the test."""
 
     def __init__(self, when: Literal["before", "after"], what: Callable[[Asked], None]) -> None:
-        super().__init__(FIRST, cast(Watcher, None), FailureGuard(), lambda: None)
+        super().__init__(FIRST, cast(Watcher, None), FailureGuard(), lambda: None, None)
         self.ran: list[str] = []
         self._session_over = self.interrupted = Interrupted(when, lambda: what(self))
 
