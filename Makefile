@@ -78,6 +78,9 @@ bench-growth: setup ## what an event costs as backlog, table, pipelines and tran
 torture: setup ## faults at random under load, the conservation law every minute
 	$(PY) -m tests.torture $(ARGS)
 
+torture-log: setup ## the same to relays, workers and a log of three nodes: a short run; ARGS="--faults 500"
+	$(PY) -m tests.torture.log $(ARGS)
+
 mutants: setup ## break the protocol on purpose, one way at a time: each must be caught
 	$(PY) -m tests.mutants $(ARGS)
 
@@ -94,4 +97,4 @@ clean: ## remove what the other targets made
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers bench-growth torture mutants test-sdk screenshots clean help
+.PHONY: setup lock dist demo test test-all test-matrix check bench bench-peers bench-growth torture torture-log mutants test-sdk screenshots clean help

@@ -1,8 +1,7 @@
 """Processes held to a share of a core, on a machine that has fewer cores than processes.
 
 Every period each gets the same budget of CPU time, as from a scheduler's quota (cpu.cfs_quota_us): one that has used
-its own up is stopped (SIGSTOP) until it is paid back. So it is CPU that is counted, not wall-clock: waiting uses nothing
-of the budget up.
+up its own is stopped (SIGSTOP) until it is paid back. CPU is counted, not wall-clock: waiting uses nothing up.
 """
 
 from __future__ import annotations

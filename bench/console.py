@@ -19,7 +19,7 @@ import aiohttp
 
 from bench.backlog import forget, produce
 from bench.contestants import Ours
-from bench.drain import drain
+from bench.drain import Drain, drain
 from bench.servers import Servers
 
 VIEWERS = 10
@@ -84,23 +84,27 @@ def main() -> None:
         ours = [Watched(servers, Path(place), 0), Watched(servers, Path(place), VIEWERS)]
         if chosen.before:
             ours.append(Watched(servers, Path(place), 0, chosen.before))
-        rates: dict[str, list[float]] = {one.name: [] for one in ours}
+        drains: dict[str, list[Drain]] = {one.name: [] for one in ours}
         for number in range(chosen.rounds):
             for one in ours if number % 2 == 0 else ours[::-1]:
                 one.prepare()
                 last = produce(servers, chosen.events, 1)
-                rates[one.name].append(drain(servers, one, last).rate)
+                drains[one.name].append(drain(servers, one, last))
                 forget(servers)
-            told = "  ".join(f"{name}: {some[-1]:,.0f}" for name, some in rates.items())
-            print(f"round {number + 1}: {told} events/s", flush=True)
-        alone = rates[ours[0].name]
+            told = "  ".join(f"{name}: {_told(some[-1])}" for name, some in drains.items())
+            print(f"round {number + 1}: {told}", flush=True)
+        alone = drains[ours[0].name]
         for one in ours[1:]:
-            pairs = [
-                (theirs / mine if one.name.startswith("bridge,") else mine / theirs)
-                for mine, theirs in zip(alone, rates[one.name], strict=True)
-            ]
-            what = "with viewers to without" if one.name.startswith("bridge,") else "now to before"
-            print(f"{one.name}: {what}, median of the pairs: {median(pairs):.3f}")
+            pairs = list(zip(alone, drains[one.name], strict=True))
+            rate = median(theirs.rate / mine.rate for mine, theirs in pairs)
+            cpu = median(theirs.cpu["bridge"] / mine.cpu["bridge"] for mine, theirs in pairs)
+            print(
+                f"{one.name}, to nobody looking: rate {rate:.3f}, CPU an event {cpu:.3f} (medians of the pairs)"
+            )
+
+
+def _told(one: Drain) -> str:
+    return f"{one.rate:,.0f} events/s, {one.cpu['bridge']:.2f} us CPU"
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any, LiteralString
 import psycopg
 import yaml
 
+from bench.capped import used
 from bench.contestants import LIMITS_TABLE, Contestant
-from bench.drain import cpu_seconds, peak_memory
+from bench.drain import peak_memory
 from bench.servers import Servers
 from bridge.demo.log_server import LogNode
 from bridge.demo.process import CONFIG, Bridge
@@ -132,26 +133,38 @@ def make_targets(servers: Servers, prefix: str, count: int) -> list[str]:
 
 
 class Usage:
-    """Meter (drain.py) of everything that works for a contestant: parts of one kind together."""
+    """Meter (drain.py) of everything that works for a contestant: parts of one kind together. Sessions that are opened
+    meanwhile count from their beginning, those that ended as far as they were seen."""
 
     def __init__(self, contestant: Contestant) -> None:
-        self._pids = contestant.processes()
+        self._contestant = contestant
+        self._kinds: dict[int, str] = {}
+        self._used: dict[int, float] = {}
 
     def seconds(self) -> dict[str, float]:
+        self._kinds |= {pid: part.partition(" ")[0] for part, pid in self._contestant.processes().items()}
         used: dict[str, float] = {}
-        for part, pid in self._pids.items():
-            kind = part.partition(" ")[0]
-            used[kind] = used.get(kind, 0.0) + (cpu_seconds(pid) or 0.0)
+        for pid, kind in self._kinds.items():
+            self._used[pid] = max(self._used.get(pid, 0.0), cpu(pid) or 0.0)
+            used[kind] = used.get(kind, 0.0) + self._used[pid]
         return used
 
     def peak_memory(self) -> int | None:
         """Of the largest process of ours."""
         ours = [
             peak_memory(pid) or 0
-            for part, pid in self._pids.items()
-            if part[:6] in ("relay", "worker", "bridge")
+            for pid, kind in self._kinds.items()
+            if kind in ("relay", "worker", "bridge")
         ]
         return max(ours, default=None)
+
+
+def cpu(pid: int) -> float | None:
+    """CPU seconds of a process; None: it has ended. /proc has ticks of 10 ms: too coarse for a bar of a tenth."""
+    try:
+        return used(pid)
+    except OSError:
+        return None
 
 
 def publish(servers: Servers, name: str) -> None:

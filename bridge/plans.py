@@ -58,6 +58,11 @@ def stream_plans(config: Config) -> list[StreamSpec]:
     return [replace(plan, family=family, several=several) for plan in plans]
 
 
+HELD_BYTES = 64 << 20
+"""Of frames that a worker has read and not applied, where it runs every partition of the file."""
+_LEAST_HELD = 1 << 20  # of a partition: a few frames
+
+
 def partition_plans(config: Config) -> list[StreamSpec]:
     """What a process runs: stream_plans, or with a log one for each partition of each."""
     scale = config.scale
@@ -65,15 +70,17 @@ def partition_plans(config: Config) -> list[StreamSpec]:
         return stream_plans(config)
     of, bus = scale.partitions, _bus(config, scale.log)
     relays = {one.source_name: _relay_name(one, scale.log) for one in each_source(config)}
+    plans = stream_plans(config)
+    held = max(_LEAST_HELD, HELD_BYTES // sum(len(plan.rows) for plan in plans))
     return [
         replace(
             plan,
             stream=name,
             group=plan.stream,
             partitions=0,
-            log=LogSpec(relays[plan.source], bus, number, of),
+            log=LogSpec(relays[plan.source], bus, number, of, held),
         )
-        for plan in stream_plans(config)
+        for plan in plans
         for number, name in enumerate(plan.rows, 1)
     ]
 

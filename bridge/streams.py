@@ -138,6 +138,7 @@ class Streams:
             plan.source,
             alive=lambda: plan.relay in self._relays and self._relays[plan.relay].thread.is_alive(),
             max_retained_wal=plan.max_retained_wal,
+            is_relay=True,
         )
         worker = RelayWorker(plan, RelayWatch(self._metrics, state), ended, self._with_buses(plan))
         self._relays[plan.relay] = worker
@@ -208,10 +209,12 @@ class Streams:
             plan.source,
             alive=lambda: self._alive(plan.stream),
             max_retained_wal=plan.max_retained_wal,
+            group=plan.group,
         )
         watch = StreamWatch(self._metrics, state, lambda _: self._nudge(plan.name))
         outlives = partial(self._needed_without, plan.stream)
-        worker = Worker(plan, watch, FailureGuard(on=self._guarded), ended, self._with_buses(plan), outlives)
+        guard, buses = FailureGuard(on=self._guarded), self._with_buses(plan)
+        worker = Worker(plan, watch, guard, ended, buses, outlives=outlives)
         self._workers[plan.stream] = worker
         self._metrics.health.add(state)
         worker.start()

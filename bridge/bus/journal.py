@@ -40,8 +40,8 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class JournalSpec:
-    """relay: the stream's name and the subjects' prefix. max_bytes: that the log may hold. origin: whose events they are;
-    two sources must not share a stream."""
+    """relay: the stream's name and the subjects' prefix. max_bytes: that the log may hold. origin: whose events they
+    are; two sources must not share a stream."""
 
     relay: str
     origin: str
@@ -59,8 +59,8 @@ def again_of(relay: str) -> str:
 
 
 class Journal:
-    """What a relay does with the log. Methods wait, and raise BridgeError. done: called when something that was sent has
-    an answer, from another thread."""
+    """What a relay does with the log. Methods wait, and raise BridgeError. done: called when something that was sent
+    has an answer, from another thread."""
 
     def __init__(self, bus: Bus, relay: str, done: Callable[[], None]) -> None:
         self.bus = bus
@@ -96,6 +96,15 @@ class Journal:
         )
         sent.add_done_callback(lambda _: self._done())
         return sent
+
+    def size(self) -> Future[tuple[int, int]]:
+        """Bytes that the log holds, and that it may."""
+
+        async def look(js: Any) -> tuple[int, int]:
+            found = await js.stream_info(self.relay)
+            return int(found.state.bytes), int(found.config.max_bytes or -1)
+
+        return self.bus.submit(look, doing=f"look at stream {self.relay}")
 
     def tail(self, partition: int) -> Stored | None:
         """The last frame of a partition, unless it came in slices."""
@@ -180,8 +189,8 @@ async def _last(js: Any, stream: str, subject: str) -> Stored | None:
 class Reading:
     """Reads one partition's frames, in the bus's thread, into a queue of bounded size.
 
-    behind: told of a frame's bytes, whether it lies before what the reader needs; reading begins behind the last of those.
-    None: it begins with the newest frame. arrived: called, from that thread, when there is something to take.
+    behind: told of a frame's bytes, whether it lies before what the reader needs; reading begins behind the last of
+    those. None: it begins with the newest frame. arrived: called, from that thread, when there is something to take.
     """
 
     def __init__(
@@ -201,8 +210,9 @@ class Reading:
         self._arrived = arrived
         self._max_bytes = max_bytes
         self._queue: deque[Stored] = deque()
-        self._held = 0
+        self._came = self._taken = 0  # bytes; each is written by one thread
         self._room = asyncio.Event()
+        self._large = False  # the next message is larger than the room that was asked for
         self._slices: list[bytes] = []
         self._next = 0  # sequence; 0: not known yet
         self.failed: BridgeError | None = None
@@ -213,10 +223,18 @@ class Reading:
         if not self._queue:
             return None
         found = self._queue.popleft()
-        self._held -= len(found.data)
-        if not self._room.is_set() and self._held < self._max_bytes:
+        self._taken += len(found.data)
+        if not self._room.is_set():
             self._bus.soon(self._room.set)
         return found
+
+    @property
+    def _held(self) -> int:
+        return self._came - self._taken
+
+    @property
+    def _batch(self) -> int:
+        return 1 if self._large else _PULLED
 
     def close(self) -> None:
         self._task.cancel()
@@ -255,29 +273,33 @@ class Reading:
                 await js.delete_consumer(self._stream, name)
 
     async def _wait_for_room(self) -> None:
-        while self._held >= self._max_bytes:
+        """Until half of it is free; for a message that is larger than that, until nothing is held."""
+        while self._held > (0 if self._large else self._max_bytes // 2):
             self._room.clear()
-            if self._held >= self._max_bytes:
+            if self._held > (0 if self._large else self._max_bytes // 2):
                 await self._room.wait()
 
     async def _pull(self, client: Any, js: Any, consumer: str, inbox: str) -> None:
-        room = max(self._max_bytes - self._held, self._bus.max_payload)
-        wanted = {"batch": _PULLED, "expires": int(_EXPIRES * 1_000_000_000), "max_bytes": room}
+        room = max(self._max_bytes, self._bus.max_payload) if self._large else self._max_bytes - self._held
+        wanted = {"batch": self._batch, "expires": int(_EXPIRES * 1_000_000_000), "max_bytes": room}
         subject = f"{js._prefix}.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         await client.publish(subject, json.dumps(wanted).encode(), reply=inbox)
 
     async def _receive(self, queue: asyncio.Queue[Any]) -> bool:
         """What one pull brings. False: the consumer is gone."""
         got = 0
-        while got < _PULLED:
+        wanted = self._batch
+        while got < wanted:
             try:
                 message = await asyncio.wait_for(queue.get(), _EXPIRES + 1)
             except TimeoutError:
                 return False
             status = (message.headers or {}).get("Status")
             if status is not None:
-                return status == "408" or (status == "409" and "maxbytes" in str(message.headers).lower())
+                self._large = status == "409" and "maxbytes" in str(message.headers).lower()
+                return self._large or status == "408"
             got += 1
+            self._large = False
             self._put(message)
         return True
 
@@ -294,7 +316,7 @@ class Reading:
             if int(number) < int(count) or len(self._slices) != int(count):
                 return
             data, self._slices = b"".join(self._slices), []
-        self._held += len(data)
+        self._came += len(data)
         self._queue.append(Stored(sequence, data))
         self._arrived()
 

@@ -17,6 +17,7 @@ from bridge.errors import BridgeError, CannotConnect, ConfigError
 _BESIDE = (
     *("emitted", "env_file", "operator", "options", "repartition", "running"),
     *("sink_change", "sink_list", "sink_move", "sink_samples", "sink_search", "waiting"),
+    *("scale_lines", "scale_plan", "scale_status"),
 )
 COMMANDS = {name.replace("_", "-"): name for name in modules_of(__name__, but=_BESIDE)}
 """Command -> its module in this package, in which a function of the same name is the command."""

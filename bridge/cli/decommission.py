@@ -62,14 +62,17 @@ def decommission(
     """
     config = read_one(config_path)
     from bridge.operate.connect import connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
-    from bridge.plans import outbox_of, stream_plans  # noqa: PLC0415
+    from bridge.plans import outbox_of, relay_plans, stream_plans  # noqa: PLC0415
+    from bridge.postgres.parts import group_of  # noqa: PLC0415
     from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
-    from bridge.repair.decommission import check_unused, remains  # noqa: PLC0415
+    from bridge.repair.decommission import check_unused, idle_relays, remains  # noqa: PLC0415
     from bridge.repair.decommission import decommission as end  # noqa: PLC0415
 
     if target_gone and (dsn or source_gone):
         raise ConfigError("--target-gone asks no target", hint="leave out --target and --source-gone")
+    stream = group_of(stream)  # one partition alone does not end
     streams = {plan.stream for plan in stream_plans(config)}
+    relays = {plan.relay for plan in relay_plans(config)}
     with (
         connect_source(config, command="decommission", grant="outbox_bridge", writes=True) as source,
         _target(config, source, stream, dsn, gone=target_gone) as target,
@@ -84,8 +87,13 @@ def decommission(
         found = remains(source, target, outbox_of(config), stream)
         if source_gone:
             found = replace(found, pending=None, slots=())  # what this source has is none of it
-        if found.nothing:
+        if found.nothing or stream in {
+            relay for relay, _, _ in idle_relays(source, config.source.slot, relays)
+        }:
+            if _end_relays(config, source, relays, yes=yes, only=stream):
+                return
             here = {*registered_streams(source), *(ledger_streams(target) if target is not None else ())}
+            here = set(map(group_of, here))
             raise ConfigError(
                 f"there is no stream {stream}: not in the registry, no slot, no ledger that bridge.yaml leads to",
                 hint=suggestion(stream, here - streams),
@@ -105,7 +113,32 @@ def decommission(
             raise _undecided(found, messages, letters)
         check_unused(None if source_gone else source, target, stream, watch=found.lately)
         end(source, target, found, messages=messages, letters=letters)
-    click.echo(f"stream {stream} has ended")
+        click.echo(f"stream {stream} has ended")
+        _end_relays(config, source, relays, yes=True)
+
+
+def _end_relays(
+    config: Config, source: psycopg.Connection[Any], known: set[str], *, yes: bool, only: str | None = None
+) -> bool:
+    """End relays that serve no stream any more. known: those of the configuration. only: no other than this. False:
+    there is none."""
+    from bridge.repair.decommission import end_relay, idle_relays  # noqa: PLC0415  (loads psycopg)
+
+    found = [one for one in idle_relays(source, config.source.slot, known) if only in (None, one[0])]
+    for relay, slot, active in found:
+        if active:
+            raise BridgeError(
+                f"relay {relay} serves no stream any more, and its slot {slot} is being read: it was left as it is",
+                hint=f"stop bridge relay, then: bridge decommission {relay}",
+            )
+        if not yes:
+            click.echo(f"relay {relay} serves no stream: its slot {slot} would be dropped")
+            click.echo("nothing was changed; to do it: the same with --yes")
+            continue
+        end_relay(source, relay, slot)
+        click.echo(f"relay {relay} has ended")
+        click.echo(f"  its frames are in the log until you remove them: nats stream rm {relay}")
+    return bool(found)
 
 
 def _check_whose(
@@ -165,12 +198,13 @@ def _target(
     """The target that the stream is registered for, among the configuration's connections; None: not one of them, or
     gone. Raises CannotConnect where it may be one that does not answer."""
     from bridge.postgres.connect import connect  # noqa: PLC0415
+    from bridge.postgres.parts import OF  # noqa: PLC0415
     from bridge.postgres.profiles import CATALOG  # noqa: PLC0415
     from bridge.postgres.progress import here  # noqa: PLC0415
     from bridge.postgres.versions import refuse_newer  # noqa: PLC0415
 
     row = source.execute(
-        "select target_system, target_database from outbox.stream where stream = %s", [stream]
+        f"select target_system, target_database from outbox.stream where {OF} limit 1", {"stream": stream}
     ).fetchone()
     silent: CannotConnect | None = None
     for candidate in () if gone else [dsn] if dsn else _places(config):
@@ -207,8 +241,10 @@ def _places(config: Config) -> list[str]:
 
 def _knows(link: psycopg.Connection[Any], stream: str) -> bool:
     """Has it the stream's ledger, or what was kept of it?"""
+    from bridge.postgres.parts import OF  # noqa: PLC0415  (loads psycopg)
+
     row = link.execute(
-        "select exists (select from bridge.checkpoint where stream = %(stream)s)"
+        f"select exists (select from bridge.checkpoint where {OF})"
         " or exists (select from bridge.delivery where stream = %(stream)s and state = 'pending')"
         " or exists (select from bridge.dead_letter where stream = %(stream)s and state = 'open')",
         {"stream": stream},

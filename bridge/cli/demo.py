@@ -29,6 +29,11 @@ _SOURCES = ("eu", "us", "asia", "africa", "oceania", "latam", "nordics", "gulf")
     metavar="N",
     help="Source databases, each with producers, into one target.",
 )
+@click.option(
+    "--scale",
+    is_flag=True,
+    help="Over a log: three NATS nodes, a relay, three workers; one of each kind is killed.",
+)
 @click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C, to look around.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report to FILE."
@@ -39,7 +44,9 @@ _SOURCES = ("eu", "us", "asia", "africa", "oceania", "latam", "nordics", "gulf")
     hidden=True,
     help="Change one row before the check: the verdict must be a failure.",
 )
-def demo(events: int, sources: int, keep: bool, report: Path | None, tamper: Tamper | None) -> None:
+def demo(  # noqa: PLR0917  the command line's options
+    events: int, sources: int, scale: bool, keep: bool, report: Path | None, tamper: Tamper | None
+) -> None:
     """Show exactly-once delivery on throw-away Postgres servers, with a bridge killed mid-stream.
 
     Needs no set-up and leaves nothing behind. Exit code 1 if an event was lost, duplicated or altered, or if a
@@ -50,6 +57,8 @@ def demo(events: int, sources: int, keep: bool, report: Path | None, tamper: Tam
 
     from bridge.demo import report as shown  # noqa: PLC0415
     from bridge.demo.binaries import NoPostgres  # noqa: PLC0415
+    from bridge.demo.fleet import Fleet  # noqa: PLC0415
+    from bridge.demo.log_server import NoNats  # noqa: PLC0415
     from bridge.demo.process import Bridge, BridgeFailed  # noqa: PLC0415
     from bridge.demo.servers import ClusterError  # noqa: PLC0415
     from bridge.demo.story import Story  # noqa: PLC0415
@@ -59,10 +68,16 @@ def demo(events: int, sources: int, keep: bool, report: Path | None, tamper: Tam
     try:
         names = _SOURCES[:sources] if sources > 1 else ()
         of = f", with the sources {', '.join(names)}" if names else ""
-        console.print(f"starting two throw-away PostgreSQL servers{of}")
+        nodes = " and a log of three NATS nodes" if scale else ""
+        console.print(f"starting two throw-away PostgreSQL servers{of}{nodes}")
         with World(names) as world, Slack() as slack:
             environment = world.bridge_environment | slack.environment
-            bridge = Bridge(environment, world.workspace.root / "bridge.log", world.configuration())
+            directory = world.workspace.root
+            bridge: Bridge | Fleet = (
+                Fleet(environment, directory, world.configuration())
+                if scale
+                else Bridge(environment, directory / "bridge.log", world.configuration())
+            )
             try:
                 story = Story(world, slack, bridge, events)
                 with shown.live(console, story.progress):
@@ -76,7 +91,7 @@ def demo(events: int, sources: int, keep: bool, report: Path | None, tamper: Tam
                     _look_around(world, bridge.admin)
             finally:
                 bridge.close()
-    except (NoPostgres, ClusterError, BridgeFailed, TimeoutError) as error:
+    except (NoPostgres, NoNats, ClusterError, BridgeFailed, TimeoutError) as error:
         raise BridgeError(str(error)) from error
     sys.exit(0 if outcome.holds else 1)
 

@@ -51,6 +51,9 @@ def _lines(told: dict[str, Any]) -> list[str]:
     lines = [f"{name:>16}  {value}" for name, value in told["event"].items()]
     for stream in told["streams"]:
         lines.append(f"\nstream {stream['stream']}: {_APPLIED[stream['applied']]}")
+        if stream["partition"] is not None:
+            lines.append(f"  partition {stream['stream']}.{stream['partition']}of{stream['partitions']}")
+            lines.append(f"  {_frame_line(stream['frame'])}")
         if "unmatched" in told:
             lines.append(f"  {told['unmatched']['said']}")
             lines += [] if told["unmatched"]["ignored"] else [f"    fix: {UNMATCHED_FIX}"]
@@ -62,6 +65,15 @@ def _lines(told: dict[str, Any]) -> list[str]:
             lines.append(f"  message {one['id']} of {one['pipeline']}/{one['destination']}")
             lines += [f"      {line}" for line in delivery_lines(one)]
     return lines
+
+
+def _frame_line(frame: dict[str, Any]) -> str:
+    if "why" in frame:
+        return f"frame: {frame['why']}"
+    return (
+        f"frame {frame['subject']}, sequence {frame['sequence']}: {frame['rows']} events of incarnation "
+        f"{frame['incarnation']}, from {frame['prev']} to {frame['end'] or 'the next part'}"
+    )
 
 
 def _pipeline_lines(pipeline: dict[str, Any]) -> list[str]:

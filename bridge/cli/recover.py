@@ -133,22 +133,23 @@ def recover(
         refuse_older(target)
         if (found := another(source, target, plan.stream, moved=True)) is not None:
             raise found
-        choices.check_stopped(target, plan.stream)
+        for row in plan.rows:
+            choices.check_stopped(target, row)
         if accept_source:
             first = {"now": choices.now(source), "earliest": None}.get(str(since), str(since))
-            done = choices.accept_source(source, target, plan.stream, first)
+            each = [choices.accept_source(source, target, row, first) for row in plan.rows]
             said = f"{plan.stream} starts again with this source, from {since}"
         elif accept_target:
-            done = choices.accept_target(source, target, plan.stream)
+            each = [choices.accept_target(source, target, row) for row in plan.rows]
             said = f"{plan.stream} is now registered for this target"
         elif accept_gap:
-            done = choices.accept_gap(source, target, plan.stream)
+            each = [choices.accept_gap(source, target, row) for row in plan.rows]
             said = f"{plan.stream} continues without the rows that were pruned"
         else:
-            done = choices.restart_stream(source, target, plan.stream)
+            each = [choices.restart_stream(source, target, row) for row in plan.rows]
             begin = {"infinity": "events from then on", None: "the earliest row"}.get(plan.since, plan.since)
             said = f"{plan.stream} starts with {begin} at the next start of the bridge"
-    if not done:
+    if not any(each):
         raise BridgeError(
             f"nothing to do: stream {plan.stream} is not halted for this reason, or does not exist there",
             hint="bridge status shows the reason; bridge recover --help shows the decision for each reason",
@@ -184,8 +185,9 @@ def _adopt(config: Config, stream: str | None, old_source: str | None, *, dry_ru
             refuse_older(target)
             if (found := another(source, target, plan.stream, moved=True, old=old)) is not None:
                 raise found
-            adopter = Adopter(plan, source, target, old)
-            work.append((adopter, adopter.survey()))
+            for each in plan.each():
+                adopter = Adopter(each, source, target, old)
+                work.append((adopter, adopter.survey()))
         for _, adoption in work:
             for line in adoption.lines():
                 click.echo(line)

@@ -27,9 +27,12 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
     from bridge.operate.connect import connect_ledger, connect_source, target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.operate.names import check_name  # noqa: PLC0415
     from bridge.plans import stream_plans  # noqa: PLC0415
+    from bridge.postgres.parts import group_of  # noqa: PLC0415
     from bridge.postgres.progress import ledger_streams, registered_streams  # noqa: PLC0415
+    from bridge.repair.rename import rename_partitions  # noqa: PLC0415
     from bridge.repair.rename import rename_stream as renamed  # noqa: PLC0415
 
+    old, new = group_of(old), group_of(new)  # a partition halts with its own name
     plans = {plan.stream: plan for plan in stream_plans(config)}
     if new not in plans:
         raise ConfigError(
@@ -47,9 +50,13 @@ def rename_stream(config_path: Path, old: str, new: str) -> None:
         target_errors("rename-stream"),
     ):
         known = {*registered_streams(source), *ledger_streams(target)}
-        if known and new not in known:
-            check_name("stream", old, known - plans.keys())
-        slot = renamed(source, target, old, new, copy=not plan.failover)
+        if known and not known & {new, *plan.rows}:
+            check_name("stream", old, {group_of(one) for one in known} - plans.keys())
+        slot = None
+        if plan.partitions:
+            rename_partitions(source, target, old, new, plan.partitions)
+        else:
+            slot = renamed(source, target, old, new, copy=not plan.failover)
     click.echo(
         f"{old} is {new} now, " + (f"with slot {slot}" if slot else "and catches up from the table first")
     )

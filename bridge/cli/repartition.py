@@ -21,8 +21,8 @@ def repartition(config_path: Path, *, dry_run: bool) -> None:
     """Divide the streams into as many partitions as bridge.yaml says.
 
     After `scale.partitions` was changed, or `scale.log` was added or taken out. Workers and relays may run meanwhile:
-    they stand by for some seconds. Then give them the file: SIGHUP, or a restart. Nothing is lost and nothing is applied
-    twice; what is interrupted goes on as it was, and is finished by running this again.
+    they stand by for some seconds. Then give them the file: SIGHUP, or a restart. Nothing is lost and nothing is
+    applied twice; what is interrupted goes on as it was, and is finished by running this again.
     """
     config = read_config(config_path)
     from bridge.config.several import each_source  # noqa: PLC0415  (loads psycopg)

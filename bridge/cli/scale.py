@@ -5,6 +5,8 @@ from __future__ import annotations
 import rich_click as click
 
 from bridge.cli.repartition import repartition
+from bridge.cli.scale_plan import plan
+from bridge.cli.scale_status import status
 
 
 @click.group(panel="Repair")
@@ -12,4 +14,5 @@ def scale() -> None:
     """What runs over a log, and into how many partitions."""
 
 
-scale.add_command(repartition)
+for command in (plan, status, repartition):
+    scale.add_command(command)

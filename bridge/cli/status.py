@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bridge.postgres.left_behind import LeftBehind
     from bridge.postgres.sharing import Member
     from bridge.postgres.target_rules import Finding
-    from bridge.stream.spec import StreamSpec
+    from bridge.stream.spec import RelaySpec, StreamSpec
 
 _TYPES_TOLD = 10
 
@@ -40,7 +41,8 @@ _UNKNOWN_OF_STREAM: dict[str, Any] = {
         ("since", "reason", "last_event_at", "oldest_pending_event_age_seconds", "events", "batches")
     ),
     **dict.fromkeys(("events_per_second", "pending_events", "floor", "last_change_at", "registered")),
-    **dict.fromkeys(("message", "hint", "waiting_for", "altered"), ""),
+    **dict.fromkeys(("message", "hint", "waiting_for", "altered", "group"), ""),
+    "relay": None,
 }
 _UNKNOWN_OF_PIPELINE: dict[str, Any] = {
     "events": {},
@@ -76,12 +78,14 @@ def state_of(config: Config) -> dict[str, Any]:
 
     state = status_of(config)
     if state is None:
-        from bridge.plans import stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
+        from bridge.plans import relay_plans, stream_plans, types_taken  # noqa: PLC0415  (loads psycopg)
 
         plans = stream_plans(config)
         state = _from_servers(plans, types_taken(config), _why_not(config))
-        if config.scale is not None and config.scale.share:
-            state["shared"] = _shared(plans)
+        relays = relay_plans(config)
+        state["streams"] = [*map(relay_of, relays), *state["streams"]]
+        if config.scale is not None and (config.scale.share or config.scale.log is not None):
+            state["shared"] = shared_of(plans)
     streams = [
         {**_UNKNOWN_OF_STREAM, **one, "slot": {**_UNKNOWN_OF_SLOT, **one["slot"]}} for one in state["streams"]
     ]
@@ -123,23 +127,26 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, st
     at_source: list[LeftBehind] = []
     for plan in plans:
         with target_errors("status"), connect_ledger(plan, "status", whose=False) as target:
-            streams.append(_stream(plan, target))
+            every = [_stream(each, target) for each in plan.each()]
+            repeats, own, newest = (every[0][key] for key in ("suppressed", "left_behind", "types"))
+            newer_source, halt = every[0]["newer"], every[0]["another"]
+            for one in every:
+                for key in ("suppressed", "left_behind", "types", "newer", "another"):
+                    one.pop(key)
+            streams += every
             of = by_source.setdefault(
                 plan.source, {"events": {}, "dead_letters": {}, "deliveries": {}, "waiting_deliveries": {}}
             )
-            repeats, own, newest = (streams[-1].pop(key) for key in ("suppressed", "left_behind", "types"))
             if plan.source not in asked:
                 asked.add(plan.source)
                 at_source += own
                 for into, some in ((suppressed, repeats), (types, newest)):
                     into.update({name: into.get(name, 0) + count for name, count in (some or {}).items()})
-            later += [
-                found for found in (newer(target, "target"), streams[-1].pop("newer")) if found is not None
-            ]
-            if (halt := streams[-1].pop("another")) is not None:
+            later += [found for found in (newer(target, "target"), newer_source) if found is not None]
+            if halt is not None:
                 later.append(Finding(halt.reason, str(halt.args[0]), halt.hint))
                 continue
-            if streams[-1]["mode"] is not None:
+            if any(one["mode"] is not None for one in every):
                 parameters = left.target_parameters(plan.stream, plan.family, plan.units(), plan.sinks)
                 behind += left.from_target(target.execute(left.TARGET, parameters), plan.stream, plan.sinks)
             for pipeline, letters in open_letters(target, plan.stream).items():
@@ -178,7 +185,7 @@ def _from_servers(plans: list[StreamSpec], taken: TypesTaken, why: tuple[str, st
     }
 
 
-def _shared(plans: list[StreamSpec]) -> dict[str, Any]:
+def shared_of(plans: list[StreamSpec]) -> dict[str, Any]:
     """Who runs which stream, as the targets' locks tell it. Raises as a connection does."""
     from bridge.operate.connect import target_errors  # noqa: PLC0415  (loads psycopg)
     from bridge.postgres.sharing import who_claims  # noqa: PLC0415  only where bridges share
@@ -188,10 +195,40 @@ def _shared(plans: list[StreamSpec]) -> dict[str, Any]:
     claims: dict[str, str] = {}
     for dsn in dict.fromkeys(plan.target_dsn for plan in plans):
         with target_errors("status"):
-            seen = who_claims(dsn, [plan.stream for plan in plans if plan.target_dsn == dsn])
+            seen = who_claims(dsn, [row for plan in plans if plan.target_dsn == dsn for row in plan.rows])
         members |= seen.members
         claims |= seen.claims
-    return picture([plan.stream for plan in plans], claims, members, me=None)
+    return picture([row for plan in plans for row in plan.rows], claims, members, me=None)
+
+
+def relay_of(relay: RelaySpec) -> dict[str, Any]:
+    """A relay as the source tells it, in the shape of a stream. Raises as a connection does."""
+    from bridge.postgres import progress  # noqa: PLC0415
+    from bridge.postgres.connect import connect  # noqa: PLC0415
+    from bridge.postgres.profiles import SOURCE  # noqa: PLC0415
+    from bridge.postgres.relay import lags_of, read_relay  # noqa: PLC0415
+
+    with connect(relay.source_dsn, SOURCE, "status") as source:
+        known = read_relay(source, relay.relay)
+        slot = f"{relay.relay}_{known.incarnation}" if known is not None and known.incarnation else None
+        found = progress.slot(source, slot) if slot else None
+        return {
+            "stream": relay.relay,
+            "source": relay.source,
+            "connection": relay.bus.connection,
+            "phase": "stopped" if found is None or not found["active"] else "streaming",
+            "mode": None,
+            "epoch": known.incarnation if known else 0,
+            "applied_lsn": "0/0",
+            "safe_lsn": "0/0",
+            "registered": known is not None,
+            "slot": found or {"name": slot, "active": None},
+            "relay": {
+                **dict.fromkeys(("frames", "rows", "log_bytes", "log_limit_bytes")),
+                "partitions": known.partitions if known else None,
+                "lag_bytes": lags_of(source, relay.relay, known.incarnation if known else 0),
+            },
+        }
 
 
 def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
@@ -200,6 +237,7 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
     from bridge.postgres import progress  # noqa: PLC0415
     from bridge.postgres.connect import connect  # noqa: PLC0415
     from bridge.postgres.outbox import suppressed  # noqa: PLC0415
+    from bridge.postgres.parts import partition_in  # noqa: PLC0415
     from bridge.postgres.profiles import SOURCE  # noqa: PLC0415
     from bridge.postgres.source import require_outbox  # noqa: PLC0415
     from bridge.postgres.versions import newer  # noqa: PLC0415
@@ -211,7 +249,10 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
         row = progress.checkpoint(target, plan.stream) if halt is None else None
         applied = progress.listed(target, plan.stream) if halt is None else []
         slot = f"{plan.stream}_{row['slot_incarnation']}" if row and row["slot_incarnation"] else None
+        slot = None if plan.group else slot  # the relay's
+        floor = row["floor"] if row else "3:3:"
         return {
+            "group": plan.group,
             "stream": plan.stream,
             "source": plan.source,
             "connection": plan.connection,
@@ -223,7 +264,9 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
             "floor": row["floor"] if row else None,
             "last_change_at": row["updated_at"] if row else None,
             "registered": progress.registered(source, plan.stream) is not None,
-            "pending_events": progress.pending(source, plan.outbox, row["floor"] if row else "3:3:", applied),
+            "pending_events": progress.pending(
+                source, plan.outbox, floor, applied, partition_in(plan.stream)
+            ),
             "slot": (progress.slot(source, slot) if slot else None) or {"name": slot, "active": None},
             "suppressed": suppressed(source),
             "another": halt,
@@ -233,6 +276,20 @@ def _stream(plan: StreamSpec, target: Any) -> dict[str, Any]:
                 source.execute(left.SOURCE, left.source_parameters(plan.publication, plan.family))
             ),
         }
+
+
+def _of_stream(stream: dict[str, Any], *, several: bool) -> Iterator[str]:
+    """What stands below the line of a stream or a relay."""
+    if several:
+        yield f"  of source {stream['source']}"
+    slot = stream["slot"]
+    if slot.get("name"):
+        active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
+        yield f"  slot {slot['name']}: {active}, retains {size(slot.get('retained_wal_bytes'))} of WAL"
+    if stream.get("waiting_for"):
+        yield f"  {stream['waiting_for']}"
+    if stream.get("altered"):
+        yield f"  altered while it ran: {stream['altered']}"
 
 
 def lines(state: dict[str, Any]) -> list[str]:
@@ -246,20 +303,17 @@ def lines(state: dict[str, Any]) -> list[str]:
             found.append(f"    fix: {problem['hint']}")
     found += _told_process(state)
     several = len({stream["source"] for stream in state["streams"]}) > 1
+    from bridge.cli.scale_lines import partition_lines, relay_lines  # noqa: PLC0415  as above
+
+    groups = dict.fromkeys(stream.get("group", "") for stream in state["streams"])
     for stream in state["streams"]:
-        found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
-        if several:
-            found.append(f"  of source {stream['source']}")
-        slot = stream["slot"]
-        if slot.get("name"):
-            active = {True: "active", False: "not read", None: "not there"}[slot.get("active")]
-            found.append(
-                f"  slot {slot['name']}: {active}, retains {_size(slot.get('retained_wal_bytes'))} of WAL"
-            )
-        if stream.get("waiting_for"):
-            found.append(f"  {stream['waiting_for']}")
-        if stream.get("altered"):
-            found.append(f"  altered while it ran: {stream['altered']}")
+        if stream.get("relay") is not None:
+            found += [*relay_lines(stream), *_of_stream(stream, several=several)]
+        elif not stream.get("group"):
+            found.append(f"stream {stream['stream']}: {stream['phase']}, {_position(stream)}")
+            found += _of_stream(stream, several=several)
+    for group in filter(None, groups):
+        found += partition_lines(group, [one for one in state["streams"] if one.get("group") == group])
     for pipeline in state["pipelines"]:
         name = pipeline["pipeline"] or "(no pipeline)"
         events = ", ".join(f"{count} {what}" for what, count in pipeline.get("events", {}).items())
@@ -368,10 +422,10 @@ def _position(stream: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _size(count: int | None) -> str:
-    size = float(count or 0)
+def size(count: int | None) -> str:
+    left = float(count or 0)
     for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+        if left < 1024:
+            return f"{left:.0f} {unit}"
+        left /= 1024
+    return f"{left:.1f} GiB"

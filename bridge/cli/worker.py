@@ -41,8 +41,8 @@ def worker(
 ) -> None:
     """Apply partitions of the events in the log of `scale.log`, until SIGTERM.
 
-    The workers that run this file divide the partitions fairly; when one dies the others take over its own. `bridge relay`
-    fills the log.
+    The workers that run this file divide the partitions fairly; when one dies the others take over its own. `bridge
+    relay` fills the log.
     """
     from bridge.daemon import Part, run_daemon  # noqa: PLC0415  `bridge --help` must not import everything
     from bridge.observe.logs import configure  # noqa: PLC0415

@@ -24,7 +24,7 @@ RULES = frozenset(
         "upsert-without-key", "unmapped-key", "empty-message", "invalid-message", "undefined-property",
         "no-digest", "waits-too-long", "untyped-test", "may-be-absent", "field-of-some",
         "may-divide-by-zero", "float64", "dollar-in-text", "missing-dollar", "no-template",
-        "unknown-redaction", "nullable-key",
+        "unknown-redaction", "nullable-key", "log-without-slot",
         "unordered-upsert", "idle-key", "weak-tls", "same-database", "unset-variable",
         "unused-connection", "unused-source", "unused-event", "unused-entity", "unkept-entity", "unused-webhook",
         "unreached-destination", "old-snapshot", "unused-allow", "allow-without-reason", "invalid",

@@ -22,6 +22,7 @@ from bridge.problem import KeyPath, Level, Remark, nearest
 def check_structure(config: Config) -> Iterator[Remark]:
     """All findings in the structure of a configuration whose names exist."""
     yield from _connections(config)
+    yield from _log(config)
     yield from _events(config)
     yield from _entities(config)
     yield from _webhooks(config)
@@ -47,6 +48,35 @@ def check_structure(config: Config) -> Iterator[Remark]:
             yield from destination.lint((*path, "destinations", key), connection)
 
 
+def _log(config: Config) -> Iterator[Remark]:
+    """What `scale.log` needs, and what it changes nothing for."""
+    scale = config.scale
+    if scale is None or scale.log is None:
+        return
+    connection, path = config.connections.get(scale.log), ("scale", "log")
+    if not isinstance(connection, NatsConnection):
+        logs = [name for name, one in config.connections.items() if isinstance(one, NatsConnection)]
+        what = "there is no such connection" if connection is None else "it is not one of type nats"
+        add = f"connections: {{ {scale.log}: {{ type: nats, servers: [nats://localhost:4222] }} }}"
+        yield Remark("error", path, f"{scale.log}: {what}", nearest(scale.log, logs) or add)
+    for at, section in source_sections(config).items():
+        if section.columns is not None and section.columns.xid is None:
+            yield Remark(
+                "error",
+                (*at, "columns"),
+                "has no xid, and scale.log needs it: partitions find their place in the table by it",
+                "bridge doctor prints the column to add; or leave scale.log out",
+            )
+        if section.capture == "poll":
+            yield Remark(
+                "warning",
+                (*at, "capture"),
+                "poll: no relay reads this source, and scale.log only divides its work",
+                "capture: slot, or auto",
+                name="log-without-slot",
+            )
+
+
 def _connections(config: Config) -> Iterator[Remark]:
     used = {
         destination.connection
@@ -60,6 +90,8 @@ def _connections(config: Config) -> Iterator[Remark]:
         if step.asks is not None
     }
     used |= {entity.source for entity in config.entities.values()}
+    if config.scale is not None and config.scale.log is not None:
+        used.add(config.scale.log)
     for path, section in source_sections(config).items():
         yield from _tls((*path, "dsn"), section)
     seen: dict[str, str] = {}

@@ -1,14 +1,15 @@
 """What the console knows of its bridge, shared by all who look: the status for a second, the last day for twenty.
 
-What asks a server runs in two threads of its own: a slow ledger holds up neither the bridge nor the other pages.
+What asks a server runs in threads, two at a time: a slow ledger holds up neither the bridge nor the other pages.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -56,14 +57,34 @@ class Desk:
         self.sampler = sampler
         self.fresh = fresh
         self.jobs = Jobs()
-        self._threads = ThreadPoolExecutor(_THREADS, "console")
+        self._turns = asyncio.Semaphore(_THREADS)
         self._status: tuple[float, dict[str, Any]] = (-STATUS_SECONDS, {})
+        self._recent: dict[str, tuple[float, dict[str, Any]]] = {}
         self._day: tuple[float, Day] = (-HISTORY_SECONDS, Day([]))
         self._reading: asyncio.Task[Day] | None = None
 
     async def work(self, work: Callable[..., _T], *args: Any, **named: Any) -> _T:
-        """Run what asks a server. Raises what it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **named))
+        """Run what asks a server, in a thread that does not outlive the process. Raises what it raises."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_T] = loop.create_future()
+
+        def tell(settle: Callable[[], None]) -> None:
+            if not answer.done():
+                settle()
+
+        def run() -> None:
+            try:
+                done = work(*args, **named)
+            except BaseException as error:
+                settle = partial(answer.set_exception, error)
+            else:
+                settle = partial(answer.set_result, done)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(tell, settle)
+
+        async with self._turns:
+            threading.Thread(target=run, name="console", daemon=True).start()
+            return await answer
 
     def status(self) -> dict[str, Any]:
         """As /status tells it, at most a second old."""
@@ -72,6 +93,14 @@ class Desk:
             told = status_of(self.metrics)
             self._status = (time.monotonic(), told)
         return told
+
+    def recent(self, hours: str) -> dict[str, Any] | None:
+        """What the overview of this period told, at most a second ago."""
+        at, told = self._recent.get(hours, (-STATUS_SECONDS, None))
+        return told if time.monotonic() - at < STATUS_SECONDS else None
+
+    def keep_recent(self, hours: str, told: dict[str, Any]) -> None:
+        self._recent[hours] = (time.monotonic(), told)
 
     def running(self) -> Mapping[str, Any] | None:
         """For what asks the running bridge: it is this one."""

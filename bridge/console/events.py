@@ -42,8 +42,7 @@ def without_values(told: dict[str, Any]) -> dict[str, Any]:
             {
                 **one,
                 "steps": [
-                    {**step, "saw": hide(step["saw"]), "result": _verdict(step["result"])}
-                    for step in one["steps"]
+                    {**step, "saw": hide(step["saw"]), "result": _verdict(step)} for step in one["steps"]
                 ],
                 "destinations": {
                     name: {**unit, "columns": hide(unit["columns"])}
@@ -56,8 +55,11 @@ def without_values(told: dict[str, Any]) -> dict[str, Any]:
     return {**told, "event": event, "streams": streams}
 
 
-def _verdict(result: Any) -> Any:
-    return result if result is None or isinstance(result, bool) else HIDDEN
+def _verdict(step: dict[str, Any]) -> Any:
+    """Of a condition or a contract; what a step looked up or computed is a value."""
+    result = step["result"]
+    told = result is None or isinstance(result, bool) or step["what"].startswith("contract ")
+    return result if told else HIDDEN
 
 
 async def events(desk: Desk, request: Request) -> tuple[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from bridge.observe.samples import Counts, added
-from bridge.planning.spec import DestinationSpec, PipelineSpec, SubjectSpec, TableSpec
+from bridge.planning.spec import DestinationSpec, PipelineSpec, SinkSpec, SubjectSpec, TableSpec
 from bridge.records import dataclass
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ def _leads(
     node: Node, end: Node, spec: PipelineSpec, counts: Passed, sources: list[str], *, twice: bool
 ) -> Edge:
     """What one table of several got is not counted apart, nor what one of two sinks of a name got."""
-    if isinstance(spec.destinations[end.name], TableSpec):
-        if sum(isinstance(one, TableSpec) for one in spec.destinations.values()) > 1:
+    if not isinstance(spec.destinations[end.name], SinkSpec):
+        if sum(not isinstance(one, SinkSpec) for one in spec.destinations.values()) > 1:
             return Edge(node, end)
         of, name, outcome = counts.pipelines, node.name, "applied"
     elif twice:

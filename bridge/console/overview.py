@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from bridge.console.desk import DAY_SECONDS, Desk, by_minute
+from bridge.console.desk import DAY_SECONDS, Day, Desk, by_minute
 from bridge.console.flow import flow_of
 from bridge.console.operations import Done, Field, Operation
 from bridge.console.operations import Request as Asked
@@ -23,22 +23,30 @@ async def overview(desk: Desk, request: Request) -> tuple[str, dict[str, Any]]:
     part = request.url.path.startswith("/part/")
     if not part:
         await desk.fresh()
-    status, day = desk.status(), await desk.day()
     hours = request.query_params.get("hours", "6")
-    seconds = _HOURS.get(hours, _HOURS["6"])
+    hours = hours if hours in _HOURS else "6"
+    values = desk.recent(hours)
+    if values is None:
+        values = _values(desk, await desk.day(), hours)
+        desk.keep_recent(hours, values)
+    return ("part_overview.html" if part else "overview.html"), values
+
+
+def _values(desk: Desk, day: Day, hours: str) -> dict[str, Any]:
+    status = desk.status()
+    seconds = _HOURS[hours]
     now = time.time()
     recent = [one for one in [*day.samples, *desk.sampler.present()] if one.at > now - seconds]
-    values = {
+    return {
         "status": status,
         "uptime": max(0.0, status["now"] - status["started_at"]),
         "flow": flow_of(desk.config(), status, desk, day),
         "wrong": wrong(status),
-        "hours": hours if hours in _HOURS else "6",
+        "hours": hours,
         "peak": _peak(recent, now, seconds),
         "older": day.older,
         "upgrade": UPGRADE,
     }
-    return ("part_overview.html" if part else "overview.html"), values
 
 
 def _peak(samples: list[Sample], now: float, seconds: float) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class LogNode:
             raise RuntimeError("it was not started")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self, cluster: Sequence[LogNode] = ()) -> Self:
         """cluster: all of its nodes, this one too. `wait` waits."""
         store = json.dumps(str(self.directory / "store"))

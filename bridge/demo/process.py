@@ -103,6 +103,7 @@ class Bridge:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self.environment = {**clean, "BRIDGE_ADMIN": self.admin, **environment}
         self.verb = "run"  # or relay, or worker
+        self.killed: list[str] = []  # there is nothing to choose from (fleet.py)
         self._process: Process | None = None
 
     @property

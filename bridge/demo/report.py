@@ -73,6 +73,11 @@ def figures(outcome: Outcome) -> list[tuple[str, str]]:
             f"{len(outcome.kills)}, with {waiting} events waiting; back in {back:.1f} s",
         ),
         *(
+            [("killed", ", ".join(kill.what for kill in outcome.kills))]
+            if any(kill.what for kill in outcome.kills)
+            else []
+        ),
+        *(
             (
                 f"source {name}",
                 f"{one.events:,} events, {one.rows:,} rows; lost {one.lost}  duplicates {one.duplicates}",

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import field
-from typing import Literal, LiteralString
+from typing import Any, Literal, LiteralString, Protocol
 
 import psycopg
 
 from bridge.demo.checker import NOBODYS, Tally, check_each, install, total
-from bridge.demo.process import Bridge
 from bridge.demo.producers import Crowd
 from bridge.demo.world import Delivered, Slack, World
 from bridge.records import dataclass
@@ -38,12 +37,27 @@ _TAMPERING: dict[Tamper, str] = {
 }
 
 
+class Runs(Protocol):
+    """A bridge (process.py), or a fleet of them over a log (fleet.py). killed: what each kill took, so far."""
+
+    @property
+    def killed(self) -> list[str]: ...
+
+    def start(self) -> Any: ...
+    def wait_ready(self) -> Any: ...
+    def kill(self) -> None: ...
+    def terminate(self) -> int: ...
+    def log_tail(self) -> str: ...
+
+
 @dataclass(slots=True)
 class Kill:
-    """One SIGKILL: events committed and not delivered at that moment, seconds until ready again."""
+    """One SIGKILL: events committed and not delivered at that moment, seconds until ready again. what: was killed; ""
+    where there is only the bridge."""
 
     waiting: int
     back_after: float
+    what: str = ""
 
 
 @dataclass(slots=True)
@@ -82,7 +96,7 @@ class Outcome:
 class Story:
     """Runs it in `world`; `progress` changes meanwhile and may be read from another thread. One story a world."""
 
-    def __init__(self, world: World, slack: Slack, bridge: Bridge, events: int) -> None:
+    def __init__(self, world: World, slack: Slack, bridge: Runs, events: int) -> None:
         self.world = world
         self.slack = slack
         self.bridge = bridge
@@ -181,11 +195,13 @@ class Story:
 
     def _kill(self, told: Callable[[str], None]) -> None:
         self.bridge.kill()
+        what = self.bridge.killed[-1] if self.bridge.killed else ""
         waiting = self.producers.events - self._look()
-        kill = Kill(max(0, waiting), self._start_bridge())
+        kill = Kill(max(0, waiting), self._start_bridge(), what)
         self.progress.kills.append(kill)
+        of = f" ({what})" if what else ""
         told(
-            f"SIGKILL {len(self.progress.kills)} of {KILLS}: {kill.waiting:,} events were waiting;"
+            f"SIGKILL {len(self.progress.kills)} of {KILLS}{of}: {kill.waiting:,} events were waiting;"
             f" ready again after {kill.back_after:.1f} s"
         )
 

@@ -170,8 +170,8 @@ def _digest(secret: str) -> str:
 
 def _cookies(headers: Headers, name: str) -> Iterator[str]:
     with contextlib.suppress(CookieError):
-        for morsel in SimpleCookie(headers.get("cookie", "")).values():
-            if morsel.key == name and morsel.value:
+        for called, morsel in SimpleCookie(headers.get("cookie", "")).items():
+            if called == name and morsel.value:
                 yield morsel.value
 
 

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bridge.observe.state import PHASES, Health
+from bridge.records import replace
 
 PREFIX = "outbox_bridge"
 
@@ -63,6 +64,9 @@ class StreamCollector(Collector):
             families["info"].add_metric([at.connection, at.source, name], 1)
             if at.pending_known:
                 families["pending"].add_metric(of, at.pending_age(now))
+            if at.group:
+                at = replace(at, slot_retained_bytes=None, slot_safe_bytes=None, slot_full_in_seconds=None)
+                at = replace(at, slot_active=None)  # the slot is the relay's
             if at.slot_retained_bytes is not None:
                 families["retained"].add_metric(of, at.slot_retained_bytes)
             if at.slot_safe_bytes is not None:

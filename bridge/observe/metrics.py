@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 
 from bridge import __version__
 from bridge.observe.collectors import PREFIX, ReadyCollector, Registry, StreamCollector
+from bridge.observe.log_metrics import LogMetrics
 from bridge.observe.state import CAUSE, AloneUntil, Health, Place
 from bridge.postgres.left_behind import LeftBehind
 from bridge.sinks.model import QUIET_HOURS
@@ -253,6 +254,7 @@ class Metrics:
         self.build_info = gauge("build_info", "1; the version is in the labels.", "version", "python")
         self.build_info.labels(__version__, platform.python_version()).set(1)
         self._shared: tuple[Gauge, Gauge, Gauge] | None = None
+        self._of_log: LogMetrics | None = None
         self.registry.register(StreamCollector(self.health, self.label))
         self.registry.register(ReadyCollector(self.health))
         ProcessCollector(registry=self.registry)
@@ -334,6 +336,12 @@ class Metrics:
         mine = [one for one in picture["members"] if one["member"] == picture["member"]]
         claimed.set(sum(len(one["streams"]) for one in mine))
         free.set(len(picture["free"]))
+
+    def of_log(self) -> LogMetrics:
+        """Those of a relay. Without one there are no such metrics."""
+        if self._of_log is None:
+            self._of_log = LogMetrics(self.registry)
+        return self._of_log
 
     def set_left_behind(self, found: Sequence[LeftBehind]) -> None:
         """Replace what nothing serves any more."""

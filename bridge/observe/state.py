@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
@@ -98,6 +99,15 @@ class StreamSnapshot:
     slot_retained_bytes: int | None = None
     slot_safe_bytes: int | None = None  # None: max_slot_wal_keep_size sets no limit
     slot_full_in_seconds: float | None = None  # until the WAL brake at the present rate; None: not growing
+    group: str = ""  # of a partition over a log: its target's stream
+    is_relay: bool = False  # it puts events into the log `connection`
+    frames: int = 0  # a relay's, and their rows, since the process started
+    rows: int = 0
+    log_bytes: int | None = None  # that the log holds; None: not asked yet
+    log_limit: int | None = None
+    lags: Mapping[str, int | None] = field(
+        default_factory=dict
+    )  # partition -> bytes of WAL; None: it reads the table
 
     def pending_age(self, now: float) -> float:
         """Seconds that the oldest unapplied event has waited. Grows even when the thread hangs."""
@@ -126,6 +136,16 @@ class StreamSnapshot:
             "events": self.events,
             "batches": self.batches,
             "altered": self.altered,
+            "group": self.group,
+            "relay": {
+                "frames": self.frames,
+                "rows": self.rows,
+                "log_bytes": self.log_bytes,
+                "log_limit_bytes": self.log_limit,
+                "lag_bytes": dict(self.lags),
+            }
+            if self.is_relay
+            else None,
             "slot": {
                 "name": self.slot,
                 "active": self.slot_active,
@@ -152,13 +172,17 @@ class StreamState:
         alive: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.time,
         max_retained_wal: int = 8 << 30,
+        group: str = "",
+        is_relay: bool = False,
     ) -> None:
         """`alive`: does the stream's thread still run? /livez fails if it does not."""
         self._forecast = WalForecast(max_retained_wal)
         self._clock = clock
         self._alive = alive
         self._lock = threading.Lock()
-        self.snapshot = StreamSnapshot(stream, connection, source, since=clock())
+        self.snapshot = StreamSnapshot(
+            stream, connection, source, since=clock(), group=group, is_relay=is_relay
+        )
         self.halted_reasons: frozenset[str] = frozenset()  # every reason it ever halted for, in this process
         self._trouble: BridgeError | None = None  # the last one; nothing has gone well since
         self._repeats = 0  # of its reason, one after the other

@@ -70,6 +70,7 @@ def _traced(config: Config, plan: StreamSpec, event: Event, status: Status) -> d
     from bridge.planning.contract import Contract  # noqa: PLC0415
     from bridge.planning.pipeline import Pipeline, trace  # noqa: PLC0415
     from bridge.postgres.progress import Applied, messages_of  # noqa: PLC0415
+    from bridge.protocol.chain import partition_of  # noqa: PLC0415
 
     kind = event.type.decode()
     contract = plan.contracts.get(kind)
@@ -103,15 +104,40 @@ def _traced(config: Config, plan: StreamSpec, event: Event, status: Status) -> d
                 }
             )
         told = {unit["id"] for one in traces for unit in one["destinations"].values()}
+        partition = partition_of(event.key, event.id, plan.partitions) if plan.partitions else None
         others = [_told(row, waits) for row in messages_of(target, plan.stream, event, told)]
         stray = None if traces else _unit(target, waits, plan.owner, event, ("", ""))["dead_letter"]
     return {
         "stream": plan.stream,
+        "partition": partition,
+        "partitions": plan.partitions or None,
+        "frame": _framed(config, plan, partition, event) if partition is not None else None,
         "applied": how,
         "pipelines": traces,
         "dead_letter": stray,
         "other_messages": others,
     }
+
+
+def _framed(config: Config, plan: StreamSpec, partition: int, event: Event) -> dict[str, Any]:
+    """The frame of the log that carries the event, if it is still there: applied frames are forgotten."""
+    from bridge.errors import BridgeError  # noqa: PLC0415
+    from bridge.plans import relay_plans  # noqa: PLC0415
+    from bridge.stream.frame_search import find_frame  # noqa: PLC0415  loads nats-py, an extra
+
+    relay = next((one for one in relay_plans(config) if one.source == plan.source), None)
+    if relay is None:
+        return {"why": "this source is not read by a relay (source.capture: poll)"}
+    try:
+        found = find_frame(relay, partition, event.id)
+    except BridgeError as error:
+        return {"why": f"the log cannot be asked: {error.args[0]}"}
+    if found is None:
+        return {
+            "subject": f"{relay.relay}.frames.{partition}",
+            "why": "not in the log (applied frames are forgotten)",
+        }
+    return found
 
 
 def _owned(plan: StreamSpec, pipeline: str) -> list[str]:

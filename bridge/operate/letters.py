@@ -176,9 +176,10 @@ def settle(
             chosen += these
             if these and not dry_run:
                 need_audit(connection, actor, command)
-                here = act(connection, these, note)
+                with connection.transaction():
+                    here = act(connection, these, note)
+                    record(connection, actor, command, plan.stream, ids=these, result=f"{here} {done}")
                 changed += here
-                record(connection, actor, command, plan.stream, ids=these, result=f"{here} {done}")
         if not chosen:
             check_words(every, choice)
     return chosen, changed
@@ -221,6 +222,8 @@ def preview(config: Config, letter_id: str, payload: str | None) -> dict[str, An
         becomes["/".join(write.unit)] = dict(zip(write.names, values, strict=True))
     for delivery in planned.deliveries:
         becomes[f"{delivery.pipeline}/{delivery.destination}"] = json.loads(delivery.body)
+    for publication in planned.publications:
+        becomes[f"{publication.pipeline}/{publication.destination}"] = publication.shown()
     return {"result": outcome.result, "code": outcome.code, "why": outcome.why, "becomes": becomes}
 
 
@@ -237,11 +240,12 @@ def edit(config: Config, letter_id: str, payload: str | None, actor: Actor) -> s
         need_audit(connection, actor, action)
         by = f"{'edited' if payload is not None else 'edit undone'} by {actor.who}"
         note = by + (f": {actor.reason}" if actor.reason else "")
-        if not dead_letters.edit(connection, row["id"], payload, note):
-            raise BridgeError(
-                f"dead letter {row['id']} is {row['state']}", hint="only one that is open is edited"
-            )
-        record(connection, actor, action, plan.stream, ids=[row["id"]], result="kept")
+        with connection.transaction():
+            if not dead_letters.edit(connection, row["id"], payload, note):
+                raise BridgeError(
+                    f"dead letter {row['id']} is {row['state']}", hint="only one that is open is edited"
+                )
+            record(connection, actor, action, plan.stream, ids=[row["id"]], result="kept")
     return str(row["id"])
 
 

@@ -98,11 +98,13 @@ def pause_lane(plan: DispatchSpec, lane: LaneSpec, part: Part, actor: Actor) -> 
         if parts:
             need_history(connection, "sink pause")
             _check_cause(connection, plan.stream, part.cause, [])
-        for one in parts:
-            hold(connection, plan.stream, one, actor.who, actor.reason)
-        if not parts:
-            pause(connection, plan.stream, lane.name, actor.who, actor.reason)
-        record(connection, actor, "sink pause", plan.stream, subject=_subject(lane, parts), result="paused")
+        with connection.transaction():
+            for one in parts:
+                hold(connection, plan.stream, one, actor.who, actor.reason)
+            if not parts:
+                pause(connection, plan.stream, lane.name, actor.who, actor.reason)
+            subject = _subject(lane, parts)
+            record(connection, actor, "sink pause", plan.stream, subject=subject, result="paused")
     return parts
 
 
@@ -125,14 +127,14 @@ def resume_lane(config: Config, plan: DispatchSpec, lane: LaneSpec, part: Part, 
         held = [one for one in holds(connection, plan.stream) if one.unit == lane.name]
         _check_cause(connection, plan.stream, part.cause, [one.value for one in held if one.kind == "cause"])
         ended = [one for one in held if (part.everything and part.is_whole) or _is_meant(one, part)]
-        for one in ended:
-            release(connection, plan.stream, one)
-        whole = part.is_whole and resume(connection, plan.stream, lane.name)
-        done = Resumed(whole or bool(ended), ended, [one for one in held if one not in ended])
-        if done.was:
-            record(
-                connection, actor, "sink resume", plan.stream, subject=_subject(lane, ended), result="resumed"
-            )
+        with connection.transaction():
+            for one in ended:
+                release(connection, plan.stream, one)
+            whole = part.is_whole and resume(connection, plan.stream, lane.name)
+            done = Resumed(whole or bool(ended), ended, [one for one in held if one not in ended])
+            if done.was:
+                subject = _subject(lane, ended)
+                record(connection, actor, "sink resume", plan.stream, subject=subject, result="resumed")
     for one in ended:
         _due_again(config, plan.stream, one, actor)
     return done

@@ -1,7 +1,7 @@
 """The rows of a target's partitions in the ledger and the registry, and how they are divided anew.
 
-A target's stream is called <slot>_<connection>; with a log its partitions are <slot>_<connection>.<i>of<n>. One layout has
-rows at a time.
+A target's stream is called <slot>_<connection>; with a log its partitions are <slot>_<connection>.<i>of<n>. One layout
+has rows at a time.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ _REGISTERED: LiteralString = """
     where (stream = %(group)s or stream ~ ('^' || %(group)s || '\\.[0-9]+of[0-9]+$')) order by stream"""
 
 _FENCE: LiteralString = """
-    update bridge.checkpoint set epoch = epoch + 1, session = %s::uuid, updated_at = now() where stream = any(%s)"""
+    update bridge.checkpoint set epoch = epoch + 1, session = %s::uuid, updated_at = now()
+    where stream = any(%s)"""
 
 _AT_BARRIER: LiteralString = """
     select stream, mode = 'poll' and next is null and floor::text = %(floor)s
     from bridge.checkpoint where stream = any(%(old)s) for update"""
 
 _DIVIDE: LiteralString = """
-    insert into bridge.checkpoint (stream, epoch, session, mode, system_identifier, source_database, source_database_oid,
-        timeline, publication_identity, floor, floor_lsn, witness_id, witness_xid, accepted_gap)
+    insert into bridge.checkpoint (stream, epoch, session, mode, system_identifier, source_database,
+        source_database_oid, timeline, publication_identity, floor, floor_lsn, witness_id, witness_xid, accepted_gap)
     select name, o.epoch + 1, %(session)s::uuid, 'poll', o.system_identifier, o.source_database, o.source_database_oid,
         o.timeline, o.publication_identity, o.floor, o.floor_lsn, w.witness_id, w.witness_xid, o.accepted_gap
     from unnest(%(new)s::text[]) as name,
@@ -63,7 +64,8 @@ _REGISTER: LiteralString = """
     select name, o.target_system, o.target_database, %(floor)s::pg_snapshot, o.witness_id,
         greatest(o.reached, %(lsn)s::pg_lsn), ''
     from unnest(%(new)s::text[]) as name, (select * from outbox.stream where stream = any(%(old)s) limit 1) as o
-    on conflict (stream) do update set floor = excluded.floor, reached = greatest(outbox.stream.reached, excluded.reached),
+    on conflict (stream) do update set floor = excluded.floor,
+        reached = greatest(outbox.stream.reached, excluded.reached),
         target_system = excluded.target_system, target_database = excluded.target_database, slot = null, relay = null,
         incarnation = null, confirmed = null, witness_id = excluded.witness_id, updated_at = now()"""
 
@@ -144,8 +146,8 @@ def register_all(source: psycopg.Connection, old: Sequence[str], new: Sequence[s
 
 
 def divide(target: psycopg.Connection, old: Sequence[str], new: Sequence[str], barrier: Goal) -> None:
-    """The ledger's rows of the new names, in place of the old ones, in one transaction. Raises Retry where one of the old
-    ones does not stand at the barrier."""
+    """The ledger's rows of the new names, in place of the old ones, in one transaction. Raises Retry where one of the
+    old ones does not stand at the barrier."""
     names = {"old": list(old), "new": list(new), "floor": str(barrier.snapshot), "session": mover_session()}
     with target.transaction():
         found = target.execute(_AT_BARRIER, names).fetchall()

@@ -92,8 +92,15 @@ def former(source: psycopg.Connection, target: psycopg.Connection, known: Collec
     return [name for (name,) in rows if not at_target(target, name)]
 
 
-def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: list[str]) -> int | None:
-    """Events that are committed and not applied, at most PENDING_LIMIT; None: an outbox without xids."""
+def pending(
+    source: psycopg.Connection,
+    outbox: Outbox,
+    floor: str,
+    applied: list[str],
+    partition: tuple[int, int] | None = None,
+) -> int | None:
+    """Events that are committed and not applied, at most PENDING_LIMIT; None: an outbox without xids. partition: only
+    its own."""
     if not outbox.has_xid:
         return None
     snapshot, outbox = parse_snapshot(floor), outbox.on(source)
@@ -101,8 +108,13 @@ def pending(source: psycopg.Connection, outbox: Outbox, floor: str, applied: lis
         sql.SQL(
             "select count(*) from (select from {table} where {beyond_floor}"
             " and not pg_visible_in_snapshot({placed}, %(floor)s::pg_snapshot)"
-            " and not {placed} = any(%(applied)s::xid8[]) limit %(limit)s) as missing"
-        ).format(table=outbox.name, beyond_floor=outbox.beyond_floor(), placed=outbox.placed()),
+            " and not {placed} = any(%(applied)s::xid8[]) and {mine} limit %(limit)s) as missing"
+        ).format(
+            table=outbox.name,
+            beyond_floor=outbox.beyond_floor(),
+            placed=outbox.placed(),
+            mine=outbox.belongs_to(partition),
+        ),
         {
             **floor_values(snapshot),
             "applied": "{" + ",".join(applied) + "}",

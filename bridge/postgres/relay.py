@@ -134,3 +134,14 @@ def applied(
     rows = connection.execute(_APPLIED, [relay, incarnation]).fetchall()
     found = {stream: None if lsn is None else parse_lsn(lsn) for stream, lsn in rows}
     return (str(row[0]) if row else ""), found
+
+
+_LAGS: LiteralString = """
+    select stream, case when confirmed is not null
+        then greatest(0, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed))::bigint end
+    from outbox.stream where relay = %s and incarnation = %s order by length(stream), stream"""
+
+
+def lags_of(connection: psycopg.Connection, relay: str, incarnation: int) -> dict[str, int | None]:
+    """By partition, the WAL that its relay's slot retains for it at most; None: it reads the table."""
+    return dict(connection.execute(_LAGS, [relay, incarnation]).fetchall())

@@ -112,8 +112,8 @@ def give_up_relays_slot(dsn: str, relay: str, limit: int) -> str | None:
     with connect(dsn, SOURCE, relay) as source:
         row = source.execute(
             "select s.slot_name from pg_catalog.pg_replication_slots s join outbox.relay r"
-            " on s.slot_name = r.relay || '_' || r.incarnation and r.relay = %(relay)s and s.database = current_database()"
-            " where not pg_is_in_recovery() and not s.active"
+            " on s.slot_name = r.relay || '_' || r.incarnation and r.relay = %(relay)s"
+            " where s.database = current_database() and not pg_is_in_recovery() and not s.active"
             " and pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) > %(limit)s",
             {"relay": relay, "limit": limit},
         ).fetchone()

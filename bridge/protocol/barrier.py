@@ -1,8 +1,8 @@
 """Bring a stream to a common position, so that its rows can be divided into other partitions.
 
-Partitions have floors of their own. When all of a target's stand at one snapshot, with what they applied beyond it listed,
-anything that divides the same rows another way can go on from there: the position is a snapshot, not an LSN, and so does
-not depend on who reads what (docs/guarantees.md, "Over a log").
+Partitions have floors of their own. When all of a target's stand at one snapshot, with what they applied beyond it
+listed, anything that divides the same rows another way can go on from there: the position is a snapshot, not an LSN,
+and so does not depend on who reads what (docs/guarantees.md, "Partitions over a log").
 """
 
 from __future__ import annotations

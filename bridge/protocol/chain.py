@@ -1,9 +1,10 @@
 """Frames of a log, and the chain that they must form. The log is not believed: it may drop, repeat, reorder, rewind or
-forget what a relay put into it. docs/guarantees.md, "Over a log".
+forget what a relay put into it. docs/guarantees.md, "Partitions over a log".
 
-A relay reads the slot once and cuts what it reads into frames, a chain for each partition: each frame has all rows of its
-partition of the transactions that end after `prev` and up to `end`. A frame is a function of the WAL between the two, so
-that two relays of one origin say the same, and whoever has everything up to `prev` has everything up to `end` afterwards.
+A relay reads the slot once and cuts what it reads into frames, a chain for each partition: each frame has all rows of
+its partition of the transactions that end after `prev` and up to `end`. A frame is a function of the WAL between the
+two, so that two relays of one origin say the same, and whoever has everything up to `prev` has everything up to `end`
+afterwards.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The relay looked at the source after everything up to `lsn` was read: every transaction of the outbox that ends up
-    to there is visible in the snapshot. insert_lsn: read after the snapshot, which shows nothing that ends later."""
+    """The relay looked at the source after everything up to `lsn` was read: every transaction of the outbox that ends
+    up to there is visible in the snapshot. insert_lsn: read after the snapshot, which shows nothing that ends later."""
 
     snapshot: Snapshot
     lsn: Lsn
@@ -42,8 +43,8 @@ class Look:
 class Frame:
     """What a frame says of itself; its rows are beside it.
 
-    A transaction that is larger than a frame comes in parts. Each says where its commit record begins (`commit`), how many
-    rows of this partition were in earlier parts (`offset`), and has no end before the last one (`is_open`).
+    A transaction that is larger than a frame comes in parts. Each says where its commit record begins (`commit`), how
+    many rows of this partition were in earlier parts (`offset`), and has no end before the last one (`is_open`).
     """
 
     origin: Origin

@@ -216,7 +216,8 @@ class Registration:
     session: the session that may write the row. The session that fenced last takes the row over, after the fence;
     writes of an earlier session that arrive later are refused.
 
-    relay: its slot may be confirmed only to what this stream has applied. Another relay or incarnation begins anew there.
+    relay: its slot may be confirmed only to what this stream has applied. Another relay or incarnation begins anew
+    there.
     """
 
     stream: str
@@ -236,8 +237,8 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class TargetFacts:
-    """The target before the fence. `busy`: another live session of this stream is connected. divided: the ledger's rows of
-    the same events in another layout, of other partitions or of none."""
+    """The target before the fence. `busy`: another live session of this stream is connected. divided: the ledger's rows
+    of the same events in another layout, of other partitions or of none."""
 
     system_identifier: str
     database: str

@@ -2,7 +2,7 @@
 chain of frames for each partition, and confirm the slot to what every stream has applied.
 
 Nothing that a relay says is believed: a stream compares each frame with its ledger (chain.py). A relay that is frozen,
-doubled or late can cost time, and no event. docs/guarantees.md, "Over a log".
+doubled or late can cost time, and no event. docs/guarantees.md, "Partitions over a log".
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ KEPT_LOOKS = 5
 """The slot stays behind the looks of so many ticks (seconds), so that a stream which has found one comes to it in
 time."""
 
+STUCK_LOOKS = 3
+"""A stream that has not moved for so many looks is what the slot waits for. While it moves, a slot that retains much
+is a source that writes much."""
+
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """relay: the slots' prefix, and the relay's name at the source. partitions: of a relay that begins; one that is known
-    keeps its number."""
+    """relay: the slots' prefix, and the relay's name at the source. partitions: of a relay that begins; one that is
+    known keeps its number."""
 
     relay: str
     session: str
@@ -132,6 +136,8 @@ class _Relay:
         self.shown = ZERO  # everything that ends up to here is visible, once `older` is empty
         self.looks: deque[Lsn] = deque(maxlen=KEPT_LOOKS)
         self.confirmed = ZERO
+        self.last = ZERO  # where the stream is that is furthest behind,
+        self.looks_without = 0  # and for how many looks it has been there
         self.given_up: dict[str, Lsn] = {}  # streams that are not waited for, and where they were
 
     def run(self, begins: Lsn) -> Asking[None]:
@@ -239,7 +245,10 @@ class _Relay:
             for stream, lsn in shared.applied.items()
             if lsn is not None and lsn >= self.confirmed and not self.is_given_up(stream)
         }
-        if shared.braked:
+        last = min(waits.values(), default=self.confirmed)
+        self.looks_without = self.looks_without + 1 if last == self.last else 0
+        self.last = last
+        if shared.braked and self.looks_without >= STUCK_LOOKS:
             self.give_up(waits)
         lowest = min([*waits.values(), self.looks[0] if self.looks else self.confirmed, position])
         self.confirmed = max(self.confirmed, lowest)
@@ -250,8 +259,8 @@ class _Relay:
         return self.confirmed <= self.given_up.get(stream, Lsn(-1))
 
     def give_up(self, waits: dict[str, Lsn]) -> None:
-        """The slot retains more than it may. Those that are furthest behind are not waited for any more; where nobody is
-        behind, the log is: the slot itself is given up."""
+        """The slot retains more than it may. Those that are furthest behind are not waited for any more; where nobody
+        is behind, the log is: the slot itself is given up."""
         ahead = max(waits.values(), default=ZERO)
         lowest = min(waits.values(), default=ZERO)
         if lowest == ahead:

@@ -70,8 +70,8 @@ class ReadTarget(Request[TargetFacts]):
 @dataclass(frozen=True, slots=True)
 class Fence(Request[Ledger | None]):
     """Lock the checkpoint row, increment the epoch, store our session, commit. The row lock waits for a commit whose
-    answer was lost. create: insert the row if there is none, and none of another layout (TargetFacts.divided); otherwise
-    answer None.
+    answer was lost. create: insert the row if there is none, and none of another layout (TargetFacts.divided);
+    otherwise answer None.
 
     source: whose stream it is. A row of another source's is not touched: raises Halt (stream_name_taken). A first look
     cannot replace this: two sources may start at one time.
@@ -473,8 +473,8 @@ class ReadShare(Request["Shared"]):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """session: that holds the row of outbox.relay. applied: by stream, how far the slot may be confirmed for it; None: it
-    has not found its place in the chain yet. braked: the slot retains more WAL than it may."""
+    """session: that holds the row of outbox.relay. applied: by stream, how far the slot may be confirmed for it; None:
+    it has not found its place in the chain yet. braked: the slot retains more WAL than it may."""
 
     session: str
     applied: Mapping[str, Lsn | None]

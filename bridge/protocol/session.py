@@ -414,16 +414,20 @@ class Life:
             if unproven is not None and received.position >= applied:
                 raise not_in_wal(self.ledger)
             if received.batch is not None:
-                if received.batch.strays:
-                    yield from self.judge_strays(received.batch, partitioned=source.partitioned)
-                batch = done.without(received.batch) if self.settings.has_xid else received.batch
-                look.inside = yield from self.take(batch, inside=look.inside)
-                look.dirty = look.dirty or bool(batch.events)
+                yield from self.take_new(received.batch, done, look, partitioned=source.partitioned)
             look.position = max(look.position, received.position)  # a frame that overlaps goes back
             if unproven is None:
                 yield from self.look_on(look, tick=received.tick, stop=received.stop)
             if received.stop:
                 return
+
+    def take_new(self, batch: Batch, done: Done, look: _Look, *, partitioned: bool) -> Asking[None]:
+        """Send what of the batch is not applied yet."""
+        if batch.strays:
+            yield from self.judge_strays(batch, partitioned=partitioned)
+        batch = done.without(batch) if self.settings.has_xid else batch
+        look.inside = yield from self.take(batch, inside=look.inside)
+        look.dirty = look.dirty or bool(batch.events)
 
     def look_on(self, look: _Look, *, tick: bool, stop: bool) -> Asking[None]:
         """One step of a look at the source; before the end, a whole one. Not while the target's transaction is open."""

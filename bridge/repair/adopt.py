@@ -27,6 +27,7 @@ from bridge.errors import BridgeError
 from bridge.postgres.ledger import LISTED, LOCK, read_listed, read_row
 from bridge.postgres.origin import adopt_origin, is_here, origins, system_of
 from bridge.postgres.outbox import BORN
+from bridge.postgres.parts import partition_in
 from bridge.postgres.source import Source
 from bridge.protocol.events import NULL_SEQ, Done, Event, Seqs, listed, parse_snapshot
 from bridge.protocol.facts import Ledger, Mode, Pruned
@@ -109,6 +110,7 @@ class Adopter:
         old_source: psycopg.Connection[Any] | None = None,
     ) -> None:
         self._plan = plan
+        self._partition = partition_in(plan.stream)
         self._source = source
         self._target = target
         self._old_source = old_source
@@ -250,7 +252,7 @@ class Adopter:
             )
         known: dict[tuple[str, int], bool] = {}
         greatest = 0
-        for row in outbox_rows(old, outbox):
+        for row in outbox_rows(old, outbox, self._partition):
             known[row.name] = has(row.placed, row.seq)
             greatest = max(greatest, row.seq)
         pruned = old.execute("select deleted > 0 from outbox.pruned").fetchone() == (True,)
@@ -278,7 +280,7 @@ class Adopter:
     def _altered(self, ledger: Ledger) -> Adoption:
         outbox = self._plan.outbox
         rows = list(
-            outbox_rows(self._source, outbox)
+            outbox_rows(self._source, outbox, self._partition)
         )  # before the slot is looked into: whatever comes later is not listed
         last = self._last_seq(ledger)
         has = self._by_ledger(ledger)
@@ -312,7 +314,9 @@ class Adopter:
     def _judged(
         self, adoption: Adoption, applied: Callable[[Row], bool], rows: Iterable[Row] | None = None
     ) -> Adoption:
-        for row in rows if rows is not None else outbox_rows(self._source, self._plan.outbox):
+        for row in (
+            rows if rows is not None else outbox_rows(self._source, self._plan.outbox, self._partition)
+        ):
             adoption.rows += 1
             if applied(row):
                 adoption.applied.append((row.placed, row.seq))

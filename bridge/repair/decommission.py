@@ -8,7 +8,7 @@ target commits, then the slots go: what is interrupted is finished by running it
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import psycopg
@@ -17,6 +17,8 @@ from bridge.errors import BridgeError
 from bridge.failpoints import hit
 from bridge.postgres import progress
 from bridge.postgres.outbox import Outbox
+from bridge.postgres.partitions import ledger_rows, registered_rows
+from bridge.postgres.parts import partition_in
 from bridge.postgres.served import DATED_SECONDS, at_source, at_target, attending
 from bridge.postgres.slots import drop_slot, slots_of
 from bridge.records import dataclass
@@ -47,6 +49,7 @@ class Remains:
     messages: int | None = None
     written: float | None = None
     dated: float | None = None
+    rows: Sequence[str] = ()  # of the ledger and the registry: one, or its partitions
 
     @property
     def lately(self) -> bool:
@@ -63,20 +66,27 @@ def remains(
     source: psycopg.Connection, target: psycopg.Connection | None, outbox: Outbox, stream: str
 ) -> Remains:
     """Read from both sides; nothing is changed."""
-    registered = progress.registered(source, stream)
-    row = progress.checkpoint(target, stream) if target is not None else None
-    applied = progress.listed(target, stream) if target is not None else []
-    pending = None
-    if registered is not None or row is not None:
-        floor = row["floor"] if row else registered["floor"] if registered else "3:3:"
-        pending = progress.pending(source, outbox, floor, applied)
+    known = [progress.registered(source, row) for row in registered_rows(source, stream)]
+    registered = next((row for row in known if row is not None), None)
+    rows = ledger_rows(target, stream) if target is not None else []
+    waiting = [
+        *(_pending_by_ledger(source, target, outbox, row) for row in rows if target is not None),
+        *(
+            progress.pending(source, outbox, row["floor"], [], partition_in(name))
+            for name, row in zip(registered_rows(source, stream), known, strict=True)
+            if row is not None and name not in rows
+        ),
+    ]
+    counted = [count for count in waiting if count is not None]
+    pending = sum(counted) if counted else None
     letters, messages, written = None, None, None
     if target is not None:
         letters, messages, written = target.execute(
             "select (select count(*) from bridge.dead_letter where stream = %(stream)s and state = 'open')::int,"
             " (select count(*) from bridge.delivery where stream = %(stream)s and state = 'pending')::int,"
-            " (select extract(epoch from now() - updated_at)::float8 from bridge.checkpoint where stream = %(stream)s)",
-            {"stream": stream},
+            " (select extract(epoch from now() - max(updated_at))::float8 from bridge.checkpoint"
+            "  where stream = any(%(rows)s))",
+            {"stream": stream, "rows": rows},
         ).fetchone() or (0, 0, None)
     return Remains(
         stream,
@@ -86,8 +96,17 @@ def remains(
         letters,
         messages,
         written,
-        registered["dated"] if registered else None,
+        min((row["dated"] for row in known if row is not None), default=None),
+        sorted({*rows, *registered_rows(source, stream)}) or [stream],
     )
+
+
+def _pending_by_ledger(
+    source: psycopg.Connection, target: psycopg.Connection, outbox: Outbox, row: str
+) -> int | None:
+    found = progress.checkpoint(target, row)
+    floor = found["floor"] if found else "3:3:"
+    return progress.pending(source, outbox, floor, progress.listed(target, row), partition_in(row))
 
 
 def check_unused(
@@ -116,11 +135,17 @@ def _sessions(
     source: psycopg.Connection | None, target: psycopg.Connection | None, stream: str
 ) -> tuple[str, list[int]] | None:
     """At which side, and their pids."""
-    there = [*at_target(target, stream), *attending(target, stream)] if target is not None else []
-    if there:
-        return "target", there
-    here = at_source(source, stream) if source is not None else []
-    return ("source", here) if here else None
+    names = {stream}
+    names |= set(ledger_rows(target, stream)) if target is not None else set()
+    names |= set(registered_rows(source, stream)) if source is not None else set()
+    for name in sorted(names):
+        there = [*at_target(target, name), *attending(target, name)] if target is not None else []
+        if there:
+            return "target", there
+        here = at_source(source, name) if source is not None else []
+        if here:
+            return "source", here
+    return None
 
 
 def decommission(
@@ -139,23 +164,26 @@ def decommission(
             f"slot {', '.join(reading)} is being read: nothing was changed",
             hint=f"stop the bridge of stream {stream} first",
         )
+    rows = list(found.rows)
     if target is None:
-        source.execute("delete from outbox.stream where stream = %s", [stream])
+        source.execute("delete from outbox.stream where stream = any(%s)", [rows])
     else:
         with target.transaction():
-            _end_ledger(target, stream, messages=messages, letters=letters)
-            source.execute("delete from outbox.stream where stream = %s", [stream])
+            _end_ledger(target, stream, rows, messages=messages, letters=letters)
+            source.execute("delete from outbox.stream where stream = any(%s)", [rows])
             hit("decommission.source")
     hit("decommission.target")
     for name, _, _ in found.slots:
         drop_slot(source, name)
 
 
-def _end_ledger(target: psycopg.Connection, stream: str, *, messages: Choice, letters: Choice) -> None:
-    target.execute("delete from bridge.checkpoint where stream = %s", [stream])
-    target.execute("delete from bridge.applied where stream = %s", [stream])
+def _end_ledger(
+    target: psycopg.Connection, stream: str, rows: Sequence[str], *, messages: Choice, letters: Choice
+) -> None:
+    target.execute("delete from bridge.checkpoint where stream = any(%s)", [list(rows)])
+    target.execute("delete from bridge.applied where stream = any(%s)", [list(rows)])
     if target.execute("select to_regclass('bridge.sample')").fetchone() != (None,):
-        target.execute("delete from bridge.sample where stream = %s", [stream])
+        target.execute("delete from bridge.sample where stream = any(%s)", [[stream, *rows]])
     if letters == "discard":
         target.execute(
             "update bridge.dead_letter set state = 'discarded', retry_at = null, updated_at = now()"
@@ -172,3 +200,27 @@ def _end_ledger(target: psycopg.Connection, stream: str, *, messages: Choice, le
     for table in ("sink_pause", "sink", "sink_hold"):
         if target.execute("select to_regclass(%s)", [f"bridge.{table}"]).fetchone() != (None,):
             target.execute(f"delete from bridge.{table} where stream = %s", [stream])
+
+
+def idle_relays(
+    source: psycopg.Connection, publication: str, but: Collection[str]
+) -> list[tuple[str, str, bool]]:
+    """Relays of this publication that serve no stream any more: name, slot, whether somebody reads that. but: those
+    that the configuration has."""
+    if source.execute("select to_regclass('outbox.relay')").fetchone() == (None,):
+        return []
+    rows = source.execute(
+        "select r.relay, r.relay || '_' || r.incarnation, coalesce(s.active, false) from outbox.relay r"
+        " left join pg_catalog.pg_replication_slots s on s.slot_name = r.relay || '_' || r.incarnation"
+        " where starts_with(r.relay, %(publication)s || '_') and not r.relay = any(%(but)s)"
+        " and not exists (select from outbox.stream t where t.relay = r.relay) order by 1",
+        {"publication": publication, "but": list(but)},
+    ).fetchall()
+    return [(str(relay), str(slot), bool(active)) for relay, slot, active in rows]
+
+
+def end_relay(source: psycopg.Connection, relay: str, slot: str) -> None:
+    """Forget the relay, and drop its slot."""
+    source.execute("delete from outbox.relay where relay = %s", [relay])
+    hit("decommission.relay")
+    drop_slot(source, slot)

@@ -39,14 +39,19 @@ class Row:
         return self.xid is None or self.xid > self.born
 
 
-def outbox_rows(source: psycopg.Connection[Any], outbox: Outbox) -> Iterator[Row]:
-    """Every row, in the order of seq."""
-    query = sql.SQL("select {}::text, {}::bigint, {}::text, {}::text from {} as e order by e.{}").format(
+def outbox_rows(
+    source: psycopg.Connection[Any], outbox: Outbox, partition: tuple[int, int] | None = None
+) -> Iterator[Row]:
+    """Every row, in the order of seq; of one partition, if it is given."""
+    query = sql.SQL(
+        "select {}::text, {}::bigint, {}::text, {}::text from {} as e where {} order by e.{}"
+    ).format(
         outbox.column("id"),
         outbox.column("seq"),
         outbox.column("xid"),
         sql.SQL(BORN),
         outbox.name,
+        outbox.belongs_to(partition),
         outbox.column("seq"),
     )
     with source.transaction(), source.cursor("rows") as cursor:

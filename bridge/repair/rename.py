@@ -19,13 +19,42 @@ from bridge.postgres.slots import copy_slot, drop_slot, slots_of
 from bridge.postgres.whose import another
 from bridge.repair.decommission import check_unused
 
-_ROWS = ("applied", "dead_letter", "delivery")
+_ROWS = ("dead_letter", "delivery")
 _SINKS = {  # the rest of each table's key; an older ledger lacks some
     "sink_pause": ("pipeline", "destination"),
     "sink": ("pipeline", "destination"),
     "sink_hold": ("pipeline", "destination", "kind", "value"),
     "sample": ("at",),
 }
+
+
+def rename_partitions(
+    source: psycopg.Connection, target: psycopg.Connection, old: str, new: str, partitions: int
+) -> None:
+    """The same of a stream over a log: the rows of all its partitions. They have no slot; the relay of the new name
+    begins one, and each partition reads the table until it is heard."""
+    pairs = [(f"{old}.{i}of{partitions}", f"{new}.{i}of{partitions}") for i in range(1, partitions + 1)]
+    for name in (name for pair in ((old, new), *pairs) for name in pair):
+        check_unused(source, target, name)
+    if (halt := another(source, target, old)) is not None:
+        raise BridgeError(f"{halt.args[0]}", reason=halt.reason, hint=halt.hint)
+    _check_registered_here(source, target, pairs[0][0])
+    with target.transaction():
+        for before, after in pairs:
+            _rename_ledger(target, before, after)
+        _rename_kept(target, old, new)
+        for before, after in pairs:
+            known = source.execute(
+                "update outbox.stream set stream = %s, session = '', relay = null, incarnation = null,"
+                " confirmed = null, updated_at = now() where stream = %s",
+                [after, before],
+            ).rowcount
+            if not known and registered(source, after) is None:
+                raise BridgeError(
+                    f"the source does not know stream {before}: nothing was changed in the target",
+                    hint="bridge doctor names the streams that are registered there",
+                )
+        hit("rename.source")
 
 
 def rename_stream(
@@ -50,6 +79,7 @@ def rename_stream(
     _check_registered_here(source, target, old)
     with target.transaction():
         number = _rename_ledger(target, old, new)
+        _rename_kept(target, old, new)
         made = bool(number) and copy and copy_slot(source, f"{old}_{number}", f"{new}_{number}")
         hit("rename.copied")
         known = source.execute(
@@ -119,6 +149,12 @@ def _rename_ledger(target: psycopg.Connection, old: str, new: str) -> int:
             f"this target has no ledger of stream {old}: nothing was changed",
             hint="bridge doctor names the streams that are registered, and for which database",
         )
+    target.execute("update bridge.applied set stream = %s where stream = %s", [new, old])
+    return int(row[0])
+
+
+def _rename_kept(target: psycopg.Connection, old: str, new: str) -> None:
+    """Dead letters and messages, and what is known of the destinations."""
     for table in _ROWS:
         target.execute(f"update bridge.{table} set stream = %s where stream = %s", [new, old])
     for table, key in _SINKS.items():
@@ -130,4 +166,3 @@ def _rename_ledger(target: psycopg.Connection, old: str, new: str) -> int:
             [new, old],
         )
         target.execute(f"update bridge.{table} set stream = %s where stream = %s", [new, old])
-    return int(row[0])

@@ -1,8 +1,8 @@
 """Divide the streams of a configuration into as many partitions as it says: to a log, to another number, back from it.
 
-The old partitions of a target are brought to one snapshot (protocol/barrier.py), then one transaction in the target puts
-the new ones in their place. Each step leaves a state that bridges can go on from, and whatever is interrupted is finished
-by running it again. A new partition reads the table until the relay has begun with the new number.
+The old partitions of a target are brought to one snapshot (protocol/barrier.py), then one transaction in the target
+puts the new ones in their place. Each step leaves a state that bridges can go on from, and whatever is interrupted is
+finished by running it again. A new partition reads the table until the relay has begun with the new number.
 """
 
 from __future__ import annotations

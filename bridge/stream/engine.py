@@ -163,7 +163,9 @@ class Engine:
         if spec.log is not None and buses is not None and spec.capture != "poll":
             from bridge.stream.log_side import LogSide  # noqa: PLC0415  only where there is a log
 
-            self._log = self._opened(LogSide(spec.log, spec.stream, self._control, buses, watcher, waker))
+            self._log = self._opened(
+                LogSide(spec.log, self._control, buses, watcher, stream=spec.stream, waker=waker)
+            )
         self._foreign = outbox.is_foreign
         self._order = SeqOrder() if numbered(self._control.connection, outbox) else None
         self._prepared: PlannedBatch | None = None
@@ -397,7 +399,7 @@ class Engine:
         with connect(spec.target_dsn, CATALOG, f"bridge-check/{spec.stream}") as target:
             found = former(self._control.connection, target, {spec.stream, *spec.family})
         check_layout(spec.stream, [name for name in found if group_of(name) == spec.name])
-        return tuple(found)
+        return tuple(dict.fromkeys(map(group_of, found)))
 
     def register(self, request: ask.Register) -> None:
         self._source.register(request)

@@ -1,7 +1,7 @@
 """A frame as bytes: what a relay puts into the log, and a stream takes out of it.
 
     OBF1 | checksum of the rest, 4 bytes | length of the head, 4 bytes | head, JSON | body
-    body: length of the Relation message, 4 bytes | it | number of messages, 4 bytes | their lengths, 4 bytes each | they
+    body: length of the Relation message, 4 bytes | it | number of messages, 4 bytes | lengths, 4 bytes each | they
 
 The messages are pgoutput's, as the walsender sent them, so that a stream decodes what a slot of its own would have
 brought. Integers are big-endian.

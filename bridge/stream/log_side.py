@@ -1,6 +1,7 @@
 """The frames of a partition, where its rows come over a log: what a stream reads in place of a slot of its own.
 
-Chain judges each frame (protocol/chain.py); what it takes is fed to the decoder, which sees what a slot would have brought.
+Chain judges each frame (protocol/chain.py); what it takes is fed to the decoder, which sees what a slot would have
+brought.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ class LogSide:
     """One session's log. It has what Sockets expects of a replication stream."""
 
     def __init__(
-        self, spec: LogSpec, stream: str, control: Source, buses: Buses, watcher: Watcher, waker: wire.Waker
+        self,
+        spec: LogSpec,
+        control: Source,
+        buses: Buses,
+        watcher: Watcher,
+        *,
+        stream: str,
+        waker: wire.Waker,
     ) -> None:
         """waker: nudged when there is something to read."""
         self._spec = spec

@@ -1,7 +1,8 @@
 """The Relation message of pgoutput: which table its rows are of, and where each field of an event lies in them.
 
-A relation's rows are read by a parser that is compiled from what the message says of its columns (as namedtuple compiles
-its code): without a loop over the columns, at half the cost. PostgreSQL manual, 53.9 Logical Replication Message Formats.
+A relation's rows are read by a parser that is compiled from what the message says of its columns (as namedtuple
+compiles its code): without a loop over the columns, at half the cost. PostgreSQL manual, 53.9 Logical Replication
+Message Formats.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """What a Relation message says of the outbox. types: of the columns, by oid. places: for each Event field its column,
-    or None. unmarked: its rows are from before the outbox had its column xid."""
+    """What a Relation message says of the outbox. types: of the columns, by oid. places: for each Event field its
+    column, or None. unmarked: its rows are from before the outbox had its column xid."""
 
     types: Sequence[int]
     places: Sequence[int | None]

@@ -1,8 +1,8 @@
 """Performs a relay's requests on real servers: one typed method a request, as engine.py does a stream's.
 
 A batch's way begins here where there is a log: `read` takes it from the slot and divides it into partitions, `publish`
-puts each piece into the log. One frame of a partition is on its way at a time, so that frames stay in order; while it is,
-the next one fills.
+puts each piece into the log. One frame of a partition is on its way at a time, so that frames stay in order; while it
+is, the next one fills.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ _STUCK_SECONDS = 10.0
 """A frame that the log does not take for so long ends the session: what is wrong is said, and the WAL brake asked."""
 _STATUS_SECONDS = 1.0
 _SILENCE_SECONDS = 60.0
+_SIZE_SECONDS = 5.0
+"""Between two looks at how full the log is."""
 _AGAIN = Backoff(first=0.1, longest=2.0, jitter=NO_JITTER)
 
 
@@ -97,6 +99,8 @@ class RelayEngine:
         self._next_tick = 0.0
         self._last_rows = time.monotonic()
         self._applied: Mapping[str, Lsn | None] = {}
+        self._size: Future[tuple[int, int]] | None = None
+        self._size_at = 0.0
 
     def close(self) -> None:
         if self._maker is not None:
@@ -197,7 +201,7 @@ class RelayEngine:
             request.start,
             life=request.origin.life if request.origin else None,
         )
-        self._watcher.phase("streaming")
+        self._watcher.phase("streaming", slot=request.slot)
         hit("stream.opened")
 
     # --- a batch's way ------------------------------------------------------------------------------
@@ -280,6 +284,7 @@ class RelayEngine:
 
     def read_share(self, request: ask.ReadShare) -> ask.Shared:
         session = self._look_what_is_applied(request.incarnation)
+        self._look_at_size()
         health = self._control.health
         braked = health is not None and health.retained > self._spec.max_retained_wal
         return ask.Shared(session, self._applied, braked)
@@ -303,6 +308,16 @@ class RelayEngine:
             if last:
                 self._journal.drop(partition, last + 1)
         return session
+
+    def _look_at_size(self) -> None:
+        """Tell how full the log is, now and then, without waiting for it."""
+        if self._size is not None and self._size.done():
+            if self._size.exception() is None:
+                self._watcher.log_holds(*self._size.result())
+            self._size = None
+        if self._size is None and time.monotonic() >= self._size_at:
+            self._size_at = time.monotonic() + _SIZE_SECONDS
+            self._size = self._journal.size()
 
     def _needed(self, partition: int) -> list[Lsn]:
         of = f".{partition}of"

@@ -43,8 +43,8 @@ class RelayWorker(Sessions[RelaySpec]):
                 engine.close()
 
     def failed_with(self, error: BridgeError) -> BridgeError:
-        """The WAL brake: a relay that cannot continue must not fill the source's disk. The events stay in the outbox, and
-        every stream catches up from there."""
+        """The WAL brake: a relay that cannot continue must not fill the source's disk. The events stay in the outbox,
+        and every stream catches up from there."""
         try:
             given_up = give_up_relays_slot(self.plan.source_dsn, self.plan.relay, self.plan.max_retained_wal)
         except (psycopg.Error, BridgeError):

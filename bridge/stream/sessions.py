@@ -1,7 +1,7 @@
 """A thread that runs one session after another: of a stream (worker.py) or of a relay (relay_worker.py).
 
-Back-off, halts that are checked again, stand-by, a fence: what an error means for the next session is decided here. Every
-session starts from the beginning, as after a crash, so an error is never half handled.
+Back-off, halts that are checked again, stand-by, a fence: what an error means for the next session is decided here.
+Every session starts from the beginning, as after a crash, so an error is never half handled.
 """
 
 from __future__ import annotations

@@ -76,10 +76,16 @@ class StreamSpec:
     @property
     def rows(self) -> tuple[str, ...]:
         """What its rows in the ledger and in the registry are called."""
+        if self.group or not self.partitions:
+            return (self.stream,)
         numbers = range(1, self.partitions + 1)
-        return tuple(partition_name(self.stream, number, self.partitions) for number in numbers) or (
-            self.stream,
-        )
+        return tuple(partition_name(self.stream, number, self.partitions) for number in numbers)
+
+    def each(self) -> list[StreamSpec]:
+        """A plan for each row: for what concerns each partition by itself."""
+        if self.rows == (self.stream,):
+            return [self]
+        return [replace(self, stream=row, group=self.stream) for row in self.rows]
 
     @property
     def messages(self) -> frozenset[tuple[str, str]]:
@@ -150,7 +156,7 @@ class RelaySpec:
 class RelayWatcher(Protocol):
     """Receives a relay's reports; called from its thread."""
 
-    def phase(self, phase: Phase) -> None: ...
+    def phase(self, phase: Phase, *, slot: str | None = None) -> None: ...
 
     def read(self, position: Lsn) -> None: ...
 
@@ -161,6 +167,8 @@ class RelayWatcher(Protocol):
     def lags(self, confirmed: Mapping[str, Lsn | None]) -> None: ...
 
     def again(self, partition: int) -> None: ...
+
+    def log_holds(self, size: int, limit: int) -> None: ...
 
     def waiting(self, what: str) -> None: ...
 

@@ -1,8 +1,8 @@
 """Divides what a slot brings into partitions, a relay's work for each event: pgoutput's messages in, pieces out.
 
-Nothing is decoded but what says where a row belongs; the messages go on as they came, and whoever applies them decodes them
-as from a slot of its own. Code in feed() runs for every message, so three times for an event that is a transaction of its
-own.
+Nothing is decoded but what says where a row belongs; the messages go on as they came, and whoever applies them decodes
+them as from a slot of its own. Code in feed() runs for every message, so three times for an event that is a
+transaction of its own.
 """
 
 from __future__ import annotations

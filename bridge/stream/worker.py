@@ -50,6 +50,7 @@ class Worker(Sessions[StreamSpec]):
         guard: FailureGuard,
         ended: Callable[[], None],
         buses: Buses | None,
+        *,
         outlives: Callable[[], bool] = bool,
     ) -> None:
         super().__init__(f"stream {plan.stream}", plan, watcher, ended, outlives)

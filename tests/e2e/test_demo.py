@@ -48,6 +48,15 @@ def test_the_demo_of_three_sources_tells_of_each_and_of_all(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_the_demo_over_a_log_kills_a_worker_a_node_and_the_relay() -> None:
+    done = demo("--scale", "--events", "2400")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"killed +a worker, node n\d, which leads the log, the relay", done.stdout)
+    assert re.search(r"messages at Slack +\d+ for 12 customers .* missing 0, repeated \d", done.stdout)
+    assert "lost 0  duplicates 0" in done.stdout.splitlines()
+
+
+@pytest.mark.slow
 def test_the_demo_of_two_sources_says_whose_row_is_lost() -> None:
     done = demo("--sources", "2", "--events", "400", "--tamper", "lose")
     assert done.returncode == 1, done.stdout + done.stderr

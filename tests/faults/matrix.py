@@ -125,6 +125,18 @@ SECTIONS: dict[str, dict[str, str]] = {
         "103": "nodes of a cluster and bridges killed: each key's order",
         "104": "a message that can never be published, of one event or of all",
     },
+    "Over a log": {
+        "105": "nodes of the log killed in turn; the whole log down for longer than a session waits",
+        "106": "the log purged, deleted, rewound to an older copy, its only disk lost; single frames lost",
+        "107": "frames twice and in any order",
+        "108": "relay and worker killed at each step of a frame's way",
+        "109": "two relays, two workers at one partition; one that is frozen and wakes",
+        "110": "workers join and leave; a relay begins again while a backlog is in the log",
+        "111": "the source restarted, promoted, restored from an older copy, paused",
+        "112": "the slot or the publication dropped",
+        "113": "one target away for long: the others go on, the WAL brake gives it up, it comes back",
+        "114": "a transaction of 100,000 rows in parts, relay and worker killed amid it",
+    },
 }
 
 HEAD = """## The fault matrix

@@ -43,6 +43,7 @@ def backlog(scaled: Scaled) -> None:
     until(lambda: len(scaled.log.messages()) > 6, "frames are in the log")
 
 
+@pytest.mark.fault(105)
 @pytest.mark.slow
 def test_each_node_of_three_killed_in_turn_under_load(world: World, tmp_path: Path) -> None:
     with NatsCluster(tmp_path) as cluster:
@@ -68,6 +69,7 @@ def forget(scaled: Scaled, how: str) -> None:
     (scaled.log.purge if how == "purged" else scaled.log.delete)()
 
 
+@pytest.mark.fault(106)
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["purged", "deleted"])
 def test_a_log_that_forgets_under_load_is_filled_again(scaled: Scaled, how: str) -> None:
@@ -88,6 +90,7 @@ def test_a_log_that_forgets_under_load_is_filled_again(scaled: Scaled, how: str)
     scaled.law()
 
 
+@pytest.mark.fault(106)
 def test_single_frames_lost_from_the_middle_are_read_again(scaled: Scaled) -> None:
     scaled.relay()
     worker = scaled.worker()
@@ -103,6 +106,7 @@ def test_single_frames_lost_from_the_middle_are_read_again(scaled: Scaled) -> No
     assert any("gap" in line for line in worker.get("/metrics")[1].splitlines() if "retr" in line)
 
 
+@pytest.mark.fault(106)
 def test_a_log_rewound_to_an_older_copy_of_its_store(scaled: Scaled, node: NatsNode, tmp_path: Path) -> None:
     scaled.relay()
     worker = scaled.worker()
@@ -126,6 +130,7 @@ def test_a_log_rewound_to_an_older_copy_of_its_store(scaled: Scaled, node: NatsN
     scaled.law()
 
 
+@pytest.mark.fault(106)
 def test_the_only_nodes_disk_is_lost_under_load(scaled: Scaled, node: NatsNode) -> None:
     scaled.relay()
     worker = scaled.worker()
@@ -147,6 +152,7 @@ def test_the_only_nodes_disk_is_lost_under_load(scaled: Scaled, node: NatsNode) 
     scaled.law()
 
 
+@pytest.mark.fault(107)
 def test_frames_twice_and_in_any_order_have_each_effect_once(scaled: Scaled) -> None:
     relay = scaled.relay()
     worker = scaled.worker()
@@ -168,6 +174,7 @@ def test_frames_twice_and_in_any_order_have_each_effect_once(scaled: Scaled) -> 
     scaled.law()
 
 
+@pytest.mark.fault(107)
 def test_frames_out_of_order_alone_in_the_log(scaled: Scaled) -> None:
     """Nothing in order is there: the log holds only what was put back reversed."""
     relay = scaled.relay()
@@ -184,6 +191,7 @@ def test_frames_out_of_order_alone_in_the_log(scaled: Scaled) -> None:
     scaled.law()
 
 
+@pytest.mark.fault(105)
 def test_the_whole_log_is_down_longer_than_a_session_waits(scaled: Scaled, node: NatsNode) -> None:
     scaled.relay()
     scaled.worker()

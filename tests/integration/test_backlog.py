@@ -33,6 +33,10 @@ class Plan:
     family: frozenset[str] = frozenset({STREAM})
     sinks: frozenset[tuple[str, str]] = frozenset()
 
+    @property
+    def rows(self) -> list[str]:
+        return [self.stream]
+
     def units(self) -> list[tuple[str, str]]:
         return []
 

@@ -92,6 +92,10 @@ class Member(Simulation):
             raise Retry("the source connection is gone")
         return super().perform(bridge, request)
 
+    def reads_on(self, bridge: Bridge) -> bool:
+        """Is it past its start?"""
+        return bridge.stream is not None
+
     def source_replaced(self, *, lost: bool) -> None:
         for member in self.site.members:
             Simulation.source_replaced(member, lost=lost)
@@ -126,6 +130,9 @@ class Lane(Member):
             partitions=self.site.partitions,
         )
         return session.session(settings)
+
+    def reads_on(self, bridge: Bridge) -> bool:
+        return bridge in self.readers
 
     @property
     def entries(self) -> list[Entry]:
@@ -170,9 +177,10 @@ class Lane(Member):
             raise Fenced("another session holds the row of the registry")
         if ledger is not None and ledger.session == mine.session and ledger.mode is Mode.STREAM:
             checks.confirmable(self, bridge, request.lsn)
-        self.source.registry[self.stream] = replace(row, confirmed=request.lsn)
-        self.source.lsn += 8
-        self.source.flush()
+        if row.confirmed != request.lsn:
+            self.source.registry[self.stream] = replace(row, confirmed=request.lsn)
+            self.source.lsn += 8
+            self.source.flush()
 
     def do_ReadMissing(self, bridge: Bridge, request: requests.ReadMissing) -> MissingRows:
         missing = super().do_ReadMissing(bridge, request)
@@ -185,31 +193,17 @@ class Lane(Member):
         reader = self.readers[bridge]
         settled = self.told(bridge)
         reader.index = min(reader.index, len(self.entries))
-        if self.chance(self.stopping):
-            return Received(None, reader.position, settled, tick=True, stop=True)
+        stop = self.chance(self.stopping)
+        if stop or (not reader.waiting and self.chance(0.3)):
+            return Received(None, reader.position, settled, tick=stop or self.chance(0.5), stop=stop)
         if reader.waiting:
             return self.some(bridge, reader, settled)
-        if self.chance(0.3):
-            return Received(None, reader.position, settled, tick=self.chance(0.5))
-        for verdict, entry in reader.frames(self.entries):
-            self.counts[f"frame: {verdict.value}"] += 1
-            if verdict is Verdict.GAP and not reader.asked:
-                reader.asked, bridge.idle = True, 0
-                return Received(None, reader.position, settled, gap=True)
-            if verdict is not Verdict.TAKE:
-                continue
-            frame, reader.asked = entry.frame, False
-            if frame.commit:
-                if reader.waiting:
-                    reader.index -= 1
-                    break
-                return self.part(bridge, reader, entry, settled)
-            if frame.prev < reader.chain.reached:
-                self.counts["a frame overlaps what was taken"] += 1
-            reader.chain.took(frame)
-            reader.waiting += entry.commits
-            if self.chance(0.6):
-                break
+        found = self.read_ahead(reader)
+        if found == "gap":
+            bridge.idle = 0
+            return Received(None, reader.position, settled, gap=True)
+        if isinstance(found, Entry):
+            return self.part(bridge, reader, found, settled)
         if reader.waiting:
             return self.some(bridge, reader, settled)
         reader.handed_out([])
@@ -217,6 +211,29 @@ class Lane(Member):
             bridge.idle += 1
             reader.asked = reader.asked and self.chance(0.7)
         return Received(None, reader.position, settled, tick=self.chance(0.7))
+
+    def read_ahead(self, reader: Reader) -> Entry | str | None:
+        """Take some frames. "gap": rows are missing. An entry: a part of a transaction, which is handed out alone."""
+        for verdict, entry in reader.frames(self.entries):
+            frame = entry.frame
+            self.counts[f"frame: {verdict.value}"] += 1
+            if verdict is Verdict.GAP and not reader.asked:
+                reader.asked = True
+                return "gap"
+            if verdict is not Verdict.TAKE:
+                continue
+            reader.asked = False
+            if frame.commit and reader.waiting:
+                reader.index -= 1
+                return None
+            if frame.commit:
+                return entry
+            self.counts["a frame overlaps what was taken"] += frame.prev < reader.chain.reached
+            reader.chain.took(frame)
+            reader.waiting += entry.commits
+            if self.chance(0.6):
+                return None
+        return None
 
     def some(self, bridge: Bridge, reader: Reader, settled: bool) -> Received:
         """Of the transactions that wait."""

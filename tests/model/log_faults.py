@@ -38,6 +38,7 @@ def switch_capture(simulation: Simulation) -> None:
     """One stream reads the table for a while."""
     if isinstance(simulation, Lane):
         faults.switch_capture(simulation)
+        _crash(simulation)
 
 
 def lagging_promotion(simulation: Simulation) -> None:
@@ -163,22 +164,29 @@ def lose_a_part(simulation: Simulation) -> None:
 
 
 def publication_changed_under_a_relay(simulation: Simulation) -> None:
-    """A row is withheld. Before the relay looks at the publication it reads on, and a stream begins."""
+    """A row is withheld. Before the relay looks at the publication, a stream begins and the relay reads past it."""
     assert isinstance(simulation, Member)
     relays, lane = simulation.site.members[-1], simulation.rng.choice(simulation.site.lanes)
     reading = [bridge for bridge in relays.bridges if isinstance(bridge.request, Read)]
     if not reading or simulation.source.identity() is None:
         return
     _crash(lane)
-    faults.off_and_on(simulation)
+    withheld = simulation.source.begin()
+    faults.toggle_publish(simulation)
+    simulation.insert(withheld, -1)
+    simulation.insert(withheld, -1)
+    faults.toggle_publish(simulation)
+    _steps(lane, 60)
+    if withheld.xid not in simulation.source.running:
+        return
+    simulation.record(withheld)
+    simulation.source.leave(withheld)
     simulation.emit(1, 2, -1, -1)
     for _ in range(30):
         if reading[0] not in relays.bridges or isinstance(reading[0].request, Observe):
             break
         relays.step(reading[0])
-    for _ in range(3):
-        _steps(lane, 30)
-        simulation.emit(1, 2)
+    _steps(lane, 60)
 
 
 def source_restored_amid_a_join(simulation: Simulation) -> None:
@@ -201,7 +209,8 @@ def source_restored_amid_a_join(simulation: Simulation) -> None:
     for _ in range(3):
         simulation.emit(1, 2, -1)
     _steps(relays, 24)
-    simulation.source.leave(hidden)
+    if hidden.xid in simulation.source.running:
+        simulation.source.leave(hidden)
     for _ in range(40):
         ledger = lane.target.ledger
         if ledger is not None and ledger.next is not None and ledger.next.from_slot:

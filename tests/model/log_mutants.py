@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -328,3 +329,15 @@ def chains_a_frame_to_what_it_left_out() -> list[Patch]:
 @mutant(log_faults.one_stream_given_up_and_back)
 def never_waits_again_for_a_stream_that_was_given_up() -> list[Patch]:
     return [(Relay, "is_given_up", lambda self, stream: stream in self.given_up)]
+
+
+@mutant()
+def confirms_up_to_the_look_before() -> list[Patch]:
+    """A stream that has found a look comes too late to it."""
+    begin = Relay.__init__
+
+    def forgetful(self: Any, *settings: Any) -> None:
+        begin(self, *settings)
+        self.looks = deque(maxlen=1)
+
+    return [(Relay, "__init__", forgetful)]

@@ -31,8 +31,8 @@ def mutant(function: Callable[[], list[Patch]]) -> Callable[[], list[Patch]]:
 
 
 @contextmanager
-def applied(name: str) -> Iterator[None]:
-    patches = [patch.object(*each) for each in MUTANTS[name]()]
+def applied(name: str, mutants: dict[str, Callable[[], list[Patch]]] = MUTANTS) -> Iterator[None]:
+    patches = [patch.object(*each) for each in mutants[name]()]
     for each in patches:
         each.start()
     try:
@@ -383,7 +383,7 @@ def _stream_from_any_slot() -> Patch:
     return (
         Life,
         "stream",
-        lambda self, **more: answering(stream(self, **more), lambda r, a: change(self, r, a)),
+        lambda self, *facts, **more: answering(stream(self, *facts, **more), lambda r, a: change(self, r, a)),
     )
 
 
@@ -414,7 +414,7 @@ def looks_at_prune_only_before_it_registers() -> list[Patch]:
 def lets_prune_follow_a_floor_that_may_go_back() -> list[Patch]:
     never = property(lambda self: None, lambda self, value: None)
     return [
-        (session, "_Life", type("Life", (Life,), {"held": never})),
+        (session, "Life", type("Life", (Life,), {"held": never})),
         (session, "intersection", lambda snapshots: snapshots[0]),
     ]
 

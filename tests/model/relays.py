@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from bridge.errors import BridgeError, Retry, StandBy
@@ -218,17 +217,17 @@ class Relays(Member):
         stream, share = self.reading(bridge), self.shares[bridge]
         checks.require(request.lsn <= self.source.flushed, "confirmed beyond the source's WAL")
         before = stream.slot.confirmed
-        waits = [lsn for lsn in share.applied.values() if lsn is not None and lsn >= before]
-        if share.braked:
-            self.given_up |= {
-                s: lsn for s, lsn in share.applied.items() if lsn is not None and lsn == min(waits)
-            }
-        late = [s for s, lsn in share.applied.items() if lsn is not None and before <= lsn < request.lsn]
+        waits = {
+            stream: lsn
+            for stream, lsn in share.applied.items()
+            if lsn is not None and lsn >= before > self.given_up.get(stream, -1)
+        }
+        if share.braked:  # the last ones are not waited for, until the slot is past where they are
+            lowest = min(waits.values(), default=ZERO)
+            self.given_up |= {stream: lsn for stream, lsn in waits.items() if lsn == lowest}
+        late = [stream for stream, lsn in share.applied.items() if before <= (lsn or -1) < request.lsn]
         waited = [stream for stream in late if self.given_up.get(stream, -1) < before]
         checks.require(not waited, "confirmed past a stream that was waited for:", waited, request, share)
         self.counts["the slot went past a stream"] += bool(late)
         self.counts["the slot followed the streams"] += request.lsn > before
         stream.slot.confirmed = max(before, request.lsn)
-
-
-__all__ = ["Relays", "replace"]

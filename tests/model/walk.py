@@ -175,23 +175,29 @@ def main() -> int:
     parser.add_argument("--walks", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--log", action="store_true", help="relays and partitions over a log")
     parser.add_argument("--keep-going", action="store_true", help="count violations instead of stopping")
     parser.add_argument("--figures", action="store_true", help="print every count")
     options = parser.parse_args()
+    one_walk, must_happen = walk, MUST_HAPPEN
+    if options.log:
+        from tests.model import log_walk  # noqa: PLC0415  # which imports this
+
+        one_walk, must_happen = log_walk.walk_log, log_walk.MUST_HAPPEN
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     began = time.monotonic()
     for number in range(options.walks):
         seed = f"{options.seed}/{number}"
         try:
-            walk(seed, counts, options.steps)
+            one_walk(seed, counts, options.steps)
         except AssertionError as error:
             failures[str(error)[:60]] += 1
             print(f"walk {seed}: {error}")
             if not options.keep_going:
                 traceback.print_exc()
                 return 1
-    never = [name for name in MUST_HAPPEN if not counts[name]]
+    never = [name for name in must_happen if not counts[name]]
     if options.figures:
         for name, count in sorted(counts.items()):
             print(f"{count:>9}  {name}")

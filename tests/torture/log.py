@@ -22,6 +22,7 @@ import psycopg
 
 from tests.support.producers import Traffic
 from tests.support.scaled import prefixes
+from tests.support.servers import Database
 from tests.support.truth import Unit, conservation
 from tests.torture.log_rig import PARTITIONS, LogRig
 from tests.torture.rig import STALLED
@@ -54,6 +55,15 @@ CLASSES = (
 )
 _COMMITTED = "select count(*) from rig.truth where type = 'usage.limit_reached'"
 _APPLIED = "select count(distinct row ->> 'event_id') from rig.effects"
+_AROUND = """
+    select n, xid::text, row ->> 'event_id' from rig.effects
+    where n between (select min(n) - 40 from rig.effects where row ->> 'event_id' = %s::text) and
+        (select min(n) + 10 from rig.effects where row ->> 'event_id' = %s::text) order by n""".replace(
+    "%s", "%(id)s"
+)
+_KNOWN = """
+    select t.event_id::text, t.n, t.key, e.seq, e.xid::text
+    from rig.truth t left join outbox.event e on e.id = t.event_id where t.event_id::text = any(%s)"""
 
 
 class LawBroken(Exception):
@@ -75,11 +85,11 @@ class Run:
         rig.start()
         self._settle()
         while left:
-            with Traffic(rig.world.source.dsn, producers=3, burst=3000, pause=0.02, seed=seed + left):
+            with Traffic(rig.world.source.dsn, producers=3, burst=2500, pause=0.08, seed=seed + left):
                 for _ in range(min(ROUND, left)):
                     left -= 1
                     self._strike()
-                    if left % 10 == 0:
+                    if left % 25 == 0:
                         self._peek()
             self._judge()
 
@@ -101,7 +111,14 @@ class Run:
                 continue
             self.peeks += 1
             if wrong:
-                raise LawBroken(f"{name}: not a prefix: {wrong[:5]}")
+                raise LawBroken(f"{name}: not a prefix: {wrong[:5]}\n{self._around(target, wrong[0])}")
+
+    def _around(self, target: Database, wrong: str) -> str:
+        """What came to the target about then, in its order."""
+        rows = target.execute(_AROUND, {"id": wrong.partition(":")[0]})
+        ids = [row[2] for row in rows]
+        known = {row[0]: row[1:] for row in self.rig.world.source.execute(_KNOWN, [ids])}
+        return "\n".join(f"{row} {known.get(row[2])}" for row in rows)
 
     def _settle(self) -> float:
         """All faults end, and everything arrives: as long as there is progress."""

@@ -11,6 +11,7 @@ create database warehouse;
 \ir /sql/source/003_suppressed.sql
 \ir /sql/source/004_entity.sql
 \ir /sql/source/005_origin.sql
+\ir /sql/source/006_relay.sql
 \ir /sql/source/publication.sql
 \ir /sql/source/role_bridge.sql
 \ir /sql/source/role_producer.sql
@@ -25,6 +26,7 @@ grant select on crm.customer to outbox_bridge;
 \ir /sql/target/001_ledger.sql
 \ir /sql/target/002_sinks.sql
 \ir /sql/target/003_source.sql
+\ir /sql/target/004_audit.sql
 \ir /sql/target/004_audit.sql
 create schema events;
 create table events.usage_limits (

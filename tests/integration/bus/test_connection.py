@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,3 +261,60 @@ def test_a_cluster_goes_on_when_a_node_is_killed(tmp_path: Path) -> None:
         until(goes_on, "another node took over", 60)
         assert bus.server in {f"127.0.0.1:{node.port}" for node in cluster.nodes[1:]}
         bus.close()
+
+
+def test_an_account_without_jetstream_is_told_with_its_line(tmp_path: Path) -> None:
+    accounts = 'accounts { APP: { users: [ { user: relay, password: "secret" } ] } }'
+    with NatsNode(tmp_path, NatsOptions(extra=accounts)) as own:
+        bus = Bus(settings(own.url, user="relay", password="secret"), "test")
+        bus.connect()
+        with pytest.raises(Halt, match="JetStream is not enabled for this account") as error:
+            bus.check_jetstream()
+        assert "jetstream: enabled" in error.value.hint
+        bus.close()
+
+
+def test_an_old_server_is_refused_with_the_version_that_is_needed() -> None:
+    """No old server is at hand: its greeting, and the two lines of a login."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(
+                    b'INFO {"server_id":"x","version":"2.9.25","max_payload":1048576,"headers":true}\r\n'
+                )
+                heard = b""
+                while data := peer.recv(65536):
+                    heard += data
+                    if heard.endswith(b"PING\r\n"):
+                        peer.sendall(b"PONG\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        bus = Bus(settings(f"nats://127.0.0.1:{listener.getsockname()[1]}"), "test")
+        with pytest.raises(Halt, match=r"is 2\.9\.25; the bridge needs 2\.10 or newer"):
+            bus.connect(5)
+        bus.close()
+        thread.join(10)
+
+
+def test_a_call_that_waits_ends_when_the_connection_is_closed(tmp_path: Path) -> None:
+    with NatsNode(tmp_path) as own:
+        bus = Bus(settings(own.url), "test")
+        bus.connect()
+        own.freeze()
+        waiting = bus.submit(lambda js: js.account_info(), doing="wait", timeout=60)
+        until(lambda: bus.pending == 1, "it waits")
+        bus.close()
+        with pytest.raises(Retry, match="not connected"):
+            waiting.result(20)
+        own.thaw()
+
+
+def test_a_connection_of_no_node_left_says_of_how_many(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(3)]
+    bus = Bus(settings(*(f"nats://127.0.0.1:{port}" for port in ports)), "test")
+    with pytest.raises(CannotConnect, match=r"\(and 2 more\)"):
+        bus.connect(3)
+    bus.close()

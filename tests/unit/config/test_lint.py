@@ -310,6 +310,17 @@ def test_two_connections_to_one_database_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_the_connection_of_the_log_is_used(tmp_path: Path) -> None:
+    text = HEAD.format(**WELL).replace(
+        "events:\n",
+        "  bus: { type: nats, servers: [tls://nats.internal:4222] }\nscale: { log: bus }\nevents:\n",
+        1,
+    )
+    path = tmp_path / "bridge.yaml"
+    path.write_text(text)
+    assert shown(path) == []
+
+
 def test_a_key_that_events_may_lack_is_told(tmp_path: Path) -> None:
     columns = '{ event_id: "$event.customer_id", used: "$event.used" }\n        version: $meta.seq'
     path = tmp_path / "bridge.yaml"

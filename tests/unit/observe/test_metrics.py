@@ -79,6 +79,12 @@ def used_metrics(sources: Sequence[str] = ()) -> Metrics:
         [AloneUntil("usage", "nudge", "", 1010.0, "timeout", source or "source")],
     )
     metrics.set_left_behind([LeftBehind("slot", "outbox_bridge_gone_1", "m", "f", retained=9)])
+    of_log = metrics.of_log()
+    for one in (of_log.frames, of_log.rows, of_log.gaps):
+        one.labels("outbox_bridge_bus", source).inc()
+    of_log.size.labels("outbox_bridge_bus", source).set(4096)
+    of_log.limit.labels("outbox_bridge_bus", source).set(1 << 30)
+    of_log.set_lags({"outbox_bridge_warehouse.1of8": 7, "outbox_bridge_warehouse.2of8": None}, source)
     metrics.set_shared({"member": "a", "members": [{"member": "a", "streams": ["x"]}], "free": []})
     metrics.enrich_lookups.labels("customer", "hit", source).inc()
     metrics.ingress_requests.labels("events", "202").inc()
@@ -310,3 +316,17 @@ def test_a_file_with_several_sources_has_the_label_on_what_is_of_one() -> None:
     assert [(one["source"], one["destination"]) for one in state["left_alone"] if one["until"] is None] == [
         ("eu", "nudge")
     ]
+
+
+def test_a_partition_that_reads_the_table_has_no_lag() -> None:
+    metrics = Metrics()
+    of_log = metrics.of_log()
+    of_log.set_lags({"s.1of2": 7, "s.2of2": 9}, "")
+    of_log.set_lags({"s.1of2": 0, "s.2of2": None}, "")
+    told = metrics.exposition().decode()
+    assert 'outbox_bridge_partition_lag_bytes{stream="s.1of2"} 0.0' in told
+    assert "s.2of2" not in told
+    of_log.set_lags({}, "another source")
+    assert "s.1of2" in metrics.exposition().decode()
+    of_log.set_lags({}, "")
+    assert "s.1of2" not in metrics.exposition().decode()
