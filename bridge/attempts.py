@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TypeVar
-
-from bridge.records import dataclass
 
 T = TypeVar("T")
 E = TypeVar("E")

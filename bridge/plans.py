@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ from bridge.planning.spec import ContractSpec, PipelineSpec, SinkSpec, SubjectSp
 from bridge.planning.taken import TypesTaken
 from bridge.postgres.outbox import Outbox
 from bridge.protocol.events import Event
-from bridge.records import replace
 from bridge.section import SOURCE
 from bridge.sinks.model import SinkConnection
 from bridge.stream.spec import LogSpec, RelaySpec, StreamSpec

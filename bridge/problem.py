@@ -5,11 +5,11 @@ one form: `file:line:col: path: message`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
 from bridge.errors import ConfigError
-from bridge.records import dataclass
 
 KeyPath = tuple[str | int, ...]
 """The way to a value from the top: ("pipelines", "hits", "steps", 0, "filter")."""

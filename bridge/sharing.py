@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import psycopg
@@ -24,7 +25,6 @@ from bridge.postgres.sharing import (
 )
 from bridge.protocol.cut_off import CutOff
 from bridge.protocol.sharing import Share, View, share, still_declined
-from bridge.records import replace
 
 PART = "sharing"
 

@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
@@ -18,7 +19,6 @@ import nats.js.errors
 
 from bridge.bus.settings import MINIMUM_VERSION, BusSettings
 from bridge.errors import BridgeError, CannotConnect, Halt, Retry
-from bridge.records import dataclass
 
 REFUSED = "bus_refused"
 FULL = "bus_full"

@@ -16,11 +16,11 @@ import json
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from bridge.bus.connection import Bus
 from bridge.errors import BridgeError, Halt
-from bridge.records import dataclass
 
 SLICE = "Outbox-Slice"
 """Header of a slice: its number, from 1 on, and how many there are."""

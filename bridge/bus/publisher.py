@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import nats.errors
 import nats.js.errors
-
-from bridge.records import dataclass
 
 if TYPE_CHECKING:
     from bridge.bus.connection import Bus

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bridge.config.nats import NatsConnection
-from bridge.records import dataclass
 
 MINIMUM_VERSION = (2, 10)
 """Metadata of streams and consumers, and answers that name a full stream by a code of its own, begin with it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ import rich_click as click
 from bridge.cli.options import config_option, read_one, source_option
 from bridge.errors import BridgeError, CannotConnect, ConfigError
 from bridge.problem import suggestion
-from bridge.records import replace
 
 if TYPE_CHECKING:
     import psycopg

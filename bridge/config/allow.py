@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import yaml
 
 from bridge.problem import Position
-from bridge.records import dataclass
 
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\s*lint:\s*allow\b[ \t]*(?P<name>[\w-]*)[ \t:,-]*(?P<reason>.*)")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from yaml.scanner import Scanner
 from bridge.config.allow import Allow, allows_of
 from bridge.config.substitution import BadReference, Outside, Unset, in_files, substitute
 from bridge.problem import TOP, InvalidConfig, KeyPath, Position, Problem
-from bridge.records import dataclass
 
 _KEY = re.compile(r"\s*[\w.-]+")  # what stands before the first colon of a line
 _PLAIN = "plain"  # the tag of an unquoted scalar without a tag of its own

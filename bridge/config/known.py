@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from ast import literal_eval
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from bridge.config.contract import EventField
 from bridge.expressions.syntax import path_of
 from bridge.expressions.tree import Node
-from bridge.records import dataclass
 
 Kind = Literal["text", "number", "boolean", "time", "object", "array", ""]
 """Of a value, as operators tell them apart; time: a date or time of a lookup. "": not known."""

@@ -8,6 +8,7 @@ is told. Offline: nothing is connected to; what is known of the servers stands i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bridge.config import snapshot
@@ -28,7 +29,6 @@ from bridge.problem import (
     format_path,
     nearest,
 )
-from bridge.records import dataclass, replace
 
 ALWAYS = frozenset({"invalid", "syntax"})
 """Nothing could run with these, so nothing allows them."""

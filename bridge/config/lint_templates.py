@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from bridge.config.known import EventFields, Roots
 from bridge.config.lint_comparisons import check_operators
@@ -14,7 +15,6 @@ from bridge.expressions.expression import code_of
 from bridge.expressions.syntax import ExpressionSyntaxError, tokens_of
 from bridge.expressions.tree import tree_of
 from bridge.problem import KeyPath, Remark
-from bridge.records import replace
 
 _ASKS = ("", "if", "elif")
 _NAME = re.compile(r"[A-Za-z_]\w*")

@@ -5,14 +5,13 @@ that it works even if another part of the file has errors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.config.destinations.destination import kind_of
 from bridge.config.model import RESERVED_EXPECTATIONS
 from bridge.planning.steps.step import StepSection, steps
 from bridge.problem import KeyPath, Remark, suggestion
-from bridge.records import dataclass
 from bridge.section import SOURCE
 
 SLOT_NAME_MAX = 63  # NAMEDATALEN - 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,6 @@ from bridge.config.load import build, load
 from bridge.config.pipeline import PipelineSection
 from bridge.errors import ConfigError
 from bridge.problem import InvalidConfig, nearest
-from bridge.records import dataclass
 from bridge.section import EventType, Section
 
 STARTER = "_starter"

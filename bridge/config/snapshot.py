@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bridge.planning.column_fit import ColumnType
 from bridge.problem import TOP, InvalidConfig, Problem
-from bridge.records import dataclass
 
 Columns = Mapping[str, ColumnType]
 Key = TypeVar("Key", bound=tuple[str, ...])

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from bridge.records import dataclass
 
 _REFERENCE = re.compile(
     r"""\$\$                                                  # a literal dollar: left for the value's reader

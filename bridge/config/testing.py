@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -20,7 +20,6 @@ from bridge.planning.plan import Column, Planned, TableShape
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import ContractSpec, PipelineSpec, TableSpec
 from bridge.protocol.events import Event
-from bridge.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +22,6 @@ from bridge.errors import BridgeError
 from bridge.observe.metrics import Metrics
 from bridge.observe.samples import MINUTE, Sample, Sampler, read
 from bridge.observe.status import status_of
-from bridge.records import dataclass
 
 _T = TypeVar("_T")
 STATUS_SECONDS = 1.0

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.observe.samples import Counts, added
 from bridge.planning.spec import DestinationSpec, PipelineSpec, SinkSpec, SubjectSpec, TableSpec
-from bridge.records import dataclass
 
 if TYPE_CHECKING:
     from bridge.config.model import Config

@@ -6,12 +6,12 @@ An operation that acts needs an operator (app.py), and leaves its row in bridge.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.errors import ConfigError
 from bridge.observe.access import Person
 from bridge.operate.audit import Actor
-from bridge.records import dataclass
 
 if TYPE_CHECKING:
     from bridge.console.desk import Desk

@@ -9,13 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bridge.errors import BridgeError
 from bridge.log import Log
 from bridge.postgres.safe_error import safe_error
-from bridge.records import dataclass
 
 _KEPT = 20
 _LOG = Log("bridge.console")

@@ -19,11 +19,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from bridge.records import dataclass
 
 ENVIRONMENT_VARIABLE = "BRIDGE_PG_BIN"
 _NEEDED = ("initdb", "postgres", "pg_ctl")

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal, LiteralString, Protocol
 
 import psycopg
@@ -17,7 +17,6 @@ import psycopg
 from bridge.demo.checker import NOBODYS, Tally, check_each, install, total
 from bridge.demo.producers import Crowd
 from bridge.demo.world import Delivered, Slack, World
-from bridge.records import dataclass
 
 Tamper = Literal["lose", "double", "alter"]
 KILLS = 3

@@ -10,6 +10,7 @@ import json
 import secrets
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,6 @@ from bridge.config.recipe import source_variable, with_sources
 from bridge.demo.process import CONFIG
 from bridge.demo.servers import Cluster, Workspace
 from bridge.postgres.schema import source_sql, target_sql
-from bridge.records import dataclass
 
 WITH_SLACK = CONFIG.with_name("with_slack.yaml")
 

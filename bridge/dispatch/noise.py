@@ -6,11 +6,9 @@ Nothing is dropped: a message waits, and what waits too long becomes a dead lett
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
-
-from bridge.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

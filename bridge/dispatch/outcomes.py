@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.dispatch.recipients import Recipients, label
 from bridge.dispatch.schedule import RETRY, Breaker, DispatchWatcher, LaneSpec
 from bridge.dispatch.settling import Settler
 from bridge.postgres.delivery import EXPIRED, EXPIRED_CAUSE, Again, Dead
-from bridge.records import dataclass, replace
 from bridge.sinks.joining import DIGEST, IDENTITY
 from bridge.sinks.model import Delivery, SendOutcome
 

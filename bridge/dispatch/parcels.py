@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID, uuid5
 
 from bridge.dispatch.noise import Digests, Throttle
@@ -9,7 +10,6 @@ from bridge.dispatch.outcomes import Outcomes, Parcel
 from bridge.dispatch.schedule import LaneSpec
 from bridge.postgres.claims import Claim
 from bridge.postgres.delivery import AsyncLink
-from bridge.records import replace
 from bridge.sinks.joining import joined
 from bridge.sinks.model import Delivery, SendError
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from bridge.attempts import Backoff
 from bridge.dispatch.schedule import Breaker, LeftAlone
-from bridge.records import dataclass
 
 BREAK = Backoff(first=1.0, longest=600.0)
 _MOST = 20_000

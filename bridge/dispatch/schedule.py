@@ -14,12 +14,12 @@ start again with the process, which costs at most one extra attempt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bridge.attempts import Backoff
 from bridge.dispatch.noise import Quiet
 from bridge.errors import BridgeError
-from bridge.records import dataclass
 from bridge.section import SOURCE
 from bridge.sinks.model import SinkConnection
 

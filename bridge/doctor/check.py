@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from bridge.records import dataclass
 
 Severity = Literal["ok", "warn", "error"]
 Kind = Literal["", "sql", "command", "config", "advice"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import psycopg
 
@@ -25,7 +26,6 @@ from bridge.postgres.partitions import ledger_rows
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import DOCTOR, DOCTOR_ENRICH
 from bridge.postgres.whose import another
-from bridge.records import replace
 from bridge.section import SOURCE
 from bridge.stream.spec import StreamSpec
 

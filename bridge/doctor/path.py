@@ -10,10 +10,10 @@ import socket
 import ssl
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from bridge.doctor.check import Check, ok
-from bridge.records import dataclass
 from bridge.sinks.reachable import AddressGuard
 
 SECONDS = 5.0

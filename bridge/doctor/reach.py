@@ -9,6 +9,7 @@ import socket
 import statistics
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 import psycopg
 
@@ -21,7 +22,6 @@ from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.profiles import CATALOG, DOCTOR
 from bridge.postgres.replication import open_replication
 from bridge.postgres.safe_error import mask_secrets
-from bridge.records import replace
 from bridge.stream.spec import StreamSpec
 
 OLDEST, NEWEST = 14, 18

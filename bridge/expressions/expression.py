@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from math import isfinite
@@ -25,7 +26,6 @@ from bridge.expressions.grammar import Parser
 from bridge.expressions.operators import MISSING, NoAnswer, Path, Reader, follow
 from bridge.expressions.server_text import ServerText
 from bridge.expressions.syntax import ExpressionSyntaxError, path_of, tokens_of
-from bridge.records import dataclass
 
 FUEL = 20_000  # engine instructions an evaluation may take; a handful is usual
 LONGEST = 1 << 20  # characters of one text that is made

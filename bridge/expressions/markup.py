@@ -8,12 +8,11 @@ no escape that holds everywhere, by what stands around a value.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from bridge.expressions.server_text import ServerText
-from bridge.records import dataclass
 
 Escape = Callable[[str], str]
 """A function that makes text inert in a vendor's markup."""

@@ -7,7 +7,7 @@ that does not exist makes the unit a dead letter, not a message with a gap.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -20,7 +20,6 @@ from bridge.expressions.document import json_text
 from bridge.expressions.expression import LONGEST, TooLong, bounded, inert, sandbox, words_of
 from bridge.expressions.markup import MARK, Escape, InContext
 from bridge.expressions.server_text import ServerText
-from bridge.records import dataclass
 
 
 class TemplateSyntaxError(ConfigError):

@@ -7,10 +7,10 @@ the kind `other`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from bridge.expressions.syntax import ExpressionSyntaxError, tokens_of
-from bridge.records import dataclass
 
 Kind = Literal[
     "path",

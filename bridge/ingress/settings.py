@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any
@@ -18,7 +19,6 @@ from bridge.ingress.problem import Refusal
 from bridge.ingress.webhook import Endpoint
 from bridge.planning.contract import Contract
 from bridge.problem import nearest, suggestion
-from bridge.records import dataclass
 
 BURST_SECONDS = 1.0  # an idle key has saved up so much
 

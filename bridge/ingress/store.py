@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import LiteralString
 
 import psycopg
@@ -17,7 +18,6 @@ from psycopg.pq import Format
 from bridge.errors import BridgeError
 from bridge.postgres.advice import IS_MEMBER, grant_fix
 from bridge.postgres.target import text_array
-from bridge.records import dataclass
 
 DELIVERY_MEMORY = "35 days"
 """How long a webhook's delivery is remembered: as long as idempotency keys are."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import psycopg
 
@@ -22,7 +22,6 @@ from bridge.log import Log
 from bridge.postgres.connect import Pool
 from bridge.postgres.profiles import INGRESS
 from bridge.postgres.safe_error import safe_error, safe_message
-from bridge.records import dataclass
 
 BATCH_ITEMS = 500
 BATCH_BYTES = 4 << 20

@@ -15,7 +15,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from typing import Literal, Protocol
@@ -23,7 +23,6 @@ from typing import Literal, Protocol
 from starlette.datastructures import Headers
 
 from bridge.observe.listen import is_loopback
-from bridge.records import dataclass
 
 Role = Literal["viewer", "operator"]
 

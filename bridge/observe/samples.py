@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, LiteralString, Protocol
 
 import psycopg
 
 from bridge.observe.metrics import Metrics
 from bridge.observe.state import StreamSnapshot
-from bridge.records import dataclass
 
 MINUTE = 60.0
 KEPT_MINUTES = 24 * 60

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from bridge.observe.unmatched import Unmatched
 from bridge.postgres.left_behind import LeftBehind
 from bridge.protocol.events import format_lsn
 from bridge.protocol.facts import Phase
-from bridge.records import dataclass, replace
 from bridge.section import SOURCE
 
 _WINDOW_SECONDS = 300.0

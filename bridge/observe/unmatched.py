@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bridge.planning.taken import UNMATCHED_FIX, TypesTaken, did_you_mean, name_of, shown
-from bridge.records import dataclass
 
 KEPT = 50
 LOGGED = 50

@@ -7,10 +7,10 @@ too, whose grants may lack it, as it did before there was one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.errors import BridgeError
-from bridge.records import dataclass
 
 if TYPE_CHECKING:
     import psycopg

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.errors import BridgeError, ConfigError
 from bridge.operate.audit import Actor, need_audit, record
-from bridge.records import dataclass
 
 if TYPE_CHECKING:
     import psycopg

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import ConfigError
 from bridge.operate.audit import Actor, need_audit, record
 from bridge.problem import suggestion
-from bridge.records import dataclass, replace
 
 if TYPE_CHECKING:
     import psycopg

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.operate.audit import Actor, need_audit, record
-from bridge.records import dataclass
 
 if TYPE_CHECKING:
     from datetime import datetime

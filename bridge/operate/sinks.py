@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import ConfigError
 from bridge.operate.audit import Actor, need_audit, record
 from bridge.problem import suggestion
-from bridge.records import dataclass
 
 if TYPE_CHECKING:
     from bridge.config.model import Config

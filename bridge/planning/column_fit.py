@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
-
-from bridge.records import dataclass
 
 Group = Literal["number", "boolean", "moment", "time", "uuid", "text", "json", "object", "array", ""]
 """Types whose input functions take the same texts; moment: a date or a timestamp; object: of an event, json: of a

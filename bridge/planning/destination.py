@@ -10,6 +10,7 @@ the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bridge.errors import Halt
@@ -21,7 +22,6 @@ from bridge.planning.column_text import Printer, Texts, texts
 from bridge.planning.plan import Column, Deliver, TableShape, Write, keyed_by_event
 from bridge.planning.rows import META, Literal, Rows, Structure, ValueSource, classify, names_of, values_of
 from bridge.planning.spec import SinkSpec, TableSpec
-from bridge.records import dataclass
 
 # --- destinations -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ older one changes nothing. postgres/entities.py says the same in SQL.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,6 @@ from pydantic import AfterValidator, Field, model_validator
 from bridge.expressions.document import parse_exact
 from bridge.protocol.events import Event
 from bridge.quantity import Duration
-from bridge.records import dataclass
 from bridge.section import Section
 
 

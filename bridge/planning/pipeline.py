@@ -7,7 +7,7 @@ they read and said, for a person who asks: values are in it.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import compress
 from typing import Any
@@ -25,7 +25,6 @@ from bridge.planning.rows import Rows
 from bridge.planning.spec import PipelineSpec, SinkSpec, SubjectSpec, TableSpec, Unit
 from bridge.planning.steps.step import Answers, Step, StepContext, StepSpec
 from bridge.protocol.events import Event
-from bridge.records import dataclass
 
 Walk = list[tuple[Step, list[str]]]
 """Each step with the units that a failure in it makes dead: its own and those that follow."""

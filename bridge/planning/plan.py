@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from hashlib import sha1
 from typing import Literal, NamedTuple
@@ -21,7 +21,6 @@ from bridge.planning.entity import Keep
 from bridge.planning.publication import Publication
 from bridge.planning.spec import TableSpec
 from bridge.protocol.events import Event
-from bridge.records import dataclass
 
 _NAMESPACE = UUID("6f0b5e0a-9d0b-5c59-8c0e-6f7574626f78").bytes
 

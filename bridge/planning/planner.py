@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from secrets import randbits
 from typing import Any, Literal, TypeVar
@@ -24,7 +25,6 @@ from bridge.planning.rows import Failures, Rows, survivors
 from bridge.planning.spec import ContractSpec, PipelineSpec, Unit
 from bridge.planning.steps.step import Answers
 from bridge.protocol.events import MUST_HAVE, NULL, Event, payload_of, type_of
-from bridge.records import dataclass
 from bridge.section import SOURCE
 
 _TOGETHER = 64  # payloads a call: most of what a small document costs is the call

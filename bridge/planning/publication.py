@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import UnitFailure
@@ -16,7 +17,6 @@ from bridge.expressions.expression import Expression
 from bridge.planning.rows import Literal, Rows, classify, names_of, values_of
 from bridge.planning.spec import SubjectSpec
 from bridge.protocol.events import Event
-from bridge.records import dataclass
 
 MAX_SUBJECT = 1024
 """Bytes. The server takes a control line of 4096, with the reply subject and the sizes on it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import compress
 from operator import itemgetter
@@ -28,7 +29,6 @@ from bridge.expressions.markup import PLAIN, Markup
 from bridge.expressions.operators import MISSING, Path, follow
 from bridge.expressions.template import Template, compile_template
 from bridge.protocol.events import Event, payload_of
-from bridge.records import dataclass
 from bridge.section import SOURCE
 
 T = TypeVar("T")

@@ -8,14 +8,13 @@ Value sources (`columns`, `set`, keys, texts) stay as the strings or literals th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import time
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from bridge.expressions.markup import Markup
 from bridge.planning.steps.step import StepSpec
-from bridge.records import dataclass
 from bridge.section import SOURCE
 
 Unit = tuple[str, str]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from bridge.planning.plan import keyed_by_event
 from bridge.planning.spec import ContractSpec, FieldSpec, PipelineSpec, TableSpec
-from bridge.records import dataclass
 
 _META = {
     "id": "uuid",

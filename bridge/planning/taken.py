@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from bridge.planning.spec import PipelineSpec
 from bridge.problem import nearest
-from bridge.records import dataclass
 
 LONGEST_NAME = 120
 """Characters of a type that are kept and shown. Producers choose types, and text has no limit in Postgres."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, LiteralString
 
 from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict
-
-from bridge.records import dataclass
 
 IS_MEMBER: LiteralString = """
     select exists (select from pg_catalog.pg_roles where rolname = %s and pg_has_role(current_user, oid, 'member'))"""

@@ -4,13 +4,14 @@ right by membership of a role of theirs, and rolreplication stays false. The fix
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import psycopg
 
 from bridge.errors import CannotConnect
 from bridge.postgres import wire
 from bridge.postgres.replication import PLUGIN, PLUGIN_FIX, open_replication, plugin_refused
 from bridge.protocol.facts import SlotRefused
-from bridge.records import dataclass
 
 _ON_DEMAND = 190000
 """From here on the first slot raises effective_wal_level from replica to logical."""

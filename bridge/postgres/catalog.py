@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -27,7 +28,6 @@ from bridge.postgres.target_rules import (
 )
 from bridge.postgres.target_rules import quoted as _quoted
 from bridge.postgres.versions import newer
-from bridge.records import dataclass
 
 LEDGER_TABLES = ("checkpoint", "applied", "dead_letter", "delivery", "sink_pause")
 LATER_TABLES = ("sink", "sink_hold", "sample", "audit")

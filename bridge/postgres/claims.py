@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from bridge.postgres.delivery import HURRIED, AsyncLink
 from bridge.postgres.stored import message_fields
-from bridge.records import dataclass
 from bridge.sinks.joining import DIGEST, take_group, take_identity
 from bridge.sinks.model import Delivery
 

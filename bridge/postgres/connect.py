@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -36,7 +37,6 @@ from bridge.postgres.profiled import (
     ProfiledCursor,
 )
 from bridge.postgres.profiles import Profile
-from bridge.records import replace
 
 CONNECT_SECONDS = 10
 """Per host, where the dsn has no connect_timeout."""

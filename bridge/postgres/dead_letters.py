@@ -5,6 +5,7 @@ inserts dead letters with their batch.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
@@ -15,7 +16,6 @@ from psycopg.rows import class_row, dict_row
 from bridge.errors import ConfigError
 from bridge.postgres.target import Statement, text_array
 from bridge.protocol.events import Event
-from bridge.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -21,7 +22,6 @@ from bridge.expressions.document import json_text
 from bridge.postgres.sink_pause import Hold, Unit
 from bridge.postgres.stored import storable
 from bridge.postgres.target import Statement
-from bridge.records import dataclass
 
 AsyncLink = psycopg.AsyncConnection[tuple[Any, ...]]
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
@@ -28,7 +29,6 @@ from bridge.postgres.profiled import ProfiledConnection, Waits
 from bridge.postgres.profiles import ENRICH, ENTITY
 from bridge.postgres.safe_error import safe_message
 from bridge.problem import nearest
-from bridge.records import dataclass
 
 # One statement and one durable commit (ENTITY). A row in which nothing is newer is left as it is.
 _WRITE = b"""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, LiteralString
 
 from bridge.postgres.served import LATELY
-from bridge.records import dataclass
 
 Unit = tuple[str, str]
 """(pipeline, destination)"""

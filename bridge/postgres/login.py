@@ -18,13 +18,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from bridge.attempts import NO_JITTER, Backoff, Retries
 from bridge.config.from_files import FromFiles
 from bridge.errors import CannotConnect
 from bridge.postgres.advice import cause_of
-from bridge.records import dataclass
 
 _BACKOFF = Backoff(first=1.0, longest=30.0, jitter=NO_JITTER)
 """Between two logins that are refused. What is mended on the server is noticed within `longest`; a

@@ -13,7 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
 import psycopg
@@ -25,7 +25,6 @@ from bridge.errors import BridgeError
 from bridge.postgres.connect import connect
 from bridge.postgres.profiles import LISTEN
 from bridge.protocol.events import Event, Snapshot, event_of
-from bridge.records import dataclass, replace
 
 _NEXT: LiteralString = "(select pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 BORN: LiteralString = f"({_NEXT} - (({_NEXT} - xmin::text::bigint) & 4294967295))::text::xid8"

@@ -7,6 +7,7 @@ single rows: a NULL is a dead letter, and where seq or id is not unique the prom
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, LiteralString
 
 import psycopg
@@ -14,7 +15,6 @@ from psycopg import sql
 
 from bridge.errors import Halt
 from bridge.postgres.outbox import COUNTED, Outbox
-from bridge.records import dataclass
 
 _COLUMNS: LiteralString = f"""
     with recursive base (oid, root) as (

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import LiteralString
 
 from psycopg import sql
 
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.target import Statement
-from bridge.records import dataclass
 
 OF: LiteralString = (
     "(stream = %(stream)s or (starts_with(stream, %(stream)s || '.')"

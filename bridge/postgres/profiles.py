@@ -7,9 +7,8 @@ and month and the money of the role, because they may depend on them. How their 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import sha256
-
-from bridge.records import dataclass
 
 _ANSWER_MARGIN_SECONDS = 20.0
 """Added to statement_timeout: after that, the link is dead."""

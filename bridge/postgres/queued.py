@@ -5,6 +5,7 @@ own questions.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, LiteralString, NamedTuple
 
 import psycopg
@@ -14,7 +15,6 @@ from psycopg.types.json import Jsonb
 
 from bridge.errors import BridgeError
 from bridge.postgres.delivery import HISTORY, HURRIED
-from bridge.records import dataclass
 
 State = Literal["pending", "sent", "dead", "discarded"]
 _PART = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import LiteralString
 
 import psycopg
@@ -11,7 +12,6 @@ from bridge.errors import Halt, StandBy
 from bridge.postgres.replication import LIFE
 from bridge.protocol.events import Lsn, format_lsn, parse_lsn
 from bridge.protocol.facts import Registration, RelayFacts
-from bridge.records import replace
 
 _READ: LiteralString = (
     "select incarnation, partitions, publication, ready, session from outbox.relay where relay = %s"

@@ -9,7 +9,7 @@ administrator; the rest is installed.
 from __future__ import annotations
 
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -22,7 +22,6 @@ from psycopg.rows import TupleRow, tuple_row
 from bridge.errors import BridgeError, ConfigError
 from bridge.postgres.capture import provider_of
 from bridge.postgres.versions import newer
-from bridge.records import dataclass
 
 OUTBOX = "outbox.event"
 _NOT_GRANTED = "01007"

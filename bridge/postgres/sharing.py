@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import blake2s
 from typing import Any, LiteralString
 
@@ -24,7 +24,6 @@ from bridge.postgres.connect import connect
 from bridge.postgres.delivery import AsyncLink
 from bridge.postgres.ledger import BUSY, EVICT
 from bridge.postgres.profiles import SHARE, SOURCE
-from bridge.records import dataclass
 
 LOOK_SECONDS = 0.5
 """Between two looks. A stream that is handed over waits for one of them."""

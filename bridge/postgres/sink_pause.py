@@ -5,11 +5,10 @@ recipient (bridge.sink_hold). The dispatcher reads both at every look for messag
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import psycopg
-
-from bridge.records import dataclass, replace
 
 Unit = tuple[str, str]
 """(pipeline, destination)"""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
@@ -33,7 +34,6 @@ from bridge.protocol.facts import (
     SourceFacts,
 )
 from bridge.protocol.requests import Observation
-from bridge.records import dataclass
 
 # Row-level security was switched on while we stream: halt now, not when a lost slot makes us read the table.
 _HIDES: LiteralString = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import pq
@@ -18,7 +19,6 @@ from bridge.planning.spec import TableSpec
 from bridge.postgres.target_rules import PARTS, SEQUENCES, Finding, Lack, mapped, place, quoted
 from bridge.postgres.triggers import body_findings, trigger_findings
 from bridge.postgres.write import compile_write
-from bridge.records import dataclass
 
 _MISSING = "privilege_missing"
 _ALWAYS = ("event_id", "payload", "occurred_at", "idempotency_key")

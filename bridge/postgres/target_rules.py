@@ -7,6 +7,7 @@ target_rights.py; catalog.py asks both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import psycopg
@@ -14,7 +15,6 @@ from psycopg import sql
 
 from bridge.planning.plan import TableShape
 from bridge.planning.spec import TableSpec
-from bridge.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import psycopg
 
 from bridge.postgres.target_rules import PARTS, SEQUENCES, Finding
-from bridge.records import dataclass
 
 Verb = Literal["insert", "update", "delete", "select"]
 _VERBS: dict[Verb, str] = {

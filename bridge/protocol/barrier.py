@@ -8,6 +8,7 @@ and so does not depend on who reads what (docs/guarantees.md, "Frames over a log
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from bridge.errors import Halt, Retry
@@ -25,7 +26,6 @@ from bridge.protocol.preflight import (
 )
 from bridge.protocol.requests import Request, ask
 from bridge.protocol.session import Life
-from bridge.records import replace
 
 
 def to_barrier(settings: StreamSettings, barrier: Goal) -> Generator[Request[Any], Any, None]:

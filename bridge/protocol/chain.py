@@ -9,11 +9,11 @@ afterwards.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 
 from bridge.protocol.events import ZERO, Lsn, Snapshot
-from bridge.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,10 @@ What a stream cannot do for any other reason, it cannot do on another machine ei
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from bridge.attempts import NO_JITTER, Backoff, Retries
 from bridge.protocol.sharing import View
-from bridge.records import dataclass
 
 PATIENCE_SECONDS = 10.0
 """A server that restarts is back by then."""

@@ -11,14 +11,12 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import itemgetter
 from typing import NamedTuple, NewType
 
 import orjson
-
-from bridge.records import dataclass, replace
 
 Lsn = NewType("Lsn", int)
 

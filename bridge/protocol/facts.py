@@ -5,12 +5,11 @@ preflight.py judges them; postgres/ledger.py and postgres/source.py read and wri
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal
 
 from bridge.protocol.events import NOTHING, ZERO, Lsn, Snapshot
-from bridge.records import dataclass, replace
 
 Phase = Literal["starting", "standby", "catchup", "streaming", "polling", "halted", "stopped"]
 """What a stream's thread is doing; never stored. observe/state.py explains each phase."""

@@ -8,6 +8,7 @@ docs/guarantees.md, "Preflight".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import Halt, Retry, StandBy
@@ -24,7 +25,6 @@ from bridge.protocol.facts import (
     same_publication,
 )
 from bridge.protocol.requests import Asking, ReadSource, ReadTarget, ask
-from bridge.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.errors import Halt, Retry, StandBy
@@ -17,7 +18,6 @@ from bridge.protocol.chain import Frame, Look, Origin
 from bridge.protocol.events import ZERO, Lsn, Snapshot
 from bridge.protocol.facts import RelayFacts, SlotFacts, SourceFacts
 from bridge.protocol.requests import Asking, Piece, Request, ask
-from bridge.records import dataclass, replace
 
 KEPT_LOOKS = 5
 """The slot stays behind the looks of so many ticks (seconds), so that a stream which has found one comes to it in

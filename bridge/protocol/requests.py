@@ -8,7 +8,7 @@ over, and the next one begins with the fence, exactly as after a crash.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bridge.protocol.chain import Frame, Look, Origin
@@ -22,7 +22,6 @@ from bridge.protocol.facts import (
     SourceIdentity,
     TargetFacts,
 )
-from bridge.records import dataclass
 
 T = TypeVar("T")
 

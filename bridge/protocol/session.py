@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bridge.errors import Halt, Retry, StandBy
@@ -45,7 +45,6 @@ from bridge.protocol.preflight import (
     stand_by,
 )
 from bridge.protocol.requests import Asking, Observation, Request, ask
-from bridge.records import dataclass, replace
 
 __all__ = ["POLLED", "session"]
 

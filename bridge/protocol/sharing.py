@@ -17,10 +17,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
-
-from bridge.records import dataclass
 
 MOVES_AT_ONCE = 2
 """Streams that are handed over at a time: each is without a bridge for the moment of a start, and starts cost CPU."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import LiteralString
 
@@ -25,7 +25,6 @@ from bridge.planning.spec import PipelineSpec
 from bridge.postgres.outbox import Outbox
 from bridge.prove.digest import Link
 from bridge.prove.expected import AppliedPosition, read_applied
-from bridge.records import dataclass
 from bridge.stream.spec import StreamSpec
 
 NAMED = 100

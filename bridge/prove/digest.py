@@ -8,6 +8,7 @@ the planner's expected values are sent to the target as arrays and hashed there 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,6 @@ from bridge.postgres.assignment import value_sql
 from bridge.postgres.profiled import ProfiledConnection
 from bridge.postgres.target import text_array
 from bridge.prove.subject import Subject
-from bridge.records import dataclass
 
 Link = ProfiledConnection
 Sums = dict[str, tuple[int, int]]

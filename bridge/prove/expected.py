@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import LiteralString
 
@@ -31,7 +31,6 @@ from bridge.postgres.parts import Position, covered, partition_in
 from bridge.protocol.events import NULL, Event
 from bridge.prove.digest import Link, Window, bucket
 from bridge.prove.subject import EMPTIED, Subject
-from bridge.records import dataclass
 
 _VISIBLE_SECONDS = 60.0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import psycopg
@@ -36,7 +37,6 @@ from bridge.prove.expected import (
 )
 from bridge.prove.side import Comparison, Report, Sides, read_dead
 from bridge.prove.subject import Subject, subjects
-from bridge.records import dataclass, replace
 from bridge.stream.spec import StreamSpec
 
 _BEGINNING = timedelta(minutes=1)

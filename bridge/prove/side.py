@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -20,7 +20,6 @@ from bridge.prove.census import NAMED, Census, Named
 from bridge.prove.digest import Link, Window
 from bridge.prove.expected import AppliedPosition, ExpectedEffects, Wanted
 from bridge.prove.subject import EMPTIED, Subject
-from bridge.records import dataclass
 
 Answer = TypeVar("Answer")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import psycopg
@@ -23,7 +24,6 @@ from bridge.planning.steps.step import StepContext, StepSpec
 from bridge.postgres.catalog import table_shape
 from bridge.postgres.outbox import Outbox
 from bridge.postgres.stranded import former
-from bridge.records import dataclass, replace
 from bridge.stream.spec import StreamSpec
 
 NEWEST = 10_000

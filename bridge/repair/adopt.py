@@ -16,7 +16,7 @@ How a row is placed:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
@@ -32,7 +32,6 @@ from bridge.postgres.source import Source
 from bridge.protocol.events import NULL_SEQ, Done, Event, Seqs, listed, parse_snapshot
 from bridge.protocol.facts import Ledger, Mode, Pruned
 from bridge.protocol.preflight import may_miss
-from bridge.records import dataclass
 from bridge.repair.placed import Row, indexed_by, is_local, outbox_rows, restored_seq
 from bridge.repair.recover import check_stopped, forget, forget_registration
 from bridge.stream.decode import Decoder

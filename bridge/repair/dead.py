@@ -8,6 +8,7 @@ a sink's receiver refused is rendered anew and put back in the queue (messages.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge.errors import BridgeError
@@ -34,7 +35,6 @@ from bridge.postgres.target import (
     TargetLink,
 )
 from bridge.protocol.events import Batch, Event
-from bridge.records import dataclass, replace
 from bridge.repair.late_effects import LateEffects
 from bridge.repair.messages import OldEvents, rendered
 from bridge.stream.bisection import Bisection

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import psycopg
@@ -21,7 +22,6 @@ from bridge.postgres.partitions import ledger_rows, registered_rows
 from bridge.postgres.parts import partition_in
 from bridge.postgres.served import DATED_SECONDS, at_source, at_target, attending
 from bridge.postgres.slots import drop_slot, slots_of
-from bridge.records import dataclass
 from bridge.repair.recover import BridgeRuns
 
 Choice = Literal["discard", "keep"]

@@ -6,6 +6,7 @@ Nothing is written here. The events are read from the source: those in the outbo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -22,7 +23,6 @@ from bridge.postgres.parts import Position, covered
 from bridge.postgres.profiles import SOURCE_ROWS
 from bridge.problem import nearest
 from bridge.protocol.events import Event
-from bridge.records import dataclass
 from bridge.stream.spec import StreamSpec
 
 Way = Literal["upsert", "absent", "empty", "deliver"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,7 +22,6 @@ from bridge.postgres.progress import deliveries, find, letters
 from bridge.postgres.served import at_target
 from bridge.postgres.stored import message_fields, storable
 from bridge.protocol.events import Event
-from bridge.records import replace
 from bridge.sinks.joining import IDENTITY
 from bridge.stream.spec import StreamSpec
 

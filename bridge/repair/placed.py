@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -10,7 +11,6 @@ from psycopg import sql
 
 from bridge.postgres.outbox import BORN, Outbox
 from bridge.protocol.events import NULL, NULL_SEQ
-from bridge.records import dataclass
 
 _FETCH = 5000
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +27,6 @@ from bridge.failpoints import hit
 from bridge.postgres.origin import is_here
 from bridge.postgres.versions import refuse_newer
 from bridge.protocol.events import Snapshot, intersection, parse_snapshot, union
-from bridge.records import dataclass, replace
 
 KEY_MEMORY = timedelta(days=35)
 """The minimum time that an idempotency key is remembered."""

@@ -8,7 +8,8 @@ finished by running it again. A new partition reads the table until the relay ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import psycopg
@@ -23,7 +24,6 @@ from bridge.protocol.barrier import to_barrier
 from bridge.protocol.facts import Goal
 from bridge.protocol.preflight import StreamSettings
 from bridge.protocol.requests import drive
-from bridge.records import dataclass, replace
 from bridge.stream.engine import Engine, open_link, open_source
 from bridge.stream.pace import Pace
 from bridge.stream.planned import FailureGuard
@@ -110,34 +110,33 @@ class Repartition:
             planner, _ = examine_target(plan, target)
         watcher = cast(Watcher, _Unwatched())
         waker = wire.Waker()
-        published = Publications(plan.owner, plan.pipelines, plan.buses, done=waker.nudge)
-        engine: Engine | None = None
-        try:
+        settings = StreamSettings(
+            stream=plan.stream,
+            slot=plan.stream,
+            session=sql.mover_session(),
+            capture="poll",
+            partitions=plan.log.partitions if plan.log is not None else None,
+        )
+        with ExitStack() as ends:
+            ends.callback(waker.close)
+            published = Publications(plan.owner, plan.pipelines, plan.buses, done=waker.nudge)
+            ends.callback(published.close)
+            control = ends.enter_context(closing(open_source(plan)))
+            link = ends.enter_context(closing(open_link(plan)))
             engine = Engine(
                 plan,
                 planner,
                 FailureGuard(),
                 Pace(plan.max_events),
                 watcher,
-                control=open_source(plan),
-                link=open_link(plan),
+                control=control,
+                link=link,
                 published=published,
                 waker=waker,
                 stop=bool,
             )
-            settings = StreamSettings(
-                stream=plan.stream,
-                slot=plan.stream,
-                session=sql.mover_session(),
-                capture="poll",
-                partitions=plan.log.partitions if plan.log is not None else None,
-            )
+            ends.callback(engine.close)
             drive(to_barrier(settings, barrier), engine)
-        finally:
-            if engine is not None:
-                engine.close()
-            published.close()
-            waker.close()
 
     def _forget(self, plan: StreamSpec, what: Division) -> None:
         """What the source still has of other divisions."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from psycopg import sql
 
@@ -42,7 +42,6 @@ from bridge.postgres.target import (
 )
 from bridge.postgres.write import compile_write, delivery_statement, write_statement
 from bridge.protocol.events import Event
-from bridge.records import dataclass
 from bridge.repair.history import History, Order, Way, identity_of, way_of
 from bridge.stream.bisection import attempt, may_be_structure
 from bridge.stream.published import Publications

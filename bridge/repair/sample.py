@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,6 @@ from bridge.planning.lookup import Answer, Lookup
 from bridge.planning.planner import Planner, answered
 from bridge.planning.spec import SinkSpec
 from bridge.protocol.events import Event
-from bridge.records import dataclass
 from bridge.sinks.joining import take_group
 from bridge.sinks.model import (
     Delivery,

@@ -8,7 +8,7 @@ event is not told twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -22,7 +22,6 @@ from bridge.postgres.delivery import holder
 from bridge.postgres.queued import NOTED, note
 from bridge.postgres.stored import message_fields, storable
 from bridge.postgres.stranded import Stranded, Unit, expire, find
-from bridge.records import dataclass
 from bridge.sinks.joining import DIGEST, IDENTITY
 from bridge.sinks.model import SendError
 from bridge.stream.spec import StreamSpec

@@ -14,11 +14,10 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple, Protocol
 from urllib.parse import parse_qsl
-
-from bridge.records import dataclass
 
 BODY = "body"
 """Instead of an expression for an id: the bytes of the request are its id."""

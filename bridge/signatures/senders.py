@@ -9,9 +9,9 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from bridge.records import replace
 from bridge.signatures.scheme import (
     BODY,
     SIGNED,

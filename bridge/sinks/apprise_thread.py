@@ -23,12 +23,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import apprise
 
 from bridge import __version__
-from bridge.records import dataclass
 from bridge.sinks.reachable import AddressGuard
 
 with warnings.catch_warnings():

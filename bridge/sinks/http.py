@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from bridge import __version__
-from bridge.records import dataclass
 from bridge.sinks.model import ADDRESS_REFUSED, Reply, SendError, SendOutcome, no_answer
 from bridge.sinks.reachable import AddressGuard
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from bridge.records import dataclass
 from bridge.sinks.mailbox import Address
 
 _LINE = 78  # characters, recommended: RFC 5322, 2.1.1

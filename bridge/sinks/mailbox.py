@@ -7,9 +7,9 @@ Letters outside ASCII before the @ have no such form: they need SMTPUTF8 (RFC 65
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import ip_address
 
-from bridge.records import dataclass
 from bridge.sinks.model import is_reference, one_line
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]|[^\x00-\x7f]"

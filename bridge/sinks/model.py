@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
@@ -20,7 +20,6 @@ from pydantic import AfterValidator, ConfigDict, ValidationError
 from bridge.discover import Kinds
 from bridge.expressions.document import json_text
 from bridge.expressions.markup import Markup
-from bridge.records import dataclass
 from bridge.section import Section
 from bridge.sinks.joining import Join
 from bridge.sinks.reachable import AddressGuard

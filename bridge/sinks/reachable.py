@@ -10,9 +10,8 @@ anycast address of the network's own relay) are refused too: no webhook is there
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-
-from bridge.records import dataclass
 
 _NOT_PUBLIC_V4 = tuple(
     IPv4Network(block)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bridge.expressions.markup import Markup
-from bridge.records import replace
 from bridge.sinks.joining import Join, in_one, lines
 from bridge.sinks.judge import PATIENCE_SECONDS, document, judge, not_theirs, retry_after_of, says
 from bridge.sinks.model import (

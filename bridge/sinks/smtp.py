@@ -15,12 +15,11 @@ import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import aiosmtplib
 
-from bridge.records import dataclass, replace
 from bridge.sinks.mail import Mail
 from bridge.sinks.mailbox import Address, ascii_domain
 from bridge.sinks.model import Blame, SendOutcome, no_answer, unfit

@@ -8,12 +8,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from bridge.expressions.markup import Markup
-from bridge.records import replace
 from bridge.sinks.joining import Join, lines
 from bridge.sinks.judge import document, judge, not_theirs, says, seconds
 from bridge.sinks.model import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from ipaddress import ip_network
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bridge.expressions.document import json_text
-from bridge.records import replace
 from bridge.sinks.joining import Join, as_list
 from bridge.sinks.judge import judge
 from bridge.sinks.model import (

@@ -11,6 +11,7 @@ Deferred constraints are judged where a plain commit would judge them: with all 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from bridge.attempts import bisect, gathered
 from bridge.errors import Retry, Verdict, verdict_of
@@ -21,7 +22,6 @@ from bridge.postgres.assignment import is_altered
 from bridge.postgres.safe_error import safe_message, with_state
 from bridge.postgres.target import DEFERRED, IMMEDIATE, ROLE_PATH, ROLLBACK, Refused, Statement
 from bridge.postgres.write import write_statement
-from bridge.records import dataclass
 from bridge.stream.planned import places
 from bridge.stream.refusal import Run, altered, cause_of, structure, unmapped
 

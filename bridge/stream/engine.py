@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from bridge.failpoints import hit
@@ -33,7 +34,6 @@ from bridge.protocol import requests as ask
 from bridge.protocol.events import Batch, Event, Listed, Lsn, SeqOrder, Snapshot
 from bridge.protocol.facts import Ledger, Pruned, Registration, SourceFacts, TargetFacts
 from bridge.protocol.preflight import check_layout
-from bridge.records import replace
 from bridge.stream.checkpoint import Checkpoint
 from bridge.stream.decode import Decoder
 from bridge.stream.pace import Pace
@@ -207,6 +207,8 @@ class Engine:
 
     def receive(self, request: ask.Receive) -> ask.Received:
         sockets, decoder = self._sockets, self._decoder
+        if not request.wait:
+            sockets.wait(0.0)  # what has come goes first, and the end of the stream
         while True:
             if sockets.asked_to_stop():
                 return ask.Received(None, sockets.position, stop=True)

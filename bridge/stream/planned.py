@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 
 from bridge.errors import Halt
 from bridge.planning.entity import unit_name
@@ -18,7 +18,6 @@ from bridge.postgres.entities import RefusedKeep
 from bridge.postgres.target import ROLE_PATH, Statement
 from bridge.postgres.write import dead_letter_statement, delivery_statement, write_statement
 from bridge.protocol.events import Batch, Seqs, numbers, seq_of
-from bridge.records import dataclass, replace
 
 
 @dataclass(slots=True)

@@ -8,12 +8,12 @@ Message Formats.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from struct import Struct
 from typing import NoReturn
 
 from bridge.errors import Halt
 from bridge.protocol.events import MUST_HAVE, Event
-from bridge.records import dataclass
 
 RowParser = Callable[[bytes], Event]
 

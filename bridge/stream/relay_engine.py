@@ -13,6 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import orjson
 
@@ -33,7 +34,6 @@ from bridge.protocol import requests as ask
 from bridge.protocol.chain import Origin
 from bridge.protocol.events import Lsn, Snapshot
 from bridge.protocol.facts import SourceFacts
-from bridge.records import dataclass
 from bridge.stream.frames import BadFrame, decode, encode
 from bridge.stream.relation import Layout
 from bridge.stream.sockets import QUIET_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, Stopped
@@ -365,8 +365,11 @@ class RelayEngine:
         readable = [self._waker.descriptor]
         if self._stream is not None and not self._splitter.behind:
             readable.append(self._stream.descriptor)
-        if self._waker.descriptor in wire.wait(readable, [], min(max(seconds, 0.0), TICK_SECONDS)):
+        ready = wire.wait(readable, [], min(max(seconds, 0.0), TICK_SECONDS))
+        if self._waker.descriptor in ready:
             self._waker.drain()
+        if self._stream is not None and self._stream.descriptor in ready:
+            self._stream.last_heard = time.monotonic()
 
     def _pause(self, seconds: float) -> None:
         end = wire.deadline(seconds)

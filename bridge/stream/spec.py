@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,7 +14,6 @@ from bridge.postgres.outbox import Outbox
 from bridge.postgres.source import SlotHealth
 from bridge.protocol.events import Batch, Lsn
 from bridge.protocol.facts import Ledger, Phase
-from bridge.records import dataclass, replace
 from bridge.section import SOURCE
 
 if TYPE_CHECKING:

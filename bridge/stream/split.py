@@ -8,14 +8,13 @@ transaction of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from struct import Struct
 
 from bridge.protocol.chain import partition_of
 from bridge.protocol.events import ZERO, Event, Lsn
 from bridge.protocol.requests import Piece
-from bridge.records import dataclass
 from bridge.stream.decode import SINGLES, TAG
 from bridge.stream.frames import body_of
 from bridge.stream.relation import HEADER, Layout, Relations, RowParser, compile_rows

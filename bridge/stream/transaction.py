@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bridge.attempts import Backoff, gathered
 from bridge.errors import Fenced, Retry, StandBy, Verdict, verdict_of
@@ -32,7 +33,6 @@ from bridge.postgres.target import (
 from bridge.postgres.write import write_statement
 from bridge.protocol.events import Seqs, Snapshot
 from bridge.protocol.facts import MOVER, Ledger
-from bridge.records import dataclass
 from bridge.stream.bisection import INTERNAL, TIMED_OUT, Bisection, attempt, in_place
 from bridge.stream.pace import LATE_SECONDS, Pace
 from bridge.stream.planned import FailureGuard, PlannedBatch

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import nats.errors
 
@@ -22,7 +22,6 @@ from bridge.planning.plan import Owner
 from bridge.planning.publication import Publication, header_value, literal_part
 from bridge.planning.rows import Literal, classify
 from bridge.planning.spec import SubjectSpec, Unit
-from bridge.records import dataclass
 
 
 @dataclass(slots=True)

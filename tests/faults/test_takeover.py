@@ -41,7 +41,7 @@ def running(source: Database, target: Database) -> Iterator[tuple[Worker, Callab
         worker.thread.join(30)
 
 
-def test_a_stand_by_takes_over_when_the_other_session_ends_not_at_its_next_look(
+def test_a_stand_by_takes_over_when_the_other_session_ends(
     source: Database, target: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(source, target) as (first, first_phase):

@@ -43,6 +43,7 @@ class Target:
         self._ledger = self._session.fence()
         self._planner = self._planned_for(tables)
         self._transactions = Transactions(
+            "s",
             Owner("s"),
             self._session.link,
             FailureGuard(),

@@ -29,8 +29,6 @@ from tests.support.producers import Producer
 
 PACKAGE = Path(bridge.__file__).parent
 CONFIG = PACKAGE / "demo" / "bridge.yaml"
-_STANDARD = "records.py"
-"""Stands for the standard library's dataclasses, which nobody would count."""
 _QUESTION = "_query"
 """Of Enricher: what a server is asked, where the cache has no row. The table of the path says that it is left out."""
 _INSERT = 0x49
@@ -91,8 +89,7 @@ class _Recorder:
     def _name(self, file: str) -> str:
         if file not in self._names:
             path = Path(file)
-            name = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else ""
-            self._names[file] = "" if name == _STANDARD else name
+            self._names[file] = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else ""
         return self._names[file]
 
     def _call(self, name: str, frame: FrameType) -> None:

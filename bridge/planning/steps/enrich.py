@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from itertools import compress
@@ -28,7 +29,6 @@ from bridge.planning.steps.step import (
 )
 from bridge.problem import KeyPath, Remark, suggestion
 from bridge.quantity import Duration
-from bridge.records import dataclass, replace
 from bridge.section import RootName, Section, Text
 
 

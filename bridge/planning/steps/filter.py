@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import RootModel
@@ -22,7 +23,6 @@ from bridge.planning.steps.step import (
     StepSpec,
 )
 from bridge.problem import KeyPath, Remark
-from bridge.records import dataclass
 from bridge.section import ExpressionText
 
 

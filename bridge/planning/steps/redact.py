@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import Field, RootModel
@@ -22,7 +23,6 @@ from bridge.planning.steps.step import (
     StepSpec,
 )
 from bridge.problem import KeyPath, Remark, nearest
-from bridge.records import dataclass
 from bridge.section import ONE_OR_MORE, Text
 
 

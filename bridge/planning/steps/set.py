@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
@@ -25,7 +26,6 @@ from bridge.planning.steps.step import (
     StepSpec,
 )
 from bridge.problem import KeyPath, Remark
-from bridge.records import dataclass
 from bridge.section import ExpressionText, RootName
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -23,7 +23,6 @@ from bridge.planning.entity import Entity, Kept
 from bridge.planning.lookup import Answer, Lookup, LookupSpec
 from bridge.planning.rows import Failures, Rows
 from bridge.problem import KeyPath, Remark
-from bridge.records import dataclass
 
 # -- what runs ----------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -26,7 +27,6 @@ from bridge.planning.steps.step import (
     StepSpec,
 )
 from bridge.problem import KeyPath, Remark, suggestion
-from bridge.records import dataclass
 from bridge.section import RootName, Section, Text
 
 
