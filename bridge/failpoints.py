@@ -67,6 +67,7 @@ POINTS = {
     "replay.batch": "a batch of a replay was written, its transaction is open",
     "prune.batch": "a batch of rows was deleted, its transaction is open",
     "decommission.source": "the source has forgotten the stream, the target's transaction is open",
+    "decommission.relay": "the relay of the last partitions is forgotten, its slot is not dropped",
     "decommission.target": "the target has forgotten it too, its slots are not dropped",
     "rename.copied": "the slot is copied under the new name, nothing else is durable",
     "rename.source": "the source has the new name, the target's transaction is open",

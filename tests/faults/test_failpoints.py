@@ -47,6 +47,21 @@ ELSEWHERE = {
         ("decommission.source", "decommission.target", "rename.copied", "rename.source", "rename.target"),
         "passed by commands; test_stream_life.py kills them there",
     ),
+    "decommission.relay": "passed by `bridge decommission` of the last partitions; test_over_log.py runs it",
+    **dict.fromkeys(
+        ("relay.before_saved", "relay.saved", "relay.tails", "relay.publish", "relay.published", "log.taken"),
+        "passed by a relay and by a stream over a log; test_log_processes.py kills them there",
+    ),
+    **dict.fromkeys(
+        (
+            "repartition.fenced",
+            "repartition.brought",
+            "repartition.registered",
+            "repartition.divided",
+            "repartition.forgotten",
+        ),
+        "passed by `bridge scale repartition`; test_log.py kills it there",
+    ),
 }
 """Points that a stream does not pass."""
 

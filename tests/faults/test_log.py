@@ -123,7 +123,10 @@ def test_from_a_slot_of_its_own_to_a_log_and_back(world: World, node: NatsNode) 
     assert len([slot for slot in slots if slot.startswith("outbox_bridge")]) == 1
 
 
-POINTS = ("fenced", "brought", "registered", "divided", "forgotten")
+POINTS = (
+    "registered",
+    *(pytest.param(point, marks=pytest.mark.slow) for point in ("fenced", "brought", "divided", "forgotten")),
+)
 
 
 @pytest.mark.parametrize("point", POINTS)

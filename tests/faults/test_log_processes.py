@@ -135,6 +135,7 @@ def test_a_worker_killed_at_each_point_of_its_way(scaled: Scaled) -> None:
 
 
 @pytest.mark.fault(109)
+@pytest.mark.slow
 def test_a_frozen_relay_wakes_behind_another(scaled: Scaled) -> None:
     frozen = scaled.relay(options=IMPATIENT)
     scaled.worker()
@@ -153,6 +154,7 @@ def test_a_frozen_relay_wakes_behind_another(scaled: Scaled) -> None:
 
 
 @pytest.mark.fault(109)
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["relay.publish", "confirm.before", "relay.saved"])
 def test_a_relay_that_hangs_at_a_point_is_replaced(scaled: Scaled, point: str) -> None:
     scaled.worker()
@@ -186,6 +188,7 @@ def test_a_frozen_worker_wakes_when_others_have_its_partitions(scaled: Scaled) -
 
 
 @pytest.mark.fault(109)
+@pytest.mark.slow
 def test_two_workers_at_one_partition_have_each_effect_once(scaled: Scaled, world: World) -> None:
     """They share nothing: each takes the other's claim for that of a dead one, again and again."""
     ending = (
@@ -204,6 +207,7 @@ def test_two_workers_at_one_partition_have_each_effect_once(scaled: Scaled, worl
 
 
 @pytest.mark.fault(110)
+@pytest.mark.slow
 def test_workers_join_and_leave_under_load(scaled: Scaled, world: World) -> None:
     scaled.relay()
     workers = [scaled.worker()]
@@ -220,6 +224,7 @@ def test_workers_join_and_leave_under_load(scaled: Scaled, world: World) -> None
 
 
 @pytest.mark.fault(110)
+@pytest.mark.slow
 def test_a_relay_restarted_while_a_backlog_is_in_the_log(scaled: Scaled, world: World) -> None:
     relay = scaled.relay()
     worker = scaled.worker()

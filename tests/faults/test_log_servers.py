@@ -40,6 +40,7 @@ def flows(scaled: Scaled, events: int = 200) -> None:
 
 
 @pytest.mark.fault(111)
+@pytest.mark.slow
 def test_a_source_that_crashes_and_starts_again_has_another_life(
     world: World, source_cluster: EmbeddedServer, scaled: Scaled
 ) -> None:
@@ -95,6 +96,7 @@ def test_after_a_promotion_the_partitions_go_on(
 
 
 @pytest.mark.fault(111)
+@pytest.mark.slow
 @pytest.mark.data_directory
 def test_a_source_restored_from_an_older_copy_halts_every_partition(
     world: World, source_cluster: EmbeddedServer, scaled: Scaled
@@ -131,6 +133,7 @@ def test_a_source_restored_from_an_older_copy_halts_every_partition(
 
 
 @pytest.mark.fault(112)
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["slot", "publication"])
 def test_a_slot_or_publication_that_is_dropped_under_load(world: World, scaled: Scaled, gone: str) -> None:
     scaled.relay()
@@ -147,6 +150,7 @@ def test_a_slot_or_publication_that_is_dropped_under_load(world: World, scaled: 
 
 
 @pytest.mark.fault(112)
+@pytest.mark.slow
 def test_a_publication_away_for_a_while_withholds_nothing_for_good(world: World, scaled: Scaled) -> None:
     scaled.relay()
     scaled.worker()
@@ -165,6 +169,7 @@ def test_a_publication_away_for_a_while_withholds_nothing_for_good(world: World,
 
 
 @pytest.mark.fault(111)
+@pytest.mark.slow
 def test_a_source_that_is_paused_goes_on(
     world: World, scaled: Scaled, proxy_to: Callable[[str], FaultProxy]
 ) -> None:
