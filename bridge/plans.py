@@ -80,6 +80,7 @@ def partition_plans(config: Config) -> list[StreamSpec]:
             partitions=0,
             max_bytes=max(_LEAST_HELD, plan.max_bytes // of),  # one process may have all of them
             log=LogSpec(relays[plan.source], bus, number, of, held),
+            outbox=_with_xid(plan.outbox),
         )
         for plan in plans
         for number, name in enumerate(plan.rows, 1)

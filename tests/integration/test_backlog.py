@@ -32,6 +32,7 @@ class Plan:
     publication: str = "outbox_bridge"
     family: frozenset[str] = frozenset({STREAM})
     sinks: frozenset[tuple[str, str]] = frozenset()
+    max_retained_wal: int = 8 << 30
 
     @property
     def rows(self) -> list[str]:

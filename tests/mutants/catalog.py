@@ -173,7 +173,7 @@ if $BATCH.whole:
         "a slot that somebody has advanced is streamed from",
         (
             Code("$SLOT is not None and $SLOT.confirmed_flush > $GOAL", "False"),
-            Code("$SLOT is None or $SLOT.confirmed_flush > $SAFE", "$SLOT is None"),
+            Code("$SLOT is None or $SLOT.confirmed_flush > $LIFE.ledger.safe_lsn", "$SLOT is None"),
         ),
         (focused("does_not_compare_slot_and_ledger"),),
     ),

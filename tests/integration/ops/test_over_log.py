@@ -281,10 +281,11 @@ def test_the_page_shows_relay_and_partitions(world: World, bridge: BridgeProcess
     assert '<th scope="row">2of3</th>' in page
     assert "events put into the log" in page
     assert "behind the relay" in page
+    lags = [f'outbox_bridge_partition_lag_bytes{{stream="{name}"}}' for name in PARTITIONS]
+    until(lambda: all(lag in bridge.get("/metrics")[1] for lag in lags), "each partition has confirmed")
     metrics = bridge.get("/metrics")[1]
     assert 'outbox_bridge_log_rows_total{stream="outbox_bridge_bus"}' in metrics
     for row_name in PARTITIONS:
-        assert f'outbox_bridge_partition_lag_bytes{{stream="{row_name}"}}' in metrics
         assert f'outbox_bridge_slot_retained_wal_bytes{{stream="{row_name}"}}' not in metrics
 
 
@@ -311,3 +312,10 @@ def test_an_outbox_is_adopted_partition_by_partition(world: World, bridge: Bridg
     world.bridge().start().wait_ready()
     world.caught_up()
     world.law()
+
+
+def test_a_partition_that_is_misspelt_is_told(world: World, node: NatsNode) -> None:
+    over_log(world, node)
+    ran = world.run("worker", "--stream", f"{STREAM}.1of4")
+    assert ran.returncode == 2
+    assert f"did you mean {STREAM}.1of3?" in ran.stderr

@@ -242,6 +242,7 @@ def test_the_bridges_role_has_exactly_the_printed_rights(source: Database) -> No
         [
             *("event delete", "event select", "migration select", *registry),
             *("origin select", "origin update"),
+            *(f"relay {privilege}" for privilege in ("delete", "insert", "select", "update")),
             *(f"event_seq_seq {privilege}" for privilege in ("select", "update", "usage")),
             *(f"entity {privilege}" for privilege in ("insert", "select", "update")),
             *(f"{t} {p}" for t in ("suppressed", "webhook_delivery") for p in ("delete", "insert", "select")),
