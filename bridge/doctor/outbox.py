@@ -64,7 +64,7 @@ def outbox(source: psycopg.Connection, plan: StreamSpec, *, ingress: bool) -> It
 
 def _tables(outbox: Outbox) -> list[tuple[str, str]]:
     """The outbox and the registry; those that this version of the schema does not have are left out."""
-    names = ("stream", "pruned", "migration", "suppressed", "webhook_delivery", "entity", "origin")
+    names = ("stream", "pruned", "migration", "suppressed", "webhook_delivery", "entity", "origin", "relay")
     return [(outbox.schema, outbox.table), *(("outbox", name) for name in names)]
 
 

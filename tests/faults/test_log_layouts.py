@@ -54,6 +54,7 @@ def test_a_ledger_of_partitions_is_refused_without_a_log(world: World, node: Nat
     world.law()
 
 
+@pytest.mark.slow
 def test_a_ledger_without_partitions_is_refused_over_a_log(world: World, node: NatsNode) -> None:
     world.applied_some(7)
     over_log(world, node)

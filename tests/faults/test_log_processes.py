@@ -171,6 +171,7 @@ def test_a_relay_that_hangs_at_a_point_is_replaced(scaled: Scaled, point: str) -
     scaled.law()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(109)
 def test_a_frozen_worker_wakes_when_others_have_its_partitions(scaled: Scaled) -> None:
     scaled.relay()

@@ -69,6 +69,7 @@ def streaming(world: World) -> bool:
     return world.target.value("select count(*) from bridge.checkpoint where mode = 'stream'") == 3
 
 
+@pytest.mark.slow
 def test_a_log_that_is_away_is_told_and_comes_back(world: World, node: NatsNode) -> None:
     over_log(world, node)
     bridge = running(world)
@@ -116,6 +117,7 @@ def test_without_jetstream_the_missing_line_is_named(world: World, tmp_path: Pat
         world.law()
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_told_and_its_correction_is_used(world: World, tmp_path: Path) -> None:
     login = 'user: bridge, password: "right"'
     with NatsNode(tmp_path, NatsOptions(authorization=login)) as node:
@@ -171,6 +173,7 @@ def test_what_is_no_frame_is_passed_over(world: World, node: NatsNode) -> None:
     world.law()
 
 
+@pytest.mark.slow
 def test_frames_of_another_release_stop_the_workers_until_they_are_gone(world: World, node: NatsNode) -> None:
     over_log(world, node)
     bridge = running(world)
@@ -188,6 +191,7 @@ def test_frames_of_another_release_stop_the_workers_until_they_are_gone(world: W
     world.law()
 
 
+@pytest.mark.slow
 def test_an_event_larger_than_a_message_goes_in_slices(world: World, tmp_path: Path) -> None:
     with NatsNode(tmp_path, NatsOptions(max_payload="1MB")) as node:
         over_log(world, node)
@@ -200,6 +204,7 @@ def test_an_event_larger_than_a_message_goes_in_slices(world: World, tmp_path: P
         assert world.dead_letters() == []
 
 
+@pytest.mark.slow
 def test_a_full_log_makes_the_relay_wait(world: World, node: NatsNode) -> None:
     over_log(world, node)
     world.configure(lambda document: document["scale"].update(log_size="16MiB"))

@@ -305,7 +305,7 @@ def test_the_printed_permissions_are_enough_and_no_more(world: World, tmp_path: 
         assert SECRET not in "\n".join(bridge.lines)
 
 
-@pytest.mark.security(9, 22)
+@pytest.mark.security(9, 21)
 def test_a_rotated_password_counts_from_the_next_login_on(world: World, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("first")

@@ -97,6 +97,7 @@ def test_the_target_alone_is_rotated_and_the_source_is_not_asked_again(
     assert bridge.terminate() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.security(9)
 def test_a_file_that_is_written_before_the_server_knows_costs_nothing(
     tls: TlsServer, tls_world: World, by_password: Change, tmp_path: Path

@@ -90,6 +90,7 @@ def test_a_kill_at_any_step_loses_nothing_and_keeps_the_ids(world: World, log: L
     assert numbers == [0, 1, 2, 3], "each once within the server's window, in order"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(102)
 def test_a_crash_beyond_the_window_publishes_again_with_the_same_id(world: World, log: Log) -> None:
     log.stream(duplicate_window=0.1)
@@ -126,6 +127,7 @@ def test_while_nats_is_away_nothing_is_applied_and_then_everything_is(world: Wor
     assert world.dead_letters() == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault(101)
 def test_a_server_that_answers_nothing_has_stored_nothing(world: World, log: Log) -> None:
     log.stream()
@@ -147,6 +149,7 @@ def _troubled(bridge: BridgeProcess) -> bool:
     return any("trouble" in line for line in bridge.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(101)
 def test_a_full_stream_waits_and_goes_on_when_there_is_room(world: World, log: Log) -> None:
     log.stream(max_msgs=3, discard="new")
@@ -205,6 +208,7 @@ def test_what_can_never_be_published_is_a_dead_letter_and_the_rest_goes_on(
     assert world.applied() >= 5, "the rows are there all the same"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(104)
 def test_an_events_own_subject_that_no_stream_takes_is_its_dead_letter(world: World, log: Log) -> None:
     log.stream(subjects=("usage.seats", "usage.storage"))
@@ -236,6 +240,7 @@ def test_a_dead_letter_is_published_when_it_is_retried(world: World, log: Log) -
     assert again.json["n"] == 2
 
 
+@pytest.mark.slow
 def test_a_replay_publishes_once_more_with_ids_of_its_own(world: World, log: Log) -> None:
     log.stream()
     publishing(world, log.node.url)
@@ -253,6 +258,7 @@ def test_a_replay_publishes_once_more_with_ids_of_its_own(world: World, log: Log
     assert not {one.identity for one in messages[:3]} & {one.identity for one in messages[3:]}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(101)
 def test_a_frozen_server_does_not_keep_the_bridge_from_stopping(world: World, log: Log) -> None:
     log.stream()
@@ -295,6 +301,7 @@ def test_commands_for_the_delivery_table_say_what_to_use_instead(world: World, l
         assert "bridge doctor checks it" in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_transaction_larger_than_a_batch_is_published_whole(world: World, log: Log) -> None:
     log.stream()
     publishing(world, log.node.url)
@@ -310,6 +317,7 @@ def test_a_transaction_larger_than_a_batch_is_published_whole(world: World, log:
     assert [one.json["n"] for one in log.messages() if "n" in one.json] == list(range(300))
 
 
+@pytest.mark.slow
 def test_a_polled_source_publishes_too(world: World, log: Log) -> None:
     log.stream()
     publishing(world, log.node.url)
@@ -322,6 +330,7 @@ def test_a_polled_source_publishes_too(world: World, log: Log) -> None:
     assert [one.json["n"] for one in log.messages() if "n" in one.json] == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_reload_adds_the_destination_and_takes_it_away(world: World, log: Log) -> None:
     log.stream()
     before = world.text
@@ -344,6 +353,7 @@ def test_a_reload_adds_the_destination_and_takes_it_away(world: World, log: Log)
     assert {one.json["n"] for one in log.messages() if "n" in one.json} == {1}
 
 
+@pytest.mark.slow
 def test_prove_counts_the_table_and_asks_nothing_of_the_log(world: World, log: Log) -> None:
     log.stream()
     publishing(world, log.node.url)

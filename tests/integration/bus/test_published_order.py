@@ -71,6 +71,7 @@ def test_killed_nodes_and_bridges_lose_nothing_and_keep_each_keys_order(world: W
     assert world.dead_letters() == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault(103)
 def test_a_bridge_that_wakes_after_a_takeover_adds_nothing_to_the_log(world: World, log: Log) -> None:
     """It publishes the batch that it had planned: the same ids, which the server knows."""

@@ -107,6 +107,7 @@ def test_explain_shows_the_frame_that_carries_an_event(world: World, bridge: Bri
     assert "outbox_bridge_bus.frames." in line
 
 
+@pytest.mark.slow
 def test_prove_counts_each_event_in_its_own_partition(world: World, bridge: BridgeProcess) -> None:
     proof = world.json("prove")
     assert proof["differences"] == 0
@@ -124,6 +125,7 @@ def test_prove_counts_each_event_in_its_own_partition(world: World, bridge: Brid
     assert census["applied"] == len(others)
 
 
+@pytest.mark.slow
 def test_prune_keeps_what_one_partition_has_not_applied(world: World, bridge: BridgeProcess) -> None:
     assert bridge.terminate() == 0
     world.source.execute(
@@ -189,6 +191,7 @@ def _foreign_slots(world: World, table: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_a_stream_over_a_log_goes_on_under_another_name(world: World, bridge: BridgeProcess) -> None:
     assert bridge.terminate() == 0
     with world.producer("two") as producer:
@@ -209,6 +212,7 @@ def test_a_stream_over_a_log_goes_on_under_another_name(world: World, bridge: Br
     world.law()
 
 
+@pytest.mark.slow
 def test_a_lost_ledger_is_begun_again_for_every_partition(world: World, bridge: BridgeProcess) -> None:
     assert bridge.terminate() == 0
     world.target.execute("delete from bridge.checkpoint")
@@ -225,6 +229,7 @@ def test_a_lost_ledger_is_begun_again_for_every_partition(world: World, bridge: 
     until(lambda: world.applied() >= 30, "everything once more")
 
 
+@pytest.mark.slow
 def test_only_one_worker_sends_the_messages_of_a_target(world: World, node: NatsNode) -> None:
     """The dispatcher is the target's, wherever its partitions run."""
     over_log(world, node)
@@ -289,6 +294,7 @@ def test_the_page_shows_relay_and_partitions(world: World, bridge: BridgeProcess
         assert f'outbox_bridge_slot_retained_wal_bytes{{stream="{row_name}"}}' not in metrics
 
 
+@pytest.mark.slow
 def test_an_outbox_is_adopted_partition_by_partition(world: World, bridge: BridgeProcess) -> None:
     assert bridge.terminate() == 0
     with world.producer("late") as producer:
