@@ -103,6 +103,7 @@ def test_the_number_of_partitions_changes_under_load(world: World, node: NatsNod
     world.law()
 
 
+@pytest.mark.slow
 def test_from_a_slot_of_its_own_to_a_log_and_back(world: World, node: NatsNode) -> None:
     bridge = world.bridge().start().wait_ready()
     with Traffic(world.source.dsn) as traffic:

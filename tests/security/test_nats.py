@@ -65,6 +65,7 @@ def test_user_and_password(tmp_path: Path) -> None:
         assert "it wants a login, and the configuration has none" in str(none)
 
 
+@pytest.mark.slow
 @pytest.mark.security(21)
 def test_token(tmp_path: Path) -> None:
     with NatsNode(tmp_path, NatsOptions(authorization=f'token: "{SECRET}"')) as node:
@@ -121,6 +122,7 @@ def test_a_jwt_without_a_permission_names_it(tmp_path: Path) -> None:
         bus.close()
 
 
+@pytest.mark.slow
 @pytest.mark.security(21)
 def test_a_jwt_that_expires_while_in_use_is_read_anew(tmp_path: Path) -> None:
     operator = Operator()
@@ -190,6 +192,7 @@ def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
         assert "DNS:log.example.com" in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.security(21)
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
@@ -248,6 +251,7 @@ def test_no_login_is_sent_to_a_server_without_tls(tmp_path: Path) -> None:
     assert b"".join(heard) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.security(21)
 def test_a_server_that_only_allows_tls_is_asked_for_it(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
@@ -305,6 +309,7 @@ def test_the_printed_permissions_are_enough_and_no_more(world: World, tmp_path: 
         assert SECRET not in "\n".join(bridge.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.security(9, 21)
 def test_a_rotated_password_counts_from_the_next_login_on(world: World, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
@@ -327,6 +332,7 @@ def test_a_rotated_password_counts_from_the_next_login_on(world: World, tmp_path
         log.close()
 
 
+@pytest.mark.slow
 @pytest.mark.security(21)
 def test_a_bridge_publishes_over_tls_with_a_client_certificate(world: World, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")

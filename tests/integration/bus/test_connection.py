@@ -51,6 +51,7 @@ def refused(bus: Bus, subject: str, payload: bytes = b"x", timeout: float = 10.0
     return error.value
 
 
+@pytest.mark.slow
 def test_calls_from_several_threads_are_answered(node: NatsNode) -> None:
     bus = Bus(settings(node.url), "test")
     bus.connect()
@@ -98,6 +99,7 @@ def test_the_next_server_is_tried_when_one_is_away(node: NatsNode) -> None:
         bus.close()
 
 
+@pytest.mark.slow
 def test_a_frozen_server_is_no_answer(tmp_path: Path) -> None:
     with NatsNode(tmp_path) as own:
         own.freeze()
@@ -179,6 +181,7 @@ def test_a_full_stream_is_retried_and_says_what_to_raise(node: NatsNode) -> None
     bus.close()
 
 
+@pytest.mark.slow
 def test_a_full_store_is_retried(tmp_path: Path) -> None:
     with NatsNode(tmp_path, NatsOptions(max_file="64KB")) as own:
         bus = Bus(settings(own.url), "test")
@@ -196,6 +199,7 @@ def test_a_full_store_is_retried(tmp_path: Path) -> None:
         bus.close()
 
 
+@pytest.mark.slow
 def test_too_many_replicas_for_one_node_says_the_key(node: NatsNode) -> None:
     bus = Bus(settings(node.url, replicas=3), "test")
     bus.connect()
@@ -217,6 +221,7 @@ def test_a_refused_subject_is_named_at_once_with_its_permission(tmp_path: Path) 
         bus.close()
 
 
+@pytest.mark.slow
 def test_a_refused_answer_subject_names_the_inbox(tmp_path: Path) -> None:
     allowed = permissions("relay", "secret", [">"], ["something.else"])
     with NatsNode(tmp_path, NatsOptions(authorization=allowed)) as own:
@@ -228,6 +233,7 @@ def test_a_refused_answer_subject_names_the_inbox(tmp_path: Path) -> None:
         bus.close()
 
 
+@pytest.mark.slow
 def test_a_session_that_the_server_ends_is_opened_again(tmp_path: Path) -> None:
     said: list[str] = []
     options = NatsOptions(authorization='users: [ { user: relay, password: "one" } ]')
@@ -244,6 +250,7 @@ def test_a_session_that_the_server_ends_is_opened_again(tmp_path: Path) -> None:
         bus.close()
 
 
+@pytest.mark.slow
 def test_a_cluster_goes_on_when_a_node_is_killed(tmp_path: Path) -> None:
     with NatsCluster(tmp_path) as cluster:
         bus = Bus(settings(cluster.nodes[0].url), "test")  # the others are learned
@@ -264,6 +271,7 @@ def test_a_cluster_goes_on_when_a_node_is_killed(tmp_path: Path) -> None:
         bus.close()
 
 
+@pytest.mark.slow
 def test_an_account_without_jetstream_is_told_with_its_line(tmp_path: Path) -> None:
     accounts = 'accounts { APP: { users: [ { user: relay, password: "secret" } ] } }'
     with NatsNode(tmp_path, NatsOptions(extra=accounts)) as own:
@@ -310,6 +318,7 @@ def test_a_call_that_waits_ends_when_the_connection_is_closed(node: NatsNode) ->
         waiting.result(20)
 
 
+@pytest.mark.slow
 def test_a_connection_of_no_node_left_says_of_how_many(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(3)]
     bus = Bus(settings(*(f"nats://127.0.0.1:{port}" for port in ports)), "test")

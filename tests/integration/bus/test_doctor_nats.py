@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from bridge.bus.settings import BusSettings
 from tests.integration.bus.conftest import Log, publishing
 from tests.support.nats import permissions
@@ -29,6 +31,7 @@ def test_a_sound_connection_is_told_with_its_stream(world: World, log: Log) -> N
     assert "stream USAGE, 1 replicas, max_age 3600 s" in checks["stream"]["message"]
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_exit_3(world: World) -> None:
     publishing(world, f"nats://127.0.0.1:{free_port()}")
     checks = found(world, code=3)
@@ -43,6 +46,7 @@ def test_a_missing_stream_is_told_with_the_command(world: World, log: Log) -> No
     assert check["fix"] == 'nats stream add USAGE --subjects "usage.>" --storage file --replicas 1 --defaults'
 
 
+@pytest.mark.slow
 def test_jetstream_that_is_off_is_told(world: World, log_with: Callable[..., Log]) -> None:
     log = log_with(jetstream=False)
     publishing(world, log.node.url)
@@ -65,6 +69,7 @@ def test_a_subject_that_the_user_may_not_publish_is_told(world: World, log_with:
     assert "as user relay" in checks["reach"]["message"]
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_told_without_it(world: World, log_with: Callable[..., Log]) -> None:
     log = log_with(
         authorization='user: relay, password: "right"',

@@ -106,6 +106,7 @@ def test_who_sees_no_values_sees_none_and_cannot_edit(
     assert [one["letters"] for one in found["groups"]] == [1]
 
 
+@pytest.mark.slow
 def test_an_older_ledger_is_read_and_says_what_acting_needs(
     console: Start, browser: Chromium, world: World
 ) -> None:

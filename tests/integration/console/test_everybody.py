@@ -104,6 +104,7 @@ def test_a_page_is_used_by_keyboard_alone(
     assert browser.run(outline) == "solid"
 
 
+@pytest.mark.slow
 def test_pictures_of_the_pages_are_made(
     busy: tuple[BridgeProcess, dict[str, str]], browser: Chromium, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_wrong_token_opens_nothing_and_a_way_back_is_only_here(
     assert str(browser.run("location.href")) == address(bridge, "/")
 
 
+@pytest.mark.slow
 def test_ten_viewers_are_answered_and_the_history_has_every_minute(console: Start) -> None:
     bridge = console()
     pages = [bridge.get("/part/overview") for _ in range(10)]

@@ -93,6 +93,7 @@ def test_explain_tail_and_emit_ask_the_events_partition(world: World, bridge: Br
     assert "waiting" in world.command("tail", "--no-follow", "-n", "1")
 
 
+@pytest.mark.slow
 def test_explain_shows_the_frame_that_carries_an_event(world: World, bridge: BridgeProcess) -> None:
     [(position, event)] = world.source.execute(
         "with made as (insert into outbox.event (type, payload, key) values ('usage.limit_reached', '{}', 'k')"
@@ -157,6 +158,7 @@ def test_dead_letters_are_the_targets_and_retried_once(world: World, bridge: Bri
     assert bridge.terminate() == 0
 
 
+@pytest.mark.slow
 def test_a_stream_over_a_log_is_ended_with_all_its_partitions(world: World, bridge: BridgeProcess) -> None:
     assert bridge.terminate() == 0
     without_log(world)
