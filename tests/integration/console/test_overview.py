@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.console.conftest import address, sign_in
 from tests.integration.ops.conftest import emit, usage
 from tests.support.bridge_process import BridgeProcess
