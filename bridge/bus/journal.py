@@ -217,6 +217,7 @@ class Reading:
         self._large = False  # the next message is larger than the room that was asked for
         self._slices: list[bytes] = []
         self._next = 0  # sequence; 0: not known yet
+        self._ended = 0  # pulls that brought all, and whose end the server has not told yet
         self.failed: BridgeError | None = None
         self._task = bus.spawn(self._run())
 
@@ -259,6 +260,7 @@ class Reading:
         if not self._next:
             self._next = await self._first(js)
         name = await self._consume(js)
+        self._ended = 0
         inbox = client.new_inbox()
         queue: asyncio.Queue[Any] = asyncio.Queue()
         subscription = await client.subscribe(inbox, cb=queue.put)
@@ -313,12 +315,18 @@ class Reading:
             status = (message.headers or {}).get("Status")
             if status == "100":  # a heartbeat
                 continue
+            if status == "409" and "completed" in str(message.headers).lower():
+                if self._ended:  # of a pull that brought all that it was for
+                    self._ended -= 1
+                    continue
+                return True
             if status is not None:
                 self._large = status == "409" and "maxbytes" in str(message.headers).lower()
                 return self._large or status == "408"
             got += 1
             self._large = False
             self._put(message)
+        self._ended += 1
         return True
 
     def _put(self, message: Any) -> None:
