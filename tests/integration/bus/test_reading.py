@@ -73,3 +73,28 @@ def test_a_reader_begins_again_where_the_log_was_made_anew(tmp_path: Path) -> No
         until(took, "it reads what has smaller numbers", 30)
         reading.close()
         bus.close()
+
+
+def test_a_reader_keeps_its_consumer_from_pull_to_pull(tmp_path: Path) -> None:
+    """The server tells the end of each pull; a reader that took it for a loss came back half a second later."""
+    with NatsNode(tmp_path) as node:
+        bus = Bus(BusSettings("log", (node.url,)), "a test")
+        bus.connect()
+        journal = Journal(bus, "relay", lambda: None)
+        journal.prepare(JournalSpec("relay", "a source", 1 << 26, 1))
+        reading = Reading(bus, "relay", 1, behind=lambda _: False, arrived=lambda: None, max_bytes=_MOST)
+
+        def consumers() -> list[str]:
+            found = bus.call(lambda js: js.consumers_info("relay"), doing="list consumers")
+            return [one.name for one in found]
+
+        until(consumers, "it reads")
+        names = {*consumers()}
+        for number in range(300):
+            journal.send(1, b"%d" % number, f"frame {number}").result(10)
+            until(lambda: reading.take() is not None, "the frame has come")
+            if number % 20 == 0:
+                names |= {*consumers()}
+        assert len(names | {*consumers()}) == 1
+        reading.close()
+        bus.close()
