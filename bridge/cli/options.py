@@ -191,6 +191,29 @@ def read_checked(path: Path, allow: Collection[str] = ()) -> Config:
     return config
 
 
+log_level_option = click.option(
+    "--log-level",
+    default="info",
+    envvar="BRIDGE_LOG_LEVEL",
+    show_default=True,
+    help="debug, info, warning or error; environment variable BRIDGE_LOG_LEVEL.",
+)
+
+allow_storm_option = click.option(
+    "--allow-storm",
+    is_flag=True,
+    help="Keep writing dead letters even when most events of a destination fail.",
+)
+
+streams_option = click.option(
+    "--stream",
+    "streams",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this stream of the file. Repeatable.",
+)
+
+
 def require_log(config: Config) -> Config:
     """For what only makes sense with a log. Raises ConfigError without one."""
     if config.scale is None or config.scale.log is None:

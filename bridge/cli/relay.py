@@ -7,19 +7,20 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import allow_lint_option, config_option, read_checked, read_to_start, require_log
+from bridge.cli.options import (
+    allow_lint_option,
+    config_option,
+    log_level_option,
+    read_checked,
+    read_to_start,
+    require_log,
+)
 
 
 @click.command(panel="Run and watch")
 @config_option
 @allow_lint_option
-@click.option(
-    "--log-level",
-    default="info",
-    envvar="BRIDGE_LOG_LEVEL",
-    show_default=True,
-    help="debug, info, warning or error; environment variable BRIDGE_LOG_LEVEL.",
-)
+@log_level_option
 def relay(
     config_path: Path,
     allow_lint: tuple[str, ...],

@@ -7,31 +7,24 @@ from pathlib import Path
 
 import rich_click as click
 
-from bridge.cli.options import allow_lint_option, config_option, read_checked, read_to_start, require_log
+from bridge.cli.options import (
+    allow_lint_option,
+    allow_storm_option,
+    config_option,
+    log_level_option,
+    read_checked,
+    read_to_start,
+    require_log,
+    streams_option,
+)
 
 
 @click.command(panel="Run and watch")
 @config_option
 @allow_lint_option
-@click.option(
-    "--log-level",
-    default="info",
-    envvar="BRIDGE_LOG_LEVEL",
-    show_default=True,
-    help="debug, info, warning or error; environment variable BRIDGE_LOG_LEVEL.",
-)
-@click.option(
-    "--allow-storm",
-    is_flag=True,
-    help="Keep writing dead letters even when most events of a destination fail.",
-)
-@click.option(
-    "--stream",
-    "streams",
-    multiple=True,
-    metavar="NAME",
-    help="Run only this stream of the file. Repeatable.",
-)
+@log_level_option
+@allow_storm_option
+@streams_option
 def worker(
     config_path: Path,
     allow_lint: tuple[str, ...],

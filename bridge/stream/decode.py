@@ -20,19 +20,29 @@ _BEGIN = Struct("!QQI").unpack_from  # commit LSN, commit time, xid
 _COMMIT = Struct("!BQQQ").unpack_from  # flags, commit LSN, end LSN, commit time
 _KEEPALIVE = Struct("!cQQB").unpack_from  # 'k', end of WAL, clock, reply wanted
 _POSTGRES_EPOCH = 946_684_800_000_000  # 2000-01-01 in unix microseconds
-TAG = itemgetter(HEADER)
+_TAG = itemgetter(HEADER)
 """Of an XLogData message, the kind of pgoutput's message in it."""
 _RELATION = itemgetter(slice(HEADER + 1, HEADER + 5))
 _BEGIN_XID = itemgetter(slice(HEADER + 17, HEADER + 21))
 _LOW = 0xFFFFFFFF
 """Begin has the lower half of what a row's xid8 says."""
 _COMMITS = Struct(f"!{HEADER + 1}xBQQQ").iter_unpack
-SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
+_SINGLES = re.compile(rb"(?:BIC){4,}")  # below this number the column path costs more than it saves
 
 
 _FIRST_EVENTS = 200
 """A stream's first batches have as many, until one is durable: the first row of a backlog need not wait until two
 batches of the usual size are decoded."""
+
+
+def singles(messages: Sequence[bytes]) -> tuple[int, int] | None:
+    """Where transactions of one row each follow each other, from the first message to behind the last; None: not enough
+    of them, or among the messages is a keepalive."""
+    try:
+        found = _SINGLES.search(bytes(map(_TAG, messages)))
+    except IndexError:  # a keepalive is shorter
+        return None
+    return None if found is None else found.span()
 
 
 class Decoder:
@@ -91,14 +101,11 @@ class Decoder:
 
     def feed(self, messages: Sequence[bytes]) -> None:
         """CopyData messages as received."""
-        try:
-            singles = SINGLES.search(bytes(map(TAG, messages)))
-        except IndexError:  # a keepalive, which is shorter
-            singles = None
-        if singles is None:
+        span = singles(messages)
+        if span is None:
             self._each(messages)
             return
-        start, stop = singles.span()
+        start, stop = span
         self._each(messages[:start])
         stop = min(stop, start + 3 * (self._enough - len(self._batch.events)))
         self._singles(messages[start:stop])

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from struct import Struct
 
 from bridge.protocol.chain import partition_of
 from bridge.protocol.events import ZERO, Event, Lsn
 from bridge.protocol.requests import Piece
-from bridge.stream.decode import SINGLES, TAG
+from bridge.stream.decode import singles
 from bridge.stream.frames import body_of
 from bridge.stream.relation import HEADER, Layout, Relations, RowParser, compile_rows
 
@@ -104,14 +103,11 @@ class Splitter:
 
     def feed(self, messages: Sequence[bytes]) -> None:
         """CopyData messages as received."""
-        try:
-            singles = SINGLES.search(bytes(map(TAG, messages)))
-        except IndexError:  # a keepalive, which is shorter
-            singles = None
-        if singles is None:
+        span = singles(messages)
+        if span is None:
             self._each(messages)
             return
-        start, stop = singles.span()
+        start, stop = span
         self._each(messages[:start])
         self._singles(messages[start:stop])
         self._each(messages[stop:])
@@ -123,20 +119,17 @@ class Splitter:
         if parse is None or any(row[_RELATION] != oid for row in rows):
             self._each(messages)
             return
-        commits = messages[2::3]
-        number = int.from_bytes
-        for at, (row, end) in enumerate(zip(map(parse, rows), _COMMIT_ENDS(b"".join(commits)), strict=True)):
-            key = row.key
-            digest = sha256(row.id if key is None else key).digest()
-            place = number(digest[:4], "big") % count
+        ends = [end for (end,) in _COMMIT_ENDS(b"".join(messages[2::3]))]
+        for at, (row, end) in enumerate(zip(map(parse, rows), ends, strict=True)):
+            place = partition_of(row.key, row.id, count) - 1
             pile = piles[place]
             pile.messages += messages[3 * at : 3 * at + 3]
             pile.rows += 1
             pile.size += len(rows[at])
-            self.position = end[0]
+            self.position = end
             if pile.rows >= FRAME_EVENTS or pile.size >= FRAME_BYTES:
                 self._cut(place + 1)
-        self.ends += [end for (end,) in _COMMIT_ENDS(b"".join(commits))]
+        self.ends += ends
         self.xids += [xid for (xid,) in _BEGIN_XIDS(b"".join(messages[0::3]))]
 
     def _each(self, messages: Sequence[bytes]) -> None:
